@@ -1,0 +1,163 @@
+"""The value that names K random directions, and the constants of the field they are drawn from.
+
+A direction z_k is a pure function of (seed, step, direction, tensor, element): a counter-based generator is
+evaluated where the value is needed, so nothing is stored and no global generator is touched.
+
+Philox4x32-R (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011) maps a
+128-bit counter to four 32-bit words. Its counter here is (block, tensor, direction, step), its key the two
+halves of the seed. Every tensor is seen as a matrix [rows, cols]; a block covers 4 rows: with Rademacher
+signs 32 columns of them (word w is row 4·(row//4)+w, bit b is column 32·(col//32)+b), otherwise one column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil, prod
+
+DISTRIBUTIONS = ("rademacher", "gaussian", "uniform", "laplace", "sphere")
+"""Every name has mean 0 and variance 1 an element; ``sphere`` is Gaussian scaled to length √d."""
+
+PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
+
+PART_WHOLE, PART_LEFT, PART_RIGHT = 0, 1, 2
+"""Which matrix of a tensor is drawn: the tensor itself, or the factors A and B of a low-rank A·Bᵀ/√r."""
+
+PART_SHIFT = 30
+"""The part stands in the two highest bits of the tensor's counter word: factors never share a block."""
+
+ROWS_PER_BLOCK = 4
+SIGN_COLUMNS_PER_BLOCK = 32
+MAX_BLOCKS = 2**32
+MAX_TENSORS = 2**PART_SHIFT
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Names the directions ``first … first + num - 1`` of one optimizer step.
+
+    Slicing selects directions without changing any of their values: ``Directions(0, 0, 64)[32:]`` names the
+    upper half, which is how chunks and ranks share a step.
+
+    Args:
+        seed: 64-bit key of the generator, ``0 <= seed < 2**64``. Zero is a seed like any other.
+        step: The optimizer step, ``0 <= step < 2**32``.
+        num: How many directions, at least 1.
+        distribution: One of :data:`DISTRIBUTIONS`.
+        rounds: Philox rounds, 10 (the published default) or 7 (the fewest that pass BigCrush).
+        rank: If given, a tensor of two or more dimensions is perturbed by A·Bᵀ/√rank with A [rows, rank]
+            and B [cols, rank] drawn from ``distribution``; vectors stay full.
+        first: Index of the first direction.
+
+    Raises:
+        TypeError: A number is not an integer.
+        ValueError: A number is out of range, or the distribution is unknown.
+
+    Example:
+        >>> from zo_triton.directions import Directions
+        >>> Directions(seed=0, step=3, num=8)[2:4]
+        Directions(seed=0, step=3, num=2, distribution='rademacher', rounds=10, rank=None, first=2)
+    """
+
+    seed: int
+    step: int
+    num: int
+    distribution: str = "rademacher"
+    rounds: int = 10
+    rank: int | None = None
+    first: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("seed", "step", "num", "rounds", "first"):
+            _check_integer(name, getattr(self, name))
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed must be in [0, 2**64), got {self.seed}; take it modulo 2**64.")
+        if not 0 <= self.step < 2**32:
+            raise ValueError(f"step must be in [0, 2**32), got {self.step}; start a new seed after 2**32 steps.")
+        if self.num < 1:
+            raise ValueError(f"directions must be at least 1, got {self.num}.")
+        if self.first < 0 or self.first + self.num > 2**32:
+            raise ValueError(f"directions {self.first}…{self.first + self.num - 1} leave [0, 2**32).")
+        if self.distribution not in DISTRIBUTIONS:
+            raise ValueError(f"unknown distribution {self.distribution!r}; choose one of {DISTRIBUTIONS}.")
+        if self.rounds not in (7, 10):
+            raise ValueError(f"rounds must be 7 or 10, got {self.rounds}.")
+        if self.rank is not None:
+            _check_integer("rank", self.rank)
+            if self.rank < 1:
+                raise ValueError(f"rank must be at least 1 or None for full rank, got {self.rank}.")
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __getitem__(self, item: slice) -> Directions:
+        start, stop, stride = item.indices(self.num)
+        if stride != 1 or stop <= start:
+            raise ValueError(f"directions are sliced in runs of at least one, got {item} of {self.num}.")
+        return replace(self, num=stop - start, first=self.first + start)
+
+    @property
+    def elementwise(self) -> str:
+        """The distribution of a single element before any per-direction scale."""
+        return "gaussian" if self.distribution == "sphere" else self.distribution
+
+    def encode(self) -> list[int]:
+        """The seven integers that cross the boundary of a torch custom op; the seed as a signed 64-bit one."""
+        signed = self.seed - 2**64 if self.seed >= 2**63 else self.seed
+        index = DISTRIBUTIONS.index(self.distribution)
+        return [signed, self.step, self.num, index, self.rounds, self.rank or 0, self.first]
+
+    @staticmethod
+    def decode(integers: Sequence[int]) -> Directions:
+        """Inverse of :meth:`encode`."""
+        seed, step, num, index, rounds, rank, first = integers
+        return Directions(seed % 2**64, step, num, DISTRIBUTIONS[index], rounds, rank or None, first)
+
+    def is_low_rank(self, shape: Sequence[int]) -> bool:
+        """Whether a tensor of this shape is perturbed by factors: ``rank`` is set and it is no vector."""
+        return self.rank is not None and len(shape) >= 2
+
+    def check_shape(self, name: str, shape: Sequence[int]) -> None:
+        """Refuses a tensor that the field can't address.
+
+        Raises:
+            ValueError: More than 2**32 blocks, or a rank above min(rows, cols).
+        """
+        rows, cols = matrix_shape(shape)
+        if self.rank is not None and len(shape) >= 2 and self.rank > min(rows, cols):
+            raise ValueError(
+                f"rank {self.rank} exceeds min(rows, cols) = {min(rows, cols)} of {name} with shape "
+                f"{tuple(shape)}; lower the rank or leave that tensor out."
+            )
+        blocks = num_blocks(rows, cols, self.elementwise)
+        if blocks > MAX_BLOCKS:
+            raise ValueError(
+                f"{name} with shape {tuple(shape)} needs {blocks} blocks of the field, more than 2**32; "
+                "split it into several parameters."
+            )
+
+
+def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
+    """How the field sees a tensor: ``shape[0]`` × the rest; a vector or a number is one row."""
+    if len(shape) < 2:
+        return 1, prod(shape)
+    return int(shape[0]), prod(shape[1:])
+
+
+def num_blocks(rows: int, cols: int, distribution: str) -> int:
+    """How many Philox blocks a [rows, cols] matrix takes."""
+    width = SIGN_COLUMNS_PER_BLOCK if distribution == "rademacher" else 1
+    return ceil(rows / ROWS_PER_BLOCK) * ceil(cols / width)
+
+
+def tensor_word(tensor_id: int, part: int = PART_WHOLE) -> int:
+    """The tensor's counter word: its id, with the part in the two highest bits."""
+    if not 0 <= tensor_id < MAX_TENSORS:
+        raise ValueError(f"tensor ids lie in [0, 2**{PART_SHIFT}), got {tensor_id}.")
+    return tensor_id | part << PART_SHIFT
+
+
+def _check_integer(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}.")

@@ -1,0 +1,269 @@
+"""The fused operations as torch custom ops: the only place that picks an engine.
+
+Each op writes into an ``out`` that the caller allocates, so that torch's dispatcher sees one mutating kernel and
+buffers can be reused. Tensors on a GPU run the Triton kernels, tensors on the CPU the Numba engine;
+:func:`use_engine` overrides that. The functions below allocate ``out`` in the layout the engine likes best.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from zo_triton.directions import Directions
+
+ENGINES = ("reference", "cpu", "triton")
+_MODULES = {"reference": "zo_triton.reference", "cpu": "zo_triton.cpu", "triton": "zo_triton.kernels"}
+_NEEDS = {"reference": "numpy", "cpu": "numba", "triton": "triton"}
+_override: ContextVar[str | None] = ContextVar("zo_triton_engine", default=None)
+
+
+@contextmanager
+def use_engine(name: str) -> Iterator[None]:
+    """Runs every fused op on the named engine inside a ``with`` block.
+
+    Args:
+        name: ``"reference"`` (float64, slow), ``"cpu"`` (Numba and torch's GEMM) or ``"triton"``.
+
+    Raises:
+        ValueError: The name is unknown.
+        RuntimeError: The engine's library is not installed.
+    """
+    if name not in ENGINES:
+        raise ValueError(f"unknown engine {name!r}; choose one of {ENGINES}.")
+    _load(name)
+    token = _override.set(name)
+    try:
+        yield
+    finally:
+        _override.reset(token)
+
+
+def engine_for(device: torch.device) -> str:
+    """The engine that an op on this device runs on now."""
+    return _override.get() or ("cpu" if device.type == "cpu" else "triton")
+
+
+@lru_cache(maxsize=None)
+def _load(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(_MODULES[name])
+    except ModuleNotFoundError as error:
+        if error.name != _NEEDS[name]:
+            raise
+        raise RuntimeError(
+            f"the {name!r} engine needs {error.name}, which is not installed: `pip install {error.name}`, "
+            "or choose another with zo_triton.use_engine."
+        ) from error
+
+
+def _engine(device: torch.device) -> ModuleType:
+    name = engine_for(device)
+    if name == "triton" and device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise RuntimeError(
+            "the 'triton' engine runs CPU tensors only in Triton's interpreter: set TRITON_INTERPRET=1 before "
+            "Python starts, or move the tensors to a GPU."
+        )
+    if name == "cpu" and device.type != "cpu":
+        raise RuntimeError(f"the 'cpu' engine got a tensor on {device}; use the 'triton' engine there.")
+    return _load(name)
+
+
+_decode = lru_cache(maxsize=256)(lambda integers: Directions.decode(integers))
+_SCHEMAS = {
+    "sample": "(Tensor(a!) out, int[] directions, int tensor_id, ScalarType dtype) -> ()",
+    "accumulate": "(Tensor(a!)[] tensors, int[] tensor_ids, Tensor coefficients, int[] directions, "
+    "ScalarType dtype) -> ()",
+    "gram": "(Tensor(a!) out, Tensor[] tensors, int[] tensor_ids, int[] directions, ScalarType dtype) -> ()",
+    "perturbed_linear": "(Tensor(a!) out, Tensor base, Tensor? difference, Tensor weight, Tensor? base_output, "
+    "int[] directions, int weight_id, int bias_id, Tensor signed_eps, str activation) -> ()",
+    "activation_difference": "(Tensor(a!) out, Tensor base, Tensor difference, str activation) -> ()",
+    "cross_entropy_difference": "(Tensor(a!) out, Tensor logits, Tensor difference, Tensor target, "
+    "float label_smoothing) -> ()",
+}
+
+
+def _register(name: str, schema: str, device_argument: str) -> None:
+    """Defines ``zo_triton::name``, its fake, and one implementation that hands over to the engine's function."""
+    qualified = f"zo_triton::{name}"
+    torch.library.define(qualified, schema)
+    arguments = [argument.name for argument in torch._C.parse_schema(name + schema).arguments]
+    position = arguments.index(device_argument)
+    directions_at = arguments.index("directions") if "directions" in arguments else None
+
+    def implementation(*values: object) -> None:
+        located = values[position]
+        device = (located[0] if isinstance(located, (list, tuple)) else located).device  # type: ignore[attr-defined]
+        function = getattr(_engine(device), name)
+        if directions_at is not None:
+            decoded = _decode(tuple(values[directions_at]))  # type: ignore[arg-type]
+            values = (*values[:directions_at], decoded, *values[directions_at + 1 :])
+        function(*values)
+
+    torch.library.impl(qualified, ("cpu", "cuda"))(implementation)
+    torch.library.register_fake(qualified)(lambda *values: None)
+
+
+for _name, _schema in _SCHEMAS.items():
+    _register(_name, _schema, "tensors" if _name in ("accumulate", "gram") else "out")
+
+
+def sample(
+    directions: Directions,
+    tensor_id: int,
+    shape: Sequence[int],
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Materialises one tensor's share of every direction: for references, small tensors and curiosity.
+
+    With ``sphere`` the tensor is taken for the whole parameter: each z_k has length √(number of elements).
+
+    Args:
+        directions: Names the K directions.
+        tensor_id: Position of the tensor in the list of trained parameters.
+        shape: Its shape.
+        dtype: Of the result and of the field; bfloat16 gives the rounded values that bfloat16 training walks.
+        device: Where to draw.
+
+    Returns:
+        [K, *shape].
+
+    Raises:
+        ValueError: The field can't address the shape, or the rank exceeds min(rows, cols).
+    """
+    directions.check_shape(f"tensor {tensor_id}", shape)
+    out = torch.empty(directions.num, *shape, dtype=dtype, device=device)
+    torch.ops.zo_triton.sample(out, directions.encode(), tensor_id, dtype)
+    scales = direction_scales([out[0]], [tensor_id], directions, dtype)
+    return out if scales is None else out * scales.to(dtype).view(-1, *[1] * len(shape))
+
+
+def accumulate(
+    tensors: Sequence[Tensor],
+    tensor_ids: Sequence[int],
+    coefficients: Tensor,
+    directions: Directions,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """``tensor += Σ_k coefficients[k]·z_k`` in place for each tensor, all K directions in one pass.
+
+    Args:
+        tensors: float32 or float64 tensors of one device.
+        tensor_ids: Their positions in the list of trained parameters.
+        coefficients: [K] float32; a per-direction scale (``sphere``) must already be in them.
+        directions: Names the K directions.
+        dtype: The compute dtype that the differences were measured in.
+    """
+    torch.ops.zo_triton.accumulate(
+        list(tensors), list(tensor_ids), coefficients, directions.encode(), dtype
+    )
+
+
+def gram(
+    tensors: Sequence[Tensor],
+    tensor_ids: Sequence[int],
+    directions: Directions,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Inner products z_k·z_l over all the tensors without storing any z: [K, K] float64, unscaled."""
+    out = torch.empty(directions.num, directions.num, dtype=torch.float64, device=tensors[0].device)
+    torch.ops.zo_triton.gram(out, list(tensors), list(tensor_ids), directions.encode(), dtype)
+    return out
+
+
+def direction_scales(
+    tensors: Sequence[Tensor],
+    tensor_ids: Sequence[int],
+    directions: Directions,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor | None:
+    """The per-direction factor on ε: √d/|z_k| for ``sphere``, [K] float32; None where it is 1."""
+    if directions.distribution != "sphere":
+        return None
+    size = sum(tensor.numel() for tensor in tensors)
+    norms = [gram(tensors, tensor_ids, directions[k : k + 1], dtype).flatten() for k in range(directions.num)]
+    return (size / torch.cat(norms)).sqrt().float()
+
+
+def perturbed_linear(
+    base: Tensor,
+    difference: Tensor | None,
+    weight: Tensor,
+    directions: Directions,
+    signed_eps: Tensor,
+    *,
+    weight_id: int = -1,
+    bias_id: int = -1,
+    base_output: Tensor | None = None,
+    activation: str = "none",
+    dtype: torch.dtype = torch.float32,
+    donate: bool = False,
+) -> Tensor:
+    """Difference of ``activation(x Wᵀ + v)`` for every evaluation in one launch.
+
+    Δz = δWᵀ + sε·(a+δ)Uᵀ + sε·v, then the activation's exact difference.
+
+    Args:
+        base: a, [N, in_features] float32.
+        difference: δ, [P, N, in_features] in ``dtype``, or None.
+        weight: W, [out_features, in_features].
+        directions: Names the K directions; P = K or 2K.
+        signed_eps: [P] float32, sε of each evaluation, times the direction's scale.
+        weight_id: The weight's tensor id; -1 if it is not trained.
+        bias_id: The bias's tensor id; -1 if there is none or it is not trained.
+        base_output: [N, out_features], the base pre-activation; needed with an activation.
+        activation: none, relu, tanh, sigmoid, gelu, gelu_tanh or silu.
+        dtype: The compute dtype, float32 or bfloat16.
+        donate: The caller will not read ``difference`` again: its memory may carry the result.
+
+    Returns:
+        [P, N, out_features] in ``dtype``.
+    """
+    evaluations, samples, features = signed_eps.numel(), base.shape[0], weight.shape[0]
+    if engine_for(base.device) != "cpu":
+        out = torch.empty(evaluations, samples, features, dtype=dtype, device=base.device)
+    else:
+        out = _feature_major(difference if donate else None, (evaluations, samples, features), dtype)
+    torch.ops.zo_triton.perturbed_linear(
+        out, base, difference, weight, base_output, directions.encode(), weight_id, bias_id, signed_eps, activation
+    )
+    return out
+
+
+def activation_difference(base: Tensor, difference: Tensor, activation: str) -> Tensor:
+    """``f(base + difference) - f(base)`` by an exact formula, no cancellation; [P, *base.shape]."""
+    out = torch.empty_like(difference)
+    torch.ops.zo_triton.activation_difference(out, base, difference, activation)
+    return out
+
+
+def cross_entropy_difference(
+    logits: Tensor, difference: Tensor, target: Tensor, label_smoothing: float = 0.0
+) -> Tensor:
+    """Each sample's cross-entropy difference: logits [N, C], difference [P, N, C], target [N] → [P, N] float32."""
+    out = torch.empty(difference.shape[:2], dtype=torch.float32, device=difference.device)
+    torch.ops.zo_triton.cross_entropy_difference(out, logits, difference, target, label_smoothing)
+    return out
+
+
+def _feature_major(donated: Tensor | None, shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
+    """A [P, N, F] tensor that lies in memory as [F, P, N], which the CPU engine reads and writes in order.
+
+    In that order a layer's result fits into the front of its input's memory if it is no wider: each column
+    (one evaluation, one sample) is read whole before it is written.
+    """
+    evaluations, samples, features = shape
+    if donated is not None and donated.dtype == dtype and donated.shape[2] >= features:
+        lying = donated.permute(2, 0, 1)
+        if lying.is_contiguous():
+            return lying[:features].permute(1, 2, 0)
+    return torch.empty(features, evaluations, samples, dtype=dtype).permute(1, 2, 0)

@@ -1,0 +1,26 @@
+"""The executable specification: every operation in float64, short and slow.
+
+An operation here uses the plainest algorithm there is (it draws z, it subtracts two function values), never
+the fast engines' formulas, so that agreement between the two means something.
+"""
+
+from zo_triton.reference.field import philox, sample_matrix
+from zo_triton.reference.operations import (
+    accumulate,
+    activation_difference,
+    cross_entropy_difference,
+    gram,
+    perturbed_linear,
+    sample,
+)
+
+__all__ = [
+    "accumulate",
+    "activation_difference",
+    "cross_entropy_difference",
+    "gram",
+    "perturbed_linear",
+    "philox",
+    "sample",
+    "sample_matrix",
+]

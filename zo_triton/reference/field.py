@@ -1,0 +1,103 @@
+"""The perturbation field in NumPy: Philox words, and the value each distribution makes of them.
+
+Let w be a word and k = w >> 8 its upper 24 bits. The mappings are chosen so that everything up to the first
+logarithm or cosine is exact in float32:
+
+* Rademacher: bit 1 is +1, bit 0 is -1.
+* uniform: √3·m with m = (2k + 1 - 2²⁴)·2⁻²⁴, odd multiples of 2⁻²⁴ in (-1, 1).
+* Laplace: -sign(m)·ln(1 - |m|)/√2 with the same m.
+* Gaussian: words (0, 1) give radius √(-2 ln u) with u = (k₀ + 1)·2⁻²⁴ in (0, 1] and angle 2π·k₁·2⁻²⁴; row 0
+  of the block takes the cosine, row 1 the sine; words (2, 3) give rows 2 and 3 likewise.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from zo_triton.directions import (
+    PHILOX_MULTIPLIERS,
+    PHILOX_WEYL,
+    ROWS_PER_BLOCK,
+    SIGN_COLUMNS_PER_BLOCK,
+    Directions,
+)
+
+
+def philox(counter: np.ndarray, key: tuple[int, int], rounds: int = 10) -> np.ndarray:
+    """Philox4x32-R.
+
+    Args:
+        counter: uint32, shape [..., 4].
+        key: The two 32-bit words of the key.
+        rounds: R.
+
+    Returns:
+        The four output words, uint32, shape [..., 4].
+    """
+    c0, c1, c2, c3 = np.moveaxis(counter.astype(np.uint64), -1, 0)
+    low, mask = np.uint64(32), np.uint64(0xFFFFFFFF)
+    k0, k1 = key
+    for _ in range(rounds):
+        product0, product1 = np.uint64(PHILOX_MULTIPLIERS[0]) * c0, np.uint64(PHILOX_MULTIPLIERS[1]) * c2
+        c0, c1, c2, c3 = (
+            (product1 >> low) ^ c1 ^ np.uint64(k0),
+            product1 & mask,
+            (product0 >> low) ^ c3 ^ np.uint64(k1),
+            product0 & mask,
+        )
+        k0, k1 = (k0 + PHILOX_WEYL[0]) & 0xFFFFFFFF, (k1 + PHILOX_WEYL[1]) & 0xFFFFFFFF
+    return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
+
+
+def sample_matrix(directions: Directions, index: int, word: int, rows: int, cols: int) -> np.ndarray:
+    """One matrix of the field in float64, before any per-direction scale.
+
+    Args:
+        directions: Supplies seed, step, rounds and distribution.
+        index: The direction's absolute index, ``directions.first`` included.
+        word: The tensor's counter word, from :func:`zo_triton.directions.tensor_word`.
+        rows: Matrix rows.
+        cols: Matrix columns.
+
+    Returns:
+        float64, shape [rows, cols].
+    """
+    signs = directions.elementwise == "rademacher"
+    width = SIGN_COLUMNS_PER_BLOCK if signs else 1
+    row_blocks, col_blocks = -(-rows // ROWS_PER_BLOCK), -(-cols // width)
+    counter = np.empty((row_blocks * col_blocks, 4), np.uint32)
+    counter[:, 0] = np.arange(row_blocks * col_blocks, dtype=np.uint64)
+    counter[:, 1:] = word, index, directions.step
+    key = directions.seed & 0xFFFFFFFF, directions.seed >> 32
+    words = philox(counter, key, directions.rounds).reshape(row_blocks, col_blocks, ROWS_PER_BLOCK)
+    values = _signs(words) if signs else _REAL[directions.elementwise](words)
+    return values.transpose(0, 2, 1, 3).reshape(row_blocks * ROWS_PER_BLOCK, -1)[:rows, :cols]
+
+
+def _signs(words: np.ndarray) -> np.ndarray:
+    bits = words[..., None] >> np.arange(SIGN_COLUMNS_PER_BLOCK, dtype=np.uint32) & 1
+    return 2.0 * bits - 1.0
+
+
+def _centred(words: np.ndarray) -> np.ndarray:
+    return (2.0 * (words >> 8)[..., None] + 1.0 - 2.0**24) * 2.0**-24
+
+
+def _uniform(words: np.ndarray) -> np.ndarray:
+    return np.sqrt(3.0) * _centred(words)
+
+
+def _laplace(words: np.ndarray) -> np.ndarray:
+    m = _centred(words)
+    return -np.sign(m) * np.log(1.0 - np.abs(m)) / np.sqrt(2.0)
+
+
+def _gaussian(words: np.ndarray) -> np.ndarray:
+    k = (words >> 8)[..., None].astype(np.float64)
+    radius = np.sqrt(-2.0 * np.log((k[:, :, 0::2] + 1.0) * 2.0**-24))
+    angle = 2.0 * np.pi * k[:, :, 1::2] * 2.0**-24
+    pairs = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=3)
+    return pairs.reshape(k.shape)
+
+
+_REAL = {"uniform": _uniform, "laplace": _laplace, "gaussian": _gaussian}

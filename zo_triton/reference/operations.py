@@ -1,0 +1,154 @@
+"""The fused operations in float64, by the plainest algorithm: draw z, form W + sεz, subtract function values.
+
+All engines share these signatures. Shapes: N samples, P = K·sides evaluations, evaluation p walks
+``signed_eps[p]·z_k`` along direction k = p // sides. ``dtype`` is the compute dtype: with bfloat16, z *is* the
+bfloat16-rounded value (with low rank, each factor is). A tensor id of -1 means "not trained".
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zo_triton.directions import (
+    PART_LEFT,
+    PART_RIGHT,
+    PART_WHOLE,
+    Directions,
+    matrix_shape,
+    tensor_word,
+)
+from zo_triton.reference.field import sample_matrix
+
+ACTIVATIONS = {
+    "none": lambda x: x,
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+}
+
+
+def sample(out: Tensor, directions: Directions, tensor_id: int, dtype: torch.dtype) -> None:
+    """``out[k] = z_k``; out [K, *shape], any floating dtype."""
+    shape = out.shape[1:]
+    for k in range(directions.num):
+        z = _direction(directions, directions.first + k, tensor_id, shape, dtype)
+        out[k] = z.reshape(shape).to(out.device, out.dtype)
+
+
+def accumulate(
+    tensors: list[Tensor],
+    tensor_ids: list[int],
+    coefficients: Tensor,
+    directions: Directions,
+    dtype: torch.dtype,
+) -> None:
+    """``tensor += Σ_k coefficients[k]·z_k`` in place for each tensor; coefficients [K] float32."""
+    for tensor, tensor_id in zip(tensors, tensor_ids, strict=True):
+        total = torch.zeros(tensor.shape, dtype=torch.float64)
+        for k in range(directions.num):
+            z = _direction(directions, directions.first + k, tensor_id, tensor.shape, dtype)
+            total += float(coefficients[k]) * z.reshape(tensor.shape)
+        tensor.copy_((tensor.double() + total.to(tensor.device)).to(tensor.dtype))
+
+
+def gram(
+    out: Tensor, tensors: list[Tensor], tensor_ids: list[int], directions: Directions, dtype: torch.dtype
+) -> None:
+    """``out[k, l] = Σ_tensors z_k·z_l``; out [K, K] float64. Only the tensors' shapes are read."""
+    out.zero_()
+    for tensor, tensor_id in zip(tensors, tensor_ids, strict=True):
+        z = torch.empty(directions.num, *tensor.shape, dtype=torch.float64)
+        sample(z, directions, tensor_id, dtype)
+        z = z.reshape(directions.num, -1)
+        out += (z @ z.T).to(out.device)
+
+
+def perturbed_linear(
+    out: Tensor,
+    base: Tensor,
+    difference: Tensor | None,
+    weight: Tensor,
+    base_output: Tensor | None,
+    directions: Directions,
+    weight_id: int,
+    bias_id: int,
+    signed_eps: Tensor,
+    activation: str,
+) -> None:
+    """Difference of ``activation(x Wᵀ + v)`` for every evaluation.
+
+    Args:
+        out: [P, N, out_features]; its dtype is the compute dtype.
+        base: [N, in_features], the unperturbed input, float32.
+        difference: [P, N, in_features] in the compute dtype, or None where the input carries none.
+        weight: [out_features, in_features].
+        base_output: [N, out_features], the unperturbed pre-activation; needed unless activation is "none".
+        directions: Names the K directions.
+        weight_id: The weight's tensor id, -1 if it is not trained.
+        bias_id: The bias's tensor id, -1 if there is none or it is not trained.
+        signed_eps: [P] float32, s·ε·scale of each evaluation.
+        activation: One of :data:`ACTIVATIONS`.
+    """
+    sides = signed_eps.numel() // directions.num
+    dtype = out.dtype
+    for p in range(signed_eps.numel()):
+        k, step = directions.first + p // sides, float(signed_eps[p])
+        x = base.double()
+        moved_x = x if difference is None else x + difference[p].double()
+        change = (moved_x - x) @ weight.double().T
+        if weight_id >= 0:
+            u = _direction(directions, k, weight_id, weight.shape, dtype).to(base.device)
+            change = change + step * (moved_x @ u.T)
+        if bias_id >= 0:
+            change = change + step * _direction(directions, k, bias_id, weight.shape[:1], dtype).to(base.device)
+        if activation != "none":
+            assert base_output is not None
+            function, z = ACTIVATIONS[activation], base_output.double()
+            change = function(z + change) - function(z)
+        out[p] = change.to(dtype)
+
+
+def activation_difference(out: Tensor, base: Tensor, difference: Tensor, activation: str) -> None:
+    """``out[p] = f(base + difference[p]) - f(base)``; out and difference [P, *base.shape]."""
+    function, x = ACTIVATIONS[activation], base.double()
+    out.copy_(function(x + difference.double()) - function(x))
+
+
+def cross_entropy_difference(
+    out: Tensor, logits: Tensor, difference: Tensor, target: Tensor, label_smoothing: float
+) -> None:
+    """Difference of each sample's cross-entropy.
+
+    Args:
+        out: [P, N] float32.
+        logits: [N, C] base logits.
+        difference: [P, N, C].
+        target: [N] int64 class indices in [0, C).
+        label_smoothing: Share of the uniform distribution mixed into the target.
+    """
+
+    def loss(z: Tensor) -> Tensor:
+        return F.cross_entropy(z, target, reduction="none", label_smoothing=label_smoothing)
+
+    base = loss(logits.double())
+    for p in range(difference.shape[0]):
+        out[p] = (loss(logits.double() + difference[p].double()) - base).to(out.dtype)
+
+
+def _direction(directions: Directions, index: int, tensor_id: int, shape: tuple, dtype: torch.dtype) -> Tensor:
+    """z of one direction in float64 as the matrix [rows, cols], rounded to the compute dtype where it is bfloat16."""
+    rows, cols = matrix_shape(shape)
+
+    def draw(part: int, height: int, width: int) -> Tensor:
+        z = torch.from_numpy(sample_matrix(directions, index, tensor_word(tensor_id, part), height, width))
+        return z.to(torch.bfloat16).double() if dtype == torch.bfloat16 else z
+
+    if not directions.is_low_rank(shape):
+        return draw(PART_WHOLE, rows, cols)
+    rank = directions.rank or 1
+    return draw(PART_LEFT, rows, rank) @ draw(PART_RIGHT, cols, rank).T / rank**0.5
