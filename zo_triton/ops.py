@@ -256,14 +256,14 @@ def cross_entropy_difference(
 
 
 def _feature_major(donated: Tensor | None, shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
-    """A [P, N, F] tensor that lies in memory as [F, P, N], which the CPU engine reads and writes in order.
+    """A [P, N, F] tensor that lies in memory as [P, F, N], which the CPU engine reads and writes in order.
 
-    In that order a layer's result fits into the front of its input's memory if it is no wider: each column
-    (one evaluation, one sample) is read whole before it is written.
+    In that order a layer's result fits into the front of its input's memory if it is no wider: the engine
+    reads one evaluation whole before it writes it.
     """
     evaluations, samples, features = shape
     if donated is not None and donated.dtype == dtype and donated.shape[2] >= features:
-        lying = donated.permute(2, 0, 1)
-        if lying.is_contiguous():
-            return lying[:features].permute(1, 2, 0)
-    return torch.empty(features, evaluations, samples, dtype=dtype).permute(1, 2, 0)
+        lying = donated.transpose(1, 2)
+        if lying.stride()[1:] == (samples, 1):
+            return lying[:, :features].transpose(1, 2)
+    return torch.empty(evaluations, features, samples, dtype=dtype).transpose(1, 2)

@@ -1,0 +1,17 @@
+"""The CPU engine: Numba draws and fuses, torch multiplies; the embedded default, useful with no GPU."""
+
+from zo_triton.cpu.accumulate import accumulate
+from zo_triton.cpu.activation import activation_difference
+from zo_triton.cpu.cross_entropy import cross_entropy_difference
+from zo_triton.cpu.gram import gram
+from zo_triton.cpu.perturbed_linear import perturbed_linear
+from zo_triton.cpu.sample import sample
+
+__all__ = [
+    "accumulate",
+    "activation_difference",
+    "cross_entropy_difference",
+    "gram",
+    "perturbed_linear",
+    "sample",
+]

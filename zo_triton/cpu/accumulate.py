@@ -1,0 +1,117 @@
+"""tensor += Σ_k a_k z_k in place: all K directions in one pass over the weights.
+
+A thread takes a share of the tensor's rows, four at a time because that is what a block of the field covers.
+The sum over k runs in order in float32 and reaches the weight in one addition, so neither the number of threads
+nor their shares can change a bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numba import float32, uintp
+from torch import Tensor
+
+from zo_triton.cpu.arrays import draw_factors
+from zo_triton.cpu.compiling import kernel
+from zo_triton.cpu.field import code_of, key_of, real_rows, sign_words
+from zo_triton.cpu.scalars import round_bfloat16
+from zo_triton.cpu.threads import parallel
+from zo_triton.cpu.vectors import LANES, float_from_bits, signed_coefficient_sum
+from zo_triton.directions import Directions, matrix_shape, tensor_word
+
+SMALL_ELEMENTS = 1 << 16
+"""Below this many values to draw (weights × K / 32 for signs) a second thread costs more than it gives."""
+
+
+def accumulate(
+    tensors: list[Tensor],
+    tensor_ids: list[int],
+    coefficients: Tensor,
+    directions: Directions,
+    dtype: torch.dtype,
+) -> None:
+    """Same contract as the reference."""
+    weights = coefficients.detach().float().contiguous()
+    for tensor, tensor_id in zip(tensors, tensor_ids, strict=True):
+        flat = tensor.detach()
+        work = flat if flat.is_contiguous() and flat.dtype in (torch.float32, torch.float64) else flat.float().contiguous()
+        _accumulate_one(work, tensor_id, weights, directions, dtype)
+        if work is not flat:
+            flat.copy_(work)
+
+
+def _accumulate_one(
+    tensor: Tensor, tensor_id: int, weights: Tensor, directions: Directions, dtype: torch.dtype
+) -> None:
+    if tensor.numel() == 0:
+        return
+    matrix = tensor.view(matrix_shape(tensor.shape))
+    if directions.is_low_rank(tensor.shape):
+        drawn = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+        left, right = draw_factors(directions, tensor_id, tuple(tensor.shape), drawn)
+        left = (left * weights.view(-1, 1, 1)).permute(1, 0, 2).flatten(1)
+        matrix += (left @ right.permute(1, 0, 2).flatten(1).t()).to(matrix.dtype)
+        return
+    array, values, key = matrix.numpy(), weights.numpy(), key_of(directions)
+    word, code = tensor_word(tensor_id), code_of(directions)
+    if directions.elementwise == "rademacher":
+        cost = tensor.numel() * directions.num // LANES
+
+        def run(start: int, stop: int) -> None:
+            _signs_kernel(array, values, word, directions.first, key, start, stop)
+    else:
+        cost, rounded = tensor.numel() * directions.num, dtype == torch.bfloat16
+
+        def run(start: int, stop: int) -> None:
+            _real_kernel(array, values, word, directions.first, key, code, rounded, start, stop)
+
+    row_blocks = (matrix.shape[0] + 3) // 4
+    if cost < SMALL_ELEMENTS:
+        run(0, row_blocks)
+    else:
+        parallel(run, row_blocks)
+
+
+@kernel
+def _signs_kernel(matrix, coefficients, word, first_direction, key, start, stop):
+    """Row blocks start … stop - 1; the words of all K directions for one row block are drawn together."""
+    rows, cols = matrix.shape
+    count, width = coefficients.shape[0], (cols + LANES - 1) // LANES
+    words = np.empty((count, 4, width), np.uint32)
+    sums = np.empty(LANES, np.float32)
+    for block in range(start, stop):
+        for k in range(count):
+            sign_words(words[k], block, word, first_direction + k, key)
+        for lane in range(min(4, rows - 4 * block)):
+            target = matrix[4 * block + lane]
+            for column in range(width):
+                signed_coefficient_sum(
+                    sums.ctypes.data, words[0, lane, column:].ctypes.data, 4 * width, coefficients.ctypes.data, count
+                )
+                at = uintp(LANES * column)
+                for j in range(min(LANES, cols - LANES * column)):
+                    target[at + uintp(j)] += sums[j]
+
+
+@kernel
+def _real_kernel(matrix, coefficients, word, first_direction, key, code, rounded, start, stop):
+    """Row blocks start … stop - 1 of a real-valued distribution; ``rounded`` takes z to bfloat16 first."""
+    rows, cols = matrix.shape
+    z = np.empty((4, cols), np.float32)
+    sums = np.empty((4, cols), np.float32)
+    for block in range(start, stop):
+        sums[:] = float32(0.0)
+        for k in range(coefficients.shape[0]):
+            real_rows(z, block, word, first_direction + k, key, code)
+            for lane in range(4):
+                source, total = z[lane], sums[lane]
+                if rounded:
+                    for j in range(cols):
+                        source[j] = float_from_bits(round_bfloat16(source[j]) << np.uint32(16))
+                for j in range(cols):
+                    total[j] += coefficients[k] * source[j]
+        for lane in range(min(4, rows - 4 * block)):
+            target, total = matrix[4 * block + lane], sums[lane]
+            for j in range(cols):
+                target[j] += total[j]

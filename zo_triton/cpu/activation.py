@@ -1,0 +1,156 @@
+"""Exact differences of activations, f(a+δ) - f(a) without the subtraction.
+
+Each takes from the base what it needs as arrays prepared once a layer, see :func:`base_terms`:
+
+* ReLU: a > 0 → max(δ, -a), else max(a+δ, 0).
+* tanh, with t = tanh a, u = tanh δ: u(1-t²)/(1+tu).
+* sigmoid, with s = σ(a), u = expm1(δ): s(1-s)u/(1+su).
+* SiLU: δσ(a+δ) + aΔσ.
+* GELU: δΦ(a+δ) + aΔΦ; ΔΦ is Gauss-Legendre quadrature of the density, in float64 erf where δ is long.
+* GELU's tanh form: the exact difference of its cubic, then tanh's rule.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numba import float32, uintp
+from torch import Tensor
+
+from zo_triton.cpu.arrays import as_array
+from zo_triton.cpu.compiling import device, kernel
+from zo_triton.cpu.scalars import expm1, load, store
+from zo_triton.cpu.threads import parallel
+
+NAMES = ("none", "relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh")
+NONE, RELU, TANH, SIGMOID, SILU, GELU, GELU_TANH = range(len(NAMES))
+
+_CUBIC, _SCALE = np.float32(0.044715), np.float32(math.sqrt(2.0 / math.pi))
+_DENSITY = np.float32(1.0 / math.sqrt(2.0 * math.pi))
+_LONG_STEP = np.float32(1.0)
+_nodes, _weights = np.polynomial.legendre.leggauss(5)
+_X0, _X1, _X2, _X3, _X4 = (np.float32(0.5 + 0.5 * x) for x in _nodes)
+_G0, _G1, _G2, _G3, _G4 = (np.float32(0.5 * w) for w in _weights)
+
+
+def base_terms(a: Tensor, activation: str) -> tuple[Tensor, Tensor]:
+    """Two tensors of a's shape that the rule of ``activation`` reads beside a itself."""
+    if activation == "tanh":
+        decay = torch.exp(-2.0 * a.abs())
+        return torch.tanh(a), 4.0 * decay / (1.0 + decay) ** 2
+    if activation in ("sigmoid", "silu"):
+        return torch.sigmoid(a), torch.sigmoid(-a)
+    if activation == "gelu":
+        return 0.5 * torch.erfc(-a * math.sqrt(0.5)), a
+    if activation == "gelu_tanh":
+        inner = float(_SCALE) * (a + float(_CUBIC) * a**3)
+        decay = torch.exp(-2.0 * inner.abs())
+        return torch.tanh(inner), 4.0 * decay / (1.0 + decay) ** 2
+    return a, a
+
+
+@device
+def _tanh_step(step, t, slope):
+    """u(1-t²)/(1+tu); where t and u have opposite signs, 1+tu is the sum of their distances from ±1."""
+    one, size = float32(1.0), abs(t)
+    e = expm1(min(abs(step) + abs(step), float32(60.0)))
+    inverse = one / (e + float32(2.0))
+    u = e * inverse
+    together = one + size * u
+    apart = slope / (one + size) + size * (inverse + inverse)
+    change = slope * u / (together if t * step >= float32(0.0) else apart)
+    return change if step >= float32(0.0) else -change
+
+
+@device
+def _sigmoid_step(step, s, complement):
+    """s(1-s)u/(1+su) for a step up; a step down is the mirrored function's step up, so nothing cancels."""
+    u = expm1(min(abs(step), float32(80.0)))
+    up = step >= float32(0.0)
+    change = s * complement * u / (float32(1.0) + (s if up else complement) * u)
+    return change if up else -change
+
+
+@device
+def _density(x):
+    return _DENSITY * (float32(1.0) + expm1(float32(-0.5) * x * x))
+
+
+@device
+def _normal_step(a, step):
+    near = _G0 * _density(a + step * _X0) + _G1 * _density(a + step * _X1) + _G2 * _density(a + step * _X2)
+    return step * (near + _G3 * _density(a + step * _X3) + _G4 * _density(a + step * _X4))
+
+
+@device
+def _long_normal_step(a, step):
+    root = math.sqrt(0.5)
+    return float32(0.5 * (math.erf((float(a) + float(step)) * root) - math.erf(float(a) * root)))
+
+
+@device
+def activate(steps, a, first, second, at, count, kind):
+    """Replaces pre-activation differences by the activation's.
+
+    steps: float32 [count or more]; a, first, second: float32, read from the unsigned offset ``at`` on.
+    """
+    one, zero = float32(1.0), float32(0.0)
+    if kind == RELU:
+        for j in range(count):
+            x = a[at + uintp(j)]
+            steps[j] = max(steps[j], -x) if x > zero else max(x + steps[j], zero)
+    elif kind == TANH:
+        for j in range(count):
+            steps[j] = _tanh_step(steps[j], first[at + uintp(j)], second[at + uintp(j)])
+    elif kind == SIGMOID:
+        for j in range(count):
+            steps[j] = _sigmoid_step(steps[j], first[at + uintp(j)], second[at + uintp(j)])
+    elif kind == SILU:
+        for j in range(count):
+            change = _sigmoid_step(steps[j], first[at + uintp(j)], second[at + uintp(j)])
+            steps[j] = steps[j] * (first[at + uintp(j)] + change) + a[at + uintp(j)] * change
+    elif kind == GELU:
+        for j in range(count):
+            x = a[at + uintp(j)]
+            change = _normal_step(x, steps[j])
+            if abs(steps[j]) > _LONG_STEP:
+                change = _long_normal_step(x, steps[j])
+            steps[j] = steps[j] * (first[at + uintp(j)] + change) + x * change
+    elif kind == GELU_TANH:
+        for j in range(count):
+            d, x = steps[j], a[at + uintp(j)]
+            inner = _SCALE * d * (one + _CUBIC * (float32(3.0) * x * (x + d) + d * d))
+            change = _tanh_step(inner, first[at + uintp(j)], second[at + uintp(j)])
+            steps[j] = float32(0.5) * (d * (one + first[at + uintp(j)]) + (x + d) * change)
+
+
+@kernel
+def _activation_kernel(out, difference, a, first, second, kind, start, stop):
+    """Evaluations start … stop - 1 of out, difference [P, M]; a, first, second float32 [M]."""
+    n = a.shape[0]
+    steps = np.empty(n, np.float32)
+    for p in range(start, stop):
+        source, target = difference[p], out[p]
+        for j in range(n):
+            steps[j] = load(source[j])
+        activate(steps, a, first, second, uintp(0), n, kind)
+        for j in range(n):
+            store(target, j, steps[j])
+
+
+def activation_difference(out: Tensor, base: Tensor, difference: Tensor, activation: str) -> None:
+    """``out[p] = f(base + difference[p]) - f(base)``; same contract as the reference."""
+    evaluations = difference.shape[0]
+    base = base.float()
+    first, second = base_terms(base, activation)
+    source = difference
+    if base.dim() == 2 and source.stride(1) == 1 and source.stride(2) == base.shape[0]:  # [P, F, N] in memory
+        source, base, first, second = (t.transpose(-2, -1) for t in (source, base, first, second))
+    terms = [term.contiguous().view(-1).numpy() for term in (base, first, second)]
+    moved = as_array(source.contiguous().view(evaluations, base.numel()))
+    result = torch.empty(source.shape, dtype=out.dtype)
+    target, kind = as_array(result.view(evaluations, -1)), NAMES.index(activation)
+    parallel(lambda lo, hi: _activation_kernel(target, moved, *terms, kind, lo, hi), evaluations)
+    out.copy_(result if source is difference else result.transpose(-2, -1))

@@ -1,0 +1,42 @@
+"""Between torch and the kernels: tensors as arrays, and the matrices a field draws for a tensor."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zo_triton.cpu.field import code_of, fill_matrix, key_of
+from zo_triton.directions import PART_LEFT, PART_RIGHT, PART_WHOLE, Directions, matrix_shape, tensor_word
+
+
+def as_array(tensor: Tensor) -> np.ndarray:
+    """The tensor's memory as NumPy sees it; bfloat16 as uint16."""
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
+
+
+def draw(
+    directions: Directions, index: int, tensor_id: int, part: int, shape: tuple[int, int], dtype: torch.dtype
+) -> Tensor:
+    """One matrix of the field, [rows, cols] in ``dtype`` (float32 or bfloat16); ``index`` is absolute."""
+    out = torch.empty(shape, dtype=dtype)
+    word = tensor_word(tensor_id, part)
+    fill_matrix(as_array(out), 0, word, index, key_of(directions), code_of(directions))
+    return out
+
+
+def draw_factors(
+    directions: Directions, tensor_id: int, shape: tuple[int, ...], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """All K pairs of low-rank factors in float32: A [K, rows, r], divided by √r, and B [K, cols, r]."""
+    rows, cols = matrix_shape(shape)
+    rank = directions.rank or 1
+    indices = range(directions.first, directions.first + directions.num)
+    left = [draw(directions, k, tensor_id, PART_LEFT, (rows, rank), dtype).float() for k in indices]
+    right = [draw(directions, k, tensor_id, PART_RIGHT, (cols, rank), dtype).float() for k in indices]
+    return torch.stack(left) / rank**0.5, torch.stack(right)
+
+
+def draw_whole(directions: Directions, index: int, tensor_id: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """The tensor's full-rank matrix of one direction."""
+    return draw(directions, index, tensor_id, PART_WHOLE, matrix_shape(shape), dtype)

@@ -1,0 +1,52 @@
+"""How this engine's kernels are compiled: without the GIL, cached on disk, and never in silence."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from functools import update_wrapper
+from typing import Any
+
+import numba
+
+device: Callable[..., Any] = numba.njit(nogil=True, cache=True, inline="always", error_model="numpy")
+"""Decorates a function that kernels call; it is compiled into them."""
+
+_PATIENCE_SECONDS = 0.7
+_announced = threading.Event()
+
+
+class _Kernel:
+    """A compiled function that says so on stderr when its first call has to wait for the compiler.
+
+    Numba keeps the result beside this file (or in NUMBA_CACHE_DIR), so the wait comes once a machine. Code that
+    measures time makes one untimed call first.
+    """
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self._compiled = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+        update_wrapper(self, function)
+
+    def __call__(self, *arguments: Any) -> None:
+        known = len(self._compiled.signatures)
+        if known:
+            self._compiled(*arguments)
+            return
+        timer = threading.Timer(_PATIENCE_SECONDS, _announce)
+        timer.daemon = True
+        timer.start()
+        try:
+            self._compiled(*arguments)
+        finally:
+            timer.cancel()
+
+
+def _announce() -> None:
+    if not _announced.is_set():
+        _announced.set()
+        print("zo_triton: compiling the CPU kernels once; later runs load them from the cache …", file=sys.stderr)
+
+
+kernel = _Kernel
+"""Decorates a function that Python calls. Arguments are arrays (bfloat16 as uint16) and numbers."""

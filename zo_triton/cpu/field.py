@@ -1,0 +1,131 @@
+"""The perturbation field: Philox words in SIMD, and what each distribution makes of them.
+
+Everything here is one routine for forward pass, update, Gram matrix and sampling. Arguments that travel
+together: ``key`` is uint32 [4], the two halves of the seed, the step and the number of rounds; ``word`` is the
+tensor's counter word; ``index`` the direction's absolute index.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import float32, int32, uint32, uint64
+
+from zo_triton.cpu.compiling import device, kernel
+from zo_triton.cpu.scalars import log, sincos_turns, store
+from zo_triton.directions import DISTRIBUTIONS, PHILOX_MULTIPLIERS, PHILOX_WEYL, Directions
+
+_M0, _M1 = np.uint64(PHILOX_MULTIPLIERS[0]), np.uint64(PHILOX_MULTIPLIERS[1])
+_W0, _W1 = np.uint32(PHILOX_WEYL[0]), np.uint32(PHILOX_WEYL[1])
+_HIGH = np.uint64(32)
+_UNIT = np.float32(2.0**-24)
+_SQRT3, _SQRT_HALF = np.float32(3.0**0.5), np.float32(0.5**0.5)
+
+SIGNS, GAUSSIAN, UNIFORM, LAPLACE = (
+    DISTRIBUTIONS.index(name) for name in ("rademacher", "gaussian", "uniform", "laplace")
+)
+
+
+def key_of(directions: Directions) -> np.ndarray:
+    """What the generator needs of ``directions`` beside the counter: uint32 [4]."""
+    seed = directions.seed
+    return np.array([seed & 0xFFFFFFFF, seed >> 32, directions.step, directions.rounds], np.uint32)
+
+
+def code_of(directions: Directions) -> int:
+    """The elementwise distribution as an integer."""
+    return DISTRIBUTIONS.index(directions.elementwise)
+
+
+@device
+def _rounds(count, c0, c1, c2, c3, k0, k1):
+    for i in range(count):
+        p0 = _M0 * uint64(c0)
+        p1 = _M1 * uint64(c2)
+        c0, c1, c2, c3 = (
+            uint32(p1 >> _HIGH) ^ c1 ^ uint32(k0 + uint32(i) * _W0),
+            uint32(p1),
+            uint32(p0 >> _HIGH) ^ c3 ^ uint32(k1 + uint32(i) * _W1),
+            uint32(p0),
+        )
+    return c0, c1, c2, c3
+
+
+@device
+def philox_run(out, block, word, index, key):
+    """Four words of each consecutive block: out uint32 [4, count]; blocks ``block …`` of one tensor."""
+    count = out.shape[1]
+    o0, o1, o2, o3 = out[0], out[1], out[2], out[3]
+    step, k0, k1 = key[2], key[0], key[1]
+    # The number of rounds is a constant in each loop, so that LLVM unrolls the rounds and vectorises blocks.
+    if key[3] == 7:
+        for i in range(count):
+            o0[i], o1[i], o2[i], o3[i] = _rounds(7, uint32(block + uint32(i)), word, index, step, k0, k1)
+    else:
+        for i in range(count):
+            o0[i], o1[i], o2[i], o3[i] = _rounds(10, uint32(block + uint32(i)), word, index, step, k0, k1)
+
+
+@device
+def sign_words(out, row_block, word, index, key):
+    """Packed signs: out uint32 [4·row blocks, words a row], starting at ``row_block``."""
+    rows, width = out.shape
+    blocks = rows // 4 * width
+    scratch = np.empty((4, blocks), np.uint32)
+    philox_run(scratch, uint32(row_block * width), uint32(word), uint32(index), key)
+    for block_row in range(rows // 4):
+        for lane in range(4):
+            for column in range(width):
+                out[4 * block_row + lane, column] = scratch[lane, block_row * width + column]
+
+
+@device
+def real_rows(out, row_block, word, index, key, code):
+    """Four rows of a real-valued matrix: out float32 [4, cols]."""
+    cols = out.shape[1]
+    scratch = np.empty((4, cols), np.uint32)
+    philox_run(scratch, uint32(row_block * cols), uint32(word), uint32(index), key)
+    if code == GAUSSIAN:
+        for pair in range(2):
+            for column in range(cols):
+                k = int32(scratch[2 * pair, column] >> uint32(8))
+                turn = int32(scratch[2 * pair + 1, column] >> uint32(8))
+                radius = np.sqrt(float32(-2.0) * log(float32(k + int32(1)) * _UNIT))
+                sine, cosine = sincos_turns(turn)
+                out[2 * pair, column] = radius * cosine
+                out[2 * pair + 1, column] = radius * sine
+    else:
+        for lane in range(4):
+            for column in range(cols):
+                k = int32(scratch[lane, column] >> uint32(8))
+                odd = k + k + int32(1) - int32(1 << 24)
+                m = float32(odd) * _UNIT
+                if code == UNIFORM:
+                    out[lane, column] = _SQRT3 * m
+                else:
+                    magnitude = log(float32(int32(1 << 24) - abs(odd)) * _UNIT) * _SQRT_HALF
+                    out[lane, column] = magnitude if odd < 0 else -magnitude
+
+
+@kernel
+def fill_matrix(out, row, word, index, key, code):
+    """A run of rows of the field's matrix, in the dtype of ``out`` (bfloat16 rounds to nearest).
+
+    out: [rows, cols] float32, float64 or uint16; ``row`` is the first row, a multiple of 4.
+    """
+    rows, cols = out.shape
+    width = (cols + 31) // 32
+    packed = np.empty((4, width if code == SIGNS else 0), np.uint32)
+    values = np.empty((4, cols), np.float32)
+    for block_row in range((rows + 3) // 4):
+        if code == SIGNS:
+            sign_words(packed, row // 4 + block_row, word, index, key)
+            for lane in range(4):
+                for column in range(cols):
+                    bit = (packed[lane, column // 32] >> uint32(column % 32)) & uint32(1)
+                    values[lane, column] = float32(1.0) if bit else float32(-1.0)
+        else:
+            real_rows(values, row // 4 + block_row, word, index, key, code)
+        for lane in range(min(4, rows - 4 * block_row)):
+            target = out[4 * block_row + lane]
+            for column in range(cols):
+                store(target, column, values[lane, column])
