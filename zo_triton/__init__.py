@@ -6,14 +6,23 @@
     loss = opt.step(lambda: F.cross_entropy(model(x), y))
 """
 
+from zo_triton import data
+from zo_triton.difference import differences
 from zo_triton.directions import Directions
 from zo_triton.ops import accumulate, gram, sample, use_engine
+from zo_triton.optim import AGGREGATORS, ZOSGD, BlackBox, estimate_gradient
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AGGREGATORS",
+    "ZOSGD",
+    "BlackBox",
     "Directions",
     "accumulate",
+    "data",
+    "differences",
+    "estimate_gradient",
     "gram",
     "sample",
     "use_engine",

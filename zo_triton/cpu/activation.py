@@ -29,7 +29,7 @@ NONE, RELU, TANH, SIGMOID, SILU, GELU, GELU_TANH = range(len(NAMES))
 
 _CUBIC, _SCALE = np.float32(0.044715), np.float32(math.sqrt(2.0 / math.pi))
 _DENSITY = np.float32(1.0 / math.sqrt(2.0 * math.pi))
-_LONG_STEP = np.float32(1.0)
+_LONG_STEP, _FAR = np.float32(1.0), np.float32(8.0)
 _nodes, _weights = np.polynomial.legendre.leggauss(5)
 _X0, _X1, _X2, _X3, _X4 = (np.float32(0.5 + 0.5 * x) for x in _nodes)
 _G0, _G1, _G2, _G3, _G4 = (np.float32(0.5 * w) for w in _weights)
@@ -52,7 +52,14 @@ def base_terms(a: Tensor, activation: str) -> tuple[Tensor, Tensor]:
 
 
 @device
-def _tanh_step(step, t, slope):
+def _tanh(x):
+    e = expm1(min(abs(x) + abs(x), float32(60.0)))
+    value = e / (e + float32(2.0))
+    return value if x >= float32(0.0) else -value
+
+
+@device
+def _tanh_step(step, x, t, slope):
     """u(1-t²)/(1+tu); where t and u have opposite signs, 1+tu is the sum of their distances from ±1."""
     one, size = float32(1.0), abs(t)
     e = expm1(min(abs(step) + abs(step), float32(60.0)))
@@ -61,7 +68,9 @@ def _tanh_step(step, t, slope):
     together = one + size * u
     apart = slope / (one + size) + size * (inverse + inverse)
     change = slope * u / (together if t * step >= float32(0.0) else apart)
-    return change if step >= float32(0.0) else -change
+    change = change if step >= float32(0.0) else -change
+    # From one saturated end to the other, both distances underflow; nothing cancels there.
+    return _tanh(x + step) - t if abs(step) > _FAR else change
 
 
 @device
@@ -103,7 +112,7 @@ def activate(steps, a, first, second, at, count, kind):
             steps[j] = max(steps[j], -x) if x > zero else max(x + steps[j], zero)
     elif kind == TANH:
         for j in range(count):
-            steps[j] = _tanh_step(steps[j], first[at + uintp(j)], second[at + uintp(j)])
+            steps[j] = _tanh_step(steps[j], a[at + uintp(j)], first[at + uintp(j)], second[at + uintp(j)])
     elif kind == SIGMOID:
         for j in range(count):
             steps[j] = _sigmoid_step(steps[j], first[at + uintp(j)], second[at + uintp(j)])
@@ -122,7 +131,8 @@ def activate(steps, a, first, second, at, count, kind):
         for j in range(count):
             d, x = steps[j], a[at + uintp(j)]
             inner = _SCALE * d * (one + _CUBIC * (float32(3.0) * x * (x + d) + d * d))
-            change = _tanh_step(inner, first[at + uintp(j)], second[at + uintp(j)])
+            base = _SCALE * x * (one + _CUBIC * x * x)
+            change = _tanh_step(inner, base, first[at + uintp(j)], second[at + uintp(j)])
             steps[j] = float32(0.5) * (d * (one + first[at + uintp(j)]) + (x + d) * change)
 
 

@@ -1,0 +1,9 @@
+"""Training on loss differences: the measurement of a step, gradient estimates, aggregators and optimizers."""
+
+from zo_triton.optim.aggregators import AGGREGATORS
+from zo_triton.optim.black_box import BlackBox
+from zo_triton.optim.estimate import estimate_gradient
+from zo_triton.optim.measure import Measurement, measure
+from zo_triton.optim.zosgd import ZOSGD
+
+__all__ = ["AGGREGATORS", "ZOSGD", "BlackBox", "Measurement", "estimate_gradient", "measure"]

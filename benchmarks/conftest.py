@@ -1,0 +1,28 @@
+"""What the benchmarks share."""
+
+from time import perf_counter
+
+import pytest
+
+
+@pytest.fixture
+def tiny(request):
+    """Whether small shapes are wanted."""
+    return request.config.getoption("tiny")
+
+
+@pytest.fixture
+def measure(benchmark):
+    """Times an action after two untimed calls, the first of which compiles; its seconds are told apart."""
+
+    def run(group, action, **extra):
+        start = perf_counter()
+        action()
+        first = perf_counter() - start
+        action()
+        benchmark.group = group
+        benchmark.extra_info.update(extra, first_call_ms=float(f"{1000 * first:.3g}"))
+        benchmark(action)
+        return benchmark
+
+    return run

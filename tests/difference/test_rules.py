@@ -1,0 +1,204 @@
+"""Every rule against f(θ + sεz) − f(θ) in float64, one line a case."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from difference_oracle import expected_differences, relative_error
+
+import zo_triton as zo
+from zo_triton.difference import differences
+
+GENERATOR = torch.Generator().manual_seed(0)
+A = torch.randn(3, 4, generator=GENERATOR)
+B = torch.randn(3, 4, generator=GENERATOR)
+ROW = torch.randn(4, generator=GENERATOR)
+SQUARE = torch.randn(4, 4, generator=GENERATOR)
+CUBE = torch.randn(2, 3, 4, generator=GENERATOR)
+POSITIVE = torch.rand(3, 4, generator=GENERATOR) + 0.5
+IMAGE = torch.randn(2, 3, 5, 5, generator=GENERATOR)
+KERNEL = torch.randn(4, 3, 3, 3, generator=GENERATOR)
+FOUR = torch.randn(4, generator=GENERATOR)
+LABELS = torch.tensor([1, 3, 0])
+IGNORED = torch.tensor([1, -100, 0])
+GRID_LABELS = torch.tensor([[0, 1, 2, 2], [2, 1, 0, 1]])
+SHARES = torch.softmax(torch.randn(3, 4, generator=GENERATOR), 1)
+WEIGHT = torch.tensor([0.5, 2.0, 1.0, 3.0])
+
+
+def like(x, constant):
+    """A constant in the dtype of the tensor that it meets."""
+    return constant.to(x.dtype)
+
+
+# id: (function of the parameters, the parameters)
+CASES = {
+    # elementwise
+    "add": (lambda a, b: a + b, (A, B)),
+    "add_alpha": (lambda a, b: torch.add(a, b, alpha=-2), (A, B)),
+    "add_broadcasts_row": (lambda a, b: a + b, (A, ROW)),
+    "add_row_first": (lambda a, b: b + a, (A, ROW)),
+    "add_constant_of_more_dimensions": (lambda a: a + like(a, CUBE), (ROW,)),
+    "add_number_left": (lambda a: 1.5 + a, (A,)),
+    "sub": (lambda a, b: a - b, (ROW, A)),
+    "sub_from_number": (lambda a: 2 - a, (A,)),
+    "mul": (lambda a, b: a * b, (A, B)),
+    "mul_by_itself": (lambda a: a * a, (A,)),
+    "mul_broadcasts_column": (lambda a, b: a * b[:, :1], (A, B)),
+    "mul_outer": (lambda a, b: a[:, None] * b, (ROW, FOUR)),
+    "mul_number": (lambda a: 3 * a, (A,)),
+    "div": (lambda a, b: a / b, (A, POSITIVE)),
+    "div_by_number": (lambda a: a / 7, (A,)),
+    "div_into_number": (lambda a: 2 / a, (POSITIVE,)),
+    "square": (lambda a: a**2, (A,)),
+    "cube": (lambda a: a.pow(3), (A,)),
+    "fifth_power": (lambda a: torch.pow(a, 5), (A,)),
+    "real_power": (lambda a: a**1.7, (POSITIVE,)),
+    "inverse_root": (lambda a: a**-0.5, (POSITIVE,)),
+    "number_to_a_power": (lambda a: 3.0**a, (A,)),
+    "exp": (lambda a: a.exp(), (A,)),
+    "expm1": (lambda a: torch.expm1(a), (A,)),
+    "log": (lambda a: a.log(), (POSITIVE,)),
+    "log1p": (lambda a: a.log1p(), (POSITIVE,)),
+    "log2": (lambda a: a.log2(), (POSITIVE,)),
+    "log10": (lambda a: a.log10(), (POSITIVE,)),
+    "sqrt": (lambda a: a.sqrt(), (POSITIVE,)),
+    "rsqrt": (lambda a: a.rsqrt(), (POSITIVE,)),
+    "reciprocal": (lambda a: a.reciprocal(), (POSITIVE,)),
+    "abs": (lambda a: abs(a), (A,)),
+    "neg": (lambda a: -a, (A,)),
+    "sin": (lambda a: a.sin(), (A,)),
+    "cos": (lambda a: a.cos(), (A,)),
+    "clamp": (lambda a: a.clamp(-0.5, 0.5), (A,)),
+    "clamp_min": (lambda a: a.clamp(min=0.1), (A,)),
+    "clamp_max_tensor": (lambda a: a.clamp(max=like(a, ROW)), (A,)),
+    "hardtanh": (lambda a: F.hardtanh(a), (A,)),
+    "relu6": (lambda a: F.relu6(4 * a), (A,)),
+    "leaky_relu": (lambda a: F.leaky_relu(a, 0.2), (A,)),
+    "softplus": (lambda a: F.softplus(a, beta=2.0), (A,)),
+    "logsigmoid": (lambda a: F.logsigmoid(a), (A,)),
+    "maximum": (lambda a, b: torch.maximum(a, b), (A, B)),
+    "minimum_with_constant": (lambda a: torch.minimum(a, like(a, ROW)), (A,)),
+    "where": (lambda a, b: torch.where(like(a, B) > 0, a, b), (A, ROW)),
+    "masked_fill": (lambda a: a.masked_fill(like(a, B) > 0, 0.0), (A,)),
+    "lerp": (lambda a, b: torch.lerp(a, b, 0.3), (A, B)),
+    # activations that no linear layer precedes
+    "relu": (lambda a: F.relu(a), (A,)),
+    "relu_method": (lambda a: a.relu(), (A,)),
+    "tanh": (lambda a: torch.tanh(a), (A,)),
+    "sigmoid": (lambda a: a.sigmoid(), (A,)),
+    "gelu": (lambda a: F.gelu(a), (A,)),
+    "gelu_tanh": (lambda a: F.gelu(a, approximate="tanh"), (A,)),
+    "silu": (lambda a: F.silu(a), (A,)),
+    # shape
+    "view": (lambda a: a.view(2, 6), (A,)),
+    "reshape_of_transpose": (lambda a: a.t().reshape(-1), (A,)),
+    "flatten": (lambda a: torch.flatten(a, 1), (CUBE,)),
+    "unflatten": (lambda a: a.unflatten(1, (2, 2)), (A,)),
+    "squeeze": (lambda a: a[None].squeeze(0), (A,)),
+    "unsqueeze_last": (lambda a: a.unsqueeze(-1), (A,)),
+    "transpose": (lambda a: a.transpose(0, 2), (CUBE,)),
+    "transpose_negative": (lambda a: a.transpose(-1, 0), (CUBE,)),
+    "permute": (lambda a: a.permute(2, 0, -2), (CUBE,)),
+    "t": (lambda a: a.t() * 2, (A,)),
+    "matrix_transpose": (lambda a: a.mT, (CUBE,)),
+    "expand": (lambda a: a.expand(3, 4), (ROW,)),
+    "contiguous_clone": (lambda a: a.t().contiguous().clone(), (A,)),
+    "index_number": (lambda a: a[1], (A,)),
+    "index_none_slice_ellipsis": (lambda a: a[None, 1:, ..., :2], (CUBE,)),
+    "index_list": (lambda a: a[[2, 0]], (A,)),
+    "index_tensors_apart": (lambda a: a[torch.tensor([0, 1]), :, torch.tensor([3, 1])], (CUBE,)),
+    "index_mask": (lambda a: a[like(a, B) > 0], (A,)),
+    "select_narrow": (lambda a: a.select(1, 2).narrow(0, 1, 1), (CUBE,)),
+    "chunk": (lambda a: a.chunk(2, 1)[1], (A,)),
+    "split": (lambda a: a.split([1, 2])[1], (A,)),
+    "unbind": (lambda a: a.unbind(-1)[2], (A,)),
+    "iterate": (lambda a: list(a)[2], (A,)),
+    "cat_with_constant": (lambda a: torch.cat([like(a, B), a], 1), (A,)),
+    "stack": (lambda a, b: torch.stack([a, b], -1), (A, B)),
+    "flip": (lambda a: a.flip(1), (A,)),
+    "roll": (lambda a: torch.roll(a, 1, 0), (A,)),
+    "repeat": (lambda a: a.repeat(2, 3), (A,)),
+    "gather": (lambda a: a.gather(1, LABELS[:, None]), (A,)),
+    "index_select": (lambda a: a.index_select(1, LABELS), (A,)),
+    "pad": (lambda a: F.pad(a, (1, 2), value=5.0), (A,)),
+    "detach": (lambda a: a.detach() * 2, (A,)),
+    "data": (lambda a: a.data * 2, (A,)),
+    "movedim": (lambda a: a.movedim(0, -1), (CUBE,)),
+    # reductions
+    "sum": (lambda a: a.sum(), (A,)),
+    "sum_dims": (lambda a: a.sum((0, -1)), (CUBE,)),
+    "sum_keepdim": (lambda a: a.sum(1, keepdim=True), (CUBE,)),
+    "mean": (lambda a: a.mean(), (A,)),
+    "mean_dim": (lambda a: torch.mean(a, dim=-2), (CUBE,)),
+    "sum_of_a_number": (lambda a: a[1].sum(), (ROW,)),
+    # softmax
+    "softmax": (lambda a: F.softmax(a, dim=1), (A,)),
+    "softmax_first_axis": (lambda a: a.softmax(0), (A,)),
+    "log_softmax": (lambda a: torch.log_softmax(a, -1), (A,)),
+    "softmin": (lambda a: F.softmin(a, dim=1), (A,)),
+    "logsumexp": (lambda a: a.logsumexp(1), (A,)),
+    # products
+    "linear": (lambda a, b: F.linear(like(a, B), a, b), (SQUARE, ROW)),
+    "linear_carried_input": (lambda a, w: F.linear(a * 2, w), (A, SQUARE)),
+    "linear_frozen_weight": (lambda a: F.linear(a * 2, like(a, SQUARE), like(a, ROW)), (A,)),
+    "linear_only_bias_trained": (lambda b: F.linear(like(b, A), like(b, SQUARE), b), (ROW,)),
+    "linear_carried_weight_and_bias": (lambda w, b: F.linear(like(w, A), w * 2, b * 3), (SQUARE, ROW)),
+    "linear_everything_carried": (lambda a, w, b: F.linear(a * 2, w * 2, b), (A, SQUARE, ROW)),
+    "linear_of_a_parameter": (lambda a, w: F.linear(a, w), (A, SQUARE)),
+    "linear_more_dimensions": (lambda a, w: F.linear(a + 0, w), (CUBE, SQUARE)),
+    "linear_one_vector": (lambda a, w: F.linear(a + 0, w), (ROW, SQUARE)),
+    "linear_weight_data": (lambda w: F.linear(like(w, A), w.data), (SQUARE,)),
+    "linear_weight_slice": (lambda w: F.linear(like(w, A), w[:2]), (SQUARE,)),
+    "matmul": (lambda a, b: a @ b, (A, SQUARE)),
+    "matmul_transposed_weight": (lambda a, w: torch.tanh(a * 2) @ w.T, (A, SQUARE)),
+    "matmul_batched_by_matrix": (lambda a, b: a @ b, (CUBE, SQUARE)),
+    "matmul_matrix_by_batched": (lambda a, b: torch.matmul(a, b.mT), (SQUARE, CUBE)),
+    "matmul_vectors": (lambda a, b: a @ b, (ROW, FOUR)),
+    "matmul_matrix_by_vector": (lambda a, b: a @ b, (A, ROW)),
+    "matmul_vector_by_batched": (lambda a, b: a @ b.mT, (ROW, CUBE)),
+    "mm": (lambda a, b: torch.mm(a, b), (A, SQUARE)),
+    "addmm": (lambda c, a, b: torch.addmm(c, a, b, beta=2, alpha=3), (ROW, A, SQUARE)),
+    "bmm": (lambda a: torch.bmm(a, a.mT), (CUBE,)),
+    "einsum": (lambda a, b: torch.einsum("ij,kj->ik", a, b), (A, SQUARE)),
+    "conv2d": (lambda x, w, b: F.conv2d(x, w, b, padding=1), (IMAGE, KERNEL, FOUR)),
+    "conv2d_only_bias": (lambda b: F.conv2d(like(b, IMAGE), like(b, KERNEL), b), (FOUR,)),
+    # losses
+    "cross_entropy": (lambda a: F.cross_entropy(a, LABELS), (A,)),
+    "cross_entropy_none": (lambda a: F.cross_entropy(a, LABELS, reduction="none"), (A,)),
+    "cross_entropy_sum_smoothed": (
+        lambda a: F.cross_entropy(a, LABELS, reduction="sum", label_smoothing=0.1),
+        (A,),
+    ),
+    "cross_entropy_ignored": (lambda a: F.cross_entropy(a, IGNORED), (A,)),
+    "cross_entropy_ignored_none": (lambda a: F.cross_entropy(a, IGNORED, reduction="none"), (A,)),
+    "cross_entropy_weighted": (lambda a: F.cross_entropy(a, IGNORED, weight=like(a, WEIGHT)), (A,)),
+    "cross_entropy_weighted_smoothed": (
+        lambda a: F.cross_entropy(a, IGNORED, weight=like(a, WEIGHT), label_smoothing=0.2),
+        (A,),
+    ),
+    "cross_entropy_shares": (lambda a: F.cross_entropy(a, like(a, SHARES)), (A,)),
+    "cross_entropy_shares_weighted": (
+        lambda a: F.cross_entropy(a, like(a, SHARES), weight=like(a, WEIGHT), label_smoothing=0.1),
+        (A,),
+    ),
+    "cross_entropy_grid": (lambda a: F.cross_entropy(a, GRID_LABELS), (CUBE,)),
+    "cross_entropy_one_sample": (lambda a: F.cross_entropy(a, LABELS[0]), (ROW,)),
+    "nll_loss": (lambda a: F.nll_loss(F.log_softmax(a, 1), LABELS), (A,)),
+    "nll_loss_weighted_ignored": (lambda a: F.nll_loss(a, IGNORED, weight=like(a, WEIGHT)), (A,)),
+    "nll_loss_grid_none": (lambda a: F.nll_loss(a, GRID_LABELS, reduction="none"), (CUBE,)),
+    "mse_loss": (lambda a: F.mse_loss(a, like(a, B)), (A,)),
+    "mse_loss_both_carry": (lambda a, b: F.mse_loss(a, b, reduction="sum"), (A, B)),
+    "mse_loss_none": (lambda a: F.mse_loss(like(a, B), a, reduction="none"), (A,)),
+}
+
+
+@pytest.mark.parametrize("eps", [1e-2, 1e-5])
+@pytest.mark.parametrize("name", CASES)
+def test_rule_is_exact(name, eps):
+    function, params = CASES[name]
+    directions = zo.Directions(seed=1, step=2, num=3, distribution="gaussian")
+    with zo.use_engine("reference"):
+        value, found = differences(lambda: function(*params), params, directions, eps, sides=2, strict=True)
+    torch.testing.assert_close(value, function(*params), rtol=0, atol=0)
+    assert found.dtype == torch.float32
+    assert relative_error(found, expected_differences(function, params, directions, eps, sides=2)) < 1e-5

@@ -1,0 +1,130 @@
+"""The command line. Heavy imports wait until a subcommand needs them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; the usage is a ``--help`` away."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USER_ERROR, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one subcommand.
+
+    Args:
+        arguments: Without the program's name; None takes those of the process.
+
+    Returns:
+        0, or 2 after a user's mistake, told in one line on stderr, or 130 after an interrupt.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("zo-triton: interrupted; nothing was replaced.", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
+        text = " ".join(str(error).split())
+        print(f"zo-triton: error: {text}", file=sys.stderr)
+        return USER_ERROR
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="zo-triton", description="Zeroth-order training with fused kernels.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train a model with a progress bar")
+    train.add_argument("--task", default="digits", help="what to train on: digits (default)")
+    train.add_argument(
+        "--method",
+        default="zo-adam",
+        help="zo-adam (default), zo-sgd, mezo, mezo-adam, mezo-1, vmap-adam, adam or sgd",
+    )
+    train.add_argument("--lr", type=float, help="learning rate; default: one that suits the method")
+    train.add_argument("--directions", type=int, help="directions a step of a zeroth-order method")
+    train.add_argument("--seed", type=int, default=0, help="of weights, batches and directions (default 0)")
+    train.add_argument("--steps", type=int, default=500, help="default 500")
+    train.add_argument("--engine", help="reference, cpu or triton; default: the device's own")
+    train.set_defaults(run=_train)
+
+    report = commands.add_parser("report", help="run the races and write a report (under three minutes)")
+    report.add_argument("--out", default="reports/latest", help="folder, replaced whole (default reports/latest)")
+    report.add_argument("--seed", type=int, default=0, help="first of the seeds (default 0)")
+    report.add_argument("--tiny", action="store_true", help="prove that everything works, in seconds")
+    report.set_defaults(run=_report)
+
+    bench = commands.add_parser("bench", help="run the benchmarks of a checkout and refresh its report")
+    bench.add_argument("--tiny", action="store_true", help="few repeats, report untouched")
+    bench.set_defaults(run=_bench)
+    return parser
+
+
+def _train(options: argparse.Namespace) -> int:
+    from zo_triton.experiments.train import train
+
+    progress = train(
+        options.task, options.method, options.lr, options.directions, options.seed, options.steps, options.engine
+    )
+    console = _console()
+    if not console.is_terminal:
+        for now in progress:
+            if now.step % 50 == 0 or now.step in (1, options.steps):
+                print(f"step {now.step}/{options.steps} loss {now.loss:.4f} accuracy {100 * now.accuracy:.1f} %")
+        return 0
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn(options.method), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("loss {task.fields[loss]:.4f} accuracy {task.fields[accuracy]:.1f} %"),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(options.task, total=options.steps, loss=float("nan"), accuracy=float("nan"))
+        for now in progress:
+            bar.update(task, completed=now.step, loss=now.loss, accuracy=100 * now.accuracy)
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    # A wrong folder is told before the minutes are spent, not after.
+    from zo_triton.reporting import check_destination, publish
+
+    target = check_destination(options.out)
+    if not 0 <= options.seed < 2**32:
+        raise ValueError(f"seed must be in [0, 2**32), got {options.seed}.")
+    from zo_triton.experiments.report import run_report
+
+    console = _console()
+    if console.is_terminal:
+        with console.status("starting") as status:
+            record = run_report(options.seed, options.tiny, status.update)
+    else:
+        record = run_report(options.seed, options.tiny, lambda message: print(message, flush=True))
+    print(f"wrote {publish(record, target)}")
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    import subprocess
+
+    checkout = Path(__file__).resolve().parents[1]
+    if not (checkout / "benchmarks").is_dir() or not (checkout / "conftest.py").is_file():
+        raise ValueError(f"bench needs a checkout with a benchmarks folder, and {checkout} is none; clone the project.")
+    command = [sys.executable, "-m", "pytest", "--benchmark", *(["--tiny"] if options.tiny else [])]
+    return subprocess.run(command, cwd=checkout).returncode
+
+
+def _console():  # type: ignore[no-untyped-def]
+    from rich.console import Console
+
+    return Console()

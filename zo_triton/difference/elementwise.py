@@ -1,0 +1,324 @@
+"""Elementwise functions: f(a+δ) − f(a) by a formula that doesn't subtract two nearly equal values.
+
+Formulas run in float32 (or the base's dtype if that is wider) by type promotion with the base; the mode rounds
+the result to the compute dtype.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zo_triton.difference.registry import rule
+
+if TYPE_CHECKING:
+    from zo_triton.difference.mode import DifferenceMode
+
+
+def operand(mode: DifferenceMode, base: Tensor, value: Any) -> Tensor | None:
+    """An operand's difference, its axes aligned with a result that it broadcasts to; in float32 or wider."""
+    delta = mode.difference(value)
+    if delta is None:
+        return None
+    return mode.align(delta if delta.dtype != torch.bfloat16 else delta.float(), base.dim())
+
+
+def _unary(formula: Callable[[Any, Any], Any], *names: str) -> None:
+    """Registers a function of one tensor; ``formula(a, δ)`` is its difference."""
+
+    @rule(*names)
+    def _(mode: DifferenceMode, base: Tensor, input: Tensor) -> Tensor:
+        delta = operand(mode, base, input)
+        return formula(_wide(input), delta)
+
+
+def _wide(a: Tensor) -> Tensor:
+    return a if a.dtype in (torch.float32, torch.float64) else a.float()
+
+
+def _sqrt(a: Any, d: Any) -> Any:
+    return d / ((a + d).sqrt() + a.sqrt())
+
+
+def _reciprocal(a: Any, d: Any) -> Any:
+    return -d / (a * (a + d))
+
+
+def _rsqrt(a: Any, d: Any) -> Any:
+    root, moved = a.sqrt(), (a + d).sqrt()
+    return -d / (root * moved * (root + moved))
+
+
+def _square(a: Any, d: Any) -> Any:
+    return d * (2 * a + d)
+
+
+def _abs(a: Any, d: Any) -> Any:
+    along = torch.where(a < 0, -d, d)
+    return torch.maximum(along, -2 * a.abs() - along)
+
+
+def _softplus(a: Any, d: Any) -> Any:
+    return torch.where(d > 0, d + torch.log1p(_odds(-a, -d)), torch.log1p(_odds(a, d)))
+
+
+def _odds(a: Any, d: Any) -> Any:
+    return torch.sigmoid(a) * torch.expm1(d.clamp(max=0))
+
+
+_unary(lambda a, d: -d, "neg", "negative")
+_unary(lambda a, d: a.exp() * torch.expm1(d), "exp")
+_unary(lambda a, d: a.exp() * torch.expm1(d), "expm1")
+_unary(lambda a, d: torch.log1p(d / a), "log")
+_unary(lambda a, d: torch.log1p(d / (1 + a)), "log1p")
+_unary(lambda a, d: torch.log1p(d / a) / math.log(2.0), "log2")
+_unary(lambda a, d: torch.log1p(d / a) / math.log(10.0), "log10")
+_unary(_sqrt, "sqrt")
+_unary(_rsqrt, "rsqrt")
+_unary(_reciprocal, "reciprocal")
+_unary(_square, "square")
+_unary(_abs, "abs", "absolute", "__abs__")
+_unary(lambda a, d: 2 * torch.sin(d / 2) * torch.cos(a + d / 2), "sin")
+_unary(lambda a, d: -2 * torch.sin(d / 2) * torch.sin(a + d / 2), "cos")
+_unary(lambda a, d: -_softplus(-a, -d), "logsigmoid")
+
+
+@rule("add", "__add__", "__radd__")
+def add(mode: DifferenceMode, base: Tensor, input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
+    """Δ(a + αb) = Δa + αΔb."""
+    da, db = operand(mode, base, input), operand(mode, base, other)
+    if db is not None and alpha != 1:
+        db = db * alpha
+    result = db if da is None else da if db is None else da + db
+    assert result is not None
+    return (
+        result
+        if result.dim() > base.dim() and result.shape[1:] == base.shape
+        else _spread(mode, base, result)
+    )
+
+
+@rule("sub", "subtract", "__sub__")
+def sub(mode: DifferenceMode, base: Tensor, input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
+    """Δ(a − αb) = Δa − αΔb."""
+    return add(mode, base, input, other, alpha=-alpha)
+
+
+@rule("__rsub__", "rsub")
+def rsub(mode: DifferenceMode, base: Tensor, input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
+    """Δ(b − αa)."""
+    return add(mode, base, other, input, alpha=-alpha)
+
+
+@rule("mul", "multiply", "__mul__", "__rmul__")
+def mul(mode: DifferenceMode, base: Tensor, input: Any, other: Any) -> Tensor:
+    """Δ(ab) = Δa·b + (a + Δa)·Δb."""
+    da, db = operand(mode, base, input), operand(mode, base, other)
+    if db is None:
+        assert da is not None
+        return _spread(mode, base, da * other)
+    if da is None:
+        return _spread(mode, base, db * input)
+    return _spread(mode, base, da * other + (input + da) * db)
+
+
+@rule("div", "divide", "true_divide", "__truediv__", "__div__")
+def div(
+    mode: DifferenceMode, base: Tensor, input: Any, other: Any, *, rounding_mode: str | None = None
+) -> Any:
+    """Δ(a/b) = (Δa − (a/b)·Δb)/(b + Δb)."""
+    if rounding_mode is not None:
+        return NotImplemented
+    da, db = operand(mode, base, input), operand(mode, base, other)
+    if db is None:
+        assert da is not None
+        return _spread(mode, base, da / other)
+    above = -db * base if da is None else da - db * base
+    return _spread(mode, base, above / (other + db))
+
+
+@rule("__rtruediv__", "__rdiv__")
+def rdiv(mode: DifferenceMode, base: Tensor, input: Any, other: Any) -> Any:
+    """Δ(b/a)."""
+    return div(mode, base, other, input)
+
+
+@rule("pow", "__pow__")
+def power(mode: DifferenceMode, base: Tensor, input: Any, exponent: Any) -> Any:
+    """Δ(a^n): a sum of products for small whole n, aⁿ·expm1(n·log1p(δ/a)) where a and a + δ are positive."""
+    if mode.carries((exponent,)):
+        return _exponential(mode, base, input, exponent)
+    delta = operand(mode, base, input)
+    if isinstance(exponent, Tensor) or delta is None:
+        return NotImplemented
+    a = _wide(input)
+    whole = float(exponent).is_integer() and 1 <= exponent <= 8
+    if whole:
+        return _whole_power(a, delta, int(exponent))
+    if exponent == 0.5:
+        return _sqrt(a, delta)
+    if exponent == -0.5:
+        return _rsqrt(a, delta)
+    if exponent == -1:
+        return _reciprocal(a, delta)
+    moved = a + delta
+    positive = (a > 0) & (moved > 0)
+    exact = a**exponent * torch.expm1(exponent * torch.log1p(delta / a))
+    return torch.where(positive, exact, moved**exponent - a**exponent)
+
+
+def _whole_power(a: Tensor, delta: Tensor, exponent: int) -> Tensor:
+    """(a+δ)ⁿ − aⁿ = δ·Σ_i (a+δ)^i·a^(n−1−i), by Horner's rule."""
+    moved, total, factor = a + delta, torch.ones_like(delta), torch.ones_like(a)
+    for _ in range(exponent - 1):
+        factor = factor * a
+        total = total * moved + factor
+    return delta * total
+
+
+def _exponential(mode: DifferenceMode, base: Tensor, input: Any, exponent: Any) -> Any:
+    """Δ(aᵉ) for a positive number a: aᵉ·expm1(Δe·ln a)."""
+    if isinstance(input, Tensor) or input <= 0:
+        return NotImplemented
+    delta = operand(mode, base, exponent)
+    assert delta is not None
+    return base * torch.expm1(delta * math.log(input))
+
+
+@rule("__rpow__")
+def rpower(mode: DifferenceMode, base: Tensor, input: Any, other: Any) -> Any:
+    """Δ(bᵃ)."""
+    return power(mode, base, other, input)
+
+
+@rule("clamp", "clip")
+def clamp(mode: DifferenceMode, base: Tensor, input: Tensor, min: Any = None, max: Any = None) -> Any:
+    """With c the clamped value, c + Δ = clamp(a + δ): Δ = clamp(δ + (a − c), min − c, max − c)."""
+    if mode.carries((min, max)):
+        return NotImplemented
+    delta = operand(mode, base, input)
+    assert delta is not None
+    delta = delta + (input - base)
+    if min is not None:
+        delta = torch.maximum(delta, (min - base).expand_as(base))
+    if max is not None:
+        delta = torch.minimum(delta, (max - base).expand_as(base))
+    return delta
+
+
+@rule("clamp_min")
+def clamp_min(mode: DifferenceMode, base: Tensor, input: Tensor, min: Any) -> Any:
+    """One-sided clamp."""
+    return clamp(mode, base, input, min=min)
+
+
+@rule("clamp_max")
+def clamp_max(mode: DifferenceMode, base: Tensor, input: Tensor, max: Any) -> Any:
+    """One-sided clamp."""
+    return clamp(mode, base, input, max=max)
+
+
+@rule("hardtanh")
+def hardtanh(
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    min_val: float = -1.0,
+    max_val: float = 1.0,
+    inplace: bool = False,
+) -> Any:
+    """A clamp by another name."""
+    return clamp(mode, base, input, min_val, max_val)
+
+
+@rule("relu6")
+def relu6(mode: DifferenceMode, base: Tensor, input: Tensor, inplace: bool = False) -> Any:
+    """A clamp by another name."""
+    return clamp(mode, base, input, 0.0, 6.0)
+
+
+@rule("leaky_relu")
+def leaky_relu(
+    mode: DifferenceMode, base: Tensor, input: Tensor, negative_slope: float = 0.01, inplace: bool = False
+) -> Tensor:
+    """m·δ + (1 − m)·Δrelu, with Δrelu = max(δ, −a) where a > 0, else max(a + δ, 0)."""
+    delta = operand(mode, base, input)
+    assert delta is not None
+    rectified = torch.where(input > 0, torch.maximum(delta, -input), (input + delta).clamp(min=0))
+    return negative_slope * delta + (1 - negative_slope) * rectified
+
+
+@rule("softplus")
+def softplus(
+    mode: DifferenceMode, base: Tensor, input: Tensor, beta: float = 1.0, threshold: float = 20.0
+) -> Any:
+    """log1p(σ(βa)·expm1(βδ))/β; past the threshold the function itself differs from it by e^−threshold."""
+    delta = operand(mode, base, input)
+    assert delta is not None
+    return _softplus(beta * _wide(input), beta * delta) / beta
+
+
+@rule("maximum")
+def maximum(mode: DifferenceMode, base: Tensor, input: Tensor, other: Tensor) -> Tensor:
+    """The larger one's difference, unless the other overtakes it: max(Δa, Δb − (a − b)) where a ≥ b."""
+    da, db = operand(mode, base, input), operand(mode, base, other)
+    da, db = (torch.zeros_like(base) if d is None else d for d in (da, db))
+    gap = input - other
+    return _spread(
+        mode, base, torch.where(gap >= 0, torch.maximum(da, db - gap), torch.maximum(db, da + gap))
+    )
+
+
+@rule("minimum")
+def minimum(mode: DifferenceMode, base: Tensor, input: Tensor, other: Tensor) -> Tensor:
+    """The smaller one's difference, unless the other falls below it."""
+    da, db = operand(mode, base, input), operand(mode, base, other)
+    da, db = (torch.zeros_like(base) if d is None else d for d in (da, db))
+    gap = input - other
+    return _spread(
+        mode, base, torch.where(gap <= 0, torch.minimum(da, db - gap), torch.minimum(db, da + gap))
+    )
+
+
+@rule("where")
+def where(mode: DifferenceMode, base: Any, condition: Tensor, input: Any = None, other: Any = None) -> Any:
+    """The chosen one's difference; the condition is the base's own."""
+    if not isinstance(base, Tensor):
+        return None
+    da, db = operand(mode, base, input), operand(mode, base, other)
+    zero = torch.zeros((), device=base.device)
+    return _spread(mode, base, torch.where(condition, zero if da is None else da, zero if db is None else db))
+
+
+@rule("masked_fill")
+def masked_fill(mode: DifferenceMode, base: Tensor, input: Tensor, mask: Tensor, value: Any) -> Any:
+    """No difference where the mask is set."""
+    if mode.carries((value,)):
+        return NotImplemented
+    delta = operand(mode, base, input)
+    assert delta is not None
+    return _spread(mode, base, delta).masked_fill(mask, 0.0)
+
+
+@rule("lerp")
+def lerp(mode: DifferenceMode, base: Tensor, input: Tensor, end: Tensor, weight: Any) -> Any:
+    """(1 − w)·Δa + w·Δb for a weight that carries nothing."""
+    if mode.carries((weight,)):
+        return NotImplemented
+    da, db = operand(mode, base, input), operand(mode, base, end)
+    start = None if da is None else da * (1 - weight)
+    stop = None if db is None else db * weight
+    result = stop if start is None else start if stop is None else start + stop
+    assert result is not None
+    return _spread(mode, base, result)
+
+
+def _spread(mode: DifferenceMode, base: Tensor, difference: Tensor) -> Tensor:
+    """Repeats a difference along the axes in which its operand was broadcast."""
+    if difference.shape[1:] == base.shape and difference.shape[0] == mode.evaluations:
+        return difference
+    return mode.align(difference, base.dim()).expand(mode.evaluations, *base.shape)

@@ -1,0 +1,173 @@
+"""What the mode remembers of a tensor: its difference, or how to get it when somebody asks.
+
+An entry dies with its base tensor. Who may still read a difference is counted (``Entry.readers``), because the
+last reader may overwrite it; and ``Entry.exclusive`` says that no other entry looks at the same memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+from weakref import KeyedRef
+
+import torch
+from torch import Tensor
+
+from zo_triton import ops
+
+if TYPE_CHECKING:
+    from zo_triton.difference.mode import DifferenceMode
+
+
+class Entry:
+    """The difference of one base tensor.
+
+    Attributes:
+        difference: [P, *shape] in the compute dtype (float32 after a loss), or None while ``lazy`` is set.
+        lazy: A :class:`PendingLinear` or :class:`Symbol` that computes the difference on demand, or None.
+        exclusive: No other entry's difference lies in the same memory.
+        readers: How many places may read ``difference`` again: the table and each pending linear.
+        reference: Weak reference to the base tensor; its callback removes the entry from the table.
+    """
+
+    __slots__ = ("difference", "exclusive", "lazy", "readers", "reference")
+
+    def __init__(
+        self,
+        difference: Tensor | None,
+        lazy: PendingLinear | Symbol | None = None,
+        exclusive: bool = False,
+    ) -> None:
+        self.difference = difference
+        self.lazy = lazy
+        self.exclusive = exclusive
+        self.readers = 0
+        self.reference: KeyedRef[int, Tensor] | None = None
+
+    def forget(self) -> None:
+        """The table no longer reads this entry: its base tensor died or was overwritten."""
+        self.readers -= 1
+        self.reference = None
+        if self.lazy is not None:
+            self.lazy.release()
+
+
+class Symbol:
+    """A trained parameter under another name: its alias (``.data``, ``.detach()``) or its transpose."""
+
+    __slots__ = ("parameter", "tensor_id", "transposed")
+
+    def __init__(self, parameter: Tensor, tensor_id: int, transposed: bool) -> None:
+        self.parameter = parameter
+        self.tensor_id = tensor_id
+        self.transposed = transposed
+
+    def resolve(self, mode: DifferenceMode) -> Tensor:
+        """sε·z of the parameter, [P, *shape]."""
+        difference = mode.materialise(self.tensor_id, self.parameter)
+        return difference.mT if self.transposed else difference
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+
+class PendingLinear:
+    """A linear layer whose difference is not computed yet, so that an activation can be fused into it.
+
+    Args:
+        index: Position among the run's linear layers.
+        base: The unperturbed input as [N, in_features]: an alias, so that the input tensor itself may die.
+        source: The input's entry, its difference resolved; None where the input carries none.
+        weight: [out_features, in_features].
+        weight_id: The weight's tensor id, -1 if it is not trained.
+        bias_id: The bias's tensor id, -1 if there is none or it is not trained.
+        shape: Of the layer's base output.
+    """
+
+    __slots__ = ("base", "bias_id", "index", "shape", "source", "spent", "weight", "weight_id")
+
+    def __init__(
+        self,
+        index: int,
+        base: Tensor,
+        source: Entry | None,
+        weight: Tensor,
+        weight_id: int,
+        bias_id: int,
+        shape: torch.Size,
+    ) -> None:
+        self.index = index
+        self.base: Tensor | None = base
+        self.source = source
+        self.weight: Tensor | None = weight
+        self.weight_id = weight_id
+        self.bias_id = bias_id
+        self.shape = shape
+        self.spent = False
+        if source is not None:
+            source.readers += 1
+
+    def resolve(self, mode: DifferenceMode) -> Tensor:
+        """The pre-activation's difference, [P, *shape]; the layer lets go of its input."""
+        if self.spent:
+            mode.restart(keep=self.index)
+        difference = self.compute(mode, "none", None)
+        self.release()
+        return difference
+
+    def compute(self, mode: DifferenceMode, activation: str, base_output: Tensor | None) -> Tensor:
+        """The difference of ``activation(output)``, [P, *shape].
+
+        If nobody else can read the input's difference any more, its memory is given to the result; the
+        pre-activation's own difference is then out of reach (``spent``), and asking for it restarts the run.
+        """
+        if self.spent:
+            mode.restart(keep=self.index)
+        assert self.base is not None
+        assert self.weight is not None
+        given, donate, samples = None, False, self.base.shape[0]
+        source = self.source
+        if source is not None:
+            assert source.difference is not None
+            given = source.difference
+            if given.dtype != mode.compute_dtype:
+                given = given.to(mode.compute_dtype)
+            if given.dim() != 3:
+                given = given.reshape(mode.evaluations, samples, -1)
+            donate = source.exclusive and source.readers == 1
+        if base_output is not None and base_output.dim() != 2:
+            base_output = base_output.reshape(samples, -1)
+        result = ops.perturbed_linear(
+            self.base,
+            given,
+            self.weight,
+            mode.directions,
+            mode.signed_eps,
+            weight_id=self.weight_id,
+            bias_id=self.bias_id,
+            base_output=base_output,
+            activation=activation,
+            dtype=mode.compute_dtype,
+            donate=donate,
+        )
+        if donate and given is not None and result.data_ptr() == given.data_ptr():
+            self.spent = True
+            self.release()
+        return result if len(self.shape) == 2 else result.view(mode.evaluations, *self.shape)
+
+    def release(self) -> None:
+        """Lets go of the input and its difference."""
+        if self.source is not None:
+            self.source.readers -= 1
+            self.source = None
+        self.base = self.weight = None
+
+
+def storage_of(tensor: Tensor) -> int:
+    """Address of the tensor's memory, 0 where it has none."""
+    return tensor.untyped_storage().data_ptr()
+
+
+def is_tensor_like_sequence(value: Any) -> bool:
+    """Whether an argument may hold tensors inside: a list or a tuple."""
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes, torch.Size))

@@ -1,0 +1,23 @@
+"""What a run of difference propagation refuses, where a plain ValueError or TypeError would say too little."""
+
+from __future__ import annotations
+
+
+class NotATensorError(TypeError):
+    """The closure returned something else than a tensor; ``value`` holds what it returned.
+
+    A plain number can't carry differences. An optimizer may catch this and evaluate the closure direction by
+    direction instead.
+    """
+
+    def __init__(self, value: object) -> None:
+        super().__init__(
+            f"the closure returned {value!r} of type {type(value).__name__}, which carries no differences; return "
+            "the tensor itself (no .item() or float()), or wrap the closure in zo.BlackBox to evaluate it "
+            "direction by direction."
+        )
+        self.value = value
+
+
+class MissingRuleError(NotImplementedError, ValueError):
+    """A torch function without a difference rule met a difference while ``strict=True``."""

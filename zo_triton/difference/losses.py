@@ -1,0 +1,160 @@
+"""Losses: exact differences, in float32 from here on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zo_triton import ops
+from zo_triton.difference.elementwise import operand
+from zo_triton.difference.registry import rule
+from zo_triton.difference.softmax import log_softmax_difference
+
+if TYPE_CHECKING:
+    from zo_triton.difference.mode import DifferenceMode
+
+
+def _reduction(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
+    """The reduction that torch's two deprecated flags ask for, if they are given."""
+    if size_average is None and reduce is None:
+        return reduction
+    if reduce is False:
+        return "none"
+    return "sum" if size_average is False else "mean"
+
+
+def _reduced(losses: Tensor, reduction: str, total: Any) -> Tensor:
+    """[P, *] loss differences of single elements → the difference of what the reduction makes of them."""
+    if reduction == "none":
+        return losses
+    summed = losses.reshape(losses.shape[0], -1).sum(1)
+    return summed if reduction == "sum" else summed / total
+
+
+@rule("cross_entropy")
+def cross_entropy(
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Any:
+    """log1p(Σ p·expm1(Δ)) − Δ_y for each sample, then the reduction."""
+    if mode.carries((target, weight)):
+        return NotImplemented
+    delta = mode.difference(input)
+    assert delta is not None
+    mode.wide = True
+    reduction = _reduction(size_average, reduce, reduction)
+    if target.is_floating_point():
+        return _soft_cross_entropy(base, input, delta, target, weight, reduction, label_smoothing)
+    logits, rows, labels = _as_rows(input, delta, target)
+    if weight is not None and label_smoothing:
+        change = log_softmax_difference(logits, rows, -1)
+        kept = (labels != ignore_index).float()
+        chosen = labels.clamp(min=0)
+        share = torch.nn.functional.one_hot(chosen, logits.shape[1]) * (1 - label_smoothing)
+        losses = -((share + label_smoothing / logits.shape[1]) * weight * change).sum(-1) * kept
+        return _reduced(losses.view(-1, *target.shape), reduction, (weight[chosen] * kept).sum())
+    ignored = labels == ignore_index
+    total: Any = labels.numel()
+    any_ignored = bool(ignored.any())
+    chosen = labels.masked_fill(ignored, 0) if any_ignored else labels
+    losses = ops.cross_entropy_difference(logits, rows, chosen, label_smoothing)
+    if any_ignored or weight is not None:
+        factors = (~ignored).float() if weight is None else weight[chosen] * ~ignored
+        losses, total = losses * factors, factors.sum()
+    if target.dim() != 1:
+        losses = losses.view(-1, *target.shape)
+    return _reduced(losses, reduction, total)
+
+
+def _as_rows(input: Tensor, delta: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[N, C, *], [C] or [N, C] logits → [M, C], with their difference [P, M, C] and the targets [M]."""
+    logits = input if input.dtype == torch.float32 else input.float()
+    if input.dim() == 2:
+        return logits, delta, target
+    if input.dim() == 1:
+        return logits.unsqueeze(0), delta.unsqueeze(1), target.reshape(1)
+    classes = input.shape[1]
+    return (
+        logits.movedim(1, -1).reshape(-1, classes),
+        delta.movedim(2, -1).reshape(delta.shape[0], -1, classes),
+        target.reshape(-1),
+    )
+
+
+def _soft_cross_entropy(
+    base: Tensor,
+    input: Tensor,
+    delta: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    reduction: str,
+    label_smoothing: float,
+) -> Tensor:
+    """−Σ_c w_c·t_c·Δlog p_c for targets that are probabilities."""
+    axis = -1 if input.dim() == 1 else 1 - input.dim()
+    classes = input.shape[axis]
+    shares = target * (1 - label_smoothing) + label_smoothing / classes
+    if weight is not None:
+        shares = shares * weight.view(-1, *[1] * (-axis - 1))
+    losses = -(shares * log_softmax_difference(input, delta, axis)).sum(axis)
+    return _reduced(losses, reduction, max(1, input.numel() // classes))
+
+
+@rule("nll_loss")
+def nll_loss(
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Any:
+    """−w_y·Δ_y, linear in the log-probabilities."""
+    if mode.carries((target, weight)):
+        return NotImplemented
+    delta = mode.difference(input)
+    assert delta is not None
+    mode.wide = True
+    _, rows, labels = _as_rows(input, delta, target)
+    kept = labels != ignore_index
+    chosen = labels.masked_fill(~kept, 0)
+    factors = kept.float() if weight is None else weight[chosen] * kept
+    picked = rows.gather(2, chosen.view(1, -1, 1).expand(rows.shape[0], -1, 1)).squeeze(2)
+    losses = -(picked.float() * factors).view(-1, *target.shape)
+    return _reduced(losses, _reduction(size_average, reduce, reduction), factors.sum())
+
+
+@rule("mse_loss")
+def mse_loss(
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    weight: Tensor | None = None,
+) -> Any:
+    """Δ(2r + Δ) with r the base residual and Δ its difference; both arguments may carry one."""
+    if weight is not None:
+        return NotImplemented
+    residual = input - target
+    moved, aimed = operand(mode, residual, input), operand(mode, residual, target)
+    change = moved if aimed is None else -aimed if moved is None else moved - aimed
+    assert change is not None
+    mode.wide = True
+    losses = (change * (2 * residual + change)).expand(mode.evaluations, *residual.shape)
+    return _reduced(losses, _reduction(size_average, reduce, reduction), residual.numel())

@@ -1,0 +1,222 @@
+"""The mode under which a closure runs: every torch function passes through it and leaves its difference behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NoReturn
+from weakref import KeyedRef
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from zo_triton.difference import fallback, inplace
+from zo_triton.difference.entries import Entry, PendingLinear, Symbol, storage_of
+from zo_triton.difference.plan import Plan, RestartError
+from zo_triton.difference.registry import HANDLERS
+from zo_triton.directions import Directions
+
+
+class DifferenceMode(TorchFunctionMode):
+    """Holds the table base tensor → difference while a closure runs.
+
+    The base tensors stay ordinary tensors: ``.item()``, printing and control flow see the base. Differences have
+    shape [P, *shape] with P = K·sides, evaluation p walking direction p // sides.
+
+    Args:
+        params: The trained parameters; a tensor's id is its position here.
+        directions: The chunk of directions that this run evaluates.
+        signed_eps: [P] float32, sε of each evaluation times its direction's scale.
+        compute_dtype: Of the activations' differences.
+        plan: How careful to be; see :class:`Plan`.
+        budget: The most bytes that one difference may take.
+        strict: Refuse functions without a rule.
+    """
+
+    def __init__(
+        self,
+        params: Sequence[Tensor],
+        directions: Directions,
+        signed_eps: Tensor,
+        compute_dtype: torch.dtype,
+        plan: Plan,
+        budget: int,
+        strict: bool,
+    ) -> None:
+        super().__init__()
+        self.params = params
+        self.ids = {id(parameter): position for position, parameter in enumerate(params)}
+        self.directions = directions
+        self.signed_eps = signed_eps
+        self.evaluations = signed_eps.numel()
+        self.sides = self.evaluations // directions.num
+        self.compute_dtype = compute_dtype
+        self.plan = plan
+        self.strict = strict
+        self.entries: dict[int, Entry] = {}
+        self.used = False
+        self.wide = False
+        self.linears = 0
+        self._fetched: list[Entry] = []
+        self._most = budget // (self.evaluations * compute_dtype.itemsize)
+        self._budget = budget
+        entries = self.entries
+
+        def dropped(reference: KeyedRef[int, Tensor]) -> None:
+            entry = entries.pop(reference.key, None)
+            if entry is not None:
+                entry.forget()
+
+        self._dropped = dropped
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        """Runs the function's handler; the mode is off inside it."""
+        if kwargs is None:
+            kwargs = {}
+        elif kwargs and (kwargs.get("inplace") is True or kwargs.get("out") is not None):
+            return inplace.with_target(self, func, args, kwargs)
+        handle = HANDLERS.get(func)
+        if handle is None:
+            handle = HANDLERS[func] = inplace.handler_for(func) or fallback.handle
+        return handle(self, func, args, kwargs)
+
+    def carries(self, args: Any, kwargs: dict | None = None) -> bool:
+        """Whether any argument is a trained parameter or carries a difference; lists and tuples are searched."""
+        entries, ids = self.entries, self.ids
+        for value in args:
+            key = id(value)
+            if key in entries or key in ids:
+                return True
+            if type(value) in (list, tuple) and self.carries(value):
+                return True
+        return bool(kwargs) and self.carries(kwargs.values())
+
+    def difference(self, value: Any) -> Tensor | None:
+        """The difference [P, *shape] of an argument, computed now if it was pending; None if it carries none."""
+        key = id(value)
+        entry = self.entries.get(key)
+        if entry is not None:
+            result = self.resolve(entry)
+            self._fetched.append(entry)
+            if result.dtype != self.compute_dtype:
+                self.wide = True
+            return result
+        position = self.ids.get(key)
+        return None if position is None else self.materialise(position, value)
+
+    def resolve(self, entry: Entry) -> Tensor:
+        """The entry's difference, computed now if it was pending."""
+        if entry.lazy is not None:
+            difference = entry.lazy.resolve(self)
+            entry.exclusive = isinstance(entry.lazy, PendingLinear)
+            entry.difference, entry.lazy = difference, None
+        assert entry.difference is not None
+        return entry.difference
+
+    def resolve_all(self) -> None:
+        """Computes whatever is pending, before memory that it reads is overwritten."""
+        for entry in list(self.entries.values()):
+            lazy = entry.lazy
+            if isinstance(lazy, PendingLinear) and not lazy.spent:
+                self.resolve(entry)
+
+    def trained(self, value: Any) -> int:
+        """Tensor id of a trained parameter or of an alias of one; -1 for anything else."""
+        key = id(value)
+        position = self.ids.get(key)
+        if position is None:
+            entry = self.entries.get(key)
+            if entry is None or not isinstance(entry.lazy, Symbol) or entry.lazy.transposed:
+                return -1
+            position = entry.lazy.tensor_id
+        self.used = True
+        return position
+
+    def materialise(self, tensor_id: int, parameter: Tensor) -> Tensor:
+        """sε·z of one trained parameter, [P, *shape] float32."""
+        self.used = True
+        self.reserve(parameter.numel())
+        shape, num = parameter.shape, self.directions.num
+        z = torch.empty(num, *shape, dtype=self.compute_dtype, device=parameter.device)
+        torch.ops.zo_triton.sample(z, self.directions.encode(), tensor_id, self.compute_dtype)
+        steps = self.signed_eps.view(num, self.sides, *[1] * len(shape))
+        return (z.unsqueeze(1) * steps).view(self.evaluations, *shape)
+
+    def reserve(self, elements: int) -> None:
+        """Starts again with fewer directions if differences of this many elements each are over the budget."""
+        if elements > self._most and not self.plan.fixed and self.directions.num > 1:
+            each = elements * self.sides * self.compute_dtype.itemsize
+            raise RestartError(
+                replace(self.plan, chunk=max(1, min(self._budget // each, self.directions.num // 2)))
+            )
+
+    def restart(self, keep: int) -> NoReturn:
+        """Starts again; linear layer number ``keep`` leaves its input's memory alone."""
+        raise RestartError(replace(self.plan, keep=self.plan.keep | {keep}))
+
+    def put(self, base: Tensor, entry: Entry) -> None:
+        """Enters a base tensor's difference, in place of the one it had."""
+        key = id(base)
+        previous = self.entries.get(key)
+        if previous is not None:
+            previous.forget()
+        entry.readers += 1
+        entry.reference = KeyedRef(base, self._dropped, key)
+        self.entries[key] = entry
+
+    def remove(self, base: Tensor) -> None:
+        """The tensor no longer carries a difference."""
+        entry = self.entries.pop(id(base), None)
+        if entry is not None:
+            entry.forget()
+
+    def apply(self, compute: Callable, base: Any, function: Callable, args: tuple, kwargs: dict) -> Any:
+        """Runs a rule on a base result and enters what it returns; returns the base result."""
+        self._fetched.clear()
+        self.wide = False
+        result = compute(self, base, *args, **kwargs)
+        if result is NotImplemented:
+            result = fallback.difference(self, base, function, args, kwargs)
+        if result is None:
+            return base
+        if isinstance(base, Tensor):
+            self.record(base, result)
+        else:
+            for each, its_difference in zip(base, result, strict=True):
+                if its_difference is not None:
+                    self.record(each, its_difference)
+        self._fetched.clear()
+        return base
+
+    def record(self, base: Tensor, difference: Tensor) -> None:
+        """Enters the difference that a rule made of those it fetched, in the dtype that its level calls for."""
+        key = id(base)
+        if key in self.ids or not base.is_floating_point():
+            return
+        dtype = torch.float32 if self.wide else self.compute_dtype
+        if difference.dtype != dtype:
+            difference = difference.to(dtype)
+        assert difference.shape[1:] == base.shape, (difference.shape, base.shape)
+        self.reserve(base.numel())
+        memory, exclusive = storage_of(difference), True
+        for entry in self._fetched:
+            if entry.difference is None or storage_of(entry.difference) == memory:
+                entry.exclusive = exclusive = False
+        present = self.entries.get(key)
+        if present is not None and not exclusive and present in self._fetched:
+            return
+        self.put(base, Entry(difference, None, exclusive))
+
+    def align(self, difference: Tensor, dimensions: int) -> Tensor:
+        """Inserts ones after the P axis until the rest has this many dimensions, as broadcasting would."""
+        missing = dimensions - difference.dim() + 1
+        if missing <= 0:
+            return difference
+        return difference.reshape(difference.shape[0], *[1] * missing, *difference.shape[1:])
+
+    def close(self) -> None:
+        """Drops every entry: the table and its callbacks refer to each other."""
+        self.entries.clear()

@@ -1,0 +1,106 @@
+"""Functions that are linear in each of several tensors: einsum, convolutions, products of batches.
+
+With a' = a + Δa, f(a', b') − f(a, b) = f(Δa, b) + f(a', Δb): each term holds exactly one difference, so nothing
+cancels. Each term runs on all evaluations at once by vmap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from zo_triton.difference.registry import HANDLERS, named
+
+if TYPE_CHECKING:
+    from zo_triton.difference.mode import DifferenceMode
+
+
+def _register(*names: str, bias: int | None = None) -> None:
+    """Registers functions; ``bias`` is the position of an argument that is added to the product, not multiplied."""
+
+    def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
+        if not mode.carries(args, kwargs):
+            return function(*args, **kwargs)
+
+        def compute(mode: DifferenceMode, base: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            added = None
+            if bias is not None:
+                args, kwargs, added = _without_bias(args, kwargs, bias)
+            return _telescope(mode, base, function, args, kwargs, added)
+
+        return mode.apply(compute, function(*args, **kwargs), function, args, kwargs)
+
+    for target in named(*names):
+        HANDLERS[target] = handle
+
+
+def _without_bias(args: tuple, kwargs: dict, position: int) -> tuple[tuple, dict, Tensor | None]:
+    if "bias" in kwargs:
+        return args, {**kwargs, "bias": None}, kwargs["bias"]
+    if len(args) > position:
+        return (*args[:position], None, *args[position + 1 :]), kwargs, args[position]
+    return args, kwargs, None
+
+
+def _telescope(
+    mode: DifferenceMode, base: Tensor, function: Callable, args: tuple, kwargs: dict, bias: Tensor | None
+) -> Tensor:
+    leaves, structure = tree_flatten((args, kwargs))
+    differences = [mode.difference(leaf) if isinstance(leaf, Tensor) else None for leaf in leaves]
+    wide = torch.promote_types(base.dtype, torch.float32)
+    values = [_cast(leaf, wide) for leaf in leaves]
+    batched: list[int] = []
+    total: Any = None
+    for position, delta in enumerate(differences):
+        if delta is None:
+            continue
+        delta = delta.to(wide)
+        term = _on_every(function, structure, values, [*batched, position], {position: delta})
+        total = term if total is None else total + term
+        values[position] = values[position] + delta
+        batched.append(position)
+    added = mode.difference(bias)
+    if added is not None:  # the channels of a convolution's result stand before its spatial axes
+        added = added.reshape(*added.shape, *[1] * (_spatial(base, function)))
+        total = mode.align(added, base.dim()).expand(-1, *base.shape) if total is None else total + mode.align(
+            added, base.dim()
+        )  # fmt: skip
+    return total
+
+
+def _spatial(base: Tensor, function: Callable) -> int:
+    digits = [int(letter) for letter in getattr(function, "__name__", "") if letter.isdigit()]
+    return digits[0] if digits else 0
+
+
+def _on_every(
+    function: Callable,
+    structure: Any,
+    values: Sequence[Any],
+    batched: Sequence[int],
+    replaced: dict[int, Tensor],
+) -> Tensor:
+    """The function with the batched arguments mapped over the P axis, one of them replaced by its difference."""
+
+    def once(*moved: Tensor) -> Tensor:
+        filled = list(values)
+        for position, value in zip(batched, moved, strict=True):
+            filled[position] = value
+        args, kwargs = tree_unflatten(filled, structure)
+        return function(*args, **kwargs)
+
+    return torch.func.vmap(once)(*[replaced.get(position, values[position]) for position in batched])
+
+
+def _cast(leaf: Any, dtype: torch.dtype) -> Any:
+    return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+
+_register("einsum", "bmm", "mv", "dot", "inner", "outer", "ger", "vdot", "tensordot", "kron")
+_register("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", bias=2)
+_register("bilinear", bias=3)
+_register("cumsum", "tril", "triu", "diag", "trace", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool2d")

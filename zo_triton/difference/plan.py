@@ -1,0 +1,36 @@
+"""How a step is cut up: what a run learns while it goes, and hands on to the next one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The size of a chunk of directions, and which layers may not give their input's memory away.
+
+    A run starts out hopeful: all directions at once, and a linear layer followed by an activation overwrites its
+    input's difference. Where that fails (too much memory; the pre-activation is read a second time) the run starts
+    again with a more careful plan. Passing the last run's plan to the next one saves the second start.
+
+    Args:
+        chunk: Directions evaluated at once.
+        fixed: The caller chose ``chunk``: no memory budget changes it.
+        keep: Positions, counted in the order of the calls, of the linear layers whose pre-activation is read by
+            more than one function.
+    """
+
+    chunk: int
+    fixed: bool = False
+    keep: frozenset[int] = field(default_factory=frozenset)
+
+
+class RestartError(BaseException):
+    """Aborts the closure's run so that it starts again with ``plan``.
+
+    Not an ``Exception``: a closure that catches everything must not swallow it.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.plan = plan

@@ -1,0 +1,63 @@
+"""Sums and means. Their results are of the loss level: the difference is float32 from there on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zo_triton.difference.registry import rule
+
+if TYPE_CHECKING:
+    from zo_triton.difference.mode import DifferenceMode
+
+
+def _axes(dim: Any, dimensions: int) -> list[int]:
+    """The reduced axes, counted from the end; all of them for None or an empty list."""
+    if dim is None or (not isinstance(dim, int) and len(dim) == 0):
+        return list(range(-dimensions, 0))
+    listed = (dim,) if isinstance(dim, int) else dim
+    return [axis - dimensions if axis >= 0 else axis for axis in listed]
+
+
+def _reduce(mode: DifferenceMode, base: Tensor, input: Tensor, dim: Any, keepdim: bool) -> Tensor:
+    delta = mode.difference(input)
+    assert delta is not None
+    mode.wide = True
+    if input.dim() == 0:
+        return delta.float()
+    return delta.sum(_axes(dim, input.dim()), keepdim=keepdim, dtype=torch.float32)
+
+
+@rule("sum")
+def sum_(
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    dim: Any = None,
+    keepdim: bool = False,
+    *more: int,
+    **rest: Any,
+) -> Any:
+    """ΣΔ."""
+    if more:
+        return NotImplemented
+    return _reduce(mode, base, input, rest.get("axis", dim), rest.get("keepdims", keepdim))
+
+
+@rule("mean")
+def mean(
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    dim: Any = None,
+    keepdim: bool = False,
+    *more: int,
+    **rest: Any,
+) -> Any:
+    """ΣΔ/n."""
+    if more or base.numel() == 0:
+        return NotImplemented
+    total = _reduce(mode, base, input, rest.get("axis", dim), rest.get("keepdims", keepdim))
+    return total / (input.numel() / base.numel())

@@ -1,0 +1,194 @@
+"""Functions that only move elements about: they do to each evaluation's difference what they do to the base."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zo_triton.difference.entries import Entry, Symbol
+from zo_triton.difference.registry import HANDLERS, named, rule
+
+if TYPE_CHECKING:
+    from zo_triton.difference.mode import DifferenceMode
+
+
+def _needed(mode: DifferenceMode, value: Any) -> Tensor:
+    delta = mode.difference(value)
+    assert delta is not None
+    return delta
+
+
+def _axis(dim: int) -> int:
+    """The same axis behind the P axis; negative ones count from the end anyway."""
+    return dim + 1 if dim >= 0 else dim
+
+
+@rule(
+    "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "ravel", "view_as", "reshape_as", "contiguous",
+    "clone", "__deepcopy__", "positive", "__pos__", "alias_copy", "float", "double", "half", "bfloat16", "type_as",
+    "cpu", "cuda", "to", "type", "atleast_1d",
+)  # fmt: skip
+def reshape(mode: DifferenceMode, base: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """The same elements in the same order; a cast or a move of the base leaves the difference's dtype alone."""
+    if not isinstance(base, Tensor) or not base.is_floating_point():
+        return None
+    if not isinstance(input, Tensor) or base.numel() != input.numel():
+        return NotImplemented
+    return _needed(mode, input).reshape(mode.evaluations, *base.shape).to(base.device)
+
+
+def _alias(*names: str, transposed: bool) -> None:
+    """Registers functions that give a tensor, or a matrix's transpose, under another name.
+
+    Of a trained parameter the result stays a symbol, so that ``F.linear(x, weight.data)`` and ``x @ weight.T`` are
+    still the fused linear layer.
+    """
+
+    def handle(mode: DifferenceMode, function: Any, args: tuple, kwargs: dict) -> Any:
+        if not mode.carries(args, kwargs):
+            return function(*args, **kwargs)
+        base = function(*args, **kwargs)
+        source = args[0] if args else next(iter(kwargs.values()))
+        tensor_id = mode.trained(source)
+        if tensor_id >= 0 and base is not source and (source.dim() == 2 or not transposed):
+            parameter = mode.params[tensor_id]
+            mode.put(base, Entry(None, Symbol(parameter, tensor_id, transposed)))
+            return base
+        return mode.apply(_transposed if transposed else reshape, base, function, args, kwargs)
+
+    for target in named(*names):
+        HANDLERS[target] = handle
+
+
+def _transposed(mode: DifferenceMode, base: Tensor, input: Tensor) -> Any:
+    """``.mT`` of any tensor; ``.T`` and ``.t()`` of at most two dimensions, beyond which they are deprecated."""
+    delta = _needed(mode, input)
+    if input.dim() < 2:
+        return delta
+    return delta.mT if base.shape == input.mT.shape else NotImplemented
+
+
+_alias("detach", "data", "real", transposed=False)
+_alias("T", "t", "mT", transposed=True)
+
+
+@rule("transpose", "swapaxes", "swapdims")
+def transpose(mode: DifferenceMode, base: Tensor, input: Tensor, *axes: int, **named_axes: int) -> Tensor:
+    """Two axes change places."""
+    first, second = (*axes, *named_axes.values())
+    return _needed(mode, input).transpose(_axis(first), _axis(second))
+
+
+@rule("permute")
+def permute(mode: DifferenceMode, base: Tensor, input: Tensor, *dims: Any) -> Tensor:
+    """All axes in a new order."""
+    order = dims[0] if len(dims) == 1 and isinstance(dims[0], Sequence) else dims
+    return _needed(mode, input).permute(0, *(axis % input.dim() + 1 for axis in order))
+
+
+@rule("expand", "expand_as", "broadcast_to")
+def expand(mode: DifferenceMode, base: Tensor, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Repeats along axes of size one."""
+    return mode.align(_needed(mode, input), base.dim()).expand(mode.evaluations, *base.shape)
+
+
+@rule("__getitem__")
+def getitem(mode: DifferenceMode, base: Tensor, input: Tensor, index: Any) -> Tensor:
+    """Basic indices give a view; others go by the positions that they pick."""
+    delta = _needed(mode, input)
+    parts = index if isinstance(index, tuple) else (index,)
+    if all(part is None or part is Ellipsis or type(part) in (int, slice) for part in parts):
+        return delta[(slice(None), *parts)]
+    return _pick(mode, input, delta, lambda positions: positions[index])
+
+
+def _pick(mode: DifferenceMode, input: Tensor, delta: Tensor, move: Any) -> Tensor:
+    positions = torch.arange(input.numel(), device=input.device).view(input.shape)
+    return delta.reshape(mode.evaluations, -1)[:, move(positions)]
+
+
+@rule("select")
+def select(mode: DifferenceMode, base: Tensor, input: Tensor, dim: int, index: int) -> Tensor:
+    """One slice along an axis."""
+    return _needed(mode, input).select(_axis(dim), index)
+
+
+@rule("narrow")
+def narrow(mode: DifferenceMode, base: Tensor, input: Tensor, dim: int, start: int, length: int) -> Tensor:
+    """A run of slices along an axis."""
+    return _needed(mode, input).narrow(_axis(dim), start, length)
+
+
+@rule("chunk", "split", "tensor_split", "unbind", "split_with_sizes")
+def split(mode: DifferenceMode, base: Sequence[Tensor], input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Consecutive parts along an axis; their sizes are read off the base's parts."""
+    delta = _needed(mode, input)
+    if not base:
+        return None
+    if base[0].dim() < input.dim():  # unbind
+        return delta.unbind(_axis(kwargs.get("dim", args[0] if args else 0)))
+    dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+    return delta.split([part.shape[dim] for part in base], _axis(dim))
+
+
+@rule("cat", "concat", "concatenate")
+def cat(mode: DifferenceMode, base: Tensor, tensors: Sequence[Tensor], dim: int = 0, **kwargs: Any) -> Tensor:
+    """Joined along an axis that exists; zeros for parts that carry nothing."""
+    axis = _axis(kwargs.pop("axis", dim))
+    return torch.cat([_or_zeros(mode, each) for each in tensors], axis)
+
+
+@rule("stack")
+def stack(mode: DifferenceMode, base: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Joined along a new axis."""
+    return torch.stack([_or_zeros(mode, each) for each in tensors], _axis(dim))
+
+
+def _or_zeros(mode: DifferenceMode, tensor: Tensor) -> Tensor:
+    delta = mode.difference(tensor)
+    if delta is not None:
+        return delta.float()
+    return torch.zeros((), device=tensor.device).expand(mode.evaluations, *tensor.shape)
+
+
+def _rearrange(*names: str) -> None:
+    """Registers any other choice of elements: the function itself, on their positions, tells which it picks."""
+
+    def handle(mode: DifferenceMode, function: Any, args: tuple, kwargs: dict) -> Any:
+        if not mode.carries(args, kwargs):
+            return function(*args, **kwargs)
+
+        def compute(mode: DifferenceMode, base: Tensor, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            return _pick(
+                mode, input, _needed(mode, input), lambda positions: function(positions, *args, **kwargs)
+            )
+
+        return mode.apply(compute, function(*args, **kwargs), function, args, kwargs)
+
+    for target in named(*names):
+        HANDLERS[target] = handle
+
+
+_rearrange(
+    "flip", "roll", "rot90", "repeat", "tile", "repeat_interleave", "movedim", "moveaxis", "gather", "index_select",
+    "take", "take_along_dim", "masked_select", "diagonal", "fliplr", "flipud", "narrow_copy", "pixel_shuffle",
+    "pixel_unshuffle", "channel_shuffle",
+)  # fmt: skip
+
+
+@rule("pad")
+def pad(
+    run: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    pad: Sequence[int],
+    mode: str = "constant",
+    value: Any = None,
+) -> Any:
+    """Zeros where a constant is put; the other ways of padding are left to the fallback."""
+    if mode != "constant":
+        return NotImplemented
+    return torch.nn.functional.pad(_needed(run, input), list(pad))

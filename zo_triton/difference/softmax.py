@@ -1,0 +1,103 @@
+"""softmax, log_softmax and logsumexp: with p = softmax(a) and m = Σ p·expm1(δ), everything follows from δ and m."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zo_triton.difference.registry import rule
+
+if TYPE_CHECKING:
+    from zo_triton.difference.mode import DifferenceMode
+
+
+def log_normaliser(a: Tensor, delta: Tensor, dim: Any) -> Tensor:
+    """Δ logsumexp(a) = log1p(Σ p·expm1(δ)) along ``dim`` (negative), which is kept.
+
+    Where the sum comes near −1 the change is of order one: subtracting the two values is then the accurate way.
+    """
+    total = (torch.softmax(a, dim) * torch.expm1(delta)).sum(dim, keepdim=True)
+    result = torch.log1p(total)
+    extreme = ~((total > -0.5) & (total < 1e6))
+    if bool(extreme.any()):
+        direct = torch.logsumexp(a + delta, dim, keepdim=True) - torch.logsumexp(a, dim, keepdim=True)
+        result = torch.where(extreme, direct, result)
+    return result
+
+
+def log_softmax_difference(a: Tensor, delta: Tensor, dim: int) -> Tensor:
+    """Δ log_softmax(a) = δ − Δ logsumexp(a), in float32 or wider; ``dim`` is negative."""
+    a, delta = _wide(a), _wide(delta)
+    return delta - log_normaliser(a, delta, dim)
+
+
+@rule("log_softmax")
+def log_softmax(
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    dim: int | None = None,
+    _stacklevel: int = 3,
+    dtype: Any = None,
+) -> Any:
+    """Exact difference of log_softmax."""
+    if dim is None or input.dim() == 0:
+        return NotImplemented
+    delta = mode.difference(input)
+    assert delta is not None
+    return log_softmax_difference(input, delta, _from_the_end(input, dim))
+
+
+@rule("softmax")
+def softmax(
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    dim: int | None = None,
+    _stacklevel: int = 3,
+    dtype: Any = None,
+) -> Any:
+    """p' − p = p·expm1(Δ log p)."""
+    if dim is None or input.dim() == 0:
+        return NotImplemented
+    delta = mode.difference(input)
+    assert delta is not None
+    return base * torch.expm1(log_softmax_difference(input, delta, _from_the_end(input, dim)))
+
+
+@rule("softmin")
+def softmin(
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    dim: int | None = None,
+    _stacklevel: int = 3,
+    dtype: Any = None,
+) -> Any:
+    """softmax of −a."""
+    if dim is None or input.dim() == 0:
+        return NotImplemented
+    delta = mode.difference(input)
+    assert delta is not None
+    return base * torch.expm1(log_softmax_difference(-input, -delta, _from_the_end(input, dim)))
+
+
+@rule("logsumexp")
+def logsumexp(mode: DifferenceMode, base: Tensor, input: Tensor, dim: Any, keepdim: bool = False) -> Any:
+    """log1p(Σ p·expm1(δ)) along one axis."""
+    if not isinstance(dim, int) or input.dim() == 0:
+        return NotImplemented
+    delta = mode.difference(input)
+    assert delta is not None
+    result = log_normaliser(_wide(input), _wide(delta), _from_the_end(input, dim))
+    return result.reshape(mode.evaluations, *base.shape)
+
+
+def _from_the_end(input: Tensor, dim: int) -> int:
+    return dim - input.dim() if dim >= 0 else dim
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()

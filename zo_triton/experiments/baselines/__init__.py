@@ -1,0 +1,7 @@
+"""What a user would pick instead: plain, idiomatic implementations that nothing slows down on purpose."""
+
+from zo_triton.experiments.baselines.backprop import Backprop
+from zo_triton.experiments.baselines.mezo import MeZO
+from zo_triton.experiments.baselines.vmap_ensemble import VmapEnsemble
+
+__all__ = ["Backprop", "MeZO", "VmapEnsemble"]

@@ -1,0 +1,77 @@
+"""MeZO as a plain torch loop: perturb the weights in place, evaluate, restore, replay the noise to update.
+
+Source: Malladi, Gao, Nichani, Damian, Lee, Chen and Arora, "Fine-Tuning Language Models with Just Forward
+Passes", NeurIPS 2023, Algorithms 1 (several directions a step: Algorithm 2; with Adam: its Appendix B).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MeZO:
+    """Central differences along K Gaussian directions, one direction after the other.
+
+    Memory stays that of inference: a direction is its generator's seed, and its noise is drawn again each time
+    it is needed.
+
+    Args:
+        model: Trained in place.
+        lr: Learning rate.
+        seed: Of the directions.
+        directions: K.
+        eps: Smoothing radius; 1e-3 is the paper's.
+        adam: Feed the averaged estimate to Adam instead of descending along it.
+    """
+
+    def __init__(
+        self, model: nn.Module, lr: float, seed: int, directions: int, eps: float = 1e-3, adam: bool = False
+    ) -> None:
+        self.model, self.lr, self.eps, self.directions = model, lr, eps, directions
+        self.parameters = list(model.parameters())
+        self.evaluations_per_step = 2 * directions
+        self.adam = torch.optim.Adam(self.parameters, lr=lr, fused=True) if adam else None
+        self._seeds = torch.Generator().manual_seed(seed)
+        self._noise = torch.Generator()
+
+    @torch.no_grad()
+    def step(self, x: Tensor, y: Tensor) -> float:
+        """One update; returns the mean of the 2K perturbed losses."""
+        seeds = torch.randint(2**62, (self.directions,), generator=self._seeds).tolist()
+        slopes, total = [], 0.0
+        for seed in seeds:
+            self._perturb(seed, self.eps)
+            plus = F.cross_entropy(self.model(x), y).item()
+            self._perturb(seed, -2 * self.eps)
+            minus = F.cross_entropy(self.model(x), y).item()
+            self._perturb(seed, self.eps)
+            slopes.append((plus - minus) / (2 * self.eps))
+            total += plus + minus
+        if self.adam is None:
+            for seed, slope in zip(seeds, slopes, strict=True):
+                self._perturb(seed, -self.lr * slope / self.directions)
+        else:
+            self._fill_gradients(seeds, slopes)
+            self.adam.step()
+        return total / (2 * self.directions)
+
+    def _perturb(self, seed: int, scale: float) -> None:
+        for parameter, noise in self._replay(seed):
+            parameter.add_(noise, alpha=scale)
+
+    def _fill_gradients(self, seeds: list[int], slopes: list[float]) -> None:
+        for parameter in self.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        for seed, slope in zip(seeds, slopes, strict=True):
+            for parameter, noise in self._replay(seed):
+                assert parameter.grad is not None
+                parameter.grad.add_(noise, alpha=slope / self.directions)
+
+    def _replay(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        self._noise.manual_seed(seed)
+        for parameter in self.parameters:
+            yield parameter, torch.randn(parameter.shape, generator=self._noise)

@@ -1,0 +1,76 @@
+"""What a race compares: a training method behind one small interface, and the networks it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class Contender(Protocol):
+    """A training method at work on one model."""
+
+    evaluations_per_step: int
+    """Forward passes of the batch that a step costs; a backward pass counts as two."""
+
+    def step(self, x: Tensor, y: Tensor) -> float:
+        """Trains on one batch, x [N, features] float32 and y [N] int64, and returns a training loss."""
+        ...
+
+
+Build = Callable[[nn.Module, float, int], Contender]
+"""From (model, learning rate, seed) to a contender that trains that model in place."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named way to build a contender.
+
+    Args:
+        name: Key in records and on the command line.
+        label: How reports call it.
+        family: ``fused`` (this project), ``zeroth`` (other forward-only methods) or ``first`` (backprop).
+        build: Makes the contender.
+        dtype: What its evaluations compute in.
+    """
+
+    name: str
+    label: str
+    family: str
+    build: Build
+    dtype: str = "float32"
+
+
+def make_mlp(sizes: Sequence[int], seed: int) -> nn.Sequential:
+    """A ReLU network with torch's usual initialisation, drawn from its own generator.
+
+    Args:
+        sizes: Widths from input to output, at least two.
+        seed: Of the weights.
+
+    Returns:
+        Linear and ReLU layers; the last layer is linear.
+
+    Raises:
+        ValueError: Fewer than two sizes.
+    """
+    if len(sizes) < 2:
+        raise ValueError(f"a network needs an input and an output size, got {tuple(sizes)}.")
+    generator = torch.Generator().manual_seed(seed)
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
+        with torch.no_grad():
+            for parameter in linear.parameters():
+                parameter.uniform_(-1 / sqrt(inputs), 1 / sqrt(inputs), generator=generator)
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def count_parameters(model: nn.Module) -> int:
+    """d, the number of trained weights."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,76 @@
+"""Correctness gates: no speed is reported of a step or an op that computes the wrong thing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import sqrt
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import zo_triton as zo
+from zo_triton.experiments.accuracy import direct_differences
+from zo_triton.experiments.contender import Contender
+from zo_triton.experiments.step_time import StepCase, example
+
+BOUNDS = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+"""Largest median relative error of a loss difference."""
+
+
+class GateError(AssertionError):
+    """A contender or an op failed its gate."""
+
+
+def check_descent(name: str, build: Callable[[nn.Module, int], Contender], case: StepCase, lr: float) -> None:
+    """One step must descend as far along the true gradient as its method promises.
+
+    A zeroth-order SGD step moves by -lr/K Σ (g·z_k) z_k, so its projection -Δθ·g/(lr |g|²) is the mean of K
+    squares with expectation 1 and standard deviation √(2/K) (Gaussian; signs have less). Backprop gives 1. A
+    missing 1/ε, a replay of other noise or a wrong sign leave that interval.
+
+    Args:
+        name: For the message.
+        build: From (model, K) to an SGD contender.
+        case: Network, batch and K.
+        lr: The learning rate that ``build`` uses.
+
+    Raises:
+        GateError: The projection is more than four standard deviations away from 1, or not positive.
+    """
+    model, x, y = example(case)
+    F.cross_entropy(model(x), y).backward()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    gradient = [parameter.grad.double() for parameter in model.parameters() if parameter.grad is not None]
+    model.zero_grad()
+    build(model, case.directions).step(x, y)
+    walked = sum(
+        ((old.double() - new.detach().double()) * slope).sum().item()
+        for old, new, slope in zip(before, model.parameters(), gradient, strict=True)
+    )
+    projection = walked / (lr * sum(slope.square().sum().item() for slope in gradient))
+    if not 0 < projection or abs(projection - 1) > 4 * sqrt(2 / case.directions):
+        raise GateError(
+            f"{name} on {case.name} moves {projection:.3g} times the expected distance along the gradient."
+        )
+
+
+def check_differences(case: StepCase, dtype: torch.dtype, eps: float = 1e-3, count: int = 4) -> float:
+    """Propagated differences must agree with float64 finite differences.
+
+    Returns:
+        The median relative error over ``count`` directions.
+
+    Raises:
+        GateError: It exceeds the dtype's bound.
+    """
+    model, x, y = example(case)
+    params = list(model.parameters())
+    directions = zo.Directions(1, 0, count)
+    noise = [zo.sample(directions, number, param.shape) for number, param in enumerate(params)]
+    truth = direct_differences(model, x, y, noise, eps, torch.float64)
+    _, change = zo.differences(lambda: F.cross_entropy(model(x), y), params, directions, eps, compute_dtype=dtype)
+    error = ((change.double() - truth) / truth).abs().median().item()
+    if not error <= BOUNDS[dtype]:
+        raise GateError(f"loss differences in {dtype} on {case.name} are off by {error:.2g}, more than {BOUNDS[dtype]}.")
+    return error

@@ -1,0 +1,213 @@
+"""Trains several methods on the same batches from the same weights and records what each second bought.
+
+Fairness, which decides such a comparison: every method gets the same sweep (same grid, same number of trials,
+same cap on the clock, on a validation split), its clock runs during training steps only, compilation and
+warm-up happen before it, and the methods take turns seed by seed so that a busy machine slows them all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zo_triton.data import Dataset
+from zo_triton.experiments.contender import Method, make_mlp
+from zo_triton.experiments.timing import round_digits
+
+Say = Callable[[str], None]
+
+FIRST_CHECKPOINTS = 5
+"""Accuracy is looked at every 5 steps at first, then every 2 % more steps: that bounds the error of a time."""
+
+
+@dataclass(frozen=True)
+class RaceConfig:
+    """The plain numbers of a race.
+
+    Args:
+        sizes: Widths of the ReLU network.
+        batch: Examples a step.
+        directions: K of the zeroth-order methods.
+        eps: ε of the fused methods; the others keep 1e-3, below which their differences drown.
+        learning_rates: The sweep's grid, the same for every method.
+        trial_seconds: Cap on the training clock of one trial of the sweep.
+        run_seconds: Cap on the training clock of one run.
+        seeds: Of weights, batches and directions.
+        tuning_seed: The sweep's own.
+        targets: Test accuracies to reach, ascending.
+        overrun: A run goes on to this multiple of the time to the last target, so that curves show what follows.
+    """
+
+    sizes: tuple[int, ...]
+    batch: int
+    directions: int
+    eps: float
+    learning_rates: tuple[float, ...]
+    trial_seconds: float
+    run_seconds: float
+    seeds: tuple[int, ...]
+    tuning_seed: int
+    targets: tuple[float, ...]
+    overrun: float = 1.3
+
+
+def batches(data: Dataset, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Shuffled batches without end; the same seed gives the same batches to every method."""
+    generator = np.random.default_rng(seed)
+    x, y = torch.from_numpy(data.train_x), torch.from_numpy(data.train_y)
+    while True:
+        order = torch.from_numpy(generator.permutation(len(x)))
+        for rows in order.split(size):
+            if len(rows) == size:
+                yield x[rows], y[rows]
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, data: Dataset) -> tuple[float, float]:
+    """(mean training loss, test accuracy)."""
+    loss = F.cross_entropy(model(torch.from_numpy(data.train_x)), torch.from_numpy(data.train_y))
+    hits = model(torch.from_numpy(data.test_x)).argmax(1) == torch.from_numpy(data.test_y)
+    return loss.item(), hits.float().mean().item()
+
+
+def run(
+    method: Method,
+    data: Dataset,
+    config: RaceConfig,
+    seed: int,
+    lr: float,
+    seconds: float,
+    max_steps: float = math.inf,
+) -> dict[str, Any]:
+    """One training run, until past the last target or a cap.
+
+    Returns:
+        ``curve``: points [step, seconds, evaluations, training loss, test accuracy];
+        ``reached``: from each target to its first checkpoint or None; ``diverged``; ``step_ms``.
+    """
+    model = make_mlp(config.sizes, seed)
+    contender = method.build(model, lr, seed)
+    source = batches(data, config.batch, seed)
+    curve = [[0, 0.0, 0, *evaluate(model, data)]]
+    reached: dict[str, Any] = {f"{target:g}": None for target in config.targets}
+    clock, step, checkpoint, stop = 0.0, 0, FIRST_CHECKPOINTS, seconds
+    times: list[float] = []
+    diverged = False
+    while clock < stop and step < max_steps and not diverged:
+        x, y = next(source)
+        start = perf_counter()
+        diverged = not _finite_step(contender.step, x, y)
+        times.append(perf_counter() - start)
+        clock += times[-1]
+        step += 1
+        if step < checkpoint and clock < stop and step < max_steps:
+            continue
+        checkpoint = step + max(FIRST_CHECKPOINTS, step // 50)
+        loss, accuracy = evaluate(model, data)
+        diverged = diverged or not math.isfinite(loss)
+        if diverged:
+            break
+        evaluations = step * contender.evaluations_per_step
+        curve.append([step, round_digits(clock), evaluations, round_digits(loss), round_digits(accuracy)])
+        for target in config.targets:
+            if accuracy >= target and reached[f"{target:g}"] is None:
+                reached[f"{target:g}"] = {"seconds": round_digits(clock), "steps": step, "evaluations": evaluations}
+                if target == config.targets[-1]:
+                    stop = min(seconds, config.overrun * clock)
+    return {
+        "seed": seed,
+        "curve": curve,
+        "reached": reached,
+        "diverged": diverged,
+        "step_ms": round_digits(1000 * median(times)),
+        "evaluations_per_step": contender.evaluations_per_step,
+    }
+
+
+def tune(method: Method, data: Dataset, config: RaceConfig) -> tuple[float, list[dict[str, Any]]]:
+    """The sweep: the learning rate that takes the fewest steps to the last target on a validation split.
+
+    Steps rather than seconds decide, so that the choice does not depend on the machine's mood. A trial that has
+    used as many steps as the best so far can't win and is stopped. If no trial gets there, the best accuracy
+    within the cap decides.
+
+    Returns:
+        The chosen rate, and one row a trial.
+    """
+    validation = data.validation(seed=config.tuning_seed)
+    goal = f"{config.targets[-1]:g}"
+    trials: list[dict[str, Any]] = []
+    fewest = math.inf
+    for lr in config.learning_rates:
+        result = run(method, validation, config, config.tuning_seed, lr, config.trial_seconds, fewest)
+        taken = result["reached"][goal]
+        steps = None if taken is None else taken["steps"]
+        best = max(point[4] for point in result["curve"])
+        trials.append({"lr": lr, "steps": steps, "best_accuracy": best, "diverged": result["diverged"]})
+        if steps is not None:
+            fewest = min(fewest, steps)
+    chosen = min(trials, key=lambda t: (math.inf if t["steps"] is None else t["steps"], -t["best_accuracy"]))
+    return chosen["lr"], trials
+
+
+def warm_up(method: Method, data: Dataset, config: RaceConfig) -> float:
+    """Two steps on throw-away weights, where compilation happens; returns the seconds they took."""
+    contender = method.build(make_mlp(config.sizes, 0), config.learning_rates[0], 0)
+    source = batches(data, config.batch, 0)
+    start = perf_counter()
+    for _ in range(2):
+        contender.step(*next(source))
+    return perf_counter() - start
+
+
+def race(methods: Sequence[Method], data: Dataset, config: RaceConfig, say: Say) -> list[dict[str, Any]]:
+    """Warm-up and sweep for each method, then every seed for each method in turns.
+
+    Returns:
+        One row a method, as a record's section ``race`` holds them.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for method in methods:
+        say(f"tuning {method.label}")
+        set_up = warm_up(method, data, config)
+        lr, trials = tune(method, data, config)
+        rows[method.name] = {
+            "name": method.name,
+            "label": method.label,
+            "family": method.family,
+            "dtype": method.dtype,
+            "set_up_seconds": round_digits(set_up, 3),
+            "lr": lr,
+            "trials": trials,
+            "runs": [],
+        }
+    for turn, seed in enumerate(config.seeds):
+        # Another method starts each turn: none always runs on a processor that the same rival has heated.
+        shift = turn % len(methods)
+        for method in [*methods[shift:], *methods[:shift]]:
+            row = rows[method.name]
+            say(f"seed {seed}: {method.label}")
+            row["runs"].append(run(method, data, config, seed, row["lr"], config.run_seconds))
+    for row in rows.values():
+        row["step_ms"] = round_digits(median(one["step_ms"] for one in row["runs"]))
+        row["evaluations_per_step"] = row["runs"][0]["evaluations_per_step"]
+    return list(rows.values())
+
+
+def _finite_step(step: Callable[[Tensor, Tensor], float], x: Tensor, y: Tensor) -> bool:
+    """Runs a step; False if its loss is not finite. The fused methods refuse such a step with a ValueError."""
+    try:
+        return math.isfinite(step(x, y))
+    except ValueError as error:
+        if "finite" in str(error):
+            return False
+        raise

@@ -1,0 +1,39 @@
+"""Everything that ``zo-triton report`` measures, put together as one record."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import replace
+
+from zo_triton.experiments import accuracy, digits, memory, step_time
+from zo_triton.experiments.machine import environment
+from zo_triton.reporting import Record, new_record
+
+
+def run_report(seed: int, tiny: bool, say: Callable[[str], None]) -> Record:
+    """Runs the race and the measurements beside it.
+
+    Args:
+        seed: First of the race's seeds.
+        tiny: Seconds instead of minutes, to prove that everything works.
+        say: Told what runs now.
+
+    Returns:
+        A valid record, not yet written.
+    """
+    config = digits.TINY if tiny else digits.CONFIG
+    config = replace(config, seeds=tuple(seed + number for number in config.seeds))
+    origin = environment(seed)
+    seconds = 0.2 if tiny else 5.0
+    cases = step_time.TINY_CASES if tiny else step_time.CASES
+    sections = {
+        "step_time": step_time.run_step_time(cases, seconds, say),
+        "step_split": step_time.run_step_split(cases, seconds / 2, say),
+        "accuracy": accuracy.run_accuracy(accuracy.TINY if tiny else accuracy.AccuracyConfig(), say),
+        "race": digits.run_race(config, say),
+    }
+    # Peak memory is read from Linux's /proc.
+    if platform.system() == "Linux":
+        sections["memory"] = memory.run_memory(memory.TINY_CASES if tiny else memory.CASES, say)
+    return new_record(origin, sections, tiny)

@@ -1,0 +1,17 @@
+"""The Triton engine: every fused operation as a kernel that draws its perturbation where it is needed."""
+
+from zo_triton.kernels.accumulate import accumulate
+from zo_triton.kernels.activation import activation_difference
+from zo_triton.kernels.cross_entropy import cross_entropy_difference
+from zo_triton.kernels.gram import gram
+from zo_triton.kernels.perturbed_linear import perturbed_linear
+from zo_triton.kernels.sample import sample
+
+__all__ = [
+    "accumulate",
+    "activation_difference",
+    "cross_entropy_difference",
+    "gram",
+    "perturbed_linear",
+    "sample",
+]

@@ -1,0 +1,144 @@
+"""The update: every direction of a step in one pass over the weights, which are read once and written once."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from zo_triton.directions import Directions, matrix_shape
+from zo_triton.kernels.field import (
+    UNSPECIALISED,
+    as_word,
+    counter_arguments,
+    direction_tile,
+    padded_rank,
+    tile_sizes,
+    word_arguments,
+)
+from zo_triton.kernels.launch import TRITON_DTYPES, blocks, compute_dtype, launch
+
+
+@triton.jit(do_not_specialize=UNSPECIALISED)
+def _accumulate_kernel(
+    tensor_ptr,
+    coefficients_ptr,
+    num_directions,
+    rows,
+    cols,
+    col_tiles,
+    stride_row,
+    stride_col,
+    key0,
+    key1,
+    step,
+    first,
+    whole_word,
+    left_word,
+    right_word,
+    DISTRIBUTION: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    RANK: tl.constexpr,
+    RANK_BLOCK: tl.constexpr,
+    DTYPE: tl.constexpr,
+    SUM_DTYPE: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+):
+    """tensor += Σ_k c_k·z_k on one [ROWS, COLS] tile; coefficients [K] float32, summed in SUM_DTYPE in order of k."""
+    pid = tl.program_id(0)
+    row_tile, col_tile = pid // col_tiles, pid % col_tiles
+    total = tl.zeros((ROWS, COLS), SUM_DTYPE)
+    for k in range(0, num_directions):
+        coefficient = tl.load(coefficients_ptr + k).to(SUM_DTYPE)
+        z = direction_tile(
+            row_tile * (ROWS // 4), col_tile * COLS, cols, as_word(whole_word), as_word(left_word),
+            as_word(right_word), as_word(first + k), as_word(step), as_word(key0), as_word(key1),
+            DISTRIBUTION, ROUNDS, RANK, RANK_BLOCK, ROWS, COLS, DTYPE)  # fmt: skip
+        total += coefficient * z.to(SUM_DTYPE)
+    row = (row_tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    col = (col_tile * COLS + tl.arange(0, COLS)).to(tl.int64)
+    mask = (row < rows)[:, None] & (col < cols)[None, :]
+    pointers = tensor_ptr + row[:, None] * stride_row + col[None, :] * stride_col
+    tl.store(pointers, tl.load(pointers, mask=mask, other=0.0) + total, mask=mask)
+
+
+def accumulate(
+    tensors: list[Tensor],
+    tensor_ids: list[int],
+    coefficients: Tensor,
+    directions: Directions,
+    dtype: torch.dtype,
+    *,
+    tile: dict[str, int] | None = None,
+) -> None:
+    """``tensor += Σ_k coefficients[k]·z_k`` in place for each tensor.
+
+    Args:
+        tensors: float32 or float64, any strides.
+        tensor_ids: Their ids.
+        coefficients: [K] float32.
+        directions: Names the K directions.
+        dtype: The compute dtype; with bfloat16, z is the rounded value.
+        tile: Tile sizes and launch options in place of :func:`zo_triton.kernels.field.tile_sizes`.
+
+    Raises:
+        TypeError: A tensor is neither float32 nor float64, or the compute dtype neither float32 nor bfloat16.
+        ValueError: There are not K coefficients.
+    """
+    if coefficients.numel() != directions.num:
+        raise ValueError(f"expected {directions.num} coefficients, one a direction, got {coefficients.numel()}.")
+    for tensor in tensors:
+        if tensor.dtype not in (torch.float32, torch.float64):
+            raise TypeError(
+                f"accumulate updates float32 or float64 tensors, got {tensor.dtype}: narrower weights swallow the "
+                "update; keep float32 master weights."
+            )
+    for tensor, tensor_id in zip(tensors, tensor_ids, strict=True):
+        matrix = _matrix(tensor)
+        _accumulate_matrix(matrix, tensor.shape, tensor_id, coefficients.contiguous(), directions, dtype, tile)
+        if matrix.data_ptr() != tensor.data_ptr():
+            tensor.copy_(matrix.view(tensor.shape))
+
+
+def _accumulate_matrix(
+    matrix: Tensor,
+    shape: torch.Size,
+    tensor_id: int,
+    coefficients: Tensor,
+    directions: Directions,
+    dtype: torch.dtype,
+    tile: dict[str, int] | None,
+) -> None:
+    rows, cols = matrix.shape
+    rank = (directions.rank or 0) if directions.is_low_rank(shape) else 0
+    tile = tile or tile_sizes(rows, directions.elementwise, rank)
+    col_tiles = blocks(cols, tile["COLS"])
+    launch(
+        _accumulate_kernel,
+        blocks(rows, tile["ROWS"]) * col_tiles,
+        matrix,
+        tensor_ptr=matrix,
+        coefficients_ptr=coefficients,
+        num_directions=directions.num,
+        rows=rows,
+        cols=cols,
+        col_tiles=col_tiles,
+        stride_row=matrix.stride(0),
+        stride_col=matrix.stride(1),
+        **counter_arguments(directions),
+        **word_arguments(tensor_id),
+        DISTRIBUTION=directions.elementwise,
+        ROUNDS=directions.rounds,
+        RANK=rank,
+        RANK_BLOCK=padded_rank(rank, directions.elementwise),
+        DTYPE=compute_dtype(dtype),
+        SUM_DTYPE=TRITON_DTYPES[matrix.dtype],
+        **tile,
+    )
+
+
+def _matrix(tensor: Tensor) -> Tensor:
+    """The tensor as the field's matrix: a view where the strides allow, else a copy."""
+    return tensor.detach().reshape(matrix_shape(tensor.shape))

@@ -1,0 +1,191 @@
+"""Exact differences f(a + δ) - f(a) of the activations, never by subtracting two function values.
+
+With b = a + δ:
+
+* relu: max(δ, -a) where a > 0, else max(b, 0).
+* tanh: u(1-t²)/(1+tu) with t = tanh a, u = tanh δ, in the equivalent form sinh δ/(cosh a·cosh b), whose
+  exponentials never overflow and whose denominator never cancels.
+* sigmoid: half of tanh's difference at half the arguments.
+* silu: δ·σ(b) + a·Δσ.
+* gelu: δ·Φ(b) + a·(Φ(b) - Φ(a)); Φ's difference is a four-point Gauss-Legendre integral of the density for
+  |δ| <= ½ (its relative error is below 1e-9 near the centre, 4e-6 six deviations out), else the erfs' difference.
+* gelu_tanh: (δ·(1 + tanh h(b)) + a·Δtanh)/2, with the inner cubic's difference in closed form.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from zo_triton.kernels.launch import TRITON_DTYPES, blocks, launch
+from zo_triton.kernels.numeric import expm1, narrow
+
+ACTIVATIONS = ("none", "relu", "tanh", "sigmoid", "gelu", "gelu_tanh", "silu")
+
+CONFIG = {"BLOCK": 1024, "num_warps": 4}
+
+_SQRT_HALF = tl.constexpr(0.7071067811865476)
+_DENSITY = tl.constexpr(0.3989422804014327)
+_NODE0 = tl.constexpr(0.3399810435848563)
+_NODE1 = tl.constexpr(0.8611363115940526)
+_WEIGHT0 = tl.constexpr(0.6521451548625461)
+_WEIGHT1 = tl.constexpr(0.3478548451374538)
+_CUBIC = tl.constexpr(0.044715)
+_SQRT_2_OVER_PI = tl.constexpr(0.7978845608028654)
+
+
+@triton.jit
+def _sigmoid(x):
+    small = tl.exp(-tl.abs(x))
+    return tl.where(x >= 0, 1.0, small) / (1.0 + small)
+
+
+@triton.jit
+def _tanh_change(a, d, b):
+    """tanh b - tanh a where b = a + d.
+
+    |sinh d|/(cosh a·cosh b) = 2(1 - e^-2|d|)·e^(|d|-|a|-|b|)/((1 + e^-2|a|)(1 + e^-2|b|)), and the exponent
+    |d| - |a| - |b| is -2·min(|a|, |b|) where a and b have one sign, else 0.
+    """
+    decay_a, decay_b = tl.exp(-2.0 * tl.abs(a)), tl.exp(-2.0 * tl.abs(b))
+    reach = tl.where((a > 0) == (b > 0), tl.maximum(decay_a, decay_b), 1.0)
+    size = -2.0 * expm1(-2.0 * tl.abs(d)) * reach / ((1.0 + decay_a) * (1.0 + decay_b))
+    return tl.where(d < 0, -size, size)
+
+
+@triton.jit
+def _density(x):
+    return tl.exp(-0.5 * x * x)
+
+
+@triton.jit
+def _normal_change(a, d, b):
+    """Φ(b) - Φ(a) where b = a + d."""
+    half = 0.5 * d
+    middle = a + half
+    inner = _density(tl.fma(half, _NODE0, middle)) + _density(tl.fma(half, -_NODE0, middle))
+    outer = _density(tl.fma(half, _NODE1, middle)) + _density(tl.fma(half, -_NODE1, middle))
+    integral = half * _DENSITY * (_WEIGHT0 * inner + _WEIGHT1 * outer)
+    apart = 0.5 * (tl.erf(b * _SQRT_HALF) - tl.erf(a * _SQRT_HALF))
+    return tl.where(tl.abs(d) <= 0.5, integral, apart)
+
+
+@triton.jit
+def activation_change(a, d, ACTIVATION: tl.constexpr):
+    """f(a + d) - f(a), float32."""
+    if ACTIVATION == "none":
+        return d
+    b = a + d
+    if ACTIVATION == "relu":
+        return tl.where(a > 0, tl.maximum(d, -a), tl.maximum(b, 0.0))
+    elif ACTIVATION == "tanh":
+        return _tanh_change(a, d, b)
+    elif ACTIVATION == "sigmoid":
+        return 0.5 * _tanh_change(0.5 * a, 0.5 * d, 0.5 * b)
+    elif ACTIVATION == "silu":
+        return d * _sigmoid(b) + a * 0.5 * _tanh_change(0.5 * a, 0.5 * d, 0.5 * b)
+    elif ACTIVATION == "gelu":
+        return d * (0.5 + 0.5 * tl.erf(b * _SQRT_HALF)) + a * _normal_change(a, d, b)
+    else:
+        tl.static_assert(ACTIVATION == "gelu_tanh", "unknown activation")
+        inner_a = _SQRT_2_OVER_PI * a * tl.fma(_CUBIC * a, a, 1.0)
+        inner_b = _SQRT_2_OVER_PI * b * tl.fma(_CUBIC * b, b, 1.0)
+        inner_d = _SQRT_2_OVER_PI * d * tl.fma(_CUBIC, 3.0 * a * b + d * d, 1.0)
+        return d * _sigmoid(2.0 * inner_b) + 0.5 * a * _tanh_change(inner_a, inner_d, inner_b)
+
+
+@triton.jit
+def _activation_kernel(
+    out_ptr,
+    base_ptr,
+    difference_ptr,
+    rows,
+    cols,
+    tiles,
+    stride_op,
+    stride_or,
+    stride_oc,
+    stride_br,
+    stride_bc,
+    stride_dp,
+    stride_dr,
+    stride_dc,
+    ACTIVATION: tl.constexpr,
+    OUT_DTYPE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """out[p] = f(base + difference[p]) - f(base); base [rows, cols], program = evaluation·tiles + tile."""
+    pid = tl.program_id(0)
+    p = (pid // tiles).to(tl.int64)
+    element = (pid % tiles).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = element < tl.cast(rows, tl.int64) * cols
+    row, col = element // cols, element % cols
+    a = tl.load(base_ptr + row * stride_br + col * stride_bc, mask=mask, other=0.0).to(tl.float32)
+    offsets = p * stride_dp + row * stride_dr + col * stride_dc
+    d = tl.load(difference_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
+    change = narrow(activation_change(a, d, ACTIVATION), OUT_DTYPE)
+    tl.store(out_ptr + p * stride_op + row * stride_or + col * stride_oc, change, mask=mask)
+
+
+def check_activation(activation: str) -> None:
+    """Refuses a name without a rule.
+
+    Raises:
+        ValueError: The activation is unknown.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {activation!r}; choose one of {ACTIVATIONS}.")
+
+
+def activation_difference(out: Tensor, base: Tensor, difference: Tensor, activation: str) -> None:
+    """``out[p] = f(base + difference[p]) - f(base)``, computed in float32.
+
+    Args:
+        out: [P, *base.shape], float16, bfloat16, float32 or float64; it may be ``difference`` itself.
+        base: Any shape.
+        difference: [P, *base.shape].
+        activation: One of :data:`ACTIVATIONS`.
+
+    Raises:
+        ValueError: The activation is unknown.
+    """
+    check_activation(activation)
+    cols = base.shape[-1] if base.ndim else 1
+    base_matrix = base.reshape(-1, cols) if base.numel() else base.new_empty(0, 1)
+    rows = base_matrix.shape[0]
+    stacked = _stack(difference, rows, cols)
+    result = _stack(out, rows, cols)
+    tiles = blocks(rows * cols, CONFIG["BLOCK"])
+    launch(
+        _activation_kernel,
+        tiles * out.shape[0],
+        out,
+        out_ptr=result,
+        base_ptr=base_matrix,
+        difference_ptr=stacked,
+        rows=rows,
+        cols=cols,
+        tiles=tiles,
+        stride_op=result.stride(0),
+        stride_or=result.stride(1),
+        stride_oc=result.stride(2),
+        stride_br=base_matrix.stride(0),
+        stride_bc=base_matrix.stride(1),
+        stride_dp=stacked.stride(0),
+        stride_dr=stacked.stride(1),
+        stride_dc=stacked.stride(2),
+        ACTIVATION=activation,
+        OUT_DTYPE=TRITON_DTYPES[out.dtype],
+        **CONFIG,
+    )
+    if result.data_ptr() != out.data_ptr():
+        out.copy_(result.view(out.shape))
+
+
+def _stack(tensor: Tensor, rows: int, cols: int) -> Tensor:
+    """[P, *shape] → [P, rows, cols]: a view where the strides allow, else a copy."""
+    return tensor.reshape(tensor.shape[0], rows, cols)
+
+
+__all__ = ["ACTIVATIONS", "activation_change", "activation_difference", "check_activation"]

@@ -1,0 +1,153 @@
+"""Tiles of the perturbation field: the one routine by which forward, update, Gram and sample draw z.
+
+A tile is [ROWS, COLS] of one matrix. One Philox call gives four rows of it: of 32 columns for signs, of one
+column otherwise. Values don't depend on where the tile lies or how large it is.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from zo_triton.directions import PART_LEFT, PART_RIGHT, PART_WHOLE, Directions, tensor_word
+from zo_triton.kernels.numeric import dot, narrow
+from zo_triton.kernels.philox import gaussian_pair, laplace, philox, uniform
+
+UNSPECIALISED = ("key0", "key1", "step", "first", "whole_word", "left_word", "right_word", "bias_word")
+"""Kernel arguments that change from step to step or tensor to tensor: never a reason to compile again."""
+
+TILES = {
+    # Signs take wide tiles: a warp has full lanes of Philox calls only from 32 blocks of 128 signs on.
+    "signs": {"ROWS": 64, "COLS": 128, "num_warps": 4},
+    "real": {"ROWS": 32, "COLS": 64, "num_warps": 4},
+    "vector": {"ROWS": 4, "COLS": 256, "num_warps": 4},
+    "low_rank": {"ROWS": 64, "COLS": 64, "num_warps": 4},
+}
+
+
+def signed(word: int) -> int:
+    """A 32-bit word as the int32 with the same bits, which Triton passes as i32 whatever its value."""
+    return word - 2**32 if word >= 2**31 else word
+
+
+def counter_arguments(directions: Directions) -> dict[str, int]:
+    """The generator's key and the counter's step and first direction, as kernel arguments."""
+    return {
+        "key0": signed(directions.seed & 0xFFFFFFFF),
+        "key1": signed(directions.seed >> 32),
+        "step": signed(directions.step),
+        "first": signed(directions.first),
+    }
+
+
+def word_arguments(tensor_id: int) -> dict[str, int]:
+    """The counter words of a tensor and of its two factors, as kernel arguments; all 0 for an id of -1."""
+    parts = {"whole_word": PART_WHOLE, "left_word": PART_LEFT, "right_word": PART_RIGHT}
+    return {name: signed(tensor_word(tensor_id, part)) if tensor_id >= 0 else 0 for name, part in parts.items()}
+
+
+def padded_rank(rank: int, distribution: str) -> int:
+    """Columns of a factor's tile: a power of two that a dot accepts and that holds whole blocks, at most 128."""
+    return min(128, triton.next_power_of_2(max(rank, 32 if distribution == "rademacher" else 16)))
+
+
+def tile_sizes(rows: int, distribution: str, rank: int) -> dict[str, int]:
+    """The tile of a kernel that only draws (sample, accumulate), with its launch options."""
+    if rank:
+        return TILES["low_rank"]
+    return TILES["vector" if rows == 1 else "signs" if distribution == "rademacher" else "real"]
+
+
+@triton.jit
+def as_word(number):
+    """int32 argument → the uint32 counter word that it stands for."""
+    return number.to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def interleave(word0, word1, word2, word3, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """Four [ROWS/4, COLS] → [ROWS, COLS], row 4i + w from word w."""
+    quads = tl.join(tl.join(word0, word2), tl.join(word1, word3))
+    return tl.reshape(tl.permute(quads, (0, 2, 3, 1)), (ROWS, COLS))
+
+
+@triton.jit
+def sign_words(row_blocks, col_block, col_blocks, word, direction, step, key0, key1,
+               ROUNDS: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr):  # fmt: skip
+    """Packed signs, uint32 [ROWS, WORDS]: bit b of word c is column 32·(col_block + c) + b."""
+    columns = (col_block + tl.arange(0, WORDS)).to(tl.uint32)
+    block = row_blocks.to(tl.uint32)[:, None] * tl.cast(col_blocks, tl.uint32) + columns[None, :]
+    word0, word1, word2, word3 = philox(block, word, direction, step, key0, key1, ROUNDS)
+    return interleave(word0, word1, word2, word3, ROWS, WORDS)
+
+
+@triton.jit
+def expand_signs(words, ROWS: tl.constexpr, COLS: tl.constexpr, DTYPE: tl.constexpr):
+    """[ROWS, COLS/32] packed signs → [ROWS, COLS] of ±1: the inverted bit becomes the sign bit of a one."""
+    lanes = tl.arange(0, 32).to(tl.uint32)
+    inverted = ~(words[:, :, None] >> lanes[None, None, :])
+    if DTYPE == tl.bfloat16:
+        ones = ((inverted.to(tl.uint16) << 15) | 0x3F80).to(tl.uint16)
+    else:
+        ones = (inverted << 31) | 0x3F800000
+    return tl.reshape(ones, (ROWS, COLS)).to(DTYPE, bitcast=True)
+
+
+@triton.jit
+def draw_tile(row_blocks, col, cols, word, direction, step, key0, key1,
+              DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr,
+              ROWS: tl.constexpr, COLS: tl.constexpr, DTYPE: tl.constexpr):  # fmt: skip
+    """One tile of a [·, cols] matrix, in DTYPE (bfloat16: z is the rounded value).
+
+    row_blocks [ROWS/4] holds row//4 of each group of four rows; col is the first column, a multiple of 32 for
+    signs, as is COLS. direction is a word, or [ROWS/4, 1] of them where each group has its own.
+    """
+    if DISTRIBUTION == "rademacher":
+        words = sign_words(row_blocks, col // 32, (cols + 31) // 32, word, direction, step, key0, key1,
+                           ROUNDS, ROWS, COLS // 32)  # fmt: skip
+        return expand_signs(words, ROWS, COLS, DTYPE)
+    else:
+        columns = (col + tl.arange(0, COLS)).to(tl.uint32)
+        block = row_blocks.to(tl.uint32)[:, None] * tl.cast(cols, tl.uint32) + columns[None, :]
+        word0, word1, word2, word3 = philox(block, word, direction, step, key0, key1, ROUNDS)
+        if DISTRIBUTION == "gaussian":
+            z0, z1 = gaussian_pair(word0, word1)
+            z2, z3 = gaussian_pair(word2, word3)
+        elif DISTRIBUTION == "uniform":
+            z0, z1, z2, z3 = uniform(word0), uniform(word1), uniform(word2), uniform(word3)
+        else:
+            tl.static_assert(DISTRIBUTION == "laplace", "unknown distribution")
+            z0, z1, z2, z3 = laplace(word0), laplace(word1), laplace(word2), laplace(word3)
+        return narrow(interleave(z0, z1, z2, z3, ROWS, COLS), DTYPE)
+
+
+@triton.jit
+def factor_tile(row_block, rank_start, word, direction, step, key0, key1,
+                DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, RANK: tl.constexpr,
+                ROWS: tl.constexpr, RANK_BLOCK: tl.constexpr, DTYPE: tl.constexpr):  # fmt: skip
+    """[ROWS, RANK_BLOCK] of a factor whose first row group is row_block; columns beyond the rank are 0."""
+    row_blocks = row_block + tl.arange(0, ROWS // 4)
+    tile = draw_tile(row_blocks, rank_start, RANK, word, direction, step, key0, key1,
+                     DISTRIBUTION, ROUNDS, ROWS, RANK_BLOCK, DTYPE)  # fmt: skip
+    inside = rank_start + tl.arange(0, RANK_BLOCK) < RANK
+    return tl.where(inside[None, :], tile.to(tl.float32), 0.0).to(DTYPE)
+
+
+@triton.jit
+def direction_tile(row_block, col, cols, whole_word, left_word, right_word, direction, step, key0, key1,
+                   DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, RANK: tl.constexpr, RANK_BLOCK: tl.constexpr,
+                   ROWS: tl.constexpr, COLS: tl.constexpr, DTYPE: tl.constexpr):  # fmt: skip
+    """[ROWS, COLS] of z_k in float32, full (RANK = 0) or A·Bᵀ/√RANK; DTYPE is what the drawn values round to."""
+    if RANK == 0:
+        row_blocks = row_block + tl.arange(0, ROWS // 4)
+        return draw_tile(row_blocks, col, cols, whole_word, direction, step, key0, key1,
+                         DISTRIBUTION, ROUNDS, ROWS, COLS, DTYPE).to(tl.float32)  # fmt: skip
+    else:
+        product = tl.zeros((ROWS, COLS), tl.float32)
+        for start in tl.static_range(0, RANK, RANK_BLOCK):
+            left = factor_tile(row_block, start, left_word, direction, step, key0, key1,
+                               DISTRIBUTION, ROUNDS, RANK, ROWS, RANK_BLOCK, DTYPE)  # fmt: skip
+            right = factor_tile(col // 4, start, right_word, direction, step, key0, key1,
+                                DISTRIBUTION, ROUNDS, RANK, COLS, RANK_BLOCK, DTYPE)  # fmt: skip
+            product = dot(left, tl.trans(right), product, "ieee")
+        return product * (1.0 / RANK**0.5)

@@ -1,0 +1,77 @@
+"""Arithmetic that every kernel shares: rounding to bfloat16, dots, and functions that keep tiny arguments.
+
+Triton's interpreter truncates where hardware rounds to bfloat16, and multiplies bfloat16 tiles as if their bits
+were integers. :func:`narrow` and :func:`dot` hide that, so that a kernel's interpreted result is the hardware's.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from triton import knobs
+
+INTERPRETED = tl.constexpr(bool(knobs.runtime.interpret))
+"""Whether the kernels of this process run in Triton's interpreter; fixed when they are decorated."""
+
+_HARDWARE_LOG2 = tl.constexpr(not knobs.runtime.interpret and torch.version.hip is None)
+
+
+@triton.jit
+def narrow(x, DTYPE: tl.constexpr):
+    """float32 → DTYPE, rounded to nearest, ties to even."""
+    if INTERPRETED and DTYPE == tl.bfloat16:
+        bits = x.to(tl.float32).to(tl.uint32, bitcast=True)
+        tie = (bits >> 16) & 1
+        rounded = ((bits.to(tl.uint64) + 0x7FFF + tie) >> 16).to(tl.uint16)
+        return tl.where(x == x, rounded, 0x7FC0).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        return x.to(DTYPE)
+
+
+@triton.jit
+def dot(a, b, accumulator, PRECISION: tl.constexpr):
+    """accumulator + a·b with float32 accumulation; a and b float32 or bfloat16."""
+    if INTERPRETED and a.dtype == tl.bfloat16:
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), accumulator)
+    else:
+        return tl.dot(a, b, accumulator, input_precision=PRECISION)
+
+
+@triton.jit
+def log2(x):
+    """log₂x for normal x > 0: on NVIDIA one instruction (relative error 2⁻²², absolute inside [0.5, 2])."""
+    if _HARDWARE_LOG2:
+        return tl.inline_asm_elementwise("lg2.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, True, 1)
+    else:
+        return tl.log2(x)
+
+
+@triton.jit
+def expm1(x):
+    """eˣ - 1, accurate relative to itself: the series to x⁸ inside [-½, ½], the plain difference outside."""
+    series = tl.fma(x, 2.48015873e-5, 1.98412698e-4)
+    series = tl.fma(series, x, 1.38888889e-3)
+    series = tl.fma(series, x, 8.33333333e-3)
+    series = tl.fma(series, x, 4.16666667e-2)
+    series = tl.fma(series, x, 1.66666667e-1)
+    series = tl.fma(series, x, 0.5)
+    series = tl.fma(series * x, x, x)
+    return tl.where(tl.abs(x) <= 0.5, series, tl.exp(x) - 1.0)
+
+
+@triton.jit
+def log1p(x):
+    """ln(1 + x), accurate relative to itself: 2·artanh(x/(2+x)) as a series inside [-½, 1], ln outside."""
+    inside = (x >= -0.5) & (x <= 1.0)
+    ratio = tl.where(inside, x, 0.0)
+    ratio = ratio / (2.0 + ratio)
+    square = ratio * ratio
+    series = tl.fma(square, 1.0 / 15.0, 1.0 / 13.0)
+    series = tl.fma(series, square, 1.0 / 11.0)
+    series = tl.fma(series, square, 1.0 / 9.0)
+    series = tl.fma(series, square, 1.0 / 7.0)
+    series = tl.fma(series, square, 0.2)
+    series = tl.fma(series, square, 1.0 / 3.0)
+    series = 2.0 * tl.fma(series * square, ratio, ratio)
+    return tl.where(inside, series, tl.log(tl.where(inside, 1.0, 1.0 + x)))

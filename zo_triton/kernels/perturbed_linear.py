@@ -1,0 +1,336 @@
+"""Differences of a perturbed linear layer, all directions and both their sides in one launch.
+
+Δz = δWᵀ + sε·(a+δ)Uᵀ + sε·v with U, v drawn inside the kernel, then the activation's exact difference. A program
+owns one tile [samples, out_features] of one direction; both sides of a central pair share its tile of U.
+
+sε multiplies (a+δ), not U: that is one rounding of an operand that is rounded to the compute dtype anyway, so each
+side needs a single accumulator. Without δ one product aUᵀ serves both sides. With low rank, U = ABᵀ/√r, the
+program accumulates (a+δ)B and multiplies by Aᵀ at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from zo_triton.directions import PART_WHOLE, Directions, tensor_word
+from zo_triton.kernels.activation import activation_change, check_activation
+from zo_triton.kernels.field import UNSPECIALISED, as_word, counter_arguments, padded_rank, signed, word_arguments
+from zo_triton.kernels.launch import blocks, compute_dtype, launch
+from zo_triton.kernels.linear_products import full_rank_products, low_rank_products, vector_tile
+from zo_triton.kernels.numeric import INTERPRETED, narrow
+from zo_triton.kernels.stage import stage
+
+CONFIGS = {
+    # (sides, compute dtype): samples × out features × in features of a program's tiles.
+    (1, torch.bfloat16): {"BLOCK_N": 128, "BLOCK_F": 128, "BLOCK_I": 64, "num_warps": 8, "num_stages": 3},
+    (2, torch.bfloat16): {"BLOCK_N": 64, "BLOCK_F": 128, "BLOCK_I": 64, "num_warps": 4, "num_stages": 3},
+    (1, torch.float32): {"BLOCK_N": 64, "BLOCK_F": 64, "BLOCK_I": 32, "num_warps": 4, "num_stages": 2},
+    (2, torch.float32): {"BLOCK_N": 32, "BLOCK_F": 64, "BLOCK_I": 32, "num_warps": 4, "num_stages": 2},
+}
+INTERPRETER_CONFIG = {"BLOCK_N": 64, "BLOCK_F": 64, "BLOCK_I": 64, "num_warps": 4, "num_stages": 1}
+
+BITS = ("inline", "staged")
+
+
+def default_bits(directions: Directions, low_rank: bool, sample_tiles: int) -> str:
+    """Where a tile's signs come from unless the caller says: a rule that no measurement has confirmed yet.
+
+    Staged words cost one launch and d/8 bytes of traffic a direction, and save every tile but the first along the
+    samples from running the generator again.
+    """
+    staged = directions.elementwise == "rademacher" and not low_rank and sample_tiles >= 4
+    return "staged" if staged else "inline"
+
+
+@triton.jit
+def _finish(
+    change,
+    p,
+    epsilon,
+    bias,
+    offs_n,
+    offs_f,
+    mask,
+    out_ptr,
+    stride_op,
+    stride_on,
+    stride_of,
+    before,
+    PERTURB_BIAS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
+    """Adds sε·v, applies the activation's difference and stores one evaluation's tile."""
+    if PERTURB_BIAS:
+        change += epsilon * bias[None, :]
+    change = narrow(activation_change(before, change, ACTIVATION), DTYPE)
+    offsets = offs_n[:, None] * stride_on + offs_f[None, :] * stride_of
+    tl.store(out_ptr + p.to(tl.int64) * stride_op + offsets, change, mask=mask)
+
+
+@triton.jit(do_not_specialize=UNSPECIALISED)
+def _perturbed_linear_kernel(
+    out_ptr,
+    base_ptr,
+    difference_ptr,
+    weight_ptr,
+    base_output_ptr,
+    signed_eps_ptr,
+    staged_ptr,
+    samples,
+    in_features,
+    out_features,
+    sample_tiles,
+    feature_tiles,
+    stride_op,
+    stride_on,
+    stride_of,
+    stride_an,
+    stride_ai,
+    stride_dp,
+    stride_dn,
+    stride_di,
+    stride_wf,
+    stride_wi,
+    stride_zn,
+    stride_zf,
+    key0,
+    key1,
+    step,
+    first,
+    whole_word,
+    left_word,
+    right_word,
+    bias_word,
+    SIDES: tl.constexpr,
+    HAS_DIFFERENCE: tl.constexpr,
+    PERTURB_WEIGHT: tl.constexpr,
+    PERTURB_BIAS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    DISTRIBUTION: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    RANK: tl.constexpr,
+    RANK_BLOCK: tl.constexpr,
+    STAGED: tl.constexpr,
+    DTYPE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_F: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+):
+    """Program = (direction·feature_tiles + feature tile)·sample_tiles + sample tile.
+
+    base [samples, in_features], difference [P, samples, in_features], weight [out_features, in_features],
+    base_output [samples, out_features], out [P, samples, out_features], signed_eps [P] with P = SIDES·K; staged
+    [K, 4·ceil(out_features/4), ceil(in_features/32)]. Counters: (block, weight or bias word, first + k, step).
+    """
+    pid = tl.program_id(0)
+    sample_tile = pid % sample_tiles
+    feature_tile = pid // sample_tiles % feature_tiles
+    k = pid // sample_tiles // feature_tiles
+    direction, step = as_word(first + k), as_word(step)
+    key0, key1 = as_word(key0), as_word(key1)
+
+    offs_n = (sample_tile * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
+    offs_f = (feature_tile * BLOCK_F + tl.arange(0, BLOCK_F)).to(tl.int64)
+    offs_i = tl.arange(0, BLOCK_I).to(tl.int64)
+    mask_n, mask_f = offs_n < samples, offs_f < out_features
+    row_block = feature_tile * (BLOCK_F // 4)
+
+    p0, p1 = k * SIDES, k * SIDES + SIDES - 1
+    epsilon0, epsilon1 = tl.load(signed_eps_ptr + p0), tl.load(signed_eps_ptr + p1)
+    base_ptrs = base_ptr + offs_n[:, None] * stride_an + offs_i[None, :] * stride_ai
+    weight_ptrs = weight_ptr + offs_i[:, None] * stride_wi + offs_f[None, :] * stride_wf
+    difference_offsets = offs_n[:, None] * stride_dn + offs_i[None, :] * stride_di
+    difference0_ptrs = difference_ptr + p0.to(tl.int64) * stride_dp + difference_offsets
+    difference1_ptrs = difference_ptr + p1.to(tl.int64) * stride_dp + difference_offsets
+    if RANK > 0:
+        change0, change1 = low_rank_products(
+            base_ptrs, difference0_ptrs, difference1_ptrs, weight_ptrs, stride_ai, stride_di, stride_wi,
+            mask_n, mask_f, row_block, in_features, epsilon0, epsilon1, as_word(left_word), as_word(right_word),
+            direction, step, key0, key1, SIDES, HAS_DIFFERENCE, DISTRIBUTION, ROUNDS, RANK, RANK_BLOCK, DTYPE,
+            PRECISION, BLOCK_N, BLOCK_F, BLOCK_I)  # fmt: skip
+    elif HAS_DIFFERENCE or PERTURB_WEIGHT:
+        padded_rows, words = (out_features + 3) // 4 * 4, (in_features + 31) // 32
+        staged_ptrs = staged_ptr + (k.to(tl.int64) * padded_rows + offs_f[:, None]) * words
+        staged_ptrs += tl.arange(0, BLOCK_I // 32)[None, :]
+        change0, change1 = full_rank_products(
+            base_ptrs, difference0_ptrs, difference1_ptrs, weight_ptrs, staged_ptrs, stride_ai, stride_di, stride_wi,
+            mask_n, mask_f, offs_f < padded_rows, row_block, in_features, epsilon0, epsilon1, as_word(whole_word),
+            direction, step, key0, key1, SIDES, HAS_DIFFERENCE, PERTURB_WEIGHT, DISTRIBUTION, ROUNDS, STAGED, DTYPE,
+            PRECISION, BLOCK_N, BLOCK_F, BLOCK_I)  # fmt: skip
+    else:
+        change0 = tl.zeros((BLOCK_N, BLOCK_F), tl.float32)
+        change1 = change0
+    if not HAS_DIFFERENCE:
+        change0, change1 = change0 * epsilon0, change1 * epsilon1
+    bias = tl.zeros((BLOCK_F,), tl.float32)
+    if PERTURB_BIAS:
+        bias = vector_tile(feature_tile * BLOCK_F, out_features, as_word(bias_word), direction, step, key0, key1,
+                           DISTRIBUTION, ROUNDS, BLOCK_F, DTYPE)  # fmt: skip
+    mask = mask_n[:, None] & mask_f[None, :]
+    before = change0
+    if ACTIVATION != "none":
+        before_ptrs = base_output_ptr + offs_n[:, None] * stride_zn + offs_f[None, :] * stride_zf
+        before = tl.load(before_ptrs, mask=mask, other=0.0).to(tl.float32)
+    _finish(change0, p0, epsilon0, bias, offs_n, offs_f, mask, out_ptr, stride_op, stride_on, stride_of, before,
+            PERTURB_BIAS, ACTIVATION, DTYPE)  # fmt: skip
+    if SIDES == 2:
+        _finish(change1, p1, epsilon1, bias, offs_n, offs_f, mask, out_ptr, stride_op, stride_on, stride_of, before,
+                PERTURB_BIAS, ACTIVATION, DTYPE)  # fmt: skip
+
+
+def perturbed_linear(
+    out: Tensor,
+    base: Tensor,
+    difference: Tensor | None,
+    weight: Tensor,
+    base_output: Tensor | None,
+    directions: Directions,
+    weight_id: int,
+    bias_id: int,
+    signed_eps: Tensor,
+    activation: str,
+) -> None:
+    """Difference of ``activation(x Wᵀ + v)`` for every evaluation, with the default tiles and bits.
+
+    Shapes and meaning are those of :func:`zo_triton.reference.perturbed_linear`; any strides will do.
+
+    Raises:
+        TypeError: ``out`` is neither float32 nor bfloat16.
+        ValueError: The activation is unknown or lacks its ``base_output``; P is not a multiple of K up to 2K.
+    """
+    launch_perturbed_linear(
+        out, base, difference, weight, base_output, directions, weight_id, bias_id, signed_eps, activation
+    )
+
+
+def launch_perturbed_linear(
+    out: Tensor,
+    base: Tensor,
+    difference: Tensor | None,
+    weight: Tensor,
+    base_output: Tensor | None,
+    directions: Directions,
+    weight_id: int,
+    bias_id: int,
+    signed_eps: Tensor,
+    activation: str,
+    *,
+    bits: str | None = None,
+    precision: str = "ieee",
+    config: Mapping[str, int] | None = None,
+) -> None:
+    """:func:`perturbed_linear` with the choices that measurements make.
+
+    Args:
+        out: [P, N, out_features]; with the rest as in :func:`zo_triton.reference.perturbed_linear`.
+        base: [N, in_features].
+        difference: [P, N, in_features] or None.
+        weight: [out_features, in_features].
+        base_output: [N, out_features] or None.
+        directions: Names the K directions.
+        weight_id: The weight's tensor id or -1.
+        bias_id: The bias's tensor id or -1.
+        signed_eps: [P].
+        activation: Its name.
+        bits: ``"inline"`` (every tile runs the generator), ``"staged"`` (packed signs written first; full-rank
+            Rademacher only) or None for :func:`default_bits`.
+        precision: How float32 operands are multiplied: ``"ieee"`` or ``"tf32x3"``.
+        config: Tile sizes and launch options, as in :data:`CONFIGS`.
+
+    Raises:
+        TypeError: ``out`` is neither float32 nor bfloat16.
+        ValueError: As :func:`perturbed_linear`; or the bits don't fit the directions.
+    """
+    dtype = compute_dtype(out.dtype)
+    evaluations, samples, out_features = out.shape
+    sides = _check_arguments(out, base_output, directions, signed_eps, activation)
+    in_features, perturbed = base.shape[1], weight_id >= 0
+    rank = directions.rank or 0 if perturbed and directions.is_low_rank(weight.shape) else 0
+    config = config or (INTERPRETER_CONFIG if INTERPRETED else CONFIGS[sides, out.dtype])
+    sample_tiles, feature_tiles = blocks(samples, config["BLOCK_N"]), blocks(out_features, config["BLOCK_F"])
+    bits = _check_bits(bits or default_bits(directions, bool(rank), sample_tiles), directions, rank)
+    staged = None
+    if bits == "staged" and perturbed and out.numel():
+        staged = stage(directions, weight_id, out_features, in_features, out.device)
+    if difference is not None:
+        difference = difference.to(out.dtype)
+        # One rounding of W for all directions, so that its tiles reach the tensor cores without passing registers.
+        weight = weight.to(out.dtype)
+    moved = base if difference is None else difference
+    before = base if base_output is None else base_output
+    launch(
+        _perturbed_linear_kernel,
+        directions.num * feature_tiles * sample_tiles,
+        out,
+        out_ptr=out,
+        base_ptr=base,
+        difference_ptr=moved,
+        weight_ptr=weight,
+        base_output_ptr=before,
+        signed_eps_ptr=signed_eps.contiguous(),
+        staged_ptr=base if staged is None else staged,
+        samples=samples,
+        in_features=in_features,
+        out_features=out_features,
+        sample_tiles=sample_tiles,
+        feature_tiles=feature_tiles,
+        **_strides("o", "pnf", out),
+        **_strides("a", "ni", base),
+        **_strides("d", "pni", moved if difference is not None else base[None]),
+        **_strides("w", "fi", weight),
+        **_strides("z", "nf", before),
+        **counter_arguments(directions),
+        **word_arguments(weight_id),
+        bias_word=signed(tensor_word(bias_id, PART_WHOLE)) if bias_id >= 0 else 0,
+        SIDES=sides,
+        HAS_DIFFERENCE=difference is not None,
+        PERTURB_WEIGHT=perturbed,
+        PERTURB_BIAS=bias_id >= 0,
+        ACTIVATION=activation,
+        DISTRIBUTION=directions.elementwise,
+        ROUNDS=directions.rounds,
+        RANK=rank,
+        RANK_BLOCK=padded_rank(rank, directions.elementwise),
+        STAGED=staged is not None,
+        DTYPE=dtype,
+        PRECISION=precision,
+        **config,
+    )
+
+
+def _strides(letter: str, axes: str, tensor: Tensor) -> dict[str, int]:
+    return {f"stride_{letter}{axis}": stride for axis, stride in zip(axes, tensor.stride(), strict=True)}
+
+
+def _check_bits(bits: str, directions: Directions, rank: int) -> str:
+    if bits not in BITS:
+        raise ValueError(f"unknown bits {bits!r}; choose one of {BITS}.")
+    if bits == "staged" and (directions.elementwise != "rademacher" or rank):
+        raise ValueError(
+            f"staged bits need full-rank 'rademacher' directions, got {directions.distribution!r} with rank "
+            f"{rank or None}; use bits='inline'."
+        )
+    return bits
+
+
+def _check_arguments(
+    out: Tensor, base_output: Tensor | None, directions: Directions, signed_eps: Tensor, activation: str
+) -> int:
+    """The number of sides, once the arguments fit each other."""
+    check_activation(activation)
+    if activation != "none" and base_output is None:
+        raise ValueError(f"activation {activation!r} needs base_output, the unperturbed pre-activation, got None.")
+    evaluations, sides = signed_eps.numel(), signed_eps.numel() // directions.num
+    if sides not in (1, 2) or evaluations != sides * directions.num or out.shape[0] != evaluations:
+        raise ValueError(
+            f"signed_eps must name one or two evaluations for each of {directions.num} directions and out as many, "
+            f"got {evaluations} and out with shape {tuple(out.shape)}."
+        )
+    return sides

@@ -1,0 +1,102 @@
+"""Philox4x32-R and the value that each distribution makes of its words (formulas: ``zo_triton/reference/field.py``).
+
+Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011. Counter (block, tensor,
+direction, step), key the seed's halves. Everything up to the first logarithm, sine or cosine is exact; those are
+short polynomials on exactly reduced arguments, so that no slow path and no fast-math error enters:
+
+* the angle is k·2⁻²⁴ turns, reduced to the nearest quarter turn in integers;
+* -ln u is the hardware's logarithm, except for 1 - u < 2⁻⁵, where that would lose the digits: there it is the
+  series in n = 1 - u, which is exact too.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from zo_triton.directions import PHILOX_MULTIPLIERS, PHILOX_WEYL
+from zo_triton.kernels.numeric import log2
+
+_MULTIPLIER0 = tl.constexpr(PHILOX_MULTIPLIERS[0])
+_MULTIPLIER1 = tl.constexpr(PHILOX_MULTIPLIERS[1])
+_WEYL0 = tl.constexpr(PHILOX_WEYL[0])
+_WEYL1 = tl.constexpr(PHILOX_WEYL[1])
+
+_UNIT = tl.constexpr(2.0**-24)
+_SERIES_BELOW = tl.constexpr(2.0**-5)
+_LN2 = tl.constexpr(0.6931471805599453)
+_SQRT3 = tl.constexpr(1.7320508075688772)
+_SQRT_HALF = tl.constexpr(0.7071067811865476)
+
+# sin(πt/4)/t and cos(πt/4) on |t| <= 1 in powers of t²: minimax, errors 1.2e-9 and 2.8e-8.
+_SIN0 = tl.constexpr(0.7853981609834035)
+_SIN1 = tl.constexpr(-0.08074543483021385)
+_SIN2 = tl.constexpr(0.002490007127098231)
+_SIN3 = tl.constexpr(-3.595450778458074e-05)
+_COS0 = tl.constexpr(0.9999999724233225)
+_COS1 = tl.constexpr(-0.3084242535619729)
+_COS2 = tl.constexpr(0.01584991525694878)
+_COS3 = tl.constexpr(-0.0003188805084262118)
+
+
+@triton.jit
+def philox(block, word, direction, step, key0, key1, ROUNDS: tl.constexpr):
+    """Four uint32 words. The counter's parts broadcast; those that are scalars stay so as long as possible."""
+    c0, c1, c2, c3 = block, word, direction, step
+    for _ in tl.static_range(ROUNDS):
+        high0, high1 = tl.umulhi(c0, _MULTIPLIER0), tl.umulhi(c2, _MULTIPLIER1)
+        low0 = tl.mul(c0, _MULTIPLIER0, sanitize_overflow=False)
+        low1 = tl.mul(c2, _MULTIPLIER1, sanitize_overflow=False)
+        c0, c1, c2, c3 = high1 ^ c1 ^ key0, low1, high0 ^ c3 ^ key1, low0
+        key0 = tl.add(key0, _WEYL0, sanitize_overflow=False)
+        key1 = tl.add(key1, _WEYL1, sanitize_overflow=False)
+    return c0, c1, c2, c3
+
+
+@triton.jit
+def _negative_log(k):
+    """-ln(k·2⁻²⁴) in float32 for integers k in [1, 2²⁴]."""
+    rest = (16777216 - k).to(tl.float32) * _UNIT
+    series = tl.fma(rest, 0.2, 0.25)
+    series = tl.fma(series, rest, 1.0 / 3.0)
+    series = tl.fma(series, rest, 0.5)
+    series = tl.fma(series * rest, rest, rest)
+    return tl.where(rest < _SERIES_BELOW, series, -_LN2 * log2(k.to(tl.float32) * _UNIT))
+
+
+@triton.jit
+def _centred(word):
+    """2k + 1 - 2²⁴ with k = word >> 8: an odd int32 in (-2²⁴, 2²⁴)."""
+    return 2 * (word >> 8).to(tl.int32) + (1 - 16777216)
+
+
+@triton.jit
+def uniform(word):
+    """√3·m."""
+    return _centred(word).to(tl.float32) * (_SQRT3 * _UNIT)
+
+
+@triton.jit
+def laplace(word):
+    """-sign(m)·ln(1 - |m|)/√2."""
+    m = _centred(word)
+    size = _negative_log(16777216 - tl.abs(m)) * _SQRT_HALF
+    return tl.where(m < 0, -size, size)
+
+
+@triton.jit
+def gaussian_pair(radius_word, angle_word):
+    """Box-Muller: the cosine's and the sine's value."""
+    radius = tl.sqrt(2.0 * _negative_log((radius_word >> 8).to(tl.int32) + 1))
+    turn = (angle_word >> 8).to(tl.int32)
+    quarter = (turn + 2097152) >> 22
+    t = (turn - (quarter << 22)).to(tl.float32) * (1.0 / 2097152.0)
+    square = t * t
+    sine = tl.fma(tl.fma(tl.fma(square, _SIN3, _SIN2), square, _SIN1), square, _SIN0) * t
+    cosine = tl.fma(tl.fma(tl.fma(square, _COS3, _COS2), square, _COS1), square, _COS0)
+    odd = (quarter & 1) == 1
+    first = tl.where(odd, sine, cosine) * radius
+    second = tl.where(odd, cosine, sine) * radius
+    first = tl.where(((quarter + 1) & 2) == 0, first, -first)
+    second = tl.where((quarter & 2) == 0, second, -second)
+    return first, second

@@ -1,0 +1,108 @@
+"""Materialised directions: for references, small tensors and curiosity."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from zo_triton.directions import Directions, matrix_shape
+from zo_triton.kernels.field import (
+    UNSPECIALISED,
+    as_word,
+    counter_arguments,
+    direction_tile,
+    padded_rank,
+    tile_sizes,
+    word_arguments,
+)
+from zo_triton.kernels.launch import TRITON_DTYPES, blocks, compute_dtype, launch
+from zo_triton.kernels.numeric import narrow
+
+
+@triton.jit(do_not_specialize=UNSPECIALISED)
+def _sample_kernel(
+    out_ptr,
+    rows,
+    cols,
+    row_tiles,
+    col_tiles,
+    key0,
+    key1,
+    step,
+    first,
+    whole_word,
+    left_word,
+    right_word,
+    DISTRIBUTION: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    RANK: tl.constexpr,
+    RANK_BLOCK: tl.constexpr,
+    DTYPE: tl.constexpr,
+    OUT_DTYPE: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+):
+    """out[k] = z_k; out [K, rows, cols] contiguous, program = (direction·row_tiles + row tile)·col_tiles + …."""
+    pid = tl.program_id(0)
+    col_tile = pid % col_tiles
+    row_tile = pid // col_tiles % row_tiles
+    k = pid // col_tiles // row_tiles
+    z = direction_tile(
+        row_tile * (ROWS // 4), col_tile * COLS, cols, as_word(whole_word), as_word(left_word), as_word(right_word),
+        as_word(first + k), as_word(step), as_word(key0), as_word(key1),
+        DISTRIBUTION, ROUNDS, RANK, RANK_BLOCK, ROWS, COLS, DTYPE)  # fmt: skip
+    row = (row_tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    col = (col_tile * COLS + tl.arange(0, COLS)).to(tl.int64)
+    offsets = (k.to(tl.int64) * rows + row[:, None]) * cols + col[None, :]
+    tl.store(out_ptr + offsets, narrow(z, OUT_DTYPE), mask=(row < rows)[:, None] & (col < cols)[None, :])
+
+
+def sample(
+    out: Tensor,
+    directions: Directions,
+    tensor_id: int,
+    dtype: torch.dtype,
+    *,
+    tile: dict[str, int] | None = None,
+) -> None:
+    """``out[k] = z_k``.
+
+    Args:
+        out: [K, *shape], any floating dtype.
+        directions: Names the K directions.
+        tensor_id: The tensor's id.
+        dtype: The compute dtype; with bfloat16, z is the rounded value.
+        tile: Tile sizes and launch options in place of :func:`zo_triton.kernels.field.tile_sizes`.
+
+    Raises:
+        TypeError: ``dtype`` is neither float32 nor bfloat16.
+    """
+    shape = out.shape[1:]
+    rows, cols = matrix_shape(shape)
+    rank = (directions.rank or 0) if directions.is_low_rank(shape) else 0
+    tile = tile or tile_sizes(rows, directions.elementwise, rank)
+    drawn = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
+    row_tiles, col_tiles = blocks(rows, tile["ROWS"]), blocks(cols, tile["COLS"])
+    launch(
+        _sample_kernel,
+        directions.num * row_tiles * col_tiles,
+        out,
+        out_ptr=drawn,
+        rows=rows,
+        cols=cols,
+        row_tiles=row_tiles,
+        col_tiles=col_tiles,
+        **counter_arguments(directions),
+        **word_arguments(tensor_id),
+        DISTRIBUTION=directions.elementwise,
+        ROUNDS=directions.rounds,
+        RANK=rank,
+        RANK_BLOCK=padded_rank(rank, directions.elementwise),
+        DTYPE=compute_dtype(dtype),
+        OUT_DTYPE=TRITON_DTYPES[out.dtype],
+        **tile,
+    )
+    if drawn is not out:
+        out.copy_(drawn)

@@ -1,0 +1,86 @@
+"""Zeroth-order gradients for optimizers that read ``.grad``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zo_triton import ops
+from zo_triton.directions import Directions
+from zo_triton.optim.aggregators import get_aggregator
+from zo_triton.optim.checks import check_eps, check_evaluation, check_parameters
+from zo_triton.optim.measure import measure
+
+
+@torch.no_grad()
+def estimate_gradient(
+    closure: Callable[[], Any],
+    params: Iterable[Tensor],
+    directions: Directions,
+    eps: float,
+    sides: int = 1,
+    aggregator: str = "average",
+    compute_dtype: torch.dtype = torch.float32,
+    chunk: int | None = None,
+    strict: bool = False,
+) -> float:
+    """Fills the ``.grad`` of each parameter with ĝ = Σ_k a_k·z_k, for any torch optimizer to use.
+
+    ``.grad`` is set, not added to, and memory that is there is reused. Parameters with
+    ``requires_grad=False`` get one as well: no autograd takes part. Give every call a directions value of its
+    own (a new step), or each will walk the same directions.
+
+    Args:
+        closure: Takes nothing, returns the loss as a scalar tensor; or a :class:`zo_triton.optim.BlackBox`.
+        params: The trained tensors; a tensor's position is its id in the field.
+        directions: Names the K directions.
+        eps: Smoothing radius ε.
+        sides: 1 for L(θ+εz) - L(θ), 2 for central differences.
+        aggregator: average, normalized, ranked, best or align.
+        compute_dtype: Dtype of the differences, float32 or bfloat16.
+        chunk: Directions evaluated at once; None chooses.
+        strict: Refuse functions without an exact difference rule.
+
+    Returns:
+        The base loss.
+
+    Raises:
+        TypeError: A parameter is not of a real floating type, or the closure returned no number.
+        ValueError: A setting is out of range, or the loss is not a finite scalar; ``.grad`` is as it was.
+
+    Example:
+        >>> import torch, zo_triton as zo
+        >>> w = torch.tensor([1.0, -2.0], requires_grad=True)
+        >>> adam = torch.optim.Adam([w], lr=0.1)
+        >>> loss = zo.estimate_gradient(lambda: w.square().sum(), [w], zo.Directions(0, 0, 8), eps=1e-3)
+        >>> adam.step()
+    """
+    params = list(params)
+    check_eps(eps)
+    check_evaluation(sides, compute_dtype, chunk)
+    check_parameters(params, directions)
+    get_aggregator(aggregator)
+    measurement = measure(closure, params, directions, eps, sides, compute_dtype, chunk, strict)
+    coefficients = measurement.coefficients(params, aggregator)
+    gradients = [_gradient_memory(param) for param in params]
+    torch._foreach_zero_(gradients)
+    ops.accumulate(gradients, range(len(params)), coefficients, directions, compute_dtype)
+    for param, gradient in zip(params, gradients, strict=True):
+        if param.grad is None:
+            param.grad = gradient.to(param.dtype)
+        elif param.grad is not gradient:
+            param.grad.copy_(gradient)
+    return measurement.loss
+
+
+def _gradient_memory(param: Tensor) -> Tensor:
+    """The present ``.grad`` if a sum can be formed in it, else a new tensor, float32 for low precision."""
+    if param.dtype not in (torch.float32, torch.float64):
+        return torch.empty_like(param, dtype=torch.float32)
+    grad = param.grad
+    if grad is not None and grad.dtype == param.dtype:
+        return grad
+    return torch.empty_like(param)

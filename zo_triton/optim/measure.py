@@ -1,0 +1,193 @@
+"""One step's measurement: the loss, its differences along K directions, and the projected gradients."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zo_triton import difference, ops
+from zo_triton.difference import NotATensorError, Plan
+from zo_triton.difference.random_state import RandomState
+from zo_triton.directions import Directions
+from zo_triton.optim.aggregators import get_aggregator
+from zo_triton.optim.black_box import BlackBox, black_box_differences
+
+_warned_closures: set[str] = set()
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """What a step has learned about the loss around the weights.
+
+    Attributes:
+        loss: The base loss L(θ), finite.
+        projected: Projected gradients c_k, [K] float32: ΔL/ε, or (ΔL₊ - ΔL₋)/2ε with two sides. The slope
+            along the direction as it was walked, its scale included.
+        differences: L(θ + sεz_k) - L(θ), float32 [K], or [K, 2] with the plus side first.
+        usable: [K] bool, False where the projected gradient is not finite; None where all are.
+        scales: [K] float32 factors on ε (``sphere``), or None where they are 1.
+        directions: The directions walked.
+        compute_dtype: The dtype whose rounding defines z.
+        plan: How the run was cut up; spares the next one a second start. None for a black box.
+    """
+
+    loss: float
+    projected: Tensor
+    differences: Tensor
+    usable: Tensor | None
+    scales: Tensor | None
+    directions: Directions
+    compute_dtype: torch.dtype
+    plan: Plan | None
+
+    def coefficients(self, params: Sequence[Tensor], aggregator: str) -> Tensor:
+        """The a_k of the gradient estimate ĝ = Σ_k a_k·z_k, scales included: ready for ``accumulate``.
+
+        A direction that is not usable is left out, as if it had not been drawn: its coefficient is 0.
+
+        Args:
+            params: The trained tensors in the order of their ids; only their shapes are read.
+            aggregator: A name in :data:`zo_triton.optim.AGGREGATORS`.
+
+        Returns:
+            [K] float32.
+
+        Raises:
+            ValueError: The aggregator is unknown.
+        """
+
+        def gram() -> Tensor:
+            matrix = ops.gram(params, range(len(params)), self.directions, self.compute_dtype)
+            if self.scales is not None:
+                scales = self.scales.double()
+                matrix = matrix * scales[:, None] * scales
+            return matrix if self.usable is None else matrix[self.usable][:, self.usable]
+
+        aggregate = get_aggregator(aggregator)
+        if self.usable is None:
+            result = aggregate(self.projected, gram)
+        else:
+            result = torch.zeros_like(self.projected)
+            result[self.usable] = aggregate(self.projected[self.usable], gram)
+        return result if self.scales is None else result * self.scales
+
+
+def measure(
+    closure: Callable[[], Any],
+    params: Sequence[Tensor],
+    directions: Directions,
+    eps: float,
+    sides: int = 1,
+    compute_dtype: torch.dtype = torch.float32,
+    chunk: int | None = None,
+    strict: bool = False,
+    plan: Plan | None = None,
+) -> Measurement:
+    """Evaluates the loss and its differences; changes nothing.
+
+    The arguments are taken as checked (:mod:`zo_triton.optim.checks`).
+
+    Args:
+        closure: Takes nothing, returns a scalar tensor; or a :class:`BlackBox`. A closure that returns a
+            plain number is treated as a black box, with one warning.
+        params: The trained tensors in the order of their ids.
+        directions: Names the K directions.
+        eps: Smoothing radius ε.
+        sides: 1, or 2 for central differences.
+        compute_dtype: Dtype of the differences, float32 or bfloat16.
+        chunk: Directions evaluated at once; None chooses.
+        strict: Refuse functions without an exact difference rule.
+        plan: That of the last measurement of such a closure.
+
+    Returns:
+        The measurement, with a finite loss and at least one usable direction.
+
+    Raises:
+        TypeError: The closure returned neither a tensor nor a number.
+        ValueError: The loss is not a scalar, it is NaN or infinite, or every direction's difference is.
+
+    Warns:
+        RuntimeWarning: Some directions' differences are not finite; they are left out.
+    """
+    scales = ops.direction_scales(params, range(len(params)), directions, compute_dtype)
+    if isinstance(closure, BlackBox):
+        value, found = black_box_differences(closure, params, directions, eps, sides, compute_dtype, scales)
+        plan = None
+    else:
+        before = RandomState.capture(params[0].device)
+        try:
+            value, found, plan = difference.measure(
+                closure, params, directions, eps, sides, compute_dtype, chunk, strict, scales, plan
+            )
+        except NotATensorError as error:
+            _accept_number(closure, error)
+            before.restore()
+            value, found = black_box_differences(
+                closure, params, directions, eps, sides, compute_dtype, scales
+            )
+    loss = _checked_loss(value)
+    projected = found / eps if sides == 1 else (found[:, 0] - found[:, 1]) / (2 * eps)
+    usable = projected.isfinite()
+    everything = bool(usable.all())
+    if not everything:
+        _report_unusable(usable, loss, eps)
+    return Measurement(
+        loss, projected, found, None if everything else usable, scales, directions, compute_dtype, plan
+    )
+
+
+def _accept_number(closure: Callable[[], Any], error: NotATensorError) -> None:
+    """Warns once a closure that its plain number is evaluated as a black box; refuses anything else."""
+    if not isinstance(error.value, Real):
+        raise TypeError(
+            f"the closure must return the loss as a scalar tensor, got {error.value!r} of type "
+            f"{type(error.value).__name__}; is a `return` missing?"
+        ) from None
+    kind = type(closure)
+    name = f"{getattr(closure, '__module__', '')}.{getattr(closure, '__qualname__', kind.__qualname__)}"
+    if name not in _warned_closures:
+        warnings.warn(
+            f"{name} returned a {type(error.value).__name__}, not a tensor: it is evaluated once a direction "
+            "on perturbed weights, which is slower and less exact. Return the tensor, or wrap the closure in "
+            "zo.BlackBox to say that this is meant.",
+            UserWarning,
+            stacklevel=3,
+        )
+        _warned_closures.add(name)
+
+
+def _checked_loss(value: Tensor) -> float:
+    if value.dim() != 0:
+        raise ValueError(
+            f"the loss must be a scalar, got a tensor of shape {tuple(value.shape)}; reduce it, for example "
+            "with .mean()."
+        )
+    loss = float(value)
+    if not isfinite(loss):
+        raise ValueError(
+            f"the loss is {loss}: the step is refused and the weights stay as they are; look for overflow in "
+            "the model, or restart from a checkpoint with a lower lr."
+        )
+    return loss
+
+
+def _report_unusable(usable: Tensor, loss: float, eps: float) -> None:
+    missing, total = int((~usable).sum()), usable.numel()
+    if missing == total:
+        raise ValueError(
+            f"the loss is {loss} but its difference along each of the {total} directions is NaN or "
+            f"infinite: the step is refused and the weights stay as they are; lower eps={eps}."
+        )
+    warnings.warn(
+        f"the loss difference along {missing} of {total} directions is NaN or infinite; they are left out of "
+        f"this step. Lower eps={eps} if this goes on.",
+        RuntimeWarning,
+        stacklevel=3,
+    )

@@ -1,0 +1,329 @@
+"""Zeroth-order stochastic gradient descent as a torch optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import chain
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zo_triton import ops
+from zo_triton.difference import Plan
+from zo_triton.directions import Directions
+from zo_triton.optim.aggregators import get_aggregator
+from zo_triton.optim.checks import check_eps, check_evaluation, check_parameters
+from zo_triton.optim.measure import Measurement, measure
+
+_SAVED = (
+    "seed",
+    "steps_done",
+    "directions",
+    "eps",
+    "distribution",
+    "sides",
+    "aggregator",
+    "compute_dtype",
+    "rank",
+    "rounds",
+    "plan",
+)
+_UNSAVED = ("chunk", "strict")
+_FULL = (torch.float32, torch.float64)
+
+
+class ZOSGD(torch.optim.Optimizer):
+    """SGD on a zeroth-order gradient estimate: forward passes only.
+
+    A step draws K fresh directions z_k, measures the loss differences L(θ+εz_k) - L(θ), and descends
+    ĝ = Σ_k a_k·z_k by the rule of :class:`torch.optim.SGD`: g = ĝ + λθ, v ← μv + g, θ ← θ - ηv. No ``.grad``
+    is read or written. Without momentum the weights are updated in place, all K directions in one pass, and
+    nothing of the parameters' size is stored.
+
+    Every parameter passed is trained, also with ``requires_grad=False``: no autograd takes part. A
+    parameter's place in the groups, all in order, is its id in the field. float16 and bfloat16 parameters
+    keep a float32 master copy in the state, in which small updates add up; if a parameter was overwritten
+    from outside (``model.load_state_dict``), its new value is taken over.
+
+    ``lr``, ``momentum`` and ``weight_decay`` belong to each parameter group, so torch's schedulers work; the
+    other settings are attributes and may be changed between steps. The state dict holds them and the
+    number of steps done, so a reloaded run goes on with the same directions. Only ``chunk`` and ``strict`` are
+    left out: they belong to the machine, and change a difference by rounding at most.
+
+    If the closure raises, or the loss is NaN or infinite (ValueError), the step has not happened: weights,
+    state and ``steps_done`` are as they were.
+
+    Args:
+        params: Tensors, named tensors or parameter groups, as for any torch optimizer.
+        lr: Learning rate η, not negative.
+        directions: K, directions a step.
+        eps: Smoothing radius ε.
+        seed: Key of the noise, in [0, 2**64).
+        distribution: rademacher, gaussian, uniform, laplace or sphere.
+        sides: 1 for L(θ+εz) - L(θ), 2 for central differences.
+        aggregator: average, normalized, ranked, best or align.
+        momentum: μ in [0, 1).
+        weight_decay: λ, not negative.
+        compute_dtype: Dtype of the differences, float32 or bfloat16.
+        rank: Perturb matrices by A·Bᵀ/√rank; None for full rank.
+        rounds: Philox rounds, 10 or 7.
+        chunk: Directions evaluated at once; None chooses.
+        strict: Refuse functions without an exact difference rule instead of warning.
+
+    Attributes:
+        steps_done: Successful steps, the ``step`` of the directions drawn next.
+        last: The :class:`Measurement` of the latest step, None before the first.
+        plan: How the latest step was cut up: K, the chunk, and the layers that keep their input's memory.
+
+    Raises:
+        TypeError: A parameter is not of a real floating type, or a count is no integer.
+        ValueError: A setting is out of range, parameters lie on several devices, or the field can't address
+            one of them.
+
+    Example:
+        >>> import torch, zo_triton as zo
+        >>> w = torch.tensor([1.0, -2.0])
+        >>> opt = zo.ZOSGD([w], lr=0.1, directions=8, seed=0)
+        >>> loss = opt.step(lambda: w.square().sum())
+    """
+
+    steps_done: int
+    last: Measurement | None
+    plan: tuple[int, int, list[int]] | None
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        directions: int = 64,
+        eps: float = 1e-4,
+        seed: int = 0,
+        distribution: str = "rademacher",
+        sides: int = 1,
+        aggregator: str = "average",
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        compute_dtype: torch.dtype = torch.float32,
+        rank: int | None = None,
+        rounds: int = 10,
+        chunk: int | None = None,
+        strict: bool = False,
+    ) -> None:
+        self.seed, self.directions, self.eps, self.distribution = seed, directions, eps, distribution
+        self.sides, self.aggregator, self.compute_dtype = sides, aggregator, compute_dtype
+        self.rank, self.rounds, self.chunk, self.strict = rank, rounds, chunk, strict
+        self.steps_done, self.last, self.plan = 0, None, None
+        _check_settings(vars(self))
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds tensors with options of their own; their ids follow those of the groups before.
+
+        Raises:
+            TypeError: As in the constructor.
+            ValueError: As in the constructor; the groups stay as they were.
+        """
+        super().add_param_group(param_group)
+        try:
+            _check_group(self.param_groups[-1])
+            names = [name for group in self.param_groups for name in group.get("param_names", ())]
+            check_parameters(self._parameters(), self.next_directions(), names)
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+        self._checked_field = self.distribution, self.rank
+
+    def next_directions(self) -> Directions:
+        """The directions that the next step walks.
+
+        Raises:
+            ValueError: The settings name none, for instance after 2**32 steps.
+        """
+        return Directions(
+            self.seed, self.steps_done, self.directions, self.distribution, self.rounds, self.rank
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> float:  # type: ignore[override]
+        """Measures the loss along fresh directions and moves the weights.
+
+        Args:
+            closure: Takes nothing, computes the loss from the parameters and returns it: a scalar tensor, or
+                anything numeric in a :class:`zo_triton.optim.BlackBox`. Called without autograd.
+
+        Returns:
+            The base loss, before the move.
+
+        Raises:
+            TypeError: The closure returned neither a tensor nor a number.
+            ValueError: There is no closure, the loss is not a finite scalar, or a setting is out of range.
+
+        Warns:
+            RuntimeWarning: Some directions' differences were not finite and have been left out.
+        """
+        if closure is None:
+            raise ValueError(
+                "step needs a closure that returns the loss: opt.step(lambda: loss_fn(model(x), y)); a "
+                "zeroth-order step evaluates it along its directions."
+            )
+        params, directions = self._parameters(), self.next_directions()
+        check_eps(self.eps)
+        check_evaluation(self.sides, self.compute_dtype, self.chunk)
+        for group in self.param_groups:
+            _check_group(group)
+        if self._checked_field != (self.distribution, self.rank):
+            check_parameters(params, directions)
+            self._checked_field = self.distribution, self.rank
+        measurement = measure(
+            closure,
+            params,
+            directions,
+            self.eps,
+            self.sides,
+            self.compute_dtype,
+            self.chunk,
+            self.strict,
+            self._plan(),
+        )
+        coefficients = measurement.coefficients(params, self.aggregator)
+        first_id = 0
+        for group in self.param_groups:
+            self._descend(group, first_id, coefficients, directions)
+            first_id += len(group["params"])
+        self.steps_done += 1
+        self.last = measurement
+        plan = measurement.plan
+        self.plan = None if plan is None else (self.directions, plan.chunk, sorted(plan.keep))
+        return measurement.loss
+
+    def _descend(
+        self, group: dict[str, Any], first_id: int, coefficients: Tensor, directions: Directions
+    ) -> None:
+        """One group's update; a learning rate of 0 leaves every bit of its weights."""
+        params: list[Tensor] = group["params"]
+        lr, momentum, decay = float(group["lr"]), group["momentum"], group["weight_decay"]
+        ids = range(first_id, first_id + len(params))
+        weights = [param if param.dtype in _FULL else self._master(param) for param in params]
+        if momentum:
+            buffers = [
+                self._momentum_buffer(param, weight) for param, weight in zip(params, weights, strict=True)
+            ]
+            torch._foreach_mul_(buffers, momentum)
+            if decay:
+                torch._foreach_add_(buffers, weights, alpha=decay)
+            ops.accumulate(buffers, ids, coefficients, directions, self.compute_dtype)
+            if lr:
+                torch._foreach_add_(weights, buffers, alpha=-lr)
+        elif lr:
+            if decay:
+                torch._foreach_mul_(weights, 1.0 - lr * decay)
+            ops.accumulate(weights, ids, coefficients * -lr, directions, self.compute_dtype)
+        for param, weight in zip(params, weights, strict=True):
+            if param is not weight and lr:
+                param.copy_(weight)
+
+    def _plan(self) -> Plan | None:
+        """The latest step's plan, unless it was made for another number of directions.
+
+        It is saved as well: another chunk size would round a reloaded run's differences otherwise.
+        """
+        if self.plan is None or self.plan[0] != self.directions:
+            return None
+        return Plan(self.plan[1], keep=frozenset(self.plan[2]))
+
+    def _master(self, param: Tensor) -> Tensor:
+        """The float32 copy that a low-precision parameter is the rounding of."""
+        state = self.state[param]
+        if "master" not in state:
+            state["master"] = param.detach().float()
+        elif not torch.equal(state["master"].to(param.dtype), param):
+            state["master"].copy_(param)
+        return state["master"]
+
+    def _momentum_buffer(self, param: Tensor, weight: Tensor) -> Tensor:
+        state = self.state[param]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(weight, requires_grad=False)
+        return state["momentum_buffer"]
+
+    def _parameters(self) -> list[Tensor]:
+        if len(self.param_groups) == 1:
+            return self.param_groups[0]["params"]
+        return [param for group in self.param_groups for param in group["params"]]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a run needs to go on bit for bit: torch's entries, and ``"zo"`` with the settings.
+
+        Returns:
+            A dictionary whose tensors are copies, so that later steps do not change it.
+        """
+        saved = super().state_dict()
+        saved["state"] = {
+            index: {key: value.clone() for key, value in state.items()}
+            for index, state in saved["state"].items()
+        }
+        saved["zo"] = {name: getattr(self, name) for name in _SAVED}
+        return saved
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over a saved state; the tensors are copied and keep their precision.
+
+        Args:
+            state_dict: From :meth:`state_dict` of an optimizer with the same groups.
+
+        Raises:
+            TypeError: A saved setting has the wrong type.
+            ValueError: It is no state of a ZOSGD, its groups differ, or a saved setting is out of range.
+                Nothing has changed then.
+        """
+        settings = dict(state_dict.get("zo", {}))
+        if set(settings) != set(_SAVED):
+            raise ValueError(
+                f"the state dict's entry 'zo' must hold {_SAVED}, got {tuple(settings)}; load one that "
+                "ZOSGD.state_dict() returned."
+            )
+        _check_settings({**settings, "chunk": self.chunk, "strict": self.strict})
+        for group in state_dict["param_groups"]:
+            _check_group(group)
+        params = self._parameters()
+        check_parameters(params, Directions(0, 0, 1, settings["distribution"], 10, settings["rank"]))
+        super().load_state_dict(state_dict)
+        # Torch has cast the state to the parameters' dtype, and shares memory where it had nothing to cast.
+        indices = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        for index, param in zip(indices, params, strict=True):
+            dtype = param.dtype if param.dtype in _FULL else torch.float32
+            for key, value in state_dict["state"].get(index, {}).items():
+                self.state[param][key] = value.to(param.device, dtype, copy=True)
+        vars(self).update(settings)
+        self._checked_field = self.distribution, self.rank
+        self.last = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in (*_SAVED, *_UNSAVED, "_checked_field")}
+        return {**super().__getstate__(), **own, "last": None}
+
+
+def _check_settings(settings: dict[str, Any]) -> None:
+    Directions(
+        settings["seed"],
+        settings["steps_done"],
+        settings["directions"],
+        settings["distribution"],
+        settings["rounds"],
+        settings["rank"],
+    )
+    check_eps(settings["eps"])
+    check_evaluation(settings["sides"], settings["compute_dtype"], settings["chunk"])
+    get_aggregator(settings["aggregator"])
+
+
+def _check_group(group: dict[str, Any]) -> None:
+    lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
+    if not lr >= 0 or not isfinite(lr):
+        raise ValueError(f"lr must be finite and not negative, got {lr}.")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum must be in [0, 1), got {momentum}.")
+    if not decay >= 0 or not isfinite(decay):
+        raise ValueError(f"weight_decay must be finite and not negative, got {decay}.")

@@ -1,0 +1,116 @@
+"""Renders report.md from a record alone: the same record gives the same bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zo_triton.reporting import tables
+from zo_triton.reporting.records import Record, check_record
+from zo_triton.reporting.summary import summarise
+
+CAPTIONS = {
+    "race_time": "Accuracy and loss against training time",
+    "race_evaluations": "Accuracy and loss against forward evaluations",
+    "step_time": "Step times",
+    "step_split": "Where a fused step's time goes",
+    "accuracy": "Error of a loss difference against ε",
+    "memory": "Peak memory over inference",
+}
+
+
+def render(record: Record, figures: list[str]) -> str:
+    """The report's text.
+
+    Args:
+        record: A valid record.
+        figures: File names of drawn figures, beside the text; their stems choose their place.
+
+    Returns:
+        Markdown.
+
+    Raises:
+        ValueError: The record is not valid.
+    """
+    check_record(record, "the record to be rendered")
+    sections = record["sections"]
+    drawn = {name.rsplit(".", 1)[0]: name for name in figures}
+    blocks = ["# Zeroth-order training with fused forward passes"]
+    if record["tiny"]:
+        blocks.append("> **A tiny run.** It proves that everything works; its numbers mean nothing.")
+    summary = summarise(record)
+    if summary:
+        blocks.append("\n".join(f"- {line}" for line in summary))
+    for name, build in _BUILD.items():
+        if name in sections:
+            blocks += build(sections[name], drawn)
+    blocks += ["## Where the numbers come from", tables.environment(record["environment"])]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _picture(drawn: dict[str, str], stem: str) -> list[str]:
+    return [f"![{CAPTIONS[stem]}]({drawn[stem]})"] if stem in drawn else []
+
+
+def _race(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
+    config = section["config"]
+    sizes = "-".join(str(size) for size in config["sizes"])
+    intro = (
+        f"ReLU network {sizes} ({section['parameters']} weights), batch {config['batch']}, cross-entropy, "
+        f"{len(config['seeds'])} seeds; for each seed all methods start from the same weights and see the same "
+        f"batches. Zeroth-order methods walk K = {config['directions']} directions a step unless said. The clock "
+        "runs during training steps only: evaluation, compilation and warm-up are outside. Times are medians "
+        "over the seeds of the first checkpoint at or above the target; a run ends at the hardest target (plus "
+        f"a little, for the curves) or after {config['run_seconds']:g} s of training."
+    )
+    return [
+        f"## The race: {section['task']}",
+        intro,
+        tables.race(section),
+        *_picture(drawn, "race_time"),
+        *_picture(drawn, "race_evaluations"),
+        "### How the learning rates were chosen",
+        section["tuning"]["note"],
+        tables.sweep(section),
+    ]
+
+
+def _step_time(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
+    blocks = ["## Step time", section["note"]]
+    for case in section["cases"]:
+        blocks += [f"### {case['name']}", tables.step_time(case)]
+    return blocks + _picture(drawn, "step_time")
+
+
+def _step_split(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
+    return ["## Where a step's time goes", section["note"], tables.step_split(section), *_picture(drawn, "step_split")]
+
+
+def _accuracy(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
+    intro = (
+        f"Median over {section['directions']} directions of |Δ − Δ₆₄|/|Δ₆₄| with Δ₆₄ the float64 difference along "
+        f"the same direction; network {section['model']}, batch {section['batch']}, cross-entropy. *Propagated* "
+        "carries differences from layer to layer; *direct* subtracts two losses."
+    )
+    return ["## Accuracy of a loss difference", intro, tables.accuracy(section), *_picture(drawn, "accuracy")]
+
+
+def _memory(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
+    blocks = ["## Peak memory", section["note"]]
+    for case in section["cases"]:
+        blocks += [f"### {case['name']}", tables.memory(case)]
+    return blocks + _picture(drawn, "memory")
+
+
+def _benchmarks(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
+    intro = "From `pytest --benchmark`: each passed its correctness gate first; compilation is not in the times."
+    return ["## Benchmarks", intro, tables.benchmarks(section)]
+
+
+_BUILD = {
+    "race": _race,
+    "step_time": _step_time,
+    "step_split": _step_split,
+    "accuracy": _accuracy,
+    "memory": _memory,
+    "benchmarks": _benchmarks,
+}

@@ -1,0 +1,81 @@
+"""Turns a record into the folder reports/latest: replaced whole, or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from zo_triton.reporting import figures, markdown, records
+
+RECORD_NAME = "results.json"
+REPORT_NAME = "report.md"
+
+
+def check_destination(folder: str | os.PathLike[str]) -> Path:
+    """The folder's resolved path, if a report may replace everything in it.
+
+    Called before an experiment starts, so that a wrong path costs no minutes.
+
+    Raises:
+        ValueError: The path is a file, or the folder holds something that is not part of a report.
+    """
+    target = Path(folder).resolve()
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"{target} is a file, not a folder; name a folder for the report.")
+    if target.is_dir():
+        strangers = sorted(entry.name for entry in target.iterdir() if not _belongs(entry))
+        if strangers:
+            raise ValueError(
+                f"{target} holds {strangers[0]!r}, which is not part of a report and would be lost; "
+                "name an empty or new folder."
+            )
+    return target
+
+
+def publish(record: records.Record, folder: str | os.PathLike[str]) -> Path:
+    """Renders record, figures and text into a sibling folder, then puts it in the place of ``folder``.
+
+    Args:
+        record: A valid record.
+        folder: The destination, made if it does not exist.
+
+    Returns:
+        The path of the rendered text.
+
+    Raises:
+        ValueError: The record is invalid or the destination unsuitable; the old report stays.
+    """
+    target = check_destination(folder)
+    records.check_record(record, "the record to be published")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
+    try:
+        fresh.chmod(0o755)
+        records.write(fresh / RECORD_NAME, record)
+        drawn = figures.draw_all(record, fresh)
+        records.write_text(fresh / REPORT_NAME, markdown.render(record, drawn))
+        _swap(fresh, target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return target / REPORT_NAME
+
+
+def _swap(fresh: Path, target: Path) -> None:
+    """Two renames, the first undone if the second fails: a folder can't be renamed onto a full one."""
+    if not target.exists():
+        os.rename(fresh, target)
+        return
+    retired = fresh.with_name(fresh.name + ".old")
+    os.rename(target, retired)
+    try:
+        os.rename(fresh, target)
+    except BaseException:
+        os.rename(retired, target)
+        raise
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _belongs(entry: Path) -> bool:
+    return entry.is_file() and (entry.name in (RECORD_NAME, REPORT_NAME) or entry.suffix == ".svg")

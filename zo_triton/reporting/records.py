@@ -1,0 +1,132 @@
+"""Measured results as JSON: written atomically, checked when read, the only input of every report.
+
+A record is ``{"format", "schema", "tiny", "environment", "sections"}``. Each section is what one experiment
+returned, plain numbers and names; a figure that could not be reached is null, never left out. The schema
+number rises when a reader of the old layout would misread the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+FORMAT = "zo_triton report"
+SCHEMA = 1
+
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "race": ("task", "config", "parameters", "tuning", "methods"),
+    "step_time": ("note", "cases"),
+    "step_split": ("note", "cases"),
+    "accuracy": ("model", "batch", "directions", "rows"),
+    "memory": ("note", "cases"),
+    "benchmarks": ("entries",),
+}
+"""Every section a report knows, with the keys it must have. All are optional."""
+
+ENVIRONMENT = ("commit", "dirty", "versions", "device", "threads", "seed", "date")
+"""What every record says about where its numbers come from."""
+
+Record = dict[str, Any]
+
+
+def new_record(environment: dict[str, Any], sections: dict[str, Any], tiny: bool = False) -> Record:
+    """Puts measured sections together.
+
+    Args:
+        environment: Has at least the keys :data:`ENVIRONMENT`.
+        sections: From section name to what its experiment returned.
+        tiny: The numbers come from a shortened run that only proves the plumbing.
+
+    Raises:
+        ValueError: A section is unknown, or a key is missing.
+    """
+    record = {
+        "format": FORMAT,
+        "schema": SCHEMA,
+        "tiny": tiny,
+        "environment": environment,
+        "sections": sections,
+    }
+    check_record(record, "the new record")
+    return record
+
+
+def check_record(record: Any, source: str) -> None:
+    """Refuses what is not a record of this schema; ``source`` names it in the message.
+
+    Raises:
+        ValueError: Not a record, a newer or unknown schema, an unknown section or a missing key.
+    """
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ValueError(f"{source} is not a {FORMAT}; delete it or name another folder.")
+    schema = record.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise ValueError(f"{source} has schema {schema}, newer than {SCHEMA}; upgrade zo_triton to read it.")
+    if schema != SCHEMA:
+        raise ValueError(f"{source} has schema {schema!r}, not {SCHEMA}; run `zo-triton report` again.")
+    sections, environment = record.get("sections"), record.get("environment")
+    if not isinstance(sections, dict) or not isinstance(environment, dict):
+        raise ValueError(f"{source} lacks its sections or its environment; run `zo-triton report` again.")
+    for name in ENVIRONMENT:
+        if name not in environment:
+            raise ValueError(f"{source} lacks environment.{name}; run `zo-triton report` again.")
+    for name, section in sections.items():
+        if name not in SECTIONS:
+            raise ValueError(f"{source} has the unknown section {name!r}; known are {tuple(SECTIONS)}.")
+        missing = [key for key in SECTIONS[name] if not isinstance(section, dict) or key not in section]
+        if missing:
+            raise ValueError(f"{source} lacks {name}.{missing[0]}; run `zo-triton report` again.")
+
+
+def dumps(record: Record) -> str:
+    """The record's text: sorted keys, so that equal records have equal bytes; NaN and infinity are refused."""
+    return json.dumps(record, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def write(path: str | os.PathLike[str], record: Record) -> None:
+    """Writes a record so that a reader sees the old file or the new one, never a part.
+
+    Raises:
+        ValueError: The record is invalid or holds NaN or infinity; the old file stays.
+    """
+    check_record(record, "the record to be written")
+    write_text(path, dumps(record))
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Replaces a file's content atomically: a temporary sibling, then one rename."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that only their owner can read; a report is for everybody.
+        os.chmod(name, 0o644)
+        os.replace(name, target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def read(path: str | os.PathLike[str]) -> Record:
+    """Reads and checks a record.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is truncated, foreign, or of a newer schema; the message names it.
+    """
+    target = Path(path)
+    try:
+        record = json.loads(target.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{target} is not complete JSON ({error}); delete it and run `zo-triton report`."
+        ) from error
+    check_record(record, str(target))
+    return record

@@ -1,0 +1,43 @@
+"""The few statistics that tables and figures share, so that they can't disagree."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+
+def median_reached(runs: list[dict[str, Any]], target: float, unit: str) -> float | None:
+    """Median over runs of what reaching a target took; None if the median run did not reach it.
+
+    A run that never reached the target counts as infinite, so that failures can't improve a median.
+
+    Args:
+        runs: Each has ``reached``, from the target's text to ``{"seconds", "steps", "evaluations"}`` or None.
+        target: A test accuracy in (0, 1].
+        unit: Which of the three.
+    """
+    taken = [run["reached"][f"{target:g}"] for run in runs]
+    value = median([float("inf") if one is None else float(one[unit]) for one in taken])
+    return None if value == float("inf") else value
+
+
+def median_run(method: dict[str, Any], target: float | None = None) -> dict[str, Any]:
+    """The run in the middle by time to the target; by default the hardest target."""
+    runs = method["runs"]
+    key = f"{target:g}" if target is not None else max(runs[0]["reached"], key=float)
+
+    def order(run: dict[str, Any]) -> tuple[float, float]:
+        taken = run["reached"][key]
+        return (float("inf") if taken is None else taken["seconds"], -run["curve"][-1][4])
+
+    return sorted(runs, key=order)[len(runs) // 2]
+
+
+def curve_of_median_run(method: dict[str, Any]) -> list[list[float]]:
+    """Points [step, seconds, evaluations, training loss, test accuracy] of the median run."""
+    return median_run(method)["curve"]
+
+
+def find(rows: list[dict[str, Any]], name: str) -> dict[str, Any] | None:
+    """The first row of that name."""
+    return next((row for row in rows if row["name"] == name), None)

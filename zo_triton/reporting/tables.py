@@ -1,0 +1,158 @@
+"""The report's tables: numbers of one section laid out as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tabulate import tabulate
+
+from zo_triton.reporting.statistics import median_reached
+
+NOT_REACHED = "not reached"
+
+
+def number(value: float | None, unit: str = "", missing: str = NOT_REACHED) -> str:
+    """Three significant digits, never in exponents between 1e-4 and 1e6; ``missing`` stands for None."""
+    if value is None:
+        return missing
+    magnitude = abs(value)
+    if magnitude >= 100:
+        text = f"{value:.0f}"
+    elif magnitude >= 1e-4 or value == 0:
+        text = f"{value:.3g}"
+    else:
+        text = f"{value:.1e}"
+    return f"{text} {unit}".rstrip()
+
+
+def race(section: dict[str, Any]) -> str:
+    """One row a method: time, steps and evaluations to each target, fastest to the hardest target first."""
+    targets = section["config"]["targets"]
+    hardest = max(targets)
+
+    def place(method: dict[str, Any]) -> float:
+        seconds = median_reached(method["runs"], hardest, "seconds")
+        return float("inf") if seconds is None else seconds
+
+    headers = ["method", "tuned lr", "ms a step", "evaluations a step"]
+    headers += [f"{unit} to {100 * target:.0f} %" for target in targets for unit in ("seconds", "evaluations")]
+    headers.append("best accuracy")
+    rows = []
+    for method in sorted(section["methods"], key=place):
+        runs = method["runs"]
+        row = [method["label"], number(method["lr"]), number(method["step_ms"]), str(method["evaluations_per_step"])]
+        for target in targets:
+            row.append(number(median_reached(runs, target, "seconds")))
+            row.append(number(median_reached(runs, target, "evaluations")))
+        accuracies = sorted(max(point[4] for point in run["curve"]) for run in runs)
+        row.append(f"{100 * accuracies[len(accuracies) // 2]:.1f} %")
+        rows.append(row)
+    return _markdown(headers, rows)
+
+
+def sweep(section: dict[str, Any]) -> str:
+    """Every trial of the learning-rate sweep: steps to the hardest target, or the best accuracy reached."""
+    rates = section["tuning"]["learning_rates"]
+    rows = []
+    for method in section["methods"]:
+        cells = []
+        for trial in method["trials"]:
+            accuracy = trial["best_accuracy"]
+            reached = f"{trial['steps']} steps" if trial["steps"] is not None else f"({100 * accuracy:.0f} %)"
+            cells.append(f"**{reached}**" if trial["lr"] == method["lr"] else reached)
+        rows.append([method["label"], *cells])
+    return _markdown(["method", *(f"lr {rate:g}" for rate in rates)], rows)
+
+
+def step_time(case: dict[str, Any]) -> str:
+    """One row a contender, with its ratio to the case's first."""
+    first = case["contenders"][0]["median_ms"]
+    rows = [
+        [
+            contender["label"],
+            contender["dtype"],
+            str(contender["evaluations"]),
+            number(contender["median_ms"]),
+            number(contender["fastest_ms"]),
+            f"{contender['median_ms'] / first:.3g}×",
+        ]
+        for contender in case["contenders"]
+    ]
+    label = case["contenders"][0]["label"]
+    return _markdown(["contender", "dtype", "evaluations", "median ms", "fastest ms", f"against {label}"], rows)
+
+
+def step_split(section: dict[str, Any]) -> str:
+    """One row a case: milliseconds of each part and of a whole step."""
+    names = list(section["cases"][0]["parts"])
+    rows = [
+        [case["name"], *(number(case["parts"][name]) for name in names), number(case["step_ms"])]
+        for case in section["cases"]
+    ]
+    return _markdown(["case", *(f"{name} ms" for name in names), "whole step ms"], rows)
+
+
+def accuracy(section: dict[str, Any]) -> str:
+    """One row an ε, one column a method."""
+    names = list(section["rows"][0]["errors"])
+    rows = [[f"{row['eps']:.0e}", *(_error(row["errors"][name]) for name in names)] for row in section["rows"]]
+    return _markdown(["ε", *names], rows)
+
+
+def memory(case: dict[str, Any]) -> str:
+    """One row a method, with its ratio to one chunk of differences."""
+    rows = [
+        [method["label"], number(method["excess_mib"]), f"{method['excess_mib'] / case['chunk_mib']:.3g}×"]
+        for method in case["methods"]
+    ]
+    return _markdown(["method", "MiB over inference", f"against one chunk of {case['chunk_mib']:.3g} MiB"], rows)
+
+
+def benchmarks(section: dict[str, Any]) -> str:
+    """One row a benchmark, grouped, with its ratio to the group's fastest."""
+    entries = sorted(section["entries"], key=lambda entry: (entry["group"], entry["median_ms"], entry["name"]))
+    fastest: dict[str, float] = {}
+    rows = []
+    for entry in entries:
+        reference = fastest.setdefault(entry["group"], entry["median_ms"])
+        extra = ", ".join(f"{key} {_plain(value)}" for key, value in sorted(entry["extra"].items()))
+        rows.append(
+            [
+                entry["group"],
+                entry["name"],
+                number(entry["median_ms"]),
+                f"{entry['median_ms'] / reference:.3g}×",
+                extra,
+                str(entry["commit"])[:9] + ("+" if entry["dirty"] else ""),
+            ]
+        )
+    return _markdown(["group", "benchmark", "median ms", "against fastest", "details", "commit"], rows)
+
+
+def environment(facts: dict[str, Any]) -> str:
+    """Where the numbers come from."""
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(facts["versions"].items()))
+    rows = [
+        ["commit", f"`{facts['commit']}`" + (" with uncommitted changes" if facts["dirty"] else "")],
+        ["device", facts["device"]],
+        ["threads", facts["threads"]],
+        ["seed", facts["seed"]],
+        ["date", facts["date"]],
+        ["versions", versions],
+    ]
+    rows += [[key, facts[key]] for key in sorted(facts) if key not in {row[0] for row in rows} | {"dirty"}]
+    return _markdown(["", ""], rows)
+
+
+def _error(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1e}"
+
+
+def _plain(value: Any) -> str:
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def _markdown(headers: list[str], rows: Iterable[list[Any]]) -> str:
+    # Numbers arrive as text: tabulate must not parse and reformat them.
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
