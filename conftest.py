@@ -1,4 +1,4 @@
-"""``pytest --benchmark``: runs benchmarks/ under pytest-benchmark and refreshes the report from what they found."""
+"""``pytest --benchmark``: runs benchmarks/ under pytest-benchmark and refreshes the report."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent
-TERSE = {"columns": ["median", "min", "rounds"], "group_by": "group", "sort": "name", "quiet": True}
+TERSE = {"columns": ["median", "min", "rounds"], "group_by": "group", "sort": "name"}
 FULL = {**TERSE, "max_time": "0.5", "min_rounds": 5, "min_time": "0.000005", "disable_gc": True}
 TINY = {**FULL, "max_time": "0.01", "min_rounds": 2}
 
 
 def pytest_addoption(parser):
+    """Registers the options; pytest-benchmark's own all have longer names."""
     group = parser.getgroup("zo_triton")
     group.addoption("--benchmark", action="store_true", help="run benchmarks/ instead of the tests")
     group.addoption("--tiny", action="store_true", help="with --benchmark: small shapes, few rounds, for CI")
@@ -25,12 +26,15 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
+    """Points pytest at benchmarks/ and sets pytest-benchmark up before it reads its options."""
     if not config.getoption("benchmark"):
         return
     if not config.pluginmanager.hasplugin("benchmark"):
         raise pytest.UsageError("--benchmark needs pytest-benchmark: pip install 'zo_triton[bench]'")
     config.addinivalue_line("python_files", "bench_*.py")
     config.addinivalue_line("python_functions", "bench_")
+    # A red gate or Ctrl-C ends a benchmark before its timing starts, which is no news of its own.
+    config.addinivalue_line("filterwarnings", "ignore:Benchmark fixture was not used at all")
     everything = config.args_source != pytest.Config.ArgsSource.ARGS
     if everything:
         config.args = [str(ROOT / "benchmarks")]
@@ -65,7 +69,7 @@ class _Refresh:
         elif report.when == "call" and report.passed:
             self.passed.add(report.nodeid)
 
-    @pytest.hookimpl(trylast=True)
+    @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session, exitstatus):
         if self.folder is None or not self.passed | self.failed:
             return

@@ -15,7 +15,7 @@ def shape(tiny):
 
 
 def gate(values, directions):
-    """The reference must draw the same values, and those must have mean 0 and variance 1 within 6 deviations."""
+    """The reference must draw the same values; mean and variance must lie within 6 deviations of 0 and 1."""
     with zo.use_engine("reference"):
         exact = zo.sample(directions, 0, values.shape[1:])
     difference = (values - exact).abs().max().item()
@@ -23,12 +23,16 @@ def gate(values, directions):
         raise GateError(f"{directions.distribution} differs from the reference by {difference:.2g}.")
     count = values.numel()
     if abs(values.mean()) > 6 / count**0.5 or abs(values.var() - 1) > 6 * (5 / count) ** 0.5:
-        raise GateError(f"{directions.distribution} has mean {values.mean():.3g}, variance {values.var():.3g}.")
+        raise GateError(
+            f"{directions.distribution} has mean {values.mean():.3g}, variance {values.var():.3g}."
+        )
 
 
 def report_throughput(benchmark, count):
     if benchmark.stats is not None:
-        benchmark.extra_info["million_values_per_s"] = float(f"{1e-6 * count / benchmark.stats.stats.median:.3g}")
+        benchmark.extra_info["million_values_per_s"] = float(
+            f"{1e-6 * count / benchmark.stats.stats.median:.3g}"
+        )
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
@@ -43,5 +47,7 @@ def bench_sample(measure, shape, distribution):
 
 def bench_torch_randn(measure, shape):
     generator = torch.Generator().manual_seed(0)
-    done = measure("field", lambda: torch.randn(shape, generator=generator), K=shape[0], values=shape[1] * shape[2])
+    done = measure(
+        "field", lambda: torch.randn(shape, generator=generator), K=shape[0], values=shape[1] * shape[2]
+    )
     report_throughput(done, shape[0] * shape[1] * shape[2])

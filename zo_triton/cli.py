@@ -6,7 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -59,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
 
     report = commands.add_parser("report", help="run the races and write a report (under three minutes)")
-    report.add_argument("--out", default="reports/latest", help="folder, replaced whole (default reports/latest)")
+    report.add_argument(
+        "--out", default="reports/latest", help="folder, replaced whole (default reports/latest)"
+    )
     report.add_argument("--seed", type=int, default=0, help="first of the seeds (default 0)")
     report.add_argument("--tiny", action="store_true", help="prove that everything works, in seconds")
     report.set_defaults(run=_report)
@@ -74,13 +79,21 @@ def _train(options: argparse.Namespace) -> int:
     from zo_triton.experiments.train import train
 
     progress = train(
-        options.task, options.method, options.lr, options.directions, options.seed, options.steps, options.engine
+        options.task,
+        options.method,
+        options.lr,
+        options.directions,
+        options.seed,
+        options.steps,
+        options.engine,
     )
     console = _console()
     if not console.is_terminal:
         for now in progress:
             if now.step % 50 == 0 or now.step in (1, options.steps):
-                print(f"step {now.step}/{options.steps} loss {now.loss:.4f} accuracy {100 * now.accuracy:.1f} %")
+                print(
+                    f"step {now.step}/{options.steps} loss {now.loss:.4f} accuracy {100 * now.accuracy:.1f} %"
+                )
         return 0
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -119,12 +132,14 @@ def _bench(options: argparse.Namespace) -> int:
 
     checkout = Path(__file__).resolve().parents[1]
     if not (checkout / "benchmarks").is_dir() or not (checkout / "conftest.py").is_file():
-        raise ValueError(f"bench needs a checkout with a benchmarks folder, and {checkout} is none; clone the project.")
+        raise ValueError(
+            f"bench needs a checkout with a benchmarks folder, and {checkout} is none; clone the project."
+        )
     command = [sys.executable, "-m", "pytest", "--benchmark", *(["--tiny"] if options.tiny else [])]
     return subprocess.run(command, cwd=checkout).returncode
 
 
-def _console():  # type: ignore[no-untyped-def]
+def _console() -> Console:
     from rich.console import Console
 
     return Console()

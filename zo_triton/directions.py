@@ -74,7 +74,9 @@ class Directions:
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed must be in [0, 2**64), got {self.seed}; take it modulo 2**64.")
         if not 0 <= self.step < 2**32:
-            raise ValueError(f"step must be in [0, 2**32), got {self.step}; start a new seed after 2**32 steps.")
+            raise ValueError(
+                f"step must be in [0, 2**32), got {self.step}; start a new seed after 2**32 steps."
+            )
         if self.num < 1:
             raise ValueError(f"directions must be at least 1, got {self.num}.")
         if self.first < 0 or self.first + self.num > 2**32:

@@ -163,9 +163,7 @@ def accumulate(
         directions: Names the K directions.
         dtype: The compute dtype that the differences were measured in.
     """
-    torch.ops.zo_triton.accumulate(
-        list(tensors), list(tensor_ids), coefficients, directions.encode(), dtype
-    )
+    torch.ops.zo_triton.accumulate(list(tensors), list(tensor_ids), coefficients, directions.encode(), dtype)
 
 
 def gram(
@@ -234,7 +232,16 @@ def perturbed_linear(
     else:
         out = _feature_major(difference if donate else None, (evaluations, samples, features), dtype)
     torch.ops.zo_triton.perturbed_linear(
-        out, base, difference, weight, base_output, directions.encode(), weight_id, bias_id, signed_eps, activation
+        out,
+        base,
+        difference,
+        weight,
+        base_output,
+        directions.encode(),
+        weight_id,
+        bias_id,
+        signed_eps,
+        activation,
     )
     return out
 

@@ -11,7 +11,7 @@ ENGINES = ["reference"] + (["cpu"] if importlib.util.find_spec("zo_triton.cpu.pe
 
 
 def expected_differences(function, params, directions, eps, sides=1, dtype=torch.float32):
-    """[K, *shape] or [K, 2, *shape] float64 of ``function(*params)``, everything else in the closure's own dtype."""
+    """[K, *shape] or [K, 2, *shape] float64 of ``function(*params)``, the rest in the closure's dtype."""
     with torch.no_grad(), zo.use_engine("reference"):
         thetas = [parameter.detach().double() for parameter in params]
         zs = [zo.sample(directions, i, p.shape, dtype).double() for i, p in enumerate(params)]

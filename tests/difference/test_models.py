@@ -1,5 +1,7 @@
 """Whole models, unchanged, against finite differences in float64."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -28,7 +30,7 @@ def mlp(activation, widths=(7, 33, 17, 5)):
     """Widths next to the sizes at which a block of the field ends."""
     torch.manual_seed(0)
     layers = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in pairwise(widths):
         layers += [nn.Linear(inputs, outputs), activation]
     return nn.Sequential(*layers[:-1])
 
@@ -171,7 +173,8 @@ class ParameterAsAnInput(nn.Module):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
-    "module", [Residual, ResidualInput, ReadsPreActivationTwice, ForgetsThenReads, Tied, Branches, ParameterAsAnInput]
+    "module",
+    [Residual, ResidualInput, ReadsPreActivationTwice, ForgetsThenReads, Tied, Branches, ParameterAsAnInput],
 )
 def test_shapes_of_networks(engine, module):
     torch.manual_seed(1)

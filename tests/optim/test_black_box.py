@@ -100,9 +100,9 @@ def test_random_state_is_left_as_one_run_leaves_it_after_an_error():
     calls = iter(range(100))
 
     def closure():
-        torch.rand(1)
         if next(calls) == 2:
             raise RuntimeError("stop")
+        torch.rand(1)
         return 1.0
 
     torch.manual_seed(8)

@@ -35,7 +35,11 @@ def accumulate(
     weights = coefficients.detach().float().contiguous()
     for tensor, tensor_id in zip(tensors, tensor_ids, strict=True):
         flat = tensor.detach()
-        work = flat if flat.is_contiguous() and flat.dtype in (torch.float32, torch.float64) else flat.float().contiguous()
+        work = (
+            flat
+            if flat.is_contiguous() and flat.dtype in (torch.float32, torch.float64)
+            else flat.float().contiguous()
+        )
         _accumulate_one(work, tensor_id, weights, directions, dtype)
         if work is not flat:
             flat.copy_(work)
@@ -87,7 +91,11 @@ def _signs_kernel(matrix, coefficients, word, first_direction, key, start, stop)
             target = matrix[4 * block + lane]
             for column in range(width):
                 signed_coefficient_sum(
-                    sums.ctypes.data, words[0, lane, column:].ctypes.data, 4 * width, coefficients.ctypes.data, count
+                    sums.ctypes.data,
+                    words[0, lane, column:].ctypes.data,
+                    4 * width,
+                    coefficients.ctypes.data,
+                    count,
                 )
                 at = uintp(LANES * column)
                 for j in range(min(LANES, cols - LANES * column)):

@@ -37,6 +37,8 @@ def draw_factors(
     return torch.stack(left) / rank**0.5, torch.stack(right)
 
 
-def draw_whole(directions: Directions, index: int, tensor_id: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def draw_whole(
+    directions: Directions, index: int, tensor_id: int, shape: tuple[int, ...], dtype: torch.dtype
+) -> Tensor:
     """The tensor's full-rank matrix of one direction."""
     return draw(directions, index, tensor_id, PART_WHOLE, matrix_shape(shape), dtype)

@@ -45,7 +45,10 @@ class _Kernel:
 def _announce() -> None:
     if not _announced.is_set():
         _announced.set()
-        print("zo_triton: compiling the CPU kernels once; later runs load them from the cache …", file=sys.stderr)
+        print(
+            "zo_triton: compiling the CPU kernels once; later runs load them from the cache …",
+            file=sys.stderr,
+        )
 
 
 kernel = _Kernel

@@ -38,7 +38,11 @@ def cross_entropy_difference(
         lying, slot = lying.contiguous(), classes
     moved = as_array(lying.as_strided((evaluations, slot, samples), (slot * samples, samples, 1)))
     result = out if out.is_contiguous() and out.dtype == torch.float32 else torch.empty(out.shape)
-    target_array, result_array, smoothing = target.contiguous().numpy(), result.numpy(), np.float32(label_smoothing)
+    target_array, result_array, smoothing = (
+        target.contiguous().numpy(),
+        result.numpy(),
+        np.float32(label_smoothing),
+    )
 
     def run(start: int, stop: int) -> None:
         _kernel(result_array, probabilities, moved, target_array, smoothing, start, stop)
@@ -87,4 +91,3 @@ def _kernel(out, probabilities, difference, target, smoothing, start, stop):
             if not (highest[n] < _LARGE and total[n] > _NEARLY_ALL):
                 result[n] = _long(probabilities, difference[p], own[n], highest[n], n)
                 result[n] -= smoothing * mean[n] / float32(classes)
-

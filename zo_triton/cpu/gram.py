@@ -75,9 +75,7 @@ def _equal_bits_kernel(equal, rows, cols, word, first_direction, key, start, sto
                 equal[k, other] += total
 
 
-def _gram_real(
-    shape: tuple[int, ...], tensor_id: int, directions: Directions, drawn: torch.dtype
-) -> Tensor:
+def _gram_real(shape: tuple[int, ...], tensor_id: int, directions: Directions, drawn: torch.dtype) -> Tensor:
     rows, cols = matrix_shape(shape)
     tile = max(4, TILE_VALUES // (directions.num * cols) // 4 * 4)
     total = torch.zeros(directions.num, directions.num, dtype=torch.float64)

@@ -83,7 +83,9 @@ def perturbed_linear(
     ``ops.perturbed_linear``): each is read, whole, before it is written.
     """
     lying = _slots(out)
-    result = torch.empty(out.shape[0], out.shape[2], out.shape[1], dtype=out.dtype) if lying is None else lying
+    result = (
+        torch.empty(out.shape[0], out.shape[2], out.shape[1], dtype=out.dtype) if lying is None else lying
+    )
     z = base_output.float().t().contiguous() if base_output is not None else base.new_empty(0, 0)
     layer = _Layer(
         directions=directions,
@@ -274,7 +276,15 @@ def _run_dense(layer: _Layer, start: int, stop: int) -> None:
             if layer.dtype == torch.bfloat16:
                 bias = torch.from_numpy(bias).to(torch.bfloat16).float().numpy()
         _finish_kernel(
-            layer.out, as_array(product), as_array(moved), bias[0], layer.signed_eps, sides, k, *layer.terms, layer.kind
+            layer.out,
+            as_array(product),
+            as_array(moved),
+            bias[0],
+            layer.signed_eps,
+            sides,
+            k,
+            *layer.terms,
+            layer.kind,
         )
 
 
@@ -326,4 +336,6 @@ def _finish_kernel(out, product, moved, bias, signed_eps, sides, k, a, first_ter
                 out[p], product[s], True, sums, bias, signed_eps[p], 0, samples, a, first_term, second_term, kind
             )  # fmt: skip
         else:
-            _finish(out[p], out[p], False, sums, bias, signed_eps[p], 0, samples, a, first_term, second_term, kind)
+            _finish(
+                out[p], out[p], False, sums, bias, signed_eps[p], 0, samples, a, first_term, second_term, kind
+            )

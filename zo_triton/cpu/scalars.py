@@ -128,5 +128,3 @@ def _store(array, index, value):
         array[index] = value
 
     return store_float32
-
-

@@ -37,6 +37,8 @@ def sign_product(totals, words, x, tables, lanes):
         for column in range(width):
             for group in range(GROUPS):
                 first_row = uintp(32 * column + 4 * group)
-                write_signed_sums(tables_at + uintp(group) * table_bytes, x_at + first_row * row_bytes, row_bytes)
+                write_signed_sums(
+                    tables_at + uintp(group) * table_bytes, x_at + first_row * row_bytes, row_bytes
+                )
             for row in range(rows):
                 add_signed_sums(totals_at + uintp(row) * total_bytes, tables_at, words[row, column])

@@ -17,7 +17,9 @@ import torch
 
 @lru_cache(maxsize=None)
 def _pool(workers: int) -> ThreadPoolExecutor:
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="zo_triton", initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(
+        workers, thread_name_prefix="zo_triton", initializer=torch.set_num_threads, initargs=(1,)
+    )
     for future in [pool.submit(_meet, workers) for _ in range(workers)]:
         future.result()
     # The number is partly global in torch: give the calling thread back what it had.

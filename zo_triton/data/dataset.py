@@ -45,8 +45,8 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np
 
     Raises:
         TypeError: The seed is not an integer.
-        ValueError: The fraction is not strictly between 0 and 1, the seed is negative, or a class is too small
-            to stand in both parts.
+        ValueError: The fraction is not strictly between 0 and 1, the seed is negative, or a class is too
+            small to stand in both parts.
     """
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
         raise TypeError(f"seed must be an int, got {seed!r} of type {type(seed).__name__}.")
@@ -61,8 +61,8 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np
         count = round(fraction * len(members))
         if not 0 < count < len(members):
             raise ValueError(
-                f"fraction {fraction} leaves a part without class {label}, which has {len(members)} examples; "
-                "choose a fraction nearer to one half."
+                f"fraction {fraction} leaves a part without class {label}, which has {len(members)} "
+                "examples; choose a fraction nearer to one half."
             )
         second.append(members[:count])
     chosen = np.sort(np.concatenate(second))

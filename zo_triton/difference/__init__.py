@@ -1,9 +1,10 @@
 """Difference propagation: run the closure once, carry every direction's difference from the base beside it.
 
-One run of an ordinary torch closure inside a ``torch.overrides.TorchFunctionMode`` yields the base value and, for
-each of K directions, L(θ + sεz) − L(θ) without ever subtracting two losses: every torch function that meets a
-trained parameter or a difference-carrying tensor has a rule that maps differences to the exact difference of its
-result. Each family of rules is a file here; ``registry`` joins them, ``mode`` applies them, ``run`` is the entry.
+One run of an ordinary torch closure inside a ``torch.overrides.TorchFunctionMode`` yields the base value and,
+for each of K directions, L(θ + sεz) − L(θ) without ever subtracting two losses: every torch function that
+meets a trained parameter or a difference-carrying tensor has a rule that maps differences to the exact
+difference of its result. Each family of rules is a file here; ``registry`` joins them, ``mode`` applies them,
+``run`` is the entry.
 """
 
 from zo_triton.difference import (

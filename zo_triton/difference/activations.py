@@ -34,7 +34,7 @@ def _register(name: str, *functions: str) -> None:
 
 
 def _difference(mode: DifferenceMode, x: Tensor, entry: Entry | None, activation: str) -> Tensor:
-    """f(x + δ) − f(x), [P, *x.shape]; a linear layer that is still pending computes it in its own epilogue."""
+    """f(x + δ) − f(x), [P, *x.shape]; a pending linear layer computes it in its own epilogue."""
     base = x if x.dtype == torch.float32 else x.float()
     if entry is None:
         delta = mode.materialise(mode.ids[id(x)], x).to(mode.compute_dtype)
@@ -47,6 +47,6 @@ def _difference(mode: DifferenceMode, x: Tensor, entry: Entry | None, activation
 
 _register("relu", "relu")
 _register("tanh", "tanh")
-_register("sigmoid", "sigmoid")
+_register("sigmoid", "sigmoid", "expit")
 _register("gelu", "gelu")
 _register("silu", "silu")

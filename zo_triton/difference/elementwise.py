@@ -1,7 +1,7 @@
 """Elementwise functions: f(a+δ) − f(a) by a formula that doesn't subtract two nearly equal values.
 
-Formulas run in float32 (or the base's dtype if that is wider) by type promotion with the base; the mode rounds
-the result to the compute dtype.
+Formulas run in float32 (or the base's dtype if that is wider) by type promotion with the base; the mode
+rounds the result to the compute dtype.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def rdiv(mode: DifferenceMode, base: Tensor, input: Any, other: Any) -> Any:
 
 @rule("pow", "__pow__")
 def power(mode: DifferenceMode, base: Tensor, input: Any, exponent: Any) -> Any:
-    """Δ(a^n): a sum of products for small whole n, aⁿ·expm1(n·log1p(δ/a)) where a and a + δ are positive."""
+    """Difference of aⁿ: a sum of products for small whole n, aⁿ·expm1(n·log1p(δ/a)) where a and a + δ are positive."""
     if mode.carries((exponent,)):
         return _exponential(mode, base, input, exponent)
     delta = operand(mode, base, input)

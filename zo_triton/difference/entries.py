@@ -1,13 +1,12 @@
 """What the mode remembers of a tensor: its difference, or how to get it when somebody asks.
 
-An entry dies with its base tensor. Who may still read a difference is counted (``Entry.readers``), because the
-last reader may overwrite it; and ``Entry.exclusive`` says that no other entry looks at the same memory.
+An entry dies with its base tensor. Who may still read a difference is counted (``Entry.readers``), because
+the last reader may overwrite it; and ``Entry.exclusive`` says that no other entry looks at the same memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import KeyedRef
 
 import torch
@@ -150,7 +149,7 @@ class PendingLinear:
             dtype=mode.compute_dtype,
             donate=donate,
         )
-        if donate and given is not None and result.data_ptr() == given.data_ptr():
+        if donate and source is not None and _same_memory(result, source.difference):
             self.spent = True
             self.release()
         return result if len(self.shape) == 2 else result.view(mode.evaluations, *self.shape)
@@ -168,6 +167,5 @@ def storage_of(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def is_tensor_like_sequence(value: Any) -> bool:
-    """Whether an argument may hold tensors inside: a list or a tuple."""
-    return isinstance(value, Sequence) and not isinstance(value, (str, bytes, torch.Size))
+def _same_memory(result: Tensor, difference: Tensor | None) -> bool:
+    return difference is not None and result.data_ptr() == difference.data_ptr()

@@ -87,8 +87,8 @@ def difference(
             carried[position] = its_difference
     if not changed.isdisjoint(carried):
         raise ValueError(
-            f"{name_of(function)} changes a tensor in place that depends on the trained parameters; use a form "
-            "that returns a new tensor."
+            f"{name_of(function)} changes a tensor in place that depends on the trained parameters; use a "
+            "form that returns a new tensor."
         )
     mode.reserve(
         max(each.numel() for each, is_floating in zip(results, floating, strict=True) if is_floating)
@@ -117,7 +117,7 @@ def _subtract(
     before: RandomState | None,
     device: torch.device,
 ) -> list[Tensor]:
-    """f(a + δ) − f(a) for each result: by vmap in float64, else one by one, else in the arguments' own dtype."""
+    """f(a + δ) − f(a) for each result: by vmap in float64, else one by one, else in the base's dtype."""
     after = RandomState.capture(device)
 
     def once(dtype: torch.dtype | None, batched: bool) -> list[Tensor]:
@@ -147,7 +147,7 @@ def _subtract(
             for dtype, batched in attempts[:-1]:
                 try:
                     return once(dtype, batched)
-                except Exception:  # noqa: S112  (whatever vmap or float64 refuses, the next attempt may do)
+                except Exception:
                     continue
             return once(*attempts[-1])
     finally:
@@ -158,21 +158,21 @@ def _announce(mode: DifferenceMode, function: Callable) -> None:
     name = name_of(function)
     if mode.strict:
         raise MissingRuleError(
-            f"zo_triton has no difference rule for {name} and strict=True; write it with functions that have one, "
-            "or pass strict=False to subtract its values."
+            f"zo_triton has no difference rule for {name} and strict=True; write it with functions that have "
+            "one, or pass strict=False to subtract its values."
         )
     if function not in _warned:
         _warned.add(function)
         warnings.warn(
-            f"zo_triton has no difference rule for {name}; its values are subtracted in float64, which is slower "
-            "and less accurate. strict=True refuses it.",
+            f"zo_triton has no difference rule for {name}; its values are subtracted in float64, which is "
+            "slower and less accurate. strict=True refuses it.",
             UserWarning,
             stacklevel=2,
         )
 
 
 def _fixed(leaf: Any, dtype: torch.dtype | None, changed: bool) -> Any:
-    """An argument that carries nothing: in the dtype of the evaluation, a copy if the function writes to it."""
+    """An argument that carries nothing, in the evaluation's dtype; a copy if the function writes to it."""
     if not isinstance(leaf, Tensor):
         return leaf
     if dtype is not None and leaf.is_floating_point():

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
 
 SUPPORTED = (
-    "add", "sub", "subtract", "mul", "multiply", "div", "divide", "true_divide", "pow", "neg", "exp", "expm1", "log",
-    "log1p", "sqrt", "rsqrt", "reciprocal", "square", "abs", "sin", "cos", "clamp", "clip", "clamp_min", "clamp_max",
-    "relu", "tanh", "sigmoid", "silu", "leaky_relu", "hardtanh", "relu6", "dropout", "masked_fill", "lerp",
+    "add", "sub", "subtract", "mul", "multiply", "div", "divide", "true_divide", "pow", "neg", "exp",
+    "expm1", "log", "log1p", "sqrt", "rsqrt", "reciprocal", "square", "abs", "sin", "cos", "clamp", "clip",
+    "clamp_min", "clamp_max", "relu", "tanh", "sigmoid", "silu", "leaky_relu", "hardtanh", "relu6",
+    "dropout", "masked_fill", "lerp",
 )  # fmt: skip
 """Functions whose in-place form is taken."""
 
@@ -88,14 +89,14 @@ def _overwrite(mode: DifferenceMode, function: Callable, name: str, args: tuple,
     functional = _OPERATORS.get(name, name[:-1])
     if functional not in SUPPORTED:
         _refuse(function, "has no difference rule")
-    form = named(functional)[-1]
+    form = next(form for form in named(functional) if form in HANDLERS)
     return _store(mode, function, target, HANDLERS[form](mode, form, args, kwargs))
 
 
 def _assign(
     mode: DifferenceMode, function: Callable, target: Tensor, source: Any = 0, **kwargs: Any
 ) -> Tensor:
-    """``copy_``, ``fill_`` and ``zero_``: the target takes over the source's difference, or has none any more."""
+    """``copy_``, ``fill_`` and ``zero_``: the target takes over the source's difference, or loses its own."""
     delta = mode.difference(source)
     if delta is not None:
         delta = mode.align(delta, target.dim()).expand(-1, *target.shape).clone()
@@ -107,7 +108,7 @@ def _assign(
     return target
 
 
-def _store(mode: DifferenceMode, function: Callable, target: Tensor, result: Tensor) -> Tensor:
+def _store(mode: DifferenceMode, function: Callable, target: Any, result: Tensor) -> Tensor:
     """Copies a functional result and its difference into the target."""
     if result.shape != target.shape:
         _refuse(
@@ -125,15 +126,15 @@ def _store(mode: DifferenceMode, function: Callable, target: Tensor, result: Ten
 
 
 def _check_target(mode: DifferenceMode, function: Callable, target: Any) -> None:
-    """Refuses to write into a trained parameter's memory, or into memory that a difference-carrying tensor shares."""
+    """Refuses to write into a trained parameter's memory, or into that of a tensor with a difference."""
     for each in target if isinstance(target, (list, tuple)) else (target,):
         if not isinstance(each, Tensor) or each.numel() == 0:
             continue
         memory = storage_of(each)
         if any(storage_of(parameter) == memory for parameter in mode.params):
             raise ValueError(
-                f"{fallback.name_of(function)} would change a trained parameter inside the closure; the closure "
-                "may only read the parameters."
+                f"{fallback.name_of(function)} would change a trained parameter inside the closure; "
+                "it may only read the parameters."
             )
         if id(each) in mode.entries:
             continue

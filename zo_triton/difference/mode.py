@@ -1,4 +1,4 @@
-"""The mode under which a closure runs: every torch function passes through it and leaves its difference behind."""
+"""The mode under which a closure runs: every torch function passes through and leaves its difference."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from torch.overrides import TorchFunctionMode
 from zo_triton.difference import fallback, inplace
 from zo_triton.difference.entries import Entry, PendingLinear, Symbol, storage_of
 from zo_triton.difference.plan import Plan, RestartError
-from zo_triton.difference.registry import HANDLERS
+from zo_triton.difference.registry import HANDLERS, Handler
 from zo_triton.directions import Directions
+
+_WITHOUT_RULE: dict[Any, Handler] = {}
+"""Handlers of the functions without a rule that have been met so far: by name, in place or not."""
 
 
 class DifferenceMode(TorchFunctionMode):
     """Holds the table base tensor → difference while a closure runs.
 
-    The base tensors stay ordinary tensors: ``.item()``, printing and control flow see the base. Differences have
-    shape [P, *shape] with P = K·sides, evaluation p walking direction p // sides.
+    The base tensors stay ordinary tensors: ``.item()``, printing and control flow see the base. Differences
+    have shape [P, *shape] with P = K·sides, evaluation p walking direction p // sides.
 
     Args:
         params: The trained parameters; a tensor's id is its position here.
@@ -80,11 +83,13 @@ class DifferenceMode(TorchFunctionMode):
             return inplace.with_target(self, func, args, kwargs)
         handle = HANDLERS.get(func)
         if handle is None:
-            handle = HANDLERS[func] = inplace.handler_for(func) or fallback.handle
+            handle = _WITHOUT_RULE.get(func)
+            if handle is None:
+                handle = _WITHOUT_RULE[func] = inplace.handler_for(func) or fallback.handle
         return handle(self, func, args, kwargs)
 
     def carries(self, args: Any, kwargs: dict | None = None) -> bool:
-        """Whether any argument is a trained parameter or carries a difference; lists and tuples are searched."""
+        """Whether any argument is a trained parameter or carries a difference; also inside of lists and tuples."""
         entries, ids = self.entries, self.ids
         for value in args:
             key = id(value)
@@ -92,10 +97,10 @@ class DifferenceMode(TorchFunctionMode):
                 return True
             if type(value) in (list, tuple) and self.carries(value):
                 return True
-        return bool(kwargs) and self.carries(kwargs.values())
+        return kwargs is not None and self.carries(kwargs.values())
 
     def difference(self, value: Any) -> Tensor | None:
-        """The difference [P, *shape] of an argument, computed now if it was pending; None if it carries none."""
+        """The difference [P, *shape] of an argument, computed now if pending; None if it carries none."""
         key = id(value)
         entry = self.entries.get(key)
         if entry is not None:
@@ -146,7 +151,7 @@ class DifferenceMode(TorchFunctionMode):
         return (z.unsqueeze(1) * steps).view(self.evaluations, *shape)
 
     def reserve(self, elements: int) -> None:
-        """Starts again with fewer directions if differences of this many elements each are over the budget."""
+        """Starts again with fewer directions if a difference of so many elements is over the budget."""
         if elements > self._most and not self.plan.fixed and self.directions.num > 1:
             each = elements * self.sides * self.compute_dtype.itemsize
             raise RestartError(
@@ -192,7 +197,7 @@ class DifferenceMode(TorchFunctionMode):
         return base
 
     def record(self, base: Tensor, difference: Tensor) -> None:
-        """Enters the difference that a rule made of those it fetched, in the dtype that its level calls for."""
+        """Enters the difference that a rule made of those it fetched, in the dtype of its level."""
         key = id(base)
         if key in self.ids or not base.is_floating_point():
             return

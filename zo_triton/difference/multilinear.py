@@ -1,7 +1,7 @@
 """Functions that are linear in each of several tensors: einsum, convolutions, products of batches.
 
-With a' = a + Δa, f(a', b') − f(a, b) = f(Δa, b) + f(a', Δb): each term holds exactly one difference, so nothing
-cancels. Each term runs on all evaluations at once by vmap.
+With a' = a + Δa, f(a', b') − f(a, b) = f(Δa, b) + f(a', Δb): each term holds one difference alone,
+so nothing cancels. Each term runs on all evaluations at once by vmap.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _register(*names: str, bias: int | None = None) -> None:
-    """Registers functions; ``bias`` is the position of an argument that is added to the product, not multiplied."""
+    """Registers functions; ``bias`` is the position of an argument that is added, not multiplied."""
 
     def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
         if not mode.carries(args, kwargs):
@@ -65,14 +65,14 @@ def _telescope(
         batched.append(position)
     added = mode.difference(bias)
     if added is not None:  # the channels of a convolution's result stand before its spatial axes
-        added = added.reshape(*added.shape, *[1] * (_spatial(base, function)))
-        total = mode.align(added, base.dim()).expand(-1, *base.shape) if total is None else total + mode.align(
-            added, base.dim()
-        )  # fmt: skip
+        added = added.reshape(*added.shape, *[1] * _spatial_axes(function))
+        added = mode.align(added, base.dim()).expand(-1, *base.shape)
+        total = added if total is None else total + added
     return total
 
 
-def _spatial(base: Tensor, function: Callable) -> int:
+def _spatial_axes(function: Callable) -> int:
+    """2 for ``conv2d``; 0 for ``bilinear``."""
     digits = [int(letter) for letter in getattr(function, "__name__", "") if letter.isdigit()]
     return digits[0] if digits else 0
 
@@ -84,7 +84,7 @@ def _on_every(
     batched: Sequence[int],
     replaced: dict[int, Tensor],
 ) -> Tensor:
-    """The function with the batched arguments mapped over the P axis, one of them replaced by its difference."""
+    """The function mapped over the P axis of the batched arguments, one replaced by its difference."""
 
     def once(*moved: Tensor) -> Tensor:
         filled = list(values)

@@ -1,8 +1,8 @@
-"""Functions whose result carries no difference whatever goes in: questions about a tensor, fresh tensors, choices.
+"""Functions whose result carries no difference whatever goes in: questions, fresh tensors, choices.
 
-Comparisons, argmax and whatever turns a tensor into Python numbers see the base alone, so that control flow is
-that of the unperturbed run. A mask made by a comparison therefore stays the base's; ``relu``, ``clamp``, ``abs``,
-``maximum`` and ``leaky_relu`` follow the perturbation across their kinks.
+Comparisons, argmax and whatever turns a tensor into Python numbers see the base alone, so that control flow
+is that of the unperturbed run. A mask made by a comparison therefore stays the base's; ``relu``, ``clamp``,
+``abs``, ``maximum`` and ``leaky_relu`` follow the perturbation across their kinks.
 """
 
 from __future__ import annotations
@@ -20,21 +20,23 @@ if TYPE_CHECKING:
 
 QUESTIONS = (
     "size", "dim", "numel", "nelement", "ndimension", "stride", "storage_offset", "data_ptr", "element_size",
-    "is_contiguous", "is_floating_point", "is_complex", "is_signed", "is_pinned", "is_inference", "get_device",
-    "item", "tolist", "numpy", "__array__", "__len__", "__bool__", "__float__", "__int__", "__index__", "__repr__",
-    "__format__", "__hash__", "__contains__", "untyped_storage", "storage", "is_shared", "is_set_to", "is_same_size",
-    "result_type", "is_nonzero", "__dlpack__", "__dlpack_device__", "__reduce_ex__",
+    "is_contiguous", "is_floating_point", "is_complex", "is_signed", "is_pinned", "is_inference",
+    "get_device", "item", "tolist", "numpy", "__array__", "__len__", "__bool__", "__float__", "__int__",
+    "__index__", "__repr__", "__format__", "__hash__", "__contains__", "untyped_storage", "storage",
+    "is_shared", "is_set_to", "is_same_size", "result_type", "is_nonzero", "__dlpack__", "__dlpack_device__",
+    "__reduce_ex__",
 )  # fmt: skip
 CHOICES = (
-    "eq", "ne", "lt", "le", "gt", "ge", "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "equal", "not_equal",
-    "less", "less_equal", "greater", "greater_equal", "allclose", "isclose", "isnan", "isinf", "isfinite", "isposinf",
-    "isneginf", "isreal", "argmax", "argmin", "argsort", "argwhere", "nonzero", "count_nonzero", "any", "all",
-    "searchsorted", "bucketize", "unique", "unique_consecutive", "logical_not", "logical_and", "logical_or",
-    "logical_xor", "signbit", "int", "long", "short", "char", "byte", "bool",
+    "eq", "ne", "lt", "le", "gt", "ge", "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "equal",
+    "not_equal", "less", "less_equal", "greater", "greater_equal", "allclose", "isclose", "isnan", "isinf",
+    "isfinite", "isposinf", "isneginf", "isreal", "argmax", "argmin", "argsort", "argwhere", "nonzero",
+    "count_nonzero", "any", "all", "searchsorted", "bucketize", "unique", "unique_consecutive",
+    "logical_not", "logical_and", "logical_or", "logical_xor", "signbit", "int", "long", "short", "char",
+    "byte", "bool",
 )  # fmt: skip
 FRESH = (
-    "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like", "new_zeros",
-    "new_ones", "new_empty", "new_full", "new_empty_strided", "new_tensor",
+    "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like",
+    "new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided", "new_tensor",
 )  # fmt: skip
 
 

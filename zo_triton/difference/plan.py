@@ -9,15 +9,16 @@ from dataclasses import dataclass, field
 class Plan:
     """The size of a chunk of directions, and which layers may not give their input's memory away.
 
-    A run starts out hopeful: all directions at once, and a linear layer followed by an activation overwrites its
-    input's difference. Where that fails (too much memory; the pre-activation is read a second time) the run starts
-    again with a more careful plan. Passing the last run's plan to the next one saves the second start.
+    A run starts out hopeful: all directions at once, and a linear layer followed by an activation overwrites
+    its input's difference. Where that fails (too much memory; the pre-activation is read a second time) the
+    run starts again with a more careful plan. Passing the last run's plan to the next one saves the second
+    start.
 
     Args:
         chunk: Directions evaluated at once.
         fixed: The caller chose ``chunk``: no memory budget changes it.
-        keep: Positions, counted in the order of the calls, of the linear layers whose pre-activation is read by
-            more than one function.
+        keep: Positions, counted in the order of the calls, of the linear layers whose pre-activation is read
+            by more than one function.
     """
 
     chunk: int

@@ -1,6 +1,7 @@
 """Which torch function has which rule, and the two ways to write one.
 
-A *rule* receives the mode, the base result and the function's own arguments, and returns the difference of the
+A *rule* receives the mode, the base result and the function's own arguments, and returns the difference of
+the
 result: [P, *shape], a list of them for a tuple of results, None where the result carries none, or
 ``NotImplemented`` for a combination of arguments that it doesn't cover (the generic fallback then takes it).
 A *handler* does everything itself, the base result included.
@@ -25,12 +26,12 @@ HANDLERS: dict[Any, Handler] = {}
 
 
 def named(*names: str) -> list[Any]:
-    """Every function of these names that torch, ``torch.Tensor`` or ``torch.nn.functional`` has.
+    """Every function of these names in torch, ``Tensor``, ``torch.nn.functional`` and ``torch.special``.
 
     A property ``x.T`` reaches a mode as its getter's ``__get__``.
     """
     found = []
-    for owner in (torch, Tensor, F):
+    for owner in (torch, Tensor, F, torch.special):
         for name in names:
             function = getattr(owner, name, None)
             if function is None:

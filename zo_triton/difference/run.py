@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,9 @@ BUDGET_CPU = 16 * 2**20
 
 BUDGET_GPU = 2**30
 """The same on a GPU."""
+
+SMALLEST_EPS = 1e-30
+"""Below it, ε times a small activation leaves the normal range of float32."""
 
 
 class Measurement(NamedTuple):
@@ -50,9 +54,9 @@ def differences(
 ) -> tuple[Tensor, Tensor]:
     """Base value of a closure and its exact difference along each direction, without subtracting two values.
 
-    The closure runs once (once a chunk of directions, with torch's random state put back, so that each run draws
-    the same dropout masks) under ``torch.no_grad()``. Inside it tensors, ``.item()`` and control flow are those of
-    the base. Nothing is modified.
+    The closure runs once (once a chunk of directions, with torch's random state put back, so that each run
+    draws the same dropout masks) under ``torch.no_grad()``. Inside it tensors, ``.item()`` and control flow
+    are those of the base. Nothing is modified.
 
     Args:
         closure: Takes no argument, returns a tensor of any shape: a loss, per-sample losses, logits.
@@ -61,17 +65,18 @@ def differences(
         eps: Smoothing radius ε > 0.
         sides: 1 for L(θ+εz) − L(θ); 2 for that and L(θ−εz) − L(θ).
         compute_dtype: Of the activations' differences: float32, or bfloat16 for speed. Losses stay float32.
-        chunk: Directions evaluated at once; None for as many as the memory budget allows. No value depends on it.
+        chunk: Directions evaluated at once; None for as many as the memory budget allows. No value depends on
+            it.
         strict: Refuse a torch function without a difference rule instead of subtracting its values.
         scales: [K] float32 factor on ε for each direction; None for the distribution's own (``sphere``) or 1.
 
     Returns:
-        The value, [*shape], and the differences, float32: [K, *shape], with ``sides=2`` [K, 2, *shape], plus side
-        first.
+        The value, [*shape], and the differences, float32: [K, *shape], with ``sides=2`` [K, 2, *shape], plus
+        side first.
 
     Raises:
-        TypeError: A parameter is no floating-point tensor, ``directions`` is no :class:`Directions`, or the closure
-            returns something else than a tensor (:class:`NotATensorError`, which holds it).
+        TypeError: A parameter is no floating-point tensor, ``directions`` is no :class:`Directions`, or the
+            closure returns something else than a tensor (:class:`NotATensorError`, which holds it).
         ValueError: Anything else that is out of range, a closure whose value depends on no parameter, or an
             in-place function that differences can't follow.
     """
@@ -93,8 +98,8 @@ def measure(
 ) -> Measurement:
     """:func:`differences` for a caller that measures the same closure again and again.
 
-    Args are those of :func:`differences`, and ``plan``: the plan of the last measurement, which saves this one from
-    starting twice.
+    Args are those of :func:`differences`, and ``plan``: the plan of the last measurement, which saves this
+    one from starting twice.
     """
     params = list(params)
     _check_params(params, directions)
@@ -103,8 +108,10 @@ def measure(
     if scales is None:
         scales = ops.direction_scales(params, range(len(params)), directions, compute_dtype)
     signed_eps = _signed_eps(directions.num, sides, eps, scales, device)
-    if plan is None or chunk is not None:
-        plan = Plan(min(chunk or directions.num, directions.num), chunk is not None)
+    if plan is None:
+        plan = Plan(directions.num)
+    if chunk is not None:
+        plan = replace(plan, chunk=min(chunk, directions.num), fixed=True)
     budget = BUDGET_CPU if device.type == "cpu" else BUDGET_GPU
     start, first, again, value = RandomState.capture(device), 0, False, None
     parts: list[Tensor] = []
@@ -141,13 +148,13 @@ def _run_once(closure: Callable[[], Any], mode: DifferenceMode) -> tuple[Tensor,
     if difference is None:
         if not mode.used:
             raise ValueError(
-                f"the closure used none of the {len(mode.params)} trained parameters; pass the parameters of the "
-                "model that it runs."
+                f"the closure used none of the {len(mode.params)} trained parameters; pass the parameters of "
+                "the model that it runs."
             )
         raise ValueError(
-            "the closure's value carries no difference: the trained parameters reach it only through comparisons, "
-            "argmax, integers or Python numbers; return a loss that depends on them through torch functions, or "
-            "wrap the closure in zo.BlackBox to evaluate it direction by direction."
+            "the closure's value carries no difference: the trained parameters reach it only through "
+            "comparisons, argmax, integers or Python numbers; return a loss that depends on them through torch "
+            "functions, or wrap the closure in zo.BlackBox to evaluate it direction by direction."
         )
     return value.detach(), difference.float()
 
@@ -156,8 +163,8 @@ def _check_same(first: Tensor, again: Tensor) -> Tensor:
     """Refuses a closure that returns another value on the next chunk of directions."""
     if first.shape != again.shape or not torch.allclose(first, again, 1e-3, 1e-5, equal_nan=True):
         raise ValueError(
-            f"the closure's value changed from {first} to {again} between two chunks of directions of one step; it "
-            "must use the same batch each time: draw the batch outside of it."
+            f"the closure's value changed from {first} to {again} between two chunks of one step; it must use "
+            "the same batch each time: draw the batch outside of it."
         )
     return first
 
@@ -194,7 +201,8 @@ def _check_params(params: list[Tensor], directions: Directions) -> None:
             )
         if parameter.device != params[0].device:
             raise ValueError(
-                f"{name} is on {parameter.device} but parameter 0 on {params[0].device}; move all to one device."
+                f"{name} is on {parameter.device} but parameter 0 on {params[0].device}; move all to one "
+                "device."
             )
         directions.check_shape(name, parameter.shape)
         seen[id(parameter)] = position
@@ -212,6 +220,11 @@ def _check_settings(
         raise TypeError(f"eps must be a number, got {eps!r} of type {type(eps).__name__}.")
     if not (math.isfinite(eps) and eps > 0):
         raise ValueError(f"eps must be positive and finite, got {eps}.")
+    if not SMALLEST_EPS <= eps <= 1 / SMALLEST_EPS:
+        raise ValueError(
+            f"eps {eps} is too {'small' if eps < 1 else 'large'} for float32; use one between "
+            f"{SMALLEST_EPS} and {1 / SMALLEST_EPS}."
+        )
     if sides not in (1, 2):
         raise ValueError(f"sides must be 1 (forward difference) or 2 (central difference), got {sides!r}.")
     if compute_dtype not in (torch.float32, torch.bfloat16):

@@ -1,4 +1,4 @@
-"""Functions that only move elements about: they do to each evaluation's difference what they do to the base."""
+"""Functions that only move elements about: they do to a difference what they do to the base."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def _axis(dim: int) -> int:
 
 
 @rule(
-    "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "ravel", "view_as", "reshape_as", "contiguous",
-    "clone", "__deepcopy__", "positive", "__pos__", "alias_copy", "float", "double", "half", "bfloat16", "type_as",
-    "cpu", "cuda", "to", "type", "atleast_1d",
+    "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "ravel", "view_as", "reshape_as",
+    "contiguous", "clone", "__deepcopy__", "positive", "__pos__", "alias_copy", "float", "double", "half",
+    "bfloat16", "type_as", "cpu", "cuda", "to", "type", "atleast_1d",
 )  # fmt: skip
 def reshape(mode: DifferenceMode, base: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """The same elements in the same order; a cast or a move of the base leaves the difference's dtype alone."""
+    """The same elements in the same order; a cast of the base leaves the difference's dtype alone."""
     if not isinstance(base, Tensor) or not base.is_floating_point():
         return None
     if not isinstance(input, Tensor) or base.numel() != input.numel():
@@ -43,8 +43,8 @@ def reshape(mode: DifferenceMode, base: Any, input: Any, *args: Any, **kwargs: A
 def _alias(*names: str, transposed: bool) -> None:
     """Registers functions that give a tensor, or a matrix's transpose, under another name.
 
-    Of a trained parameter the result stays a symbol, so that ``F.linear(x, weight.data)`` and ``x @ weight.T`` are
-    still the fused linear layer.
+    Of a trained parameter the result stays a symbol: ``F.linear(x, weight.data)`` and ``x @ weight.T`` are still
+    the fused linear layer.
     """
 
     def handle(mode: DifferenceMode, function: Any, args: tuple, kwargs: dict) -> Any:
@@ -64,7 +64,7 @@ def _alias(*names: str, transposed: bool) -> None:
 
 
 def _transposed(mode: DifferenceMode, base: Tensor, input: Tensor) -> Any:
-    """``.mT`` of any tensor; ``.T`` and ``.t()`` of at most two dimensions, beyond which they are deprecated."""
+    """``.mT`` of any tensor; ``.T`` and ``.t()`` of at most two dimensions."""
     delta = _needed(mode, input)
     if input.dim() < 2:
         return delta
@@ -155,7 +155,7 @@ def _or_zeros(mode: DifferenceMode, tensor: Tensor) -> Tensor:
 
 
 def _rearrange(*names: str) -> None:
-    """Registers any other choice of elements: the function itself, on their positions, tells which it picks."""
+    """Registers any other choice of elements: the function, run on their positions, tells which."""
 
     def handle(mode: DifferenceMode, function: Any, args: tuple, kwargs: dict) -> Any:
         if not mode.carries(args, kwargs):
@@ -173,10 +173,18 @@ def _rearrange(*names: str) -> None:
 
 
 _rearrange(
-    "flip", "roll", "rot90", "repeat", "tile", "repeat_interleave", "movedim", "moveaxis", "gather", "index_select",
-    "take", "take_along_dim", "masked_select", "diagonal", "fliplr", "flipud", "narrow_copy", "pixel_shuffle",
-    "pixel_unshuffle", "channel_shuffle",
+    "flip", "roll", "rot90", "repeat", "tile", "repeat_interleave", "movedim", "moveaxis", "gather",
+    "index_select", "take", "take_along_dim", "masked_select", "diagonal", "fliplr", "flipud", "narrow_copy",
+    "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
 )  # fmt: skip
+
+
+@rule("embedding")
+def embedding(
+    mode: DifferenceMode, base: Tensor, input: Tensor, weight: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
+    """The rows of the weight's difference that the indices pick."""
+    return _needed(mode, weight)[:, input]
 
 
 @rule("pad")

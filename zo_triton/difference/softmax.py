@@ -1,4 +1,4 @@
-"""softmax, log_softmax and logsumexp: with p = softmax(a) and m = Σ p·expm1(δ), everything follows from δ and m."""
+"""softmax, log_softmax and logsumexp: all follow from δ and Σ p·expm1(δ) with p = softmax(a)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def log_normaliser(a: Tensor, delta: Tensor, dim: Any) -> Tensor:
     """Δ logsumexp(a) = log1p(Σ p·expm1(δ)) along ``dim`` (negative), which is kept.
 
-    Where the sum comes near −1 the change is of order one: subtracting the two values is then the accurate way.
+    Where the sum comes near −1 the change is of order one: subtracting the two values is then the accurate
+    way.
     """
     total = (torch.softmax(a, dim) * torch.expm1(delta)).sum(dim, keepdim=True)
     result = torch.log1p(total)
@@ -59,7 +60,7 @@ def softmax(
     _stacklevel: int = 3,
     dtype: Any = None,
 ) -> Any:
-    """p' − p = p·expm1(Δ log p)."""
+    """P' − p = p·expm1(Δ log p)."""
     if dim is None or input.dim() == 0:
         return NotImplemented
     delta = mode.difference(input)
@@ -76,7 +77,7 @@ def softmin(
     _stacklevel: int = 3,
     dtype: Any = None,
 ) -> Any:
-    """softmax of −a."""
+    """Softmax of −a."""
     if dim is None or input.dim() == 0:
         return NotImplemented
     delta = mode.difference(input)

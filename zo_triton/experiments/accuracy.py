@@ -1,4 +1,4 @@
-"""How far a loss difference is from the truth, as ε shrinks: propagated differences against subtracted losses."""
+"""How far a loss difference is from the truth as ε shrinks: propagated against subtracted losses."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def direct_differences(
     weights = [parameter.detach().to(dtype) for parameter in model.parameters()]
 
     def loss(values: Sequence[Tensor]) -> Tensor:
-        return F.cross_entropy(functional_call(model, dict(zip(names, values, strict=True)), (x.to(dtype),)), y)
+        return F.cross_entropy(
+            functional_call(model, dict(zip(names, values, strict=True)), (x.to(dtype),)), y
+        )
 
     with torch.no_grad():
         base = loss(weights)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import sqrt
 from typing import Protocol
 
@@ -62,7 +63,7 @@ def make_mlp(sizes: Sequence[int], seed: int) -> nn.Sequential:
         raise ValueError(f"a network needs an input and an output size, got {tuple(sizes)}.")
     generator = torch.Generator().manual_seed(seed)
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+    for inputs, outputs in pairwise(sizes):
         linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
         with torch.no_grad():
             for parameter in linear.parameters():

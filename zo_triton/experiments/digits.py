@@ -105,18 +105,20 @@ def run_race(config: RaceConfig, say: Say, chosen: Sequence[Method] | None = Non
     """The record's section ``race``."""
     rates = ", ".join(f"{rate:g}" for rate in config.learning_rates)
     note = (
-        f"Every method tried the same {len(config.learning_rates)} learning rates ({rates}), one trial each of at "
-        f"most {config.trial_seconds:g} s of training, on a fifth of the training examples held out (seed "
-        f"{config.tuning_seed}; the test examples are never seen). The table gives the steps to "
-        f"{100 * config.targets[-1]:.0f} % validation accuracy, or in brackets the best accuracy of a trial that "
-        "did not get there: out of time, or out of the steps that the best trial before it had needed. "
-        "Momentum is fixed at "
+        f"Every method tried the same {len(config.learning_rates)} learning rates ({rates}), one trial "
+        f"each of at most {config.trial_seconds:g} s of training, on a fifth of the training examples held "
+        f"out (seed {config.tuning_seed}; the test examples are never seen). The table gives the steps to "
+        f"{100 * config.targets[-1]:.0f} % validation accuracy, or in brackets the best accuracy of a "
+        "trial that did not get there: out of time, or out of the steps that the best trial before it had "
+        "needed. Momentum is fixed at "
         f"{MOMENTUM}, Adam's other settings are torch's."
     )
     rows = race(chosen or methods(config), digits(), config, say)
     return {
         "task": "digits",
-        "config": {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()},
+        "config": {
+            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()
+        },
         "parameters": count_parameters(make_mlp(config.sizes, 0)),
         "tuning": {"learning_rates": list(config.learning_rates), "note": note},
         "methods": rows,

@@ -49,7 +49,7 @@ def check_descent(name: str, build: Callable[[nn.Module, int], Contender], case:
         for old, new, slope in zip(before, model.parameters(), gradient, strict=True)
     )
     projection = walked / (lr * sum(slope.square().sum().item() for slope in gradient))
-    if not 0 < projection or abs(projection - 1) > 4 * sqrt(2 / case.directions):
+    if not projection > 0 or abs(projection - 1) > 4 * sqrt(2 / case.directions):
         raise GateError(
             f"{name} on {case.name} moves {projection:.3g} times the expected distance along the gradient."
         )
@@ -69,8 +69,12 @@ def check_differences(case: StepCase, dtype: torch.dtype, eps: float = 1e-3, cou
     directions = zo.Directions(1, 0, count)
     noise = [zo.sample(directions, number, param.shape) for number, param in enumerate(params)]
     truth = direct_differences(model, x, y, noise, eps, torch.float64)
-    _, change = zo.differences(lambda: F.cross_entropy(model(x), y), params, directions, eps, compute_dtype=dtype)
+    _, change = zo.differences(
+        lambda: F.cross_entropy(model(x), y), params, directions, eps, compute_dtype=dtype
+    )
     error = ((change.double() - truth) / truth).abs().median().item()
     if not error <= BOUNDS[dtype]:
-        raise GateError(f"loss differences in {dtype} on {case.name} are off by {error:.2g}, more than {BOUNDS[dtype]}.")
+        raise GateError(
+            f"loss differences in {dtype} on {case.name} are off by {error:.2g}, more than {BOUNDS[dtype]}."
+        )
     return error

@@ -1,9 +1,9 @@
 """Peak memory of a training step over plain inference, each method in a process of its own.
 
 The kernel's high-water mark of resident memory is reset (Linux: 5 written to /proc/self/clear_refs) before
-inference and again before the steps; the difference of the two marks is what a step adds. The method has warmed
-up on a tiny network before, so that compilers and caches are in both marks. glibc is told to hand large blocks
-back at once, else memory freed by one phase would hide what the next one needs.
+inference and again before the steps; the difference of the two marks is what a step adds. The method has
+warmed up on a small network before, so that compilers and caches are in both marks. glibc is told to hand
+large blocks back at once, else memory freed by one phase would hide what the next one needs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from zo_triton.experiments.timing import round_digits
 
 CASES = (StepCase((784, 256, 256, 10), 128, 32), StepCase((1024, 3072, 2048, 256), 128, 32))
 TINY_CASES = (StepCase((64, 32, 10), 32, 4),)
-WARM_UP = StepCase((8, 4, 3), 4, 2)
+WARM_UP = StepCase((64, 64, 32, 10), 32, 8)
 MIB = 2**20
 
 METHODS: dict[str, tuple[str, str, Callable[[nn.Module, int], Contender]]] = {
@@ -44,26 +44,33 @@ def chunk_bytes(case: StepCase, dtype: torch.dtype) -> int:
     return case.directions * case.batch * max(case.sizes[1:]) * dtype.itemsize
 
 
-def run_memory(cases: Sequence[StepCase], say: Callable[[str], None]) -> dict[str, Any]:
+def run_memory(
+    cases: Sequence[StepCase], say: Callable[[str], None], names: Sequence[str] = tuple(METHODS)
+) -> dict[str, Any]:
     """The record's section ``memory``: MiB over inference, a process a method."""
     measured: dict[str, list[float]] = {}
-    for name, (label, _, _) in METHODS.items():
-        say(f"peak memory: {label}")
+    for name in names:
+        say(f"peak memory: {METHODS[name][0]}")
         measured[name] = _in_subprocess(name, cases)
     rows = []
     for number, case in enumerate(cases):
         weights = count_parameters(make_mlp(case.sizes, 0))
         methods = [
-            {"name": name, "label": label, "family": family, "excess_mib": round_digits(measured[name][number])}
-            for name, (label, family, _) in METHODS.items()
+            {
+                "name": name,
+                "label": METHODS[name][0],
+                "family": METHODS[name][1],
+                "excess_mib": round_digits(measured[name][number]),
+            }
+            for name in names
         ]
         chunk = round_digits(chunk_bytes(case, hardware_dtype()) / MIB)
         rows.append({"name": f"{case.name}, d = {weights:,}", "chunk_mib": chunk, "methods": methods})
     note = (
-        "High-water mark of resident memory during training steps minus that during inference on the same network "
-        "and batch; each method in a process of its own, after a warm-up on a tiny network. *One chunk* is the "
-        "largest activation difference when all K directions are evaluated at once, which this measurement asks "
-        "for; smaller chunks need less."
+        "High-water mark of resident memory during training steps minus that during inference on the same "
+        "network and batch; each method in a process of its own, after a warm-up on a small network. *One "
+        "chunk* is the largest activation difference when all K directions are evaluated at once, which this "
+        "measurement asks for; smaller chunks need less."
     )
     return {"note": note, "cases": rows}
 

@@ -26,7 +26,7 @@ from zo_triton.experiments.timing import round_digits
 Say = Callable[[str], None]
 
 FIRST_CHECKPOINTS = 5
-"""Accuracy is looked at every 5 steps at first, then every 2 % more steps: that bounds the error of a time."""
+"""Accuracy is looked at every 5 steps at first, then every 2 % more steps, which bounds a time's error."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class RaceConfig:
         seeds: Of weights, batches and directions.
         tuning_seed: The sweep's own.
         targets: Test accuracies to reach, ascending.
-        overrun: A run goes on to this multiple of the time to the last target, so that curves show what follows.
+        overrun: A run goes on to this multiple of the time to the last target, so that curves show what
+        follows.
     """
 
     sizes: tuple[int, ...]
@@ -120,7 +121,11 @@ def run(
         curve.append([step, round_digits(clock), evaluations, round_digits(loss), round_digits(accuracy)])
         for target in config.targets:
             if accuracy >= target and reached[f"{target:g}"] is None:
-                reached[f"{target:g}"] = {"seconds": round_digits(clock), "steps": step, "evaluations": evaluations}
+                reached[f"{target:g}"] = {
+                    "seconds": round_digits(clock),
+                    "steps": step,
+                    "evaluations": evaluations,
+                }
                 if target == config.targets[-1]:
                     stop = min(seconds, config.overrun * clock)
     return {
@@ -136,9 +141,9 @@ def run(
 def tune(method: Method, data: Dataset, config: RaceConfig) -> tuple[float, list[dict[str, Any]]]:
     """The sweep: the learning rate that takes the fewest steps to the last target on a validation split.
 
-    Steps rather than seconds decide, so that the choice does not depend on the machine's mood. A trial that has
-    used as many steps as the best so far can't win and is stopped. If no trial gets there, the best accuracy
-    within the cap decides.
+    Steps rather than seconds decide, so that the choice does not depend on the machine's mood. A trial that
+    has used as many steps as the best so far can't win and is stopped. If no trial gets there, the best
+    accuracy within the cap decides.
 
     Returns:
         The chosen rate, and one row a trial.
@@ -204,7 +209,7 @@ def race(methods: Sequence[Method], data: Dataset, config: RaceConfig, say: Say)
 
 
 def _finite_step(step: Callable[[Tensor, Tensor], float], x: Tensor, y: Tensor) -> bool:
-    """Runs a step; False if its loss is not finite. The fused methods refuse such a step with a ValueError."""
+    """Runs a step; False if its loss is not finite, which the fused methods tell by a ValueError."""
     try:
         return math.isfinite(step(x, y))
     except ValueError as error:

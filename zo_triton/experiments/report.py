@@ -35,5 +35,6 @@ def run_report(seed: int, tiny: bool, say: Callable[[str], None]) -> Record:
     }
     # Peak memory is read from Linux's /proc.
     if platform.system() == "Linux":
-        sections["memory"] = memory.run_memory(memory.TINY_CASES if tiny else memory.CASES, say)
+        chosen = ("zo", "mezo") if tiny else tuple(memory.METHODS)
+        sections["memory"] = memory.run_memory(memory.TINY_CASES if tiny else memory.CASES, say, chosen)
     return new_record(origin, sections, tiny)

@@ -81,11 +81,17 @@ def contenders() -> list[StepContender]:
     name = str(fast).removeprefix("torch.")
     listed = [
         StepContender("zo", "fused, one-sided", "fused", name, lambda m, k: FusedSGD(m, LR, 0, k, EPS)),
-        StepContender("zo-central", "fused, central", "fused", name, lambda m, k: FusedSGD(m, LR, 0, k, EPS, sides=2)),
+        StepContender(
+            "zo-central", "fused, central", "fused", name, lambda m, k: FusedSGD(m, LR, 0, k, EPS, sides=2)
+        ),
         StepContender("mezo", "MeZO loop", "zeroth", "float32", lambda m, k: MeZO(m, LR, 0, k)),
         StepContender("vmap", "vmap, one-sided", "zeroth", "float32", lambda m, k: VmapEnsemble(m, LR, 0, k)),
         StepContender(
-            "vmap-central", "vmap, central", "zeroth", "float32", lambda m, k: VmapEnsemble(m, LR, 0, k, sides=2)
+            "vmap-central",
+            "vmap, central",
+            "zeroth",
+            "float32",
+            lambda m, k: VmapEnsemble(m, LR, 0, k, sides=2),
         ),
         StepContender("inference", "2K inference passes", "inference", "float32", Inference),
         StepContender("sgd", "backprop + SGD", "first", "float32", lambda m, k: Backprop(m, LR, adam=False)),
@@ -138,9 +144,9 @@ def run_step_time(cases: Sequence[StepCase], seconds: float, say: Callable[[str]
         ]
         rows.append({"name": case.name, "contenders": row})
     note = (
-        "Medians of one whole training step (perturb, evaluate, update), all contenders in turns in one process, "
-        "compilation excluded. Zeroth-order steps walk K full-rank directions: ours Rademacher signs, the others "
-        "Gaussian. A backward pass counts as two evaluations."
+        "Medians of one whole training step (perturb, evaluate, update), all contenders in turns in one "
+        "process, compilation excluded. Zeroth-order steps walk K full-rank directions: ours Rademacher "
+        "signs, the others Gaussian. A backward pass counts as two evaluations."
     )
     return {"note": note, "cases": rows}
 
@@ -158,10 +164,10 @@ def run_step_split(cases: Sequence[StepCase], seconds: float, say: Callable[[str
         rows.append({"name": case.name, "parts": parts, "step_ms": step})
     note = (
         "Each part is timed alone, in turns with the whole step, which is one fused one-sided step with Adam "
-        f"({str(hardware_dtype()).removeprefix('torch.')}). *base*: one plain forward pass and its loss. *draw*: "
-        "the generator sits inside the kernels; its cost is 10/3 of what the step saves with 7 Philox rounds "
-        "instead of 10. *differences* and *update* (all K directions into the gradient, then Adam) are without "
-        "their draw. *rest*: what the whole step takes beyond the parts, mostly Python."
+        f"({str(hardware_dtype()).removeprefix('torch.')}). *base*: one plain forward pass and its loss. "
+        "*draw*: the generator sits inside the kernels; its cost is 10/3 of what the step saves with 7 "
+        "Philox rounds instead of 10. *differences* and *update* (all K directions into the gradient, then "
+        "Adam) are without their draw. *rest*: what the whole step takes beyond the parts, mostly Python."
     )
     return {"note": note, "cases": rows}
 
@@ -192,13 +198,22 @@ def _split(case: StepCase, seconds: float) -> tuple[dict[str, float], float]:
     actions = [
         base, measure(10), measure(7), update(10), update(7), trained.optimizer.step, _bind(stepper, x, y),
     ]  # fmt: skip
-    forward, full, short, add, add_short, adam, step = (milliseconds(t) for t in alternate(actions, seconds))
-    draw_there, draw_back = (max(0.0, (ten - seven) * 10 / 3) for ten, seven in ((full, short), (add, add_short)))
+    # Single calls in turns: what is subtracted was measured side by side.
+    times = alternate(actions, seconds, burst_seconds=0.0)
+    forward, full, _, add, _, adam, step = (milliseconds(taken) for taken in times)
+    draw_there = min(_drawing(times[1], times[2]), max(0.0, full - forward))
+    draw_back = min(_drawing(times[3], times[4]), add)
     parts = {
         "draw": draw_there + draw_back,
         "base": forward,
         "differences": max(0.0, full - forward - draw_there),
-        "update": max(0.0, add - draw_back) + adam,
+        "update": add - draw_back + adam,
     }
     parts["rest"] = max(0.0, step - sum(parts.values()))
     return {name: round_digits(value) for name, value in parts.items()}, step
+
+
+def _drawing(ten_rounds: Sequence[float], seven_rounds: Sequence[float]) -> float:
+    """Milliseconds of ten Philox rounds, from pairs of calls with ten and with seven."""
+    saved = milliseconds([ten - seven for ten, seven in zip(ten_rounds, seven_rounds, strict=True)])
+    return max(0.0, saved * 10 / 3)

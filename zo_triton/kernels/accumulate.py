@@ -1,4 +1,4 @@
-"""The update: every direction of a step in one pass over the weights, which are read once and written once."""
+"""The update: all directions of a step in one pass over the weights, which are read once and written once."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 from zo_triton.directions import Directions, matrix_shape
 from zo_triton.kernels.field import (
     UNSPECIALISED,
-    as_word,
     counter_arguments,
+    counter_of,
     direction_tile,
     padded_rank,
     tile_sizes,
@@ -46,16 +46,29 @@ def _accumulate_kernel(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    """tensor += Σ_k c_k·z_k on one [ROWS, COLS] tile; coefficients [K] float32, summed in SUM_DTYPE in order of k."""
+    """Adds Σ_k c_k·z_k to one [ROWS, COLS] tile of the tensor, summed in SUM_DTYPE in the order of k."""
     pid = tl.program_id(0)
     row_tile, col_tile = pid // col_tiles, pid % col_tiles
     total = tl.zeros((ROWS, COLS), SUM_DTYPE)
     for k in range(0, num_directions):
         coefficient = tl.load(coefficients_ptr + k).to(SUM_DTYPE)
+        counter = counter_of(first + k, step, key0, key1)
         z = direction_tile(
-            row_tile * (ROWS // 4), col_tile * COLS, cols, as_word(whole_word), as_word(left_word),
-            as_word(right_word), as_word(first + k), as_word(step), as_word(key0), as_word(key1),
-            DISTRIBUTION, ROUNDS, RANK, RANK_BLOCK, ROWS, COLS, DTYPE)  # fmt: skip
+            row_tile * (ROWS // 4),
+            col_tile * COLS,
+            cols,
+            whole_word,
+            left_word,
+            right_word,
+            counter,
+            DISTRIBUTION,
+            ROUNDS,
+            RANK,
+            RANK_BLOCK,
+            ROWS,
+            COLS,
+            DTYPE,
+        )
         total += coefficient * z.to(SUM_DTYPE)
     row = (row_tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     col = (col_tile * COLS + tl.arange(0, COLS)).to(tl.int64)
@@ -88,16 +101,20 @@ def accumulate(
         ValueError: There are not K coefficients.
     """
     if coefficients.numel() != directions.num:
-        raise ValueError(f"expected {directions.num} coefficients, one a direction, got {coefficients.numel()}.")
+        raise ValueError(
+            f"expected {directions.num} coefficients, one a direction, got {coefficients.numel()}."
+        )
     for tensor in tensors:
         if tensor.dtype not in (torch.float32, torch.float64):
             raise TypeError(
-                f"accumulate updates float32 or float64 tensors, got {tensor.dtype}: narrower weights swallow the "
-                "update; keep float32 master weights."
+                f"accumulate updates float32 or float64 tensors, got {tensor.dtype}: narrower weights "
+                "swallow the update; keep float32 master weights."
             )
     for tensor, tensor_id in zip(tensors, tensor_ids, strict=True):
         matrix = _matrix(tensor)
-        _accumulate_matrix(matrix, tensor.shape, tensor_id, coefficients.contiguous(), directions, dtype, tile)
+        _accumulate_matrix(
+            matrix, tensor.shape, tensor_id, coefficients.contiguous(), directions, dtype, tile
+        )
         if matrix.data_ptr() != tensor.data_ptr():
             tensor.copy_(matrix.view(tensor.shape))
 

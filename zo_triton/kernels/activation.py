@@ -7,8 +7,8 @@ With b = a + δ:
   exponentials never overflow and whose denominator never cancels.
 * sigmoid: half of tanh's difference at half the arguments.
 * silu: δ·σ(b) + a·Δσ.
-* gelu: δ·Φ(b) + a·(Φ(b) - Φ(a)); Φ's difference is a four-point Gauss-Legendre integral of the density for
-  |δ| <= ½ (its relative error is below 1e-9 near the centre, 4e-6 six deviations out), else the erfs' difference.
+* gelu: δ·Φ(b) + a·(Φ(b) - Φ(a)); for |δ| <= ½ Φ's difference is a four-point Gauss-Legendre integral of
+  the density (relative error below 1e-9 near the centre, 4e-6 six deviations out), else the erfs' difference.
 * gelu_tanh: (δ·(1 + tanh h(b)) + a·Δtanh)/2, with the inner cubic's difference in closed form.
 """
 
@@ -43,7 +43,7 @@ def _sigmoid(x):
 
 @triton.jit
 def _tanh_change(a, d, b):
-    """tanh b - tanh a where b = a + d.
+    """The difference tanh b - tanh a where b = a + d.
 
     |sinh d|/(cosh a·cosh b) = 2(1 - e^-2|d|)·e^(|d|-|a|-|b|)/((1 + e^-2|a|)(1 + e^-2|b|)), and the exponent
     |d| - |a| - |b| is -2·min(|a|, |b|) where a and b have one sign, else 0.

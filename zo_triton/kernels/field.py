@@ -43,11 +43,13 @@ def counter_arguments(directions: Directions) -> dict[str, int]:
 def word_arguments(tensor_id: int) -> dict[str, int]:
     """The counter words of a tensor and of its two factors, as kernel arguments; all 0 for an id of -1."""
     parts = {"whole_word": PART_WHOLE, "left_word": PART_LEFT, "right_word": PART_RIGHT}
-    return {name: signed(tensor_word(tensor_id, part)) if tensor_id >= 0 else 0 for name, part in parts.items()}
+    return {
+        name: signed(tensor_word(tensor_id, part)) if tensor_id >= 0 else 0 for name, part in parts.items()
+    }
 
 
 def padded_rank(rank: int, distribution: str) -> int:
-    """Columns of a factor's tile: a power of two that a dot accepts and that holds whole blocks, at most 128."""
+    """Columns of a factor's tile, at most 128: a power of two that a dot accepts and that holds whole blocks."""
     return min(128, triton.next_power_of_2(max(rank, 32 if distribution == "rademacher" else 16)))
 
 
@@ -60,8 +62,14 @@ def tile_sizes(rows: int, distribution: str, rank: int) -> dict[str, int]:
 
 @triton.jit
 def as_word(number):
-    """int32 argument → the uint32 counter word that it stands for."""
+    """The uint32 counter word that an int32 argument stands for."""
     return number.to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def counter_of(index, step, key0, key1):
+    """(direction, step, key0, key1) as words: what all tiles of one direction share."""
+    return as_word(index), as_word(step), as_word(key0), as_word(key1)
 
 
 @triton.jit
@@ -72,11 +80,20 @@ def interleave(word0, word1, word2, word3, ROWS: tl.constexpr, COLS: tl.constexp
 
 
 @triton.jit
-def sign_words(row_blocks, col_block, col_blocks, word, direction, step, key0, key1,
-               ROUNDS: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr):  # fmt: skip
+def sign_words(
+    row_blocks,
+    col_block,
+    col_blocks,
+    word,
+    counter,
+    ROUNDS: tl.constexpr,
+    ROWS: tl.constexpr,
+    WORDS: tl.constexpr,
+):
     """Packed signs, uint32 [ROWS, WORDS]: bit b of word c is column 32·(col_block + c) + b."""
     columns = (col_block + tl.arange(0, WORDS)).to(tl.uint32)
     block = row_blocks.to(tl.uint32)[:, None] * tl.cast(col_blocks, tl.uint32) + columns[None, :]
+    direction, step, key0, key1 = counter
     word0, word1, word2, word3 = philox(block, word, direction, step, key0, key1, ROUNDS)
     return interleave(word0, word1, word2, word3, ROWS, WORDS)
 
@@ -86,7 +103,7 @@ def expand_signs(words, ROWS: tl.constexpr, COLS: tl.constexpr, DTYPE: tl.conste
     """[ROWS, COLS/32] packed signs → [ROWS, COLS] of ±1: the inverted bit becomes the sign bit of a one."""
     lanes = tl.arange(0, 32).to(tl.uint32)
     inverted = ~(words[:, :, None] >> lanes[None, None, :])
-    if DTYPE == tl.bfloat16:
+    if DTYPE.primitive_bitwidth == 16:
         ones = ((inverted.to(tl.uint16) << 15) | 0x3F80).to(tl.uint16)
     else:
         ones = (inverted << 31) | 0x3F800000
@@ -94,21 +111,30 @@ def expand_signs(words, ROWS: tl.constexpr, COLS: tl.constexpr, DTYPE: tl.conste
 
 
 @triton.jit
-def draw_tile(row_blocks, col, cols, word, direction, step, key0, key1,
-              DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr,
-              ROWS: tl.constexpr, COLS: tl.constexpr, DTYPE: tl.constexpr):  # fmt: skip
+def draw_tile(
+    row_blocks,
+    col,
+    cols,
+    word,
+    counter,
+    DISTRIBUTION: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
     """One tile of a [·, cols] matrix, in DTYPE (bfloat16: z is the rounded value).
 
     row_blocks [ROWS/4] holds row//4 of each group of four rows; col is the first column, a multiple of 32 for
-    signs, as is COLS. direction is a word, or [ROWS/4, 1] of them where each group has its own.
+    signs, as is COLS. The counter's direction is one word, or [ROWS/4, 1] where each group has its own.
     """
     if DISTRIBUTION == "rademacher":
-        words = sign_words(row_blocks, col // 32, (cols + 31) // 32, word, direction, step, key0, key1,
-                           ROUNDS, ROWS, COLS // 32)  # fmt: skip
+        words = sign_words(row_blocks, col // 32, (cols + 31) // 32, word, counter, ROUNDS, ROWS, COLS // 32)
         return expand_signs(words, ROWS, COLS, DTYPE)
     else:
         columns = (col + tl.arange(0, COLS)).to(tl.uint32)
         block = row_blocks.to(tl.uint32)[:, None] * tl.cast(cols, tl.uint32) + columns[None, :]
+        direction, step, key0, key1 = counter
         word0, word1, word2, word3 = philox(block, word, direction, step, key0, key1, ROUNDS)
         if DISTRIBUTION == "gaussian":
             z0, z1 = gaussian_pair(word0, word1)
@@ -122,32 +148,75 @@ def draw_tile(row_blocks, col, cols, word, direction, step, key0, key1,
 
 
 @triton.jit
-def factor_tile(row_block, rank_start, word, direction, step, key0, key1,
-                DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, RANK: tl.constexpr,
-                ROWS: tl.constexpr, RANK_BLOCK: tl.constexpr, DTYPE: tl.constexpr):  # fmt: skip
-    """[ROWS, RANK_BLOCK] of a factor whose first row group is row_block; columns beyond the rank are 0."""
+def factor_tile(
+    row_block,
+    start,
+    word,
+    counter,
+    DISTRIBUTION: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    RANK: tl.constexpr,
+    ROWS: tl.constexpr,
+    RANK_BLOCK: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
+    """[ROWS, RANK_BLOCK] of a factor from row group row_block and column start; beyond the rank it is 0."""
     row_blocks = row_block + tl.arange(0, ROWS // 4)
-    tile = draw_tile(row_blocks, rank_start, RANK, word, direction, step, key0, key1,
-                     DISTRIBUTION, ROUNDS, ROWS, RANK_BLOCK, DTYPE)  # fmt: skip
-    inside = rank_start + tl.arange(0, RANK_BLOCK) < RANK
+    tile = draw_tile(row_blocks, start, RANK, word, counter, DISTRIBUTION, ROUNDS, ROWS, RANK_BLOCK, DTYPE)
+    inside = start + tl.arange(0, RANK_BLOCK) < RANK
     return tl.where(inside[None, :], tile.to(tl.float32), 0.0).to(DTYPE)
 
 
 @triton.jit
-def direction_tile(row_block, col, cols, whole_word, left_word, right_word, direction, step, key0, key1,
-                   DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, RANK: tl.constexpr, RANK_BLOCK: tl.constexpr,
-                   ROWS: tl.constexpr, COLS: tl.constexpr, DTYPE: tl.constexpr):  # fmt: skip
-    """[ROWS, COLS] of z_k in float32, full (RANK = 0) or A·Bᵀ/√RANK; DTYPE is what the drawn values round to."""
+def direction_tile(
+    row_block,
+    col,
+    cols,
+    whole_word,
+    left_word,
+    right_word,
+    counter,
+    DISTRIBUTION: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    RANK: tl.constexpr,
+    RANK_BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
+    """[ROWS, COLS] of z_k in float32: full (RANK = 0) or A·Bᵀ/√RANK; the drawn values are rounded to DTYPE."""
     if RANK == 0:
         row_blocks = row_block + tl.arange(0, ROWS // 4)
-        return draw_tile(row_blocks, col, cols, whole_word, direction, step, key0, key1,
-                         DISTRIBUTION, ROUNDS, ROWS, COLS, DTYPE).to(tl.float32)  # fmt: skip
+        z = draw_tile(
+            row_blocks, col, cols, as_word(whole_word), counter, DISTRIBUTION, ROUNDS, ROWS, COLS, DTYPE
+        )
+        return z.to(tl.float32)
     else:
         product = tl.zeros((ROWS, COLS), tl.float32)
         for start in tl.static_range(0, RANK, RANK_BLOCK):
-            left = factor_tile(row_block, start, left_word, direction, step, key0, key1,
-                               DISTRIBUTION, ROUNDS, RANK, ROWS, RANK_BLOCK, DTYPE)  # fmt: skip
-            right = factor_tile(col // 4, start, right_word, direction, step, key0, key1,
-                                DISTRIBUTION, ROUNDS, RANK, COLS, RANK_BLOCK, DTYPE)  # fmt: skip
+            left = factor_tile(
+                row_block,
+                start,
+                as_word(left_word),
+                counter,
+                DISTRIBUTION,
+                ROUNDS,
+                RANK,
+                ROWS,
+                RANK_BLOCK,
+                DTYPE,
+            )
+            right = factor_tile(
+                col // 4,
+                start,
+                as_word(right_word),
+                counter,
+                DISTRIBUTION,
+                ROUNDS,
+                RANK,
+                COLS,
+                RANK_BLOCK,
+                DTYPE,
+            )
             product = dot(left, tl.trans(right), product, "ieee")
         return product * (1.0 / RANK**0.5)

@@ -1,8 +1,8 @@
 """Inner products of the directions, z_k·z_l, without storing any z.
 
-A program draws a tile of elements for a block of directions as the matrix [directions, elements] and multiplies it
-by its transpose. Its sums over many tiles are float64; those of the programs are added in a fixed order, so that
-the result is the same on every run, and for Rademacher an exact integer.
+A program draws a tile of elements for a block of directions as the matrix [directions, elements] and multiplies
+it by its transpose. Its sums over many tiles are float64; those of the programs are added in a fixed order, so
+that the result is the same on every run, and for Rademacher an exact integer.
 
 With low rank, z_k·z_l = Σ_ij (A_kᵀA_l)_ij·(B_kᵀB_l)_ij / r: a program takes one pair of directions and needs
 (rows + cols)·r values instead of rows·cols.
@@ -20,6 +20,7 @@ from zo_triton.kernels.field import (
     UNSPECIALISED,
     as_word,
     counter_arguments,
+    counter_of,
     draw_tile,
     factor_tile,
     padded_rank,
@@ -41,18 +42,35 @@ MAX_CHUNKS = 256
 
 
 @triton.jit
-def _tile_of_directions(k, row_block, col, rows, cols, word, first, step, key0, key1,
-                        DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, BLOCK_K: tl.constexpr,
-                        ROWS: tl.constexpr, COLS: tl.constexpr, DTYPE: tl.constexpr):  # fmt: skip
-    """[BLOCK_K, ROWS·COLS] of z_k … z_{k+BLOCK_K-1}: the directions stand for further row groups of one tile."""
+def _tile_of_directions(
+    k,
+    row_block,
+    col,
+    rows,
+    cols,
+    word,
+    first,
+    step,
+    key0,
+    key1,
+    DISTRIBUTION: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
+    """[BLOCK_K, ROWS·COLS] of z_k …: to the generator the directions are further row groups of one tile."""
     GROUPS: tl.constexpr = ROWS // 4
     group = tl.arange(0, BLOCK_K * GROUPS)
-    direction = (first + (k + group // GROUPS)).to(tl.uint32, bitcast=True)
-    tile = draw_tile(row_block + group % GROUPS, col, cols, word, direction[:, None], step, key0, key1,
-                     DISTRIBUTION, ROUNDS, BLOCK_K * ROWS, COLS, DTYPE).to(tl.float32)  # fmt: skip
+    counter = counter_of((first + (k + group // GROUPS))[:, None], step, key0, key1)
+    row_blocks = row_block + group % GROUPS
+    tile = draw_tile(
+        row_blocks, col, cols, as_word(word), counter, DISTRIBUTION, ROUNDS, BLOCK_K * ROWS, COLS, DTYPE
+    )
     row = row_block * 4 + tl.arange(0, BLOCK_K * ROWS) % ROWS
     inside = (row < rows)[:, None] & (col + tl.arange(0, COLS) < cols)[None, :]
-    return tl.reshape(tl.where(inside, tile, 0.0), (BLOCK_K, ROWS * COLS))
+    return tl.reshape(tl.where(inside, tile.to(tl.float32), 0.0), (BLOCK_K, ROWS * COLS))
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
@@ -79,7 +97,7 @@ def _gram_kernel(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    """partial [chunks, K, K] float64 on and above the diagonal blocks; chunk c takes tiles c, c + chunks, ….
+    """Writes partial [chunks, K, K] float64 on and above the diagonal blocks; chunk c takes tiles c, c + chunks, ….
 
     Program = (chunk·k_blocks + block of k)·k_blocks + block of l.
     """
@@ -89,14 +107,44 @@ def _gram_kernel(
         total = tl.zeros((BLOCK_K, BLOCK_K), tl.float64)
         for tile in range(chunk, tiles, chunks):
             row_block, col = tile // col_tiles * (ROWS // 4), tile % col_tiles * COLS
-            left = _tile_of_directions(k_block * BLOCK_K, row_block, col, rows, cols, as_word(whole_word), first,
-                                       as_word(step), as_word(key0), as_word(key1),
-                                       DISTRIBUTION, ROUNDS, BLOCK_K, ROWS, COLS, DTYPE)  # fmt: skip
+            left = _tile_of_directions(
+                k_block * BLOCK_K,
+                row_block,
+                col,
+                rows,
+                cols,
+                whole_word,
+                first,
+                step,
+                key0,
+                key1,
+                DISTRIBUTION,
+                ROUNDS,
+                BLOCK_K,
+                ROWS,
+                COLS,
+                DTYPE,
+            )
             right = left
             if k_block != l_block:
-                right = _tile_of_directions(l_block * BLOCK_K, row_block, col, rows, cols, as_word(whole_word), first,
-                                            as_word(step), as_word(key0), as_word(key1),
-                                            DISTRIBUTION, ROUNDS, BLOCK_K, ROWS, COLS, DTYPE)  # fmt: skip
+                right = _tile_of_directions(
+                    l_block * BLOCK_K,
+                    row_block,
+                    col,
+                    rows,
+                    cols,
+                    whole_word,
+                    first,
+                    step,
+                    key0,
+                    key1,
+                    DISTRIBUTION,
+                    ROUNDS,
+                    BLOCK_K,
+                    ROWS,
+                    COLS,
+                    DTYPE,
+                )
             product = dot(left, tl.trans(right), tl.zeros((BLOCK_K, BLOCK_K), tl.float32), "ieee")
             total += product.to(tl.float64)
         k, other = k_block * BLOCK_K + tl.arange(0, BLOCK_K), l_block * BLOCK_K + tl.arange(0, BLOCK_K)
@@ -106,20 +154,31 @@ def _gram_kernel(
 
 
 @triton.jit
-def _factor_product(size, word, k_direction, l_direction, start_i, start_j, step, key0, key1,
-                    DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, RANK: tl.constexpr,
-                    RANK_BLOCK: tl.constexpr, DTYPE: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """F_kᵀF_l of one factor, columns start_i … of k and start_j … of l: [RANK_BLOCK, RANK_BLOCK] float64."""
+def _factor_product(
+    size,
+    word,
+    k_counter,
+    l_counter,
+    i,
+    j,
+    DISTRIBUTION: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    RANK: tl.constexpr,
+    RANK_BLOCK: tl.constexpr,
+    DTYPE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """F_kᵀF_l of one factor, columns i … of F_k and j … of F_l: [RANK_BLOCK, RANK_BLOCK] float64."""
     total = tl.zeros((RANK_BLOCK, RANK_BLOCK), tl.float64)
+    zero = tl.zeros((RANK_BLOCK, RANK_BLOCK), tl.float32)
     for row in range(0, size, BLOCK):
         mask = (row + tl.arange(0, BLOCK) < size)[:, None]
-        left = factor_tile(row // 4, start_i, word, k_direction, step, key0, key1,
-                           DISTRIBUTION, ROUNDS, RANK, BLOCK, RANK_BLOCK, DTYPE)  # fmt: skip
-        right = factor_tile(row // 4, start_j, word, l_direction, step, key0, key1,
-                            DISTRIBUTION, ROUNDS, RANK, BLOCK, RANK_BLOCK, DTYPE)  # fmt: skip
+        left = factor_tile(row // 4, i, word, k_counter, DISTRIBUTION, ROUNDS, RANK, BLOCK, RANK_BLOCK, DTYPE)
+        right = factor_tile(
+            row // 4, j, word, l_counter, DISTRIBUTION, ROUNDS, RANK, BLOCK, RANK_BLOCK, DTYPE
+        )
         left = tl.where(mask, left.to(tl.float32), 0.0)
-        product = dot(tl.trans(left), right.to(tl.float32), tl.zeros((RANK_BLOCK, RANK_BLOCK), tl.float32), "ieee")
-        total += product.to(tl.float64)
+        total += dot(tl.trans(left), right.to(tl.float32), zero, "ieee").to(tl.float64)
     return total
 
 
@@ -143,19 +202,44 @@ def _low_rank_gram_kernel(
     DTYPE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """out [K, K] float64, unscaled by 1/r, on and above the diagonal; program = k·K + l."""
+    """Writes out [K, K] float64, unscaled by 1/r, on and above the diagonal; program = k·K + l."""
     pid = tl.program_id(0)
     k, other = pid // num_directions, pid % num_directions
     if k <= other:
+        k_counter = counter_of(first + k, step, key0, key1)
+        l_counter = counter_of(first + other, step, key0, key1)
+        left_word, right_word = as_word(left_word), as_word(right_word)
         total = tl.zeros((RANK_BLOCK, RANK_BLOCK), tl.float64)
         for i in range(0, RANK, RANK_BLOCK):
             for j in range(0, RANK, RANK_BLOCK):
-                left = _factor_product(rows, as_word(left_word), as_word(first + k), as_word(first + other), i, j,
-                                       as_word(step), as_word(key0), as_word(key1),
-                                       DISTRIBUTION, ROUNDS, RANK, RANK_BLOCK, DTYPE, BLOCK)  # fmt: skip
-                right = _factor_product(cols, as_word(right_word), as_word(first + k), as_word(first + other), i, j,
-                                        as_word(step), as_word(key0), as_word(key1),
-                                        DISTRIBUTION, ROUNDS, RANK, RANK_BLOCK, DTYPE, BLOCK)  # fmt: skip
+                left = _factor_product(
+                    rows,
+                    left_word,
+                    k_counter,
+                    l_counter,
+                    i,
+                    j,
+                    DISTRIBUTION,
+                    ROUNDS,
+                    RANK,
+                    RANK_BLOCK,
+                    DTYPE,
+                    BLOCK,
+                )
+                right = _factor_product(
+                    cols,
+                    right_word,
+                    k_counter,
+                    l_counter,
+                    i,
+                    j,
+                    DISTRIBUTION,
+                    ROUNDS,
+                    RANK,
+                    RANK_BLOCK,
+                    DTYPE,
+                    BLOCK,
+                )
                 total += left * right
         tl.store(out_ptr + k.to(tl.int64) * num_directions + other, tl.sum(tl.sum(total, axis=1), axis=0))
 

@@ -47,7 +47,9 @@ def launch(kernel: Callable, programs: int, tensor: Tensor, **arguments: object)
     if programs == 0:
         return
     if programs >= 2**31:
-        raise ValueError(f"a launch of {programs} programs exceeds 2**31 - 1; take fewer directions at a time.")
+        raise ValueError(
+            f"a launch of {programs} programs exceeds 2**31 - 1; take fewer directions at a time."
+        )
     with device_guard(tensor):
         kernel[(programs,)](**arguments, **OPTIONS)  # type: ignore[index]
 

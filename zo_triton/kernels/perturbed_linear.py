@@ -19,58 +19,54 @@ from torch import Tensor
 
 from zo_triton.directions import PART_WHOLE, Directions, tensor_word
 from zo_triton.kernels.activation import activation_change, check_activation
-from zo_triton.kernels.field import UNSPECIALISED, as_word, counter_arguments, padded_rank, signed, word_arguments
+from zo_triton.kernels.field import (
+    UNSPECIALISED,
+    as_word,
+    counter_arguments,
+    padded_rank,
+    signed,
+    word_arguments,
+)
 from zo_triton.kernels.launch import blocks, compute_dtype, launch
 from zo_triton.kernels.linear_products import full_rank_products, low_rank_products, vector_tile
 from zo_triton.kernels.numeric import INTERPRETED, narrow
 from zo_triton.kernels.stage import stage
 
+
+def _tiles(samples: int, out_features: int, in_features: int, warps: int, stages: int) -> dict[str, int]:
+    tiles = {"BLOCK_N": samples, "BLOCK_F": out_features, "BLOCK_I": in_features}
+    return {**tiles, "num_warps": warps, "num_stages": stages}
+
+
 CONFIGS = {
-    # (sides, compute dtype): samples × out features × in features of a program's tiles.
-    (1, torch.bfloat16): {"BLOCK_N": 128, "BLOCK_F": 128, "BLOCK_I": 64, "num_warps": 8, "num_stages": 3},
-    (2, torch.bfloat16): {"BLOCK_N": 64, "BLOCK_F": 128, "BLOCK_I": 64, "num_warps": 4, "num_stages": 3},
-    (1, torch.float32): {"BLOCK_N": 64, "BLOCK_F": 64, "BLOCK_I": 32, "num_warps": 4, "num_stages": 2},
-    (2, torch.float32): {"BLOCK_N": 32, "BLOCK_F": 64, "BLOCK_I": 32, "num_warps": 4, "num_stages": 2},
+    # (sides, compute dtype, where U comes from): samples × out features × in features of a program's tiles, warps,
+    # stages. The largest that compile for sm_90 without spilling a register; none has been timed yet.
+    (1, torch.bfloat16, "staged"): _tiles(128, 128, 64, 8, 3),
+    (1, torch.bfloat16, "inline"): _tiles(128, 128, 64, 8, 3),
+    (1, torch.bfloat16, "low_rank"): _tiles(128, 128, 64, 8, 3),
+    (2, torch.bfloat16, "staged"): _tiles(128, 128, 64, 8, 2),
+    (2, torch.bfloat16, "inline"): _tiles(128, 128, 32, 8, 3),
+    (2, torch.bfloat16, "low_rank"): _tiles(128, 128, 32, 8, 3),
+    (1, torch.float32, "staged"): _tiles(64, 64, 32, 4, 2),
+    (1, torch.float32, "inline"): _tiles(64, 64, 32, 4, 2),
+    (1, torch.float32, "low_rank"): _tiles(32, 64, 32, 8, 1),
+    (2, torch.float32, "staged"): _tiles(32, 64, 32, 8, 2),
+    (2, torch.float32, "inline"): _tiles(32, 64, 32, 8, 2),
+    (2, torch.float32, "low_rank"): _tiles(32, 64, 32, 8, 1),
 }
-INTERPRETER_CONFIG = {"BLOCK_N": 64, "BLOCK_F": 64, "BLOCK_I": 64, "num_warps": 4, "num_stages": 1}
+INTERPRETER_CONFIG = _tiles(64, 64, 64, warps=4, stages=1)
 
 BITS = ("inline", "staged")
 
 
-def default_bits(directions: Directions, low_rank: bool, sample_tiles: int) -> str:
+def default_bits(directions: Directions, low_rank: bool, samples: int) -> str:
     """Where a tile's signs come from unless the caller says: a rule that no measurement has confirmed yet.
 
     Staged words cost one launch and d/8 bytes of traffic a direction, and save every tile but the first along the
-    samples from running the generator again.
+    samples from running the generator again: staged from four tiles of 128 samples on.
     """
-    staged = directions.elementwise == "rademacher" and not low_rank and sample_tiles >= 4
+    staged = directions.elementwise == "rademacher" and not low_rank and samples > 3 * 128
     return "staged" if staged else "inline"
-
-
-@triton.jit
-def _finish(
-    change,
-    p,
-    epsilon,
-    bias,
-    offs_n,
-    offs_f,
-    mask,
-    out_ptr,
-    stride_op,
-    stride_on,
-    stride_of,
-    before,
-    PERTURB_BIAS: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
-    """Adds sε·v, applies the activation's difference and stores one evaluation's tile."""
-    if PERTURB_BIAS:
-        change += epsilon * bias[None, :]
-    change = narrow(activation_change(before, change, ACTIVATION), DTYPE)
-    offsets = offs_n[:, None] * stride_on + offs_f[None, :] * stride_of
-    tl.store(out_ptr + p.to(tl.int64) * stride_op + offsets, change, mask=mask)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
@@ -119,6 +115,8 @@ def _perturbed_linear_kernel(
     STAGED: tl.constexpr,
     DTYPE: tl.constexpr,
     PRECISION: tl.constexpr,
+    RAGGED: tl.constexpr,
+    OFFSETS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_F: tl.constexpr,
     BLOCK_I: tl.constexpr,
@@ -133,37 +131,44 @@ def _perturbed_linear_kernel(
     sample_tile = pid % sample_tiles
     feature_tile = pid // sample_tiles % feature_tiles
     k = pid // sample_tiles // feature_tiles
-    direction, step = as_word(first + k), as_word(step)
-    key0, key1 = as_word(key0), as_word(key1)
+    counter = counter_of(first + k, step, key0, key1)
 
-    offs_n = (sample_tile * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
-    offs_f = (feature_tile * BLOCK_F + tl.arange(0, BLOCK_F)).to(tl.int64)
-    offs_i = tl.arange(0, BLOCK_I).to(tl.int64)
-    mask_n, mask_f = offs_n < samples, offs_f < out_features
+    n0, f0 = tl.cast(sample_tile, tl.int64) * BLOCK_N, tl.cast(feature_tile, tl.int64) * BLOCK_F
+    local_n, local_f = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_F)
     row_block = feature_tile * (BLOCK_F // 4)
-
-    p0, p1 = k * SIDES, k * SIDES + SIDES - 1
+    p0, p1 = tl.cast(k, tl.int64) * SIDES, tl.cast(k, tl.int64) * SIDES + SIDES - 1
     epsilon0, epsilon1 = tl.load(signed_eps_ptr + p0), tl.load(signed_eps_ptr + p1)
-    base_ptrs = base_ptr + offs_n[:, None] * stride_an + offs_i[None, :] * stride_ai
-    weight_ptrs = weight_ptr + offs_i[:, None] * stride_wi + offs_f[None, :] * stride_wf
-    difference_offsets = offs_n[:, None] * stride_dn + offs_i[None, :] * stride_di
-    difference0_ptrs = difference_ptr + p0.to(tl.int64) * stride_dp + difference_offsets
-    difference1_ptrs = difference_ptr + p1.to(tl.int64) * stride_dp + difference_offsets
+
+    # Rows beyond the edge read the tile's first row instead: they are never stored, and no load needs their mask.
+    row_n = tl.where(n0 + local_n < samples, local_n, 0).to(OFFSETS)
+    row_f = tl.where(f0 + local_f < out_features, local_f, 0).to(OFFSETS)
+    offs_i = tl.arange(0, BLOCK_I).to(OFFSETS)
+    base_ptr += n0 * stride_an
+    weight_ptr += f0 * stride_wf
+    difference0_ptr = difference_ptr + p0 * stride_dp + n0 * stride_dn
+    difference1_ptr = difference_ptr + p1 * stride_dp + n0 * stride_dn
+    base_offsets = row_n[:, None] * stride_an + offs_i[None, :] * stride_ai
+    difference_offsets = row_n[:, None] * stride_dn + offs_i[None, :] * stride_di
+    weight_offsets = offs_i[:, None] * stride_wi + row_f[None, :] * stride_wf
     if RANK > 0:
         change0, change1 = low_rank_products(
-            base_ptrs, difference0_ptrs, difference1_ptrs, weight_ptrs, stride_ai, stride_di, stride_wi,
-            mask_n, mask_f, row_block, in_features, epsilon0, epsilon1, as_word(left_word), as_word(right_word),
-            direction, step, key0, key1, SIDES, HAS_DIFFERENCE, DISTRIBUTION, ROUNDS, RANK, RANK_BLOCK, DTYPE,
-            PRECISION, BLOCK_N, BLOCK_F, BLOCK_I)  # fmt: skip
+            base_ptr, difference0_ptr, difference1_ptr, weight_ptr,
+            base_offsets, difference_offsets, weight_offsets,
+            stride_ai, stride_di, stride_wi, row_block, in_features, epsilon0, epsilon1,
+            as_word(left_word), as_word(right_word), counter,
+            SIDES, HAS_DIFFERENCE, DISTRIBUTION, ROUNDS, RANK, RANK_BLOCK, DTYPE, PRECISION, RAGGED,
+            BLOCK_N, BLOCK_F, BLOCK_I)  # fmt: skip
     elif HAS_DIFFERENCE or PERTURB_WEIGHT:
         padded_rows, words = (out_features + 3) // 4 * 4, (in_features + 31) // 32
-        staged_ptrs = staged_ptr + (k.to(tl.int64) * padded_rows + offs_f[:, None]) * words
-        staged_ptrs += tl.arange(0, BLOCK_I // 32)[None, :]
+        staged_ptr += (tl.cast(k, tl.int64) * padded_rows + f0) * words
+        staged_offsets = row_f[:, None] * words + tl.arange(0, BLOCK_I // 32)[None, :]
         change0, change1 = full_rank_products(
-            base_ptrs, difference0_ptrs, difference1_ptrs, weight_ptrs, staged_ptrs, stride_ai, stride_di, stride_wi,
-            mask_n, mask_f, offs_f < padded_rows, row_block, in_features, epsilon0, epsilon1, as_word(whole_word),
-            direction, step, key0, key1, SIDES, HAS_DIFFERENCE, PERTURB_WEIGHT, DISTRIBUTION, ROUNDS, STAGED, DTYPE,
-            PRECISION, BLOCK_N, BLOCK_F, BLOCK_I)  # fmt: skip
+            base_ptr, difference0_ptr, difference1_ptr, weight_ptr, staged_ptr,
+            base_offsets, difference_offsets, weight_offsets, staged_offsets,
+            stride_ai, stride_di, stride_wi, row_block, in_features, epsilon0, epsilon1,
+            as_word(whole_word), counter,
+            SIDES, HAS_DIFFERENCE, PERTURB_WEIGHT, DISTRIBUTION, ROUNDS, STAGED, DTYPE, PRECISION, RAGGED,
+            BLOCK_N, BLOCK_F, BLOCK_I)  # fmt: skip
     else:
         change0 = tl.zeros((BLOCK_N, BLOCK_F), tl.float32)
         change1 = change0
@@ -171,18 +176,19 @@ def _perturbed_linear_kernel(
         change0, change1 = change0 * epsilon0, change1 * epsilon1
     bias = tl.zeros((BLOCK_F,), tl.float32)
     if PERTURB_BIAS:
-        bias = vector_tile(feature_tile * BLOCK_F, out_features, as_word(bias_word), direction, step, key0, key1,
-                           DISTRIBUTION, ROUNDS, BLOCK_F, DTYPE)  # fmt: skip
-    mask = mask_n[:, None] & mask_f[None, :]
-    before = change0
-    if ACTIVATION != "none":
-        before_ptrs = base_output_ptr + offs_n[:, None] * stride_zn + offs_f[None, :] * stride_zf
-        before = tl.load(before_ptrs, mask=mask, other=0.0).to(tl.float32)
-    _finish(change0, p0, epsilon0, bias, offs_n, offs_f, mask, out_ptr, stride_op, stride_on, stride_of, before,
-            PERTURB_BIAS, ACTIVATION, DTYPE)  # fmt: skip
+        bias_word = as_word(bias_word)
+        bias = vector_tile(
+            feature_tile * BLOCK_F, out_features, bias_word, counter, DISTRIBUTION, ROUNDS, BLOCK_F, DTYPE
+        )
+    out_ptr += n0 * stride_on + f0 * stride_of
+    before_ptr = base_output_ptr + n0 * stride_zn + f0 * stride_zf
+    finish(change0, bias[None, :], epsilon0, out_ptr + p0 * stride_op, before_ptr,
+            stride_on, stride_of, stride_zn, stride_zf, samples - n0, out_features - f0,
+            PERTURB_BIAS, ACTIVATION, DTYPE, OFFSETS, BLOCK_N, BLOCK_F)  # fmt: skip
     if SIDES == 2:
-        _finish(change1, p1, epsilon1, bias, offs_n, offs_f, mask, out_ptr, stride_op, stride_on, stride_of, before,
-                PERTURB_BIAS, ACTIVATION, DTYPE)  # fmt: skip
+        finish(change1, bias[None, :], epsilon1, out_ptr + p1 * stride_op, before_ptr,
+                stride_on, stride_of, stride_zn, stride_zf, samples - n0, out_features - f0,
+                PERTURB_BIAS, ACTIVATION, DTYPE, OFFSETS, BLOCK_N, BLOCK_F)  # fmt: skip
 
 
 def perturbed_linear(
@@ -253,9 +259,11 @@ def launch_perturbed_linear(
     sides = _check_arguments(out, base_output, directions, signed_eps, activation)
     in_features, perturbed = base.shape[1], weight_id >= 0
     rank = directions.rank or 0 if perturbed and directions.is_low_rank(weight.shape) else 0
-    config = config or (INTERPRETER_CONFIG if INTERPRETED else CONFIGS[sides, out.dtype])
+    bits = _check_bits(bits or default_bits(directions, bool(rank), samples), directions, rank)
+    config = config or (
+        INTERPRETER_CONFIG if INTERPRETED else CONFIGS[sides, out.dtype, "low_rank" if rank else bits]
+    )
     sample_tiles, feature_tiles = blocks(samples, config["BLOCK_N"]), blocks(out_features, config["BLOCK_F"])
-    bits = _check_bits(bits or default_bits(directions, bool(rank), sample_tiles), directions, rank)
     staged = None
     if bits == "staged" and perturbed and out.numel():
         staged = stage(directions, weight_id, out_features, in_features, out.device)
@@ -301,12 +309,21 @@ def launch_perturbed_linear(
         STAGED=staged is not None,
         DTYPE=dtype,
         PRECISION=precision,
+        RAGGED=in_features % config["BLOCK_I"] != 0,
+        OFFSETS=_offset_dtype(config, out, base, moved, weight, before),
         **config,
     )
 
 
 def _strides(letter: str, axes: str, tensor: Tensor) -> dict[str, int]:
     return {f"stride_{letter}{axis}": stride for axis, stride in zip(axes, tensor.stride(), strict=True)}
+
+
+def _offset_dtype(config: Mapping[str, int], *tensors: Tensor) -> tl.dtype:
+    """The narrowest integer that holds every offset inside one tile; offsets between tiles are always 64-bit."""
+    reach = max(config["BLOCK_N"], config["BLOCK_F"], config["BLOCK_I"])
+    widest = max(sum(abs(stride) for stride in tensor.stride()[-2:]) for tensor in tensors)
+    return tl.int32 if reach * widest < 2**31 else tl.int64
 
 
 def _check_bits(bits: str, directions: Directions, rank: int) -> str:
@@ -326,7 +343,9 @@ def _check_arguments(
     """The number of sides, once the arguments fit each other."""
     check_activation(activation)
     if activation != "none" and base_output is None:
-        raise ValueError(f"activation {activation!r} needs base_output, the unperturbed pre-activation, got None.")
+        raise ValueError(
+            f"activation {activation!r} needs base_output, the unperturbed pre-activation, got None."
+        )
     evaluations, sides = signed_eps.numel(), signed_eps.numel() // directions.num
     if sides not in (1, 2) or evaluations != sides * directions.num or out.shape[0] != evaluations:
         raise ValueError(

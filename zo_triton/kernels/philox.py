@@ -54,14 +54,15 @@ def philox(block, word, direction, step, key0, key1, ROUNDS: tl.constexpr):
 
 
 @triton.jit
-def _negative_log(k):
-    """-ln(k·2⁻²⁴) in float32 for integers k in [1, 2²⁴]."""
-    rest = (16777216 - k).to(tl.float32) * _UNIT
-    series = tl.fma(rest, 0.2, 0.25)
-    series = tl.fma(series, rest, 1.0 / 3.0)
-    series = tl.fma(series, rest, 0.5)
-    series = tl.fma(series * rest, rest, rest)
-    return tl.where(rest < _SERIES_BELOW, series, -_LN2 * log2(k.to(tl.float32) * _UNIT))
+def _negative_log(k, FACTOR: tl.constexpr):
+    """-FACTOR·ln(k·2⁻²⁴) in float32 for integers k in [1, 2²⁴]."""
+    u = k.to(tl.float32) * _UNIT
+    rest = 1.0 - u
+    series = tl.fma(rest, 0.2 * FACTOR, 0.25 * FACTOR)
+    series = tl.fma(series, rest, FACTOR / 3.0)
+    series = tl.fma(series, rest, 0.5 * FACTOR)
+    series = tl.fma(series, rest, FACTOR) * rest
+    return tl.where(rest < _SERIES_BELOW, series, (-_LN2 * FACTOR) * log2(u))
 
 
 @triton.jit
@@ -80,14 +81,14 @@ def uniform(word):
 def laplace(word):
     """-sign(m)·ln(1 - |m|)/√2."""
     m = _centred(word)
-    size = _negative_log(16777216 - tl.abs(m)) * _SQRT_HALF
+    size = _negative_log(16777216 - tl.abs(m), _SQRT_HALF)
     return tl.where(m < 0, -size, size)
 
 
 @triton.jit
 def gaussian_pair(radius_word, angle_word):
     """Box-Muller: the cosine's and the sine's value."""
-    radius = tl.sqrt(2.0 * _negative_log((radius_word >> 8).to(tl.int32) + 1))
+    radius = tl.sqrt(_negative_log((radius_word >> 8).to(tl.int32) + 1, 2.0))
     turn = (angle_word >> 8).to(tl.int32)
     quarter = (turn + 2097152) >> 22
     t = (turn - (quarter << 22)).to(tl.float32) * (1.0 / 2097152.0)

@@ -10,8 +10,8 @@ from torch import Tensor
 from zo_triton.directions import Directions, matrix_shape
 from zo_triton.kernels.field import (
     UNSPECIALISED,
-    as_word,
     counter_arguments,
+    counter_of,
     direction_tile,
     padded_rank,
     tile_sizes,
@@ -44,15 +44,28 @@ def _sample_kernel(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    """out[k] = z_k; out [K, rows, cols] contiguous, program = (direction·row_tiles + row tile)·col_tiles + …."""
+    """Writes z_k into out [K, rows, cols], contiguous; program = (k·row_tiles + row tile)·col_tiles + col tile."""
     pid = tl.program_id(0)
     col_tile = pid % col_tiles
     row_tile = pid // col_tiles % row_tiles
     k = pid // col_tiles // row_tiles
+    counter = counter_of(first + k, step, key0, key1)
     z = direction_tile(
-        row_tile * (ROWS // 4), col_tile * COLS, cols, as_word(whole_word), as_word(left_word), as_word(right_word),
-        as_word(first + k), as_word(step), as_word(key0), as_word(key1),
-        DISTRIBUTION, ROUNDS, RANK, RANK_BLOCK, ROWS, COLS, DTYPE)  # fmt: skip
+        row_tile * (ROWS // 4),
+        col_tile * COLS,
+        cols,
+        whole_word,
+        left_word,
+        right_word,
+        counter,
+        DISTRIBUTION,
+        ROUNDS,
+        RANK,
+        RANK_BLOCK,
+        ROWS,
+        COLS,
+        DTYPE,
+    )
     row = (row_tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     col = (col_tile * COLS + tl.arange(0, COLS)).to(tl.int64)
     offsets = (k.to(tl.int64) * rows + row[:, None]) * cols + col[None, :]

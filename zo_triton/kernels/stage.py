@@ -1,7 +1,7 @@
 """Packed Rademacher signs of a matrix, written once so that every matmul tile can expand them in registers.
 
-d/8 bytes a direction instead of the 2d or 4d of a stored z. Word [k, row, c] holds columns 32c … 32c+31 of that
-row: bit 1 is +1, exactly the generator's own word.
+d/8 bytes a direction instead of the 2d or 4d of a stored z. Word [k, row, c] holds columns 32c … 32c+31 of
+that row: bit 1 is +1, exactly the generator's own word.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from zo_triton.directions import PART_WHOLE, Directions, tensor_word
-from zo_triton.kernels.field import UNSPECIALISED, as_word, counter_arguments, sign_words, signed
+from zo_triton.kernels.field import UNSPECIALISED, as_word, counter_arguments, counter_of, sign_words, signed
 from zo_triton.kernels.launch import blocks, launch
 
 CONFIG = {"ROWS": 64, "WORDS": 16, "num_warps": 4}
@@ -34,14 +34,16 @@ def _stage_kernel(
     ROWS: tl.constexpr,
     WORDS: tl.constexpr,
 ):
-    """out [K, padded_rows, words] int32, contiguous; program = (direction·row_tiles + row tile)·word_tiles + …."""
+    """Writes out [K, padded_rows, words] int32; program = (k·row_tiles + row tile)·word_tiles + word tile."""
     pid = tl.program_id(0)
     word_tile = pid % word_tiles
     row_tile = pid // word_tiles % row_tiles
     k = pid // word_tiles // row_tiles
     row_blocks = row_tile * (ROWS // 4) + tl.arange(0, ROWS // 4)
-    packed = sign_words(row_blocks, word_tile * WORDS, words, as_word(whole_word), as_word(first + k), as_word(step),
-                        as_word(key0), as_word(key1), ROUNDS, ROWS, WORDS)  # fmt: skip
+    counter = counter_of(first + k, step, key0, key1)
+    packed = sign_words(
+        row_blocks, word_tile * WORDS, words, as_word(whole_word), counter, ROUNDS, ROWS, WORDS
+    )
     row = (row_tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     column = word_tile * WORDS + tl.arange(0, WORDS)
     offsets = (k.to(tl.int64) * padded_rows + row[:, None]) * words + column[None, :]
@@ -67,7 +69,7 @@ def stage(directions: Directions, tensor_id: int, rows: int, cols: int, device: 
     """
     if directions.elementwise != "rademacher":
         raise ValueError(
-            f"only 'rademacher' has packed signs to stage, got {directions.distribution!r}; use bits='inline'."
+            f"only 'rademacher' has signs to stage, got {directions.distribution!r}; use bits='inline'."
         )
     padded_rows, words = 4 * blocks(rows, 4), blocks(cols, 32)
     out = torch.empty(directions.num, padded_rows, words, dtype=torch.int32, device=device)

@@ -49,8 +49,8 @@ class ZOSGD(torch.optim.Optimizer):
 
     ``lr``, ``momentum`` and ``weight_decay`` belong to each parameter group, so torch's schedulers work; the
     other settings are attributes and may be changed between steps. The state dict holds them and the
-    number of steps done, so a reloaded run goes on with the same directions. Only ``chunk`` and ``strict`` are
-    left out: they belong to the machine, and change a difference by rounding at most.
+    number of steps done, so a reloaded run goes on with the same directions. Only ``chunk`` and ``strict``
+    are left out: they belong to the machine, and change a difference by rounding at most.
 
     If the closure raises, or the loss is NaN or infinite (ValueError), the step has not happened: weights,
     state and ``steps_done`` are as they were.
@@ -195,7 +195,7 @@ class ZOSGD(torch.optim.Optimizer):
         self.steps_done += 1
         self.last = measurement
         plan = measurement.plan
-        self.plan = None if plan is None else (self.directions, plan.chunk, sorted(plan.keep))
+        self.plan = None if plan is None or plan.fixed else (self.directions, plan.chunk, sorted(plan.keep))
         return measurement.loss
 
     def _descend(

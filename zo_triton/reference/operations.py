@@ -105,7 +105,9 @@ def perturbed_linear(
             u = _direction(directions, k, weight_id, weight.shape, dtype).to(base.device)
             change = change + step * (moved_x @ u.T)
         if bias_id >= 0:
-            change = change + step * _direction(directions, k, bias_id, weight.shape[:1], dtype).to(base.device)
+            change = change + step * _direction(directions, k, bias_id, weight.shape[:1], dtype).to(
+                base.device
+            )
         if activation != "none":
             assert base_output is not None
             function, z = ACTIVATIONS[activation], base_output.double()
@@ -140,7 +142,9 @@ def cross_entropy_difference(
         out[p] = (loss(logits.double() + difference[p].double()) - base).to(out.dtype)
 
 
-def _direction(directions: Directions, index: int, tensor_id: int, shape: tuple, dtype: torch.dtype) -> Tensor:
+def _direction(
+    directions: Directions, index: int, tensor_id: int, shape: tuple, dtype: torch.dtype
+) -> Tensor:
     """z of one direction in float64 as the matrix [rows, cols], rounded to the compute dtype where it is bfloat16."""
     rows, cols = matrix_shape(shape)
 

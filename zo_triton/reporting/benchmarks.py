@@ -1,4 +1,4 @@
-"""Results of ``pytest --benchmark`` in a record: what ran replaces what was there, what failed loses its number."""
+"""Results of ``pytest --benchmark`` in a record: what ran replaces what was there, failures lose theirs."""
 
 from __future__ import annotations
 

@@ -13,10 +13,21 @@ from typing import Any
 
 from zo_triton.reporting.records import Record
 from zo_triton.reporting.statistics import curve_of_median_run
+from zo_triton.reporting.tables import number as spell
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#B2A000")
+FAMILIES = {
+    "fused": "#0072B2",
+    "zeroth": "#E69F00",
+    "first": "#009E73",
+    "inference": "#a9b4bd",
+    "limit": "#dddddd",
+}
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
-STYLE = {
+SMALLEST_MIB = 0.1
+"""Where the logarithmic memory axis starts; a bar below it is only its number."""
+
+STYLE: Any = {
     "svg.hashsalt": "zo_triton",
     "svg.fonttype": "path",
     "font.family": "DejaVu Sans",
@@ -105,14 +116,18 @@ def _step_time(figure: Any, section: dict[str, Any]) -> None:
     for axes, case in zip(panels, cases, strict=True):
         contenders = case["contenders"][::-1]
         times = [contender["median_ms"] for contender in contenders]
-        colours = [PALETTE[0] if contender["family"] == "fused" else "#a9b4bd" for contender in contenders]
+        colours = [FAMILIES[contender["family"]] for contender in contenders]
         axes.barh([contender["label"] for contender in contenders], times, color=colours, height=0.72)
         for row, time in enumerate(times):
-            axes.annotate(f"{time:.3g} ms", (time, row), xytext=(4, 0), textcoords="offset points", va="center")
+            axes.annotate(
+                spell(time, "ms"), (time, row), xytext=(4, 0), textcoords="offset points", va="center"
+            )
         axes.set_title(case["name"], loc="left", fontsize=9, fontweight="bold")
-        axes.set(xscale="log", xlim=(0.05, slowest * 3))
+        axes.set(xscale="log", xlim=(0.05, slowest * 4))
         axes.grid(axis="y", visible=False)
-    panels[-1].set_xlabel("milliseconds a step, median (logarithmic; blue: fused)")
+    panels[-1].set_xlabel(
+        "milliseconds a step, median, logarithmic (blue: fused, yellow: other zeroth-order, green: backprop)"
+    )
 
 
 def _step_split(figure: Any, section: dict[str, Any]) -> None:
@@ -131,7 +146,9 @@ def _step_split(figure: Any, section: dict[str, Any]) -> None:
         for position, start, share, case in zip(positions, left, shares, cases, strict=True):
             if share >= 6:
                 text = f"{case['parts'][name]:.2g} ms"
-                axes.text(start + share / 2, position, text, ha="center", va="center", color="white", fontsize=8)
+                axes.text(
+                    start + share / 2, position, text, ha="center", va="center", color="white", fontsize=8
+                )
         left = [start + share for start, share in zip(left, shares, strict=True)]
     axes.set_yticks(positions, [case["name"] for case in cases])
     axes.set(xlim=(0, 100), xlabel="share of one fused step [%]")
@@ -147,9 +164,14 @@ def _accuracy(figure: Any, section: dict[str, Any]) -> None:
         points = [(row["eps"], row["errors"][name]) for row in rows if row["errors"][name]]
         ours = name.startswith("propagated")
         axes.plot(
-            *zip(*points, strict=True), label=name, color=PALETTE[number], marker="os^D"[number % 4], markersize=4.5,
-            linestyle="-" if ours else DASHES[1 + number % 3], linewidth=2.2 if ours else 1.5,
-        )  # fmt: skip
+            *zip(*points, strict=True),
+            label=name,
+            color=PALETTE[number],
+            marker="os^D"[number % 4],
+            markersize=4.5,
+            linestyle="-" if ours else DASHES[1 + number % 3],
+            linewidth=2.2 if ours else 1.5,
+        )
     axes.set(xscale="log", yscale="log", xlabel="ε", ylabel="median relative error of a loss difference")
     axes.invert_xaxis()
     figure.legend(loc="outside upper center", ncols=2)
@@ -159,19 +181,26 @@ def _memory(figure: Any, section: dict[str, Any]) -> None:
     cases = section["cases"]
     heights = [len(case["methods"]) + 1 for case in cases]
     figure.set_size_inches(8.2, 0.27 * sum(heights) + 0.75 * len(cases) + 0.5)
-    panels = figure.subplots(len(cases), 1, squeeze=False, height_ratios=heights)[:, 0]
+    panels = figure.subplots(len(cases), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for axes, case in zip(panels, cases, strict=True):
         bars = [(method["label"], method["excess_mib"], method["family"]) for method in case["methods"]]
         bars.append(("one chunk of differences", case["chunk_mib"], "limit"))
-        colours = {"fused": PALETTE[0], "limit": "#e8e8e8"}
         labels, sizes, families = zip(*bars[::-1], strict=True)
-        axes.barh(labels, sizes, color=[colours.get(family, "#a9b4bd") for family in families], height=0.72)
+        axes.barh(labels, sizes, color=[FAMILIES[family] for family in families], height=0.72)
         for row, size in enumerate(sizes):
-            axes.annotate(f"{size:.3g}", (size, row), xytext=(4, 0), textcoords="offset points", va="center")
+            place = (max(size, SMALLEST_MIB), row)
+            axes.annotate(spell(size, "MiB"), place, xytext=(4, 0), textcoords="offset points", va="center")
         axes.set_title(case["name"], loc="left", fontsize=9, fontweight="bold")
+        axes.set(
+            xscale="log",
+            xlim=(SMALLEST_MIB, 4 * max(1.0, *(size for case in cases for size in _sizes(case)))),
+        )
         axes.grid(axis="y", visible=False)
-        axes.margins(x=0.12)
-    panels[-1].set_xlabel("peak memory of a step over that of inference [MiB]")
+    panels[-1].set_xlabel("peak memory of a step over that of inference [MiB], logarithmic")
+
+
+def _sizes(case: dict[str, Any]) -> list[float]:
+    return [method["excess_mib"] for method in case["methods"]]
 
 
 _FIGURES: dict[str, tuple[str, Callable[[Any, dict[str, Any]], None]]] = {

@@ -56,11 +56,12 @@ def _race(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
     sizes = "-".join(str(size) for size in config["sizes"])
     intro = (
         f"ReLU network {sizes} ({section['parameters']} weights), batch {config['batch']}, cross-entropy, "
-        f"{len(config['seeds'])} seeds; for each seed all methods start from the same weights and see the same "
-        f"batches. Zeroth-order methods walk K = {config['directions']} directions a step unless said. The clock "
-        "runs during training steps only: evaluation, compilation and warm-up are outside. Times are medians "
-        "over the seeds of the first checkpoint at or above the target; a run ends at the hardest target (plus "
-        f"a little, for the curves) or after {config['run_seconds']:g} s of training."
+        f"{len(config['seeds'])} seeds; for each seed all methods start from the same weights and see the "
+        f"same batches. Zeroth-order methods walk K = {config['directions']} directions a step unless "
+        "said. The clock runs during training steps only: evaluation, compilation and warm-up are outside. "
+        "Times are medians over the seeds of the first checkpoint at or above the target; a run ends at "
+        f"the hardest target (plus a little, for the curves) or after {config['run_seconds']:g} s of "
+        "training."
     )
     return [
         f"## The race: {section['task']}",
@@ -82,14 +83,19 @@ def _step_time(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
 
 
 def _step_split(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
-    return ["## Where a step's time goes", section["note"], tables.step_split(section), *_picture(drawn, "step_split")]
+    return [
+        "## Where a step's time goes",
+        section["note"],
+        tables.step_split(section),
+        *_picture(drawn, "step_split"),
+    ]
 
 
 def _accuracy(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
     intro = (
-        f"Median over {section['directions']} directions of |Δ − Δ₆₄|/|Δ₆₄| with Δ₆₄ the float64 difference along "
-        f"the same direction; network {section['model']}, batch {section['batch']}, cross-entropy. *Propagated* "
-        "carries differences from layer to layer; *direct* subtracts two losses."
+        f"Median over {section['directions']} directions of |Δ − Δ₆₄|/|Δ₆₄| with Δ₆₄ the float64 "
+        f"difference along the same direction; network {section['model']}, batch {section['batch']}, "
+        "cross-entropy. *Propagated* carries differences from layer to layer; *direct* subtracts two losses."
     )
     return ["## Accuracy of a loss difference", intro, tables.accuracy(section), *_picture(drawn, "accuracy")]
 
@@ -102,7 +108,9 @@ def _memory(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
 
 
 def _benchmarks(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
-    intro = "From `pytest --benchmark`: each passed its correctness gate first; compilation is not in the times."
+    intro = (
+        "From `pytest --benchmark`: each passed its correctness gate first; compilation is not in the times."
+    )
     return ["## Benchmarks", intro, tables.benchmarks(section)]
 
 

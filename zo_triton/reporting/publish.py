@@ -7,7 +7,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from zo_triton.reporting import figures, markdown, records
+from zo_triton.reporting import figures, records
+from zo_triton.reporting.markdown import render
 
 RECORD_NAME = "results.json"
 REPORT_NAME = "report.md"
@@ -55,7 +56,7 @@ def publish(record: records.Record, folder: str | os.PathLike[str]) -> Path:
         fresh.chmod(0o755)
         records.write(fresh / RECORD_NAME, record)
         drawn = figures.draw_all(record, fresh)
-        records.write_text(fresh / REPORT_NAME, markdown.render(record, drawn))
+        records.write_text(fresh / REPORT_NAME, render(record, drawn))
         _swap(fresh, target)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

@@ -82,8 +82,8 @@ def check_record(record: Any, source: str) -> None:
 
 
 def dumps(record: Record) -> str:
-    """The record's text: sorted keys, so that equal records have equal bytes; NaN and infinity are refused."""
-    return json.dumps(record, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+    """The record's text; the order of keys is kept, as tables follow it. NaN and infinity are refused."""
+    return json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def write(path: str | os.PathLike[str], record: Record) -> None:

@@ -24,7 +24,11 @@ def summarise(record: Record) -> list[str]:
             lines.append(sentence)
             losses += lost
     if lines:
-        lines.append("**Where fused lost:** " + ("; ".join(losses) if losses else "nowhere in these measurements") + ".")
+        lines.append(
+            "**Where fused lost:** "
+            + ("; ".join(losses) if losses else "nowhere in these measurements")
+            + "."
+        )
     return lines
 
 
@@ -76,10 +80,17 @@ def _accuracy(section: dict[str, Any]) -> tuple[str, list[str]]:
         for name, error in row["errors"].items():
             direct = row["errors"].get(name.replace("propagated", "direct"))
             if name.startswith("propagated") and None not in (error, direct) and direct < error:
-                losses.append(f"{name} differences are less accurate than direct ones at ε = {row['eps']:.0e}")
+                losses.append(
+                    f"{name} differences are less accurate than direct ones at ε = {row['eps']:.0e}"
+                )
     finest = min(section["rows"], key=lambda row: row["eps"])
-    listed = ", ".join(f"{name} {100 * value:.2g} %" for name, value in finest["errors"].items() if value is not None)
-    return f"**Accuracy of a loss difference** at ε = {finest['eps']:.0e}, median relative error: {listed}.", losses
+    listed = ", ".join(
+        f"{name} {100 * value:.2g} %" for name, value in finest["errors"].items() if value is not None
+    )
+    return (
+        f"**Accuracy of a loss difference** at ε = {finest['eps']:.0e}, median relative error: {listed}.",
+        losses,
+    )
 
 
 def _memory(section: dict[str, Any]) -> tuple[str, list[str]]:

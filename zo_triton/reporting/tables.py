@@ -36,12 +36,19 @@ def race(section: dict[str, Any]) -> str:
         return float("inf") if seconds is None else seconds
 
     headers = ["method", "tuned lr", "ms a step", "evaluations a step"]
-    headers += [f"{unit} to {100 * target:.0f} %" for target in targets for unit in ("seconds", "evaluations")]
+    headers += [
+        f"{unit} to {100 * target:.0f} %" for target in targets for unit in ("seconds", "evaluations")
+    ]
     headers.append("best accuracy")
     rows = []
     for method in sorted(section["methods"], key=place):
         runs = method["runs"]
-        row = [method["label"], number(method["lr"]), number(method["step_ms"]), str(method["evaluations_per_step"])]
+        row = [
+            method["label"],
+            number(method["lr"]),
+            number(method["step_ms"]),
+            str(method["evaluations_per_step"]),
+        ]
         for target in targets:
             row.append(number(median_reached(runs, target, "seconds")))
             row.append(number(median_reached(runs, target, "evaluations")))
@@ -80,7 +87,9 @@ def step_time(case: dict[str, Any]) -> str:
         for contender in case["contenders"]
     ]
     label = case["contenders"][0]["label"]
-    return _markdown(["contender", "dtype", "evaluations", "median ms", "fastest ms", f"against {label}"], rows)
+    return _markdown(
+        ["contender", "dtype", "evaluations", "median ms", "fastest ms", f"against {label}"], rows
+    )
 
 
 def step_split(section: dict[str, Any]) -> str:
@@ -96,7 +105,9 @@ def step_split(section: dict[str, Any]) -> str:
 def accuracy(section: dict[str, Any]) -> str:
     """One row an ε, one column a method."""
     names = list(section["rows"][0]["errors"])
-    rows = [[f"{row['eps']:.0e}", *(_error(row["errors"][name]) for name in names)] for row in section["rows"]]
+    rows = [
+        [f"{row['eps']:.0e}", *(_error(row["errors"][name]) for name in names)] for row in section["rows"]
+    ]
     return _markdown(["ε", *names], rows)
 
 
@@ -106,12 +117,16 @@ def memory(case: dict[str, Any]) -> str:
         [method["label"], number(method["excess_mib"]), f"{method['excess_mib'] / case['chunk_mib']:.3g}×"]
         for method in case["methods"]
     ]
-    return _markdown(["method", "MiB over inference", f"against one chunk of {case['chunk_mib']:.3g} MiB"], rows)
+    return _markdown(
+        ["method", "MiB over inference", f"against one chunk of {case['chunk_mib']:.3g} MiB"], rows
+    )
 
 
 def benchmarks(section: dict[str, Any]) -> str:
     """One row a benchmark, grouped, with its ratio to the group's fastest."""
-    entries = sorted(section["entries"], key=lambda entry: (entry["group"], entry["median_ms"], entry["name"]))
+    entries = sorted(
+        section["entries"], key=lambda entry: (entry["group"], entry["median_ms"], entry["name"])
+    )
     fastest: dict[str, float] = {}
     rows = []
     for entry in entries:

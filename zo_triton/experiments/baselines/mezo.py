@@ -16,8 +16,8 @@ from torch import Tensor, nn
 class MeZO:
     """Central differences along K Gaussian directions, one direction after the other.
 
-    Memory stays that of inference: a direction is its generator's seed, and its noise is drawn again each time
-    it is needed.
+    Memory stays that of inference: a direction is its generator's seed, and its noise is drawn again each
+    time it is needed.
 
     Args:
         model: Trained in place.
@@ -67,9 +67,9 @@ class MeZO:
         for parameter in self.parameters:
             parameter.grad = torch.zeros_like(parameter)
         for seed, slope in zip(seeds, slopes, strict=True):
-            for parameter, noise in self._replay(seed):
-                assert parameter.grad is not None
-                parameter.grad.add_(noise, alpha=slope / self.directions)
+            for weight, noise in self._replay(seed):
+                assert weight.grad is not None
+                weight.grad.add_(noise, alpha=slope / self.directions)
 
     def _replay(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         self._noise.manual_seed(seed)

@@ -1,7 +1,7 @@
 """All directions at once the torch way: ``vmap`` over K perturbed copies of the weights.
 
-Source: torch.func's tutorial on model ensembling (``functional_call`` under ``vmap``), with the perturbed copies
-of an evolution-strategies step as the ensemble.
+Source: torch.func's tutorial on model ensembling (``functional_call`` under ``vmap``), with the perturbed
+copies of an evolution-strategies step as the ensemble.
 """
 
 from __future__ import annotations

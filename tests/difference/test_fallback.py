@@ -1,0 +1,106 @@
+"""Functions without a rule."""
+
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from difference_oracle import expected_differences, relative_error
+
+import zo_triton as zo
+from zo_triton.difference import MissingRuleError, differences, fallback
+
+GENERATOR = torch.Generator().manual_seed(0)
+A = torch.randn(3, 4, generator=GENERATOR)
+SQUARE = torch.randn(4, 4, generator=GENERATOR)
+DIRECTIONS = zo.Directions(seed=1, step=2, num=3, distribution="gaussian")
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    fallback._warned.clear()
+    with zo.use_engine("reference"):
+        yield
+
+
+CASES = {
+    "vmapped": (lambda a, b: torch.erf(a * 2) @ b, "torch.Tensor.erf|torch.erf"),
+    "python_function": (lambda a, b: F.normalize(a @ b), "torch.nn.functional.normalize"),
+    "layer_norm_with_trained_scale": (
+        lambda a, b: F.layer_norm(a @ b, (4,), weight=b[0], bias=b[1]),
+        "torch.nn.functional.layer_norm",
+    ),
+    "several_results": (lambda a, b: (a @ b).max(dim=1)[0] + (a @ b).aminmax(dim=1)[1], "torch.Tensor.max"),
+    "nested_arguments": (lambda a, b: torch.block_diag(a, b), "torch.functional.block_diag"),
+    "vmap_cannot": (lambda a, b: torch.histc(a @ b, 3) * 0 + (a @ b).renorm(2, 0, 1.0)[:, :3], "torch"),
+    "arguments_without_a_closed_form": (lambda a, b: torch.pow(a.abs() + 1, b[0]), "torch.pow"),
+    "rounded_division": (lambda a, b: torch.div(a, b[0].abs() + 1) % 1.0, "torch.Tensor.remainder"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_are_subtracted_with_one_warning(name):
+    function, named = CASES[name]
+    with pytest.warns(UserWarning, match=f"no difference rule for ({named})"):
+        value, found = differences(lambda: function(A, SQUARE), [A, SQUARE], DIRECTIONS, 1e-4, sides=2)
+    assert torch.equal(value, function(A, SQUARE))
+    assert (
+        relative_error(found, expected_differences(function, [A, SQUARE], DIRECTIONS, 1e-4, sides=2)) < 1e-5
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        differences(lambda: function(A, SQUARE), [A, SQUARE], DIRECTIONS, 1e-4)
+
+
+def test_strict_names_the_function_and_the_remedy():
+    with pytest.raises(MissingRuleError, match=r"no difference rule for torch.erf .*strict=False") as caught:
+        differences(lambda: torch.erf(A).sum(), [A], DIRECTIONS, 1e-3, strict=True)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_functions_that_return_no_real_tensor_need_no_rule():
+    def closure():
+        assert A.is_contiguous()
+        assert A.stride() == (4, 1)
+        (A > 0).sum()
+        torch.bincount(A.argmax(1))
+        torch.is_same_size(A, A)
+        torch.sign(A).long()
+        return A.sum()
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*torch.(bincount|argmax|is_same_size)")
+        warnings.filterwarnings("ignore", message=".*sign")
+        differences(closure, [A], DIRECTIONS, 1e-3)
+
+
+def test_random_functions_share_one_draw():
+    def closure():
+        torch.manual_seed(7)
+        return F.alpha_dropout(A * 2, 0.5, training=True)
+
+    with pytest.warns(UserWarning, match="alpha_dropout"):
+        value, found = differences(closure, [A], DIRECTIONS, 1e-3)
+    state = torch.get_rng_state()
+    assert torch.equal(value, closure())
+    assert torch.equal(state, torch.get_rng_state())
+    dropped = value == value.min()
+    assert 0 < int(dropped.sum()) < 12
+    assert torch.equal(found == 0, dropped.expand_as(found))
+
+
+def test_running_statistics_follow_the_base_alone():
+    mean, variance = torch.zeros(4), torch.ones(4)
+    expected_mean, expected_variance = mean.clone(), variance.clone()
+    F.batch_norm(A @ SQUARE, expected_mean, expected_variance, training=True)
+    with pytest.warns(UserWarning, match="batch_norm"):
+        _, found = differences(
+            lambda: F.batch_norm(A @ SQUARE, mean, variance, training=True), [A, SQUARE], DIRECTIONS, 1e-3
+        )
+    assert torch.equal(mean, expected_mean)
+    assert torch.equal(variance, expected_variance)
+
+    def function(a, b):
+        return F.batch_norm(a @ b, None, None, training=True)
+
+    assert relative_error(found, expected_differences(function, [A, SQUARE], DIRECTIONS, 1e-3)) < 1e-5

@@ -1,0 +1,114 @@
+import platform
+from importlib import metadata
+
+import pytest
+import torch
+
+from zo_triton.experiments import accuracy, gates, machine, memory, step_time
+from zo_triton.experiments.baselines import Backprop, MeZO, VmapEnsemble
+from zo_triton.experiments.fused import FusedSGD, hardware_dtype
+from zo_triton.experiments.timing import alternate
+from zo_triton.reporting.records import ENVIRONMENT
+
+CASE = step_time.StepCase((12, 9, 5), 8, 64)
+
+
+def test_actions_take_turns_after_their_warm_up():
+    calls = []
+    times = alternate([lambda: calls.append("a"), lambda: calls.append("b")], 1e-9, 0.0, warm_up=2)
+    assert calls == ["a", "a", "b", "b", "a", "b"]
+    assert [len(taken) for taken in times] == [1, 1]
+    with pytest.raises(ValueError, match="seconds must be positive, got 0"):
+        alternate([], 0)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda model, K: FusedSGD(model, 1e-2, 0, K),
+        lambda model, K: FusedSGD(model, 1e-2, 0, K, sides=2, rank=1),
+        lambda model, K: MeZO(model, 1e-2, 0, K),
+        lambda model, K: VmapEnsemble(model, 1e-2, 0, K),
+        lambda model, K: Backprop(model, 1e-2, adam=False),
+    ],
+    ids=["fused", "fused rank 1", "mezo", "vmap", "backprop"],
+)
+def test_honest_contenders_pass_the_descent_gate(build):
+    gates.check_descent("one", build, CASE, 1e-2)
+
+
+@pytest.mark.parametrize("fault", [-1.0, 1e-3, 64.0], ids=["sign", "missing 1/ε", "sum instead of mean"])
+def test_the_descent_gate_refuses_a_wrong_scale(fault):
+    with pytest.raises(gates.GateError, match="times the expected distance along the gradient"):
+        gates.check_descent("wrong", lambda model, K: MeZO(model, fault * 1e-2, 0, K), CASE, 1e-2)
+
+
+def test_the_descent_gate_refuses_other_noise_in_the_update():
+    class Forgetful(MeZO):
+        def _replay(self, seed):
+            self.calls = getattr(self, "calls", 0) + 1
+            return super()._replay(seed + (self.calls > 3 * self.directions))
+
+    with pytest.raises(gates.GateError, match="moves"):
+        gates.check_descent("forgetful", lambda model, K: Forgetful(model, 1e-2, 0, K), CASE, 1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_propagated_differences_pass_their_gate(dtype):
+    assert gates.check_differences(CASE, dtype) <= gates.BOUNDS[dtype]
+
+
+def test_the_difference_gate_refuses_errors(monkeypatch):
+    monkeypatch.setitem(gates.BOUNDS, torch.float32, 0.0)
+    with pytest.raises(
+        gates.GateError, match=r"loss differences in torch.float32 on 12-9-5, batch 8, K = 64"
+    ):
+        gates.check_differences(CASE, torch.float32)
+
+
+def test_propagated_differences_beat_direct_ones_where_those_cancel():
+    rows = accuracy.run_accuracy(accuracy.TINY, lambda message: None)["rows"]
+    finest = rows[-1]["errors"]
+    assert finest["propagated float32"] < 1e-4
+    assert finest["propagated bfloat16"] < 2e-2
+    assert finest["direct float32"] > 100 * finest["propagated float32"]
+
+
+def test_step_time_and_split_have_a_row_for_everything():
+    times = step_time.run_step_time(step_time.TINY_CASES, 0.01, lambda message: None)
+    names = [one["name"] for one in times["cases"][0]["contenders"]]
+    assert names[0] == "zo"
+    assert {"zo-central", "mezo", "vmap", "vmap-central", "inference", "sgd"} < set(names)
+    split = step_time.run_step_split(step_time.TINY_CASES, 0.01, lambda message: None)
+    assert list(split["cases"][0]["parts"]) == ["draw", "base", "differences", "update", "rest"]
+
+
+def test_contenders_report_their_own_dtype():
+    listed = {one.name: one.dtype for one in step_time.contenders()}
+    assert listed["zo"] == str(hardware_dtype()).removeprefix("torch.")
+    assert listed["mezo"] == "float32"
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc")
+def test_memory_sees_an_allocation_of_known_size(monkeypatch):
+    class Hungry:
+        evaluations_per_step = 1
+
+        def step(self, x, y):
+            # 64 MiB, every page touched.
+            torch.ones(16 * 2**20).sum().item()
+            return 0.0
+
+    monkeypatch.setitem(memory.METHODS, "hungry", ("hungry", "zeroth", lambda model, K: Hungry()))
+    # glibc hands blocks of this size back at once, so the warm-up leaves nothing to be used again.
+    assert 60 < memory.excess_mib("hungry", step_time.TINY_CASES[0]) < 68
+    rows = memory.run_memory(step_time.TINY_CASES, lambda message: None, ["mezo"])["cases"]
+    assert rows[0]["methods"][0]["excess_mib"] < 16
+    assert rows[0]["chunk_mib"] == pytest.approx(4 * 32 * 32 * hardware_dtype().itemsize / 2**20, rel=1e-3)
+
+
+def test_environment_is_complete():
+    facts = machine.environment(seed=3)
+    assert set(ENVIRONMENT) <= set(facts)
+    assert facts["seed"] == 3
+    assert facts["versions"]["torch"] == metadata.version("torch")

@@ -1,0 +1,155 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from zo_triton.data import Dataset, digits
+from zo_triton.experiments import race as racing
+from zo_triton.experiments.baselines import Backprop
+from zo_triton.experiments.contender import Method, make_mlp
+from zo_triton.experiments.digits import CONFIG, TINY, find_method, methods, run_race
+from zo_triton.experiments.race import batches, race, run, tune
+
+SHORT = replace(TINY, learning_rates=(1e-3, 1e-2), trial_seconds=20.0, run_seconds=20.0, targets=(0.3, 0.6))
+ADAM = Method("adam", "backprop + Adam", "first", lambda model, lr, seed: Backprop(model, lr))
+
+
+@pytest.fixture(scope="module")
+def data():
+    return digits()
+
+
+class Recorder:
+    """Trains nothing; keeps what it was given."""
+
+    evaluations_per_step = 7
+
+    def __init__(self, model, loss=1.0):
+        self.weights = [parameter.detach().clone() for parameter in model.parameters()]
+        self.loss, self.seen = loss, []
+
+    def step(self, x, y):
+        self.seen.append((x, y))
+        return self.loss
+
+
+def recording(made, loss=1.0):
+    def build(model, lr, seed):
+        made.append(Recorder(model, loss))
+        return made[-1]
+
+    return Method("recorder", "recorder", "zeroth", build)
+
+
+def test_every_method_gets_the_same_weights_and_batches(data):
+    made = []
+    for _ in range(2):
+        run(recording(made), data, SHORT, seed=4, lr=0.1, seconds=20.0, max_steps=25)
+    for one, other in zip(made[0].weights, made[1].weights, strict=True):
+        assert torch.equal(one, other)
+    assert len(made[0].seen) == 25
+    for (x, y), (x_too, y_too) in zip(made[0].seen, made[1].seen, strict=True):
+        assert torch.equal(x, x_too)
+        assert torch.equal(y, y_too)
+
+
+def test_an_epoch_visits_no_example_twice():
+    numbers = np.arange(300, dtype=np.float32)[:, None]
+    labels = np.zeros(300, np.int64)
+    source = batches(Dataset("numbers", numbers, labels, numbers, labels), 128, seed=0)
+    first, second, third = (next(source)[0] for _ in range(3))
+    assert len(torch.unique(torch.cat([first, second]))) == 256
+    assert not torch.equal(first, third)
+
+
+def test_a_run_reaches_its_targets_in_order(data):
+    result = run(ADAM, data, SHORT, seed=0, lr=1e-2, seconds=20.0)
+    early, late = result["reached"]["0.3"], result["reached"]["0.6"]
+    assert 0 < early["steps"] <= late["steps"]
+    assert late["evaluations"] == 3 * late["steps"]
+    assert result["curve"][-1][4] >= 0.3
+    assert [point[0] for point in result["curve"]][:3] == [0, 5, 10]
+
+
+def test_a_target_that_is_not_reached_is_null(data):
+    result = run(recording([]), data, SHORT, seed=0, lr=0.1, seconds=20.0, max_steps=30)
+    assert result["reached"] == {"0.3": None, "0.6": None}
+    assert result["curve"][-1][0] == 30
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_diverged_run_stops(data, loss):
+    made = []
+    result = run(recording(made, loss), data, SHORT, seed=0, lr=0.1, seconds=20.0, max_steps=30)
+    assert result["diverged"] is True
+    assert len(made[0].seen) == 1
+
+
+def test_other_errors_are_not_taken_for_divergence(data):
+    class Broken(Recorder):
+        def step(self, x, y):
+            raise ValueError("a mistake")
+
+    method = Method("broken", "broken", "zeroth", lambda model, lr, seed: Broken(model))
+    with pytest.raises(ValueError, match="a mistake"):
+        run(method, data, SHORT, seed=0, lr=0.1, seconds=20.0, max_steps=3)
+
+
+def test_tuning_takes_the_fewest_steps_and_never_sees_the_test_examples(data, monkeypatch):
+    seen = []
+    original = racing.run
+
+    def spy(method, used, *rest):
+        seen.append(used)
+        return original(method, used, *rest)
+
+    monkeypatch.setattr(racing, "run", spy)
+    lr, trials = tune(ADAM, data, SHORT)
+    assert lr == 1e-2
+    assert [trial["lr"] for trial in trials] == [1e-3, 1e-2]
+    assert all(len(used.train_x) + len(used.test_x) == len(data.train_x) for used in seen)
+
+
+def test_without_a_finisher_the_best_accuracy_wins(data):
+    impossible = replace(SHORT, targets=(1.01,), trial_seconds=0.05)
+    lr, trials = tune(ADAM, data, impossible)
+    assert all(trial["steps"] is None for trial in trials)
+    assert lr == max(trials, key=lambda trial: trial["best_accuracy"])["lr"]
+
+
+def test_methods_take_turns_and_none_always_starts(data):
+    order = []
+    quick = replace(SHORT, targets=(0.05,), learning_rates=(1e-2,), seeds=(0, 1, 2))
+    other = replace(ADAM, name="other", label="other")
+    rows = race([ADAM, other], data, quick, order.append)
+    assert [line for line in order if line.startswith("seed")] == [
+        "seed 0: backprop + Adam", "seed 0: other",
+        "seed 1: other", "seed 1: backprop + Adam",
+        "seed 2: backprop + Adam", "seed 2: other",
+    ]  # fmt: skip
+    assert [len(row["runs"]) for row in rows] == [3, 3]
+
+
+def test_every_method_of_the_digits_race_runs(data):
+    section = run_race(replace(TINY, learning_rates=(1e-2,), seeds=(0,)), lambda message: None)
+    assert [row["name"] for row in section["methods"]] == [method.name for method in methods()]
+    assert section["parameters"] == 2410
+    for row in section["methods"]:
+        assert len(row["runs"][0]["curve"]) >= 2
+
+
+def test_unknown_methods_are_named():
+    assert find_method("mezo", CONFIG).label == "MeZO loop"
+    with pytest.raises(ValueError, match=r"unknown method 'mezzo'; choose one of \('zo-adam'"):
+        find_method("mezzo")
+
+
+def test_evaluation_is_right_on_a_known_model(data):
+    model = make_mlp((64, 10), 0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model[0].bias[3] = 1.0
+    _, accuracy = racing.evaluate(model, data)
+    assert accuracy == pytest.approx((data.test_y == 3).mean())

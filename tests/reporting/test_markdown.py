@@ -1,0 +1,78 @@
+import subprocess
+import sys
+
+import pytest
+
+from zo_triton.reporting import summary, tables
+from zo_triton.reporting.markdown import render
+from zo_triton.reporting.statistics import median_reached
+
+
+def test_summary_says_who_won_and_by_how_much(record):
+    text = "\n".join(summary.summarise(record))
+    assert "fused ZO + Adam takes **0.28 s**" in text
+    assert "MeZO loop 4.2 s (15× slower)" in text
+    assert "backprop + Adam 0.06 s (**4.7× faster**)" in text
+    assert "15× faster than MeZO loop" in text
+
+
+def test_summary_lists_every_loss(record):
+    last = summary.summarise(record)[-1]
+    assert "backprop + Adam reached 95 % test accuracy 4.7× sooner" in last
+    assert "backprop + SGD is 6.2× quicker a step" in last
+    assert "MeZO loop needs less memory" in last
+
+
+def test_summary_admits_a_race_that_was_not_finished(record):
+    for run in record["sections"]["race"]["methods"][0]["runs"]:
+        run["reached"]["0.95"] = None
+    lines = summary.summarise(record)
+    assert "fused ZO + Adam did not get there" in lines[0]
+    assert "never reached 95 % test accuracy" in lines[-1]
+
+
+def test_methods_that_fail_stay_in_the_table(record):
+    lines = tables.race(record["sections"]["race"]).splitlines()
+    row = next(line for line in lines if "K = 1" in line)
+    assert row.count(tables.NOT_REACHED) == 2
+
+
+def test_a_failed_run_counts_as_infinite(record):
+    methods = record["sections"]["race"]["methods"]
+    assert median_reached(methods[1]["runs"], 0.95, "seconds") == 4.2
+    assert median_reached(methods[2]["runs"], 0.95, "seconds") is None
+
+
+def test_any_subset_of_sections_renders(record):
+    for name, section in record["sections"].items():
+        alone = {**record, "sections": {name: section}}
+        assert "## Where the numbers come from" in render(alone, [])
+
+
+def test_tiny_runs_say_so(record):
+    record["tiny"] = True
+    assert "its numbers mean nothing" in render(record, [])
+
+
+def test_invalid_records_are_not_rendered(record):
+    record["schema"] = 7
+    with pytest.raises(ValueError, match="schema 7, newer than 1"):
+        render(record, [])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "not reached"), (0.0, "0"), (1234.5, "1234"), (0.051234, "0.0512"), (3.4e-7, "3.4e-07")],
+)
+def test_numbers(value, text):
+    assert tables.number(value) == text
+
+
+def test_reporting_does_not_reach_for_torch():
+    code = (
+        "import sys, types; package = types.ModuleType('zo_triton'); package.__path__ = [sys.argv[1]];"
+        "sys.modules['zo_triton'] = package; import zo_triton.reporting;"
+        "raise SystemExit(bool({'torch', 'triton', 'numba'} & set(sys.modules)))"
+    )
+    folder = summary.__file__.rsplit("/", 2)[0]
+    assert subprocess.run([sys.executable, "-c", code, folder]).returncode == 0

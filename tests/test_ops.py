@@ -1,0 +1,93 @@
+"""The custom ops: what torch demands of them, and how an engine is picked."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.library import opcheck
+
+import zo_triton as zo
+from zo_triton import ops
+
+D = zo.Directions(1, 2, 4).encode()
+EPS = torch.full((4,), 1e-3)
+CALLS = {
+    "sample": lambda: (torch.empty(4, 5, 3), D, 0, torch.float32),
+    "accumulate": lambda: ([torch.zeros(5, 3), torch.zeros(7)], [0, 1], torch.ones(4), D, torch.float32),
+    "gram": lambda: (torch.empty(4, 4, dtype=torch.float64), [torch.zeros(5, 3)], [0], D, torch.float32),
+    "perturbed_linear": lambda: (
+        torch.empty(4, 6, 3), torch.randn(6, 5), torch.randn(4, 6, 5), torch.randn(3, 5), torch.randn(6, 3),
+        D, 0, 1, EPS, "relu",
+    ),
+    "activation_difference": lambda: (torch.empty(4, 6, 3), torch.randn(6, 3), torch.randn(4, 6, 3), "tanh"),
+    "cross_entropy_difference": lambda: (
+        torch.empty(4, 6), torch.randn(6, 3), torch.randn(4, 6, 3), torch.zeros(6, dtype=torch.int64), 0.1,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_opcheck(name):
+    opcheck(getattr(torch.ops.zo_triton, name).default, CALLS[name]())
+
+
+def test_every_op_is_checked():
+    assert set(CALLS) == set(ops._SCHEMAS)
+
+
+def test_engines_are_picked_by_device_and_overridden_in_a_block():
+    cpu = torch.device("cpu")
+    assert ops.engine_for(cpu) == "cpu"
+    assert ops.engine_for(torch.device("cuda")) == "triton"
+    with zo.use_engine("reference"):
+        assert ops.engine_for(cpu) == "reference"
+        with zo.use_engine("cpu"):
+            assert ops.engine_for(cpu) == "cpu"
+        assert ops.engine_for(cpu) == "reference"
+    assert ops.engine_for(cpu) == "cpu"
+
+
+def test_an_unknown_engine_is_named():
+    with pytest.raises(ValueError, match="unknown engine 'cuda'; choose one of"), zo.use_engine("cuda"):
+        pass
+
+
+def _run(code, **environment):
+    import os
+
+    clean = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=clean | environment, check=False
+    )
+
+
+def test_triton_on_the_cpu_needs_the_interpreter():
+    result = _run(
+        "import zo_triton as zo\nwith zo.use_engine('triton'): zo.sample(zo.Directions(0, 0, 1), 0, (3,))"
+    )
+    assert "set TRITON_INTERPRET=1" in result.stderr
+
+
+BLOCK = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name.partition(".")[0])
+sys.meta_path.insert(0, Blocked())
+import torch, zo_triton as zo
+with zo.use_engine("reference"):
+    assert zo.sample(zo.Directions(0, 0, 2), 0, (3,)).shape == (2, 3)
+zo.sample(zo.Directions(0, 0, 2), 0, (3,))
+"""
+
+
+def test_the_package_imports_without_its_compilers_and_says_what_is_missing():
+    result = _run(BLOCK.format(blocked=("numba", "triton")))
+    assert "the 'cpu' engine needs numba, which is not installed: `pip install numba`" in result.stderr
+
+
+def test_import_touches_no_compiler():
+    code = "import sys, zo_triton; print(sorted({'numba', 'triton', 'matplotlib', 'sklearn'} & set(sys.modules)))"
+    assert _run(code).stdout.strip() == "[]"
