@@ -202,3 +202,17 @@ def test_rule_is_exact(name, eps):
     torch.testing.assert_close(value, function(*params), rtol=0, atol=0)
     assert found.dtype == torch.float32
     assert relative_error(found, expected_differences(function, params, directions, eps, sides=2)) < 1e-5
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rule_in_bfloat16(name):
+    """Differences are rounded to eight bits: at most four roundings of 2⁻⁹ stand in a row here."""
+    function, params = CASES[name]
+    directions = zo.Directions(seed=1, step=2, num=3, distribution="gaussian")
+    with zo.use_engine("reference"):
+        _, found = differences(
+            lambda: function(*params), params, directions, 1e-3, compute_dtype=torch.bfloat16, strict=True
+        )
+    expected = expected_differences(function, params, directions, 1e-3, dtype=torch.bfloat16)
+    assert found.dtype == torch.float32
+    assert relative_error(found, expected) < 4 * 2**-9

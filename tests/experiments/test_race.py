@@ -108,14 +108,15 @@ def test_tuning_takes_the_fewest_steps_and_never_sees_the_test_examples(data, mo
     lr, trials = tune(ADAM, data, SHORT)
     assert lr == 1e-2
     assert [trial["lr"] for trial in trials] == [1e-3, 1e-2]
+    assert trials[1]["steps"] is not None
     assert all(len(used.train_x) + len(used.test_x) == len(data.train_x) for used in seen)
 
 
-def test_without_a_finisher_the_best_accuracy_wins(data):
+def test_without_a_finisher_the_lowest_loss_wins(data):
     impossible = replace(SHORT, targets=(1.01,), trial_seconds=0.05)
     lr, trials = tune(ADAM, data, impossible)
     assert all(trial["steps"] is None for trial in trials)
-    assert lr == max(trials, key=lambda trial: trial["best_accuracy"])["lr"]
+    assert lr == min(trials, key=lambda trial: trial["loss"])["lr"]
 
 
 def test_methods_take_turns_and_none_always_starts(data):

@@ -42,8 +42,8 @@ def method(name, label, family, seconds):
         "set_up_seconds": 0.1,
         "lr": 0.1,
         "trials": [
-            {"lr": 0.01, "steps": None, "best_accuracy": 0.4, "diverged": False},
-            {"lr": 0.1, "steps": 25, "best_accuracy": 0.96, "diverged": False},
+            {"lr": 0.01, "steps": None, "best_accuracy": 0.4, "loss": 1.5},
+            {"lr": 0.1, "steps": 25, "best_accuracy": 0.96, "loss": 0.1},
         ],
         "runs": [run(seed, one) for seed, one in enumerate(seconds)],
         "step_ms": 1.0,

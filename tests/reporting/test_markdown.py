@@ -19,7 +19,7 @@ def test_summary_says_who_won_and_by_how_much(record):
 def test_summary_lists_every_loss(record):
     last = summary.summarise(record)[-1]
     assert "backprop + Adam reached 95 % test accuracy 4.7× sooner" in last
-    assert "backprop + SGD is 6.2× quicker a step" in last
+    assert "backprop + SGD is 6.2× quicker" in last
     assert "MeZO loop needs less memory" in last
 
 

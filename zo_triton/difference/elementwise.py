@@ -149,7 +149,7 @@ def rdiv(mode: DifferenceMode, base: Tensor, input: Any, other: Any) -> Any:
 
 @rule("pow", "__pow__")
 def power(mode: DifferenceMode, base: Tensor, input: Any, exponent: Any) -> Any:
-    """Difference of aⁿ: a sum of products for small whole n, aⁿ·expm1(n·log1p(δ/a)) where a and a + δ are positive."""
+    """A sum of products for small whole n; aⁿ·expm1(n·log1p(δ/a)) where a and a + δ are positive."""
     if mode.carries((exponent,)):
         return _exponential(mode, base, input, exponent)
     delta = operand(mode, base, input)
@@ -197,7 +197,7 @@ def rpower(mode: DifferenceMode, base: Tensor, input: Any, other: Any) -> Any:
 
 @rule("clamp", "clip")
 def clamp(mode: DifferenceMode, base: Tensor, input: Tensor, min: Any = None, max: Any = None) -> Any:
-    """With c the clamped value, c + Δ = clamp(a + δ): Δ = clamp(δ + (a − c), min − c, max − c)."""
+    """Measured from the clamped value c, it is δ + (a − c) clamped to [min − c, max − c]."""
     if mode.carries((min, max)):
         return NotImplemented
     delta = operand(mode, base, input)

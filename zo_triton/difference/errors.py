@@ -13,8 +13,8 @@ class NotATensorError(TypeError):
     def __init__(self, value: object) -> None:
         super().__init__(
             f"the closure returned {value!r} of type {type(value).__name__}, which carries no "
-            "differences; return the tensor itself (no .item() or float()), or wrap the closure in zo.BlackBox to evaluate it "
-            "direction by direction."
+            "differences; return the tensor itself (no .item() or float()), or wrap the closure in "
+            "zo.BlackBox to evaluate it direction by direction."
         )
         self.value = value
 

@@ -29,8 +29,10 @@ def _reduced(losses: Tensor, reduction: str, total: Any) -> Tensor:
     """[P, *] loss differences of single elements → the difference of what the reduction makes of them."""
     if reduction == "none":
         return losses
-    summed = losses.reshape(losses.shape[0], -1).sum(1)
-    return summed if reduction == "sum" else summed / total
+    rows = losses if losses.dim() == 2 else losses.reshape(losses.shape[0], -1)
+    if reduction == "sum":
+        return rows.sum(1)
+    return rows.mean(1) if type(total) is int and total == rows.shape[1] else rows.sum(1) / total
 
 
 @rule("cross_entropy")

@@ -89,7 +89,7 @@ class DifferenceMode(TorchFunctionMode):
         return handle(self, func, args, kwargs)
 
     def carries(self, args: Any, kwargs: dict | None = None) -> bool:
-        """Whether any argument is a trained parameter or carries a difference; also inside of lists and tuples."""
+        """Whether any argument is a trained parameter or carries a difference; lists are searched."""
         entries, ids = self.entries, self.ids
         for value in args:
             key = id(value)

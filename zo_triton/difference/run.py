@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -153,8 +154,8 @@ def _run_once(closure: Callable[[], Any], mode: DifferenceMode) -> tuple[Tensor,
             )
         raise ValueError(
             "the closure's value carries no difference: the trained parameters reach it only through "
-            "comparisons, argmax, integers or Python numbers; return a loss that depends on them through torch "
-            "functions, or wrap the closure in zo.BlackBox to evaluate it direction by direction."
+            "comparisons, argmax, integers or Python numbers; return a loss that depends on them through "
+            "torch functions, or wrap the closure in zo.BlackBox to evaluate it direction by direction."
         )
     return value.detach(), difference.float()
 
@@ -163,20 +164,21 @@ def _check_same(first: Tensor, again: Tensor) -> Tensor:
     """Refuses a closure that returns another value on the next chunk of directions."""
     if first.shape != again.shape or not torch.allclose(first, again, 1e-3, 1e-5, equal_nan=True):
         raise ValueError(
-            f"the closure's value changed from {first} to {again} between two chunks of one step; it must use "
-            "the same batch each time: draw the batch outside of it."
+            f"the closure's value changed from {first} to {again} between two chunks of one step; it must "
+            "use the same batch each time: draw the batch outside of it."
         )
     return first
 
 
 def _signed_eps(num: int, sides: int, eps: float, scales: Tensor | None, device: torch.device) -> Tensor:
     """sε·scale of each evaluation, [K·sides] float32; the plus side stands first."""
-    steps = torch.full((num, sides), float(eps), dtype=torch.float32, device=device)
-    if sides == 2:
-        steps[:, 1].neg_()
-    if scales is not None:
-        steps *= scales.to(device, torch.float32).view(num, 1)
-    return steps.view(-1)
+    steps = _unscaled_eps(num, sides, float(eps), device)
+    return steps if scales is None else steps * scales.to(device, torch.float32).repeat_interleave(sides)
+
+
+@lru_cache(maxsize=8)
+def _unscaled_eps(num: int, sides: int, eps: float, device: torch.device) -> Tensor:
+    return torch.tensor([eps, -eps][:sides], dtype=torch.float32, device=device).repeat(num)
 
 
 def _check_params(params: list[Tensor], directions: Directions) -> None:
@@ -204,8 +206,16 @@ def _check_params(params: list[Tensor], directions: Directions) -> None:
                 f"{name} is on {parameter.device} but parameter 0 on {params[0].device}; move all to one "
                 "device."
             )
-        directions.check_shape(name, parameter.shape)
         seen[id(parameter)] = position
+    _check_shapes(directions.distribution, directions.rank, tuple(parameter.shape for parameter in params))
+
+
+@lru_cache(maxsize=64)
+def _check_shapes(distribution: str, rank: int | None, shapes: tuple[torch.Size, ...]) -> None:
+    """Refuses shapes that the field can't address; remembered, since steps of small models are short."""
+    field = Directions(0, 0, 1, distribution, rank=rank)
+    for position, shape in enumerate(shapes):
+        field.check_shape(f"parameter {position}", shape)
 
 
 def _check_settings(

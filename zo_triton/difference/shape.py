@@ -43,8 +43,8 @@ def reshape(mode: DifferenceMode, base: Any, input: Any, *args: Any, **kwargs: A
 def _alias(*names: str, transposed: bool) -> None:
     """Registers functions that give a tensor, or a matrix's transpose, under another name.
 
-    Of a trained parameter the result stays a symbol: ``F.linear(x, weight.data)`` and ``x @ weight.T`` are still
-    the fused linear layer.
+    Of a trained parameter the result stays a symbol: ``F.linear(x, weight.data)`` and ``x @ weight.T`` are
+    still the fused linear layer.
     """
 
     def handle(mode: DifferenceMode, function: Any, args: tuple, kwargs: dict) -> Any:

@@ -13,6 +13,7 @@ from zo_triton.kernels.field import (
     counter_arguments,
     counter_of,
     direction_tile,
+    operand_dtype,
     padded_rank,
     tile_sizes,
     word_arguments,
@@ -150,7 +151,7 @@ def _accumulate_matrix(
         ROUNDS=directions.rounds,
         RANK=rank,
         RANK_BLOCK=padded_rank(rank, directions.elementwise),
-        DTYPE=compute_dtype(dtype),
+        DTYPE=compute_dtype(operand_dtype(dtype, directions.elementwise) if rank else dtype),
         SUM_DTYPE=TRITON_DTYPES[matrix.dtype],
         **tile,
     )

@@ -1,8 +1,8 @@
 """Difference of the cross-entropy, without the cancellation of two losses.
 
 With D_i = Δ_i - Δ_y and p = softmax(base): log1p(Σ_i p_i·expm1(D_i)) - α·mean_i D_i, where α is the label
-smoothing. Where some D_i is huge or the sum comes near -1, log Σ_i exp(log p_i + D_i) with its
-maximum taken out replaces the log1p: the difference is then of order one, nothing cancels, and nothing overflows.
+smoothing. Where some D_i is huge or the sum comes near -1, log Σ_i exp(log p_i + D_i), with its maximum taken
+out, replaces the log1p: the difference is then of order one, nothing cancels, and nothing overflows.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What follows the products of a perturbed linear layer: the bias, the activation's exact difference, the store.
+"""What follows the products of a perturbed linear layer: bias, the activation's exact difference, the store.
 
-A tile is finished a quarter of its columns at a time. The intermediates of an activation on a whole tile, beside
-the other side's accumulator, are more than the registers hold.
+A tile is finished a quarter of its columns at a time. The intermediates of an activation on a whole tile,
+beside the other side's accumulator, are more than the registers hold.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _finish_part(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    """Adds sε·v, applies the activation's difference and stores; samples and features are those left to do."""
+    """Adds sε·v, applies the activation's difference, stores; samples and features are those left to do."""
     local_n, local_f = tl.arange(0, ROWS), tl.arange(0, COLS)
     mask = (local_n < samples)[:, None] & (local_f < features)[None, :]
     row, column = local_n.to(OFFSETS)[:, None], local_f.to(OFFSETS)[None, :]

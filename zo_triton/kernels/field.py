@@ -6,6 +6,7 @@ column otherwise. Values don't depend on where the tile lies or how large it is.
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 
@@ -21,7 +22,7 @@ TILES = {
     "signs": {"ROWS": 64, "COLS": 128, "num_warps": 4},
     "real": {"ROWS": 32, "COLS": 64, "num_warps": 4},
     "vector": {"ROWS": 4, "COLS": 256, "num_warps": 4},
-    "low_rank": {"ROWS": 64, "COLS": 64, "num_warps": 4},
+    "low_rank": {"ROWS": 32, "COLS": 32, "num_warps": 4},
 }
 
 
@@ -49,7 +50,7 @@ def word_arguments(tensor_id: int) -> dict[str, int]:
 
 
 def padded_rank(rank: int, distribution: str) -> int:
-    """Columns of a factor's tile, at most 128: a power of two that a dot accepts and that holds whole blocks."""
+    """Columns of a factor's tile, at most 128: a power of two that holds whole blocks and suits a dot."""
     return min(128, triton.next_power_of_2(max(rank, 32 if distribution == "rademacher" else 16)))
 
 
@@ -58,6 +59,11 @@ def tile_sizes(rows: int, distribution: str, rank: int) -> dict[str, int]:
     if rank:
         return TILES["low_rank"]
     return TILES["vector" if rows == 1 else "signs" if distribution == "rademacher" else "real"]
+
+
+def operand_dtype(dtype: torch.dtype, distribution: str) -> torch.dtype:
+    """What a tile that goes into a dot is drawn as: signs are exact in bfloat16, which tensor cores take."""
+    return torch.bfloat16 if distribution == "rademacher" else dtype
 
 
 @triton.jit
@@ -184,7 +190,7 @@ def direction_tile(
     COLS: tl.constexpr,
     DTYPE: tl.constexpr,
 ):
-    """[ROWS, COLS] of z_k in float32: full (RANK = 0) or A·Bᵀ/√RANK; the drawn values are rounded to DTYPE."""
+    """[ROWS, COLS] of z_k in float32: full (RANK = 0) or A·Bᵀ/√RANK; drawn values are rounded to DTYPE."""
     if RANK == 0:
         row_blocks = row_block + tl.arange(0, ROWS // 4)
         z = draw_tile(

@@ -1,8 +1,8 @@
 """Inner products of the directions, z_k·z_l, without storing any z.
 
-A program draws a tile of elements for a block of directions as the matrix [directions, elements] and multiplies
-it by its transpose. Its sums over many tiles are float64; those of the programs are added in a fixed order, so
-that the result is the same on every run, and for Rademacher an exact integer.
+A program draws a tile of elements for a block of directions as the matrix [directions, elements] and
+multiplies it by its transpose. Its sums over many tiles are float64; those of all programs are added in a
+fixed order, so that the result is the same on every run, and for Rademacher an exact integer.
 
 With low rank, z_k·z_l = Σ_ij (A_kᵀA_l)_ij·(B_kᵀB_l)_ij / r: a program takes one pair of directions and needs
 (rows + cols)·r values instead of rows·cols.
@@ -23,6 +23,7 @@ from zo_triton.kernels.field import (
     counter_of,
     draw_tile,
     factor_tile,
+    operand_dtype,
     padded_rank,
     word_arguments,
 )
@@ -32,8 +33,8 @@ from zo_triton.kernels.numeric import dot
 CONFIGS = {
     # A tile is BLOCK_K directions × ROWS·COLS elements.
     "signs": {"BLOCK_K": 16, "ROWS": 16, "COLS": 32, "num_warps": 4},
-    "real": {"BLOCK_K": 16, "ROWS": 16, "COLS": 16, "num_warps": 4},
-    "vector": {"BLOCK_K": 16, "ROWS": 4, "COLS": 64, "num_warps": 4},
+    "real": {"BLOCK_K": 16, "ROWS": 4, "COLS": 16, "num_warps": 4},
+    "vector": {"BLOCK_K": 16, "ROWS": 4, "COLS": 32, "num_warps": 4},
 }
 LOW_RANK_CONFIG = {"BLOCK": 64, "num_warps": 4}
 
@@ -70,7 +71,7 @@ def _tile_of_directions(
     )
     row = row_block * 4 + tl.arange(0, BLOCK_K * ROWS) % ROWS
     inside = (row < rows)[:, None] & (col + tl.arange(0, COLS) < cols)[None, :]
-    return tl.reshape(tl.where(inside, tile.to(tl.float32), 0.0), (BLOCK_K, ROWS * COLS))
+    return tl.reshape(tl.where(inside, tile.to(tl.float32), 0.0).to(DTYPE), (BLOCK_K, ROWS * COLS))
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
@@ -97,7 +98,7 @@ def _gram_kernel(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    """Writes partial [chunks, K, K] float64 on and above the diagonal blocks; chunk c takes tiles c, c + chunks, ….
+    """Writes partial [chunks, K, K] float64 on and above the diagonal; chunk c takes tiles c, c + chunks, ….
 
     Program = (chunk·k_blocks + block of k)·k_blocks + block of l.
     """
@@ -177,8 +178,8 @@ def _factor_product(
         right = factor_tile(
             row // 4, j, word, l_counter, DISTRIBUTION, ROUNDS, RANK, BLOCK, RANK_BLOCK, DTYPE
         )
-        left = tl.where(mask, left.to(tl.float32), 0.0)
-        total += dot(tl.trans(left), right.to(tl.float32), zero, "ieee").to(tl.float64)
+        left = tl.where(mask, left.to(tl.float32), 0.0).to(DTYPE)
+        total += dot(tl.trans(left), right, zero, "ieee").to(tl.float64)
     return total
 
 
@@ -282,7 +283,7 @@ def _common(tensor_id: int, directions: Directions, dtype: torch.dtype) -> dict[
         **word_arguments(tensor_id),
         "DISTRIBUTION": directions.elementwise,
         "ROUNDS": directions.rounds,
-        "DTYPE": compute_dtype(dtype),
+        "DTYPE": compute_dtype(operand_dtype(dtype, directions.elementwise)),
     }
 
 

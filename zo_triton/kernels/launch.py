@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 
 import torch
 import triton
@@ -20,6 +21,20 @@ COMPUTE_DTYPES = (torch.float32, torch.bfloat16)
 
 OPTIONS = {"enable_fp_fusion": True}
 """Compiler options of every launch: named, so that a changed default changes no value."""
+
+
+_recorder: ContextVar[list[tuple[Callable, dict[str, object]]] | None] = ContextVar("recorder", default=None)
+
+
+@contextmanager
+def recording() -> Iterator[list[tuple[Callable, dict[str, object]]]]:
+    """Inside the ``with`` block launches run nothing: each adds its kernel and arguments to the list."""
+    launches: list[tuple[Callable, dict[str, object]]] = []
+    token = _recorder.set(launches)
+    try:
+        yield launches
+    finally:
+        _recorder.reset(token)
 
 
 def device_guard(tensor: Tensor) -> torch.cuda.device_of | nullcontext[None]:
@@ -50,6 +65,10 @@ def launch(kernel: Callable, programs: int, tensor: Tensor, **arguments: object)
         raise ValueError(
             f"a launch of {programs} programs exceeds 2**31 - 1; take fewer directions at a time."
         )
+    launches = _recorder.get()
+    if launches is not None:
+        launches.append((kernel, {**arguments, **OPTIONS}))
+        return
     with device_guard(tensor):
         kernel[(programs,)](**arguments, **OPTIONS)  # type: ignore[index]
 

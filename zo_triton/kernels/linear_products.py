@@ -21,7 +21,7 @@ def _moved(base, difference, scale, DTYPE: tl.constexpr):
 
 @triton.jit
 def _low_rank_product(low, left, accumulator, PRECISION: tl.constexpr):
-    """Returns accumulator + low·left; beside a bfloat16 factor the float32 sums go in as two bfloat16 parts."""
+    """Adds low·left to the accumulator; beside a bfloat16 factor, low goes in as two bfloat16 parts."""
     if left.dtype == tl.bfloat16:
         high = narrow(low, tl.bfloat16)
         rest = narrow(low - high.to(tl.float32), tl.bfloat16)
@@ -72,7 +72,7 @@ def full_rank_products(
     BLOCK_F: tl.constexpr,
     BLOCK_I: tl.constexpr,
 ):
-    """Each side's δWᵀ + sε·(a+δ)Uᵀ, [BLOCK_N, BLOCK_F] float32; without a difference aUᵀ and the same again.
+    """Each side's δWᵀ + sε·(a+δ)Uᵀ, [BLOCK_N, BLOCK_F] float32; with no difference aUᵀ, twice.
 
     The scalar pointers advance, the offsets are those of the first BLOCK_I in-features: base and difference
     [BLOCK_N, BLOCK_I], weight [BLOCK_I, BLOCK_F], staged [BLOCK_F, BLOCK_I/32]. RAGGED: BLOCK_I doesn't divide

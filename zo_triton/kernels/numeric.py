@@ -1,7 +1,7 @@
 """Arithmetic that every kernel shares: rounding to bfloat16, dots, and functions that keep tiny arguments.
 
-Triton's interpreter truncates where hardware rounds to bfloat16, and multiplies bfloat16 tiles as if their bits
-were integers. :func:`narrow` and :func:`dot` hide that, so that a kernel's interpreted result is the hardware's.
+Triton's interpreter truncates where hardware rounds to bfloat16, and multiplies bfloat16 tiles as if their
+bits were integers. :func:`narrow` and :func:`dot` hide that: a kernel's interpreted result is the hardware's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HARDWARE_LOG2 = tl.constexpr(not knobs.runtime.interpret and torch.version.hip 
 @triton.jit
 def narrow(x, DTYPE: tl.constexpr):
     """float32 → DTYPE, rounded to nearest, ties to even."""
-    if INTERPRETED and DTYPE == tl.bfloat16:
+    if INTERPRETED and DTYPE.name == "bf16":
         bits = x.to(tl.float32).to(tl.uint32, bitcast=True)
         tie = (bits >> 16) & 1
         rounded = ((bits.to(tl.uint64) + 0x7FFF + tie) >> 16).to(tl.uint16)
@@ -31,7 +31,7 @@ def narrow(x, DTYPE: tl.constexpr):
 
 @triton.jit
 def dot(a, b, accumulator, PRECISION: tl.constexpr):
-    """accumulator + a·b with float32 accumulation; a and b float32 or bfloat16."""
+    """Adds a·b to the accumulator in float32; a and b are float32 or bfloat16."""
     if INTERPRETED and a.dtype == tl.bfloat16:
         return tl.dot(a.to(tl.float32), b.to(tl.float32), accumulator)
     else:

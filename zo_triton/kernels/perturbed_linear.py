@@ -1,16 +1,17 @@
 """Differences of a perturbed linear layer, all directions and both their sides in one launch.
 
-Δz = δWᵀ + sε·(a+δ)Uᵀ + sε·v with U, v drawn inside the kernel, then the activation's exact difference. A program
-owns one tile [samples, out_features] of one direction; both sides of a central pair share its tile of U.
+Δz = δWᵀ + sε·(a+δ)Uᵀ + sε·v with U, v drawn inside the kernel, then the activation's exact difference. A
+program owns one tile [samples, out_features] of one direction; both sides of a pair share its tile of U.
 
-sε multiplies (a+δ), not U: that is one rounding of an operand that is rounded to the compute dtype anyway, so each
-side needs a single accumulator. Without δ one product aUᵀ serves both sides. With low rank, U = ABᵀ/√r, the
-program accumulates (a+δ)B and multiplies by Aᵀ at the end.
+sε multiplies (a+δ), not U: one rounding of an operand that is rounded to the compute dtype in any case, so
+each side needs a single accumulator. Without δ one product aUᵀ serves both sides. With low rank, U = ABᵀ/√r,
+the program accumulates (a+δ)B and multiplies by Aᵀ at the end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import gcd
 
 import torch
 import triton
@@ -18,18 +19,20 @@ import triton.language as tl
 from torch import Tensor
 
 from zo_triton.directions import PART_WHOLE, Directions, tensor_word
-from zo_triton.kernels.activation import activation_change, check_activation
+from zo_triton.kernels.activation import check_activation
+from zo_triton.kernels.epilogue import finish, vector_tile
 from zo_triton.kernels.field import (
     UNSPECIALISED,
     as_word,
     counter_arguments,
+    counter_of,
     padded_rank,
     signed,
     word_arguments,
 )
 from zo_triton.kernels.launch import blocks, compute_dtype, launch
-from zo_triton.kernels.linear_products import full_rank_products, low_rank_products, vector_tile
-from zo_triton.kernels.numeric import INTERPRETED, narrow
+from zo_triton.kernels.linear_products import full_rank_products, low_rank_products
+from zo_triton.kernels.numeric import INTERPRETED
 from zo_triton.kernels.stage import stage
 
 
@@ -39,8 +42,8 @@ def _tiles(samples: int, out_features: int, in_features: int, warps: int, stages
 
 
 CONFIGS = {
-    # (sides, compute dtype, where U comes from): samples × out features × in features of a program's tiles, warps,
-    # stages. The largest that compile for sm_90 without spilling a register; none has been timed yet.
+    # (sides, compute dtype, where U comes from): samples × out features × in features of a program's tiles,
+    # warps, stages. The largest that compile for sm_90 without spilling a register; none has been timed yet.
     (1, torch.bfloat16, "staged"): _tiles(128, 128, 64, 8, 3),
     (1, torch.bfloat16, "inline"): _tiles(128, 128, 64, 8, 3),
     (1, torch.bfloat16, "low_rank"): _tiles(128, 128, 64, 8, 3),
@@ -62,8 +65,8 @@ BITS = ("inline", "staged")
 def default_bits(directions: Directions, low_rank: bool, samples: int) -> str:
     """Where a tile's signs come from unless the caller says: a rule that no measurement has confirmed yet.
 
-    Staged words cost one launch and d/8 bytes of traffic a direction, and save every tile but the first along the
-    samples from running the generator again: staged from four tiles of 128 samples on.
+    Staged words cost one launch and d/8 bytes of traffic a direction, and save every tile but the first along
+    the samples from running the generator again: staged from four tiles of 128 samples on.
     """
     staged = directions.elementwise == "rademacher" and not low_rank and samples > 3 * 128
     return "staged" if staged else "inline"
@@ -116,6 +119,7 @@ def _perturbed_linear_kernel(
     DTYPE: tl.constexpr,
     PRECISION: tl.constexpr,
     RAGGED: tl.constexpr,
+    ALIGNED: tl.constexpr,
     OFFSETS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_F: tl.constexpr,
@@ -124,8 +128,8 @@ def _perturbed_linear_kernel(
     """Program = (direction·feature_tiles + feature tile)·sample_tiles + sample tile.
 
     base [samples, in_features], difference [P, samples, in_features], weight [out_features, in_features],
-    base_output [samples, out_features], out [P, samples, out_features], signed_eps [P] with P = SIDES·K; staged
-    [K, 4·ceil(out_features/4), ceil(in_features/32)]. Counters: (block, weight or bias word, first + k, step).
+    base_output [samples, out_features], out [P, samples, out_features], signed_eps [P], P = SIDES·K;
+    staged [K, 4·ceil(out_features/4), ceil(in_features/32)]. Counters: (block, tensor word, first + k, step).
     """
     pid = tl.program_id(0)
     sample_tile = pid % sample_tiles
@@ -133,13 +137,17 @@ def _perturbed_linear_kernel(
     k = pid // sample_tiles // feature_tiles
     counter = counter_of(first + k, step, key0, key1)
 
+    # Triton notices sizes and strides that 16 divides; rows of 1000 features still start at vectors of 8.
+    in_features = in_features // ALIGNED * ALIGNED
+    stride_an, stride_wf = stride_an // ALIGNED * ALIGNED, stride_wf // ALIGNED * ALIGNED
+    stride_dp, stride_dn = stride_dp // ALIGNED * ALIGNED, stride_dn // ALIGNED * ALIGNED
     n0, f0 = tl.cast(sample_tile, tl.int64) * BLOCK_N, tl.cast(feature_tile, tl.int64) * BLOCK_F
     local_n, local_f = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_F)
     row_block = feature_tile * (BLOCK_F // 4)
     p0, p1 = tl.cast(k, tl.int64) * SIDES, tl.cast(k, tl.int64) * SIDES + SIDES - 1
     epsilon0, epsilon1 = tl.load(signed_eps_ptr + p0), tl.load(signed_eps_ptr + p1)
 
-    # Rows beyond the edge read the tile's first row instead: they are never stored, and no load needs their mask.
+    # Rows beyond the edge read the tile's first row instead: never stored, and no load needs a mask for them.
     row_n = tl.where(n0 + local_n < samples, local_n, 0).to(OFFSETS)
     row_f = tl.where(f0 + local_f < out_features, local_f, 0).to(OFFSETS)
     offs_i = tl.arange(0, BLOCK_I).to(OFFSETS)
@@ -245,8 +253,8 @@ def launch_perturbed_linear(
         bias_id: The bias's tensor id or -1.
         signed_eps: [P].
         activation: Its name.
-        bits: ``"inline"`` (every tile runs the generator), ``"staged"`` (packed signs written first; full-rank
-            Rademacher only) or None for :func:`default_bits`.
+        bits: ``"inline"`` (every tile runs the generator), ``"staged"`` (packed signs written first; only
+            full-rank Rademacher) or None for :func:`default_bits`.
         precision: How float32 operands are multiplied: ``"ieee"`` or ``"tf32x3"``.
         config: Tile sizes and launch options, as in :data:`CONFIGS`.
 
@@ -255,7 +263,7 @@ def launch_perturbed_linear(
         ValueError: As :func:`perturbed_linear`; or the bits don't fit the directions.
     """
     dtype = compute_dtype(out.dtype)
-    evaluations, samples, out_features = out.shape
+    _, samples, out_features = out.shape
     sides = _check_arguments(out, base_output, directions, signed_eps, activation)
     in_features, perturbed = base.shape[1], weight_id >= 0
     rank = directions.rank or 0 if perturbed and directions.is_low_rank(weight.shape) else 0
@@ -269,7 +277,7 @@ def launch_perturbed_linear(
         staged = stage(directions, weight_id, out_features, in_features, out.device)
     if difference is not None:
         difference = difference.to(out.dtype)
-        # One rounding of W for all directions, so that its tiles reach the tensor cores without passing registers.
+        # One rounding of W for all directions: its tiles reach the tensor cores without passing registers.
         weight = weight.to(out.dtype)
     moved = base if difference is None else difference
     before = base if base_output is None else base_output
@@ -310,6 +318,7 @@ def launch_perturbed_linear(
         DTYPE=dtype,
         PRECISION=precision,
         RAGGED=in_features % config["BLOCK_I"] != 0,
+        ALIGNED=gcd(16, in_features, base.stride(0), weight.stride(0), *moved.stride()[:-1]),
         OFFSETS=_offset_dtype(config, out, base, moved, weight, before),
         **config,
     )
@@ -320,7 +329,7 @@ def _strides(letter: str, axes: str, tensor: Tensor) -> dict[str, int]:
 
 
 def _offset_dtype(config: Mapping[str, int], *tensors: Tensor) -> tl.dtype:
-    """The narrowest integer that holds every offset inside one tile; offsets between tiles are always 64-bit."""
+    """The narrowest integer that holds every offset inside a tile; those between tiles are always 64-bit."""
     reach = max(config["BLOCK_N"], config["BLOCK_F"], config["BLOCK_I"])
     widest = max(sum(abs(stride) for stride in tensor.stride()[-2:]) for tensor in tensors)
     return tl.int32 if reach * widest < 2**31 else tl.int64
@@ -349,7 +358,7 @@ def _check_arguments(
     evaluations, sides = signed_eps.numel(), signed_eps.numel() // directions.num
     if sides not in (1, 2) or evaluations != sides * directions.num or out.shape[0] != evaluations:
         raise ValueError(
-            f"signed_eps must name one or two evaluations for each of {directions.num} directions and out as many, "
-            f"got {evaluations} and out with shape {tuple(out.shape)}."
+            f"signed_eps must name one or two evaluations for each of {directions.num} directions and out as "
+            f"many, got {evaluations} and out with shape {tuple(out.shape)}."
         )
     return sides

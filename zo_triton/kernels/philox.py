@@ -1,7 +1,7 @@
-"""Philox4x32-R and the value that each distribution makes of its words (formulas: ``zo_triton/reference/field.py``).
+"""Philox4x32-R and the value that each distribution makes of its words.
 
-Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011. Counter (block, tensor,
-direction, step), key the seed's halves. Everything up to the first logarithm, sine or cosine is exact; those are
+Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011. The formulas are those of
+``zo_triton/reference/field.py``. Everything up to the first logarithm, sine or cosine is exact; those are
 short polynomials on exactly reduced arguments, so that no slow path and no fast-math error enters:
 
 * the angle is k·2⁻²⁴ turns, reduced to the nearest quarter turn in integers;
@@ -41,7 +41,7 @@ _COS3 = tl.constexpr(-0.0003188805084262118)
 
 @triton.jit
 def philox(block, word, direction, step, key0, key1, ROUNDS: tl.constexpr):
-    """Four uint32 words. The counter's parts broadcast; those that are scalars stay so as long as possible."""
+    """Four uint32 words. The counter's parts broadcast; scalars among them stay so as long as possible."""
     c0, c1, c2, c3 = block, word, direction, step
     for _ in tl.static_range(ROUNDS):
         high0, high1 = tl.umulhi(c0, _MULTIPLIER0), tl.umulhi(c2, _MULTIPLIER1)

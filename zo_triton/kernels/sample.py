@@ -13,6 +13,7 @@ from zo_triton.kernels.field import (
     counter_arguments,
     counter_of,
     direction_tile,
+    operand_dtype,
     padded_rank,
     tile_sizes,
     word_arguments,
@@ -44,7 +45,7 @@ def _sample_kernel(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    """Writes z_k into out [K, rows, cols], contiguous; program = (k·row_tiles + row tile)·col_tiles + col tile."""
+    """Writes z_k to out [K, rows, cols], contiguous; programs run over k, row tiles, column tiles."""
     pid = tl.program_id(0)
     col_tile = pid % col_tiles
     row_tile = pid // col_tiles % row_tiles
@@ -113,7 +114,7 @@ def sample(
         ROUNDS=directions.rounds,
         RANK=rank,
         RANK_BLOCK=padded_rank(rank, directions.elementwise),
-        DTYPE=compute_dtype(dtype),
+        DTYPE=compute_dtype(operand_dtype(dtype, directions.elementwise) if rank else dtype),
         OUT_DTYPE=TRITON_DTYPES[out.dtype],
         **tile,
     )

@@ -66,7 +66,7 @@ def _step_time(section: dict[str, Any]) -> tuple[str, list[str]]:
                 continue
             ratio = other["median_ms"] / ours["median_ms"]
             if ratio < 1:
-                losses.append(f"{other['label']} is {_times(1 / ratio)} quicker a step ({case['name']})")
+                losses.append(f"{other['label']} is {_times(1 / ratio)} quicker ({case['name']})")
             elif other["family"] == "zeroth":
                 ratios.append(f"{_times(ratio)} faster than {other['label']}")
         listed = ", ".join(ratios) or "faster than no zeroth-order contender"
