@@ -26,11 +26,11 @@ class _Kernel:
 
     def __init__(self, function: Callable[..., None]) -> None:
         self._compiled = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+        self._ready = False
         update_wrapper(self, function)
 
     def __call__(self, *arguments: Any) -> None:
-        known = len(self._compiled.signatures)
-        if known:
+        if self._ready:
             self._compiled(*arguments)
             return
         timer = threading.Timer(_PATIENCE_SECONDS, _announce)
@@ -40,6 +40,7 @@ class _Kernel:
             self._compiled(*arguments)
         finally:
             timer.cancel()
+        self._ready = True
 
 
 def _announce() -> None:

@@ -15,14 +15,14 @@ import torch
 from numba import float32, uint32, uintp
 from torch import Tensor
 
-from zo_triton.cpu.activation import NAMES, NONE, activate, base_terms
+from zo_triton.cpu.activation import NAMES, NONE, RELU, activate, base_terms
 from zo_triton.cpu.arrays import as_array, draw
 from zo_triton.cpu.compiling import device, kernel
 from zo_triton.cpu.field import code_of, fill_matrix, key_of, sign_words
 from zo_triton.cpu.scalars import load, store
 from zo_triton.cpu.signs import GROUPS, sign_product
 from zo_triton.cpu.threads import parallel
-from zo_triton.cpu.vectors import LANES
+from zo_triton.cpu.vectors import LANES, WIDTH, finish_run
 from zo_triton.directions import PART_LEFT, PART_RIGHT, Directions, tensor_word
 
 TILE_ELEMENTS = 1 << 18
@@ -34,8 +34,8 @@ BLOCK = 128
 SHARED_ROWS = 512
 """Rows of U that share one set of tables in a first layer: their float32 totals for a block take 256 KiB."""
 
-GROUP_COLUMNS = 2048
-"""Columns (evaluations × samples) that go through one GEMM."""
+GROUP_ELEMENTS = 1 << 18
+"""Elements of W @ δ that one GEMM makes before the epilogue takes them from the cache."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class _Layer:
     @property
     def group(self) -> int:
         """Directions that go through one GEMM."""
-        return max(1, GROUP_COLUMNS // max(1, self.sides * self.samples))
+        return max(1, GROUP_ELEMENTS // max(1, self.sides * self.samples * self.weight.shape[0]))
 
 
 def perturbed_linear(
@@ -236,19 +236,25 @@ def _finish(out, product, carried, sums, bias, step, sample, lanes, a, first_ter
     # Unsigned offsets: a signed one could be negative, and Numba would test each element for that.
     at, width = uintp(sample), sums.shape[2]
     steps = np.empty(sums.shape[0] * width, np.float32)
+    whole = lanes // WIDTH * WIDTH if kind == NONE or kind == RELU else 0
     for row in range(sums.shape[1]):
-        shift, target = bias[row], out[row]
-        for run in range(sums.shape[0]):
-            total, begin = sums[run, row], uintp(run * width)
-            for j in range(width):
-                steps[begin + uintp(j)] = step * (total[j] + shift)
+        shift, target, moved = bias[row], out[row], product[row]
+        for j in range(0, whole, WIDTH):
+            here = sample + j
+            base_at = a[row, here:].ctypes.data if kind == RELU else sums.ctypes.data
+            sums_at = sums[j // width, row, j % width :].ctypes.data
+            finish_run(target[here:], moved[here:], sums_at, base_at, step, shift, carried, kind == RELU)
+        if whole == lanes:
+            continue
+        for j in range(whole, lanes):
+            steps[j] = step * (sums[j // width, row, j % width] + shift)
         if carried:
-            moved = product[row]
-            for j in range(lanes):
+            for j in range(whole, lanes):
                 steps[j] += load(moved[at + uintp(j)])
         if kind != NONE:
-            activate(steps, a[row], first_term[row], second_term[row], at, lanes, kind)
-        for j in range(lanes):
+            rest = at + uintp(whole)
+            activate(steps[whole:], a[row], first_term[row], second_term[row], rest, lanes - whole, kind)
+        for j in range(whole, lanes):
             store(target, at + uintp(j), steps[j])
 
 

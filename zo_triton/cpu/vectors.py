@@ -13,8 +13,10 @@ from numba.extending import intrinsic
 LANES = 32
 """Samples that the sign product carries at once: two vectors."""
 
-_WIDTH = 16
-_VECTOR = ir.VectorType(ir.FloatType(), _WIDTH)
+WIDTH = 16
+"""Float32 values in one vector."""
+
+_VECTOR = ir.VectorType(ir.FloatType(), WIDTH)
 _I64 = ir.IntType(64)
 
 
@@ -58,8 +60,8 @@ def write_signed_sums(context, table, x, row_bytes):
     def codegen(context, builder, signature, arguments):
         table, x, row_bytes = arguments
         rows = [builder.add(x, builder.mul(row_bytes, _I64(i))) for i in range(4)]
-        for vector in range(LANES // _WIDTH):
-            shift = vector * _WIDTH * 4
+        for vector in range(LANES // WIDTH):
+            shift = vector * WIDTH * 4
             inputs = [_load(builder, builder.add(row, _I64(shift))) for row in rows]
             pairs = []
             for first, second in (inputs[:2], inputs[2:]):
@@ -89,8 +91,8 @@ def add_signed_sums(context, totals, tables, word):
             nibble = builder.and_(builder.lshr(wide, _I64(4 * group)), _I64(15))
             offset = builder.add(builder.mul(nibble, _I64(entry_bytes)), _I64(group * 16 * entry_bytes))
             entries.append(builder.add(tables, offset))
-        for vector in range(LANES // _WIDTH):
-            shift = _I64(vector * _WIDTH * 4)
+        for vector in range(LANES // WIDTH):
+            shift = _I64(vector * WIDTH * 4)
             terms = [_load(builder, builder.add(entry, shift)) for entry in entries]
             while len(terms) > 1:
                 terms = [builder.fadd(terms[i], terms[i + 1]) for i in range(0, len(terms), 2)]
@@ -99,6 +101,41 @@ def add_signed_sums(context, totals, tables, word):
         return context.get_dummy_value()
 
     return types.void(types.uintp, types.uintp, types.uint32), codegen
+
+
+@intrinsic
+def finish_run(context, out, product, totals, base, step, shift, carried, relu):
+    """``out[j] = step·(totals[j] + shift)``, plus ``product[j]`` if carried, through ReLU's exact difference if asked.
+
+    One pass over 16 lanes where separate loops would take three. out, product: arrays whose first element
+    lane 0 is, float32, or uint16 holding bfloat16. totals, base: addresses of float32.
+    """
+    element = out.dtype
+
+    def codegen(context, builder, signature, arguments):
+        out, product, totals, base, step, shift, carried, relu = arguments
+        out_at, product_at = (_data(context, builder, signature.args[i], arguments[i]) for i in (0, 1))
+        value = builder.fmul(
+            _broadcast(builder, step), builder.fadd(_load(builder, totals), _broadcast(builder, shift))
+        )
+        place = cgutils.alloca_once_value(builder, value)
+        with builder.if_then(carried):
+            moved = _load_element(builder, product_at, element)
+            builder.store(builder.fadd(builder.load(place), moved), place)
+        with builder.if_then(relu):
+            z, a = builder.load(place), _load(builder, base)
+            zero = _VECTOR(None)
+            down, up = builder.fneg(a), builder.fadd(a, z)
+            kept = builder.select(builder.fcmp_ordered(">", down, z), down, z)
+            opened = builder.select(builder.fcmp_ordered("<", up, zero), zero, up)
+            builder.store(builder.select(builder.fcmp_ordered(">", a, zero), kept, opened), place)
+        _store_element(builder, builder.load(place), out_at, element)
+        return context.get_dummy_value()
+
+    signature = types.void(
+        out, product, types.uintp, types.uintp, types.float32, types.float32, types.boolean, types.boolean
+    )
+    return signature, codegen
 
 
 @intrinsic
@@ -122,11 +159,11 @@ def signed_coefficient_sum(context, out, words, stride, coefficients, count):
             negative = _broadcast(builder, builder.fneg(value))
             for half, total in enumerate(halves):
                 bits = builder.trunc(builder.lshr(word, ir.IntType(32)(16 * half)), ir.IntType(16))
-                mask = builder.bitcast(bits, ir.VectorType(ir.IntType(1), _WIDTH))
+                mask = builder.bitcast(bits, ir.VectorType(ir.IntType(1), WIDTH))
                 term = builder.select(mask, positive, negative)
                 builder.store(builder.fadd(builder.load(total), term), total)
         for half, total in enumerate(halves):
-            _store(builder, builder.load(total), builder.add(out, _I64(half * _WIDTH * 4)))
+            _store(builder, builder.load(total), builder.add(out, _I64(half * WIDTH * 4)))
         return context.get_dummy_value()
 
     return types.void(types.uintp, types.uintp, types.intp, types.uintp, types.intp), codegen
@@ -134,7 +171,7 @@ def signed_coefficient_sum(context, out, words, stride, coefficients, count):
 
 def _broadcast(builder, value):
     one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, ir.IntType(32)(0))
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), _WIDTH), None)
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), None)
     return builder.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), zeros)
 
 
@@ -146,3 +183,34 @@ def _load(builder, address):
 
 def _store(builder, value, address):
     builder.store(value, builder.inttoptr(address, _VECTOR.as_pointer())).align = 4
+
+
+def _data(context, builder, array_type, array):
+    """Address of an array's first element."""
+    pointer = context.make_array(array_type)(context, builder, array).data
+    return builder.ptrtoint(pointer, _I64)
+
+
+def _load_element(builder, address, element):
+    if element.bitwidth == 32:
+        return _load(builder, address)
+    halves = ir.VectorType(ir.IntType(16), WIDTH)
+    words = ir.VectorType(ir.IntType(32), WIDTH)
+    value = builder.load(builder.inttoptr(address, halves.as_pointer()))
+    value.align = 2
+    return builder.bitcast(builder.shl(builder.zext(value, words), words([16] * WIDTH)), _VECTOR)
+
+
+def _store_element(builder, value, address, element):
+    """Stores float32, or bfloat16 rounded to nearest, ties to even."""
+    if element.bitwidth == 32:
+        _store(builder, value, address)
+        return
+    halves = ir.VectorType(ir.IntType(16), WIDTH)
+    words = ir.VectorType(ir.IntType(32), WIDTH)
+    bits = builder.bitcast(value, words)
+    high = builder.lshr(bits, words([16] * WIDTH))
+    odd = builder.and_(high, words([1] * WIDTH))
+    rounded = builder.add(builder.add(bits, words([0x7FFF] * WIDTH)), odd)
+    result = builder.trunc(builder.lshr(rounded, words([16] * WIDTH)), halves)
+    builder.store(result, builder.inttoptr(address, halves.as_pointer())).align = 2

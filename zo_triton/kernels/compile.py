@@ -144,7 +144,7 @@ def figures(name: str) -> dict[str, object]:
 def _source(kernel: Callable, arguments: dict[str, object]) -> tuple[ASTSource, GPUTarget, dict[str, object]]:
     """What Triton's own launcher would compile for these arguments: ones and constants are built in."""
     signature, constants, attributes = {}, {}, {}
-    for parameter in kernel.params:  # type: ignore[attr-defined]
+    for parameter in kernel.params:
         value, position = arguments[parameter.name], (parameter.num,)
         if isinstance(value, Tensor):
             signature[parameter.name] = POINTERS[value.dtype]

@@ -72,7 +72,7 @@ def full_rank_products(
     BLOCK_F: tl.constexpr,
     BLOCK_I: tl.constexpr,
 ):
-    """Each side's δWᵀ + sε·(a+δ)Uᵀ, [BLOCK_N, BLOCK_F] float32; with no difference aUᵀ, twice.
+    """Each side's δWᵀ + sε·(a+δ)Uᵀ, float32 [BLOCK_N, BLOCK_F]; aUᵀ where δ is absent.
 
     The scalar pointers advance, the offsets are those of the first BLOCK_I in-features: base and difference
     [BLOCK_N, BLOCK_I], weight [BLOCK_I, BLOCK_F], staged [BLOCK_F, BLOCK_I/32]. RAGGED: BLOCK_I doesn't divide
