@@ -31,7 +31,7 @@ TILE_ELEMENTS = 1 << 18
 BLOCK = 128
 """Samples that go through the sign product and its epilogue together."""
 
-SHARED_ROWS = 512
+SHARED_ROWS = 256
 """Rows of U that share one set of tables in a first layer: their float32 totals for a block take 256 KiB."""
 
 GROUP_ELEMENTS = 1 << 18

@@ -20,7 +20,7 @@ CONFIG = RaceConfig(
     directions=64,
     eps=1e-4,
     learning_rates=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0),
-    trial_seconds=4.0,
+    trial_seconds=3.0,
     run_seconds=6.0,
     seeds=(0, 1, 2),
     tuning_seed=100,
@@ -107,11 +107,11 @@ def run_race(config: RaceConfig, say: Say, chosen: Sequence[Method] | None = Non
     seconds, target = config.trial_seconds, config.targets[-1]
     note = (
         f"Every method tried the same {len(config.learning_rates)} learning rates ({rates}) for at most "
-        f"{seconds / 4:g} s of training each, and its two best again for at most {seconds:g} s, on a fifth of "
-        f"the training examples held out (seed {config.tuning_seed}; the test examples are never seen). The "
-        f"table gives the steps to {100 * target:.0f} % validation accuracy, or in brackets the best accuracy "
-        "of a trial that did not get there: out of time, or out of the steps that the best trial before it "
-        f"had needed. Momentum is fixed at {MOMENTUM}, Adam's other settings are torch's."
+        f"{seconds / 4:g} s of training each, and its two best again for at most {seconds:g} s, on a fifth "
+        f"of the training examples held out (seed {config.tuning_seed}; the test examples are never seen). "
+        f"The table gives the steps to {100 * target:.0f} % validation accuracy, or in brackets the best "
+        "accuracy of a trial that did not get there: out of time, or out of the steps that the best trial "
+        f"before it had needed. Momentum is fixed at {MOMENTUM}, Adam's other settings are torch's."
     )
     rows = race(chosen or methods(config), digits(), config, say)
     return {

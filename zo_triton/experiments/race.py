@@ -141,7 +141,7 @@ def run(
 def tune(method: Method, data: Dataset, config: RaceConfig) -> tuple[float, list[dict[str, Any]]]:
     """The sweep: the learning rate that takes the fewest steps to the last target on a validation split.
 
-    Every rate has a trial of a quarter of ``trial_seconds``; the two best get a second one of the full length.
+    Every rate has a trial of a quarter of ``trial_seconds``; the two best get a second one in full length.
     Steps rather than seconds decide, so that the choice depends little on the machine's mood, and a trial
     that has used as many steps as the best so far can't win and is stopped. Among trials that did not reach
     the target the lowest training loss decides.

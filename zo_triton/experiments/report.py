@@ -25,7 +25,7 @@ def run_report(seed: int, tiny: bool, say: Callable[[str], None]) -> Record:
     config = digits.TINY if tiny else digits.CONFIG
     config = replace(config, seeds=tuple(seed + number for number in config.seeds))
     origin = environment(seed)
-    seconds = 0.2 if tiny else 5.0
+    seconds = 0.2 if tiny else 4.0
     cases = step_time.TINY_CASES if tiny else step_time.CASES
     sections = {
         "step_time": step_time.run_step_time(cases, seconds, say),

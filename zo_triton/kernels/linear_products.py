@@ -72,11 +72,11 @@ def full_rank_products(
     BLOCK_F: tl.constexpr,
     BLOCK_I: tl.constexpr,
 ):
-    """Each side's δWᵀ + sε·(a+δ)Uᵀ, float32 [BLOCK_N, BLOCK_F]; aUᵀ where δ is absent.
+    """Each side's δWᵀ + sε·(a+δ)Uᵀ in float32, [BLOCK_N, BLOCK_F]; aUᵀ where δ is absent.
 
     The scalar pointers advance, the offsets are those of the first BLOCK_I in-features: base and difference
-    [BLOCK_N, BLOCK_I], weight [BLOCK_I, BLOCK_F], staged [BLOCK_F, BLOCK_I/32]. RAGGED: BLOCK_I doesn't divide
-    in_features.
+    [BLOCK_N, BLOCK_I], weight [BLOCK_I, BLOCK_F], staged [BLOCK_F, BLOCK_I/32]. RAGGED: in_features is no
+    multiple of BLOCK_I.
     """
     change0 = tl.zeros((BLOCK_N, BLOCK_F), tl.float32)
     change1 = change0

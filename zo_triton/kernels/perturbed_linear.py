@@ -297,11 +297,7 @@ def launch_perturbed_linear(
         out_features=out_features,
         sample_tiles=sample_tiles,
         feature_tiles=feature_tiles,
-        **_strides("o", "pnf", out),
-        **_strides("a", "ni", base),
-        **_strides("d", "pni", moved if difference is not None else base[None]),
-        **_strides("w", "fi", weight),
-        **_strides("z", "nf", before),
+        **_all_strides(out, base, difference, weight, before),
         **counter_arguments(directions),
         **word_arguments(weight_id),
         bias_word=signed(tensor_word(bias_id, PART_WHOLE)) if bias_id >= 0 else 0,
@@ -310,10 +306,7 @@ def launch_perturbed_linear(
         PERTURB_WEIGHT=perturbed,
         PERTURB_BIAS=bias_id >= 0,
         ACTIVATION=activation,
-        DISTRIBUTION=directions.elementwise,
-        ROUNDS=directions.rounds,
-        RANK=rank,
-        RANK_BLOCK=padded_rank(rank, directions.elementwise),
+        **_field_constants(directions, rank),
         STAGED=staged is not None,
         DTYPE=dtype,
         PRECISION=precision,
@@ -326,6 +319,27 @@ def launch_perturbed_linear(
 
 def _strides(letter: str, axes: str, tensor: Tensor) -> dict[str, int]:
     return {f"stride_{letter}{axis}": stride for axis, stride in zip(axes, tensor.stride(), strict=True)}
+
+
+def _all_strides(
+    out: Tensor, base: Tensor, difference: Tensor | None, weight: Tensor, before: Tensor
+) -> dict[str, int]:
+    return {
+        **_strides("o", "pnf", out),
+        **_strides("a", "ni", base),
+        **_strides("d", "pni", base[None] if difference is None else difference),
+        **_strides("w", "fi", weight),
+        **_strides("z", "nf", before),
+    }
+
+
+def _field_constants(directions: Directions, rank: int) -> dict[str, object]:
+    return {
+        "DISTRIBUTION": directions.elementwise,
+        "ROUNDS": directions.rounds,
+        "RANK": rank,
+        "RANK_BLOCK": padded_rank(rank, directions.elementwise),
+    }
 
 
 def _offset_dtype(config: Mapping[str, int], *tensors: Tensor) -> tl.dtype:
