@@ -54,6 +54,13 @@ def test_tiny_runs_say_so(record):
     assert "its numbers mean nothing" in render(record, [])
 
 
+def test_a_busy_machine_is_told(record):
+    record["environment"]["load before"] = 0.1
+    assert "machine was busy" not in render(record, [])
+    record["environment"]["load before"] = 1.7
+    assert "machine was busy** before anything ran (load 1.7 on 2 threads)" in render(record, [])
+
+
 def test_invalid_records_are_not_rendered(record):
     record["schema"] = 7
     with pytest.raises(ValueError, match="schema 7, newer than 1"):

@@ -32,7 +32,7 @@ BLOCK = 128
 """Samples that go through the sign product and its epilogue together."""
 
 SHARED_ROWS = 256
-"""Rows of U that share one set of tables in a first layer: their float32 totals for a block take 256 KiB."""
+"""Rows of U that share one set of tables in a first layer: their float32 totals for 32 samples take 32 KiB."""
 
 GROUP_ELEMENTS = 1 << 18
 """Elements of W @ δ that one GEMM makes before the epilogue takes them from the cache."""

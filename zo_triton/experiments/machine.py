@@ -64,9 +64,9 @@ def _git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _load() -> str:
+def _load() -> float | None:
     """How busy the machine was before anything ran: a load near the number of threads spoils timings."""
-    return f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "unknown"
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def _device() -> str:

@@ -8,6 +8,9 @@ from zo_triton.reporting import tables
 from zo_triton.reporting.records import Record, check_record
 from zo_triton.reporting.summary import summarise
 
+BUSY = 0.3
+"""Load a thread above which a warning is printed: threads then wait for a core in every parallel region."""
+
 CAPTIONS = {
     "race_time": "Accuracy and loss against training time",
     "race_evaluations": "Accuracy and loss against forward evaluations",
@@ -37,6 +40,12 @@ def render(record: Record, figures: list[str]) -> str:
     blocks = ["# Zeroth-order training with fused forward passes"]
     if record["tiny"]:
         blocks.append("> **A tiny run.** It proves that everything works; its numbers mean nothing.")
+    load, threads = record["environment"].get("load before"), record["environment"]["threads"]
+    if load is not None and load > BUSY * threads:
+        blocks.append(
+            f"> **The machine was busy** before anything ran (load {load} on {threads} threads). Times, and "
+            "the choices that a cap on the clock made, can't be trusted: repeat this on a quiet machine."
+        )
     summary = summarise(record)
     if summary:
         blocks.append("\n".join(f"- {line}" for line in summary))
