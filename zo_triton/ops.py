@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import lru_cache
 from types import ModuleType
@@ -75,6 +75,14 @@ def _engine(device: torch.device) -> ModuleType:
     if name == "cpu" and device.type != "cpu":
         raise RuntimeError(f"the 'cpu' engine got a tensor on {device}; use the 'triton' engine there.")
     return _load(name)
+
+
+def whole_step(device: torch.device) -> AbstractContextManager[None]:
+    """Tells the engine that several of its ops follow one another on this device, with torch's in between.
+
+    The CPU engine keeps torch's threads from contending with its own; the others need nothing.
+    """
+    return _load("cpu").one_pool() if engine_for(device) == "cpu" and device.type == "cpu" else nullcontext()
 
 
 _decode = lru_cache(maxsize=256)(lambda integers: Directions.decode(integers))

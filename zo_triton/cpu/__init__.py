@@ -6,12 +6,14 @@ from zo_triton.cpu.cross_entropy import cross_entropy_difference
 from zo_triton.cpu.gram import gram
 from zo_triton.cpu.perturbed_linear import perturbed_linear
 from zo_triton.cpu.sample import sample
+from zo_triton.cpu.threads import one_pool
 
 __all__ = [
     "accumulate",
     "activation_difference",
     "cross_entropy_difference",
     "gram",
+    "one_pool",
     "perturbed_linear",
     "sample",
 ]

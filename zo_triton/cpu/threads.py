@@ -10,39 +10,81 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from queue import SimpleQueue
 
+import numpy as np
 import torch
+
+from zo_triton.cpu.compiling import kernel
+from zo_triton.cpu.vectors import atomic_load
 
 Share = Callable[[int, int], None]
 
 
+class _Ticket:
+    """A counter that one thread watches for a moment before it goes to sleep.
+
+    Waking a sleeping thread takes about 50 µs on a virtual machine, as long as a small layer's whole share of
+    work; the next share usually comes sooner than that. The queues alone carry the work: a watch that ends too
+    early or too late only costs time.
+    """
+
+    def __init__(self) -> None:
+        self._count = np.zeros(1, np.int64)
+        self._seen = 0
+
+    def advance(self) -> None:
+        self._count[0] += 1
+
+    def watch(self) -> None:
+        _watch(self._count, self._seen, _GLANCES)
+        self._seen += 1
+
+
+_GLANCES = 300_000
+"""About 100 µs, the longest gap between the operations of a small model's step."""
+
+
+@kernel
+def _watch(count, seen, glances):
+    at = count.ctypes.data
+    for _ in range(glances):
+        if atomic_load(at) != seen:
+            break
+
+
 class _Worker:
-    """A thread that runs one share at a time. A plain queue: it costs a third of an executor's hand-over."""
+    """A thread that runs one share at a time."""
 
     def __init__(self) -> None:
         self._inbox: SimpleQueue[tuple[Share, int, int]] = SimpleQueue()
         self._outbox: SimpleQueue[BaseException | None] = SimpleQueue()
+        self._given, self._done = _Ticket(), _Ticket()
         threading.Thread(target=self._run, name="zo_triton", daemon=True).start()
 
     def _run(self) -> None:
         torch.set_num_threads(1)
         while True:
+            self._given.watch()
             function, start, stop = self._inbox.get()
+            result = None
             try:
                 function(start, stop)
             except BaseException as error:  # handed to the caller, whatever it is
-                self._outbox.put(error)
-            else:
-                self._outbox.put(None)
-            del function
+                result = error
+            self._outbox.put(result)
+            self._done.advance()
+            del function, result
 
     def start(self, function: Share, start: int, stop: int) -> None:
         self._inbox.put((function, start, stop))
+        self._given.advance()
 
     def finish(self) -> BaseException | None:
+        self._done.watch()
         return self._outbox.get()
 
 
@@ -54,6 +96,28 @@ def _workers(count: int) -> list[_Worker]:
 # A forked child has none of the threads.
 os.register_at_fork(after_in_child=_workers.cache_clear)
 _lock = threading.Lock()
+_held = 0
+
+
+@contextmanager
+def one_pool() -> Iterator[None]:
+    """Keeps torch's own threads out while the engine's are at work; :func:`parallel` still uses all of them.
+
+    Between two of the engine's operations the closure's base runs on one thread then. It is one evaluation
+    among many; torch's threads, spinning after it, would take half of a core from those.
+    """
+    global _held
+    threads = torch.get_num_threads()
+    if _held or threads == 1:
+        yield
+        return
+    _held = threads
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        _held = 0
+        torch.set_num_threads(threads)
 
 
 def parallel(function: Share, count: int) -> None:
@@ -61,27 +125,28 @@ def parallel(function: Share, count: int) -> None:
 
     A call from inside a share, or while another thread's call is under way, runs in the caller alone.
     """
-    threads = torch.get_num_threads()
-    shares = min(threads, count)
+    shares = min(_held or torch.get_num_threads(), count)
     if shares <= 1 or not _lock.acquire(blocking=False):
         function(0, count)
         return
     try:
-        bounds = [count * share // shares for share in range(shares + 1)]
-        workers = _workers(shares - 1)
-        for share, worker in enumerate(workers, 1):
-            worker.start(function, bounds[share], bounds[share + 1])
-        errors: list[BaseException | None] = []
-        torch.set_num_threads(1)
-        try:
-            function(0, bounds[1])
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            torch.set_num_threads(threads)
-            errors += [worker.finish() for worker in workers]
-        for failure in errors:
-            if failure is not None:
-                raise failure
+        with one_pool():
+            _share_out(function, [count * share // shares for share in range(shares + 1)])
     finally:
         _lock.release()
+
+
+def _share_out(function: Share, bounds: list[int]) -> None:
+    workers = _workers(len(bounds) - 2)
+    for worker, start, stop in zip(workers, bounds[1:], bounds[2:]):
+        worker.start(function, start, stop)
+    errors: list[BaseException | None] = []
+    try:
+        function(0, bounds[1])
+    except BaseException as error:
+        errors.append(error)
+    finally:
+        errors += [worker.finish() for worker in workers]
+    for failure in errors:
+        if failure is not None:
+            raise failure

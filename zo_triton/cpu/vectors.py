@@ -41,6 +41,17 @@ def bits_from_float(context, value):
 
 
 @intrinsic
+def atomic_load(context, address):
+    """The int64 at an address, read from memory each time."""
+
+    def codegen(context, builder, signature, arguments):
+        pointer = builder.inttoptr(arguments[0], _I64.as_pointer())
+        return builder.load_atomic(pointer, "acquire", 8)
+
+    return types.int64(types.uintp), codegen
+
+
+@intrinsic
 def population_count(context, word):
     """How many bits of a uint32 are 1."""
 

@@ -116,7 +116,7 @@ def measure(
     budget = BUDGET_CPU if device.type == "cpu" else BUDGET_GPU
     start, first, again, value = RandomState.capture(device), 0, False, None
     parts: list[Tensor] = []
-    with torch.no_grad():
+    with torch.no_grad(), ops.whole_step(device):
         while first < directions.num:
             if again:
                 start.restore()
