@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -14,16 +12,6 @@ def test_help_lists_the_commands(capsys):
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert all(command in text for command in ("train", "report", "bench"))
-
-
-def test_the_parser_needs_no_heavy_import():
-    code = (
-        "import sys, types; package = types.ModuleType('zo_triton'); package.__path__ = [sys.argv[1]];"
-        "sys.modules['zo_triton'] = package; from zo_triton import cli; cli._parser();"
-        "raise SystemExit(bool({'torch', 'numpy', 'matplotlib', 'rich'} & set(sys.modules)))"
-    )
-    folder = cli.__file__.rsplit("/", 1)[0]
-    assert subprocess.run([sys.executable, "-c", code, folder]).returncode == 0
 
 
 @pytest.mark.parametrize(

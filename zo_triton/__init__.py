@@ -4,13 +4,21 @@
 
     opt = zo.ZOSGD(model.parameters(), lr=0.02, directions=64, eps=1e-4, seed=0)
     loss = opt.step(lambda: F.cross_entropy(model(x), y))
+
+Importing this package loads nothing else: each name below brings what it needs, torch included, when it is
+first used. The custom ops under ``torch.ops.zo_triton`` are registered by ``zo_triton.ops``, which every name
+but ``Directions`` and ``data`` loads; who calls them directly imports that module first.
 """
 
-from zo_triton import data
-from zo_triton.difference import differences
-from zo_triton.directions import Directions
-from zo_triton.ops import accumulate, gram, sample, use_engine
-from zo_triton.optim import AGGREGATORS, ZOSGD, BlackBox, estimate_gradient
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zo_triton import data, difference, directions, ops, optim
+    from zo_triton.difference import differences
+    from zo_triton.directions import Directions
+    from zo_triton.ops import accumulate, gram, sample, use_engine
+    from zo_triton.optim import AGGREGATORS, ZOSGD, BlackBox, Measurement, estimate_gradient
 
 __version__ = "0.1.0"
 
@@ -19,11 +27,40 @@ __all__ = [
     "ZOSGD",
     "BlackBox",
     "Directions",
+    "Measurement",
     "accumulate",
     "data",
+    "difference",
     "differences",
+    "directions",
     "estimate_gradient",
     "gram",
+    "ops",
+    "optim",
     "sample",
     "use_engine",
 ]
+
+_NAMES = {
+    "difference": ("differences",),
+    "directions": ("Directions",),
+    "ops": ("accumulate", "gram", "sample", "use_engine"),
+    "optim": ("AGGREGATORS", "ZOSGD", "BlackBox", "Measurement", "estimate_gradient"),
+}
+_SUBMODULES = {"data", *_NAMES}
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+
+# Hidden from type checkers, which would otherwise take any misspelt name for one that loads later.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name in _SUBMODULES:
+            return import_module(f"{__name__}.{name}")
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

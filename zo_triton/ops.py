@@ -93,6 +93,9 @@ _SCHEMAS = {
     "gram": "(Tensor(a!) out, Tensor[] tensors, int[] tensor_ids, int[] directions, ScalarType dtype) -> ()",
     "perturbed_linear": "(Tensor(a!) out, Tensor base, Tensor? difference, Tensor weight, Tensor? base_output, "
     "int[] directions, int weight_id, int bias_id, Tensor signed_eps, str activation) -> ()",
+    "mlp_differences": "(Tensor(a!) out, Tensor[] inputs, Tensor[] outputs, Tensor[] weights, int[] weight_ids, "
+    "int[] bias_ids, str[] activations, Tensor target, int[] directions, Tensor signed_eps, "
+    "float label_smoothing) -> ()",
     "activation_difference": "(Tensor(a!) out, Tensor base, Tensor difference, str activation) -> ()",
     "cross_entropy_difference": "(Tensor(a!) out, Tensor logits, Tensor difference, Tensor target, "
     "float label_smoothing) -> ()",
@@ -267,6 +270,60 @@ def cross_entropy_difference(
     """Each sample's cross-entropy difference: logits [N, C], difference [P, N, C], target [N] → [P, N] float32."""
     out = torch.empty(difference.shape[:2], dtype=torch.float32, device=difference.device)
     torch.ops.zo_triton.cross_entropy_difference(out, logits, difference, target, label_smoothing)
+    return out
+
+
+MLP_WEIGHTS, MLP_HIDDEN_WEIGHTS = 1 << 17, 1 << 14
+"""How many weights a network may have, in all and beyond its first layer, to be evaluated in one call.
+
+Beyond that a layer at a time is faster: a wide layer's W @ δ belongs to a real GEMM.
+"""
+
+
+def offers_mlp(device: torch.device, directions: Directions, weights: Sequence[Tensor]) -> bool:
+    """Whether :func:`mlp_differences` is there for such a network and the better choice."""
+    if directions.elementwise != "rademacher" or directions.rank is not None:
+        return False
+    sizes = [weight.numel() for weight in weights]
+    if sum(sizes) > MLP_WEIGHTS or sum(sizes[1:]) > MLP_HIDDEN_WEIGHTS:
+        return False
+    return hasattr(_load(engine_for(device)), "mlp_differences")
+
+
+def mlp_differences(
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    weight_ids: Sequence[int],
+    bias_ids: Sequence[int],
+    activations: Sequence[str],
+    target: Tensor,
+    directions: Directions,
+    signed_eps: Tensor,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Each sample's cross-entropy difference through a whole MLP, all directions in one call.
+
+    Args:
+        inputs: The base input of each layer, [N, in_l] float32.
+        outputs: The base pre-activation of each layer, [N, out_l] float32; the last are the logits.
+        weights: [out_l, in_l] float32 each.
+        weight_ids: Tensor id of each weight, -1 if it is not trained.
+        bias_ids: Tensor id of each bias, -1 if there is none or it is not trained.
+        activations: What follows each layer; "none" after the last.
+        target: [N] int64 class indices in [0, C).
+        directions: Names the K directions, full-rank signs.
+        signed_eps: [P] float32, sε of each evaluation.
+        label_smoothing: Share of the uniform distribution mixed into the target.
+
+    Returns:
+        [P, N] float32.
+    """
+    out = torch.empty(signed_eps.numel(), inputs[0].shape[0], device=inputs[0].device)
+    torch.ops.zo_triton.mlp_differences(
+        out, list(inputs), list(outputs), list(weights), list(weight_ids), list(bias_ids), list(activations),
+        target, directions.encode(), signed_eps, label_smoothing,
+    )  # fmt: skip
     return out
 
 

@@ -57,3 +57,9 @@ def test_every_coordinate_changes_the_stream(change):
 def test_a_larger_matrix_extends_the_columns_block_by_block():
     small, large = (sample_matrix(Directions(3, 0, 1), 0, 0, rows, 32) for rows in (5, 9))
     assert np.array_equal(large[:5], small)
+
+
+@pytest.mark.parametrize("distribution", KURTOSIS)
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0)])
+def test_an_empty_matrix_has_no_elements(shape, distribution):
+    assert sample_matrix(Directions(3, 0, 1, distribution), 0, 0, *shape).shape == shape

@@ -4,6 +4,7 @@ from zo_triton.cpu.accumulate import accumulate
 from zo_triton.cpu.activation import activation_difference
 from zo_triton.cpu.cross_entropy import cross_entropy_difference
 from zo_triton.cpu.gram import gram
+from zo_triton.cpu.mlp import mlp_differences
 from zo_triton.cpu.perturbed_linear import perturbed_linear
 from zo_triton.cpu.sample import sample
 from zo_triton.cpu.threads import one_pool
@@ -13,6 +14,7 @@ __all__ = [
     "activation_difference",
     "cross_entropy_difference",
     "gram",
+    "mlp_differences",
     "one_pool",
     "perturbed_linear",
     "sample",

@@ -5,10 +5,25 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import update_wrapper
+from pathlib import Path
 from typing import Any
 
 import numba
+
+
+def _drop_stale_results() -> None:
+    """Numba looks only at the file a kernel stands in, not at those it takes its device functions from."""
+    folder = Path(__file__).parent
+    newest = max(source.stat().st_mtime for source in folder.glob("*.py"))
+    for index in (folder / "__pycache__").glob("*.nbi"):
+        with suppress(OSError):  # another process was quicker, or the package is read-only
+            if index.stat().st_mtime < newest:
+                index.unlink()
+
+
+_drop_stale_results()
 
 device: Callable[..., Any] = numba.njit(nogil=True, cache=True, inline="always", error_model="numpy")
 """Decorates a function that kernels call; it is compiled into them."""

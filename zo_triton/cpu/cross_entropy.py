@@ -56,38 +56,47 @@ def cross_entropy_difference(
 
 
 @device
-def _long(probabilities, difference, own, highest, n):
+def _long(probabilities, moved, own, highest):
+    """ln Σ_c p_c·exp(Δ_c - Δ_y) of one sample, in float64 with the largest exponent taken out."""
     total = 0.0
     for c in range(probabilities.shape[0]):
-        total += probabilities[c, n] * math.exp(float(load(difference[c, n])) - float(own) - float(highest))
+        total += probabilities[c] * math.exp(float(load(moved[c])) - float(own) - float(highest))
     return float32(float(highest) + math.log(total))
+
+
+@device
+def sample_losses(result, moved, probabilities, target, first, count, smoothing, work):
+    """Loss differences of one evaluation for the samples first … first + count - 1, written there in result.
+
+    moved: their logit differences [at least C, at least count], float32 or uint16. probabilities [C, N],
+    target [N]: of all samples. work: float32 [4, at least count], scratch.
+    """
+    classes, at = probabilities.shape[0], uintp(first)
+    own, total, highest, mean = work[0], work[1], work[2], work[3]
+    for n in range(count):
+        own[n] = load(moved[target[first + n], n])
+        total[n], highest[n], mean[n] = float32(0.0), float32(0.0), float32(0.0)
+    for c in range(classes):
+        source, weight = moved[c], probabilities[c]
+        for n in range(count):
+            gap = load(source[n]) - own[n]
+            total[n] += weight[at + uintp(n)] * expm1(gap)
+            highest[n] = max(highest[n], gap)
+            mean[n] += gap
+    for n in range(count):
+        result[at + uintp(n)] = log1p(total[n]) - smoothing * mean[n] / float32(classes)
+    for n in range(count):
+        # Long steps need no protection from cancellation, but the sum above may overflow, or cancel against
+        # the 1 in log1p; a NaN takes this way too and stays one.
+        if not (highest[n] < _LARGE and total[n] > _NEARLY_ALL):
+            exact = _long(probabilities[:, first + n], moved[:, n], own[n], highest[n])
+            result[first + n] = exact - smoothing * mean[n] / float32(classes)
 
 
 @kernel
 def _kernel(out, probabilities, difference, target, smoothing, start, stop):
     """Evaluations start … stop - 1: out [P, N], probabilities [C, N], difference [P, at least C, N]."""
-    classes, samples = probabilities.shape
-    own = np.empty(samples, np.float32)
-    total = np.empty(samples, np.float32)
-    highest = np.empty(samples, np.float32)
-    mean = np.empty(samples, np.float32)
+    samples = probabilities.shape[1]
+    work = np.empty((4, samples), np.float32)
     for p in range(start, stop):
-        for n in range(samples):
-            own[n] = load(difference[p, target[n], n])
-        total[:], highest[:], mean[:] = float32(0.0), float32(0.0), float32(0.0)
-        for c in range(classes):
-            moved, weight = difference[p, c], probabilities[c]
-            for n in range(samples):
-                gap = load(moved[uintp(n)]) - own[n]
-                total[n] += weight[n] * expm1(gap)
-                highest[n] = max(highest[n], gap)
-                mean[n] += gap
-        result = out[p]
-        for n in range(samples):
-            result[n] = log1p(total[n]) - smoothing * mean[n] / float32(classes)
-        for n in range(samples):
-            # Long steps need no protection from cancellation, but the sum above may overflow, or cancel
-            # against the 1 in log1p; a NaN takes this way too and stays one.
-            if not (highest[n] < _LARGE and total[n] > _NEARLY_ALL):
-                result[n] = _long(probabilities, difference[p], own[n], highest[n], n)
-                result[n] -= smoothing * mean[n] / float32(classes)
+        sample_losses(out[p], difference[p], probabilities, target, 0, samples, smoothing, work)

@@ -28,14 +28,20 @@ from zo_triton.directions import PART_LEFT, PART_RIGHT, Directions, tensor_word
 TILE_ELEMENTS = 1 << 18
 """Weights that are cast, or drawn, at a time: 512 KiB in bfloat16, half of a level-2 cache."""
 
-BLOCK = 128
-"""Samples that go through the sign product and its epilogue together."""
+TOTALS_ELEMENTS = 1 << 14
+"""Float32 totals of a sign product that the epilogue takes together: 64 KiB, 64 samples of 256 features."""
 
 SHARED_ROWS = 256
 """Rows of U that share one set of tables in a first layer: their float32 totals for 32 samples take 32 KiB."""
 
 GROUP_ELEMENTS = 1 << 18
 """Elements of W @ δ that one GEMM makes before the epilogue takes them from the cache."""
+
+SCRATCH_SHARE = 16
+"""W @ δ that waits for its epilogue, and copies of W: each may take one part in so many of the result."""
+
+SMALL_BYTES = 1 << 17
+"""What either may take beside however small a result."""
 
 
 @dataclass(frozen=True)
@@ -46,23 +52,35 @@ class _Layer:
     sides: int
     signed_eps: np.ndarray
     out: np.ndarray  # [P, at least out, N]
-    base: np.ndarray  # [in, N] float32
+    base: np.ndarray  # float32 [in, N], or for signs [N / 32, in, 32], in and N rounded up to multiples of 32
     difference: Tensor | None  # [P, at least in, N]
     weight: Tensor  # [out, in]
+    stack: Tensor | None  # [copies, out, in], see _stack
     weight_id: int
     bias_id: int
     terms: tuple[np.ndarray, np.ndarray, np.ndarray]  # [out, N] each, what the activation reads of the base
     kind: int
     dtype: torch.dtype
+    samples: int
 
     @property
-    def samples(self) -> int:
-        return self.base.shape[1]
+    def evaluation_bytes(self) -> int:
+        """Size of one evaluation's result."""
+        return self.weight.shape[0] * self.samples * self.dtype.itemsize
 
-    @property
-    def group(self) -> int:
-        """Directions that go through one GEMM."""
-        return max(1, GROUP_ELEMENTS // max(1, self.sides * self.samples * self.weight.shape[0]))
+    def scratch(self, directions: int) -> int:
+        """Bytes that one buffer may take for the sake of so many of the directions."""
+        result = self.directions.num * self.sides * self.evaluation_bytes
+        return _scratch(result) * directions // self.directions.num
+
+    def group(self, directions: int) -> int:
+        """Directions whose W @ δ a thread with so many of them makes before it runs their epilogue."""
+        most = min(GROUP_ELEMENTS * self.dtype.itemsize, self.scratch(directions))
+        return max(1, most // max(1, self.sides * self.evaluation_bytes))
+
+
+def _scratch(result: int) -> int:
+    return max(SMALL_BYTES, result // SCRATCH_SHARE)
 
 
 def perturbed_linear(
@@ -86,22 +104,25 @@ def perturbed_linear(
     result = (
         torch.empty(out.shape[0], out.shape[2], out.shape[1], dtype=out.dtype) if lying is None else lying
     )
+    signs = directions.elementwise == "rademacher" and directions.rank is None
+    base = base.detach().float()
     z = base_output.float().t().contiguous() if base_output is not None else base.new_empty(0, 0)
     layer = _Layer(
         directions=directions,
         sides=signed_eps.numel() // directions.num,
         signed_eps=signed_eps.numpy(),
         out=as_array(result),
-        base=base.detach().float().t().contiguous().numpy(),
+        base=(_in_runs(base) if signs else base.t().contiguous()).numpy(),
         difference=None if difference is None else _slots_or_copy(difference),
         weight=weight.detach(),
+        stack=None if difference is None else _stack(weight.detach(), out),
         weight_id=weight_id,
         bias_id=bias_id,
         terms=(z.numpy(), *(term.numpy() for term in base_terms(z, activation))),
         kind=NAMES.index(activation),
         dtype=out.dtype,
+        samples=base.shape[0],
     )
-    signs = directions.elementwise == "rademacher" and directions.rank is None
     parallel(lambda start, stop: (_run_signs if signs else _run_dense)(layer, start, stop), directions.num)
     if lying is None:
         out.copy_(result.transpose(1, 2))
@@ -124,34 +145,73 @@ def _slots_or_copy(tensor: Tensor) -> Tensor:
     return tensor.transpose(1, 2).contiguous() if lying is None else lying
 
 
+def _in_runs(base: Tensor) -> Tensor:
+    """[N, in] as [⌈N/32⌉, in, 32], what the sign product reads; N and in filled up to multiples of 32."""
+    samples, inner = base.shape
+    runs = torch.empty((samples + LANES - 1) // LANES, (inner + 31) // 32 * 32, LANES)
+    runs[:, inner:] = 0.0
+    runs[-1:, :, (samples - 1) % LANES + 1 :] = 0.0
+    for run in range(runs.shape[0]):
+        part = base[run * LANES : (run + 1) * LANES]
+        runs[run, :inner, : part.shape[0]] = part.t()
+    return runs
+
+
+def _stack(weight: Tensor, out: Tensor) -> Tensor | None:
+    """A small W in the differences' dtype, [copies, out, in], for all threads; None if they cast it in tiles.
+
+    torch multiplies a batch by one float32 matrix as it stands, but makes a copy of a bfloat16 matrix for
+    every member of the batch, again in every call.
+    """
+    if weight.numel() > TILE_ELEMENTS:
+        return None
+    if out.dtype == weight.dtype == torch.float32:
+        return weight.expand(out.shape[0], -1, -1)
+    size = max(1, weight.numel() * out.dtype.itemsize)
+    copies = min(out.shape[0], _scratch(out.numel() * out.dtype.itemsize) // size)
+    return torch.empty(max(1, copies), *weight.shape, dtype=out.dtype).copy_(weight)
+
+
 def _run_signs(layer: _Layer, start: int, stop: int) -> None:
-    d = layer.directions
+    d, rows, inner = layer.directions, *layer.weight.shape
     words = [tensor_word(i) if i >= 0 else -1 for i in (layer.weight_id, layer.bias_id)]
     product = torch.empty(0, 0, 0, dtype=layer.dtype)
-    group = layer.group if layer.difference is not None else stop - start
+    scratch = layer.scratch(stop - start)
+    group = layer.group(stop - start) if layer.difference is not None else stop - start
     for first in range(start, stop, group):
         last = min(stop, first + group)
         difference = _difference_or_none(layer)
         if layer.difference is not None:
-            product = _carried(layer, first, last, product)
+            product = _carried(layer, first, last, scratch, product)
         _signs_kernel(
-            layer.out, as_array(difference), as_array(product), layer.base, layer.weight.shape[0], *layer.terms,
-            layer.kind, layer.signed_eps, layer.sides, words[0], words[1], key_of(d), d.first, first, last,
+            layer.out, as_array(difference), as_array(product), layer.base, rows, inner, layer.samples,
+            *layer.terms, layer.kind, layer.signed_eps, layer.sides, words[0], words[1], key_of(d), d.first,
+            first, last,
         )  # fmt: skip
 
 
-def _carried(layer: _Layer, first: int, last: int, buffer: Tensor) -> Tensor:
-    """W @ δ for some directions, [their evaluations, out, N]; W is cast a tile of rows at a time."""
+def _carried(layer: _Layer, first: int, last: int, scratch: int, buffer: Tensor) -> Tensor:
+    """W @ δ for some directions, [their evaluations, out, N], in ``buffer`` if that is large enough.
+
+    A large W is cast a tile of rows at a time; torch may take ``scratch`` bytes for its copies of a tile.
+    """
     assert layer.difference is not None
     rows, inner = layer.weight.shape
     moved = layer.difference[first * layer.sides : last * layer.sides, :inner]
     count = moved.shape[0]
     if buffer.shape[0] < count:
         buffer = torch.empty(count, rows, layer.samples, dtype=layer.dtype)
-    tile = max(1, TILE_ELEMENTS // inner)
+    tile = rows if layer.stack is not None else max(1, TILE_ELEMENTS // inner)
     for row in range(0, rows, tile):
-        weight = layer.weight[row : row + tile].to(layer.dtype)
-        torch.bmm(weight.expand(count, -1, -1), moved, out=buffer[:count, row : row + tile])
+        weight = layer.stack
+        if weight is None:
+            cast = layer.weight[row : row + tile].to(layer.dtype)
+            copied = layer.dtype != torch.float32
+            copies = max(1, scratch // (cast.numel() * cast.itemsize)) if copied else count
+            weight = cast.expand(copies, -1, -1)
+        for p in range(0, count, weight.shape[0]):
+            some = moved[p : p + weight.shape[0]]
+            torch.bmm(weight[: some.shape[0]], some, out=buffer[p : p + some.shape[0], row : row + tile])
     return buffer
 
 
@@ -161,20 +221,20 @@ def _difference_or_none(layer: _Layer) -> Tensor:
 
 @kernel
 def _signs_kernel(
-    out, difference, product, base, rows, a, first_term, second_term, kind, signed_eps, sides,
+    out, difference, product, base, rows, inner, samples, a, first_term, second_term, kind, signed_eps, sides,
     weight_word, bias_word, key, first_direction, start, stop,
 ):  # fmt: skip
     """Directions start … stop - 1 of one layer; ``product`` holds their W @ δ, or is empty."""
-    inner, samples = base.shape
     carried = product.shape[0] > 0
-    block = min(BLOCK, (samples + LANES - 1) // LANES * LANES)
+    runs = base.shape[0]
     padded_rows, width = (rows + 3) // 4 * 4, (inner + 31) // 32
     shared = 1 if carried else max(1, min(SHARED_ROWS // padded_rows, stop - start))
+    together = max(1, min(runs, TOTALS_ELEMENTS // (LANES * shared * padded_rows)))
     words = np.zeros((shared * padded_rows, width), np.uint32)
     bias_words = np.zeros((4, (rows + 31) // 32), np.uint32)
     bias = np.zeros((shared, rows), np.float32)
-    x = np.zeros((32 * width, block), np.float32)
-    totals = np.zeros((block // LANES, shared * padded_rows, LANES), np.float32)
+    moved = np.zeros((32 * width if carried else 0, LANES), np.float32)
+    totals = np.zeros((together, shared * padded_rows, LANES), np.float32)
     tables = np.empty((GROUPS, 16, LANES), np.float32)
     for first in range(start, stop, shared):
         count = min(shared, stop - first)
@@ -188,12 +248,17 @@ def _signs_kernel(
                     bit = (bias_words[0, row // 32] >> uint32(row % 32)) & uint32(1)
                     bias[k, row] = float32(1.0) if bit else float32(-1.0)
         for side in range(sides if carried else 1):
-            for sample in range(0, samples, block):
-                lanes = min(block, samples - sample)
-                rounded = (lanes + LANES - 1) // LANES * LANES
+            for first_run in range(0, runs, together):
+                sample = first_run * LANES
+                lanes = min(together * LANES, samples - sample)
                 if weight_word >= 0:
-                    _gather(x, base, difference, carried, first * sides + side, sample, lanes)
-                    sign_product(totals, words[: count * padded_rows], x, tables, rounded)
+                    for run in range(first_run, min(first_run + together, runs)):
+                        x = base[run]
+                        if carried:
+                            _gather(moved, x, difference[first * sides + side], inner, run * LANES, samples)
+                            x = moved
+                        at = run - first_run
+                        sign_product(totals[at : at + 1], 0, words[: count * padded_rows], x, tables, LANES)
                 for k in range(count):
                     sums = totals[:, k * padded_rows : k * padded_rows + rows]
                     p = (first + k) * sides + side
@@ -212,18 +277,13 @@ def _signs_kernel(
 
 
 @device
-def _gather(x, base, difference, carried, p, sample, lanes):
-    """x = a, or a + δ of evaluation p, for a run of samples; lanes beyond the last sample stay as they are."""
-    at = uintp(sample)
-    for row in range(base.shape[0]):
-        target, source = x[row], base[row]
-        if carried:
-            moved = difference[p, row]
-            for j in range(lanes):
-                target[j] = source[at + uintp(j)] + load(moved[at + uintp(j)])
-        else:
-            for j in range(lanes):
-                target[j] = source[at + uintp(j)]
+def _gather(x, base, difference, rows, sample, samples):
+    """x = a + δ for a run of 32 samples, [at least rows, 32] each; difference [at least rows, N]."""
+    at, lanes = uintp(sample), min(LANES, samples - sample)
+    for row in range(rows):
+        target, source, moved = x[row], base[row], difference[row]
+        for j in range(lanes):
+            target[j] = source[j] + load(moved[at + uintp(j)])
 
 
 @device
@@ -240,10 +300,16 @@ def _finish(out, product, carried, sums, bias, step, sample, lanes, a, first_ter
     for row in range(sums.shape[1]):
         shift, target, moved = bias[row], out[row], product[row]
         for j in range(0, whole, WIDTH):
-            here = sample + j
-            base_at = a[row, here:].ctypes.data if kind == RELU else sums.ctypes.data
-            sums_at = sums[j // width, row, j % width :].ctypes.data
-            finish_run(target[here:], moved[here:], sums_at, base_at, step, shift, carried, kind == RELU)
+            # By address: a slice for each vector would cost more than the vector.
+            place = row * out.shape[1] + sample + j
+            sums_at = (
+                sums.ctypes.data + (j // width) * sums.strides[0] + row * sums.strides[1] + j % width * 4
+            )
+            finish_run(
+                uintp(out.ctypes.data + place * out.itemsize), uintp(product.ctypes.data + place * out.itemsize),
+                uintp(sums_at), uintp(a.ctypes.data + place * 4), step, shift, carried, kind == RELU,
+                out.itemsize == 2,
+            )  # fmt: skip
         if whole == lanes:
             continue
         for j in range(whole, lanes):
@@ -273,7 +339,7 @@ def _run_dense(layer: _Layer, start: int, stop: int) -> None:
         _inputs_kernel(as_array(inputs), layer.base, as_array(source), 0, 0)
     for k in range(start, stop):
         if carried:
-            product = _carried(layer, k, k + 1, product)
+            product = _carried(layer, k, k + 1, layer.scratch(1), product)
             _inputs_kernel(as_array(inputs), layer.base, as_array(source), k * sides, sides)
         if layer.weight_id >= 0:
             _times_direction(moved, inputs, layer, d.first + k)

@@ -19,26 +19,24 @@ GROUPS = 8
 
 
 @device
-def sign_product(totals, words, x, tables, lanes):
+def sign_product(totals, first_row, words, x, tables, lanes):
     """``totals = U @ x`` for the first ``lanes`` samples, a multiple of 32.
 
-    totals: float32 [block / 32, at least rows, 32]; 32 samples of all rows lie together, or the cache's sets
-    would not hold them. words: uint32 [rows, width], the packed signs of U. x: float32 [32·width, block], zero
+    totals: float32 [block / 32, at least rows, 32], written from ``first_row`` on; 32 samples of all rows lie
+    together, or the cache's sets would not hold them. words: uint32 [rows, width], the packed signs of U. x: float32 [32·width, block], zero
     in rows beyond the matrix's columns. tables: float32 [8, 16, 32], scratch.
     """
     rows, width = words.shape
     row_bytes, total_bytes, table_bytes = uintp(4 * x.shape[1]), uintp(4 * LANES), uintp(4 * LANES * 16)
     tables_at = uintp(tables.ctypes.data)
     for lane in range(0, lanes, LANES):
-        run = totals[lane // LANES, :rows]
+        run = totals[lane // LANES, first_row : first_row + rows]
         run[:] = np.float32(0.0)
         x_at = uintp(x.ctypes.data) + uintp(4 * lane)
         totals_at = uintp(run.ctypes.data)
         for column in range(width):
             for group in range(GROUPS):
-                first_row = uintp(32 * column + 4 * group)
-                write_signed_sums(
-                    tables_at + uintp(group) * table_bytes, x_at + first_row * row_bytes, row_bytes
-                )
+                four_rows = x_at + uintp(32 * column + 4 * group) * row_bytes
+                write_signed_sums(tables_at + uintp(group) * table_bytes, four_rows, row_bytes)
             for row in range(rows):
                 add_signed_sums(totals_at + uintp(row) * total_bytes, tables_at, words[row, column])

@@ -115,24 +115,72 @@ def add_signed_sums(context, totals, tables, word):
 
 
 @intrinsic
-def finish_run(context, out, product, totals, base, step, shift, carried, relu):
-    """``out[j] = step·(totals[j] + shift)``, plus ``product[j]`` if carried, through ReLU's exact difference if asked.
+def dense_rows(context, out, weights, stride, x, count):
+    """``out[r, j] = Σ_c weights[r, c]·x[c, j]`` for 4 rows and 32 lanes.
 
-    One pass over 16 lanes where separate loops would take three. out, product: arrays whose first element
-    lane 0 is, float32, or uint16 holding bfloat16. totals, base: addresses of float32.
+    out: address of float32 [4, 32]. weights: address of float32 [4, count] with rows ``stride`` elements apart.
+    x: address of float32 [count, 32].
     """
-    element = out.dtype
 
     def codegen(context, builder, signature, arguments):
-        out, product, totals, base, step, shift, carried, relu = arguments
-        out_at, product_at = (_data(context, builder, signature.args[i], arguments[i]) for i in (0, 1))
+        out, weights, stride, x, count = arguments
+        sums = [[cgutils.alloca_once_value(builder, _VECTOR(None)) for _ in range(2)] for _ in range(4)]
+        kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
+        multiply_add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{WIDTH}f32")
+        with cgutils.for_range(builder, count) as loop:
+            row_at = builder.add(x, builder.mul(loop.index, _I64(LANES * 4)))
+            inputs = [_load(builder, builder.add(row_at, _I64(v * WIDTH * 4))) for v in range(2)]
+            for row in range(4):
+                place = builder.add(builder.mul(stride, _I64(row)), loop.index)
+                at = builder.add(weights, builder.mul(place, _I64(4)))
+                weight = builder.load(builder.inttoptr(at, ir.FloatType().as_pointer()))
+                wide = _broadcast(builder, weight)
+                for total, value in zip(sums[row], inputs, strict=True):
+                    builder.store(builder.call(multiply_add, [wide, value, builder.load(total)]), total)
+        for row in range(4):
+            for v in range(2):
+                at = builder.add(out, _I64((row * LANES + v * WIDTH) * 4))
+                _store(builder, builder.load(sums[row][v]), at)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.uintp, types.intp, types.uintp, types.intp), codegen
+
+
+@intrinsic
+def add_signs(context, out, weights, word, step):
+    """``out[j] = weights[j] ± step``, the sign being bit j of ``word``; float32 [32] each, by address."""
+
+    def codegen(context, builder, signature, arguments):
+        out, weights, word, step = arguments
+        positive, negative = _broadcast(builder, step), _broadcast(builder, builder.fneg(step))
+        for half in range(2):
+            shift = _I64(half * WIDTH * 4)
+            signed = builder.select(_mask(builder, word, half), positive, negative)
+            total = builder.fadd(_load(builder, builder.add(weights, shift)), signed)
+            _store(builder, total, builder.add(out, shift))
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.uintp, types.uint32, types.float32), codegen
+
+
+@intrinsic
+def finish_run(context, out, product, totals, base, step, shift, carried, relu, narrow):
+    """``out[j] = step·(totals[j] + shift)``, plus ``product[j]`` if carried, through ReLU's exact difference if asked.
+
+    One pass over 16 lanes where separate loops would take three. All by address: totals and base float32, out
+    and product float32 too, or bfloat16 if ``narrow``.
+    """
+
+    def codegen(context, builder, signature, arguments):
+        out, product, totals, base, step, shift, carried, relu, narrow = arguments
         value = builder.fmul(
             _broadcast(builder, step), builder.fadd(_load(builder, totals), _broadcast(builder, shift))
         )
         place = cgutils.alloca_once_value(builder, value)
-        with builder.if_then(carried):
-            moved = _load_element(builder, product_at, element)
-            builder.store(builder.fadd(builder.load(place), moved), place)
+        with builder.if_then(carried), builder.if_else(narrow) as (short, full):
+            for branch, load in ((short, _load_bfloat16), (full, _load)):
+                with branch:
+                    builder.store(builder.fadd(builder.load(place), load(builder, product)), place)
         with builder.if_then(relu):
             z, a = builder.load(place), _load(builder, base)
             zero = _VECTOR(None)
@@ -140,12 +188,14 @@ def finish_run(context, out, product, totals, base, step, shift, carried, relu):
             kept = builder.select(builder.fcmp_ordered(">", down, z), down, z)
             opened = builder.select(builder.fcmp_ordered("<", up, zero), zero, up)
             builder.store(builder.select(builder.fcmp_ordered(">", a, zero), kept, opened), place)
-        _store_element(builder, builder.load(place), out_at, element)
+        with builder.if_else(narrow) as (short, full):
+            for branch, store in ((short, _store_bfloat16), (full, _store)):
+                with branch:
+                    store(builder, builder.load(place), out)
         return context.get_dummy_value()
 
-    signature = types.void(
-        out, product, types.uintp, types.uintp, types.float32, types.float32, types.boolean, types.boolean
-    )
+    address, flag = types.uintp, types.boolean
+    signature = types.void(address, address, address, address, types.float32, types.float32, flag, flag, flag)
     return signature, codegen
 
 
@@ -169,15 +219,19 @@ def signed_coefficient_sum(context, out, words, stride, coefficients, count):
             positive = _broadcast(builder, value)
             negative = _broadcast(builder, builder.fneg(value))
             for half, total in enumerate(halves):
-                bits = builder.trunc(builder.lshr(word, ir.IntType(32)(16 * half)), ir.IntType(16))
-                mask = builder.bitcast(bits, ir.VectorType(ir.IntType(1), WIDTH))
-                term = builder.select(mask, positive, negative)
+                term = builder.select(_mask(builder, word, half), positive, negative)
                 builder.store(builder.fadd(builder.load(total), term), total)
         for half, total in enumerate(halves):
             _store(builder, builder.load(total), builder.add(out, _I64(half * WIDTH * 4)))
         return context.get_dummy_value()
 
     return types.void(types.uintp, types.uintp, types.intp, types.uintp, types.intp), codegen
+
+
+def _mask(builder, word, half):
+    """16 bits of a word as 16 conditions."""
+    bits = builder.trunc(builder.lshr(word, ir.IntType(32)(16 * half)), ir.IntType(16))
+    return builder.bitcast(bits, ir.VectorType(ir.IntType(1), WIDTH))
 
 
 def _broadcast(builder, value):
@@ -196,15 +250,7 @@ def _store(builder, value, address):
     builder.store(value, builder.inttoptr(address, _VECTOR.as_pointer())).align = 4
 
 
-def _data(context, builder, array_type, array):
-    """Address of an array's first element."""
-    pointer = context.make_array(array_type)(context, builder, array).data
-    return builder.ptrtoint(pointer, _I64)
-
-
-def _load_element(builder, address, element):
-    if element.bitwidth == 32:
-        return _load(builder, address)
+def _load_bfloat16(builder, address):
     halves = ir.VectorType(ir.IntType(16), WIDTH)
     words = ir.VectorType(ir.IntType(32), WIDTH)
     value = builder.load(builder.inttoptr(address, halves.as_pointer()))
@@ -212,11 +258,8 @@ def _load_element(builder, address, element):
     return builder.bitcast(builder.shl(builder.zext(value, words), words([16] * WIDTH)), _VECTOR)
 
 
-def _store_element(builder, value, address, element):
-    """Stores float32, or bfloat16 rounded to nearest, ties to even."""
-    if element.bitwidth == 32:
-        _store(builder, value, address)
-        return
+def _store_bfloat16(builder, value, address):
+    """Rounds to nearest, ties to even."""
     halves = ir.VectorType(ir.IntType(16), WIDTH)
     words = ir.VectorType(ir.IntType(32), WIDTH)
     bits = builder.bitcast(value, words)

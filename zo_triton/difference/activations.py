@@ -1,4 +1,4 @@
-"""Activations: one exact formula each in ``ops``, fused into the linear layer before where there is one."""
+"""Activations: one exact formula each in ``ops``, left pending for the linear layer before to fuse."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-
 from zo_triton import ops
-from zo_triton.difference.entries import Entry, PendingLinear
+from zo_triton.difference.entries import Entry, PendingActivation, PendingLinear
 from zo_triton.difference.registry import HANDLERS, named
 
 if TYPE_CHECKING:
@@ -26,23 +24,19 @@ def _register(name: str, *functions: str) -> None:
         if name == "gelu" and "tanh" in (*args[1:], kwargs.get("approximate")):
             chosen = "gelu_tanh"
         base = function(*args, **kwargs)
-        mode.put(base, Entry(_difference(mode, x, entry, chosen), None, True))
+        alias = x.detach() if x.dtype == torch.float32 else x.float()
+        if entry is not None and isinstance(entry.lazy, PendingLinear) and not entry.lazy.spent:
+            mode.put(base, Entry(None, PendingActivation(entry, chosen, alias)))
+            return base
+        if entry is None:
+            delta = mode.materialise(mode.ids[id(x)], x).to(mode.compute_dtype)
+        else:
+            delta = mode.resolve(entry)
+        mode.put(base, Entry(ops.activation_difference(alias, delta, chosen), None, True))
         return base
 
     for target in named(*functions):
         HANDLERS[target] = handle
-
-
-def _difference(mode: DifferenceMode, x: Tensor, entry: Entry | None, activation: str) -> Tensor:
-    """f(x + δ) − f(x), [P, *x.shape]; a pending linear layer computes it in its own epilogue."""
-    base = x if x.dtype == torch.float32 else x.float()
-    if entry is None:
-        delta = mode.materialise(mode.ids[id(x)], x).to(mode.compute_dtype)
-    elif isinstance(entry.lazy, PendingLinear) and entry.lazy.index not in mode.plan.keep:
-        return entry.lazy.compute(mode, activation, base)
-    else:
-        delta = mode.resolve(entry)
-    return ops.activation_difference(base, delta, activation)
 
 
 _register("relu", "relu")

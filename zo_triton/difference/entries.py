@@ -23,9 +23,10 @@ class Entry:
 
     Attributes:
         difference: [P, *shape] in the compute dtype (float32 after a loss), or None while ``lazy`` is set.
-        lazy: A :class:`PendingLinear` or :class:`Symbol` that computes the difference on demand, or None.
+        lazy: A :class:`PendingLinear`, :class:`PendingActivation` or :class:`Symbol` that computes the
+            difference on demand, or None.
         exclusive: No other entry's difference lies in the same memory.
-        readers: How many places may read ``difference`` again: the table and each pending linear.
+        readers: How many places may read ``difference`` again: the table and each pending entry.
         reference: Weak reference to the base tensor; its callback removes the entry from the table.
     """
 
@@ -34,7 +35,7 @@ class Entry:
     def __init__(
         self,
         difference: Tensor | None,
-        lazy: PendingLinear | Symbol | None = None,
+        lazy: PendingLinear | PendingActivation | Symbol | None = None,
         exclusive: bool = False,
     ) -> None:
         self.difference = difference
@@ -45,9 +46,13 @@ class Entry:
 
     def forget(self) -> None:
         """The table no longer reads this entry: its base tensor died or was overwritten."""
-        self.readers -= 1
         self.reference = None
-        if self.lazy is not None:
+        self.let_go()
+
+    def let_go(self) -> None:
+        """One reader fewer; without any, what is pending will never be computed."""
+        self.readers -= 1
+        if self.readers == 0 and self.lazy is not None:
             self.lazy.release()
 
 
@@ -83,7 +88,7 @@ class PendingLinear:
         shape: Of the layer's base output.
     """
 
-    __slots__ = ("base", "bias_id", "index", "shape", "source", "spent", "weight", "weight_id")
+    __slots__ = ("base", "bias_id", "depth", "index", "shape", "source", "spent", "weight", "weight_id")
 
     def __init__(
         self,
@@ -103,6 +108,7 @@ class PendingLinear:
         self.bias_id = bias_id
         self.shape = shape
         self.spent = False
+        self.depth = 1
         if source is not None:
             source.readers += 1
 
@@ -127,8 +133,7 @@ class PendingLinear:
         given, donate, samples = None, False, self.base.shape[0]
         source = self.source
         if source is not None:
-            assert source.difference is not None
-            given = source.difference
+            given = mode.resolve(source)
             if given.dtype != mode.compute_dtype:
                 given = given.to(mode.compute_dtype)
             if given.dim() != 3:
@@ -156,10 +161,47 @@ class PendingLinear:
 
     def release(self) -> None:
         """Lets go of the input and its difference."""
-        if self.source is not None:
-            self.source.readers -= 1
-            self.source = None
+        source, self.source = self.source, None
         self.base = self.weight = None
+        if source is not None:
+            source.let_go()
+
+
+class PendingActivation:
+    """An activation of a pending linear layer that is not computed yet: a whole network may follow.
+
+    Args:
+        source: The pre-activation's entry.
+        activation: One that ``ops`` knows.
+        base: The pre-activation, float32: an alias, so that the tensor itself may die.
+    """
+
+    __slots__ = ("activation", "base", "source")
+
+    def __init__(self, source: Entry, activation: str, base: Tensor) -> None:
+        self.source: Entry | None = source
+        self.activation = activation
+        self.base: Tensor | None = base
+        source.readers += 1
+
+    def resolve(self, mode: DifferenceMode) -> Tensor:
+        """f(x + δ) − f(x), [P, *shape]: by the linear layer's own epilogue if it is still pending."""
+        source, base = self.source, self.base
+        assert source is not None
+        assert base is not None
+        linear = source.lazy
+        if isinstance(linear, PendingLinear) and linear.index not in mode.plan.keep:
+            difference = linear.compute(mode, self.activation, base)
+        else:
+            difference = ops.activation_difference(base, mode.resolve(source), self.activation)
+        self.release()
+        return difference
+
+    def release(self) -> None:
+        """Lets go of the pre-activation."""
+        source, self.source, self.base = self.source, None, None
+        if source is not None:
+            source.let_go()
 
 
 def storage_of(tensor: Tensor) -> int:

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zo_triton.difference.entries import Entry, PendingLinear, Symbol
+from zo_triton.difference.entries import Entry, PendingActivation, PendingLinear, Symbol
 from zo_triton.difference.registry import handler, rule
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
+
+
+DEEPEST = 32
+"""Linear layers that may be pending one behind the other: resolving them recurses, and holds their bases."""
 
 
 @handler("linear")
@@ -55,7 +59,8 @@ def _defer(
         mode.apply(_general, base, torch.nn.functional.linear, (input, weight, None), {})
         return
     mode.reserve(base.numel())
-    if source is not None and source.lazy is not None:
+    depth = 1 if source is None else 1 + _depth(source)
+    if source is not None and (isinstance(source.lazy, Symbol) or depth > DEEPEST):
         mode.resolve(source)
     flat = input.detach() if input.dim() == 2 else input.reshape(-1, input.shape[-1])
     if flat.dtype != torch.float32:
@@ -63,8 +68,17 @@ def _defer(
     if weight.dtype != torch.float32:
         weight = weight.float()
     pending = PendingLinear(mode.linears, flat, source, weight, weight_id, bias_id, shape)
+    pending.depth = depth if depth <= DEEPEST else 1
     mode.linears += 1
     mode.put(base, Entry(None, pending))
+
+
+def _depth(entry: Entry) -> int:
+    """How many pending linear layers stand behind an entry."""
+    lazy = entry.lazy
+    if isinstance(lazy, PendingActivation) and lazy.source is not None:
+        lazy = lazy.source.lazy
+    return lazy.depth if isinstance(lazy, PendingLinear) else 0
 
 
 def _general(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zo_triton import ops
 from zo_triton.difference.elementwise import operand
+from zo_triton.difference.network import cross_entropy_through_mlp
 from zo_triton.difference.registry import rule
 from zo_triton.difference.softmax import log_softmax_difference
 
@@ -51,10 +52,18 @@ def cross_entropy(
     """log1p(Σ p·expm1(Δ)) − Δ_y for each sample, then the reduction."""
     if mode.carries((target, weight)):
         return NotImplemented
-    delta = mode.difference(input)
-    assert delta is not None
     mode.wide = True
     reduction = _reduction(size_average, reduce, reduction)
+    plain = (
+        input.dim() == 2 and not target.is_floating_point() and not (weight is not None and label_smoothing)
+    )
+    if plain:
+        chosen, factors = _labels(target, weight, ignore_index)
+        losses = cross_entropy_through_mlp(mode, input, chosen, label_smoothing)
+        if losses is not None:
+            return _weighted(losses, factors, target, reduction)
+    delta = mode.difference(input)
+    assert delta is not None
     if target.is_floating_point():
         return _soft_cross_entropy(base, input, delta, target, weight, reduction, label_smoothing)
     logits, rows, labels = _as_rows(input, delta, target)
@@ -65,13 +74,24 @@ def cross_entropy(
         share = torch.nn.functional.one_hot(chosen, logits.shape[1]) * (1 - label_smoothing)
         losses = -((share + label_smoothing / logits.shape[1]) * weight * change).sum(-1) * kept
         return _reduced(losses.view(-1, *target.shape), reduction, (weight[chosen] * kept).sum())
-    ignored = labels == ignore_index
-    total: Any = labels.numel()
-    any_ignored = bool(ignored.any())
-    chosen = labels.masked_fill(ignored, 0) if any_ignored else labels
+    chosen, factors = _labels(labels, weight, ignore_index)
     losses = ops.cross_entropy_difference(logits, rows, chosen, label_smoothing)
-    if any_ignored or weight is not None:
-        factors = (~ignored).float() if weight is None else weight[chosen] * ~ignored
+    return _weighted(losses, factors, target, reduction)
+
+
+def _labels(labels: Tensor, weight: Tensor | None, ignore_index: int) -> tuple[Tensor, Tensor | None]:
+    """Labels that all name a class, and each sample's factor; None where every factor is 1."""
+    ignored = labels == ignore_index
+    if bool(ignored.any()):
+        labels = labels.masked_fill(ignored, 0)
+        return labels, (~ignored).float() if weight is None else weight[labels] * ~ignored
+    return labels, None if weight is None else weight[labels]
+
+
+def _weighted(losses: Tensor, factors: Tensor | None, target: Tensor, reduction: str) -> Tensor:
+    """[P, N] loss differences, times each sample's factor and reduced."""
+    total: Any = target.numel()
+    if factors is not None:
         losses, total = losses * factors, factors.sum()
     if target.dim() != 1:
         losses = losses.view(-1, *target.shape)

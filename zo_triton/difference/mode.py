@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from zo_triton.difference import fallback, inplace
-from zo_triton.difference.entries import Entry, PendingLinear, Symbol, storage_of
+from zo_triton.difference.entries import Entry, PendingActivation, PendingLinear, Symbol, storage_of
 from zo_triton.difference.plan import Plan, RestartError
 from zo_triton.difference.registry import HANDLERS, Handler
 from zo_triton.directions import Directions
@@ -116,7 +116,7 @@ class DifferenceMode(TorchFunctionMode):
         """The entry's difference, computed now if it was pending."""
         if entry.lazy is not None:
             difference = entry.lazy.resolve(self)
-            entry.exclusive = isinstance(entry.lazy, PendingLinear)
+            entry.exclusive = not isinstance(entry.lazy, Symbol)
             entry.difference, entry.lazy = difference, None
         assert entry.difference is not None
         return entry.difference
@@ -125,7 +125,7 @@ class DifferenceMode(TorchFunctionMode):
         """Computes whatever is pending, before memory that it reads is overwritten."""
         for entry in list(self.entries.values()):
             lazy = entry.lazy
-            if isinstance(lazy, PendingLinear) and not lazy.spent:
+            if isinstance(lazy, PendingActivation) or (isinstance(lazy, PendingLinear) and not lazy.spent):
                 self.resolve(entry)
 
     def trained(self, value: Any) -> int:

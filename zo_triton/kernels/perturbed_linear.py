@@ -72,59 +72,25 @@ def default_bits(directions: Directions, low_rank: bool, samples: int) -> str:
     return "staged" if staged else "inline"
 
 
+def default_config(sides: int, dtype: torch.dtype, source: str) -> Mapping[str, int]:
+    """Tile sizes and launch options unless the caller says; ``source`` as in :data:`CONFIGS`."""
+    return INTERPRETER_CONFIG if INTERPRETED else CONFIGS[sides, dtype, source]
+
+
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def _perturbed_linear_kernel(
-    out_ptr,
-    base_ptr,
-    difference_ptr,
-    weight_ptr,
-    base_output_ptr,
-    signed_eps_ptr,
-    staged_ptr,
-    samples,
-    in_features,
-    out_features,
-    sample_tiles,
-    feature_tiles,
-    stride_op,
-    stride_on,
-    stride_of,
-    stride_an,
-    stride_ai,
-    stride_dp,
-    stride_dn,
-    stride_di,
-    stride_wf,
-    stride_wi,
-    stride_zn,
-    stride_zf,
-    key0,
-    key1,
-    step,
-    first,
-    whole_word,
-    left_word,
-    right_word,
-    bias_word,
-    SIDES: tl.constexpr,
-    HAS_DIFFERENCE: tl.constexpr,
-    PERTURB_WEIGHT: tl.constexpr,
-    PERTURB_BIAS: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    DISTRIBUTION: tl.constexpr,
-    ROUNDS: tl.constexpr,
-    RANK: tl.constexpr,
-    RANK_BLOCK: tl.constexpr,
-    STAGED: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    RAGGED: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    OFFSETS: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_F: tl.constexpr,
-    BLOCK_I: tl.constexpr,
-):
+        out_ptr, base_ptr, difference_ptr, weight_ptr, base_output_ptr, signed_eps_ptr, staged_ptr,
+        samples, in_features, out_features, sample_tiles, feature_tiles,
+        stride_op, stride_on, stride_of, stride_an, stride_ai, stride_dp, stride_dn, stride_di,
+        stride_wf, stride_wi, stride_zn, stride_zf,
+        key0, key1, step, first, whole_word, left_word, right_word, bias_word,
+        SIDES: tl.constexpr, HAS_DIFFERENCE: tl.constexpr,
+        PERTURB_WEIGHT: tl.constexpr, PERTURB_BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
+        DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, RANK: tl.constexpr, RANK_BLOCK: tl.constexpr,
+        STAGED: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr,
+        RAGGED: tl.constexpr, ALIGNED: tl.constexpr, OFFSETS: tl.constexpr,
+        BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_I: tl.constexpr,
+):  # fmt: skip
     """Program = (direction·feature_tiles + feature tile)·sample_tiles + sample tile.
 
     base [samples, in_features], difference [P, samples, in_features], weight [out_features, in_features],
@@ -268,9 +234,7 @@ def launch_perturbed_linear(
     in_features, perturbed = base.shape[1], weight_id >= 0
     rank = directions.rank or 0 if perturbed and directions.is_low_rank(weight.shape) else 0
     bits = _check_bits(bits or default_bits(directions, bool(rank), samples), directions, rank)
-    config = config or (
-        INTERPRETER_CONFIG if INTERPRETED else CONFIGS[sides, out.dtype, "low_rank" if rank else bits]
-    )
+    config = config or default_config(sides, out.dtype, "low_rank" if rank else bits)
     sample_tiles, feature_tiles = blocks(samples, config["BLOCK_N"]), blocks(out_features, config["BLOCK_F"])
     staged = None
     if bits == "staged" and perturbed and out.numel():

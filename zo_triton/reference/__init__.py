@@ -10,6 +10,7 @@ from zo_triton.reference.operations import (
     activation_difference,
     cross_entropy_difference,
     gram,
+    mlp_differences,
     perturbed_linear,
     sample,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "activation_difference",
     "cross_entropy_difference",
     "gram",
+    "mlp_differences",
     "perturbed_linear",
     "philox",
     "sample",

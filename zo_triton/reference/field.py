@@ -71,7 +71,8 @@ def sample_matrix(directions: Directions, index: int, word: int, rows: int, cols
     key = directions.seed & 0xFFFFFFFF, directions.seed >> 32
     words = philox(counter, key, directions.rounds).reshape(row_blocks, col_blocks, ROWS_PER_BLOCK)
     values = _signs(words) if signs else _REAL[directions.elementwise](words)
-    return values.transpose(0, 2, 1, 3).reshape(row_blocks * ROWS_PER_BLOCK, -1)[:rows, :cols]
+    padded = values.transpose(0, 2, 1, 3).reshape(row_blocks * ROWS_PER_BLOCK, col_blocks * width)
+    return padded[:rows, :cols]
 
 
 def _signs(words: np.ndarray) -> np.ndarray:

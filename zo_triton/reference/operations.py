@@ -142,6 +142,46 @@ def cross_entropy_difference(
         out[p] = (loss(logits.double() + difference[p].double()) - base).to(out.dtype)
 
 
+def mlp_differences(
+    out: Tensor,
+    inputs: list[Tensor],
+    outputs: list[Tensor],
+    weights: list[Tensor],
+    weight_ids: list[int],
+    bias_ids: list[int],
+    activations: list[str],
+    target: Tensor,
+    directions: Directions,
+    signed_eps: Tensor,
+    label_smoothing: float,
+) -> None:
+    """Each sample's cross-entropy difference through a whole MLP.
+
+    Args:
+        out: [P, N] float32.
+        inputs: The base input of each layer, [N, in_l] float32.
+        outputs: The base pre-activation of each layer, [N, out_l]; the last are the logits.
+        weights: [out_l, in_l] each.
+        weight_ids: Tensor id of each weight, -1 if it is not trained.
+        bias_ids: Tensor id of each bias, -1 if there is none or it is not trained.
+        activations: What follows each layer, one of :data:`ACTIVATIONS`; "none" after the last.
+        target: [N] int64 class indices in [0, C).
+        directions: Names the K directions.
+        signed_eps: [P] float32.
+        label_smoothing: Share of the uniform distribution mixed into the target.
+    """
+    difference = None
+    for layer, weight in enumerate(weights):
+        moved = torch.empty(signed_eps.numel(), inputs[layer].shape[0], weight.shape[0], dtype=torch.float64)
+        perturbed_linear(
+            moved, inputs[layer], difference, weight, outputs[layer], directions,
+            weight_ids[layer], bias_ids[layer], signed_eps, activations[layer],
+        )  # fmt: skip
+        difference = moved
+    assert difference is not None
+    cross_entropy_difference(out, outputs[-1], difference, target, label_smoothing)
+
+
 def _direction(
     directions: Directions, index: int, tensor_id: int, shape: tuple, dtype: torch.dtype
 ) -> Tensor:

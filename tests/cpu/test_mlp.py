@@ -1,0 +1,98 @@
+"""A whole MLP in one compiled pass against the reference, which goes layer by layer in float64."""
+
+import pytest
+import torch
+
+import zo_triton as zo
+from zo_triton import ops
+
+ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "gelu": torch.nn.functional.gelu, "none": lambda x: x}
+# widths, samples, activations, directions, sides, weight ids, bias ids
+CASES = {
+    "logistic-regression": ((33, 5), 7, ["none"], 9, 2, [0], [1]),
+    "digits": ((64, 32, 10), 37, ["relu", "none"], 3, 1, [0, 2], [1, 3]),
+    "three-layers-past-a-block-of-samples": (
+        (65, 37, 13, 10),
+        131,
+        ["tanh", "relu", "none"],
+        11,
+        2,
+        [0, 2, 4],
+        [1, 3, 5],
+    ),
+    "frozen-parts": ((20, 9, 4), 40, ["gelu", "none"], 4, 1, [-1, 2], [1, -1]),
+    "one-of-everything": ((1, 1, 1), 1, ["relu", "none"], 1, 1, [0, 2], [1, 3]),
+    "linear-network": ((7, 5, 3), 33, ["none", "none"], 2, 2, [0, 2], [1, 3]),
+}
+
+
+def _network(widths, samples, activations):
+    generator = torch.Generator().manual_seed(0)
+    a, inputs, outputs, weights = torch.randn(samples, widths[0], generator=generator), [], [], []
+    for inner, rows, activation in zip(widths[:-1], widths[1:], activations, strict=True):
+        weights.append(torch.randn(rows, inner, generator=generator) / inner**0.5)
+        inputs.append(a)
+        outputs.append(a @ weights[-1].T)
+        a = ACTIVATIONS[activation](outputs[-1])
+    return inputs, outputs, weights, torch.randint(0, widths[-1], (samples,), generator=generator)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("eps", [1e-2, 1e-6])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_agrees_with_the_reference(case, eps, smoothing):
+    widths, samples, activations, num, sides, weight_ids, bias_ids = case
+    inputs, outputs, weights, target = _network(widths, samples, activations)
+    directions = zo.Directions(2**40 + 3, 5, num + 1)[1:]
+    signed_eps = eps * torch.tensor([1.0, -1.0])[:sides].repeat(num)
+    results = {}
+    for engine in ("cpu", "reference"):
+        with zo.use_engine(engine):
+            results[engine] = ops.mlp_differences(
+                inputs,
+                outputs,
+                weights,
+                weight_ids,
+                bias_ids,
+                activations,
+                target,
+                directions,
+                signed_eps,
+                smoothing,
+            )
+    error = (results["cpu"] - results["reference"]).abs().max()
+    assert error <= 2e-6 * results["reference"].abs().max()
+
+
+def test_threads_and_chunks_do_not_change_a_bit():
+    inputs, outputs, weights, target = _network((64, 32, 10), 128, ["relu", "none"])
+    directions, signed_eps, threads = (
+        zo.Directions(1, 0, 37),
+        torch.full((37,), 1e-3),
+        torch.get_num_threads(),
+    )
+
+    def run(chosen, steps):
+        return ops.mlp_differences(
+            inputs, outputs, weights, [0, 2], [1, 3], ["relu", "none"], target, chosen, steps
+        )
+
+    try:
+        torch.set_num_threads(2)
+        whole = run(directions, signed_eps)
+        torch.set_num_threads(1)
+        assert torch.equal(run(directions, signed_eps), whole)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(
+        torch.cat([run(directions[:5], signed_eps[:5]), run(directions[5:], signed_eps[5:])]), whole
+    )
+
+
+def test_wide_networks_and_other_fields_are_left_to_the_layers():
+    cpu, signs = torch.device("cpu"), zo.Directions(0, 0, 1)
+    small, wide = [torch.empty(32, 64), torch.empty(10, 32)], [torch.empty(256, 784), torch.empty(256, 256)]
+    assert ops.offers_mlp(cpu, signs, small)
+    assert not ops.offers_mlp(cpu, signs, wide)
+    assert not ops.offers_mlp(cpu, zo.Directions(0, 0, 1, "gaussian"), small)
+    assert not ops.offers_mlp(cpu, zo.Directions(0, 0, 1, rank=1), small)

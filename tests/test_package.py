@@ -1,0 +1,89 @@
+"""What ``import zo_triton`` and ``zo-triton`` promise before any of their code has run."""
+
+import re
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+import zo_triton as zo
+
+ROOT = Path(__file__).resolve().parents[1]
+PUBLIC = {
+    "AGGREGATORS", "BlackBox", "Directions", "Measurement", "ZOSGD", "accumulate", "data", "differences",
+    "estimate_gradient", "gram", "sample", "use_engine",
+}  # fmt: skip
+HEAVY = ("torch", "numpy", "numba", "triton", "matplotlib", "sklearn", "rich")
+
+
+def python(*arguments: str) -> str:
+    """Standard output of a fresh interpreter in which importing any heavy package fails."""
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({HEAVY})); "
+    command = [sys.executable, "-c", blocked + arguments[0], *arguments[1:]]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_public_names_are_exported():
+    assert set(zo.__all__) >= PUBLIC
+
+
+@pytest.mark.parametrize("name", zo.__all__)
+def test_every_exported_name_loads_and_stays(name):
+    assert getattr(zo, name) is getattr(zo, name)
+
+
+def test_an_import_of_everything_works():
+    names: dict[str, object] = {}
+    exec("from zo_triton import *", names)
+    assert names.keys() - {"__builtins__"} == set(zo.__all__)
+
+
+def test_classes_are_those_of_their_modules():
+    from zo_triton import directions, ops, optim
+
+    assert zo.ZOSGD is optim.ZOSGD
+    assert zo.Measurement is optim.Measurement
+    assert zo.Directions is directions.Directions
+    assert zo.sample is ops.sample
+
+
+def test_a_misspelt_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'zo_triton' has no attribute 'ZOSDG'"):
+        _ = zo.ZOSDG
+
+
+def test_names_are_listed_before_they_are_loaded():
+    assert set(eval(python("import zo_triton; print(dir(zo_triton))"))) >= PUBLIC
+
+
+def test_directions_need_no_framework():
+    assert python("import zo_triton as zo; print(zo.Directions(0, 0, 8)[2:4].num)") == "2\n"
+
+
+def test_a_name_loads_the_custom_ops():
+    code = "import torch, zo_triton; zo_triton.use_engine; torch.ops.zo_triton.sample.default"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_help_needs_nothing_heavy():
+    run = "sys.argv[0] = 'zo-triton'; from zo_triton.cli import main; main()"
+    assert "report" in python(run, "--help")
+    assert "--method" in python(run, "train", "--help")
+
+
+def test_the_command_is_installed():
+    (command,) = entry_points(group="console_scripts", name="zo-triton")
+    assert command.value == "zo_triton.cli:main"
+
+
+def test_the_version_is_pyprojects():
+    (version,) = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert zo.__version__ == version
+
+
+def test_the_package_is_marked_as_typed():
+    assert (ROOT / "zo_triton" / "py.typed").is_file()

@@ -1,0 +1,272 @@
+"""A small MLP and its cross-entropy for every direction in one compiled pass that never leaves the cache.
+
+The folded form of a layer, Δz = (W+sεU)δ + sε·(U·a + v): the second product belongs to the base alone, so its
+tables of signed sums serve a group of directions and both sides, and only the first is done per evaluation.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numba import float32, uint32, uintp
+from torch import Tensor
+
+from zo_triton.cpu.activation import NAMES, NONE, RELU, activate, base_terms
+from zo_triton.cpu.compiling import device, kernel
+from zo_triton.cpu.cross_entropy import sample_losses
+from zo_triton.cpu.field import key_of, sign_words
+from zo_triton.cpu.scalars import expm1
+from zo_triton.cpu.signs import GROUPS, sign_product
+from zo_triton.cpu.threads import parallel
+from zo_triton.cpu.vectors import LANES, WIDTH, add_signs, dense_rows, finish_run
+from zo_triton.directions import Directions, tensor_word
+
+GROUP = 8
+"""Directions that share the base's tables."""
+
+BLOCK = 128
+"""Samples that go through the network together."""
+
+SMALL_WORK = 1 << 21
+"""Below this many multiply-adds a second thread costs more than it gives."""
+
+
+def mlp_differences(
+    out: Tensor,
+    inputs: list[Tensor],
+    outputs: list[Tensor],
+    weights: list[Tensor],
+    weight_ids: list[int],
+    bias_ids: list[int],
+    activations: list[str],
+    target: Tensor,
+    directions: Directions,
+    signed_eps: Tensor,
+    label_smoothing: float,
+) -> None:
+    """Same contract as the reference; full-rank signs only, computed in float32."""
+    samples = inputs[0].shape[0]
+    layout, ids, kinds = _plan(
+        tuple(weight.shape for weight in weights), tuple(weight_ids), tuple(bias_ids), tuple(activations)
+    )
+    padded = -(-samples // LANES) * LANES
+    last = layout[-1].tolist()
+    base = torch.empty(last[BASE_AT] + last[INNER], padded)
+    terms = torch.empty(3, last[ROW_AT] + last[ROWS], padded)
+    matrices = torch.empty(LANES * (last[WORD_AT] + last[PADDED_ROWS] * last[WIDTH_IN_WORDS]))
+    probabilities = torch.empty(last[ROWS], samples)
+    _pack_kernel(
+        _arrays(inputs), _arrays(outputs), _arrays(weights), layout, base.numpy(), terms.numpy(), matrices.numpy(),
+        probabilities.numpy(),
+    )  # fmt: skip
+    for z, activation, row in zip(outputs, activations, layout[:, ROW_AT].tolist(), strict=True):
+        if activation not in ("none", "relu"):
+            for place, term in enumerate(base_terms(z, activation), 1):
+                terms[place, row : row + z.shape[1], :samples] = term.t()
+    arguments = (
+        out.numpy(), base.numpy(), terms.numpy(), matrices.numpy(), layout, ids, kinds,
+        probabilities.numpy(), target.contiguous().numpy(), np.float32(label_smoothing), signed_eps.numpy(),
+        out.shape[0] // directions.num, key_of(directions), directions.first,
+    )  # fmt: skip
+
+    def run(start: int, stop: int) -> None:
+        _mlp_kernel(*arguments, start, stop)
+
+    if samples * out.shape[0] * int((layout[:, INNER] * layout[:, ROWS]).sum()) < SMALL_WORK:
+        run(0, directions.num)
+    else:
+        parallel(run, directions.num)
+
+
+INNER, ROWS, PADDED_ROWS, WIDTH_IN_WORDS, BASE_AT, ROW_AT, PADDED_ROW_AT, WORD_AT = range(8)
+"""Columns of the layout: a layer's sizes, and where its parts begin among those of all layers."""
+
+
+@lru_cache(maxsize=64)
+def _plan(
+    shapes: tuple[tuple[int, int], ...],
+    weight_ids: tuple[int, ...],
+    bias_ids: tuple[int, ...],
+    activations: tuple[str, ...],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What stays the same from step to step: layout int64 [depth, 8], counter words [2, depth], kinds [depth]."""
+    layout = np.zeros((len(shapes), 8), np.int64)
+    for layer, (rows, inner) in enumerate(shapes):
+        padded, width = -(-rows // 4) * 4, -(-inner // LANES)
+        layout[layer, :4] = inner, rows, padded, width
+        if layer + 1 < len(shapes):
+            layout[layer + 1, 4:] = layout[layer, 4:] + (inner, rows, padded, padded * width)
+    words = np.array(
+        [[tensor_word(i) if i >= 0 else -1 for i in ids] for ids in (weight_ids, bias_ids)], np.int64
+    )
+    return layout, words, np.array([NAMES.index(activation) for activation in activations], np.int64)
+
+
+def _arrays(tensors: list[Tensor]) -> tuple[np.ndarray, ...]:
+    return tuple(tensor.detach().contiguous().numpy() for tensor in tensors)
+
+
+@kernel
+def _pack_kernel(inputs, outputs, weights, layout, base, terms, matrices, probabilities):
+    """The base as the passes read it: transposed, padded, one layer after the other; and softmax of the logits."""
+    samples = inputs[0].shape[0]
+    base[:, samples:] = float32(0.0)
+    terms[0, :, samples:] = float32(0.0)
+    matrices[:] = float32(0.0)
+    for layer in range(len(weights)):
+        a, z, weight, sizes = inputs[layer], outputs[layer], weights[layer], layout[layer]
+        for n in range(samples):
+            for column in range(sizes[INNER]):
+                base[sizes[BASE_AT] + column, n] = a[n, column]
+            for row in range(sizes[ROWS]):
+                terms[0, sizes[ROW_AT] + row, n] = z[n, row]
+        for row in range(sizes[ROWS]):
+            at = LANES * (sizes[WORD_AT] + row * sizes[WIDTH_IN_WORDS])
+            for column in range(sizes[INNER]):
+                matrices[at + column] = weight[row, column]
+    logits = outputs[len(weights) - 1]
+    for n in range(samples):
+        highest, total = logits[n].max(), float32(0.0)
+        for c in range(logits.shape[1]):
+            probabilities[c, n] = float32(1.0) + expm1(logits[n, c] - highest)
+            total += probabilities[c, n]
+        for c in range(logits.shape[1]):
+            probabilities[c, n] /= total
+
+
+@kernel
+def _mlp_kernel(
+    out, base, terms, matrices, layout, ids, kinds, probabilities, target, smoothing, signed_eps, sides, key,
+    first_direction, start, stop,
+):  # fmt: skip
+    """Directions start … stop - 1.
+
+    out [P, N]. base [Σ inner, padded N]: each layer's input. terms [3, Σ rows, padded N]: what the activations
+    read. matrices: the padded weights. ids [2, depth]: counter words of weights and biases, -1 if not trained.
+    """
+    depth, samples = kinds.shape[0], out.shape[1]
+    all_rows = layout[depth - 1, PADDED_ROW_AT] + layout[depth - 1, PADDED_ROWS]
+    all_words = (
+        layout[depth - 1, WORD_AT] + layout[depth - 1, PADDED_ROWS] * layout[depth - 1, WIDTH_IN_WORDS]
+    )
+    widest = max(LANES * layout[:, WIDTH_IN_WORDS].max(), layout[:, PADDED_ROWS].max())
+    block = min(BLOCK, base.shape[1])
+    runs = block // LANES
+    signs = np.zeros(GROUP * all_words, np.uint32)
+    bias = np.zeros((GROUP, all_rows), np.float32)
+    sums = np.zeros((runs, GROUP * all_rows, LANES), np.float32)
+    x = np.zeros((widest, block), np.float32)
+    tables = np.empty((GROUPS, 16, LANES), np.float32)
+    moved = np.zeros(all_words * LANES, np.float32)
+    here = np.empty((runs, widest, LANES), np.float32)
+    there = np.empty((runs, widest, LANES), np.float32)
+    product = np.empty((runs, widest, LANES), np.float32)
+    work = np.empty((4, LANES), np.float32)
+    for first in range(start, stop, GROUP):
+        count = min(GROUP, stop - first)
+        _draw(signs, bias, layout, ids, first_direction + first, count, key)
+        for sample in range(0, samples, block):
+            active = (min(block, samples - sample) + LANES - 1) // LANES
+            for layer in range(depth):
+                if ids[0, layer] >= 0:
+                    _base_product(sums, signs, base, x, tables, layout[layer], count, sample, active)
+            for k in range(count):
+                for side in range(sides):
+                    p = (first + k) * sides + side
+                    step = signed_eps[p]
+                    for layer in range(depth):
+                        if layer > 0:
+                            trained = ids[0, layer] >= 0
+                            _carry(
+                                product, here, matrices, moved, signs, layout[layer], k, step, trained, active
+                            )
+                        _finish(
+                            there, product, sums, bias[k], terms, layout[layer], k, step, kinds[layer], layer > 0,
+                            sample, active,
+                        )  # fmt: skip
+                        here, there = there, here
+                    for run in range(active):
+                        at = sample + run * LANES
+                        valid = min(LANES, samples - at)
+                        sample_losses(out[p], here[run], probabilities, target, at, valid, smoothing, work)
+
+
+@device
+def _draw(signs, bias, layout, ids, first_index, count, key):
+    """The packed signs of ``count`` directions, layer by layer: [depth][GROUP][padded rows][words]."""
+    scratch = np.empty((4, (bias.shape[1] + LANES - 1) // LANES), np.uint32)
+    for layer in range(layout.shape[0]):
+        rows, padded, width = layout[layer, ROWS], layout[layer, PADDED_ROWS], layout[layer, WIDTH_IN_WORDS]
+        for k in range(count):
+            if ids[0, layer] >= 0:
+                at = GROUP * layout[layer, WORD_AT] + k * padded * width
+                part = signs[at : at + padded * width].reshape(padded, width)
+                sign_words(part, 0, ids[0, layer], first_index + k, key)
+            if ids[1, layer] >= 0:
+                words = scratch[:, : (rows + LANES - 1) // LANES]
+                sign_words(words, 0, ids[1, layer], first_index + k, key)
+                for row in range(rows):
+                    bit = (words[0, row // LANES] >> uint32(row % LANES)) & uint32(1)
+                    bias[k, layout[layer, PADDED_ROW_AT] + row] = float32(1.0) if bit else float32(-1.0)
+
+
+@device
+def _base_product(sums, signs, base, x, tables, sizes, count, sample, active):
+    """U·a of one layer for a group of directions and a run of samples."""
+    inner, padded, width = sizes[INNER], sizes[PADDED_ROWS], sizes[WIDTH_IN_WORDS]
+    at = uintp(sample)
+    for row in range(inner):
+        source, target = base[sizes[BASE_AT] + row], x[row]
+        for j in range(active * LANES):
+            target[j] = source[at + uintp(j)]
+    x[inner : LANES * width] = float32(0.0)
+    word = GROUP * sizes[WORD_AT]
+    words = signs[word : word + count * padded * width].reshape(count * padded, width)
+    sign_product(sums, GROUP * sizes[PADDED_ROW_AT], words, x, tables, active * LANES)
+
+
+@device
+def _carry(product, here, matrices, moved, signs, sizes, k, step, trained, active):
+    """(W + step·U)·δ for one evaluation: product and here [runs, features, 32]."""
+    padded, width = sizes[PADDED_ROWS], sizes[WIDTH_IN_WORDS]
+    first, word = sizes[WORD_AT] * LANES, GROUP * sizes[WORD_AT] + k * padded * width
+    plain_at, moved_at = uintp(matrices.ctypes.data), uintp(moved.ctypes.data)
+    if trained:
+        for i in range(padded * width):
+            at = uintp(4 * (first + LANES * i))
+            add_signs(moved_at + at, plain_at + at, signs[word + i], step)
+    weights_at = (moved_at if trained else plain_at) + uintp(4 * first)
+    run_bytes, row_bytes = uintp(4 * LANES * here.shape[1]), uintp(4 * LANES)
+    for run in range(active):
+        product_at = uintp(product.ctypes.data) + uintp(run) * run_bytes
+        here_at = uintp(here.ctypes.data) + uintp(run) * run_bytes
+        for row in range(0, padded, 4):
+            rows_at = weights_at + uintp(row) * uintp(width) * row_bytes
+            dense_rows(product_at + uintp(row) * row_bytes, rows_at, LANES * width, here_at, sizes[INNER])
+
+
+@device
+def _finish(there, product, sums, bias, terms, sizes, k, step, kind, carried, sample, active):
+    """there = activation(product + step·(U·a + v)) for one layer of one evaluation."""
+    rows, first_total = sizes[ROWS], GROUP * sizes[PADDED_ROW_AT] + k * sizes[PADDED_ROWS]
+    vector, row_bytes, wide = uintp(4 * WIDTH), uintp(4 * LANES), uintp(4 * LANES * there.shape[1])
+    for run in range(active):
+        at = sample + run * LANES
+        target_at = uintp(there.ctypes.data) + uintp(run) * wide
+        moved_at = uintp(product.ctypes.data) + uintp(run) * wide
+        total_at = uintp(sums.ctypes.data) + uintp(run * sums.shape[1] + first_total) * row_bytes
+        base_at = uintp(terms.ctypes.data) + uintp(4 * (sizes[ROW_AT] * terms.shape[2] + at))
+        for row in range(rows):
+            shift = bias[sizes[PADDED_ROW_AT] + row]
+            for _ in range(LANES // WIDTH):
+                finish_run(target_at, moved_at, total_at, base_at, step, shift, carried, kind == RELU, False)
+                target_at, moved_at, total_at = target_at + vector, moved_at + vector, total_at + vector
+                base_at += vector
+            base_at += uintp(4 * terms.shape[2]) - row_bytes
+        if kind != NONE and kind != RELU:
+            for row in range(rows):
+                place = sizes[ROW_AT] + row
+                a, first, second = terms[0, place], terms[1, place], terms[2, place]
+                activate(there[run, row], a, first, second, uintp(at), LANES, kind)
