@@ -12,8 +12,9 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from functools import lru_cache
+from functools import cache, lru_cache
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ def engine_for(device: torch.device) -> str:
     return _override.get() or ("cpu" if device.type == "cpu" else "triton")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _load(name: str) -> ModuleType:
     try:
         return importlib.import_module(_MODULES[name])
@@ -110,12 +111,12 @@ def _register(name: str, schema: str, device_argument: str) -> None:
     position = arguments.index(device_argument)
     directions_at = arguments.index("directions") if "directions" in arguments else None
 
-    def implementation(*values: object) -> None:
-        located = values[position]
-        device = (located[0] if isinstance(located, (list, tuple)) else located).device  # type: ignore[attr-defined]
+    def implementation(*values: Any) -> None:
+        located: Any = values[position]
+        device = (located[0] if isinstance(located, (list, tuple)) else located).device
         function = getattr(_engine(device), name)
         if directions_at is not None:
-            decoded = _decode(tuple(values[directions_at]))  # type: ignore[arg-type]
+            decoded = _decode(tuple(values[directions_at]))
             values = (*values[:directions_at], decoded, *values[directions_at + 1 :])
         function(*values)
 

@@ -80,7 +80,7 @@ def test_agrees_with_the_reference(case):
 
 def test_error_is_at_most_twice_that_of_torch():
     case = Case(samples=128, inputs=256, outputs=256, num=2, eps=1e-3)
-    base, difference, weight, z, signed_eps = case.tensors()
+    base, difference, weight, _, signed_eps = case.tensors()
     signs = zo.sample(case.directions, case.weight_id, weight.shape)
     bias = zo.sample(case.directions, case.bias_id, (256,))
 
@@ -115,7 +115,7 @@ def test_a_donated_input_carries_the_result(dtype):
 @pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
 def test_threads_do_not_change_a_bit(distribution):
     case = Case(num=7, distribution=distribution)
-    base, difference, weight, z, signed_eps = case.tensors()
+    base, difference, weight, _, signed_eps = case.tensors()
     threads = torch.get_num_threads()
 
     def run():

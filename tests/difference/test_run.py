@@ -203,7 +203,7 @@ def test_second_reader_of_a_spent_layer_restarts_once(storages):
 
     def closure():
         z = nn.Sequential(first, nn.ReLU(), second)(INPUTS)
-        return (z * torch.sigmoid(z)).sum()
+        return (torch.sigmoid(z) * z).sum()
 
     with zo.use_engine("cpu"):
         once = measure(closure, params, DIRECTIONS, 1e-3)

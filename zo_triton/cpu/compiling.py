@@ -61,10 +61,7 @@ class _Kernel:
 def _announce() -> None:
     if not _announced.is_set():
         _announced.set()
-        print(
-            "zo_triton: compiling the CPU kernels once; later runs load them from the cache …",
-            file=sys.stderr,
-        )
+        sys.stderr.write("zo_triton: compiling the CPU kernels once; later runs load them from the cache …\n")
 
 
 kernel = _Kernel

@@ -57,7 +57,7 @@ def cross_entropy_difference(
 
 @device
 def _long(probabilities, moved, own, highest):
-    """ln Σ_c p_c·exp(Δ_c - Δ_y) of one sample, in float64 with the largest exponent taken out."""
+    """Log of Σ_c p_c·exp(Δ_c - Δ_y) of one sample, in float64 with the largest exponent taken out."""
     total = 0.0
     for c in range(probabilities.shape[0]):
         total += probabilities[c] * math.exp(float(load(moved[c])) - float(own) - float(highest))

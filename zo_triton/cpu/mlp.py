@@ -249,7 +249,7 @@ def _carry(product, here, matrices, moved, signs, sizes, k, step, trained, activ
 
 @device
 def _finish(there, product, sums, bias, terms, sizes, k, step, kind, carried, sample, active):
-    """there = activation(product + step·(U·a + v)) for one layer of one evaluation."""
+    """There = activation(product + step·(U·a + v)) for one layer of one evaluation."""
     rows, first_total = sizes[ROWS], GROUP * sizes[PADDED_ROW_AT] + k * sizes[PADDED_ROWS]
     vector, row_bytes, wide = uintp(4 * WIDTH), uintp(4 * LANES), uintp(4 * LANES * there.shape[1])
     for run in range(active):

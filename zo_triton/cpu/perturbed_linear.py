@@ -278,7 +278,7 @@ def _signs_kernel(
 
 @device
 def _gather(x, base, difference, rows, sample, samples):
-    """x = a + δ for a run of 32 samples, [at least rows, 32] each; difference [at least rows, N]."""
+    """X = a + δ for a run of 32 samples, [at least rows, 32] each; difference [at least rows, N]."""
     at, lanes = uintp(sample), min(LANES, samples - sample)
     for row in range(rows):
         target, source, moved = x[row], base[row], difference[row]
@@ -379,7 +379,7 @@ def _times_direction(moved: Tensor, inputs: Tensor, layer: _Layer, index: int) -
 
 @kernel
 def _inputs_kernel(inputs, base, difference, p, sides):
-    """inputs [in, max(1, sides)·N] = a + δ of the evaluations p, p + 1 …, or just a with no sides."""
+    """Inputs [in, max(1, sides)·N] = a + δ of the evaluations p, p + 1 …, or just a with no sides."""
     samples = base.shape[1]
     for row in range(base.shape[0]):
         for s in range(max(1, sides)):

@@ -40,7 +40,7 @@ def expm1(x):
 
 @device
 def log(x):
-    """ln x for positive normal x; relative error below 2e-7, also where x is near 1."""
+    """Ln x for positive normal x; relative error below 2e-7, also where x is near 1."""
     bits = bits_from_float(x)
     exponent = int32(bits >> uint32(23)) - int32(126)
     m = float_from_bits((bits & uint32(0x007FFFFF)) | uint32(0x3F000000))
@@ -71,7 +71,7 @@ def log1p(x):
 
 @device
 def sincos_turns(k):
-    """sin and cos of 2π·k·2⁻²⁴ for a 24-bit integer k: the quadrant is taken off in exact arithmetic."""
+    """Sin and cos of 2π·k·2⁻²⁴ for a 24-bit integer k: the quadrant is taken off in exact arithmetic."""
     quadrant = (k + int32(1 << 21)) >> int32(22)
     x = float32(k - (quadrant << int32(22))) * float32(2.0**-24) * _TWO_PI
     square = x * x

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from queue import SimpleQueue
 
 import numpy as np
@@ -88,7 +88,7 @@ class _Worker:
         return self._outbox.get()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _workers(count: int) -> list[_Worker]:
     return [_Worker() for _ in range(count)]
 
@@ -138,7 +138,7 @@ def parallel(function: Share, count: int) -> None:
 
 def _share_out(function: Share, bounds: list[int]) -> None:
     workers = _workers(len(bounds) - 2)
-    for worker, start, stop in zip(workers, bounds[1:], bounds[2:]):
+    for worker, start, stop in zip(workers, bounds[1:-1], bounds[2:], strict=True):
         worker.start(function, start, stop)
     errors: list[BaseException | None] = []
     try:

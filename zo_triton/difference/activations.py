@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+
 from zo_triton import ops
 from zo_triton.difference.entries import Entry, PendingActivation, PendingLinear
 from zo_triton.difference.registry import HANDLERS, named
