@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--method",
         default="zo-adam",
-        help="zo-adam (default), zo-sgd, mezo, mezo-adam, mezo-1, vmap-adam, adam or sgd",
+        help="zo-adam (default), zo-sgd, mezo, mezo-1, adam or sgd",
     )
     train.add_argument("--lr", type=float, help="learning rate; default: one that suits the method")
     train.add_argument("--directions", type=int, help="directions a step of a zeroth-order method")

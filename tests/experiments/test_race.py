@@ -45,11 +45,11 @@ def recording(made, loss=1.0):
 def test_every_method_gets_the_same_weights_and_batches(data):
     made = []
     for _ in range(2):
-        run(recording(made), data, SHORT, seed=4, lr=0.1, seconds=20.0, max_steps=25)
+        run(recording(made), data, SHORT, seed=4, lr=0.1, seconds=0.05)
     for one, other in zip(made[0].weights, made[1].weights, strict=True):
         assert torch.equal(one, other)
-    assert len(made[0].seen) == 25
-    for (x, y), (x_too, y_too) in zip(made[0].seen, made[1].seen, strict=True):
+    assert min(len(made[0].seen), len(made[1].seen)) >= 15, "more than an epoch"
+    for (x, y), (x_too, y_too) in zip(made[0].seen, made[1].seen, strict=False):
         assert torch.equal(x, x_too)
         assert torch.equal(y, y_too)
 
@@ -73,15 +73,15 @@ def test_a_run_reaches_its_targets_in_order(data):
 
 
 def test_a_target_that_is_not_reached_is_null(data):
-    result = run(recording([]), data, SHORT, seed=0, lr=0.1, seconds=20.0, max_steps=30)
+    result = run(recording([]), data, SHORT, seed=0, lr=0.1, seconds=0.05)
     assert result["reached"] == {"0.3": None, "0.6": None}
-    assert result["curve"][-1][0] == 30
+    assert len(result["curve"]) > 1
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_diverged_run_stops(data, loss):
     made = []
-    result = run(recording(made, loss), data, SHORT, seed=0, lr=0.1, seconds=20.0, max_steps=30)
+    result = run(recording(made, loss), data, SHORT, seed=0, lr=0.1, seconds=0.05)
     assert result["diverged"] is True
     assert len(made[0].seen) == 1
 
@@ -93,7 +93,7 @@ def test_other_errors_are_not_taken_for_divergence(data):
 
     method = Method("broken", "broken", "zeroth", lambda model, lr, seed: Broken(model))
     with pytest.raises(ValueError, match="a mistake"):
-        run(method, data, SHORT, seed=0, lr=0.1, seconds=20.0, max_steps=3)
+        run(method, data, SHORT, seed=0, lr=0.1, seconds=0.05)
 
 
 def test_tuning_takes_the_fewest_steps_and_never_sees_the_test_examples(data, monkeypatch):
@@ -141,7 +141,7 @@ def test_every_method_of_the_digits_race_runs(data):
 
 
 def test_unknown_methods_are_named():
-    assert find_method("mezo", CONFIG).label == "MeZO loop"
+    assert find_method("mezo-1", CONFIG).label == "MeZO loop, K = 1"
     with pytest.raises(ValueError, match=r"unknown method 'mezzo'; choose one of \('zo-adam'"):
         find_method("mezzo")
 

@@ -28,8 +28,11 @@ from zo_triton.directions import PART_LEFT, PART_RIGHT, Directions, tensor_word
 TILE_ELEMENTS = 1 << 18
 """Weights that are cast, or drawn, at a time: 512 KiB in bfloat16, half of a level-2 cache."""
 
-TOTALS_ELEMENTS = 1 << 14
+TOTALS_ELEMENTS = 1 << 13
 """Float32 totals of a sign product that the epilogue takes together: 64 KiB, 64 samples of 256 features."""
+
+DRAWN_ROWS = 64
+"""Rows of packed signs that are drawn at a time, a multiple of 4."""
 
 SHARED_ROWS = 256
 """Rows of U that share one set of tables in a first layer: their float32 totals for 32 samples take 32 KiB."""
@@ -107,6 +110,7 @@ def perturbed_linear(
     signs = directions.elementwise == "rademacher" and directions.rank is None
     base = base.detach().float()
     z = base_output.float().t().contiguous() if base_output is not None else base.new_empty(0, 0)
+    first, second = base_terms(z, activation)
     layer = _Layer(
         directions=directions,
         sides=signed_eps.numel() // directions.num,
@@ -118,7 +122,7 @@ def perturbed_linear(
         stack=None if difference is None else _stack(weight.detach(), out),
         weight_id=weight_id,
         bias_id=bias_id,
-        terms=(z.numpy(), *(term.numpy() for term in base_terms(z, activation))),
+        terms=(z.numpy(), first.numpy(), second.numpy()),
         kind=NAMES.index(activation),
         dtype=out.dtype,
         samples=base.shape[0],
@@ -241,7 +245,12 @@ def _signs_kernel(
         for k in range(count):
             index = first_direction + first + k
             if weight_word >= 0:
-                sign_words(words[k * padded_rows : (k + 1) * padded_rows], 0, weight_word, index, key)
+                # In pieces, since drawing takes as much scratch again as it draws.
+                for row in range(0, padded_rows, DRAWN_ROWS):
+                    drawn = words[
+                        k * padded_rows + row : k * padded_rows + min(row + DRAWN_ROWS, padded_rows)
+                    ]
+                    sign_words(drawn, row // 4, weight_word, index, key)
             if bias_word >= 0:
                 sign_words(bias_words, 0, bias_word, index, key)
                 for row in range(rows):
@@ -296,7 +305,7 @@ def _finish(out, product, carried, sums, bias, step, sample, lanes, a, first_ter
     # Unsigned offsets: a signed one could be negative, and Numba would test each element for that.
     at, width = uintp(sample), sums.shape[2]
     steps = np.empty(sums.shape[0] * width, np.float32)
-    whole = lanes // WIDTH * WIDTH if kind == NONE or kind == RELU else 0
+    whole = lanes // WIDTH * WIDTH if kind in (NONE, RELU) else 0
     for row in range(sums.shape[1]):
         shift, target, moved = bias[row], out[row], product[row]
         for j in range(0, whole, WIDTH):

@@ -165,7 +165,7 @@ def add_signs(context, out, weights, word, step):
 
 @intrinsic
 def finish_run(context, out, product, totals, base, step, shift, carried, relu, narrow):
-    """``out[j] = step·(totals[j] + shift)``, plus ``product[j]`` if carried, through ReLU's exact difference if asked.
+    """``out[j] = step·(totals[j] + shift)``, plus ``product[j]`` if carried, then ReLU's exact difference.
 
     One pass over 16 lanes where separate loops would take three. All by address: totals and base float32, out
     and product float32 too, or bfloat16 if ``narrow``.

@@ -1,20 +1,25 @@
 """Peak memory of a training step over plain inference, each method in a process of its own.
 
-The kernel's high-water mark of resident memory is reset (Linux: 5 written to /proc/self/clear_refs) before
-inference and again before the steps; the difference of the two marks is what a step adds. The method has
-warmed up on a small network before, so that compilers and caches are in both marks. glibc is told to hand
-large blocks back at once, else memory freed by one phase would hide what the next one needs.
+Two figures. *Allocated* is exact: glibc is told to map every large block by itself and keeps the high-water mark
+of what is mapped, whichever library or thread asked for it. *Resident* is the kernel's high-water mark of
+resident memory, reset by a 5 written to /proc/self/clear_refs; it holds pages of code and of stacks as well.
+Both are the mark of one step minus that of inference. A network of another size has warmed the libraries up
+before, and one step and one inference have gone uncounted, since compilers and caches work in these. Memory
+freed is handed back at once, else what one phase has freed would hide what the next one needs.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -29,6 +34,12 @@ CASES = (StepCase((784, 256, 256, 10), 128, 32), StepCase((1024, 3072, 2048, 256
 TINY_CASES = (StepCase((64, 32, 10), 32, 4),)
 WARM_UP = StepCase((64, 64, 32, 10), 32, 8)
 MIB = 2**20
+
+LARGE = 1 << 14
+"""Blocks of so many bytes are mapped each by itself, and counted."""
+
+ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(LARGE), "MALLOC_TOP_PAD_": "0", "MALLOC_ARENA_MAX": "1"}
+"""What a process must have been started with, so that :class:`Allocated` counts all of its large blocks."""
 
 METHODS: dict[str, tuple[str, str, Callable[[nn.Module, int], Contender]]] = {
     # One chunk holds all directions: the figure is then comparable with a known size.
@@ -48,7 +59,7 @@ def run_memory(
     cases: Sequence[StepCase], say: Callable[[str], None], names: Sequence[str] = tuple(METHODS)
 ) -> dict[str, Any]:
     """The record's section ``memory``: MiB over inference, a process a method."""
-    measured: dict[str, list[float]] = {}
+    measured: dict[str, list[Excess]] = {}
     for name in names:
         say(f"peak memory: {METHODS[name][0]}")
         measured[name] = _in_subprocess(name, cases)
@@ -60,68 +71,176 @@ def run_memory(
                 "name": name,
                 "label": METHODS[name][0],
                 "family": METHODS[name][1],
-                "excess_mib": round_digits(measured[name][number]),
+                "excess_mib": round_digits(measured[name][number].allocated / MIB),
+                "resident_mib": round_digits(measured[name][number].resident / MIB),
             }
             for name in names
         ]
         chunk = round_digits(chunk_bytes(case, hardware_dtype()) / MIB)
         rows.append({"name": f"{case.name}, d = {weights:,}", "chunk_mib": chunk, "methods": methods})
     note = (
-        "High-water mark of resident memory during training steps minus that during inference on the same "
-        "network and batch; each method in a process of its own, after a warm-up on a small network. *One "
-        "chunk* is the largest activation difference when all K directions are evaluated at once, which this "
-        "measurement asks for; smaller chunks need less."
+        "Peak of the memory allocated during a training step minus that during inference on the same network "
+        "and batch, counted exactly by the allocator in blocks of 16 KiB and more; each method in a process of "
+        "its own. *One chunk* is the largest activation difference when all K directions are evaluated at once, "
+        "which this measurement asks for; smaller chunks need less. The record also holds resident_mib, the "
+        "same from the kernel's high-water mark of resident memory."
     )
     return {"note": note, "cases": rows}
 
 
-def _in_subprocess(name: str, cases: Sequence[StepCase]) -> list[float]:
+class Excess(NamedTuple):
+    """Bytes that a step takes at its peak beyond what inference takes at its own."""
+
+    allocated: int
+    resident: int
+
+
+def _in_subprocess(name: str, cases: Sequence[StepCase]) -> list[Excess]:
     described = json.dumps([[list(case.sizes), case.batch, case.directions] for case in cases])
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     done = subprocess.run(
         [sys.executable, "-m", "zo_triton.experiments.memory", name, described],
         capture_output=True,
         text=True,
-        env=environment,
+        env={**os.environ, **ENVIRONMENT},
         timeout=120,
     )
     if done.returncode:
         raise RuntimeError(f"measuring the memory of {name!r} failed: {done.stderr.strip()[-400:]}")
-    return json.loads(done.stdout)
+    return [Excess(*each) for each in json.loads(done.stdout)]
 
 
-def excess_mib(name: str, case: StepCase) -> float:
-    """Measures one method in this process: peak of two steps over the peak of inference, in MiB."""
-    build = METHODS[name][2]
+def excess(build: Callable[[nn.Module, int], Contender], case: StepCase) -> Excess:
+    """Measures one method in this process, which must have been started with :data:`ENVIRONMENT`.
+
+    Args:
+        build: From model and K to the method.
+        case: Network, batch and K.
+
+    Raises:
+        RuntimeError: The system tells no peaks, or the environment is not set.
+    """
     small, x, y = example(WARM_UP)
     build(small, WARM_UP.directions).step(x, y)
     Inference(small, 1).step(x, y)
     model, x, y = example(case)
-    _reset_peak()
-    Inference(model, 1).step(x, y)
-    inference = _peak()
-    contender = build(model, case.directions)
-    _reset_peak()
-    for _ in range(2):
-        contender.step(x, y)
-    return max(0.0, (_peak() - inference) / MIB)
+    inference, contender = Inference(model, 1), build(model, case.directions)
+    peaks = []
+    for each in (inference, contender):
+        each.step(x, y)
+        with Allocated() as allocated:
+            _reset_resident()
+            each.step(x, y)
+            peaks.append((allocated.peak(), _status("VmHWM") - allocated.resident))
+    (less, less_resident), (more, more_resident) = peaks
+    return Excess(max(0, more - less), max(0, more_resident - less_resident))
 
 
-def _reset_peak() -> None:
+class _Account(ctypes.Structure):
+    """glibc's ``struct mallinfo2``."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in [
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        ]
+    ]
+
+
+class Allocated:
+    """Counts, inside a ``with``, the most bytes that large blocks took at one time.
+
+    glibc never lowers its mark, so untouched ballast lifts what is mapped up to it first; and blocks that
+    would fit between the small ones, where nothing counts them, find these gaps taken.
+
+    Attributes:
+        resident: Resident bytes at the beginning.
+
+    Raises:
+        RuntimeError: The C library is no glibc of version 2.33 or later, or not set up by :data:`ENVIRONMENT`.
+    """
+
+    def __enter__(self) -> Allocated:
+        self._library = ctypes.CDLL(None)
+        if any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):
+            raise RuntimeError(f"allocations are counted in a process started with {ENVIRONMENT} only.")
+        if not hasattr(self._library, "mallinfo2"):
+            raise RuntimeError(
+                "allocations are counted by glibc 2.33 or later; this system has another library."
+            )
+        self._library.mallinfo2.restype = _Account
+        self._library.malloc.restype = ctypes.c_void_p
+        self._library.malloc.argtypes = [ctypes.c_size_t]
+        self._library.free.argtypes = [ctypes.c_void_p]
+        self._ballast: list[int] = []
+        for bits in range(26, LARGE.bit_length() - 2, -1):
+            while self._fits_a_gap(1 << bits):
+                pass
+        missing = self._highest() - self._mapped()
+        if missing > 0:
+            self._ballast.append(self._library.malloc(max(LARGE, missing)))
+        self._start, self.resident = self._mapped(), _status("VmRSS")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for block in self._ballast:
+            self._library.free(block)
+
+    def peak(self) -> int:
+        """Bytes over those at the beginning."""
+        return self._highest() - self._start
+
+    def _fits_a_gap(self, size: int) -> bool:
+        before, block = self._mapped(), self._library.malloc(size)
+        if self._mapped() != before:
+            self._library.free(block)
+            return False
+        self._ballast.append(block)
+        return True
+
+    def _mapped(self) -> int:
+        return self._library.mallinfo2().hblkhd
+
+    def _highest(self) -> int:
+        """The mark that ``malloc_stats`` prints; nothing else tells it."""
+        with tempfile.TemporaryFile() as file:
+            sys.stderr.flush()
+            stderr = os.dup(2)
+            os.dup2(file.fileno(), 2)
+            try:
+                self._library.malloc_stats()
+            finally:
+                os.dup2(stderr, 2)
+                os.close(stderr)
+            file.seek(0)
+            found = re.search(rb"max mmap bytes *= *(\d+)", file.read())
+        assert found is not None
+        return int(found[1])
+
+
+def _reset_resident() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak() -> int:
+def _status(field: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError("this system does not tell a process's peak memory (no VmHWM in /proc/self/status).")
+    raise RuntimeError(f"this system does not tell a process's memory (no {field} in /proc/self/status).")
 
 
 def _main() -> None:
     name, described = sys.argv[1:]
     cases = [StepCase(tuple(sizes), batch, directions) for sizes, batch, directions in json.loads(described)]
-    sys.stdout.write(json.dumps([excess_mib(name, case) for case in cases]))
+    sys.stdout.write(json.dumps([excess(METHODS[name][2], case) for case in cases]))
 
 
 if __name__ == "__main__":

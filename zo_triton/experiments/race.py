@@ -25,6 +25,9 @@ from zo_triton.experiments.timing import round_digits
 
 Say = Callable[[str], None]
 
+FINALISTS = 3
+"""Learning rates that the sweep tries with all of its seeds."""
+
 FIRST_CHECKPOINTS = 5
 """Accuracy is looked at every 5 steps at first, then every 2 % more steps, which bounds a time's error."""
 
@@ -39,10 +42,10 @@ class RaceConfig:
         directions: K of the zeroth-order methods.
         eps: ε of the fused methods; the others keep 1e-3, below which their differences drown.
         learning_rates: The sweep's grid, the same for every method.
-        trial_seconds: Cap on the training clock of a full trial of the sweep.
+        trial_seconds: Cap on the training clock of one trial among the sweep's best.
         run_seconds: Cap on the training clock of one run.
         seeds: Of weights, batches and directions.
-        tuning_seed: The sweep's own.
+        tuning_seeds: The sweep's own, an odd number of them.
         targets: Test accuracies to reach, ascending.
         overrun: A run goes on to this multiple of the time to the last target, so that curves show what
         follows.
@@ -56,7 +59,7 @@ class RaceConfig:
     trial_seconds: float
     run_seconds: float
     seeds: tuple[int, ...]
-    tuning_seed: int
+    tuning_seeds: tuple[int, ...]
     targets: tuple[float, ...]
     overrun: float = 1.3
 
@@ -87,7 +90,6 @@ def run(
     seed: int,
     lr: float,
     seconds: float,
-    max_steps: float = math.inf,
 ) -> dict[str, Any]:
     """One training run, until past the last target or a cap.
 
@@ -103,14 +105,14 @@ def run(
     clock, step, checkpoint, stop = 0.0, 0, FIRST_CHECKPOINTS, seconds
     times: list[float] = []
     diverged = False
-    while clock < stop and step < max_steps and not diverged:
+    while clock < stop and not diverged:
         x, y = next(source)
         start = perf_counter()
         diverged = not _finite_step(contender.step, x, y)
         times.append(perf_counter() - start)
         clock += times[-1]
         step += 1
-        if step < checkpoint and clock < stop and step < max_steps:
+        if step < checkpoint and clock < stop:
             continue
         checkpoint = step + max(FIRST_CHECKPOINTS, step // 50)
         loss, accuracy = evaluate(model, data)
@@ -141,40 +143,53 @@ def run(
 def tune(method: Method, data: Dataset, config: RaceConfig) -> tuple[float, list[dict[str, Any]]]:
     """The sweep: the learning rate that takes the fewest steps to the last target on a validation split.
 
-    Every rate has a trial of a quarter of ``trial_seconds``; the two best get a second one in full length.
-    Steps rather than seconds decide, so that the choice depends little on the machine's mood, and a trial
-    that has used as many steps as the best so far can't win and is stopped. Among trials that did not reach
-    the target the lowest training loss decides.
+    Every rate has a trial of a quarter of ``trial_seconds`` with the first tuning seed; the best
+    :data:`FINALISTS` are tried with every tuning seed in full length, and the median decides, because a rate
+    that is too high reaches any target by luck now and then. Steps rather than seconds decide, so that the
+    choice depends little on the machine's mood. Among rates whose median did not reach the target the lowest
+    training loss decides.
 
     Returns:
-        The chosen rate, and one row a rate (its longest trial).
+        The chosen rate, and one row a rate.
     """
-    validation = data.validation(seed=config.tuning_seed)
-    goal = f"{config.targets[-1]:g}"
-    trials: dict[float, dict[str, Any]] = {}
+    first, *others = config.tuning_seeds
+    trials = {
+        lr: _trial([_attempt(method, data, config, first, lr, config.trial_seconds / 4)], lr)
+        for lr in config.learning_rates
+    }
+    finalists = sorted(trials, key=lambda lr: _rank(trials[lr]))[:FINALISTS]
+    for lr in finalists:
+        attempts = [_attempt(method, data, config, seed, lr, config.trial_seconds) for seed in (first, *others)]
+        trials[lr] = _trial(attempts, lr)
+    return min(finalists, key=lambda lr: _rank(trials[lr])), list(trials.values())
 
-    def rank(lr: float) -> tuple[float, float]:
-        steps, loss = trials[lr]["steps"], trials[lr]["loss"]
-        return (math.inf if steps is None else steps, math.inf if loss is None else loss)
 
-    def attempt(lr: float, seconds: float) -> None:
-        finished = [trial["steps"] for trial in trials.values() if trial["steps"] is not None]
-        fewest = min(finished, default=math.inf)
-        result = run(method, validation, config, config.tuning_seed, lr, seconds, fewest)
-        taken = result["reached"][goal]
-        trials[lr] = {
-            "lr": lr,
-            "steps": None if taken is None else taken["steps"],
-            "best_accuracy": max(point[4] for point in result["curve"]),
-            "loss": None if result["diverged"] else result["curve"][-1][3],
-        }
+def _attempt(
+    method: Method, data: Dataset, config: RaceConfig, seed: int, lr: float, seconds: float
+) -> dict[str, Any]:
+    validation = data.validation(seed=config.tuning_seeds[0])
+    return run(method, validation, config, seed, lr, seconds)
 
-    for lr in config.learning_rates:
-        attempt(lr, config.trial_seconds / 4)
-    for lr in sorted(trials, key=rank)[:2]:
-        if trials[lr]["steps"] is None:
-            attempt(lr, config.trial_seconds)
-    return min(trials, key=rank), list(trials.values())
+
+def _trial(attempts: list[dict[str, Any]], lr: float) -> dict[str, Any]:
+    """A rate's row: the median of its attempts, an attempt that did not get there counting as infinite."""
+    goal = max(attempts[0]["reached"], key=float)
+    taken = [attempt["reached"][goal] for attempt in attempts]
+    steps = median(math.inf if each is None else each["steps"] for each in taken)
+    losses = [math.inf if attempt["diverged"] else attempt["curve"][-1][3] for attempt in attempts]
+    loss = median(losses)
+    return {
+        "lr": lr,
+        "seeds": len(attempts),
+        "steps": None if math.isinf(steps) else steps,
+        "best_accuracy": median(max(point[4] for point in attempt["curve"]) for attempt in attempts),
+        "loss": None if math.isinf(loss) else loss,
+    }
+
+
+def _rank(trial: dict[str, Any]) -> tuple[float, float]:
+    steps, loss = trial["steps"], trial["loss"]
+    return (math.inf if steps is None else steps, math.inf if loss is None else loss)
 
 
 def warm_up(method: Method, data: Dataset, config: RaceConfig) -> float:

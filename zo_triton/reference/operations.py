@@ -185,7 +185,7 @@ def mlp_differences(
 def _direction(
     directions: Directions, index: int, tensor_id: int, shape: tuple, dtype: torch.dtype
 ) -> Tensor:
-    """Z of one direction in float64 as the matrix [rows, cols], rounded to the compute dtype where it is bfloat16."""
+    """One direction in float64 as the matrix [rows, cols], rounded as the compute dtype asks."""
     rows, cols = matrix_shape(shape)
 
     def draw(part: int, height: int, width: int) -> Tensor:
