@@ -136,22 +136,13 @@ def excess(build: Callable[[nn.Module, int], Contender], case: StepCase) -> Exce
 
 
 class _Account(ctypes.Structure):
-    """glibc's ``struct mallinfo2``."""
+    """glibc's ``struct mallinfo2``, of which one field is read."""
 
     _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in [
-            "arena",
-            "ordblks",
-            "smblks",
-            "hblks",
-            "hblkhd",
-            "usmblks",
-            "fsmblks",
-            "uordblks",
-            "fordblks",
-            "keepcost",
-        ]
+        ("arena", ctypes.c_size_t),
+        ("pieces", ctypes.c_size_t * 3),
+        ("mapped", ctypes.c_size_t),
+        ("others", ctypes.c_size_t * 5),
     ]
 
 
@@ -207,7 +198,7 @@ class Allocated:
         return True
 
     def _mapped(self) -> int:
-        return self._library.mallinfo2().hblkhd
+        return self._library.mallinfo2().mapped
 
     def _highest(self) -> int:
         """The mark that ``malloc_stats`` prints; nothing else tells it."""

@@ -159,7 +159,9 @@ def tune(method: Method, data: Dataset, config: RaceConfig) -> tuple[float, list
     }
     finalists = sorted(trials, key=lambda lr: _rank(trials[lr]))[:FINALISTS]
     for lr in finalists:
-        attempts = [_attempt(method, data, config, seed, lr, config.trial_seconds) for seed in (first, *others)]
+        attempts = [
+            _attempt(method, data, config, seed, lr, config.trial_seconds) for seed in (first, *others)
+        ]
         trials[lr] = _trial(attempts, lr)
     return min(finalists, key=lambda lr: _rank(trials[lr])), list(trials.values())
 

@@ -1,0 +1,103 @@
+"""A layer whose directions are no full-rank signs: U drawn a tile of rows at a time, multiplied by torch's GEMM."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zo_triton.cpu.arrays import as_array, draw
+from zo_triton.cpu.compiling import kernel
+from zo_triton.cpu.field import code_of, fill_matrix, key_of
+from zo_triton.cpu.layer import TILE_ELEMENTS, Layer, carry, difference_or_none, finish, product_buffer
+from zo_triton.cpu.scalars import load, store
+from zo_triton.directions import PART_LEFT, PART_RIGHT, tensor_word
+
+
+def run_dense(layer: Layer, start: int, stop: int) -> None:
+    """One direction after the other: its U a tile of rows at a time, both sides from the same tile."""
+    d, rows = layer.directions, layer.weight.shape[0]
+    samples, sides = layer.samples, layer.sides
+    key, code = key_of(d), code_of(d)
+    product = product_buffer(layer, 1)
+    carried = layer.difference is not None
+    inputs = torch.empty(layer.base.shape[0], (sides if carried else 1) * samples, dtype=layer.dtype)
+    moved = torch.zeros(rows, inputs.shape[1], dtype=layer.dtype)
+    bias = np.zeros((1, rows), np.float32)
+    source = difference_or_none(layer)
+    if not carried:
+        _inputs_kernel(as_array(inputs), layer.base, as_array(source), 0, 0)
+    for k in range(start, stop):
+        if carried:
+            carry(product, layer, k, k + 1, stop - start)
+            _inputs_kernel(as_array(inputs), layer.base, as_array(source), k * sides, sides)
+        if layer.weight_id >= 0:
+            _times_direction(moved, inputs, layer, d.first + k)
+        if layer.bias_id >= 0:
+            fill_matrix(bias, 0, tensor_word(layer.bias_id), d.first + k, key, code)
+            if layer.dtype == torch.bfloat16:
+                bias = torch.from_numpy(bias).to(torch.bfloat16).float().numpy()
+        _finish_kernel(
+            layer.out,
+            as_array(product),
+            as_array(moved),
+            bias[0],
+            layer.signed_eps,
+            sides,
+            k,
+            *layer.terms,
+            layer.kind,
+        )
+
+
+def _times_direction(moved: Tensor, inputs: Tensor, layer: Layer, index: int) -> None:
+    """``moved = U @ inputs`` for one direction, full or low rank."""
+    d, (rows, inner) = layer.directions, layer.weight.shape
+    if d.rank is not None:
+        left = draw(d, index, layer.weight_id, PART_LEFT, (rows, d.rank), layer.dtype)
+        right = draw(d, index, layer.weight_id, PART_RIGHT, (inner, d.rank), layer.dtype)
+        small = right.t().float() @ inputs.float() / d.rank**0.5
+        torch.mm(left, small.to(layer.dtype), out=moved)
+        return
+    height = max(4, TILE_ELEMENTS // inner // 4 * 4)
+    tile = torch.empty(min(height, rows), inner, dtype=layer.dtype)
+    for row in range(0, rows, height):
+        part = tile[: rows - row]
+        fill_matrix(as_array(part), row, tensor_word(layer.weight_id), index, key_of(d), code_of(d))
+        torch.mm(part, inputs, out=moved[row : row + height])
+
+
+@kernel
+def _inputs_kernel(inputs, base, difference, p, sides):
+    """Inputs [in, max(1, sides)·N] = a + δ of the evaluations p, p + 1 …, or just a with no sides."""
+    samples = base.shape[1]
+    for row in range(base.shape[0]):
+        for s in range(max(1, sides)):
+            target = inputs[row, s * samples : (s + 1) * samples]
+            for j in range(samples):
+                value = base[row, j]
+                if sides > 0:
+                    value += load(difference[p + s, row, j])
+                store(target, j, value)
+
+
+@kernel
+def _finish_kernel(out, product, moved, bias, signed_eps, sides, k, a, first_term, second_term, kind):
+    """The epilogue of one direction: moved [out, N or sides·N] is U @ inputs, product its W @ δ."""
+    rows, samples = moved.shape[0], out.shape[2]
+    carried = product.shape[0] > 0
+    sums = np.empty((1, rows, samples), np.float32)
+    for s in range(sides):
+        p = k * sides + s
+        source = s * samples if carried else 0
+        for row in range(rows):
+            for j in range(samples):
+                sums[0, row, j] = load(moved[row, source + j])
+        if carried:
+            finish(
+                out[p], product[s], True, sums, bias, signed_eps[p], 0, samples, a, first_term, second_term, kind
+            )  # fmt: skip
+        else:
+            finish(
+                out[p], out[p], False, sums, bias, signed_eps[p], 0, samples, a, first_term, second_term, kind
+            )

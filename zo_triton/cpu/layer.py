@@ -1,0 +1,146 @@
+"""One perturbed linear layer in the engine's layout: what its two ways of drawing U share.
+
+Everything is feature-major: differences lie as [P, features, N], so that samples fill the vector lanes, a layer
+is W @ δ, and an evaluation is one piece of memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numba import uintp
+from torch import Tensor
+
+from zo_triton.cpu.activation import NONE, RELU, activate
+from zo_triton.cpu.compiling import device
+from zo_triton.cpu.scalars import load, store
+from zo_triton.cpu.vectors import WIDTH, finish_run
+from zo_triton.directions import Directions
+
+TILE_ELEMENTS = 1 << 18
+"""Weights that are cast, or drawn, at a time: 512 KiB in bfloat16, half of a level-2 cache."""
+
+GROUP_ELEMENTS = 1 << 18
+"""Elements of W @ δ that one GEMM makes before the epilogue takes them from the cache."""
+
+PRODUCT_SHARE, COPIES_SHARE = 8, 16
+"""W @ δ that waits for its epilogue, and copies of W, may take one part in so many of a layer's result."""
+
+SMALL_PRODUCT = 1 << 18
+"""Bytes of W @ δ that may wait, however small the result is."""
+
+GEMM_SAMPLES = 128
+"""Fewer samples than that in a bfloat16 GEMM, and its call would cost as much as its work."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One call, in the engine's layout; arrays view the tensors' memory."""
+
+    directions: Directions
+    sides: int
+    signed_eps: np.ndarray
+    out: np.ndarray  # [P, at least out, N]
+    base: np.ndarray  # float32 [in, N], or for signs [N / 32, in, 32], in and N rounded up to multiples of 32
+    difference: Tensor | None  # [P, at least in, N]
+    weight: Tensor  # [out, in]
+    stack: Tensor | None  # [copies, out, in], see _stack
+    weight_id: int
+    bias_id: int
+    terms: tuple[np.ndarray, np.ndarray, np.ndarray]  # [out, N] each, what the activation reads of the base
+    kind: int
+    dtype: torch.dtype
+    samples: int
+
+    @property
+    def evaluation_bytes(self) -> int:
+        """Size of one evaluation's result."""
+        return self.weight.shape[0] * self.samples * self.dtype.itemsize
+
+    def group(self, directions: int) -> int:
+        """Directions whose W @ δ a thread with so many of them makes before it runs their epilogue."""
+        each = max(1, self.sides * self.evaluation_bytes)
+        share = max(SMALL_PRODUCT, self.directions.num * each // PRODUCT_SHARE) * directions
+        most = min(GROUP_ELEMENTS * self.dtype.itemsize, share // self.directions.num)
+        return max(1, min(directions, most // each))
+
+
+def copies_of(matrix_bytes: int, samples: int, result_bytes: int) -> int:
+    """How many copies of a bfloat16 matrix may lie there, for evaluations to go through a GEMM together."""
+    enough = -(-GEMM_SAMPLES // max(1, samples))
+    return max(enough, result_bytes // COPIES_SHARE // max(1, matrix_bytes))
+
+
+def product_buffer(layer: Layer, directions: int) -> Tensor:
+    """Where W @ δ of so many directions goes, [their evaluations, out, N]; empty in a first layer."""
+    count = 0 if layer.difference is None else directions * layer.sides
+    return torch.empty(count, layer.weight.shape[0], layer.samples, dtype=layer.dtype)
+
+
+def carry(product: Tensor, layer: Layer, first: int, last: int, share: int) -> None:
+    """``product = W @ δ`` for the directions first … last - 1 of a thread that has ``share`` of them.
+
+    A large W is cast a tile of rows at a time.
+    """
+    assert layer.difference is not None
+    rows, inner = layer.weight.shape
+    moved = layer.difference[first * layer.sides : last * layer.sides, :inner]
+    count = moved.shape[0]
+    tile = rows if layer.stack is not None else max(1, TILE_ELEMENTS // inner)
+    for row in range(0, rows, tile):
+        weight = layer.stack
+        if weight is None:
+            cast = layer.weight[row : row + tile].to(layer.dtype)
+            copies = count
+            if layer.dtype != torch.float32:
+                result_bytes = share * layer.sides * layer.evaluation_bytes
+                copies = copies_of(cast.nbytes, layer.samples, result_bytes)
+            weight = cast.expand(copies, -1, -1)
+        for p in range(0, count, weight.shape[0]):
+            some = moved[p : p + weight.shape[0]]
+            torch.bmm(weight[: some.shape[0]], some, out=product[p : p + some.shape[0], row : row + tile])
+
+
+def difference_or_none(layer: Layer) -> Tensor:
+    """δ, or an empty tensor of as many dimensions: a kernel's argument has one type."""
+    return torch.empty(0, 0, 0, dtype=layer.dtype) if layer.difference is None else layer.difference
+
+
+@device
+def finish(out, product, carried, sums, bias, step, sample, lanes, a, first_term, second_term, kind):
+    """out[:, sample …] = activation(W @ δ + step·(U @ (a+δ) + v)) for one evaluation.
+
+    out: [at least rows, N]. product: [rows, N], W @ δ, read if ``carried``. sums: float32 [runs, rows, samples a
+    run], U @ (a+δ) for these samples.
+    """
+    # Unsigned offsets: a signed one could be negative, and Numba would test each element for that.
+    at, width = uintp(sample), sums.shape[2]
+    steps = np.empty(sums.shape[0] * width, np.float32)
+    whole = lanes // WIDTH * WIDTH if kind in (NONE, RELU) else 0
+    for row in range(sums.shape[1]):
+        shift, target, moved = bias[row], out[row], product[row]
+        for j in range(0, whole, WIDTH):
+            # By address: a slice for each vector would cost more than the vector.
+            place = row * out.shape[1] + sample + j
+            sums_at = (
+                sums.ctypes.data + (j // width) * sums.strides[0] + row * sums.strides[1] + j % width * 4
+            )
+            finish_run(
+                uintp(out.ctypes.data + place * out.itemsize), uintp(product.ctypes.data + place * out.itemsize),
+                uintp(sums_at), uintp(a.ctypes.data + place * 4), step, shift, carried, kind == RELU,
+                out.itemsize == 2,
+            )  # fmt: skip
+        if whole == lanes:
+            continue
+        for j in range(whole, lanes):
+            steps[j] = step * (sums[j // width, row, j % width] + shift)
+        if carried:
+            for j in range(whole, lanes):
+                steps[j] += load(moved[at + uintp(j)])
+        if kind != NONE:
+            rest = at + uintp(whole)
+            activate(steps[whole:], a[row], first_term[row], second_term[row], rest, lanes - whole, kind)
+        for j in range(whole, lanes):
+            store(target, at + uintp(j), steps[j])
