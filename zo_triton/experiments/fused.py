@@ -58,7 +58,12 @@ class FusedAdam:
             sides=self.sides,
             compute_dtype=self.compute_dtype,
         )
+        threads = torch.get_num_threads()
+        torch.set_num_threads(
+            1
+        )  # Adam on so few weights gains nothing from more, and the next step would pay
         self.optimizer.step()
+        torch.set_num_threads(threads)
         self.steps_done += 1
         return loss
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
@@ -83,6 +84,17 @@ def evaluate(model: nn.Module, data: Dataset) -> tuple[float, float]:
     return loss.item(), hits.float().mean().item()
 
 
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Torch uses ``count`` threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def run(
     method: Method,
     data: Dataset,
@@ -93,6 +105,9 @@ def run(
 ) -> dict[str, Any]:
     """One training run, until past the last target or a cap.
 
+    Batches and accuracies are computed on one thread: torch's others would spin for some milliseconds after
+    them, into the next step's time. The step itself has all threads.
+
     Returns:
         ``curve``: points [step, seconds, evaluations, training loss, test accuracy];
         ``reached``: from each target to its first checkpoint or None; ``diverged``; ``step_ms``.
@@ -100,36 +115,40 @@ def run(
     model = make_mlp(config.sizes, seed)
     contender = method.build(model, lr, seed)
     source = batches(data, config.batch, seed)
-    curve = [[0, 0.0, 0, *evaluate(model, data)]]
+    count = torch.get_num_threads()
+    with threads(1):
+        curve = [[0, 0.0, 0, *evaluate(model, data)]]
     reached: dict[str, Any] = {f"{target:g}": None for target in config.targets}
     clock, step, checkpoint, stop = 0.0, 0, FIRST_CHECKPOINTS, seconds
     times: list[float] = []
     diverged = False
-    while clock < stop and not diverged:
-        x, y = next(source)
-        start = perf_counter()
-        diverged = not _finite_step(contender.step, x, y)
-        times.append(perf_counter() - start)
-        clock += times[-1]
-        step += 1
-        if step < checkpoint and clock < stop:
-            continue
-        checkpoint = step + max(FIRST_CHECKPOINTS, step // 50)
-        loss, accuracy = evaluate(model, data)
-        diverged = diverged or not math.isfinite(loss)
-        if diverged:
-            break
-        evaluations = step * contender.evaluations_per_step
-        curve.append([step, round_digits(clock), evaluations, round_digits(loss), round_digits(accuracy)])
-        for target in config.targets:
-            if accuracy >= target and reached[f"{target:g}"] is None:
-                reached[f"{target:g}"] = {
-                    "seconds": round_digits(clock),
-                    "steps": step,
-                    "evaluations": evaluations,
-                }
-                if target == config.targets[-1]:
-                    stop = min(seconds, config.overrun * clock)
+    with threads(1):
+        while clock < stop and not diverged:
+            x, y = next(source)
+            with threads(count):
+                start = perf_counter()
+                diverged = not _finite_step(contender.step, x, y)
+                times.append(perf_counter() - start)
+            clock += times[-1]
+            step += 1
+            if step < checkpoint and clock < stop:
+                continue
+            checkpoint = step + max(FIRST_CHECKPOINTS, step // 50)
+            loss, accuracy = evaluate(model, data)
+            diverged = diverged or not math.isfinite(loss)
+            if diverged:
+                break
+            evaluations = step * contender.evaluations_per_step
+            curve.append([step, round_digits(clock), evaluations, round_digits(loss), round_digits(accuracy)])
+            for target in config.targets:
+                if accuracy >= target and reached[f"{target:g}"] is None:
+                    reached[f"{target:g}"] = {
+                        "seconds": round_digits(clock),
+                        "steps": step,
+                        "evaluations": evaluations,
+                    }
+                    if target == config.targets[-1]:
+                        stop = min(seconds, config.overrun * clock)
     return {
         "seed": seed,
         "curve": curve,
