@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from zo_triton.experiments.baselines import Backprop, MeZO, VmapEnsemble
+from zo_triton.experiments.baselines import MeZO
 from zo_triton.experiments.contender import Contender, count_parameters, make_mlp
 from zo_triton.experiments.fused import FusedSGD, hardware_dtype
 from zo_triton.experiments.step_time import Inference, StepCase, example
@@ -45,8 +45,6 @@ METHODS: dict[str, tuple[str, str, Callable[[nn.Module, int], Contender]]] = {
     # One chunk holds all directions: the figure is then comparable with a known size.
     "zo": ("fused ZO-SGD, one chunk", "fused", lambda m, k: FusedSGD(m, 1e-3, 0, k, chunk=k)),
     "mezo": ("MeZO loop", "zeroth", lambda m, k: MeZO(m, 1e-3, 0, k)),
-    "vmap": ("vmap ensemble", "zeroth", lambda m, k: VmapEnsemble(m, 1e-3, 0, k)),
-    "sgd": ("backprop + SGD", "first", lambda m, k: Backprop(m, 1e-3, adam=False)),
 }
 
 

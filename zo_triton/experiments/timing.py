@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
+
+PAUSE_SECONDS = 0.01
+"""Before each turn: threads of the contender before, which spin for some milliseconds, go to sleep."""
 
 
 def alternate(
@@ -36,6 +39,7 @@ def alternate(
     deadline = perf_counter() + seconds
     while True:
         for action, taken in zip(actions, times, strict=True):
+            sleep(PAUSE_SECONDS)
             turn = perf_counter()
             while True:
                 start = perf_counter()
