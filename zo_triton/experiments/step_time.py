@@ -199,7 +199,7 @@ def _split(case: StepCase, seconds: float) -> tuple[dict[str, float], float]:
         base, measure(10), measure(7), update(10), update(7), trained.optimizer.step, _bind(stepper, x, y),
     ]  # fmt: skip
     # Single calls in turns: what is subtracted was measured side by side.
-    times = alternate(actions, seconds)
+    times = alternate(actions, seconds, burst_seconds=0.0, pause_seconds=0.0)
     forward, full, _, add, _, adam, step = (milliseconds(taken) for taken in times)
     draw_there = min(_drawing(times[1], times[2]), max(0.0, full - forward))
     draw_back = min(_drawing(times[3], times[4]), add)

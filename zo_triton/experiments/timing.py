@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from time import perf_counter, sleep
 
-PAUSE_SECONDS = 0.01
-"""Before each turn: threads of the contender before, which spin for some milliseconds, go to sleep."""
-
 
 def alternate(
-    actions: Sequence[Callable[[], object]], seconds: float, burst_seconds: float = 0.02, warm_up: int = 2
+    actions: Sequence[Callable[[], object]],
+    seconds: float,
+    burst_seconds: float = 0.02,
+    warm_up: int = 2,
+    pause_seconds: float = 0.01,
 ) -> list[list[float]]:
     """Times every action, in turns of short bursts, until the time is used up.
 
@@ -22,6 +23,8 @@ def alternate(
         actions: Take nothing.
         seconds: For all of them together; each action has at least one turn.
         burst_seconds: Length of a turn.
+        pause_seconds: Before each turn: threads of the contender before, which spin for some milliseconds, go to
+            sleep.
         warm_up: Untimed calls of each action before the first turn, where compilation happens.
 
     Returns:
@@ -39,7 +42,7 @@ def alternate(
     deadline = perf_counter() + seconds
     while True:
         for action, taken in zip(actions, times, strict=True):
-            sleep(PAUSE_SECONDS)
+            sleep(pause_seconds)
             turn = perf_counter()
             while True:
                 start = perf_counter()
