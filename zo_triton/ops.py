@@ -277,7 +277,8 @@ def cross_entropy_difference(
 MLP_WEIGHTS, MLP_HIDDEN_WEIGHTS = 1 << 17, 1 << 14
 """How many weights a network may have, in all and beyond its first layer, to be evaluated in one call.
 
-Beyond that a layer at a time is faster: a wide layer's W @ δ belongs to a real GEMM.
+Beyond that it goes a layer at a time: a wide layer's W @ δ belongs to a real GEMM. The limits are a choice, not
+yet measured.
 """
 
 

@@ -66,8 +66,8 @@ def differences(
         eps: Smoothing radius ε > 0.
         sides: 1 for L(θ+εz) − L(θ); 2 for that and L(θ−εz) − L(θ).
         compute_dtype: Of the activations' differences: float32, or bfloat16 for speed. Losses stay float32.
-        chunk: Directions evaluated at once; None for as many as the memory budget allows. No value depends on
-            it.
+        chunk: Directions evaluated at once; None for as many as the memory budget allows. Beyond
+            float32 rounding no value depends on it.
         strict: Refuse a torch function without a difference rule instead of subtracting its values.
         scales: [K] float32 factor on ε for each direction; None for the distribution's own (``sphere``) or 1.
 

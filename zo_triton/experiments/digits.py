@@ -32,7 +32,7 @@ MOMENTUM = 0.9
 """Of the fused ZO-SGD."""
 
 LOOP_DIRECTIONS = 64
-"""K of the MeZO loop: its steps cost in proportion to K, and fewer directions bring it to the target sooner."""
+"""K of the MeZO loop, whose steps cost in proportion to K; other values were not tried in the race."""
 
 TINY = replace(
     CONFIG,

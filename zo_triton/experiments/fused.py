@@ -59,9 +59,7 @@ class FusedAdam:
             compute_dtype=self.compute_dtype,
         )
         threads = torch.get_num_threads()
-        torch.set_num_threads(
-            1
-        )  # Adam on so few weights gains nothing from more, and the next step would pay
+        torch.set_num_threads(1)  # others would spin on into the next step
         self.optimizer.step()
         torch.set_num_threads(threads)
         self.steps_done += 1
