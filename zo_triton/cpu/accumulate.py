@@ -85,8 +85,7 @@ def _signs_kernel(matrix, coefficients, word, first_direction, key, start, stop)
     words = np.empty((count, 4, width), np.uint32)
     sums = np.empty(LANES, np.float32)
     for block in range(start, stop):
-        for k in range(count):
-            sign_words(words[k], block, word, first_direction + k, key)
+        sign_words(words, block, word, first_direction, key)
         for lane in range(min(4, rows - 4 * block)):
             target = matrix[4 * block + lane]
             for column in range(width):

@@ -18,6 +18,9 @@ _M0, _M1 = np.uint64(PHILOX_MULTIPLIERS[0]), np.uint64(PHILOX_MULTIPLIERS[1])
 _W0, _W1 = np.uint32(PHILOX_WEYL[0]), np.uint32(PHILOX_WEYL[1])
 _HIGH = np.uint64(32)
 _UNIT = np.float32(2.0**-24)
+TOGETHER = 256
+"""Blocks of signs that go through the generator in one run."""
+
 _SQRT3, _SQRT_HALF = np.float32(3.0**0.5), np.float32(0.5**0.5)
 
 SIGNS, GAUSSIAN, UNIFORM, LAPLACE = (
@@ -66,16 +69,42 @@ def philox_run(out, block, word, index, key):
 
 
 @device
+def _philox_pairs(out, blocks, indices, word, key):
+    """Four words for each pair of a block and a direction: out uint32 [4, count], the pairs [count] each."""
+    o0, o1, o2, o3 = out[0], out[1], out[2], out[3]
+    step, k0, k1 = key[2], key[0], key[1]
+    if key[3] == 7:
+        for i in range(blocks.size):
+            o0[i], o1[i], o2[i], o3[i] = _rounds(7, blocks[i], word, indices[i], step, k0, k1)
+    else:
+        for i in range(blocks.size):
+            o0[i], o1[i], o2[i], o3[i] = _rounds(10, blocks[i], word, indices[i], step, k0, k1)
+
+
+@device
 def sign_words(out, row_block, word, index, key):
-    """Packed signs: out uint32 [4·row blocks, words a row], starting at ``row_block``."""
-    rows, width = out.shape
-    blocks = rows // 4 * width
-    scratch = np.empty((4, blocks), np.uint32)
-    philox_run(scratch, uint32(row_block * width), uint32(word), uint32(index), key)
-    for block_row in range(rows // 4):
-        for lane in range(4):
-            for column in range(width):
-                out[4 * block_row + lane, column] = scratch[lane, block_row * width + column]
+    """Packed signs of the directions from ``index`` on: out uint32 [count, 4·row blocks, words a row].
+
+    Rows begin at ``row_block``. A narrow matrix has few blocks: several directions share a run of the generator.
+    """
+    count, rows, width = out.shape
+    each = rows // 4 * width
+    together = max(1, min(count, TOGETHER // each))
+    words = np.empty((4, together * each), np.uint32)
+    blocks, indices = np.empty(together * each, np.uint32), np.empty(together * each, np.uint32)
+    for first in range(0, count, together):
+        some = min(together, count - first)
+        for k in range(some):
+            for i in range(each):
+                blocks[k * each + i] = uint32(row_block * width + i)
+                indices[k * each + i] = uint32(index + first + k)
+        _philox_pairs(words, blocks[: some * each], indices, uint32(word), key)
+        for k in range(some):
+            for lane in range(4):
+                for block_row in range(rows // 4):
+                    for column in range(width):
+                        place = k * each + block_row * width + column
+                        out[first + k, 4 * block_row + lane, column] = words[lane, place]
 
 
 @device
@@ -114,14 +143,14 @@ def fill_matrix(out, row, word, index, key, code):
     """
     rows, cols = out.shape
     width = (cols + 31) // 32
-    packed = np.empty((4, width if code == SIGNS else 0), np.uint32)
+    packed = np.empty((1, 4, width if code == SIGNS else 0), np.uint32)
     values = np.empty((4, cols), np.float32)
     for block_row in range((rows + 3) // 4):
         if code == SIGNS:
             sign_words(packed, row // 4 + block_row, word, index, key)
             for lane in range(4):
                 for column in range(cols):
-                    bit = (packed[lane, column // 32] >> uint32(column % 32)) & uint32(1)
+                    bit = (packed[0, lane, column // 32] >> uint32(column % 32)) & uint32(1)
                     values[lane, column] = float32(1.0) if bit else float32(-1.0)
         else:
             real_rows(values, row // 4 + block_row, word, index, key, code)

@@ -61,8 +61,7 @@ def _equal_bits_kernel(equal, rows, cols, word, first_direction, key, start, sto
     words = np.empty((count, 4, width), np.uint32)
     last = uint32(0xFFFFFFFF) >> uint32(32 * width - cols)
     for block in range(start, stop):
-        for k in range(count):
-            sign_words(words[k], block, word, first_direction + k, key)
+        sign_words(words, block, word, first_direction, key)
         lanes = min(4, rows - 4 * block)
         for k in range(count):
             for other in range(k, count):

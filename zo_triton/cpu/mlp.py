@@ -18,7 +18,7 @@ from zo_triton.cpu.compiling import device, kernel
 from zo_triton.cpu.cross_entropy import sample_losses
 from zo_triton.cpu.field import key_of, sign_words
 from zo_triton.cpu.scalars import expm1
-from zo_triton.cpu.signs import GROUPS, sign_product
+from zo_triton.cpu.signs import TABLES, sign_product
 from zo_triton.cpu.threads import parallel
 from zo_triton.cpu.vectors import LANES, WIDTH, add_signs, dense_rows, finish_run
 from zo_triton.directions import Directions, tensor_word
@@ -158,7 +158,7 @@ def _mlp_kernel(
     bias = np.zeros((GROUP, all_rows), np.float32)
     sums = np.zeros((runs, GROUP * all_rows, LANES), np.float32)
     x = np.zeros((widest, block), np.float32)
-    tables = np.empty((GROUPS, 16, LANES), np.float32)
+    tables = np.empty(TABLES, np.float32)
     moved = np.zeros(all_words * LANES, np.float32)
     here = np.empty((runs, widest, LANES), np.float32)
     there = np.empty((runs, widest, LANES), np.float32)
@@ -196,19 +196,18 @@ def _mlp_kernel(
 @device
 def _draw(signs, bias, layout, ids, first_index, count, key):
     """The packed signs of ``count`` directions, layer by layer: [depth][GROUP][padded rows][words]."""
-    scratch = np.empty((4, (bias.shape[1] + LANES - 1) // LANES), np.uint32)
     for layer in range(layout.shape[0]):
         rows, padded, width = layout[layer, ROWS], layout[layer, PADDED_ROWS], layout[layer, WIDTH_IN_WORDS]
-        for k in range(count):
-            if ids[0, layer] >= 0:
-                at = GROUP * layout[layer, WORD_AT] + k * padded * width
-                part = signs[at : at + padded * width].reshape(padded, width)
-                sign_words(part, 0, ids[0, layer], first_index + k, key)
-            if ids[1, layer] >= 0:
-                words = scratch[:, : (rows + LANES - 1) // LANES]
-                sign_words(words, 0, ids[1, layer], first_index + k, key)
+        if ids[0, layer] >= 0:
+            at = GROUP * layout[layer, WORD_AT]
+            part = signs[at : at + count * padded * width].reshape(count, padded, width)
+            sign_words(part, 0, ids[0, layer], first_index, key)
+        if ids[1, layer] >= 0:
+            words = np.empty((count, 4, (rows + LANES - 1) // LANES), np.uint32)
+            sign_words(words, 0, ids[1, layer], first_index, key)
+            for k in range(count):
                 for row in range(rows):
-                    bit = (words[0, row // LANES] >> uint32(row % LANES)) & uint32(1)
+                    bit = (words[k, 0, row // LANES] >> uint32(row % LANES)) & uint32(1)
                     bias[k, layout[layer, PADDED_ROW_AT] + row] = float32(1.0) if bit else float32(-1.0)
 
 

@@ -26,7 +26,7 @@ from zo_triton.cpu.layer import (
     product_buffer,
 )
 from zo_triton.cpu.scalars import load
-from zo_triton.cpu.signs import GROUPS, sign_product
+from zo_triton.cpu.signs import TABLES, sign_product
 from zo_triton.cpu.threads import parallel
 from zo_triton.cpu.vectors import LANES
 from zo_triton.directions import Directions, tensor_word
@@ -158,27 +158,26 @@ def _signs_kernel(
     padded_rows, width = (rows + 3) // 4 * 4, (inner + 31) // 32
     shared = 1 if carried else max(1, min(SHARED_ROWS // padded_rows, stop - start))
     together = max(1, min(runs, TOTALS_ELEMENTS // (LANES * shared * padded_rows)))
-    words = np.zeros((shared * padded_rows, width), np.uint32)
-    bias_words = np.zeros((4, (rows + 31) // 32), np.uint32)
+    words = np.zeros((shared, padded_rows, width), np.uint32)
+    all_words = words.reshape(shared * padded_rows, width)
+    bias_words = np.zeros((shared, 4, (rows + 31) // 32), np.uint32)
     bias = np.zeros((shared, rows), np.float32)
     moved = np.zeros((32 * width if carried else 0, LANES), np.float32)
     totals = np.zeros((together, shared * padded_rows, LANES), np.float32)
-    tables = np.empty((GROUPS, 16, LANES), np.float32)
+    tables = np.empty(TABLES, np.float32)
     for first in range(start, stop, shared):
         count = min(shared, stop - first)
-        for k in range(count):
-            index = first_direction + first + k
-            if weight_word >= 0:
-                # In pieces, since drawing takes as much scratch again as it draws.
-                for row in range(0, padded_rows, DRAWN_ROWS):
-                    drawn = words[
-                        k * padded_rows + row : k * padded_rows + min(row + DRAWN_ROWS, padded_rows)
-                    ]
-                    sign_words(drawn, row // 4, weight_word, index, key)
-            if bias_word >= 0:
-                sign_words(bias_words, 0, bias_word, index, key)
+        index = first_direction + first
+        if weight_word >= 0:
+            # In pieces, since drawing takes as much scratch again as it draws.
+            for row in range(0, padded_rows, DRAWN_ROWS):
+                drawn = words[:count, row : min(row + DRAWN_ROWS, padded_rows)]
+                sign_words(drawn, row // 4, weight_word, index, key)
+        if bias_word >= 0:
+            sign_words(bias_words[:count], 0, bias_word, index, key)
+            for k in range(count):
                 for row in range(rows):
-                    bit = (bias_words[0, row // 32] >> uint32(row % 32)) & uint32(1)
+                    bit = (bias_words[k, 0, row // 32] >> uint32(row % 32)) & uint32(1)
                     bias[k, row] = float32(1.0) if bit else float32(-1.0)
         for side in range(sides if carried else 1):
             for first_run in range(0, runs, together):
@@ -191,7 +190,8 @@ def _signs_kernel(
                             _gather(moved, x, difference[first * sides + side], inner, run * LANES, samples)
                             x = moved
                         at = run - first_run
-                        sign_product(totals[at : at + 1], 0, words[: count * padded_rows], x, tables, LANES)
+                        drawn_rows = all_words[: count * padded_rows]
+                        sign_product(totals[at : at + 1], 0, drawn_rows, x, tables, LANES)
                 for k in range(count):
                     sums = totals[:, k * padded_rows : k * padded_rows + rows]
                     p = (first + k) * sides + side

@@ -11,13 +11,14 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 LANES = 32
-"""Samples that the sign product carries at once: two vectors."""
+"""Samples that a pass carries at once: two vectors."""
 
 WIDTH = 16
 """Float32 values in one vector."""
 
 _VECTOR = ir.VectorType(ir.FloatType(), WIDTH)
 _I64 = ir.IntType(64)
+_ENTRY_BYTES, _ENTRY_SHIFT = 4 * WIDTH, 6
 
 
 @intrinsic
@@ -65,53 +66,61 @@ def population_count(context, word):
 def write_signed_sums(context, table, x, row_bytes):
     """``table[i, j] = ±x[0, j] ± x[1, j] ± x[2, j] ± x[3, j]``, bit b of i giving the sign of x[b, j].
 
-    table: address of float32 [16, 32]. x: address of float32 [4, 32] with rows ``row_bytes`` apart.
+    table: address of float32 [16, 16]. x: address of float32 [4, 16] with rows ``row_bytes`` apart.
     """
 
     def codegen(context, builder, signature, arguments):
         table, x, row_bytes = arguments
-        rows = [builder.add(x, builder.mul(row_bytes, _I64(i))) for i in range(4)]
-        for vector in range(LANES // WIDTH):
-            shift = vector * WIDTH * 4
-            inputs = [_load(builder, builder.add(row, _I64(shift))) for row in rows]
-            pairs = []
-            for first, second in (inputs[:2], inputs[2:]):
-                total, gap = builder.fadd(first, second), builder.fsub(first, second)
-                pairs.append([builder.fneg(total), gap, builder.fneg(gap), total])
-            for i in range(16):
-                entry = builder.fadd(pairs[0][i & 3], pairs[1][i >> 2])
-                _store(builder, entry, builder.add(table, _I64(LANES * 4 * i + shift)))
+        inputs = [_load(builder, builder.add(x, builder.mul(row_bytes, _I64(i)))) for i in range(4)]
+        pairs = []
+        for first, second in (inputs[:2], inputs[2:]):
+            total, gap = builder.fadd(first, second), builder.fsub(first, second)
+            pairs.append([builder.fneg(total), gap, builder.fneg(gap), total])
+        for i in range(16):
+            entry = builder.fadd(pairs[0][i & 3], pairs[1][i >> 2])
+            _store(builder, entry, builder.add(table, _I64(_ENTRY_BYTES * i)))
         return context.get_dummy_value()
 
     return types.void(types.uintp, types.uintp, types.uintp), codegen
 
 
-@intrinsic
-def add_signed_sums(context, totals, tables, word):
-    """``totals[j] += Σ_{g<8} tables[g, nibble g of word, j]`` for the 32 lanes j.
+def _signed_sums(count, fresh):
+    """The adder of ``count`` words, which overwrites the totals if ``fresh``."""
 
-    totals: address of float32 [32]. tables: address of float32 [8, 16, 32].
-    """
+    @intrinsic
+    def add(context, totals, tables, words):
+        """``totals[j] += Σ_g tables[g, nibble g of the words, j]`` for 16 lanes j and eight groups g a word.
 
-    def codegen(context, builder, signature, arguments):
-        totals, tables, word = arguments
-        wide = builder.zext(word, _I64)
-        entry_bytes = LANES * 4
-        entries = []
-        for group in range(8):
-            nibble = builder.and_(builder.lshr(wide, _I64(4 * group)), _I64(15))
-            offset = builder.add(builder.mul(nibble, _I64(entry_bytes)), _I64(group * 16 * entry_bytes))
-            entries.append(builder.add(tables, offset))
-        for vector in range(LANES // WIDTH):
-            shift = _I64(vector * WIDTH * 4)
-            terms = [_load(builder, builder.add(entry, shift)) for entry in entries]
+        totals: address of float32 [16]. tables: address of float32 [8·count, 16, 16]. words: of uint32 [count].
+        """
+
+        def codegen(context, builder, signature, arguments):
+            totals, tables, words = arguments
+            terms = []
+            for place in range(count):
+                at = builder.add(words, _I64(4 * place))
+                word = builder.load(builder.inttoptr(at, ir.IntType(32).as_pointer()))
+                wide = builder.zext(word, _I64)
+                for group in range(8):
+                    # One shift and one mask make the nibble an offset in bytes.
+                    down = 4 * group - _ENTRY_SHIFT
+                    moved = builder.lshr(wide, _I64(down)) if down > 0 else builder.shl(wide, _I64(-down))
+                    offset = builder.and_(moved, _I64(15 << _ENTRY_SHIFT))
+                    table = builder.add(tables, _I64((8 * place + group) * 16 * _ENTRY_BYTES))
+                    terms.append(_load(builder, builder.add(table, offset)))
             while len(terms) > 1:
                 terms = [builder.fadd(terms[i], terms[i + 1]) for i in range(0, len(terms), 2)]
-            place = builder.add(totals, shift)
-            _store(builder, builder.fadd(_load(builder, place), terms[0]), place)
-        return context.get_dummy_value()
+            total = terms[0] if fresh else builder.fadd(_load(builder, totals), terms[0])
+            _store(builder, total, totals)
+            return context.get_dummy_value()
 
-    return types.void(types.uintp, types.uintp, types.uint32), codegen
+        return types.void(types.uintp, types.uintp, types.uintp), codegen
+
+    return add
+
+
+set_one_word, set_two_words = _signed_sums(1, True), _signed_sums(2, True)
+add_one_word, add_two_words = _signed_sums(1, False), _signed_sums(2, False)
 
 
 @intrinsic
