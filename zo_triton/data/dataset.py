@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+
+from zo_triton.data.arguments import check_classes, check_integer
+
+WHITE = 255
+"""The brightest value of a byte pixel; every loader divides by it."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +24,11 @@ class Dataset:
         train_y: [n] int64 class indices.
         test_x: [m, features] float32.
         test_y: [m] int64 class indices.
+        shape: (channels, height, width) of one example, whose features are laid out channel first, then row
+            by row; empty where the examples are no images.
+
+    Raises:
+        ValueError: The shape does not hold as many values as an example has features.
     """
 
     name: str
@@ -24,12 +36,21 @@ class Dataset:
     train_y: np.ndarray
     test_x: np.ndarray
     test_y: np.ndarray
+    shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        features = self.train_x.shape[-1]
+        if self.shape and math.prod(self.shape) != features:
+            raise ValueError(
+                f"shape {self.shape} of {self.name} holds {math.prod(self.shape)} values, but its examples "
+                f"have {features}; pass the shape of one example, or () for what is no image."
+            )
 
     def validation(self, fraction: float = 0.2, seed: int = 0) -> Dataset:
         """The training examples alone, split again: for tuning that never sees the test examples."""
         kept, held = stratified_split(self.train_y, fraction, seed)
         x, y = self.train_x, self.train_y
-        return Dataset(f"{self.name} (validation)", x[kept], y[kept], x[held], y[held])
+        return Dataset(f"{self.name} (validation)", x[kept], y[kept], x[held], y[held], self.shape)
 
 
 def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -48,10 +69,7 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np
         ValueError: The fraction is not strictly between 0 and 1, the seed is negative, or a class is too
             small to stand in both parts.
     """
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise TypeError(f"seed must be an int, got {seed!r} of type {type(seed).__name__}.")
-    if seed < 0:
-        raise ValueError(f"seed must be non-negative, got {seed}.")
+    check_integer(seed, "seed", 0)
     if not 0.0 < fraction < 1.0:
         raise ValueError(f"fraction must lie strictly between 0 and 1, got {fraction}.")
     generator = np.random.default_rng(seed)
@@ -67,3 +85,63 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np
         second.append(members[:count])
     chosen = np.sort(np.concatenate(second))
     return np.setdiff1d(np.arange(len(labels)), chosen), chosen
+
+
+def select(labels: np.ndarray, classes: Iterable[int] | None, limit: int | None) -> np.ndarray | slice:
+    """Where the examples of some classes stand, at most ``limit`` of each: the first ones, in stored order.
+
+    Args:
+        labels: [n] class indices.
+        classes: The classes wanted, or None for all.
+        limit: How many of each class at most, or None for all.
+
+    Returns:
+        A sorted index array; the full slice, which copies nothing, if everything is wanted.
+    """
+    if classes is None and limit is None:
+        return slice(None)
+    wanted = np.unique(labels) if classes is None else classes
+    return np.sort(np.concatenate([np.flatnonzero(labels == label)[:limit] for label in wanted]))
+
+
+def check_selection(
+    classes: Iterable[int] | None, limit: int | None, title: str, count: int
+) -> tuple[int, ...] | None:
+    """Checks the two arguments that every loader takes, and returns the classes as a tuple.
+
+    Raises:
+        TypeError: A class or the limit is not an integer.
+        ValueError: A class is out of range or named twice, or the limit is below 1.
+    """
+    if limit is not None:
+        check_integer(limit, "limit", 1)
+    return None if classes is None else check_classes(classes, title, count)
+
+
+def from_pixels(
+    name: str,
+    shape: tuple[int, ...],
+    parts: tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    classes: Iterable[int] | None = None,
+    limit: int | None = None,
+) -> Dataset:
+    """Makes a data set from byte images; only the examples kept are ever turned into floats.
+
+    Args:
+        name: How reports call it.
+        shape: (channels, height, width).
+        parts: Training and test part, each (pixels [n, features] uint8, labels [n]).
+        classes: The classes to keep, checked, or None for all.
+        limit: How many training and how many test examples of each class at most, or None for all.
+    """
+    train, test = (_part(pixels, labels, classes, limit) for pixels, labels in parts)
+    return Dataset(name, *train, *test, shape)
+
+
+def _part(
+    pixels: np.ndarray, labels: np.ndarray, classes: Iterable[int] | None, limit: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    kept = select(labels, classes, limit)
+    x = pixels[kept].astype(np.float32)
+    x /= WHITE
+    return x, labels[kept].astype(np.int64)

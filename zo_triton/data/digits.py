@@ -10,6 +10,8 @@ import numpy as np
 
 from zo_triton.data.dataset import Dataset, stratified_split
 
+SHAPE = (1, 8, 8)
+NUM_CLASSES = 10
 MAX_INTENSITY = 16.0
 """A pixel counts the dark points in a 4×4 cell."""
 
@@ -39,4 +41,4 @@ def digits(seed: int = 0, test_fraction: float = 0.2) -> Dataset:
     x = (images / MAX_INTENSITY).astype(np.float32)
     y = labels.astype(np.int64)
     train, test = stratified_split(y, test_fraction, seed)
-    return Dataset("digits", x[train], y[train], x[test], y[test])
+    return Dataset("digits", x[train], y[train], x[test], y[test], SHAPE)

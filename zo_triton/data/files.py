@@ -1,0 +1,72 @@
+"""Where the data sets lie, and whole files read with errors that name them. Nothing is ever downloaded."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from pathlib import Path
+
+ROOT_VARIABLE = "ZO_TRITON_DATA"
+"""Environment variable that names the folder of the data sets."""
+
+GZIP_MAGIC = b"\x1f\x8b"
+CHUNK_BYTES = 1 << 20
+
+
+def root() -> Path:
+    """The folder that the loaders look in: ``$ZO_TRITON_DATA`` if it is set and not empty, else ``./data``."""
+    return Path(os.environ.get(ROOT_VARIABLE) or "data")
+
+
+def resolve(given: str | os.PathLike[str] | None) -> Path:
+    """The absolute path of the folder given, or of :func:`root` if none is: messages must name it in full."""
+    return (root() if given is None else Path(given)).absolute()
+
+
+def missing(title: str, folder: Path, expected: str, published: str) -> FileNotFoundError:
+    """The error for a data set that is not there.
+
+    Args:
+        title: The data set's name.
+        folder: The absolute path looked in.
+        expected: The files that should be there.
+        published: Where to get them.
+    """
+    return FileNotFoundError(
+        f"{title} is not in {folder}. Expected there: {expected}. It is published at {published}. Put the "
+        f"files there, or name another folder by root= or the environment variable {ROOT_VARIABLE}."
+    )
+
+
+def read_whole(path: Path, most: int) -> bytes:
+    """Reads a file, decompressing it if its first bytes (never its name) say that it is gzip.
+
+    Args:
+        path: The file.
+        most: The largest plausible length in bytes, so that a small archive cannot fill the memory.
+
+    Returns:
+        The content, at most ``most`` bytes.
+
+    Raises:
+        ValueError: The gzip stream is truncated, damaged or followed by something else, or the content is
+            longer than ``most``.
+    """
+    chunks: list[bytes] = []
+    length = 0
+    with path.open("rb") as file:
+        packed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+        file.seek(0)
+        stream = gzip.GzipFile(fileobj=file) if packed else file
+        try:
+            while chunk := stream.read(CHUNK_BYTES):
+                chunks.append(chunk)
+                length += len(chunk)
+                if length > most:
+                    raise ValueError(f"{path} holds more than {most} bytes: not the file its name promises.")
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(
+                f"{path} is a truncated or damaged gzip file ({error}); fetch it again."
+            ) from error
+    return b"".join(chunks)
