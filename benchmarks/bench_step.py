@@ -14,12 +14,13 @@ LOW_RANK = StepContender(
     str(hardware_dtype()).removeprefix("torch."),
     lambda model, count: FusedSGD(model, LR, 0, count, EPS, rank=1),
 )
-CONTENDERS = [*contenders(), LOW_RANK]
+TURNS = [(number, one) for number, case in enumerate(CASES) for one in (*contenders(case), LOW_RANK)]
 
 
-@pytest.mark.parametrize("contender", CONTENDERS, ids=[one.name for one in CONTENDERS])
-@pytest.mark.parametrize("number", range(len(CASES)))
-def bench_step(measure, tiny, contender, number):
+@pytest.mark.parametrize(
+    ("number", "contender"), TURNS, ids=[f"{number}-{one.name}" for number, one in TURNS]
+)
+def bench_step(measure, tiny, number, contender):
     if tiny and number >= len(TINY_CASES):
         pytest.skip("one case is enough to prove that it runs")
     case = (TINY_CASES if tiny else CASES)[number]

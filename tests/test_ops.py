@@ -107,3 +107,36 @@ def test_import_touches_no_compiler():
     assert _run("import sys, zo_triton" + show).stdout.strip() == "[]"
     # What trains needs torch, and neither a compiler nor what only the experiments use.
     assert _run("import sys, zo_triton; zo_triton.ZOSGD" + show).stdout.strip() == "['numpy', 'torch']"
+
+
+@pytest.mark.parametrize("shape", [(1,), (5, 33), (8, 2, 16), (13, 70)])
+def test_staged_signs_are_those_that_sample_gives(shape):
+    directions = zo.Directions(2**40 + 1, 3, 5)[2:]
+    packed = ops.stage(directions, 4, shape)
+    z = ops.sample(directions, 4, shape).reshape(3, shape[0] if len(shape) > 1 else 1, -1)
+    bits = (
+        packed.unsqueeze(-1)
+        .bitwise_right_shift(torch.arange(32, dtype=torch.int32))
+        .bitwise_and(1)
+        .flatten(2)
+    )
+    assert torch.equal(bits[:, : z.shape[1], : z.shape[2]] * 2 - 1, z.int())
+    with zo.use_engine("triton"):
+        assert torch.equal(ops.stage(directions, 4, shape), packed)
+
+
+def test_stage_refuses_what_has_no_packed_signs():
+    with pytest.raises(ValueError, match="full-rank 'rademacher'"):
+        ops.stage(zo.Directions(0, 0, 2, "gaussian"), 0, (4, 4))
+    with (
+        zo.use_engine("reference"),
+        pytest.raises(ValueError, match="'reference' engine keeps no packed signs"),
+    ):
+        ops.stage(zo.Directions(0, 0, 2), 0, (4, 4))
+
+
+def test_a_profiler_sees_the_ops():
+    out = torch.zeros(3, 3)
+    with torch.profiler.profile() as profile:
+        zo.accumulate([out], [0], torch.ones(2), zo.Directions(0, 0, 2))
+    assert "zo_triton::accumulate" in {event.key for event in profile.key_averages()}

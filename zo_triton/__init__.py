@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from zo_triton.difference import differences
     from zo_triton.directions import Directions
     from zo_triton.ops import accumulate, gram, sample, use_engine
-    from zo_triton.optim import AGGREGATORS, ZOSGD, BlackBox, Measurement, estimate_gradient
+    from zo_triton.optim import AGGREGATORS, ZOSGD, BlackBox, FusedTrainer, Measurement, estimate_gradient
 
 __version__ = "0.1.0"
 
@@ -27,6 +27,7 @@ __all__ = [
     "ZOSGD",
     "BlackBox",
     "Directions",
+    "FusedTrainer",
     "Measurement",
     "accumulate",
     "data",
@@ -45,7 +46,7 @@ _NAMES = {
     "difference": ("differences",),
     "directions": ("Directions",),
     "ops": ("accumulate", "gram", "sample", "use_engine"),
-    "optim": ("AGGREGATORS", "ZOSGD", "BlackBox", "Measurement", "estimate_gradient"),
+    "optim": ("AGGREGATORS", "ZOSGD", "BlackBox", "FusedTrainer", "Measurement", "estimate_gradient"),
 }
 _SUBMODULES = {"data", *_NAMES}
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

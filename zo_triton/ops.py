@@ -16,10 +16,11 @@ from functools import cache, lru_cache
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from zo_triton.directions import Directions
+from zo_triton.directions import Directions, matrix_shape
 
 ENGINES = ("reference", "cpu", "triton")
 _MODULES = {"reference": "zo_triton.reference", "cpu": "zo_triton.cpu", "triton": "zo_triton.kernels"}
@@ -128,6 +129,36 @@ for _name, _schema in _SCHEMAS.items():
     _register(_name, _schema, "tensors" if _name in ("accumulate", "gram") else "out")
 
 
+def _call(name: str, device: torch.device, directions_at: int | None, *values: Any) -> None:
+    """Runs an op on the device's engine: past torch's dispatcher where nobody listens to it.
+
+    The dispatcher turns every list and number over, about 20 µs an op, which is a tenth of a small model's step.
+
+    Args:
+        name: Of the op.
+        device: Whose engine runs it.
+        directions_at: Position of the directions among the values, if they are there.
+        *values: The op's arguments, the directions as they are.
+    """
+    if _dispatcher_is_watched():
+        if directions_at is not None:
+            encoded = values[directions_at].encode()
+            values = (*values[:directions_at], encoded, *values[directions_at + 1 :])
+        getattr(torch.ops.zo_triton, name)(*values)
+    else:
+        getattr(_engine(device), name)(*values)
+
+
+def _dispatcher_is_watched() -> bool:
+    """Whether a compiler, a dispatch mode (fake tensors, functorch) or a profiler must see the ops."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._autograd._profiler_enabled()
+    )
+
+
 def sample(
     directions: Directions,
     tensor_id: int,
@@ -154,7 +185,7 @@ def sample(
     """
     directions.check_shape(f"tensor {tensor_id}", shape)
     out = torch.empty(directions.num, *shape, dtype=dtype, device=device)
-    torch.ops.zo_triton.sample(out, directions.encode(), tensor_id, dtype)
+    _call("sample", out.device, 1, out, directions, tensor_id, dtype)
     scales = direction_scales([out[0]], [tensor_id], directions, dtype)
     return out if scales is None else out * scales.to(dtype).view(-1, *[1] * len(shape))
 
@@ -175,7 +206,9 @@ def accumulate(
         directions: Names the K directions.
         dtype: The compute dtype that the differences were measured in.
     """
-    torch.ops.zo_triton.accumulate(list(tensors), list(tensor_ids), coefficients, directions.encode(), dtype)
+    _call(
+        "accumulate", tensors[0].device, 3, list(tensors), list(tensor_ids), coefficients, directions, dtype
+    )
 
 
 def gram(
@@ -186,7 +219,7 @@ def gram(
 ) -> Tensor:
     """Inner products z_k·z_l over all the tensors without storing any z: [K, K] float64, unscaled."""
     out = torch.empty(directions.num, directions.num, dtype=torch.float64, device=tensors[0].device)
-    torch.ops.zo_triton.gram(out, list(tensors), list(tensor_ids), directions.encode(), dtype)
+    _call("gram", out.device, 3, out, list(tensors), list(tensor_ids), directions, dtype)
     return out
 
 
@@ -243,13 +276,16 @@ def perturbed_linear(
         out = torch.empty(evaluations, samples, features, dtype=dtype, device=base.device)
     else:
         out = _feature_major(difference if donate else None, (evaluations, samples, features), dtype)
-    torch.ops.zo_triton.perturbed_linear(
+    _call(
+        "perturbed_linear",
+        base.device,
+        5,
         out,
         base,
         difference,
         weight,
         base_output,
-        directions.encode(),
+        directions,
         weight_id,
         bias_id,
         signed_eps,
@@ -261,7 +297,7 @@ def perturbed_linear(
 def activation_difference(base: Tensor, difference: Tensor, activation: str) -> Tensor:
     """``f(base + difference) - f(base)`` by an exact formula, no cancellation; [P, *base.shape]."""
     out = torch.empty_like(difference)
-    torch.ops.zo_triton.activation_difference(out, base, difference, activation)
+    _call("activation_difference", out.device, None, out, base, difference, activation)
     return out
 
 
@@ -270,7 +306,7 @@ def cross_entropy_difference(
 ) -> Tensor:
     """Each sample's cross-entropy difference: logits [N, C], difference [P, N, C], target [N] → [P, N] float32."""
     out = torch.empty(difference.shape[:2], dtype=torch.float32, device=difference.device)
-    torch.ops.zo_triton.cross_entropy_difference(out, logits, difference, target, label_smoothing)
+    _call("cross_entropy_difference", out.device, None, out, logits, difference, target, label_smoothing)
     return out
 
 
@@ -322,11 +358,89 @@ def mlp_differences(
         [P, N] float32.
     """
     out = torch.empty(signed_eps.numel(), inputs[0].shape[0], device=inputs[0].device)
-    torch.ops.zo_triton.mlp_differences(
-        out, list(inputs), list(outputs), list(weights), list(weight_ids), list(bias_ids), list(activations),
-        target, directions.encode(), signed_eps, label_smoothing,
+    _call(
+        "mlp_differences", out.device, 8, out, list(inputs), list(outputs), list(weights), list(weight_ids),
+        list(bias_ids), list(activations), target, directions, signed_eps, label_smoothing,
     )  # fmt: skip
     return out
+
+
+def offers_mlp_step(device: torch.device, directions: Directions, weights: Sequence[Tensor]) -> bool:
+    """Whether :func:`mlp_measure` and :func:`mlp_update` are there for such a ReLU network."""
+    return offers_mlp(device, directions, weights) and hasattr(_load(engine_for(device)), "mlp_measure")
+
+
+def mlp_measure(
+    tensors: Sequence[np.ndarray],
+    x: np.ndarray,
+    target: np.ndarray,
+    directions: Directions,
+    signed_eps: np.ndarray,
+) -> tuple[float, np.ndarray]:
+    """Mean cross-entropy of a ReLU network and its difference for every evaluation, base included.
+
+    Arrays rather than tensors: this is for networks that are done before torch has looked at its arguments.
+
+    Args:
+        tensors: Weight [out_l, in_l] and bias [1, out_l] of each layer in turn, float32; ids 0, 1, 2 …
+        x: [N, in] float32.
+        target: [N] int64 in [0, C).
+        directions: K full-rank sign directions.
+        signed_eps: [P] float32, sε of each evaluation.
+
+    Returns:
+        The loss, and float32 [P].
+    """
+    return _load("cpu").mlp_measure(list(tensors), x, target, directions, signed_eps)
+
+
+def mlp_update(
+    tensors: Sequence[np.ndarray],
+    first: Sequence[np.ndarray],
+    second: Sequence[np.ndarray],
+    rule: tuple[float, ...],
+    coefficients: np.ndarray,
+    directions: Directions,
+) -> None:
+    """Moves every tensor along Σ_k a_k z_k by Adam or by SGD with momentum, without writing the sum out.
+
+    Args:
+        tensors: As in :func:`mlp_measure`, changed in place.
+        first: First moments or momentum buffers, like the tensors, changed in place.
+        second: Second moments, changed in place by Adam only.
+        rule: (lr, β₁ or momentum, β₂ or -1 for SGD, √(second bias correction), eps, weight decay), lr being
+            already divided by Adam's first bias correction.
+        coefficients: a_k, float32 [K].
+        directions: K full-rank sign directions.
+    """
+    _load("cpu").mlp_update(list(tensors), first, second, rule, coefficients, directions)
+
+
+def stage(
+    directions: Directions, tensor_id: int, shape: Sequence[int], device: torch.device | str = "cpu"
+) -> Tensor:
+    """Packed signs of one tensor for every direction: what the generator gives, written out and nothing else.
+
+    Args:
+        directions: Names the K directions; full-rank signs.
+        tensor_id: Position of the tensor in the list of trained parameters.
+        shape: Its shape, a matrix [rows, cols] to the field.
+        device: Where to.
+
+    Returns:
+        int32 [K, 4·ceil(rows/4), ceil(cols/32)]; bit b of word c is column 32c + b, 1 for +1.
+
+    Raises:
+        ValueError: The distribution has no packed signs, or the engine none to offer.
+    """
+    if directions.elementwise != "rademacher" or directions.rank is not None:
+        raise ValueError(f"only full-rank 'rademacher' has packed signs, got {directions}.")
+    directions.check_shape(f"tensor {tensor_id}", shape)
+    device = torch.device(device)
+    engine = _engine(device)
+    if not hasattr(engine, "stage"):
+        raise ValueError(f"the {engine_for(device)!r} engine keeps no packed signs; use 'cpu' or 'triton'.")
+    return engine.stage(directions, tensor_id, *matrix_shape(torch.Size(shape)), device)
 
 
 def _feature_major(donated: Tensor | None, shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from zo_triton.experiments.baselines import Backprop, MeZO, VmapEnsemble
 from zo_triton.experiments.contender import count_parameters, make_mlp
-from zo_triton.experiments.fused import FusedAdam, FusedSGD
+from zo_triton.experiments.fused import Fused, FusedSGD
 
 SIZES = (5, 4, 3)  # d = 39: small enough for thousands of directions, with every kind of layer
 
@@ -117,7 +117,7 @@ def test_backprop_is_plain_gradient_descent():
         (lambda model: VmapEnsemble(model, 0.1, 0, 3), 4),
         (lambda model: VmapEnsemble(model, 0.1, 0, 3, sides=2), 6),
         (lambda model: Backprop(model, 0.1), 3),
-        (lambda model: FusedAdam(model, 0.1, 0, 3), 4),
+        (lambda model: Fused(model, 0.1, 0, 3), 4),
         (lambda model: FusedSGD(model, 0.1, 0, 3, sides=2), 7),
     ],
     ids=["mezo", "vmap", "vmap central", "backprop", "fused Adam", "fused central"],
@@ -135,7 +135,7 @@ def test_mezo_really_makes_the_passes_it_counts():
     assert len(seen) == contender.evaluations_per_step
 
 
-@pytest.mark.parametrize("build", [FusedAdam, FusedSGD, MeZO, VmapEnsemble])
+@pytest.mark.parametrize("build", [Fused, FusedSGD, MeZO, VmapEnsemble])
 def test_seed_decides_and_global_state_is_left_alone(build):
     state = torch.get_rng_state()
     ends = []

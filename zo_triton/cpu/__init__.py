@@ -5,8 +5,9 @@ from zo_triton.cpu.activation import activation_difference
 from zo_triton.cpu.cross_entropy import cross_entropy_difference
 from zo_triton.cpu.gram import gram
 from zo_triton.cpu.mlp import mlp_differences
+from zo_triton.cpu.mlp_step import mlp_measure, mlp_update
 from zo_triton.cpu.perturbed_linear import perturbed_linear
-from zo_triton.cpu.sample import sample
+from zo_triton.cpu.sample import sample, stage
 from zo_triton.cpu.threads import one_pool
 
 __all__ = [
@@ -15,7 +16,10 @@ __all__ = [
     "cross_entropy_difference",
     "gram",
     "mlp_differences",
+    "mlp_measure",
+    "mlp_update",
     "one_pool",
     "perturbed_linear",
     "sample",
+    "stage",
 ]

@@ -7,6 +7,7 @@ tables of signed sums serve a group of directions and both sides, and only the f
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ def mlp_differences(
 ) -> None:
     """Same contract as the reference; full-rank signs only, computed in float32."""
     samples = inputs[0].shape[0]
-    layout, ids, kinds = _plan(
+    layout, ids, kinds = plan(
         tuple(weight.shape for weight in weights), tuple(weight_ids), tuple(bias_ids), tuple(activations)
     )
     padded = -(-samples // LANES) * LANES
@@ -65,16 +66,49 @@ def mlp_differences(
         if activation not in ("none", "relu"):
             for place, term in enumerate(base_terms(z, activation), 1):
                 terms[place, row : row + z.shape[1], :samples] = term.t()
+    run_passes(
+        out.numpy(), Base(base.numpy(), terms.numpy(), matrices.numpy(), probabilities.numpy()), layout, ids, kinds,
+        target.contiguous().numpy(), label_smoothing, signed_eps.numpy(), directions,
+    )  # fmt: skip
+
+
+class Base(NamedTuple):
+    """The base as the passes read it, float32, feature-major, samples rounded up to a multiple of 32.
+
+    Attributes:
+        inputs: [Σ inner, padded N], each layer's input.
+        terms: [3, Σ rows, padded N], each layer's output and what its activation makes of it.
+        matrices: The weights one after the other, their rows padded to 32 columns.
+        probabilities: Softmax of the logits, [C, N].
+    """
+
+    inputs: np.ndarray
+    terms: np.ndarray
+    matrices: np.ndarray
+    probabilities: np.ndarray
+
+
+def run_passes(
+    out: np.ndarray,
+    base: Base,
+    layout: np.ndarray,
+    ids: np.ndarray,
+    kinds: np.ndarray,
+    target: np.ndarray,
+    label_smoothing: float,
+    signed_eps: np.ndarray,
+    directions: Directions,
+) -> None:
+    """Every sample's loss difference, out [P, N], on all threads; layout, ids, kinds: see :func:`plan`."""
     arguments = (
-        out.numpy(), base.numpy(), terms.numpy(), matrices.numpy(), layout, ids, kinds,
-        probabilities.numpy(), target.contiguous().numpy(), np.float32(label_smoothing), signed_eps.numpy(),
+        out, *base[:3], layout, ids, kinds, base.probabilities, target, np.float32(label_smoothing), signed_eps,
         out.shape[0] // directions.num, key_of(directions), directions.first,
     )  # fmt: skip
 
     def run(start: int, stop: int) -> None:
         _mlp_kernel(*arguments, start, stop)
 
-    if samples * out.shape[0] * int((layout[:, INNER] * layout[:, ROWS]).sum()) < SMALL_WORK:
+    if out.size * int((layout[:, INNER] * layout[:, ROWS]).sum()) < SMALL_WORK:
         run(0, directions.num)
     else:
         parallel(run, directions.num)
@@ -85,7 +119,7 @@ INNER, ROWS, PADDED_ROWS, WIDTH_IN_WORDS, BASE_AT, ROW_AT, PADDED_ROW_AT, WORD_A
 
 
 @lru_cache(maxsize=64)
-def _plan(
+def plan(
     shapes: tuple[tuple[int, int], ...],
     weight_ids: tuple[int, ...],
     bias_ids: tuple[int, ...],

@@ -11,15 +11,15 @@ from torch import nn
 from zo_triton.data import digits
 from zo_triton.experiments.baselines import Backprop, MeZO
 from zo_triton.experiments.contender import Contender, Method, count_parameters, make_mlp
-from zo_triton.experiments.fused import FusedAdam, FusedSGD, hardware_dtype
+from zo_triton.experiments.fused import Fused
 from zo_triton.experiments.race import FINALISTS, RaceConfig, Say, race
 
 CONFIG = RaceConfig(
     sizes=(64, 32, 10),
-    batch=128,
+    batch=64,
     directions=256,
     eps=1e-4,
-    learning_rates=(3e-3, 1e-2, 2e-2, 3e-2, 1e-1, 3e-1, 1.0),
+    learning_rates=(1e-2, 2e-2, 3e-2, 5e-2, 1e-1, 3e-1, 1.0),
     trial_seconds=1.2,
     run_seconds=6.0,
     seeds=(0, 1, 2),
@@ -59,13 +59,12 @@ DEFAULT_RATES = {
 def methods(config: RaceConfig = CONFIG) -> list[Method]:
     """Every method of the race, fused ones first."""
     count, eps = config.directions, config.eps
-    dtype = str(hardware_dtype()).removeprefix("torch.")
 
     def zo_adam(model: nn.Module, lr: float, seed: int) -> Contender:
-        return FusedAdam(model, lr, seed, count, eps)
+        return Fused(model, lr, seed, count, eps)
 
     def zo_sgd(model: nn.Module, lr: float, seed: int) -> Contender:
-        return FusedSGD(model, lr, seed, count, eps, momentum=MOMENTUM)
+        return Fused(model, lr, seed, count, eps, momentum=MOMENTUM)
 
     def mezo(model: nn.Module, lr: float, seed: int) -> Contender:
         return MeZO(model, lr, seed, min(count, LOOP_DIRECTIONS), adam=True)
@@ -80,8 +79,8 @@ def methods(config: RaceConfig = CONFIG) -> list[Method]:
         return Backprop(model, lr, adam=False)
 
     return [
-        Method("zo-adam", "fused ZO + Adam", "fused", zo_adam, dtype),
-        Method("zo-sgd", "fused ZO + momentum", "fused", zo_sgd, dtype),
+        Method("zo-adam", "fused ZO + Adam", "fused", zo_adam),
+        Method("zo-sgd", "fused ZO + momentum", "fused", zo_sgd),
         Method("mezo", f"MeZO loop + Adam, K = {min(count, LOOP_DIRECTIONS)}", "zeroth", mezo),
         Method("mezo-1", "MeZO loop, K = 1", "zeroth", mezo_one),
         Method("adam", "backprop + Adam", "first", adam),
@@ -106,6 +105,7 @@ def run_race(config: RaceConfig, say: Say, chosen: Sequence[Method] | None = Non
     rates = ", ".join(f"{rate:g}" for rate in config.learning_rates)
     seconds, target = config.trial_seconds, config.targets[-1]
     note = (
+        "Inputs are standardised with the training examples' mean and standard deviation. "
         f"Every method tried the same {len(config.learning_rates)} learning rates ({rates}) for at most "
         f"{seconds / 4:g} s of training each, and its {FINALISTS} best again with {len(config.tuning_seeds)} "
         f"seeds for at most {seconds:g} s, on a fifth of the training examples held out (the test examples are "
@@ -113,7 +113,7 @@ def run_race(config: RaceConfig, say: Say, chosen: Sequence[Method] | None = Non
         "median over the seeds, or in brackets the best accuracy where it did not get there. Momentum is fixed "
         f"at {MOMENTUM}, Adam's other settings are torch's."
     )
-    rows = race(chosen or methods(config), digits(), config, say)
+    rows = race(chosen or methods(config), digits().standardized(), config, say)
     return {
         "task": "digits",
         "config": {

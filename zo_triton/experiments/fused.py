@@ -1,4 +1,4 @@
-"""This project's contenders: the fused estimate fed to Adam, and ZO-SGD."""
+"""This project's contenders: the fused estimate fed to torch's optimizers, and ZO-SGD."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def hardware_dtype() -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-class FusedAdam:
-    """K fused directions a step, their averaged estimate in ``.grad``, torch's Adam on top.
+class Fused:
+    """:class:`zo_triton.FusedTrainer` with Adam, or with SGD and momentum, behind the contenders' interface.
 
     Args:
         model: Trained in place.
@@ -28,6 +28,7 @@ class FusedAdam:
         directions: K.
         eps: Smoothing radius.
         sides: 1 or 2.
+        momentum: None for Adam, else SGD's μ.
         compute_dtype: Of the differences; None takes :func:`hardware_dtype`.
     """
 
@@ -39,31 +40,22 @@ class FusedAdam:
         directions: int,
         eps: float = 1e-4,
         sides: int = 1,
+        momentum: float | None = None,
         compute_dtype: torch.dtype | None = None,
     ) -> None:
-        self.model, self.seed, self.directions, self.eps, self.sides = model, seed, directions, eps, sides
-        self.compute_dtype = compute_dtype or hardware_dtype()
-        self.parameters = list(model.parameters())
-        self.optimizer = torch.optim.Adam(self.parameters, lr=lr, fused=True)
+        optimizer: torch.optim.Optimizer
+        if momentum is None:
+            optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
+        else:
+            optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+        self.trainer = zo.FusedTrainer(
+            model, optimizer, directions, eps, seed, sides, compute_dtype or hardware_dtype()
+        )
         self.evaluations_per_step = 1 + sides * directions
-        self.steps_done = 0
 
     def step(self, x: Tensor, y: Tensor) -> float:
         """One update; returns the base loss."""
-        loss = zo.estimate_gradient(
-            lambda: F.cross_entropy(self.model(x), y),
-            self.parameters,
-            zo.Directions(self.seed, self.steps_done, self.directions),
-            self.eps,
-            sides=self.sides,
-            compute_dtype=self.compute_dtype,
-        )
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # others would spin on into the next step
-        self.optimizer.step()
-        torch.set_num_threads(threads)
-        self.steps_done += 1
-        return loss
+        return self.trainer.step(x, y)
 
 
 class FusedSGD:

@@ -6,14 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import zo_triton as zo
+from zo_triton import ops
 from zo_triton.experiments.baselines import Backprop, MeZO, VmapEnsemble
 from zo_triton.experiments.contender import Contender, make_mlp
-from zo_triton.experiments.fused import FusedAdam, FusedSGD, hardware_dtype
+from zo_triton.experiments.fused import Fused, FusedSGD, hardware_dtype
 from zo_triton.experiments.timing import alternate, milliseconds, round_digits
 
 LR = 1e-3
@@ -75,8 +77,11 @@ class Inference:
         return F.cross_entropy(output, y).item()
 
 
-def contenders() -> list[StepContender]:
-    """Ours first; ``fused`` ones in the hardware's dtype, and one in float32 where that differs."""
+def contenders(case: StepCase) -> list[StepContender]:
+    """Ours first: the layer-wise ones in the hardware's dtype and, where that differs, in float32.
+
+    A network small enough for it also has the whole step in compiled calls.
+    """
     fast = hardware_dtype()
     name = str(fast).removeprefix("torch.")
     listed = [
@@ -105,6 +110,13 @@ def contenders() -> list[StepContender]:
             lambda m, k: FusedSGD(m, LR, 0, k, EPS, compute_dtype=torch.float32),
         )
         listed.insert(2, plain)
+    whole = StepContender(
+        "zo-whole", "fused, one-sided, whole step", "fused", "float32",
+        lambda m, k: Fused(m, LR, 0, k, EPS, momentum=0.0),
+    )  # fmt: skip
+    trainer = whole.build(make_mlp(case.sizes, 0), 1)
+    if isinstance(trainer, Fused) and trainer.trainer.is_fused:
+        listed.insert(0, whole)
     return listed
 
 
@@ -121,7 +133,7 @@ def run_step_time(cases: Sequence[StepCase], seconds: float, say: Callable[[str]
     rows = []
     for case in cases:
         say(f"step time: {case.name}")
-        listed = contenders()
+        listed = contenders(case)
         built, actions = [], []
         for one in listed:
             # Every contender trains a model of its own: none may move another's weights.
@@ -164,10 +176,11 @@ def run_step_split(cases: Sequence[StepCase], seconds: float, say: Callable[[str
         rows.append({"name": case.name, "parts": parts, "step_ms": step})
     note = (
         "Each part is timed alone, in turns with the whole step, which is one fused one-sided step with Adam "
-        f"({str(hardware_dtype()).removeprefix('torch.')}). *base*: one plain forward pass and its loss. "
-        "*draw*: the generator sits inside the kernels; its cost is 10/3 of what the step saves with 7 "
-        "Philox rounds instead of 10. *differences* and *update* (all K directions into the gradient, then "
-        "Adam) are without their draw. *rest*: what the whole step takes beyond the parts, mostly Python."
+        f"({str(hardware_dtype()).removeprefix('torch.')}; float32 where the whole step is compiled). *base*: one "
+        "plain forward pass and its loss. *draw*: the generator's words for all directions, written out "
+        "twice, as a step draws them for the differences and again for the update. *differences* and *update* "
+        "(all K directions into the gradient, then Adam) are without their draw. *rest*: what the whole "
+        "step takes beyond the parts, mostly Python."
     )
     return {"note": note, "cases": rows}
 
@@ -175,7 +188,8 @@ def run_step_split(cases: Sequence[StepCase], seconds: float, say: Callable[[str
 def _split(case: StepCase, seconds: float) -> tuple[dict[str, float], float]:
     model, x, y = example(case)
     params, dtype = list(model.parameters()), hardware_dtype()
-    coefficients = torch.zeros(case.directions)
+    directions = zo.Directions(0, 0, case.directions)
+    stepper = Fused(example(case)[0], LR, 0, case.directions, EPS)
 
     def closure() -> Tensor:
         return F.cross_entropy(model(x), y)
@@ -184,36 +198,56 @@ def _split(case: StepCase, seconds: float) -> tuple[dict[str, float], float]:
         with torch.no_grad():
             closure().item()
 
-    def measure(rounds: int) -> Callable[[], object]:
-        directions = zo.Directions(0, 0, case.directions, rounds=rounds)
-        return lambda: zo.differences(closure, params, directions, EPS, compute_dtype=dtype)
+    def draw() -> None:
+        for position, param in enumerate(params):
+            ops.stage(directions, position, param.shape)
 
-    def update(rounds: int) -> Callable[[], object]:
-        directions = zo.Directions(0, 0, case.directions, rounds=rounds)
-        return lambda: zo.accumulate(params, range(len(params)), coefficients, directions, dtype)
-
-    stepper = FusedAdam(example(case)[0], LR, 0, case.directions, EPS, compute_dtype=dtype)
-    trained = FusedAdam(example(case)[0], 0.0, 0, case.directions, EPS, compute_dtype=dtype)
-    trained.step(x, y)
-    actions = [
-        base, measure(10), measure(7), update(10), update(7), trained.optimizer.step, _bind(stepper, x, y),
-    ]  # fmt: skip
+    if stepper.trainer.is_fused:
+        measure, update = _compiled_parts(params, x, y, directions)
+    else:
+        measure, update = _general_parts(params, closure, directions, dtype)
     # Single calls in turns: what is subtracted was measured side by side.
+    actions = [base, draw, measure, update, _bind(stepper, x, y)]
     times = alternate(actions, seconds, burst_seconds=0.0, pause_seconds=0.0)
-    forward, full, _, add, _, adam, step = (milliseconds(taken) for taken in times)
-    draw_there = min(_drawing(times[1], times[2]), max(0.0, full - forward))
-    draw_back = min(_drawing(times[3], times[4]), add)
+    forward, drawn, full, add, step = (milliseconds(taken) for taken in times)
     parts = {
-        "draw": draw_there + draw_back,
+        "draw": 2 * drawn,
         "base": forward,
-        "differences": max(0.0, full - forward - draw_there),
-        "update": add - draw_back + adam,
+        "differences": max(0.0, full - forward - drawn),
+        "update": max(0.0, add - drawn),
     }
     parts["rest"] = max(0.0, step - sum(parts.values()))
     return {name: round_digits(value) for name, value in parts.items()}, step
 
 
-def _drawing(ten_rounds: Sequence[float], seven_rounds: Sequence[float]) -> float:
-    """Milliseconds of ten Philox rounds, from pairs of calls with ten and with seven."""
-    saved = milliseconds([ten - seven for ten, seven in zip(ten_rounds, seven_rounds, strict=True)])
-    return max(0.0, saved * 10 / 3)
+Parts = tuple[Callable[[], object], Callable[[], object]]
+"""A step's measurement and its update, each to be timed alone."""
+
+
+def _general_parts(
+    params: list[nn.Parameter], closure: Callable[[], Tensor], directions: zo.Directions, dtype: torch.dtype
+) -> Parts:
+    """Layer by layer: the gradient is written out and torch's Adam reads it; nothing moves."""
+    coefficients = torch.zeros(directions.num)
+    for param in params:
+        param.grad = torch.zeros_like(param)
+    gradients = [param.grad for param in params if param.grad is not None]
+    adam = torch.optim.Adam(params, lr=0.0, fused=True)
+
+    def update() -> None:
+        zo.accumulate(gradients, range(len(params)), coefficients, directions, dtype)
+        adam.step()
+
+    return lambda: zo.differences(closure, params, directions, EPS, compute_dtype=dtype), update
+
+
+def _compiled_parts(params: list[nn.Parameter], x: Tensor, y: Tensor, directions: zo.Directions) -> Parts:
+    """Of a step in compiled calls."""
+    tensors = [param.detach().numpy().reshape(-1, param.shape[-1]) for param in params]
+    first, second = ([tensor * 0 for tensor in tensors] for _ in range(2))
+    rule = (0.0, 0.9, 0.999, 1.0, 1e-8, 0.0)
+    steps, coefficients = np.full(directions.num, EPS, np.float32), np.zeros(directions.num, np.float32)
+    return (
+        lambda: ops.mlp_measure(tensors, x.numpy(), y.numpy(), directions, steps),
+        lambda: ops.mlp_update(tensors, first, second, rule, coefficients, directions),
+    )

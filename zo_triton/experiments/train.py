@@ -61,7 +61,7 @@ def train(
     chosen = find_method(method, config)
     model = make_mlp(config.sizes, seed)
     contender = chosen.build(model, DEFAULT_RATES[method] if lr is None else lr, seed)
-    data = digits()
+    data = digits().standardized()
     source = batches(data, config.batch, seed)
     accuracy = evaluate(model, data)[1]
     with nullcontext() if engine is None else zo.use_engine(engine):

@@ -6,6 +6,7 @@ from zo_triton.kernels.cross_entropy import cross_entropy_difference
 from zo_triton.kernels.gram import gram
 from zo_triton.kernels.perturbed_linear import perturbed_linear
 from zo_triton.kernels.sample import sample
+from zo_triton.kernels.stage import stage
 
 __all__ = [
     "accumulate",
@@ -14,4 +15,5 @@ __all__ = [
     "gram",
     "perturbed_linear",
     "sample",
+    "stage",
 ]

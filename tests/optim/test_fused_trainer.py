@@ -1,0 +1,182 @@
+"""The compiled step against the general one, which is tested against autograd."""
+
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import zo_triton as zo
+
+
+def mlp(*sizes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    layers = []
+    for inner, outer in pairwise(sizes):
+        layers += [nn.Linear(inner, outer), nn.ReLU()]
+    model = nn.Sequential(*layers[:-1])
+    with torch.no_grad():
+        for param in model.parameters():
+            param.copy_(torch.randn(param.shape, generator=generator) / param.shape[-1] ** 0.5)
+    return model
+
+
+def batch(samples, features, classes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(samples, features, generator=generator)
+    return x, torch.randint(classes, (samples,), generator=generator)
+
+
+OPTIMIZERS = {
+    "adam": lambda params: torch.optim.Adam(params, lr=1e-2),
+    "adam-with-decay": lambda params: torch.optim.Adam(params, lr=1e-2, betas=(0.8, 0.9), weight_decay=0.1),
+    "sgd": lambda params: torch.optim.SGD(params, lr=0.1),
+    "momentum": lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.01),
+}
+# Widths and samples: one of everything, a tail of a word and of a run, past a block of samples and three layers.
+SHAPES = {
+    "logistic": ((5, 3), 1),
+    "digits": ((64, 32, 10), 37),
+    "deep": ((33, 65, 7, 4), 131),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_compiled_step_is_the_general_step(name, shape):
+    sizes, samples = shape
+    ends = []
+    for fused in (True, False):
+        model = mlp(*sizes)
+        trainer = zo.FusedTrainer(
+            model, OPTIMIZERS[name](model.parameters()), directions=9, eps=1e-3, seed=7, sides=2, fused=fused
+        )
+        assert trainer.is_fused is fused
+        losses = [trainer.step(*batch(samples, sizes[0], sizes[-1], seed)) for seed in range(3)]
+        ends.append((losses, [param.detach() for param in model.parameters()], trainer.optimizer))
+    torch.testing.assert_close(ends[0][0], ends[1][0], rtol=1e-4, atol=1e-5)
+    # Adam divides by the estimate's own size: rounding of a coordinate near zero moves it by a share of lr.
+    for ours, theirs in zip(ends[0][1], ends[1][1], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-4)
+    states = [optimizer.state_dict()["state"] for *_, optimizer in ends]
+    assert [set(state) for state in states[0].values()] == [set(state) for state in states[1].values()]
+
+
+def test_reloaded_optimizer_goes_on_bit_for_bit():
+    model = mlp(20, 9, 4)
+    trainer = zo.FusedTrainer(model, torch.optim.Adam(model.parameters(), lr=0.02), directions=8)
+    for seed in range(3):
+        trainer.step(*batch(16, 20, 4, seed))
+    second = copy.deepcopy(model)
+    adam = torch.optim.Adam(second.parameters(), lr=0.5)
+    adam.load_state_dict(copy.deepcopy(trainer.optimizer.state_dict()))
+    resumed = zo.FusedTrainer(second, adam, directions=8)
+    resumed.steps_done = trainer.steps_done
+    for seed in range(3, 6):
+        assert trainer.step(*batch(16, 20, 4, seed)) == resumed.step(*batch(16, 20, 4, seed))
+    for ours, theirs in zip(model.parameters(), second.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_learns_and_obeys_a_scheduler():
+    model = mlp(10, 16, 3)
+    adam = torch.optim.Adam(model.parameters(), lr=0.02)
+    scheduler = torch.optim.lr_scheduler.StepLR(adam, 60, gamma=0.0)
+    trainer = zo.FusedTrainer(model, adam, directions=64)
+    x, y = batch(64, 10, 3)
+    losses = []
+    for _ in range(70):
+        losses.append(trainer.step(x, y))
+        scheduler.step()
+    assert losses[60] < 0.6 * losses[0]
+    assert losses[61] == losses[-1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.append(nn.Softplus()),
+        lambda model: model[0].register_forward_hook(lambda *_: None),
+        lambda model: model[0].bias.requires_grad_(False),
+        lambda model: model.double(),
+        lambda model: model.__setitem__(1, nn.Tanh()),
+    ],
+    ids=["other-tail", "hook", "frozen", "float64", "tanh"],
+)
+def test_anything_else_takes_the_general_way(change):
+    model = mlp(6, 5, 4)
+    change(model)
+    params = [param for param in model.parameters() if param.requires_grad]
+    trainer = zo.FusedTrainer(model, torch.optim.SGD(params, lr=0.1), directions=4)
+    assert not trainer.is_fused
+    x, y = batch(8, 6, 4)
+    x = x.to(params[0].dtype)
+    before = F.cross_entropy(model(x), y).item()
+    assert trainer.step(x, y) == pytest.approx(before)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda params: torch.optim.Adam(params, amsgrad=True),
+        lambda params: torch.optim.AdamW(params),
+        lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, nesterov=True),
+        lambda params: torch.optim.Adam(params, lr=torch.tensor(0.1)),
+    ],
+    ids=["amsgrad", "adamw", "nesterov", "tensor-lr"],
+)
+def test_other_rules_are_left_to_torch(make):
+    model = mlp(6, 5, 4)
+    trainer = zo.FusedTrainer(model, make(model.parameters()), directions=4)
+    assert not trainer.is_fused
+    before = [param.clone() for param in model.parameters()]
+    trainer.step(*batch(8, 6, 4))
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_another_engine_is_obeyed():
+    model = mlp(6, 5, 4)
+    trainer = zo.FusedTrainer(model, torch.optim.SGD(model.parameters(), lr=0.1), directions=4)
+    assert trainer.is_fused
+    with zo.use_engine("reference"):
+        assert not trainer.is_fused
+        trainer.step(*batch(8, 6, 4))
+
+
+BAD_BATCHES = {
+    "features": (lambda x, y: (x[:, :-1], y), ValueError, r"x must be a batch \[N, 6\]"),
+    "empty": (lambda x, y: (x[:0], y[:0]), ValueError, "at least one example"),
+    "lengths": (lambda x, y: (x, y[:-1]), ValueError, r"y must be \[8\]"),
+    "float-labels": (lambda x, y: (x, y.float()), TypeError, "int64"),
+    "label-too-large": (lambda x, y: (x, y + 4), ValueError, r"labels must be in \[0, 4\)"),
+    "negative-label": (lambda x, y: (x, y - 9), ValueError, "labels must be in"),
+    "nan": (lambda x, y: (x * float("nan"), y), ValueError, "the loss is nan"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_BATCHES.values(), ids=BAD_BATCHES)
+def test_bad_batches_change_nothing(case):
+    spoil, error, message = case
+    model = mlp(6, 5, 4)
+    trainer = zo.FusedTrainer(model, torch.optim.Adam(model.parameters()), directions=4)
+    before = [param.clone() for param in model.parameters()]
+    with pytest.raises(error, match=message):
+        trainer.step(*spoil(*batch(8, 6, 4)))
+    assert trainer.steps_done == 0
+    assert not trainer.optimizer.state
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_optimizer_of_another_model_is_refused():
+    model, other = mlp(6, 5, 4), mlp(6, 5, 4)
+    with pytest.raises(ValueError, match="not the model's 4 trained parameters"):
+        zo.FusedTrainer(model, torch.optim.SGD(other.parameters(), lr=0.1))
+
+
+@pytest.mark.parametrize(("name", "value"), [("eps", 0.0), ("directions", 0), ("sides", 3), ("seed", -1)])
+def test_settings_out_of_range(name, value):
+    model = mlp(6, 5, 4)
+    with pytest.raises(ValueError, match=name.rstrip("s") if name == "directions" else name):
+        zo.FusedTrainer(model, torch.optim.SGD(model.parameters(), lr=0.1), **{name: value})

@@ -1,0 +1,218 @@
+"""Training a classifier by the fused estimate and a torch optimizer; a small MLP takes three compiled calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite, sqrt
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer
+
+from zo_triton import ops
+from zo_triton.directions import Directions
+from zo_triton.optim.checks import check_eps, check_evaluation, check_parameters
+from zo_triton.optim.estimate import estimate_gradient
+
+_PLAIN_ADAM = {"amsgrad": False, "maximize": False, "decoupled_weight_decay": False}
+_PLAIN_SGD = {"nesterov": False, "maximize": False, "dampening": 0}
+
+
+class FusedTrainer:
+    """Cross-entropy training on K loss differences a step, with a torch optimizer.
+
+    A step does what ``zo.estimate_gradient`` on ``F.cross_entropy(model(x), y)`` and ``optimizer.step()`` do.
+    Where model and optimizer allow it (an ``nn.Sequential`` of ``Linear`` and ``ReLU`` in float32 that
+    ``ops.offers_mlp`` accepts, plain Adam or SGD, the CPU engine) all of it runs in three compiled calls and
+    ĝ is never written out; anything else takes the general way. The optimizer's state and settings
+    are read and written in place, so its state dict, and schedulers of its learning rate, work as always.
+
+    Args:
+        model: From inputs [N, …] to logits [N, C]; trained in place.
+        optimizer: Holds the trained parameters in one group, in the model's order.
+        directions: K, directions a step.
+        eps: Smoothing radius ε.
+        seed: Key of the noise, in [0, 2**64).
+        sides: 1 for L(θ+εz) - L(θ), 2 for central differences.
+        compute_dtype: Of the differences on the general way; the compiled calls compute in float32.
+        fused: False always takes the general way.
+
+    Attributes:
+        steps_done: Successful steps, the ``step`` of the directions drawn next.
+        is_fused: Whether the next step will run in compiled calls.
+
+    Raises:
+        TypeError: A parameter is not of a real floating type.
+        ValueError: A setting is out of range, or the optimizer holds other tensors than the model.
+
+    Example:
+        >>> import torch, zo_triton as zo
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> adam = torch.optim.Adam(model.parameters(), lr=0.02)
+        >>> trainer = zo.FusedTrainer(model, adam, directions=32)
+        >>> loss = trainer.step(torch.randn(16, 4), torch.randint(0, 3, (16,)))
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        directions: int = 64,
+        eps: float = 1e-4,
+        seed: int = 0,
+        sides: int = 1,
+        compute_dtype: torch.dtype = torch.float32,
+        fused: bool = True,
+    ) -> None:
+        self.params = [param for param in model.parameters() if param.requires_grad]
+        check_eps(eps)
+        check_evaluation(sides, compute_dtype, None)
+        check_parameters(self.params, Directions(seed, 0, directions))
+        held = [param for group in optimizer.param_groups for param in group["params"]]
+        if [id(param) for param in held] != [id(param) for param in self.params]:
+            raise ValueError(
+                f"the optimizer holds {len(held)} tensors that are not the model's {len(self.params)} trained "
+                "parameters in their order; make it with model.parameters()."
+            )
+        self.model, self.optimizer = model, optimizer
+        self.directions, self.eps, self.seed, self.sides = directions, eps, seed, sides
+        self.compute_dtype, self.fused = compute_dtype, fused
+        self.steps_done = 0
+        self._signed_eps = np.tile(np.array([eps, -eps][:sides], np.float32), directions)
+        self._is_small = _is_relu_mlp(model, self.params) and ops.offers_mlp_step(
+            self.params[0].device, Directions(seed, 0, directions), self.params[::2]
+        )
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether the next step will run in compiled calls."""
+        return (
+            self.fused
+            and self._is_small
+            and ops.engine_for(self.params[0].device) == "cpu"
+            and _is_plain(self.optimizer)
+        )
+
+    @torch.no_grad()
+    def step(self, x: Tensor, y: Tensor) -> float:
+        """One update.
+
+        Args:
+            x: Inputs, [N, …].
+            y: Class indices, [N] int64.
+
+        Returns:
+            The base loss.
+
+        Raises:
+            TypeError: The labels are no int64 tensor.
+            ValueError: Shapes do not fit, a label is out of range, or the loss or every difference is not
+                finite. Nothing has changed then.
+        """
+        directions = Directions(self.seed, self.steps_done, self.directions)
+        if self.is_fused and x.dtype == torch.float32:
+            loss = self._fused_step(x, y, directions)
+        else:
+            loss = estimate_gradient(
+                lambda: F.cross_entropy(self.model(x), y),
+                self.params,
+                directions,
+                self.eps,
+                self.sides,
+                compute_dtype=self.compute_dtype,
+            )
+            self.optimizer.step()
+        self.steps_done += 1
+        return loss
+
+    def _fused_step(self, x: Tensor, y: Tensor, directions: Directions) -> float:
+        tensors = [param.detach().numpy().reshape(-1, param.shape[-1]) for param in self.params]
+        inputs, classes = tensors[0].shape[1], tensors[-1].shape[1]
+        labels = _checked_batch(x, y, inputs, classes)
+        loss, found = ops.mlp_measure(tensors, x.contiguous().numpy(), labels, directions, self._signed_eps)
+        if not isfinite(loss):
+            raise ValueError(
+                f"the loss is {loss}: the step is refused and the weights stay as they are; restart from a "
+                "checkpoint with a lower lr."
+            )
+        projected = found if self.sides == 1 else (found[::2] - found[1::2]) / np.float32(2)
+        usable = np.isfinite(projected)
+        count = np.count_nonzero(usable)
+        if count == 0:
+            raise ValueError(
+                f"the loss is {loss} but none of its {projected.size} differences is finite: the step is refused "
+                f"and the weights stay as they are; lower eps={self.eps}."
+            )
+        coefficients = np.where(usable, projected, 0) / np.float32(self.eps * count)
+        ops.mlp_update(tensors, *self._rule(), coefficients, directions)
+        self.optimizer._opt_called = True  # by this torch's schedulers know that it has stepped
+        return loss
+
+    def _rule(self) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray], tuple[float, ...]]:
+        """The optimizer's memory and this step's numbers, as ``ops.mlp_update`` takes them."""
+        group, state = self.optimizer.param_groups[0], self.optimizer.state
+        if isinstance(self.optimizer, SGD):
+            momentum = group["momentum"]
+            first = [
+                _memory(state[param] if momentum else {}, "momentum_buffer", param) for param in self.params
+            ]
+            return first, first, (group["lr"], momentum, -1.0, 1.0, 0.0, group["weight_decay"])
+        beta1, beta2 = group["betas"]
+        for param in self.params:
+            state[param].setdefault("step", torch.zeros(()))
+            state[param]["step"] += 1
+        taken = float(state[self.params[0]]["step"])
+        first = [_memory(state[param], "exp_avg", param) for param in self.params]
+        second = [_memory(state[param], "exp_avg_sq", param) for param in self.params]
+        lr = float(group["lr"]) / (1 - beta1**taken)
+        return first, second, (lr, beta1, beta2, sqrt(1 - beta2**taken), group["eps"], group["weight_decay"])
+
+
+def _memory(state: dict[str, Any], key: str, param: Tensor) -> np.ndarray:
+    if state.get(key) is None:
+        state[key] = torch.zeros_like(param, requires_grad=False)
+    return state[key].numpy().reshape(-1, param.shape[-1])
+
+
+def _checked_batch(x: Tensor, y: Tensor, inputs: int, classes: int) -> np.ndarray:
+    if x.dim() != 2 or x.shape[1] != inputs or x.shape[0] == 0:
+        raise ValueError(f"x must be a batch [N, {inputs}] of at least one example, got {tuple(x.shape)}.")
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"y must be [{x.shape[0]}], one label an example, got {tuple(y.shape)}.")
+    if y.dtype != torch.int64:
+        raise TypeError(f"y must hold class indices in int64, got {y.dtype}.")
+    labels = y.contiguous().numpy()
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"labels must be in [0, {classes}), got {labels.min()} to {labels.max()}.")
+    return labels
+
+
+def _is_plain(optimizer: Optimizer) -> bool:
+    """Whether the compiled update knows the optimizer's rule: one group of torch's own Adam or SGD."""
+    if len(optimizer.param_groups) != 1:
+        return False
+    group, kind = optimizer.param_groups[0], type(optimizer)
+    expected = _PLAIN_ADAM if kind is Adam else _PLAIN_SGD if kind is SGD else None
+    if expected is None or isinstance(group["lr"], Tensor):
+        return False
+    return all(group.get(key, value) == value for key, value in expected.items())
+
+
+def _is_relu_mlp(model: nn.Module, params: Sequence[Tensor]) -> bool:
+    """Whether the model is Linear, ReLU, Linear, … Linear, all float32, contiguous, with bias and trained."""
+    if type(model) is not nn.Sequential or len(model) % 2 == 0:
+        return False
+    kinds = [type(layer) for layer in model]
+    if any(kind is not nn.Linear for kind in kinds[::2]) or any(kind is not nn.ReLU for kind in kinds[1::2]):
+        return False
+    if len(params) != len(model) + 1:
+        return False
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+        return False
+    return all(
+        param.dtype == torch.float32 and param.is_contiguous() and param.device.type == "cpu"
+        for param in params
+    )
