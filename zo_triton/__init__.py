@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zo_triton import data, difference, directions, ops, optim
+    from zo_triton import data, difference, directions, nzk, ops, optim
     from zo_triton.difference import differences
     from zo_triton.directions import Directions
     from zo_triton.ops import accumulate, gram, sample, use_engine
@@ -36,6 +36,7 @@ __all__ = [
     "directions",
     "estimate_gradient",
     "gram",
+    "nzk",
     "ops",
     "optim",
     "sample",
@@ -48,7 +49,7 @@ _NAMES = {
     "ops": ("accumulate", "gram", "sample", "use_engine"),
     "optim": ("AGGREGATORS", "ZOSGD", "BlackBox", "FusedTrainer", "Measurement", "estimate_gradient"),
 }
-_SUBMODULES = {"data", *_NAMES}
+_SUBMODULES = {"data", "nzk", *_NAMES}
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 # Hidden from type checkers, which would otherwise take any misspelt name for one that loads later.

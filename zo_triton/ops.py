@@ -98,6 +98,9 @@ _SCHEMAS = {
     "mlp_differences": "(Tensor(a!) out, Tensor[] inputs, Tensor[] outputs, Tensor[] weights, int[] weight_ids, "
     "int[] bias_ids, str[] activations, Tensor target, int[] directions, Tensor signed_eps, "
     "float label_smoothing) -> ()",
+    "perturbed_conv2d": "(Tensor(a!) out, Tensor base, Tensor? difference, Tensor weight, Tensor? base_output, "
+    "int[] directions, int weight_id, int bias_id, Tensor signed_eps, int[] stride, int[] padding, int[] dilation, "
+    "int groups, str activation) -> ()",
     "activation_difference": "(Tensor(a!) out, Tensor base, Tensor difference, str activation) -> ()",
     "cross_entropy_difference": "(Tensor(a!) out, Tensor logits, Tensor difference, Tensor target, "
     "float label_smoothing) -> ()",
@@ -291,6 +294,61 @@ def perturbed_linear(
         signed_eps,
         activation,
     )
+    return out
+
+
+def perturbed_conv2d(
+    base: Tensor,
+    difference: Tensor | None,
+    weight: Tensor,
+    directions: Directions,
+    signed_eps: Tensor,
+    *,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+    weight_id: int = -1,
+    bias_id: int = -1,
+    base_output: Tensor | None = None,
+    activation: str = "none",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Difference of ``activation(conv2d(x, W) + v)`` for every evaluation in one launch, zeros as padding.
+
+    Δz = δ*W + sε·(a+δ)*U + sε·v, then the activation's exact difference.
+
+    Args:
+        base: a, [N, C, H, W] float32.
+        difference: δ, [P, N, C, H, W] in ``dtype``, or None.
+        weight: W, [O, C / groups, kernel height, kernel width].
+        directions: Names the K directions; P = K or 2K.
+        signed_eps: [P] float32, sε of each evaluation, times the direction's scale.
+        stride: Of the window, rows and columns.
+        padding: Zeros on each side, rows and columns.
+        dilation: Of the kernel, rows and columns.
+        groups: Into which the channels fall.
+        weight_id: The weight's tensor id; -1 if it is not trained.
+        bias_id: The bias's tensor id; -1 if there is none or it is not trained.
+        base_output: [N, O, H', W'], the base pre-activation; needed with an activation.
+        activation: none, relu, tanh, sigmoid, gelu, gelu_tanh or silu.
+        dtype: The compute dtype, float32 or bfloat16.
+
+    Returns:
+        [P, N, O, H', W'] in ``dtype``.
+    """
+    height, width = (
+        (size + 2 * pad - spread * (kernel - 1) - 1) // step + 1
+        for size, pad, spread, kernel, step in zip(
+            base.shape[2:], padding, dilation, weight.shape[2:], stride, strict=True
+        )
+    )
+    shape = (signed_eps.numel(), base.shape[0], weight.shape[0], height, width)
+    out = torch.empty(shape, dtype=dtype, device=base.device)
+    _call(
+        "perturbed_conv2d", base.device, 5, out, base, difference, weight, base_output, directions, weight_id,
+        bias_id, signed_eps, list(stride), list(padding), list(dilation), groups, activation,
+    )  # fmt: skip
     return out
 
 

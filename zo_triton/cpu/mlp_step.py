@@ -84,15 +84,19 @@ def _base_kernel(losses, x, target, tensors, layout, kinds, inputs, terms, matri
                 for n in range(z.size):
                     result[n] = max(z[n], float32(0.0))
     logits = terms[0, layout[depth - 1, ROW_AT] :]
+    highest, total = logits[0, :samples].copy(), np.zeros(samples, np.float32)
+    for c in range(1, logits.shape[0]):
+        for n in range(samples):
+            highest[n] = max(highest[n], logits[c, n])
+    for c in range(logits.shape[0]):
+        for n in range(samples):
+            probabilities[c, n] = float32(1.0) + expm1(logits[c, n] - highest[n])
+            total[n] += probabilities[c, n]
+    for c in range(logits.shape[0]):
+        for n in range(samples):
+            probabilities[c, n] /= total[n]
     for n in range(samples):
-        highest = logits[:, n].max()
-        total = float32(0.0)
-        for c in range(logits.shape[0]):
-            probabilities[c, n] = float32(1.0) + expm1(logits[c, n] - highest)
-            total += probabilities[c, n]
-        for c in range(logits.shape[0]):
-            probabilities[c, n] /= total
-        losses[n] = np.log(total) + highest - logits[target[n], n]
+        losses[n] = np.log(total[n]) + highest[n] - logits[target[n], n]
 
 
 def mlp_update(

@@ -162,8 +162,9 @@ class FusedTrainer:
             return first, first, (group["lr"], momentum, -1.0, 1.0, 0.0, group["weight_decay"])
         beta1, beta2 = group["betas"]
         for param in self.params:
-            state[param].setdefault("step", torch.zeros(()))
-            state[param]["step"] += 1
+            if "step" not in state[param]:
+                state[param]["step"] = torch.zeros(())
+        torch._foreach_add_([state[param]["step"] for param in self.params], 1)
         taken = float(state[self.params[0]]["step"])
         first = [_memory(state[param], "exp_avg", param) for param in self.params]
         second = [_memory(state[param], "exp_avg_sq", param) for param in self.params]
