@@ -25,12 +25,12 @@ def fresh():
 
 CASES = {
     "vmapped": (lambda a, b: torch.erf(a * 2) @ b, "torch.Tensor.erf|torch.erf"),
-    "python_function": (lambda a, b: F.normalize(a @ b), "torch.nn.functional.normalize"),
-    "layer_norm_with_trained_scale": (
-        lambda a, b: F.layer_norm(a @ b, (4,), weight=b[0], bias=b[1]),
-        "torch.nn.functional.layer_norm",
+    "python_function": (
+        lambda a, b: F.local_response_norm((a @ b)[None], 2),
+        "torch.nn.functional.local_response_norm",
     ),
-    "several_results": (lambda a, b: (a @ b).max(dim=1)[0], "torch.Tensor.max"),
+    "several_arguments": (lambda a, b: torch.cdist(a @ b, b[:2]), "torch.functional.cdist|torch.cdist"),
+    "several_results": (lambda a, b: (a @ b).sort(dim=1)[0], "torch.Tensor.sort"),
     "nested_arguments": (lambda a, b: torch.block_diag(a, b), "torch.functional.block_diag"),
     "vmap_cannot": (lambda a, b: torch.histc(a @ b, 3) * 0 + (a @ b).renorm(2, 0, 1.0)[:, :3], "torch"),
     "arguments_without_a_closed_form": (lambda a, b: torch.pow(a.abs() + 1, b[0]), "torch.pow"),
@@ -92,10 +92,14 @@ def test_random_functions_share_one_draw():
 def test_running_statistics_follow_the_base_alone():
     mean, variance = torch.zeros(4), torch.ones(4)
     expected_mean, expected_variance = mean.clone(), variance.clone()
-    F.batch_norm(A @ SQUARE, expected_mean, expected_variance, training=True)
+    rest = (True, 0.1, 1e-5, False)
+    torch.batch_norm(A @ SQUARE, None, None, expected_mean, expected_variance, *rest)
     with pytest.warns(UserWarning, match="batch_norm"):
         _, found = differences(
-            lambda: F.batch_norm(A @ SQUARE, mean, variance, training=True), [A, SQUARE], DIRECTIONS, 1e-3
+            lambda: torch.batch_norm(A @ SQUARE, None, None, mean, variance, *rest),
+            [A, SQUARE],
+            DIRECTIONS,
+            1e-3,
         )
     assert torch.equal(mean, expected_mean)
     assert torch.equal(variance, expected_variance)

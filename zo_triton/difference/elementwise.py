@@ -33,15 +33,17 @@ def _unary(formula: Callable[[Any, Any], Any], *names: str) -> None:
     @rule(*names)
     def _(mode: DifferenceMode, base: Tensor, input: Tensor) -> Tensor:
         delta = operand(mode, base, input)
-        return formula(_wide(input), delta)
+        return formula(wide(input), delta)
 
 
-def _wide(a: Tensor) -> Tensor:
+def wide(a: Tensor) -> Tensor:
+    """The tensor in float32, or in its own dtype if that is float64."""
     return a if a.dtype in (torch.float32, torch.float64) else a.float()
 
 
-def _sqrt(a: Any, d: Any) -> Any:
-    return d / ((a + d).sqrt() + a.sqrt())
+def root_difference(a: Any, d: Any) -> Any:
+    """δ/(√a + √(a+δ)); zero from zero to zero."""
+    return d / ((a + d).sqrt() + a.sqrt()).clamp_min(torch.finfo(a.dtype).tiny)
 
 
 def _reciprocal(a: Any, d: Any) -> Any:
@@ -57,12 +59,14 @@ def _square(a: Any, d: Any) -> Any:
     return d * (2 * a + d)
 
 
-def _abs(a: Any, d: Any) -> Any:
+def absolute_difference(a: Any, d: Any) -> Any:
+    """δ with a's sign, unless a + δ changes sign."""
     along = torch.where(a < 0, -d, d)
     return torch.maximum(along, -2 * a.abs() - along)
 
 
-def _softplus(a: Any, d: Any) -> Any:
+def softplus_difference(a: Any, d: Any) -> Any:
+    """Δ log(1 + eᵃ) = log1p(σ(a)·expm1(δ)), for a step up by its mirror image."""
     return torch.where(d > 0, d + torch.log1p(_odds(-a, -d)), torch.log1p(_odds(a, d)))
 
 
@@ -77,14 +81,16 @@ _unary(lambda a, d: torch.log1p(d / a), "log")
 _unary(lambda a, d: torch.log1p(d / (1 + a)), "log1p")
 _unary(lambda a, d: torch.log1p(d / a) / math.log(2.0), "log2")
 _unary(lambda a, d: torch.log1p(d / a) / math.log(10.0), "log10")
-_unary(_sqrt, "sqrt")
+_unary(root_difference, "sqrt")
 _unary(_rsqrt, "rsqrt")
 _unary(_reciprocal, "reciprocal")
 _unary(_square, "square")
-_unary(_abs, "abs", "absolute", "__abs__")
+_unary(absolute_difference, "abs", "absolute", "__abs__")
 _unary(lambda a, d: 2 * torch.sin(d / 2) * torch.cos(a + d / 2), "sin")
 _unary(lambda a, d: -2 * torch.sin(d / 2) * torch.sin(a + d / 2), "cos")
-_unary(lambda a, d: -_softplus(-a, -d), "logsigmoid")
+_unary(lambda a, d: 2 * torch.cosh(a + d / 2) * torch.sinh(d / 2), "sinh")
+_unary(lambda a, d: 2 * torch.sinh(a + d / 2) * torch.sinh(d / 2), "cosh")
+_unary(lambda a, d: -softplus_difference(-a, -d), "logsigmoid")
 
 
 @rule("add", "__add__", "__radd__")
@@ -96,9 +102,7 @@ def add(mode: DifferenceMode, base: Tensor, input: Any, other: Any, *, alpha: An
     result = db if da is None else da if db is None else da + db
     assert result is not None
     return (
-        result
-        if result.dim() > base.dim() and result.shape[1:] == base.shape
-        else _spread(mode, base, result)
+        result if result.dim() > base.dim() and result.shape[1:] == base.shape else spread(mode, base, result)
     )
 
 
@@ -120,10 +124,10 @@ def mul(mode: DifferenceMode, base: Tensor, input: Any, other: Any) -> Tensor:
     da, db = operand(mode, base, input), operand(mode, base, other)
     if db is None:
         assert da is not None
-        return _spread(mode, base, da * other)
+        return spread(mode, base, da * other)
     if da is None:
-        return _spread(mode, base, db * input)
-    return _spread(mode, base, da * other + (input + da) * db)
+        return spread(mode, base, db * input)
+    return spread(mode, base, da * other + (input + da) * db)
 
 
 @rule("div", "divide", "true_divide", "__truediv__", "__div__")
@@ -136,9 +140,9 @@ def div(
     da, db = operand(mode, base, input), operand(mode, base, other)
     if db is None:
         assert da is not None
-        return _spread(mode, base, da / other)
+        return spread(mode, base, da / other)
     above = -db * base if da is None else da - db * base
-    return _spread(mode, base, above / (other + db))
+    return spread(mode, base, above / (other + db))
 
 
 @rule("__rtruediv__", "__rdiv__")
@@ -155,12 +159,12 @@ def power(mode: DifferenceMode, base: Tensor, input: Any, exponent: Any) -> Any:
     delta = operand(mode, base, input)
     if isinstance(exponent, Tensor) or delta is None:
         return NotImplemented
-    a = _wide(input)
+    a = wide(input)
     whole = float(exponent).is_integer() and 1 <= exponent <= 8
     if whole:
         return _whole_power(a, delta, int(exponent))
     if exponent == 0.5:
-        return _sqrt(a, delta)
+        return root_difference(a, delta)
     if exponent == -0.5:
         return _rsqrt(a, delta)
     if exponent == -1:
@@ -195,63 +199,6 @@ def rpower(mode: DifferenceMode, base: Tensor, input: Any, other: Any) -> Any:
     return power(mode, base, other, input)
 
 
-@rule("clamp", "clip")
-def clamp(mode: DifferenceMode, base: Tensor, input: Tensor, min: Any = None, max: Any = None) -> Any:
-    """Measured from the clamped value c, it is δ + (a − c) clamped to [min − c, max − c]."""
-    if mode.carries((min, max)):
-        return NotImplemented
-    delta = operand(mode, base, input)
-    assert delta is not None
-    delta = delta + (input - base)
-    if min is not None:
-        delta = torch.maximum(delta, (min - base).expand_as(base))
-    if max is not None:
-        delta = torch.minimum(delta, (max - base).expand_as(base))
-    return delta
-
-
-@rule("clamp_min")
-def clamp_min(mode: DifferenceMode, base: Tensor, input: Tensor, min: Any) -> Any:
-    """One-sided clamp."""
-    return clamp(mode, base, input, min=min)
-
-
-@rule("clamp_max")
-def clamp_max(mode: DifferenceMode, base: Tensor, input: Tensor, max: Any) -> Any:
-    """One-sided clamp."""
-    return clamp(mode, base, input, max=max)
-
-
-@rule("hardtanh")
-def hardtanh(
-    mode: DifferenceMode,
-    base: Tensor,
-    input: Tensor,
-    min_val: float = -1.0,
-    max_val: float = 1.0,
-    inplace: bool = False,
-) -> Any:
-    """A clamp by another name."""
-    return clamp(mode, base, input, min_val, max_val)
-
-
-@rule("relu6")
-def relu6(mode: DifferenceMode, base: Tensor, input: Tensor, inplace: bool = False) -> Any:
-    """A clamp by another name."""
-    return clamp(mode, base, input, 0.0, 6.0)
-
-
-@rule("leaky_relu")
-def leaky_relu(
-    mode: DifferenceMode, base: Tensor, input: Tensor, negative_slope: float = 0.01, inplace: bool = False
-) -> Tensor:
-    """m·δ + (1 − m)·Δrelu, with Δrelu = max(δ, −a) where a > 0, else max(a + δ, 0)."""
-    delta = operand(mode, base, input)
-    assert delta is not None
-    rectified = torch.where(input > 0, torch.maximum(delta, -input), (input + delta).clamp(min=0))
-    return negative_slope * delta + (1 - negative_slope) * rectified
-
-
 @rule("softplus")
 def softplus(
     mode: DifferenceMode, base: Tensor, input: Tensor, beta: float = 1.0, threshold: float = 20.0
@@ -259,29 +206,7 @@ def softplus(
     """log1p(σ(βa)·expm1(βδ))/β; past the threshold the function itself differs from it by e^−threshold."""
     delta = operand(mode, base, input)
     assert delta is not None
-    return _softplus(beta * _wide(input), beta * delta) / beta
-
-
-@rule("maximum")
-def maximum(mode: DifferenceMode, base: Tensor, input: Tensor, other: Tensor) -> Tensor:
-    """The larger one's difference, unless the other overtakes it: max(Δa, Δb − (a − b)) where a ≥ b."""
-    da, db = operand(mode, base, input), operand(mode, base, other)
-    da, db = (torch.zeros_like(base) if d is None else d for d in (da, db))
-    gap = input - other
-    return _spread(
-        mode, base, torch.where(gap >= 0, torch.maximum(da, db - gap), torch.maximum(db, da + gap))
-    )
-
-
-@rule("minimum")
-def minimum(mode: DifferenceMode, base: Tensor, input: Tensor, other: Tensor) -> Tensor:
-    """The smaller one's difference, unless the other falls below it."""
-    da, db = operand(mode, base, input), operand(mode, base, other)
-    da, db = (torch.zeros_like(base) if d is None else d for d in (da, db))
-    gap = input - other
-    return _spread(
-        mode, base, torch.where(gap <= 0, torch.minimum(da, db - gap), torch.minimum(db, da + gap))
-    )
+    return softplus_difference(beta * wide(input), beta * delta) / beta
 
 
 @rule("where")
@@ -291,7 +216,7 @@ def where(mode: DifferenceMode, base: Any, condition: Tensor, input: Any = None,
         return None
     da, db = operand(mode, base, input), operand(mode, base, other)
     zero = torch.zeros((), device=base.device)
-    return _spread(mode, base, torch.where(condition, zero if da is None else da, zero if db is None else db))
+    return spread(mode, base, torch.where(condition, zero if da is None else da, zero if db is None else db))
 
 
 @rule("masked_fill")
@@ -301,7 +226,7 @@ def masked_fill(mode: DifferenceMode, base: Tensor, input: Tensor, mask: Tensor,
         return NotImplemented
     delta = operand(mode, base, input)
     assert delta is not None
-    return _spread(mode, base, delta).masked_fill(mask, 0.0)
+    return spread(mode, base, delta).masked_fill(mask, 0.0)
 
 
 @rule("lerp")
@@ -314,10 +239,10 @@ def lerp(mode: DifferenceMode, base: Tensor, input: Tensor, end: Tensor, weight:
     stop = None if db is None else db * weight
     result = stop if start is None else start if stop is None else start + stop
     assert result is not None
-    return _spread(mode, base, result)
+    return spread(mode, base, result)
 
 
-def _spread(mode: DifferenceMode, base: Tensor, difference: Tensor) -> Tensor:
+def spread(mode: DifferenceMode, base: Tensor, difference: Tensor) -> Tensor:
     """Repeats a difference along the axes in which its operand was broadcast."""
     if difference.shape[1:] == base.shape and difference.shape[0] == mode.evaluations:
         return difference

@@ -22,7 +22,7 @@ SUPPORTED = (
     "add", "sub", "subtract", "mul", "multiply", "div", "divide", "true_divide", "pow", "neg", "exp",
     "expm1", "log", "log1p", "sqrt", "rsqrt", "reciprocal", "square", "abs", "sin", "cos", "clamp", "clip",
     "clamp_min", "clamp_max", "relu", "tanh", "sigmoid", "silu", "leaky_relu", "hardtanh", "relu6",
-    "dropout", "masked_fill", "lerp",
+    "dropout", "masked_fill", "lerp", "elu", "celu", "selu", "hardswish", "hardsigmoid", "mish", "threshold",
 )  # fmt: skip
 """Functions whose in-place form is taken."""
 
@@ -67,6 +67,7 @@ def with_target(mode: DifferenceMode, function: Callable, args: tuple, kwargs: d
         supported = function in HANDLERS and isinstance(target, Tensor)
     _check_target(mode, function, target)
     if not mode.carries(args, functional) and id(target) not in mode.entries:
+        _remember(mode, target)
         mode.resolve_all()
         return function(*args, **kwargs)
     _check_unshared(mode, function, target)
@@ -81,6 +82,7 @@ def _overwrite(mode: DifferenceMode, function: Callable, name: str, args: tuple,
     )
     _check_target(mode, function, target)
     if not mode.carries(args, kwargs):
+        _remember(mode, target)
         mode.resolve_all()
         return function(*args, **kwargs)
     _check_unshared(mode, function, target)
@@ -100,6 +102,7 @@ def _assign(
     delta = mode.difference(source)
     if delta is not None:
         delta = mode.align(delta, target.dim()).expand(-1, *target.shape).clone()
+    _remember(mode, target)
     mode.remove(target)
     mode.resolve_all()
     function(*((target,) if function.__name__ == "zero_" else (target, source)), **kwargs)
@@ -117,12 +120,20 @@ def _store(mode: DifferenceMode, function: Callable, target: Any, result: Tensor
     entry = mode.entries.get(id(result))
     if entry is not None:
         mode.resolve(entry)
+    _remember(mode, target)
     mode.remove(target)
     mode.resolve_all()
     target.copy_(result)
     if entry is not None:
         mode.put(target, Entry(entry.difference, None, entry.exclusive))
     return target
+
+
+def _remember(mode: DifferenceMode, target: Any) -> None:
+    """Keeps what the targets hold, if the closure did not make them itself out of differences."""
+    for each in target if isinstance(target, (list, tuple)) else (target,):
+        if id(each) not in mode.entries:
+            mode.remember(each)
 
 
 def _check_target(mode: DifferenceMode, function: Callable, target: Any) -> None:

@@ -141,7 +141,7 @@ def product(
     return None if result is None else result.reshape(mode.evaluations, *base.shape)
 
 
-@handler("matmul", "mm", "__matmul__")
+@handler("matmul", "mm", "bmm", "mv", "__matmul__")
 def matmul_handler(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Tensor:
     """``a @ b``; ``x @ weight.T`` of a trained weight is the linear layer it stands for."""
     return _matmul(mode, function, *args, **kwargs)
@@ -150,7 +150,8 @@ def matmul_handler(mode: DifferenceMode, function: Callable, args: tuple, kwargs
 def _matmul(
     mode: DifferenceMode, function: Callable, input: Tensor, other: Tensor | None = None, **rest: Any
 ) -> Any:
-    other = rest.pop("mat2") if other is None and "mat2" in rest else other
+    for name in ("mat2", "vec"):
+        other = rest.pop(name) if other is None and name in rest else other
     if rest or not mode.carries((input, other)):
         return function(input, other, **rest)
     assert other is not None
@@ -179,19 +180,42 @@ def rmatmul_handler(mode: DifferenceMode, function: Callable, args: tuple, kwarg
     return _matmul(mode, torch.matmul, args[1], args[0])
 
 
-@rule("addmm")
-def addmm(
+def _added(
     mode: DifferenceMode,
     base: Tensor,
     input: Tensor,
-    mat1: Tensor,
-    mat2: Tensor,
+    left: Tensor,
+    right: Tensor,
     *,
     beta: Any = 1,
     alpha: Any = 1,
 ) -> Tensor:
-    """``beta·input + alpha·mat1@mat2``."""
-    result = product(mode, base, (mat1, mode.difference(mat1)), (mat2, mode.difference(mat2)))
+    """``beta·input + alpha·left@right``."""
+    result = product(mode, base, (left, mode.difference(left)), (right, mode.difference(right)))
     if result is not None and alpha != 1:
         result = result * alpha
     return _plus(mode, base, result, input, beta)
+
+
+@rule("addmm")
+def addmm(
+    mode: DifferenceMode, base: Tensor, input: Tensor, mat1: Tensor, mat2: Tensor, **factors: Any
+) -> Tensor:
+    """``beta·input + alpha·mat1@mat2``."""
+    return _added(mode, base, input, mat1, mat2, **factors)
+
+
+@rule("baddbmm")
+def baddbmm(
+    mode: DifferenceMode, base: Tensor, input: Tensor, batch1: Tensor, batch2: Tensor, **factors: Any
+) -> Tensor:
+    """``beta·input + alpha·batch1@batch2`` for batches of matrices."""
+    return _added(mode, base, input, batch1, batch2, **factors)
+
+
+@rule("addmv")
+def addmv(
+    mode: DifferenceMode, base: Tensor, input: Tensor, mat: Tensor, vec: Tensor, **factors: Any
+) -> Tensor:
+    """``beta·input + alpha·mat@vec``."""
+    return _added(mode, base, input, mat, vec, **factors)

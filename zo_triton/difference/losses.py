@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
 
 
-def _reduction(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
+def reduction_of(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
     """The reduction that torch's two deprecated flags ask for, if they are given."""
     if size_average is None and reduce is None:
         return reduction
@@ -26,7 +26,7 @@ def _reduction(size_average: bool | None, reduce: bool | None, reduction: str) -
     return "sum" if size_average is False else "mean"
 
 
-def _reduced(losses: Tensor, reduction: str, total: Any) -> Tensor:
+def reduced(losses: Tensor, reduction: str, total: Any) -> Tensor:
     """[P, *] loss differences of single elements → the difference of what the reduction makes of them."""
     if reduction == "none":
         return losses
@@ -53,7 +53,7 @@ def cross_entropy(
     if mode.carries((target, weight)):
         return NotImplemented
     mode.wide = True
-    reduction = _reduction(size_average, reduce, reduction)
+    reduction = reduction_of(size_average, reduce, reduction)
     plain = (
         input.dim() == 2 and not target.is_floating_point() and not (weight is not None and label_smoothing)
     )
@@ -73,7 +73,7 @@ def cross_entropy(
         chosen = labels.clamp(min=0)
         share = torch.nn.functional.one_hot(chosen, logits.shape[1]) * (1 - label_smoothing)
         losses = -((share + label_smoothing / logits.shape[1]) * weight * change).sum(-1) * kept
-        return _reduced(losses.view(-1, *target.shape), reduction, (weight[chosen] * kept).sum())
+        return reduced(losses.view(-1, *target.shape), reduction, (weight[chosen] * kept).sum())
     chosen, factors = _labels(labels, weight, ignore_index)
     losses = ops.cross_entropy_difference(logits, rows, chosen, label_smoothing)
     return _weighted(losses, factors, target, reduction)
@@ -95,7 +95,7 @@ def _weighted(losses: Tensor, factors: Tensor | None, target: Tensor, reduction:
         losses, total = losses * factors, factors.sum()
     if target.dim() != 1:
         losses = losses.view(-1, *target.shape)
-    return _reduced(losses, reduction, total)
+    return reduced(losses, reduction, total)
 
 
 def _as_rows(input: Tensor, delta: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,7 +129,7 @@ def _soft_cross_entropy(
     if weight is not None:
         shares = shares * weight.view(-1, *[1] * (-axis - 1))
     losses = -(shares * log_softmax_difference(input, delta, axis)).sum(axis)
-    return _reduced(losses, reduction, max(1, input.numel() // classes))
+    return reduced(losses, reduction, max(1, input.numel() // classes))
 
 
 @rule("nll_loss")
@@ -156,7 +156,7 @@ def nll_loss(
     factors = kept.float() if weight is None else weight[chosen] * kept
     picked = rows.gather(2, chosen.view(1, -1, 1).expand(rows.shape[0], -1, 1)).squeeze(2)
     losses = -(picked.float() * factors).view(-1, *target.shape)
-    return _reduced(losses, _reduction(size_average, reduce, reduction), factors.sum())
+    return reduced(losses, reduction_of(size_average, reduce, reduction), factors.sum())
 
 
 @rule("mse_loss")
@@ -179,4 +179,4 @@ def mse_loss(
     assert change is not None
     mode.wide = True
     losses = (change * (2 * residual + change)).expand(mode.evaluations, *residual.shape)
-    return _reduced(losses, _reduction(size_average, reduce, reduction), residual.numel())
+    return reduced(losses, reduction_of(size_average, reduce, reduction), residual.numel())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
-from weakref import KeyedRef
+from weakref import KeyedRef, ref
 
 import torch
 from torch import Tensor
@@ -62,6 +62,7 @@ class DifferenceMode(TorchFunctionMode):
         self.wide = False
         self.linears = 0
         self._fetched: list[Entry] = []
+        self._written: dict[int, tuple[ref[Tensor], Tensor]] = {}
         self._most = budget // (self.evaluations * compute_dtype.itemsize)
         self._budget = budget
         entries = self.entries
@@ -222,6 +223,23 @@ class DifferenceMode(TorchFunctionMode):
             return difference
         return difference.reshape(difference.shape[0], *[1] * missing, *difference.shape[1:])
 
+    def remember(self, target: Any) -> None:
+        """Keeps what a tensor holds that the closure is about to write: see :meth:`undo`."""
+        if not isinstance(target, Tensor):
+            return
+        whole = target._base if target._is_view() else target
+        known = self._written.get(id(whole))
+        if whole is not None and (known is None or known[0]() is not whole):
+            self._written[id(whole)] = (ref(whole), whole.detach().clone())
+
+    def undo(self) -> None:
+        """Puts back what the closure wrote to (running statistics, counters), so that it can run again."""
+        for reference, before in self._written.values():
+            whole = reference()
+            if whole is not None:
+                whole.copy_(before)
+
     def close(self) -> None:
         """Drops every entry: the table and its callbacks refer to each other."""
         self.entries.clear()
+        self._written.clear()

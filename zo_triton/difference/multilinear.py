@@ -1,4 +1,4 @@
-"""Functions that are linear in each of several tensors: einsum, convolutions, products of batches.
+"""Functions that are linear in each of several tensors: einsum, outer and bilinear products.
 
 With a' = a + Δa, f(a', b') − f(a, b) = f(Δa, b) + f(a', Δb): each term holds one difference alone,
 so nothing cancels. Each term runs on all evaluations at once by vmap.
@@ -64,17 +64,10 @@ def _telescope(
         values[position] = values[position] + delta
         batched.append(position)
     added = mode.difference(bias)
-    if added is not None:  # the channels of a convolution's result stand before its spatial axes
-        added = added.reshape(*added.shape, *[1] * _spatial_axes(function))
+    if added is not None:
         added = mode.align(added, base.dim()).expand(-1, *base.shape)
         total = added if total is None else total + added
     return total
-
-
-def _spatial_axes(function: Callable) -> int:
-    """2 for ``conv2d``; 0 for ``bilinear``."""
-    digits = [int(letter) for letter in getattr(function, "__name__", "") if letter.isdigit()]
-    return digits[0] if digits else 0
 
 
 def _on_every(
@@ -100,7 +93,39 @@ def _cast(leaf: Any, dtype: torch.dtype) -> Any:
     return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
-_register("einsum", "bmm", "mv", "dot", "inner", "outer", "ger", "vdot", "tensordot", "kron")
-_register("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", bias=2)
+_register("einsum", "dot", "inner", "outer", "ger", "vdot", "tensordot", "kron")
 _register("bilinear", bias=3)
-_register("cumsum", "tril", "triu", "diag", "trace", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool2d")
+_register("diag", "trace")
+
+
+def _register_joint(*names: str) -> None:
+    """Functions that are linear in all their tensors together: they do to differences what they do to tensors.
+
+    A tensor that carries nothing counts as zeros.
+    """
+
+    def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
+        if not mode.carries(args, kwargs):
+            return function(*args, **kwargs)
+
+        def compute(mode: DifferenceMode, base: Tensor, *args: Any, **kwargs: Any) -> Any:
+            leaves, structure = tree_flatten((args, kwargs))
+            if any(isinstance(leaf, float) for leaf in leaves):
+                return NotImplemented
+            deltas = [mode.difference(leaf) if isinstance(leaf, Tensor) else None for leaf in leaves]
+            values = [
+                torch.zeros_like(leaf) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+                for leaf in leaves
+            ]
+            replaced = {
+                place: delta.to(base.dtype) for place, delta in enumerate(deltas) if delta is not None
+            }
+            return _on_every(function, structure, values, list(replaced), replaced)
+
+        return mode.apply(compute, function(*args, **kwargs), function, args, kwargs)
+
+    for target in named(*names):
+        HANDLERS[target] = handle
+
+
+_register_joint("index_add", "scatter_add", "index_copy", "masked_scatter", "diag_embed")

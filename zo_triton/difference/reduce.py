@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
 
 
-def _axes(dim: Any, dimensions: int) -> list[int]:
+def axes_of(dim: Any, dimensions: int) -> list[int]:
     """The reduced axes, counted from the end; all of them for None or an empty list."""
     if dim is None or (not isinstance(dim, int) and len(dim) == 0):
         return list(range(-dimensions, 0))
@@ -27,7 +27,7 @@ def _reduce(mode: DifferenceMode, base: Tensor, input: Tensor, dim: Any, keepdim
     mode.wide = True
     if input.dim() == 0:
         return delta.float()
-    return delta.sum(_axes(dim, input.dim()), keepdim=keepdim, dtype=torch.float32)
+    return delta.sum(axes_of(dim, input.dim()), keepdim=keepdim, dtype=torch.float32)
 
 
 @rule("sum")
@@ -61,3 +61,11 @@ def mean(
         return NotImplemented
     total = _reduce(mode, base, input, rest.get("axis", dim), rest.get("keepdims", keepdim))
     return total / (input.numel() / base.numel())
+
+
+@rule("cumsum")
+def cumsum(mode: DifferenceMode, base: Tensor, input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+    """Running sums of the differences."""
+    delta = mode.difference(input)
+    assert delta is not None
+    return delta if input.dim() == 0 else delta.cumsum(dim + 1 if dim >= 0 else dim, dtype=torch.float32)

@@ -1,7 +1,6 @@
 """Which torch function has which rule, and the two ways to write one.
 
-A *rule* receives the mode, the base result and the function's own arguments, and returns the difference of
-the
+A *rule* receives the mode, the base result and the function's own arguments, and returns the difference of the
 result: [P, *shape], a list of them for a tuple of results, None where the result carries none, or
 ``NotImplemented`` for a combination of arguments that it doesn't cover (the generic fallback then takes it).
 A *handler* does everything itself, the base result included.
@@ -25,18 +24,19 @@ HANDLERS: dict[Any, Handler] = {}
 """torch function, method or property getter → handler."""
 
 
-def named(*names: str) -> list[Any]:
+def named(*names: str, owner: Any = None) -> list[Any]:
     """Every function of these names in torch, ``Tensor``, ``torch.nn.functional`` and ``torch.special``.
 
-    A property ``x.T`` reaches a mode as its getter's ``__get__``.
+    Or in ``owner`` alone, where another's has other arguments. A property ``x.T`` reaches a mode as its
+    getter's ``__get__``.
     """
     found = []
-    for owner in (torch, Tensor, F, torch.special):
+    for place in (torch, Tensor, F, torch.special) if owner is None else (owner,):
         for name in names:
-            function = getattr(owner, name, None)
+            function = getattr(place, name, None)
             if function is None:
                 continue
-            if owner is Tensor and not callable(function):
+            if place is Tensor and not callable(function):
                 function = function.__get__
             found.append(function)
     if not found:
@@ -55,8 +55,8 @@ def handler(*names: str) -> Callable[[Handler], Handler]:
     return register
 
 
-def rule(*names: str) -> Callable[[Callable], Callable]:
-    """Registers a rule for every function of these names."""
+def rule(*names: str, owner: Any = None) -> Callable[[Callable], Callable]:
+    """Registers a rule for every function of these names, or for those of ``owner`` alone."""
 
     def register(compute: Callable) -> Callable:
         def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
@@ -65,7 +65,7 @@ def rule(*names: str) -> Callable[[Callable], Callable]:
             base = function(*args, **kwargs)
             return mode.apply(compute, base, function, args, kwargs)
 
-        for target in named(*names):
+        for target in named(*names, owner=owner):
             HANDLERS[target] = handle
         return compute
 

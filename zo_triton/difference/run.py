@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
@@ -12,10 +11,12 @@ import torch
 from torch import Tensor
 
 from zo_triton import ops
+from zo_triton.difference.arguments import check_params, check_settings
 from zo_triton.difference.errors import NotATensorError
 from zo_triton.difference.mode import DifferenceMode
 from zo_triton.difference.plan import Plan, RestartError
 from zo_triton.difference.random_state import RandomState
+from zo_triton.difference.watch import Watch, uncompiled
 from zo_triton.directions import Directions
 
 BUDGET_CPU = 16 * 2**20
@@ -23,9 +24,6 @@ BUDGET_CPU = 16 * 2**20
 
 BUDGET_GPU = 2**30
 """The same on a GPU."""
-
-SMALLEST_EPS = 1e-30
-"""Below it, ε times a small activation leaves the normal range of float32."""
 
 
 class Measurement(NamedTuple):
@@ -55,9 +53,9 @@ def differences(
 ) -> tuple[Tensor, Tensor]:
     """Base value of a closure and its exact difference along each direction, without subtracting two values.
 
-    The closure runs once (once a chunk of directions, with torch's random state put back, so that each run
-    draws the same dropout masks) under ``torch.no_grad()``. Inside it tensors, ``.item()`` and control flow
-    are those of the base. Nothing is modified.
+    The closure runs once (once a chunk of directions, with torch's random state and the buffers that it wrote
+    put back, so that each run is the same) under ``torch.no_grad()``. Inside it tensors, ``.item()`` and
+    control flow are those of the base. No parameter is modified; buffers are as after one ordinary run.
 
     Args:
         closure: Takes no argument, returns a tensor of any shape: a loss, per-sample losses, logits.
@@ -103,12 +101,13 @@ def measure(
     one from starting twice.
     """
     params = list(params)
-    _check_params(params, directions)
-    _check_settings(directions, eps, sides, compute_dtype, chunk, scales)
+    check_params(params, directions)
+    check_settings(directions, eps, sides, compute_dtype, chunk, scales)
     device = params[0].device
     if scales is None:
         scales = ops.direction_scales(params, range(len(params)), directions, compute_dtype)
     signed_eps = _signed_eps(directions.num, sides, eps, scales, device)
+    watched = plan is None
     if plan is None:
         plan = Plan(directions.num)
     if chunk is not None:
@@ -125,10 +124,21 @@ def measure(
             steps = signed_eps[first * sides : (first + some.num) * sides]
             mode = DifferenceMode(params, some, steps, compute_dtype, plan, budget, strict)
             try:
-                base, part = _run_once(closure, mode)
+                if watched:
+                    base, part, compiled = _run_watched(closure, mode)
+                    plan, watched = replace(plan, compiled=compiled), False
+                else:
+                    with uncompiled(plan.compiled):
+                        base, part = _run_once(closure, mode)
+                if first + some.num < directions.num:
+                    mode.undo()
             except RestartError as restart:
+                mode.undo()
                 plan = restart.plan
                 continue
+            except BaseException:
+                mode.undo()
+                raise
             finally:
                 mode.close()
             value = base if value is None else _check_same(value, base)
@@ -160,6 +170,19 @@ def _run_once(closure: Callable[[], Any], mode: DifferenceMode) -> tuple[Tensor,
     return value.detach(), difference.float()
 
 
+def _run_watched(closure: Callable[[], Any], mode: DifferenceMode) -> tuple[Tensor, Tensor, bool]:
+    """The same, and whether the closure calls compiled code; refuses code that the mode can't see."""
+    with uncompiled(True), Watch(mode) as watch:
+        try:
+            found = _run_once(closure, mode)
+        except Exception:
+            if watch.refused is None:
+                raise
+        if watch.refused is not None:
+            raise watch.refused
+        return *found, watch.compiled
+
+
 def _check_same(first: Tensor, again: Tensor) -> Tensor:
     """Refuses a closure that returns another value on the next chunk of directions."""
     if first.shape != again.shape or not torch.allclose(first, again, 1e-3, 1e-5, equal_nan=True):
@@ -179,69 +202,3 @@ def _signed_eps(num: int, sides: int, eps: float, scales: Tensor | None, device:
 @lru_cache(maxsize=8)
 def _unscaled_eps(num: int, sides: int, eps: float, device: torch.device) -> Tensor:
     return torch.tensor([eps, -eps][:sides], dtype=torch.float32, device=device).repeat(num)
-
-
-def _check_params(params: list[Tensor], directions: Directions) -> None:
-    if not isinstance(directions, Directions):
-        raise TypeError(
-            f"directions must be a zo.Directions, got {directions!r} of type {type(directions).__name__}."
-        )
-    if not params:
-        raise ValueError("params is empty; pass at least one trained parameter.")
-    seen: dict[int, int] = {}
-    for position, parameter in enumerate(params):
-        name = f"parameter {position}"
-        if not isinstance(parameter, Tensor):
-            raise TypeError(f"{name} is no tensor but {parameter!r} of type {type(parameter).__name__}.")
-        if not parameter.is_floating_point():
-            raise TypeError(
-                f"{name} has dtype {parameter.dtype}; only floating-point parameters can be perturbed."
-            )
-        if id(parameter) in seen:
-            raise ValueError(
-                f"{name} is the same tensor as parameter {seen[id(parameter)]}; list each one once."
-            )
-        if parameter.device != params[0].device:
-            raise ValueError(
-                f"{name} is on {parameter.device} but parameter 0 on {params[0].device}; move all to one "
-                "device."
-            )
-        seen[id(parameter)] = position
-    _check_shapes(directions.distribution, directions.rank, tuple(parameter.shape for parameter in params))
-
-
-@lru_cache(maxsize=64)
-def _check_shapes(distribution: str, rank: int | None, shapes: tuple[torch.Size, ...]) -> None:
-    """Refuses shapes that the field can't address; remembered, since steps of small models are short."""
-    field = Directions(0, 0, 1, distribution, rank=rank)
-    for position, shape in enumerate(shapes):
-        field.check_shape(f"parameter {position}", shape)
-
-
-def _check_settings(
-    directions: Directions,
-    eps: float,
-    sides: int,
-    compute_dtype: torch.dtype,
-    chunk: int | None,
-    scales: Tensor | None,
-) -> None:
-    if isinstance(eps, bool) or not isinstance(eps, (int, float)):
-        raise TypeError(f"eps must be a number, got {eps!r} of type {type(eps).__name__}.")
-    if not (math.isfinite(eps) and eps > 0):
-        raise ValueError(f"eps must be positive and finite, got {eps}.")
-    if not SMALLEST_EPS <= eps <= 1 / SMALLEST_EPS:
-        raise ValueError(
-            f"eps {eps} is too {'small' if eps < 1 else 'large'} for float32; use one between "
-            f"{SMALLEST_EPS} and {1 / SMALLEST_EPS}."
-        )
-    if sides not in (1, 2):
-        raise ValueError(f"sides must be 1 (forward difference) or 2 (central difference), got {sides!r}.")
-    if compute_dtype not in (torch.float32, torch.bfloat16):
-        raise ValueError(f"compute_dtype must be torch.float32 or torch.bfloat16, got {compute_dtype}.")
-    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
-        raise ValueError(f"chunk must be at least 1, or None for as many directions as fit, got {chunk!r}.")
-    if scales is not None and tuple(scales.shape) != (directions.num,):
-        raise ValueError(
-            f"scales must have shape ({directions.num},), one a direction, got {tuple(scales.shape)}."
-        )

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from zo_triton.difference.entries import Entry, Symbol
-from zo_triton.difference.registry import HANDLERS, named, rule
+from zo_triton.difference.registry import HANDLERS, handler, named, rule
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -179,24 +180,34 @@ _rearrange(
 )  # fmt: skip
 
 
-@rule("embedding")
-def embedding(
-    mode: DifferenceMode, base: Tensor, input: Tensor, weight: Tensor, *args: Any, **kwargs: Any
-) -> Tensor:
+@handler("embedding")
+def embedding(mode: DifferenceMode, function: Any, args: tuple, kwargs: dict) -> Any:
     """The rows of the weight's difference that the indices pick."""
-    return _needed(mode, weight)[:, input]
+    if not mode.carries(args, kwargs):
+        return function(*args, **kwargs)
+    if kwargs.get("max_norm", args[3] if len(args) > 3 and function is F.embedding else None) is not None:
+        raise ValueError(
+            "embedding with max_norm would change a trained parameter inside the closure; normalise its rows "
+            "outside of it, or leave max_norm out."
+        )
+
+    def compute(mode: DifferenceMode, base: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        indices, weight = (
+            kwargs.get(name, args[place] if len(args) > place else None) for place, name in order
+        )
+        return _needed(mode, weight)[:, indices]
+
+    order = ((0, "input"), (1, "weight")) if function is F.embedding else ((1, "indices"), (0, "weight"))
+    return mode.apply(compute, function(*args, **kwargs), function, args, kwargs)
 
 
-@rule("pad")
-def pad(
-    run: DifferenceMode,
-    base: Tensor,
-    input: Tensor,
-    pad: Sequence[int],
-    mode: str = "constant",
-    value: Any = None,
-) -> Any:
-    """Zeros where a constant is put; the other ways of padding are left to the fallback."""
-    if mode != "constant":
-        return NotImplemented
-    return torch.nn.functional.pad(_needed(run, input), list(pad))
+def _triangle(name: str) -> None:
+    function = getattr(torch, name)
+
+    @rule(name)
+    def _(mode: DifferenceMode, base: Tensor, input: Tensor, diagonal: int = 0) -> Tensor:
+        return function(_needed(mode, input), diagonal)
+
+
+_triangle("tril")
+_triangle("triu")

@@ -1,0 +1,103 @@
+"""Scaled dot-product attention: softmax(QKᵀ·scale + mask)·V, differences through all four.
+
+The scores move by ΔS = (ΔQ·Kᵀ + (Q+ΔQ)·ΔKᵀ)·scale + Δmask, their softmax p by p·expm1(ΔS − Δlog Σe^S), the
+result by Δp·V + (p+Δp)·ΔV. Dropout multiplies p and Δp by one mask.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zo_triton.difference.elementwise import wide
+from zo_triton.difference.linear import product
+from zo_triton.difference.registry import handler
+from zo_triton.difference.softmax import log_softmax_difference
+
+if TYPE_CHECKING:
+    from zo_triton.difference.mode import DifferenceMode
+
+
+@handler("scaled_dot_product_attention")
+def attention_handler(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
+    """``F.scaled_dot_product_attention``."""
+    if not mode.carries(args, kwargs):
+        return function(*args, **kwargs)
+    return _attention(mode, function, *args, **kwargs)
+
+
+def _attention(
+    mode: DifferenceMode,
+    function: Callable,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    groups = query.shape[-3] // key.shape[-3] if enable_gqa else 1
+    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    if dropout_p == 0:
+        kept = None
+        base = function(query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
+    else:
+        shares = _softmax(_scores(query, _repeated(key, groups), factor, attn_mask, is_causal))
+        kept = F.dropout(torch.ones_like(shares), dropout_p)
+        base = ((shares * kept) @ wide(_repeated(value, groups))).to(query.dtype)
+
+    def compute(mode: DifferenceMode, base: Tensor) -> Tensor:
+        if base.numel() == 0:
+            return torch.zeros(mode.evaluations, *base.shape, device=base.device)
+        keys, values = _repeated(key, groups), _repeated(value, groups)
+        scores = _scores(query, keys, factor, attn_mask, is_causal)
+        mode.reserve(scores.numel())
+        changes = _repeated(mode.difference(key), groups)
+        turned = None if changes is None else changes.mT
+        moved = product(mode, scores, (query, mode.difference(query)), (keys.mT, turned))
+        moved = None if moved is None else moved.mul_(factor)
+        shift = mode.difference(attn_mask)
+        if shift is not None:
+            shift = mode.align(shift, scores.dim())
+            moved = shift if moved is None else moved + shift
+        shares, change = _softmax(scores), None
+        if moved is not None:
+            change = shares * torch.expm1(log_softmax_difference(scores, moved, -1))
+            change = change.masked_fill(shares == 0, 0.0)
+        if kept is not None:
+            shares, change = shares * kept, None if change is None else change * kept
+        result = product(mode, base, (shares, change), (values, _repeated(mode.difference(value), groups)))
+        assert result is not None
+        return result
+
+    return mode.apply(compute, base, function, (), {})
+
+
+def _repeated(tensor: Any, groups: int) -> Any:
+    """Each key or value head stands for ``groups`` query heads."""
+    return tensor if groups == 1 or tensor is None else tensor.repeat_interleave(groups, -3)
+
+
+def _scores(query: Tensor, key: Tensor, factor: float, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
+    """QKᵀ·factor + mask, −∞ where a query may not look."""
+    scores = (wide(query) @ wide(key).mT) * factor
+    if is_causal:
+        allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        scores = scores.masked_fill(~allowed, -math.inf)
+    if attn_mask is None:
+        return scores
+    if attn_mask.dtype == torch.bool:
+        return scores.masked_fill(~attn_mask, -math.inf)
+    return scores + attn_mask
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Softmax along the last axis; zeros, as torch's, for a query that may look nowhere."""
+    return torch.softmax(scores, -1).masked_fill((scores == -math.inf).all(-1, keepdim=True), 0.0)

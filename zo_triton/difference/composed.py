@@ -1,0 +1,86 @@
+"""Functions that torch writes in Python out of others: they run under the mode, piece by piece.
+
+``F.multi_head_attention_forward`` and its like ask first whether somebody overrides them. A copy of such a
+function, in which that question is answered with no, is the function's own source in the installed version
+of torch, and each torch function inside it meets its rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zo_triton.difference.registry import HANDLERS, named
+
+if TYPE_CHECKING:
+    from zo_triton.difference.mode import DifferenceMode
+
+FROM_TORCH = (
+    "multi_head_attention_forward", "normalize", "cosine_embedding_loss", "lp_pool1d", "lp_pool2d", "lp_pool3d",
+    "gumbel_softmax", "tanhshrink", "triplet_margin_with_distance_loss", "gaussian_nll_loss",
+)  # fmt: skip
+
+
+def _without_question(function: Any) -> Callable:
+    """A copy of a Python function of torch whose check for overrides finds none."""
+    settings = dict(function.__globals__)
+    for name in ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"):
+        settings[name] = lambda *_: False
+    copy = FunctionType(function.__code__, settings, function.__name__, function.__defaults__,
+                        function.__closure__)  # fmt: skip
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
+
+
+def in_pieces(targets: list[Any], body: Callable | None = None) -> None:
+    """Registers functions whose body, their own unless given, runs under the mode."""
+    for target in targets:
+        pieces = body or _without_question(target)
+
+        def handle(
+            mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict, _body: Callable = pieces
+        ) -> Any:
+            if not mode.carries(args, kwargs):
+                return function(*args, **kwargs)
+            with mode:
+                return _body(*args, **kwargs)
+
+        HANDLERS[target] = handle
+
+
+in_pieces([function for name in FROM_TORCH for function in named(name, owner=F)])
+
+
+def _addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Tensor:
+    return input + value * (tensor1 * tensor2)
+
+
+def _addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Tensor:
+    return input + value * (tensor1 / tensor2)
+
+
+def _glu(input: Tensor, dim: int = -1) -> Tensor:
+    values, gates = input.chunk(2, dim)
+    return values * gates.sigmoid()
+
+
+def _cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    sizes = [each.square().sum(dim).sqrt().clamp_min(eps) for each in (x1, x2)]
+    return (x1 * x2).sum(dim) / (sizes[0] * sizes[1])
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    others = [axis for axis in range(v.dim()) if axis != dim]
+    return v * (g / torch.linalg.vector_norm(v, 2, others, keepdim=True))
+
+
+in_pieces(named("_weight_norm"), _weight_norm)
+in_pieces(named("addcmul"), _addcmul)
+in_pieces(named("addcdiv"), _addcdiv)
+in_pieces(named("glu"), _glu)
+in_pieces(named("cosine_similarity"), _cosine_similarity)

@@ -1,0 +1,137 @@
+"""Variances, standard deviations and norms along axes.
+
+With c the centred values and d their differences, a mean square moves by mean(d(2c + d)), and a root of v by
+Δv/(√v + √v').
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zo_triton.difference.elementwise import absolute_difference, root_difference, wide
+from zo_triton.difference.extremes import extreme
+from zo_triton.difference.reduce import axes_of
+from zo_triton.difference.registry import rule
+
+if TYPE_CHECKING:
+    from zo_triton.difference.mode import DifferenceMode
+
+
+def _variance(
+    mode: DifferenceMode, input: Tensor, dim: Any, correction: Any, keepdim: bool
+) -> tuple[Tensor, Tensor]:
+    """Difference of the variance, and the variance."""
+    delta = mode.difference(input)
+    assert delta is not None
+    axes = axes_of(dim, input.dim())
+    a = wide(input)
+    centred = a - a.mean(axes, keepdim=True)
+    change = delta - delta.mean(axes, keepdim=True, dtype=a.dtype)
+    count = 1
+    for axis in axes:
+        count *= input.shape[axis]
+    divisor = count - (1 if correction is None else float(correction))
+    moved = ((2 * centred + change) * change).sum(axes, keepdim=keepdim) / divisor
+    return moved, centred.square().sum(axes, keepdim=keepdim) / divisor
+
+
+def _arguments(args: tuple, kwargs: dict) -> tuple[Any, Any, bool]:
+    """dim, correction, keepdim: ``var(dim, unbiased, keepdim)``, ``var(unbiased)``, ``var(dim, correction=1)``."""
+    dim = kwargs.get("dim", kwargs.get("axis"))
+    correction = kwargs.get("correction", kwargs.get("unbiased"))
+    keepdim = kwargs.get("keepdim", False)
+    given = list(args)
+    if given and not isinstance(given[0], bool):
+        dim = given.pop(0)
+    if given:
+        correction = given.pop(0)
+    if given:
+        keepdim = given.pop(0)
+    return dim, correction, keepdim
+
+
+def _register(name: str, root: bool) -> None:
+    def of(mode: DifferenceMode, input: Tensor, args: tuple, kwargs: dict) -> Tensor:
+        change, variance = _variance(mode, input, *_arguments(args, kwargs))
+        return root_difference(variance, change) if root else change
+
+    @rule(name)
+    def _(mode: DifferenceMode, base: Tensor, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return of(mode, input, args, kwargs)
+
+    @rule(f"{name}_mean")
+    def _(mode: DifferenceMode, base: Any, input: Tensor, *args: Any, **kwargs: Any) -> list[Tensor]:
+        dim, _, keepdim = _arguments(args, kwargs)
+        delta = mode.difference(input)
+        assert delta is not None
+        mean = delta.mean(axes_of(dim, input.dim()), keepdim=keepdim, dtype=torch.float32)
+        return [of(mode, input, args, kwargs), mean]
+
+
+_register("var", False)
+_register("std", True)
+
+
+def _norm(mode: DifferenceMode, input: Tensor, order: Any, dim: Any, keepdim: bool) -> Any:
+    """The vector norms of order 1, 2 and ∞."""
+    delta = mode.difference(input)
+    assert delta is not None
+    axes, a = axes_of(dim, input.dim()), wide(input)
+    if order in (None, "fro", 2):
+        change = ((2 * a + delta) * delta).sum(axes, keepdim=keepdim)
+        square = a.square().sum(axes, keepdim=keepdim)
+        return root_difference(square, change)
+    absolute = absolute_difference(a, delta)
+    if order == 1:
+        return absolute.sum(axes, keepdim=keepdim)
+    if order == float("inf"):
+        return extreme(a.abs(), absolute, axes, keepdim, True)
+    return NotImplemented
+
+
+@rule("norm")
+def norm(
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    p: Any = "fro",
+    dim: Any = None,
+    keepdim: bool = False,
+    dtype: Any = None,
+) -> Any:
+    """``torch.norm``, which takes matrices for vectors."""
+    return _norm(mode, input, p, dim, keepdim)
+
+
+@rule("vector_norm", owner=torch.linalg)
+def vector_norm(
+    mode: DifferenceMode,
+    base: Tensor,
+    x: Tensor,
+    ord: Any = 2,
+    dim: Any = None,
+    keepdim: bool = False,
+    *,
+    dtype: Any = None,
+) -> Any:
+    """``torch.linalg.vector_norm``."""
+    return _norm(mode, x, ord, dim, keepdim)
+
+
+@rule("norm", owner=torch.linalg)
+def linalg_norm(
+    mode: DifferenceMode,
+    base: Tensor,
+    A: Tensor,
+    ord: Any = None,
+    dim: Any = None,
+    keepdim: bool = False,
+    *,
+    dtype: Any = None,
+) -> Any:
+    """``torch.linalg.norm`` where it means a vector norm."""
+    vector = A.dim() == 1 or isinstance(dim, int) or ord in (None, "fro")
+    return _norm(mode, A, ord, dim, keepdim) if vector else NotImplemented

@@ -1,0 +1,212 @@
+"""Normalisations: the exact difference of (x − μ)/√(v + c) when mean and variance move with x.
+
+With c = x − μ and d = δ − mean(δ), the variance changes by mean(d(2c + d)), and of two inverse roots
+r = 1/√(v+c) and r' the difference is −Δv·(r·r')²/(r + r'): nothing is subtracted that nearly cancels. A trained
+scale and shift follow as a product and a sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zo_triton.difference.elementwise import wide
+from zo_triton.difference.registry import HANDLERS, rule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zo_triton.difference.mode import DifferenceMode
+
+
+def normalised(
+    x: Tensor, delta: Tensor | None, axes: tuple[int, ...], stabiliser: float, centre: bool = True
+) -> tuple[Tensor, Tensor | None]:
+    """x normalised over ``axes`` (negative), and its difference.
+
+    Args:
+        x: Base input.
+        delta: [P, *x.shape], or None.
+        axes: The axes whose elements share statistics.
+        stabiliser: Added to the variance.
+        centre: Whether the mean is taken off; if not, the mean square stands for the variance (RMS norm).
+    """
+    centred = x - x.mean(axes, keepdim=True) if centre else x
+    inverse = torch.rsqrt(centred.square().mean(axes, keepdim=True) + stabiliser)
+    y = centred * inverse
+    if delta is None:
+        return y, None
+    change = delta - delta.mean(axes, keepdim=True) if centre else delta
+    spread = ((2 * centred + change) * change).mean(axes, keepdim=True)
+    moved = torch.rsqrt(1 / inverse.square() + spread)
+    slope = -spread * (inverse * moved).square() / (inverse + moved)
+    return y, (change * moved).add_(centred * slope)
+
+
+def scaled(
+    mode: DifferenceMode, base: Tensor, y: Tensor, change: Tensor | None, weight: Any, bias: Any, axes: int
+) -> Tensor:
+    """Difference of ``y·weight + bias``, which stand ``axes`` axes before the last."""
+
+    def placed(tensor: Tensor) -> Tensor:
+        tensor = tensor.reshape(*tensor.shape, *[1] * axes)
+        return tensor
+
+    grown, shift = mode.difference(weight), mode.difference(bias)
+    result = change
+    if change is not None and weight is not None:
+        result = change * placed(weight)
+    if grown is not None:
+        moved = y if change is None else y + change
+        product = moved * mode.align(placed(grown), y.dim())
+        result = product if result is None else result.add_(product)
+    if shift is not None:
+        shift = mode.align(placed(shift), y.dim())
+        result = shift if result is None else result + shift
+    assert result is not None
+    return result.expand(mode.evaluations, *base.shape)
+
+
+def _delta(mode: DifferenceMode, input: Tensor) -> Tensor | None:
+    delta = mode.difference(input)
+    return None if delta is None else delta.to(torch.promote_types(input.dtype, torch.float32))
+
+
+@rule("layer_norm")
+def layer_norm(
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Tensor:
+    """Statistics over the last axes of each sample."""
+    axes = range(-len(normalized_shape), 0)
+    y, change = normalised(wide(input), _delta(mode, input), tuple(axes), eps)
+    return scaled(mode, base, y, change, weight, bias, 0)
+
+
+@rule("rms_norm")
+def rms_norm(
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Tensor:
+    """The mean square in place of the variance; without ``eps``, the base dtype's own."""
+    axes = range(-len(normalized_shape), 0)
+    eps = torch.finfo(input.dtype).eps if eps is None else eps
+    y, change = normalised(wide(input), _delta(mode, input), tuple(axes), eps, centre=False)
+    return scaled(mode, base, y, change, weight, None, 0)
+
+
+@rule("group_norm")
+def group_norm(
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Tensor:
+    """Statistics over a group of channels of each sample."""
+    if base.numel() == 0:
+        return torch.zeros(mode.evaluations, *base.shape, device=base.device)
+    delta = _delta(mode, input)
+    rows = (input.shape[0], num_groups, -1)
+    delta = None if delta is None else delta.reshape(mode.evaluations, *rows)
+    y, change = normalised(wide(input).reshape(rows), delta, (-1,), eps)
+    change = None if change is None else change.reshape(mode.evaluations, *input.shape)
+    return scaled(mode, base, y.reshape(input.shape), change, weight, bias, input.dim() - 2)
+
+
+@rule("instance_norm", owner=F)
+def instance_norm(
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Statistics of each channel of each sample, or the running ones."""
+    if not use_input_stats:
+        assert running_mean is not None
+        assert running_var is not None
+        return _by_channel(mode, base, input, (running_mean, running_var), weight, bias, eps)
+    axes = tuple(range(2 - input.dim(), 0))
+    y, change = normalised(wide(input), _delta(mode, input), axes, eps)
+    return scaled(mode, base, y, change, weight, bias, input.dim() - 2)
+
+
+@rule("batch_norm", owner=F)
+def batch_norm(
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Statistics of each channel over the batch, each evaluation's own, or the running ones."""
+    if not training:
+        assert running_mean is not None
+        assert running_var is not None
+        return _by_channel(mode, base, input, (running_mean, running_var), weight, bias, eps)
+    axes = (-input.dim(), *range(2 - input.dim(), 0))
+    y, change = normalised(wide(input), _delta(mode, input), axes, eps)
+    return scaled(mode, base, y, change, weight, bias, input.dim() - 2)
+
+
+def _by_channel(
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    statistics: tuple[Tensor, Tensor],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> Tensor:
+    """Given statistics: affine in x."""
+    mean, inverse = (
+        each.reshape(-1, *[1] * (input.dim() - 2)) for each in (statistics[0], (statistics[1] + eps).rsqrt())
+    )
+    delta = _delta(mode, input)
+    y = (wide(input) - mean) * inverse
+    return scaled(mode, base, y, None if delta is None else delta * inverse, weight, bias, input.dim() - 2)
+
+
+def _remembering(function: Callable, input_statistics: str, position: int) -> None:
+    """Lets the mode remember the running statistics before the base updates them."""
+    compute = HANDLERS[function]
+
+    def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
+        if kwargs.get(input_statistics, args[position] if len(args) > position else True):
+            for index, name in ((1, "running_mean"), (2, "running_var")):
+                mode.remember(kwargs.get(name, args[index] if len(args) > index else None))
+        return compute(mode, function, args, kwargs)
+
+    HANDLERS[function] = handle
+
+
+_remembering(F.batch_norm, "training", 5)
+_remembering(F.instance_norm, "use_input_stats", 5)

@@ -1,0 +1,226 @@
+"""Functions with kinks or jumps: exact on either side and across, whichever piece a + δ falls on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zo_triton.difference.elementwise import operand, softplus_difference, spread, wide
+from zo_triton.difference.registry import rule
+
+if TYPE_CHECKING:
+    from zo_triton.difference.mode import DifferenceMode
+
+
+@rule("clamp", "clip")
+def clamp(mode: DifferenceMode, base: Tensor, input: Tensor, min: Any = None, max: Any = None) -> Any:
+    """Measured from the clamped value c, it is δ + (a − c) clamped to [min − c, max − c]."""
+    if mode.carries((min, max)):
+        return NotImplemented
+    delta = operand(mode, base, input)
+    assert delta is not None
+    delta = delta + (input - base)
+    if min is not None:
+        delta = torch.maximum(delta, (min - base).expand_as(base))
+    if max is not None:
+        delta = torch.minimum(delta, (max - base).expand_as(base))
+    return delta
+
+
+@rule("clamp_min")
+def clamp_min(mode: DifferenceMode, base: Tensor, input: Tensor, min: Any) -> Any:
+    """One-sided clamp."""
+    return clamp(mode, base, input, min=min)
+
+
+@rule("clamp_max")
+def clamp_max(mode: DifferenceMode, base: Tensor, input: Tensor, max: Any) -> Any:
+    """One-sided clamp."""
+    return clamp(mode, base, input, max=max)
+
+
+@rule("hardtanh")
+def hardtanh(
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    min_val: float = -1.0,
+    max_val: float = 1.0,
+    inplace: bool = False,
+) -> Any:
+    """A clamp by another name."""
+    return clamp(mode, base, input, min_val, max_val)
+
+
+@rule("relu6")
+def relu6(mode: DifferenceMode, base: Tensor, input: Tensor, inplace: bool = False) -> Any:
+    """A clamp by another name."""
+    return clamp(mode, base, input, 0.0, 6.0)
+
+
+def halves(mode: DifferenceMode, base: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences of max(a, 0) and of min(a, 0); they add up to δ."""
+    delta = operand(mode, base, input)
+    assert delta is not None
+    a = wide(input)
+    above = torch.where(a > 0, torch.maximum(delta, -a), (a + delta).clamp(min=0))
+    return above, delta - above
+
+
+@rule("leaky_relu")
+def leaky_relu(
+    mode: DifferenceMode, base: Tensor, input: Tensor, negative_slope: float = 0.01, inplace: bool = False
+) -> Tensor:
+    """A slope of its own below zero."""
+    above, below = halves(mode, base, input)
+    return above + negative_slope * below
+
+
+@rule("prelu")
+def prelu(mode: DifferenceMode, base: Tensor, input: Tensor, weight: Tensor) -> Tensor:
+    """A trained slope below zero, one for all or one a channel: Δmax(a,0) + w·Δmin(a,0) + Δw·min(a+δ,0)."""
+    channels = (-1, *[1] * (input.dim() - 2)) if weight.numel() > 1 else (1,)
+    above: Tensor | None = None
+    below = torch.zeros((), device=base.device)
+    if mode.carries((input,)):
+        above, below = halves(mode, base, input)
+        above = above + weight.reshape(channels) * below
+    change = operand(mode, base, weight)
+    if change is not None:
+        change = mode.align(change.reshape(mode.evaluations, *channels), base.dim())
+        grown = change * (wide(input).clamp(max=0) + below)
+        above = grown if above is None else above + grown
+    assert above is not None
+    return above
+
+
+def _exponential_below(name: str, scale: float = 1.0, scaled_input: bool = False) -> None:
+    """x above zero and α·expm1(x) below, or α·expm1(x/α): Δmax(a,0) + α·e^min(a,0)·expm1(Δmin(a,0))."""
+
+    @rule(name)
+    def _(
+        mode: DifferenceMode, base: Tensor, input: Tensor, *args: Any, inplace: bool = False, **kwargs: Any
+    ) -> Tensor:
+        alpha = 1.6732632423543772 if name == "selu" else kwargs.get("alpha", args[0] if args else 1.0)
+        width = alpha if scaled_input else 1.0
+        above, below = halves(mode, base, input)
+        floor = wide(input).clamp(max=0) / width
+        return scale * (above + alpha * floor.exp() * torch.expm1(below / width))
+
+
+_exponential_below("elu")
+_exponential_below("celu", scaled_input=True)
+_exponential_below("selu", scale=1.0507009873554805)
+
+
+@rule("threshold")
+def threshold(
+    mode: DifferenceMode, base: Tensor, input: Tensor, threshold: float, value: float, inplace: bool = False
+) -> Tensor:
+    """x above the threshold, else a constant."""
+    return _two_pieces(mode, base, input, lambda x: x > threshold, value)
+
+
+@rule("hardshrink")
+def hardshrink(mode: DifferenceMode, base: Tensor, input: Tensor, lambd: float = 0.5) -> Tensor:
+    """x where it is far from zero, else zero."""
+    return _two_pieces(mode, base, input, lambda x: x.abs() > lambd, 0.0)
+
+
+def _two_pieces(mode: DifferenceMode, base: Tensor, input: Tensor, kept: Any, value: float) -> Tensor:
+    """δ where x is kept on both sides, 0 where on neither, the jump where it changes."""
+    delta = operand(mode, base, input)
+    assert delta is not None
+    a = wide(input)
+    moved = a + delta
+    now = kept(moved)
+    return torch.where(kept(a), torch.where(now, delta, value - a), torch.where(now, moved - value, 0.0))
+
+
+@rule("softshrink")
+def softshrink(mode: DifferenceMode, base: Tensor, input: Tensor, lambd: float = 0.5) -> Tensor:
+    """x − clamp(x, −λ, λ)."""
+    delta = operand(mode, base, input)
+    assert delta is not None
+    return delta - _clamped(input, delta, -lambd, lambd)
+
+
+@rule("hardsigmoid")
+def hardsigmoid(mode: DifferenceMode, base: Tensor, input: Tensor, inplace: bool = False) -> Tensor:
+    """clamp(x, −3, 3)/6 + 1/2."""
+    return _clamped(input, operand(mode, base, input), -3.0, 3.0) / 6
+
+
+@rule("hardswish")
+def hardswish(mode: DifferenceMode, base: Tensor, input: Tensor, inplace: bool = False) -> Tensor:
+    """The product of x and its hard sigmoid."""
+    delta = operand(mode, base, input)
+    assert delta is not None
+    a = wide(input)
+    return delta * torch.nn.functional.hardsigmoid(a) + (a + delta) * _clamped(input, delta, -3.0, 3.0) / 6
+
+
+def _clamped(input: Tensor, delta: Any, least: float, most: float) -> Tensor:
+    value = wide(input).clamp(least, most)
+    return torch.minimum(torch.maximum(delta + (input - value), least - value), most - value)
+
+
+@rule("softsign")
+def softsign(mode: DifferenceMode, base: Tensor, input: Tensor) -> Tensor:
+    """x/(1 + |x|): where the sign stays, δ/((1+|a|)(1+|a+δ|))."""
+    delta = operand(mode, base, input)
+    assert delta is not None
+    a = wide(input)
+    moved = a + delta
+    scale = (1 + a.abs()) * (1 + moved.abs())
+    return torch.where(a * moved >= 0, delta, moved * (1 + a.abs()) - a * (1 + moved.abs())) / scale
+
+
+@rule("mish")
+def mish(mode: DifferenceMode, base: Tensor, input: Tensor, inplace: bool = False) -> Tensor:
+    """x·tanh(softplus(x)): a product, of which the second factor moves by u(1−t²)/(1+tu)."""
+    delta = operand(mode, base, input)
+    assert delta is not None
+    a = wide(input)
+    t = torch.tanh(torch.nn.functional.softplus(a))
+    u = torch.tanh(softplus_difference(a, delta))
+    return delta * t + (a + delta) * (u * (1 - t * t) / (1 + t * u))
+
+
+def _whole_numbers(*names: str) -> None:
+    """Functions with whole values: their differences are whole, so subtracting is exact."""
+    for name in names:
+        function = getattr(torch, name)
+
+        @rule(name)
+        def _(
+            mode: DifferenceMode, base: Tensor, input: Tensor, *args: Any, _f: Any = function, **kwargs: Any
+        ) -> Any:
+            if args or kwargs:
+                return NotImplemented
+            delta = operand(mode, base, input)
+            assert delta is not None
+            return _f(wide(input) + delta) - base
+
+
+_whole_numbers("floor", "ceil", "round", "trunc", "sign")
+
+
+@rule("maximum")
+def maximum(mode: DifferenceMode, base: Tensor, input: Tensor, other: Tensor) -> Tensor:
+    """The larger one's difference, unless the other overtakes it: max(Δa, Δb − (a − b)) where a ≥ b."""
+    da, db = operand(mode, base, input), operand(mode, base, other)
+    da, db = (torch.zeros_like(base) if d is None else d for d in (da, db))
+    gap = input - other
+    return spread(mode, base, torch.where(gap >= 0, torch.maximum(da, db - gap), torch.maximum(db, da + gap)))
+
+
+@rule("minimum")
+def minimum(mode: DifferenceMode, base: Tensor, input: Tensor, other: Tensor) -> Tensor:
+    """The smaller one's difference, unless the other falls below it."""
+    da, db = operand(mode, base, input), operand(mode, base, other)
+    da, db = (torch.zeros_like(base) if d is None else d for d in (da, db))
+    gap = input - other
+    return spread(mode, base, torch.where(gap <= 0, torch.minimum(da, db - gap), torch.minimum(db, da + gap)))

@@ -1,0 +1,168 @@
+"""Losses that compare elements: absolute, Huber, binary cross-entropy, Kullback-Leibler; float32 from here on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zo_triton.difference.elementwise import absolute_difference, operand, softplus_difference, wide
+from zo_triton.difference.losses import reduced, reduction_of
+from zo_triton.difference.registry import rule
+
+if TYPE_CHECKING:
+    from zo_triton.difference.mode import DifferenceMode
+
+SMALLEST_SHARE, LEAST_LOG = 1e-30, -100.0
+"""Below the one, log1p(δ/p) loses its meaning; the other is where torch stops the logarithm."""
+
+
+def _residual(mode: DifferenceMode, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """input − target and its difference; both may carry one."""
+    residual = wide(input - target)
+    moved, aimed = operand(mode, residual, input), operand(mode, residual, target)
+    change = moved if aimed is None else -aimed if moved is None else moved - aimed
+    assert change is not None
+    mode.wide = True
+    return residual, change.expand(mode.evaluations, *residual.shape)
+
+
+def huber_difference(residual: Tensor, change: Tensor, bound: float) -> Tensor:
+    """Δ of c·(r − c/2) with c = clamp(r, −bound, bound), which is Huber's loss."""
+    kept = residual.clamp(-bound, bound)
+    moved = torch.minimum(torch.maximum(change + (residual - kept), -bound - kept), bound - kept)
+    return moved * (residual - kept / 2) + (kept + moved) * (change - moved / 2)
+
+
+@rule("l1_loss")
+def l1_loss(
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    weight: Tensor | None = None,
+) -> Any:
+    """Δ|r|."""
+    if weight is not None:
+        return NotImplemented
+    residual, change = _residual(mode, input, target)
+    losses = absolute_difference(residual, change)
+    return reduced(losses, reduction_of(size_average, reduce, reduction), residual.numel())
+
+
+@rule("smooth_l1_loss")
+def smooth_l1_loss(
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    beta: float = 1.0,
+) -> Any:
+    """Huber's loss over its bound; the absolute one where that is zero."""
+    if beta == 0:
+        return l1_loss(mode, base, input, target, size_average, reduce, reduction)
+    residual, change = _residual(mode, input, target)
+    losses = huber_difference(residual, change, beta) / beta
+    return reduced(losses, reduction_of(size_average, reduce, reduction), residual.numel())
+
+
+@rule("huber_loss")
+def huber_loss(
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    target: Tensor,
+    reduction: str = "mean",
+    delta: float = 1.0,
+    weight: Tensor | None = None,
+) -> Any:
+    """Squared near zero, linear beyond ``delta``."""
+    if weight is not None:
+        return NotImplemented
+    residual, change = _residual(mode, input, target)
+    return reduced(huber_difference(residual, change, delta), reduction, residual.numel())
+
+
+@rule("binary_cross_entropy_with_logits", owner=torch.nn.functional)
+def binary_cross_entropy_with_logits(
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> Any:
+    """(1−y)·δ + (1 + (w−1)·y)·Δlog(1 + e^−x)."""
+    if mode.carries((target, weight, pos_weight)):
+        return NotImplemented
+    delta = operand(mode, input, input)
+    assert delta is not None
+    mode.wide = True
+    share: Any = 1 if pos_weight is None else 1 + (pos_weight - 1) * target
+    losses = (1 - target) * delta + share * softplus_difference(-wide(input), -delta)
+    losses = losses if weight is None else losses * weight
+    return reduced(losses, reduction_of(size_average, reduce, reduction), input.numel())
+
+
+@rule("binary_cross_entropy", owner=torch.nn.functional)
+def binary_cross_entropy(
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Any:
+    """−y·Δlog p − (1−y)·Δlog(1−p)."""
+    if mode.carries((target, weight)):
+        return NotImplemented
+    delta = operand(mode, input, input)
+    assert delta is not None
+    mode.wide = True
+    share = wide(input)
+    losses = -(target * _log_difference(share, delta) + (1 - target) * _log_difference(1 - share, -delta))
+    losses = losses if weight is None else losses * weight
+    return reduced(losses, reduction_of(size_average, reduce, reduction), input.numel())
+
+
+def _log_difference(share: Tensor, delta: Tensor) -> Tensor:
+    """Δ max(log p, −100)."""
+    moved = share + delta
+    regular = (share > SMALLEST_SHARE) & (moved > SMALLEST_SHARE)
+    stopped = moved.clamp(min=0).log().clamp(min=LEAST_LOG) - share.log().clamp(min=LEAST_LOG)
+    return torch.where(regular, torch.log1p(delta / share), stopped)
+
+
+@rule("kl_div", owner=torch.nn.functional)
+def kl_div(
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    log_target: bool = False,
+) -> Any:
+    """Linear in the log-probabilities: −p·δ."""
+    if mode.carries((target,)) or input.shape != target.shape:
+        return NotImplemented
+    delta = operand(mode, input, input)
+    assert delta is not None
+    mode.wide = True
+    losses = -(target.exp() if log_target else target) * delta
+    if reduction == "batchmean":
+        return reduced(losses, "sum", None) / input.shape[0]
+    return reduced(losses, reduction_of(size_average, reduce, reduction), input.numel())
