@@ -11,7 +11,7 @@ def test_help_lists_the_commands(capsys):
         cli.main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert all(command in text for command in ("train", "report", "bench"))
+    assert all(command in text for command in ("train", "report", "nzk", "bench"))
 
 
 @pytest.mark.parametrize(
@@ -21,13 +21,20 @@ def test_help_lists_the_commands(capsys):
         (["trian"], "invalid choice: 'trian'"),
         (["train", "--steps", "many"], "invalid int value: 'many'"),
         (["train", "--steps", "0"], "steps must be at least 1, got 0"),
-        (["train", "--task", "mnist"], "unknown task 'mnist'; choose one of ('digits',)"),
+        (["train", "--task", "mnist"], "unknown task 'mnist'; choose one of ('digits', 'mnist-mlp'"),
         (["train", "--method", "lbfgs"], "unknown method 'lbfgs'; choose one of ('zo-adam'"),
         (["train", "--engine", "abacus"], "unknown engine 'abacus'"),
         (["train", "--lr", "nan"], "lr must be finite and not negative, got nan"),
         (["train", "--directions", "0"], "directions must be at least 1, got 0"),
         (["train", "--seed", "-1"], "seed must be in [0, 2**63), got -1"),
         (["report", "--seed", "-1"], "seed must be in [0, 2**32), got -1"),
+        (["nzk"], "required: NAME"),
+        (["nzk", "minst"], "invalid choice: 'minst'"),
+        (["nzk", "linear", "--steps", "0"], "steps must be from 10"),
+        (["nzk", "linear", "--lr", "-1"], "lr must be positive and finite, got -1.0"),
+        (["nzk", "mnist", "--resize", "cubic"], "unknown resize 'cubic'"),
+        (["nzk", "linear", "--engine", "abacus"], "unknown engine 'abacus'"),
+        (["nzk", "linear", "--tiny", "--export", "nowhere/data.mat"], "nowhere does not exist"),
     ],
 )
 def test_mistakes_get_one_line_and_code_2(arguments, message, capsys, tmp_path, monkeypatch):
@@ -90,3 +97,37 @@ def test_a_tiny_report_from_end_to_end(tmp_path, capsys):
     assert sorted(entry.suffix for entry in out.iterdir()).count(".svg") >= 5
     assert json.loads((out / "results.json").read_text())["environment"]["commit"] in text
     assert [entry.name for entry in tmp_path.iterdir()] == ["latest"]
+
+
+def test_a_tiny_experiment_from_end_to_end(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ZO_TRITON_DATA", str(tmp_path / "data"))
+    assert cli.main(["nzk", "mnist", "--tiny", "--export", "data.mat"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("note: mnist is not in")
+    assert "digits 3 v 5" in lines[0]
+    out = tmp_path / "reports" / "nzk" / "mnist"
+    assert lines[-1] == f"wrote {out / 'report.md'}"
+    assert {entry.name for entry in out.iterdir()} == {
+        "report.md", "results.json", "losses.svg", "kernels.svg", "snapshots.svg", "network.svg",
+    }  # fmt: skip
+    assert (tmp_path / "data.mat").is_file()
+
+
+def test_an_experiment_shows_a_bar_on_a_terminal(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    out = tmp_path / "out"
+    assert cli.main(["nzk", "variances", "--tiny", "--lr", "1", "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "note: normal(1.5): lr 1 is beyond the stable limit" in text.replace("\n", " ")
+    assert f"{out / 'report.md'}" in text
+
+
+def test_an_interrupted_experiment_replaces_nothing(tmp_path, capsys, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("zo_triton.experiments.nzk.run.run_experiment", interrupted)
+    assert cli.main(["nzk", "linear", "--out", str(tmp_path / "out")]) == 130
+    assert list(tmp_path.iterdir()) == []

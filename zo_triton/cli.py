@@ -48,7 +48,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     train = commands.add_parser("train", help="train a model with a progress bar")
-    train.add_argument("--task", default="digits", help="what to train on: digits (default)")
+    train.add_argument(
+        "--task",
+        default="digits",
+        help="digits (default), mnist-mlp, mnist-cnn, cifar-cnn or tiny-imagenet-cnn",
+    )
     train.add_argument(
         "--method",
         default="zo-adam",
@@ -57,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--lr", type=float, help="learning rate; default: one that suits the method")
     train.add_argument("--directions", type=int, help="directions a step of a zeroth-order method")
     train.add_argument("--seed", type=int, default=0, help="of weights, batches and directions (default 0)")
-    train.add_argument("--steps", type=int, default=500, help="default 500")
+    train.add_argument("--steps", type=int, help="default: what suits the task, 500 for digits")
     train.add_argument("--engine", help="reference, cpu or triton; default: the device's own")
     train.set_defaults(run=_train)
 
@@ -69,16 +73,63 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--tiny", action="store_true", help="prove that everything works, in seconds")
     report.set_defaults(run=_report)
 
+    _add_nzk(commands)
+
     bench = commands.add_parser("bench", help="run the benchmarks of a checkout and refresh its report")
     bench.add_argument("--tiny", action="store_true", help="few repeats, report untouched")
     bench.set_defaults(run=_bench)
     return parser
 
 
+def _add_nzk(commands: argparse._SubParsersAction[_Parser]) -> None:
+    from zo_triton.experiments.nzk.settings import EXPERIMENTS
+
+    nzk = commands.add_parser("nzk", help="run an experiment of the kernel theory with the paper's settings")
+    nzk.add_argument("name", choices=tuple(EXPERIMENTS), metavar="NAME", help=", ".join(EXPERIMENTS))
+    nzk.add_argument("--steps", type=int, help="of every curve (default 16000)")
+    nzk.add_argument("--lr", type=float, help="learning rate of every method (default 1e-3)")
+    nzk.add_argument("--draws", type=int, help="of the empirical kernels (default 10000)")
+    nzk.add_argument(
+        "--directions",
+        type=int,
+        help="averaged in a kernel (default 1); for the networks, a step of the real one (default 100)",
+    )
+    nzk.add_argument("--seed", type=int, default=0, help="of data, weights and directions (default 0)")
+    nzk.add_argument("--out", help="folder, replaced whole (default reports/nzk/NAME)")
+    nzk.add_argument("--engine", help="of the runs in parameter space: reference, cpu or triton")
+    nzk.add_argument("--resize", default="bilinear", help="of images: bilinear (default) or area")
+    nzk.add_argument("--export", metavar="DATA.mat", help="write the data in MATLAB's format as well")
+    nzk.add_argument("--tiny", action="store_true", help="prove that everything works, in seconds")
+    nzk.set_defaults(run=_nzk)
+
+
+def _nzk(options: argparse.Namespace) -> int:
+    from zo_triton.reporting import check_destination, publish
+
+    target = check_destination(options.out or f"reports/nzk/{options.name}")
+    from zo_triton.console import monitor
+    from zo_triton.experiments.nzk.run import choose_settings, run_experiment
+
+    settings = choose_settings(
+        options.name,
+        options.steps,
+        options.lr,
+        options.draws,
+        options.directions,
+        options.seed,
+        options.resize,
+        options.tiny,
+    )
+    with monitor(_console()) as told:
+        record = run_experiment(settings, told, options.engine, options.export)
+    print(f"wrote {publish(record, target)}")
+    return 0
+
+
 def _train(options: argparse.Namespace) -> int:
     from zo_triton.experiments.train import train
 
-    progress = train(
+    run = train(
         options.task,
         options.method,
         options.lr,
@@ -88,12 +139,12 @@ def _train(options: argparse.Namespace) -> int:
         options.engine,
     )
     console = _console()
+    if run.note:
+        console.print(run.note, highlight=False, soft_wrap=True)
     if not console.is_terminal:
-        for now in progress:
-            if now.step % 50 == 0 or now.step in (1, options.steps):
-                print(
-                    f"step {now.step}/{options.steps} loss {now.loss:.4f} accuracy {100 * now.accuracy:.1f} %"
-                )
+        for now in run.progress:
+            if now.step % 50 == 0 or now.step in (1, run.steps):
+                print(f"step {now.step}/{run.steps} loss {now.loss:.4f} accuracy {100 * now.accuracy:.1f} %")
         return 0
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -102,8 +153,8 @@ def _train(options: argparse.Namespace) -> int:
         TextColumn("loss {task.fields[loss]:.4f} accuracy {task.fields[accuracy]:.1f} %"),
     )  # fmt: skip
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(options.task, total=options.steps, loss=float("nan"), accuracy=float("nan"))
-        for now in progress:
+        task = bar.add_task(options.task, total=run.steps, loss=float("nan"), accuracy=float("nan"))
+        for now in run.progress:
             bar.update(task, completed=now.step, loss=now.loss, accuracy=100 * now.accuracy)
     return 0
 

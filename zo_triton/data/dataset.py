@@ -49,7 +49,7 @@ class Dataset:
     def standardized(self) -> Dataset:
         """Every feature less its mean, all of them over one standard deviation, both of the training examples."""
         mean = self.train_x.mean(0)
-        deviation = max(float((self.train_x - mean).std()), np.finfo(np.float32).tiny)
+        deviation = max(float(np.std(self.train_x - mean)), float(np.finfo(np.float32).tiny))
         train_x, test_x = ((x - mean) / np.float32(deviation) for x in (self.train_x, self.test_x))
         return replace(self, train_x=train_x, test_x=test_x)
 

@@ -7,12 +7,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import zo_triton as zo
-from zo_triton.data import digits
-from zo_triton.experiments.contender import make_mlp
 from zo_triton.experiments.digits import CONFIG, DEFAULT_RATES, find_method
 from zo_triton.experiments.race import batches, evaluate
+from zo_triton.experiments.tasks import find_task
 
-TASKS = ("digits",)
+LARGE = 10_000
+"""From so many training examples on, accuracy is looked at less often."""
 
 
 @dataclass(frozen=True)
@@ -24,49 +24,72 @@ class Progress:
     accuracy: float
 
 
+@dataclass(frozen=True)
+class Run:
+    """A training run that is about to start.
+
+    Attributes:
+        steps: How many it takes.
+        note: What a reader must know about the data; empty if it is what the task says.
+        progress: Trains, and yields after every step.
+    """
+
+    steps: int
+    note: str
+    progress: Iterator[Progress]
+
+
 def train(
     task: str,
     method: str = "zo-adam",
     lr: float | None = None,
     directions: int | None = None,
     seed: int = 0,
-    steps: int = 500,
+    steps: int | None = None,
     engine: str | None = None,
-) -> Iterator[Progress]:
-    """Trains and yields after every step.
+) -> Run:
+    """Prepares a run.
 
     Args:
-        task: One of :data:`TASKS`.
+        task: A name in ``zo_triton.experiments.tasks.TASKS``.
         method: A name from ``zo_triton.experiments.digits.methods``.
-        lr: Learning rate; None takes the method's default.
+        lr: Learning rate; None takes the task's for the method.
         directions: K; None takes the task's.
         seed: Of weights, batches and directions.
-        steps: How many.
+        steps: How many; None takes the task's.
         engine: reference, cpu or triton; None lets the device decide.
 
     Raises:
-        ValueError: A name is unknown or a number out of range; raised before the first step.
+        ValueError: A name is unknown, a number out of range or the data damaged; raised before the first step.
     """
-    if task not in TASKS:
-        raise ValueError(f"unknown task {task!r}; choose one of {TASKS}.")
+    found = find_task(task)
+    steps = found.steps if steps is None else steps
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}.")
     if lr is not None and not 0 <= lr < float("inf"):
         raise ValueError(f"lr must be finite and not negative, got {lr}.")
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed must be in [0, 2**63), got {seed}.")
-    config = CONFIG if directions is None else replace(CONFIG, directions=directions)
+    config = replace(CONFIG, directions=found.directions if directions is None else directions)
     if config.directions < 1:
         raise ValueError(f"directions must be at least 1, got {directions}.")
-    chosen = find_method(method, config)
-    model = make_mlp(config.sizes, seed)
-    contender = chosen.build(model, DEFAULT_RATES[method] if lr is None else lr, seed)
-    data = digits().standardized()
-    source = batches(data, config.batch, seed)
-    accuracy = evaluate(model, data)[1]
+    build = find_method(method, config).build
+    # An unknown engine is told before the data is read.
     with nullcontext() if engine is None else zo.use_engine(engine):
-        for step in range(1, steps + 1):
-            loss = contender.step(*next(source))
-            if step % 10 == 0 or step == steps:
-                accuracy = evaluate(model, data)[1]
-            yield Progress(step, loss, accuracy)
+        prepared = found.prepare()
+    rate = {**DEFAULT_RATES, **dict(found.rates)}[method] if lr is None else lr
+
+    def progress() -> Iterator[Progress]:
+        model = prepared.make_model(seed)
+        contender = build(model, rate, seed)
+        source = batches(prepared.data, found.batch, seed)
+        every = 10 if len(prepared.data.train_x) < LARGE else 50
+        accuracy = evaluate(model, prepared.data)[1]
+        with nullcontext() if engine is None else zo.use_engine(engine):
+            for step in range(1, steps + 1):
+                loss = contender.step(*next(source))
+                if step % every == 0 or step == steps:
+                    accuracy = evaluate(model, prepared.data)[1]
+                yield Progress(step, loss, accuracy)
+
+    return Run(steps, prepared.note, progress())

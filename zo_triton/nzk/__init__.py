@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from zo_triton.nzk.expected import expected, factor
     from zo_triton.nzk.moments import Moments, moments
     from zo_triton.nzk.ntk import Linearized, jacobian, linearize, ntk
+    from zo_triton.nzk.rates import best_lr
     from zo_triton.nzk.recursion import Factors, factors, measured_factor, recursion, simulate
     from zo_triton.nzk.responses import empirical_model
-    from zo_triton.nzk.spread import StepMoments, spread, step_moments
+    from zo_triton.nzk.spread import StepMoments, deviation, spread, step_moments
     from zo_triton.nzk.stability import (
         BestRate,
         TraceEstimate,
@@ -57,10 +58,12 @@ __all__ = [
     "StepMoments",
     "TraceEstimate",
     "WalkStep",
+    "best_lr",
     "best_rate",
     "check",
     "check_mean",
     "check_stable",
+    "deviation",
     "draw",
     "empirical",
     "empirical_model",
@@ -99,7 +102,8 @@ _NAMES = {
     "ntk": ("Linearized", "jacobian", "linearize", "ntk"),
     "recursion": ("Factors", "factors", "measured_factor", "recursion", "simulate"),
     "responses": ("empirical_model",),
-    "spread": ("StepMoments", "spread", "step_moments"),
+    "rates": ("best_lr",),
+    "spread": ("StepMoments", "deviation", "spread", "step_moments"),
     "stability": (
         "BestRate",
         "TraceEstimate",

@@ -148,7 +148,8 @@ class FusedTrainer:
             )
         coefficients = np.where(usable, projected, 0) / np.float32(self.eps * count)
         ops.mlp_update(tensors, *self._rule(), coefficients, directions)
-        self.optimizer._opt_called = True  # by this torch's schedulers know that it has stepped
+        # By this torch's schedulers know that the optimizer has stepped.
+        self.optimizer._opt_called = True  # type: ignore[attr-defined]
         return loss
 
     def _rule(self) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray], tuple[float, ...]]:

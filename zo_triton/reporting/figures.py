@@ -53,25 +53,46 @@ def draw_all(record: Record, folder: str | os.PathLike[str], extension: str = "s
     Returns:
         The file names, in the order of the report.
     """
+    drawn = []
+    for name, (section, draw) in _FIGURES.items():
+        if section in record["sections"]:
+            drawn.append(save_figure(draw, record["sections"][section], folder, name, extension))
+    return drawn
+
+
+def save_figure(
+    draw: Callable[[Any, dict[str, Any]], None],
+    section: dict[str, Any],
+    folder: str | os.PathLike[str],
+    name: str,
+    extension: str = "svg",
+) -> str:
+    """Draws one figure in the house style into a file that has the same bytes every time.
+
+    Args:
+        draw: From an empty matplotlib figure and the section to a drawn one.
+        section: What it is drawn from.
+        folder: An existing folder.
+        name: The file's stem.
+        extension: ``svg``, or ``png`` for a look at it.
+
+    Returns:
+        The file's name.
+    """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    drawn = []
-    for name, (section, draw) in _FIGURES.items():
-        if section not in record["sections"]:
-            continue
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            matplotlib.rcParams.update(STYLE)
-            figure = Figure(layout="constrained")
-            FigureCanvasAgg(figure)
-            draw(figure, record["sections"][section])
-            file = f"{name}.{extension}"
-            metadata = {"Date": None, "Creator": None} if extension == "svg" else None
-            figure.savefig(Path(folder) / file, dpi=110, metadata=metadata)
-        drawn.append(file)
-    return drawn
+    file = f"{name}.{extension}"
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        figure = Figure(layout="constrained")
+        FigureCanvasAgg(figure)
+        draw(figure, section)
+        metadata = {"Date": None, "Creator": None} if extension == "svg" else None
+        figure.savefig(Path(folder) / file, dpi=110, metadata=metadata)
+    return file
 
 
 def _race_against(axis_title: str, column: int) -> Callable[[Any, dict[str, Any]], None]:

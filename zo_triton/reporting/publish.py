@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from zo_triton.reporting import figures, records
+from zo_triton.reporting import figures, nzk_figures, nzk_markdown, records
 from zo_triton.reporting.markdown import render
 
 RECORD_NAME = "results.json"
@@ -55,8 +55,11 @@ def publish(record: records.Record, folder: str | os.PathLike[str]) -> Path:
     try:
         fresh.chmod(0o755)
         records.write(fresh / RECORD_NAME, record)
-        drawn = figures.draw_all(record, fresh)
-        records.write_text(fresh / REPORT_NAME, render(record, drawn))
+        if "nzk" in record["sections"]:
+            text = nzk_markdown.render(record, nzk_figures.draw_all(record, fresh))
+        else:
+            text = render(record, figures.draw_all(record, fresh))
+        records.write_text(fresh / REPORT_NAME, text)
         _swap(fresh, target)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "accuracy": ("model", "batch", "directions", "rows"),
     "memory": ("note", "cases"),
     "benchmarks": ("entries",),
+    "nzk": ("name", "title", "settings", "notes", "cases", "network"),
 }
 """Every section a report knows, with the keys it must have. All are optional."""
 
@@ -30,6 +32,8 @@ ENVIRONMENT = ("commit", "dirty", "versions", "device", "threads", "seed", "date
 """What every record says about where its numbers come from."""
 
 Record = dict[str, Any]
+
+_NUMBERS = re.compile(r"\[\s+(?:(?:-?[\d.]+(?:[eE][-+]?\d+)?|null),?\s+)+\]")
 
 
 def new_record(environment: dict[str, Any], sections: dict[str, Any], tiny: bool = False) -> Record:
@@ -82,8 +86,12 @@ def check_record(record: Any, source: str) -> None:
 
 
 def dumps(record: Record) -> str:
-    """The record's text; the order of keys is kept, as tables follow it. NaN and infinity are refused."""
-    return json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    """The record's text, a list of numbers on one line; NaN and infinity are refused.
+
+    The order of keys is kept, as tables follow it.
+    """
+    text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False)
+    return _NUMBERS.sub(lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n"
 
 
 def write(path: str | os.PathLike[str], record: Record) -> None:

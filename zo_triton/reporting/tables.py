@@ -55,7 +55,7 @@ def race(section: dict[str, Any]) -> str:
         accuracies = sorted(max(point[4] for point in run["curve"]) for run in runs)
         row.append(f"{100 * accuracies[len(accuracies) // 2]:.1f} %")
         rows.append(row)
-    return _markdown(headers, rows)
+    return lay_out(headers, rows)
 
 
 def sweep(section: dict[str, Any]) -> str:
@@ -69,7 +69,7 @@ def sweep(section: dict[str, Any]) -> str:
             reached = f"{trial['steps']} steps" if trial["steps"] is not None else f"({100 * accuracy:.0f} %)"
             cells.append(f"**{reached}**" if trial["lr"] == method["lr"] else reached)
         rows.append([method["label"], *cells])
-    return _markdown(["method", *(f"lr {rate:g}" for rate in rates)], rows)
+    return lay_out(["method", *(f"lr {rate:g}" for rate in rates)], rows)
 
 
 def step_time(case: dict[str, Any]) -> str:
@@ -87,9 +87,7 @@ def step_time(case: dict[str, Any]) -> str:
         for contender in case["contenders"]
     ]
     label = case["contenders"][0]["label"]
-    return _markdown(
-        ["contender", "dtype", "evaluations", "median ms", "fastest ms", f"against {label}"], rows
-    )
+    return lay_out(["contender", "dtype", "evaluations", "median ms", "fastest ms", f"against {label}"], rows)
 
 
 def step_split(section: dict[str, Any]) -> str:
@@ -99,7 +97,7 @@ def step_split(section: dict[str, Any]) -> str:
         [case["name"], *(number(case["parts"][name]) for name in names), number(case["step_ms"])]
         for case in section["cases"]
     ]
-    return _markdown(["case", *(f"{name} ms" for name in names), "whole step ms"], rows)
+    return lay_out(["case", *(f"{name} ms" for name in names), "whole step ms"], rows)
 
 
 def accuracy(section: dict[str, Any]) -> str:
@@ -108,7 +106,7 @@ def accuracy(section: dict[str, Any]) -> str:
     rows = [
         [f"{row['eps']:.0e}", *(_error(row["errors"][name]) for name in names)] for row in section["rows"]
     ]
-    return _markdown(["ε", *names], rows)
+    return lay_out(["ε", *names], rows)
 
 
 def memory(case: dict[str, Any]) -> str:
@@ -117,7 +115,7 @@ def memory(case: dict[str, Any]) -> str:
         [method["label"], number(method["excess_mib"]), f"{method['excess_mib'] / case['chunk_mib']:.3g}×"]
         for method in case["methods"]
     ]
-    return _markdown(
+    return lay_out(
         ["method", "MiB over inference", f"against one chunk of {case['chunk_mib']:.3g} MiB"], rows
     )
 
@@ -142,7 +140,7 @@ def benchmarks(section: dict[str, Any]) -> str:
                 str(entry["commit"])[:9] + ("+" if entry["dirty"] else ""),
             ]
         )
-    return _markdown(["group", "benchmark", "median ms", "against fastest", "details", "commit"], rows)
+    return lay_out(["group", "benchmark", "median ms", "against fastest", "details", "commit"], rows)
 
 
 def environment(facts: dict[str, Any]) -> str:
@@ -157,7 +155,7 @@ def environment(facts: dict[str, Any]) -> str:
         ["versions", versions],
     ]
     rows += [[key, facts[key]] for key in sorted(facts) if key not in {row[0] for row in rows} | {"dirty"}]
-    return _markdown(["", ""], rows)
+    return lay_out(["", ""], rows)
 
 
 def _error(value: float | None) -> str:
@@ -168,6 +166,7 @@ def _plain(value: Any) -> str:
     return number(value) if isinstance(value, float) else str(value)
 
 
-def _markdown(headers: list[str], rows: Iterable[list[Any]]) -> str:
+def lay_out(headers: list[str], rows: Iterable[list[Any]]) -> str:
+    """A Markdown table of cells that are already text."""
     # Numbers arrive as text: tabulate must not parse and reformat them.
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)

@@ -1,0 +1,137 @@
+"""What ``zo-triton train`` trains: small networks on real images, or on digits where those are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod, sqrt
+
+import torch
+from torch import nn
+
+from zo_triton.data import Dataset, available, digits, load, root
+from zo_triton.experiments.contender import make_mlp
+
+WIDTHS = (8, 16)
+"""Channels of the convolutional network: few weights, because zeroth-order steps grow with their number."""
+
+POOLED = 3
+"""Its feature maps are averaged to at most so many rows and columns."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set, a network and the settings that suit them.
+
+    Args:
+        name: On the command line.
+        data: A name in ``zo_triton.data.NAMES``.
+        hidden: Widths of an MLP's hidden layers; None for the convolutional network.
+        batch: Examples a step.
+        directions: K of the zeroth-order methods.
+        steps: How many ``zo-triton train`` takes by default.
+        rates: Learning rates by method; those of digits for the others.
+    """
+
+    name: str
+    data: str
+    hidden: tuple[int, ...] | None
+    batch: int
+    directions: int
+    steps: int
+    rates: tuple[tuple[str, float], ...] = ()
+
+    def prepare(self) -> Prepared:
+        """Loads and standardises the data; digits stand in, and the note says so, for a set that is not there.
+
+        Raises:
+            ValueError: The data set is there but damaged.
+        """
+        found = available(self.data)
+        data = (load(self.data) if found else digits()).standardized()
+        note = (
+            "" if found else f"{self.data} is not under {root()}: training on scikit-learn's digits instead."
+        )
+        classes = int(data.train_y.max()) + 1
+
+        def make_model(seed: int) -> nn.Sequential:
+            if self.hidden is None:
+                return make_cnn(data.shape, classes, seed)
+            return make_mlp((prod(data.shape), *self.hidden, classes), seed)
+
+        return Prepared(data, make_model, note)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A task with its data in memory.
+
+    Attributes:
+        data: Standardised.
+        make_model: From a seed to the network with its first weights.
+        note: What a reader must know about the data; empty if it is what the task says.
+    """
+
+    data: Dataset
+    make_model: Callable[[int], nn.Sequential]
+    note: str
+
+
+_IMAGE_RATES = (("zo-adam", 1e-2), ("zo-sgd", 1e-2), ("adam", 3e-3), ("sgd", 0.1))
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("digits", "digits", (32,), 64, 256, 500),
+        Task("mnist-mlp", "mnist", (32,), 128, 512, 1000, _IMAGE_RATES),
+        Task("mnist-cnn", "mnist", None, 128, 256, 1000, _IMAGE_RATES),
+        Task("cifar-cnn", "cifar10", None, 128, 256, 1000, _IMAGE_RATES),
+        Task("tiny-imagenet-cnn", "tiny_imagenet", None, 64, 256, 500, _IMAGE_RATES),
+    )
+}
+
+
+def find_task(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if name not in TASKS:
+        raise ValueError(f"unknown task {name!r}; choose one of {tuple(TASKS)}.")
+    return TASKS[name]
+
+
+def make_cnn(shape: tuple[int, ...], classes: int, seed: int) -> nn.Sequential:
+    """Two strided convolutions, an average over parts of the image and a linear layer, on flattened images.
+
+    Args:
+        shape: (channels, height, width) of an image.
+        classes: How many.
+        seed: Of the weights, drawn as torch draws them.
+
+    Returns:
+        From [N, channels·height·width] to [N, classes]; 2 826 weights for MNIST.
+    """
+    channels, height, width = shape
+    first, second = WIDTHS
+    pooled = [min(POOLED, -(-size // 4)) for size in (height, width)]
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(layer: nn.Conv2d | nn.Linear) -> nn.Module:
+        bound = 1 / sqrt(layer.weight[0].numel())
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.uniform_(-bound, bound, generator=generator)
+        return layer
+
+    return nn.Sequential(
+        nn.Unflatten(1, shape),
+        drawn(nn.utils.skip_init(nn.Conv2d, channels, first, 5, stride=2, padding=2)),
+        nn.ReLU(),
+        drawn(nn.utils.skip_init(nn.Conv2d, first, second, 3, stride=2, padding=1)),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d((pooled[0], pooled[1])),
+        nn.Flatten(),
+        drawn(nn.utils.skip_init(nn.Linear, second * prod(pooled), classes)),
+    )
