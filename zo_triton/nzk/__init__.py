@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from zo_triton.nzk.expected import expected, factor
     from zo_triton.nzk.moments import Moments, moments
     from zo_triton.nzk.ntk import Linearized, jacobian, linearize, ntk
+    from zo_triton.nzk.probe import Probe, check_lr_of, curvature, probe_lr
     from zo_triton.nzk.rates import best_lr
     from zo_triton.nzk.recursion import Factors, factors, measured_factor, recursion, simulate
     from zo_triton.nzk.responses import empirical_model
@@ -53,6 +54,7 @@ __all__ = [
     "Linearized",
     "MeanResult",
     "Moments",
+    "Probe",
     "StepCheck",
     "StepError",
     "StepMoments",
@@ -61,8 +63,10 @@ __all__ = [
     "best_lr",
     "best_rate",
     "check",
+    "check_lr_of",
     "check_mean",
     "check_stable",
+    "curvature",
     "deviation",
     "draw",
     "empirical",
@@ -84,6 +88,7 @@ __all__ = [
     "measured_factor",
     "moments",
     "ntk",
+    "probe_lr",
     "realised_factors",
     "recursion",
     "simulate",
@@ -102,6 +107,7 @@ _NAMES = {
     "ntk": ("Linearized", "jacobian", "linearize", "ntk"),
     "recursion": ("Factors", "factors", "measured_factor", "recursion", "simulate"),
     "responses": ("empirical_model",),
+    "probe": ("Probe", "check_lr_of", "curvature", "probe_lr"),
     "rates": ("best_lr",),
     "spread": ("StepMoments", "deviation", "spread", "step_moments"),
     "stability": (
