@@ -11,8 +11,16 @@ def tiny(request):
     return request.config.getoption("tiny")
 
 
+@pytest.fixture(scope="session")
+def gate(request):
+    """No speed on a red gate: the fused kernels must follow the theory's recursion before anything is timed."""
+    from zo_triton.experiments.gates import check_walks
+
+    return check_walks(5 if request.config.getoption("tiny") else 100)
+
+
 @pytest.fixture
-def measure(benchmark):
+def measure(benchmark, gate):
     """Times an action after two untimed calls, the first of which compiles; its seconds are told apart."""
 
     def run(group, action, **extra):

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+import torch
 from torch import nn
 
-from zo_triton.data import digits
+from zo_triton import nzk
+from zo_triton.data import Dataset, digits
 from zo_triton.experiments.baselines import Backprop, MeZO
 from zo_triton.experiments.contender import Contender, Method, count_parameters, make_mlp
 from zo_triton.experiments.fused import Fused
@@ -100,6 +102,12 @@ def find_method(name: str, config: RaceConfig = CONFIG) -> Method:
     return known[name]
 
 
+def probe(model: nn.Module, data: Dataset, lr: float, config: RaceConfig = CONFIG) -> nzk.Probe:
+    """The fused ZO-SGD's learning rate beside the largest stable one that a batch of ``data`` shows."""
+    x = torch.from_numpy(data.train_x[: config.batch])
+    return nzk.probe_lr(model, x, lr, config.directions, momentum=MOMENTUM)
+
+
 def run_race(config: RaceConfig, say: Say, chosen: Sequence[Method] | None = None) -> dict[str, Any]:
     """The record's section ``race``."""
     rates = ", ".join(f"{rate:g}" for rate in config.learning_rates)
@@ -113,7 +121,13 @@ def run_race(config: RaceConfig, say: Say, chosen: Sequence[Method] | None = Non
         "median over the seeds, or in brackets the best accuracy where it did not get there. Momentum is fixed "
         f"at {MOMENTUM}, Adam's other settings are torch's."
     )
-    rows = race(chosen or methods(config), digits().standardized(), config, say)
+    data = digits().standardized()
+    rows = race(chosen or methods(config), data, config, say)
+    for row in rows:
+        if row["name"] == "zo-sgd":
+            note += (
+                f" {row['label'].capitalize()}: {probe(make_mlp(config.sizes, 0), data, row['lr'], config)}"
+            )
     return {
         "task": "digits",
         "config": {

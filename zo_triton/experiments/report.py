@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import replace
 
-from zo_triton.experiments import accuracy, digits, memory, step_time
+from zo_triton.experiments import accuracy, digits, gates, memory, step_time
 from zo_triton.experiments.machine import environment
 from zo_triton.reporting import Record, new_record
 
@@ -21,6 +21,9 @@ def run_report(seed: int, tiny: bool, say: Callable[[str], None]) -> Record:
 
     Returns:
         A valid record, not yet written.
+
+    Raises:
+        GateError: The fused kernels do not compute what the theory says; nothing is timed then.
     """
     config = digits.TINY if tiny else digits.CONFIG
     config = replace(config, seeds=tuple(seed + number for number in config.seeds))
@@ -28,6 +31,7 @@ def run_report(seed: int, tiny: bool, say: Callable[[str], None]) -> Record:
     seconds = 0.2 if tiny else 4.0
     cases = step_time.TINY_CASES if tiny else step_time.CASES
     sections = {
+        "gate": gates.run_gate(20 if tiny else 300, say),
         "step_time": step_time.run_step_time(cases, seconds, say),
         "step_split": step_time.run_step_split(cases, seconds / 2, say),
         "accuracy": accuracy.run_accuracy(accuracy.TINY if tiny else accuracy.AccuracyConfig(), say),

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import zo_triton as zo
-from zo_triton.experiments.digits import CONFIG, DEFAULT_RATES, find_method
+from zo_triton.experiments.digits import CONFIG, DEFAULT_RATES, find_method, probe
 from zo_triton.experiments.race import batches, evaluate
 from zo_triton.experiments.tasks import find_task
 
@@ -30,7 +30,7 @@ class Run:
 
     Attributes:
         steps: How many it takes.
-        note: What a reader must know about the data; empty if it is what the task says.
+        note: What a reader must know: other data than the task says, a learning rate beyond the stable one.
         progress: Trains, and yields after every step.
     """
 
@@ -79,6 +79,11 @@ def train(
         prepared = found.prepare()
     rate = {**DEFAULT_RATES, **dict(found.rates)}[method] if lr is None else lr
 
+    notes = [prepared.note]
+    if method == "zo-sgd" and rate > 0:
+        stability = probe(prepared.make_model(seed), prepared.data, rate, config)
+        notes.append(f"{stability}" if stability.is_beyond else "")
+
     def progress() -> Iterator[Progress]:
         model = prepared.make_model(seed)
         contender = build(model, rate, seed)
@@ -92,4 +97,4 @@ def train(
                     accuracy = evaluate(model, prepared.data)[1]
                 yield Progress(step, loss, accuracy)
 
-    return Run(steps, prepared.note, progress())
+    return Run(steps, "\n".join(filter(None, notes)), progress())

@@ -109,6 +109,10 @@ def _accuracy(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
     return ["## Accuracy of a loss difference", intro, tables.accuracy(section), *_picture(drawn, "accuracy")]
 
 
+def _gate(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
+    return ["## The gate: kernels against theory", section["note"], tables.gate(section)]
+
+
 def _memory(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
     blocks = ["## Peak memory", section["note"]]
     for case in section["cases"]:
@@ -129,5 +133,6 @@ _BUILD = {
     "step_split": _step_split,
     "accuracy": _accuracy,
     "memory": _memory,
+    "gate": _gate,
     "benchmarks": _benchmarks,
 }

@@ -18,6 +18,7 @@ FORMAT = "zo_triton report"
 SCHEMA = 1
 
 SECTIONS: dict[str, tuple[str, ...]] = {
+    "gate": ("note", "rows"),
     "race": ("task", "config", "parameters", "tuning", "methods"),
     "step_time": ("note", "cases"),
     "step_split": ("note", "cases"),

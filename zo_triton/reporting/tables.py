@@ -109,6 +109,15 @@ def accuracy(section: dict[str, Any]) -> str:
     return lay_out(["ε", *names], rows)
 
 
+def gate(section: dict[str, Any]) -> str:
+    """One row a walk."""
+    rows = [
+        [row["kernel"], row["directions"], row["steps"], _error(row["worst"]), _error(row["allowed"])]
+        for row in section["rows"]
+    ]
+    return lay_out(["kernel", "K", "steps", "largest relative error", "allowed"], rows)
+
+
 def memory(case: dict[str, Any]) -> str:
     """One row a method, with its ratio to one chunk of differences."""
     rows = [
