@@ -377,13 +377,19 @@ yet measured.
 
 
 def offers_mlp(device: torch.device, directions: Directions, weights: Sequence[Tensor]) -> bool:
-    """Whether :func:`mlp_differences` is there for such a network and the better choice."""
+    """Whether :func:`mlp_differences` is there for such a network and the better choice.
+
+    An engine with a rule of its own, ``mlp_fits``, decides by that: Triton's goes by what the registers hold.
+    """
     if directions.elementwise != "rademacher" or directions.rank is not None:
         return False
+    engine = _load(engine_for(device))
+    if hasattr(engine, "mlp_fits"):
+        return engine.mlp_fits(weights)
     sizes = [weight.numel() for weight in weights]
     if sum(sizes) > MLP_WEIGHTS or sum(sizes[1:]) > MLP_HIDDEN_WEIGHTS:
         return False
-    return hasattr(_load(engine_for(device)), "mlp_differences")
+    return hasattr(engine, "mlp_differences")
 
 
 def mlp_differences(
@@ -398,7 +404,9 @@ def mlp_differences(
     signed_eps: Tensor,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Each sample's cross-entropy difference through a whole MLP, all directions in one call.
+    """Each sample's loss difference through a whole MLP, all directions in one call.
+
+    Cross-entropy for class indices; for a float target the squared error Σ_c Δ(2r+Δ), r being the residual.
 
     Args:
         inputs: The base input of each layer, [N, in_l] float32.
@@ -407,7 +415,7 @@ def mlp_differences(
         weight_ids: Tensor id of each weight, -1 if it is not trained.
         bias_ids: Tensor id of each bias, -1 if there is none or it is not trained.
         activations: What follows each layer; "none" after the last.
-        target: [N] int64 class indices in [0, C).
+        target: [N] int64 class indices in [0, C), or [N, C] float32.
         directions: Names the K directions, full-rank signs.
         signed_eps: [P] float32, sε of each evaluation.
         label_smoothing: Share of the uniform distribution mixed into the target.

@@ -39,10 +39,12 @@ def _network(widths, samples, activations):
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("eps", [1e-2, 1e-6])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, None], ids=["plain", "smoothed", "squared"])
 def test_agrees_with_the_reference(case, eps, smoothing):
     widths, samples, activations, num, sides, weight_ids, bias_ids = case
     inputs, outputs, weights, target = _network(widths, samples, activations)
+    if smoothing is None:
+        target, smoothing = torch.sin(torch.arange(samples * widths[-1])).view(samples, -1), 0.0
     directions = zo.Directions(2**40 + 3, 5, num + 1)[1:]
     signed_eps = eps * torch.tensor([1.0, -1.0])[:sides].repeat(num)
     results = {}

@@ -88,6 +88,20 @@ def test_every_kind_of_cross_entropy(name, calls):
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_squared_error(reduction, calls):
+    model = Functional()
+    target = torch.sin(torch.arange(model(X).numel(), dtype=torch.float32)).view_as(model(X))
+
+    def closure(out):
+        return F.mse_loss(out, target.to(out.dtype), reduction=reduction).sum()
+
+    _, found = zo.differences(lambda: closure(model(X)), model.parameters(), DIRECTIONS, 1e-3)
+    expected = _naive(model, closure, 1e-3)
+    assert len(calls) == (0 if reduction == "none" else 1)
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
 @pytest.mark.parametrize("kind", [Residual, ReadTwice, InPlace])
 def test_other_networks_go_layer_by_layer(kind, calls):
     model = kind()

@@ -30,6 +30,8 @@ GROUP = 8
 BLOCK = 128
 """Samples that go through the network together."""
 
+_NO_RESIDUAL = np.empty((0, 0), np.float32)
+
 SMALL_WORK = 1 << 21
 """Below this many multiply-adds a second thread costs more than it gives."""
 
@@ -58,6 +60,11 @@ def mlp_differences(
     terms = torch.empty(3, last[ROW_AT] + last[ROWS], padded)
     matrices = torch.empty(LANES * (last[WORD_AT] + last[PADDED_ROWS] * last[WIDTH_IN_WORDS]))
     probabilities = torch.empty(last[ROWS], samples)
+    if target.is_floating_point():
+        error = (outputs[-1].detach() - target).t().contiguous().numpy()
+        labels = np.empty(0, np.int64)
+    else:
+        error, labels = _NO_RESIDUAL, target.contiguous().numpy()
     _pack_kernel(
         _arrays(inputs), _arrays(outputs), _arrays(weights), layout, base.numpy(), terms.numpy(), matrices.numpy(),
         probabilities.numpy(),
@@ -68,7 +75,7 @@ def mlp_differences(
                 terms[place, row : row + z.shape[1], :samples] = term.t()
     run_passes(
         out.numpy(), Base(base.numpy(), terms.numpy(), matrices.numpy(), probabilities.numpy()), layout, ids, kinds,
-        target.contiguous().numpy(), label_smoothing, signed_eps.numpy(), directions,
+        labels, label_smoothing, signed_eps.numpy(), directions, error,
     )  # fmt: skip
 
 
@@ -98,10 +105,14 @@ def run_passes(
     label_smoothing: float,
     signed_eps: np.ndarray,
     directions: Directions,
+    residual: np.ndarray = _NO_RESIDUAL,
 ) -> None:
-    """Every sample's loss difference, out [P, N], on all threads; layout, ids, kinds: see :func:`plan`."""
+    """Every sample's loss difference, out [P, N], on all threads; layout, ids, kinds: see :func:`plan`.
+
+    ``residual`` [C, N] makes it the squared error.
+    """
     arguments = (
-        out, *base[:3], layout, ids, kinds, base.probabilities, target, np.float32(label_smoothing), signed_eps,
+        out, *base[:3], layout, ids, kinds, base.probabilities, residual, target, np.float32(label_smoothing), signed_eps,
         out.shape[0] // directions.num, key_of(directions), directions.first,
     )  # fmt: skip
 
@@ -172,7 +183,7 @@ def _pack_kernel(inputs, outputs, weights, layout, base, terms, matrices, probab
 
 @kernel
 def _mlp_kernel(
-    out, base, terms, matrices, layout, ids, kinds, probabilities, target, smoothing, signed_eps, sides, key,
+    out, base, terms, matrices, layout, ids, kinds, probabilities, residual, target, smoothing, signed_eps, sides, key,
     first_direction, start, stop,
 ):  # fmt: skip
     """Directions start … stop - 1.
@@ -224,7 +235,21 @@ def _mlp_kernel(
                     for run in range(active):
                         at = sample + run * LANES
                         valid = min(LANES, samples - at)
-                        sample_losses(out[p], here[run], probabilities, target, at, valid, smoothing, work)
+                        if residual.size > 0:
+                            _squared_errors(out[p], here[run], residual, at, valid)
+                        else:
+                            sample_losses(out[p], here[run], probabilities, target, at, valid, smoothing, work)
+
+
+@device
+def _squared_errors(result, moved, residual, first, count):
+    """Σ_c Δ(2r+Δ) for the samples first … first + count - 1; moved: Δ [at least C, at least count]."""
+    at = uintp(first)
+    result[first : first + count] = float32(0.0)
+    for c in range(residual.shape[0]):
+        change, gap = moved[c], residual[c]
+        for n in range(count):
+            result[at + uintp(n)] += change[n] * (float32(2.0) * gap[at + uintp(n)] + change[n])
 
 
 @device

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zo_triton import ops
 from zo_triton.difference.elementwise import operand
-from zo_triton.difference.network import cross_entropy_through_mlp
+from zo_triton.difference.network import loss_through_mlp
 from zo_triton.difference.registry import rule
 from zo_triton.difference.softmax import log_softmax_difference
 
@@ -59,7 +59,7 @@ def cross_entropy(
     )
     if plain:
         chosen, factors = _labels(target, weight, ignore_index)
-        losses = cross_entropy_through_mlp(mode, input, chosen, label_smoothing)
+        losses = loss_through_mlp(mode, input, chosen, label_smoothing)
         if losses is not None:
             return _weighted(losses, factors, target, reduction)
     delta = mode.difference(input)
@@ -173,10 +173,21 @@ def mse_loss(
     """Δ(2r + Δ) with r the base residual and Δ its difference; both arguments may carry one."""
     if weight is not None:
         return NotImplemented
+    reduction = reduction_of(size_average, reduce, reduction)
+    if (
+        reduction != "none"
+        and input.shape == target.shape
+        and target.is_floating_point()
+        and not mode.carries((target,))
+    ):
+        losses = loss_through_mlp(mode, input, target.float())
+        if losses is not None:
+            mode.wide = True
+            return reduced(losses, reduction, input.numel())
     residual = input - target
     moved, aimed = operand(mode, residual, input), operand(mode, residual, target)
     change = moved if aimed is None else -aimed if moved is None else moved - aimed
     assert change is not None
     mode.wide = True
     losses = (change * (2 * residual + change)).expand(mode.evaluations, *residual.shape)
-    return reduced(losses, reduction_of(size_average, reduce, reduction), residual.numel())
+    return reduced(losses, reduction, residual.numel())

@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
 
 
-def cross_entropy_through_mlp(
-    mode: DifferenceMode, logits: Tensor, target: Tensor, label_smoothing: float
+def loss_through_mlp(
+    mode: DifferenceMode, logits: Tensor, target: Tensor, label_smoothing: float = 0.0
 ) -> Tensor | None:
-    """Each sample's loss difference, [P, N] float32; None if there is no such network or no such op for it."""
+    """Each sample's loss difference, [P, N] float32; None if there is no such network or no such op for it.
+
+    Cross-entropy for class indices [N], squared error summed over the outputs for a float target [N, C].
+    """
     entry = mode.entries.get(id(logits))
     if entry is None or logits.dim() != 2:
         return None

@@ -11,6 +11,7 @@ from zo_triton.reference.operations import (
     cross_entropy_difference,
     gram,
     mlp_differences,
+    perturbed_conv2d,
     perturbed_linear,
     sample,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "cross_entropy_difference",
     "gram",
     "mlp_differences",
+    "perturbed_conv2d",
     "perturbed_linear",
     "philox",
     "sample",

@@ -7,6 +7,9 @@ bfloat16-rounded value (with low rank, each factor is). A tensor id of -1 means 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -94,20 +97,66 @@ def perturbed_linear(
         signed_eps: [P] float32, s·ε·scale of each evaluation.
         activation: One of :data:`ACTIVATIONS`.
     """
+    _layer_difference(
+        out, base, difference, weight, base_output, directions, weight_id, bias_id, signed_eps, activation, F.linear
+    )  # fmt: skip
+
+
+def perturbed_conv2d(
+    out: Tensor,
+    base: Tensor,
+    difference: Tensor | None,
+    weight: Tensor,
+    base_output: Tensor | None,
+    directions: Directions,
+    weight_id: int,
+    bias_id: int,
+    signed_eps: Tensor,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    activation: str,
+) -> None:
+    """Difference of ``activation(conv2d(x, W) + v)`` for every evaluation, zeros as padding.
+
+    Args as in :func:`perturbed_linear`, but out [P, N, O, H', W'], base [N, C, H, W], difference
+    [P, N, C, H, W], base_output [N, O, H', W'] and weight [O, C/groups, kernel height, kernel width], which is the
+    field's matrix [O, C/groups · height · width]; stride, padding and dilation of rows and columns as in torch.
+    """
+    convolve = partial(F.conv2d, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    _layer_difference(
+        out, base, difference, weight, base_output, directions, weight_id, bias_id, signed_eps, activation, convolve
+    )  # fmt: skip
+
+
+def _layer_difference(
+    out: Tensor,
+    base: Tensor,
+    difference: Tensor | None,
+    weight: Tensor,
+    base_output: Tensor | None,
+    directions: Directions,
+    weight_id: int,
+    bias_id: int,
+    signed_eps: Tensor,
+    activation: str,
+    product: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    """Any layer that is linear in its input and in its weight, ``product(x, weight)`` being its value."""
     sides = signed_eps.numel() // directions.num
     dtype = out.dtype
     for p in range(signed_eps.numel()):
         k, step = directions.first + p // sides, float(signed_eps[p])
         x = base.double()
         moved_x = x if difference is None else x + difference[p].double()
-        change = (moved_x - x) @ weight.double().T
+        change = product(moved_x - x, weight.double())
         if weight_id >= 0:
             u = _direction(directions, k, weight_id, weight.shape, dtype).to(base.device)
-            change = change + step * (moved_x @ u.T)
+            change = change + step * product(moved_x, u.reshape(weight.shape))
         if bias_id >= 0:
-            change = change + step * _direction(directions, k, bias_id, weight.shape[:1], dtype).to(
-                base.device
-            )
+            v = _direction(directions, k, bias_id, weight.shape[:1], dtype).to(base.device)
+            change = change + step * v.view(-1, *[1] * (weight.dim() - 2))
         if activation != "none":
             assert base_output is not None
             function, z = ACTIVATIONS[activation], base_output.double()
@@ -155,7 +204,7 @@ def mlp_differences(
     signed_eps: Tensor,
     label_smoothing: float,
 ) -> None:
-    """Each sample's cross-entropy difference through a whole MLP.
+    """Each sample's loss difference through a whole MLP: cross-entropy, or Σ_c Δ(2r+Δ) with r the residual.
 
     Args:
         out: [P, N] float32.
@@ -165,7 +214,7 @@ def mlp_differences(
         weight_ids: Tensor id of each weight, -1 if it is not trained.
         bias_ids: Tensor id of each bias, -1 if there is none or it is not trained.
         activations: What follows each layer, one of :data:`ACTIVATIONS`; "none" after the last.
-        target: [N] int64 class indices in [0, C).
+        target: [N] int64 class indices in [0, C), or for the squared error [N, C] float32.
         directions: Names the K directions.
         signed_eps: [P] float32.
         label_smoothing: Share of the uniform distribution mixed into the target.
@@ -179,7 +228,10 @@ def mlp_differences(
         )  # fmt: skip
         difference = moved
     assert difference is not None
-    cross_entropy_difference(out, outputs[-1], difference, target, label_smoothing)
+    if target.is_floating_point():
+        out.copy_((difference * (2 * (outputs[-1].double() - target.double()) + difference)).sum(-1))
+    else:
+        cross_entropy_difference(out, outputs[-1], difference, target, label_smoothing)
 
 
 def _direction(
