@@ -376,16 +376,19 @@ yet measured.
 """
 
 
-def offers_mlp(device: torch.device, directions: Directions, weights: Sequence[Tensor]) -> bool:
+def offers_mlp(
+    device: torch.device, directions: Directions, weights: Sequence[Tensor], squared: bool = False
+) -> bool:
     """Whether :func:`mlp_differences` is there for such a network and the better choice.
 
-    An engine with a rule of its own, ``mlp_fits``, decides by that: Triton's goes by what the registers hold.
+    An engine with a rule of its own, ``mlp_fits``, decides by that: Triton's goes by what the registers hold, and
+    knows no squared error.
     """
     if directions.elementwise != "rademacher" or directions.rank is not None:
         return False
     engine = _load(engine_for(device))
     if hasattr(engine, "mlp_fits"):
-        return engine.mlp_fits(weights)
+        return not squared and engine.mlp_fits(weights)
     sizes = [weight.numel() for weight in weights]
     if sum(sizes) > MLP_WEIGHTS or sum(sizes[1:]) > MLP_HIDDEN_WEIGHTS:
         return False
@@ -497,16 +500,13 @@ def stage(
         int32 [K, 4·ceil(rows/4), ceil(cols/32)]; bit b of word c is column 32c + b, 1 for +1.
 
     Raises:
-        ValueError: The distribution has no packed signs, or the engine none to offer.
+        ValueError: The distribution has no packed signs.
     """
     if directions.elementwise != "rademacher" or directions.rank is not None:
         raise ValueError(f"only full-rank 'rademacher' has packed signs, got {directions}.")
     directions.check_shape(f"tensor {tensor_id}", shape)
     device = torch.device(device)
-    engine = _engine(device)
-    if not hasattr(engine, "stage"):
-        raise ValueError(f"the {engine_for(device)!r} engine keeps no packed signs; use 'cpu' or 'triton'.")
-    return engine.stage(directions, tensor_id, *matrix_shape(torch.Size(shape)), device)
+    return _engine(device).stage(directions, tensor_id, *matrix_shape(torch.Size(shape)), device)
 
 
 def _feature_major(donated: Tensor | None, shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:

@@ -112,8 +112,8 @@ def run_passes(
     ``residual`` [C, N] makes it the squared error.
     """
     arguments = (
-        out, *base[:3], layout, ids, kinds, base.probabilities, residual, target, np.float32(label_smoothing), signed_eps,
-        out.shape[0] // directions.num, key_of(directions), directions.first,
+        out, *base[:3], layout, ids, kinds, base.probabilities, residual, target, np.float32(label_smoothing),
+        signed_eps, out.shape[0] // directions.num, key_of(directions), directions.first,
     )  # fmt: skip
 
     def run(start: int, stop: int) -> None:
@@ -183,8 +183,8 @@ def _pack_kernel(inputs, outputs, weights, layout, base, terms, matrices, probab
 
 @kernel
 def _mlp_kernel(
-    out, base, terms, matrices, layout, ids, kinds, probabilities, residual, target, smoothing, signed_eps, sides, key,
-    first_direction, start, stop,
+    out, base, terms, matrices, layout, ids, kinds, probabilities, residual, target, smoothing, signed_eps, sides,
+    key, first_direction, start, stop,
 ):  # fmt: skip
     """Directions start … stop - 1.
 
@@ -238,7 +238,9 @@ def _mlp_kernel(
                         if residual.size > 0:
                             _squared_errors(out[p], here[run], residual, at, valid)
                         else:
-                            sample_losses(out[p], here[run], probabilities, target, at, valid, smoothing, work)
+                            sample_losses(
+                                out[p], here[run], probabilities, target, at, valid, smoothing, work
+                            )
 
 
 @device

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from zo_triton.cpu.compiling import kernel
-from zo_triton.cpu.vectors import atomic_load
+from zo_triton.cpu.vectors import atomic_load, relax
 
 Share = Callable[[int, int], None]
 
@@ -44,8 +44,8 @@ class _Ticket:
         self._seen += 1
 
 
-_GLANCES = 300_000
-"""About 100 µs, the longest gap between the operations of a small model's step."""
+_GLANCES = 12_000
+"""About 300 µs, the longest gap between the operations of a small model's training loop."""
 
 
 @kernel
@@ -54,6 +54,7 @@ def _watch(count, seen, glances):
     for _ in range(glances):
         if atomic_load(at) != seen:
             break
+        relax()
 
 
 class _Worker:

@@ -5,6 +5,8 @@ Written as LLVM vectors of 16 float32; LLVM splits them where the processor's re
 
 from __future__ import annotations
 
+import platform
+
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -50,6 +52,19 @@ def atomic_load(context, address):
         return builder.load_atomic(pointer, "acquire", 8)
 
     return types.int64(types.uintp), codegen
+
+
+@intrinsic
+def relax(context):
+    """Tells the processor that this is a spinning loop: the core's other hardware thread may have its turn."""
+
+    def codegen(context, builder, signature, arguments):
+        if platform.machine().lower() in ("x86_64", "amd64"):
+            kind = ir.FunctionType(ir.VoidType(), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
 
 
 @intrinsic

@@ -19,7 +19,7 @@ from zo_triton.experiments.race import FINALISTS, RaceConfig, Say, race
 CONFIG = RaceConfig(
     sizes=(64, 32, 10),
     batch=64,
-    directions=256,
+    directions=128,
     eps=1e-4,
     learning_rates=(1e-2, 2e-2, 3e-2, 5e-2, 1e-1, 3e-1, 1.0),
     trial_seconds=1.2,

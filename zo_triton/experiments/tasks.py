@@ -82,7 +82,7 @@ _IMAGE_RATES = (("zo-adam", 1e-2), ("zo-sgd", 1e-2), ("adam", 3e-3), ("sgd", 0.1
 TASKS = {
     task.name: task
     for task in (
-        Task("digits", "digits", (32,), 64, 256, 500),
+        Task("digits", "digits", (32,), 64, 128, 500),
         Task("mnist-mlp", "mnist", (32,), 128, 512, 1000, _IMAGE_RATES),
         Task("mnist-cnn", "mnist", None, 128, 256, 1000, _IMAGE_RATES),
         Task("cifar-cnn", "cifar10", None, 128, 256, 1000, _IMAGE_RATES),

@@ -2,8 +2,11 @@
 
 from zo_triton.kernels.accumulate import accumulate
 from zo_triton.kernels.activation import activation_difference
+from zo_triton.kernels.conv2d import perturbed_conv2d
 from zo_triton.kernels.cross_entropy import cross_entropy_difference
 from zo_triton.kernels.gram import gram
+from zo_triton.kernels.mlp import mlp_differences
+from zo_triton.kernels.mlp import mlp_fits as mlp_fits
 from zo_triton.kernels.perturbed_linear import perturbed_linear
 from zo_triton.kernels.sample import sample
 from zo_triton.kernels.stage import stage
@@ -13,6 +16,8 @@ __all__ = [
     "activation_difference",
     "cross_entropy_difference",
     "gram",
+    "mlp_differences",
+    "perturbed_conv2d",
     "perturbed_linear",
     "sample",
     "stage",

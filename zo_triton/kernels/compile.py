@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 import torch
 import triton
@@ -24,9 +25,11 @@ from triton.compiler import ASTSource
 from zo_triton.directions import Directions
 from zo_triton.kernels.accumulate import accumulate
 from zo_triton.kernels.activation import activation_difference
+from zo_triton.kernels.conv2d import launch_perturbed_conv2d
 from zo_triton.kernels.cross_entropy import cross_entropy_difference
 from zo_triton.kernels.gram import gram
 from zo_triton.kernels.launch import recording
+from zo_triton.kernels.mlp import launch_mlp_differences
 from zo_triton.kernels.perturbed_linear import launch_perturbed_linear
 from zo_triton.kernels.sample import sample
 
@@ -63,6 +66,43 @@ def _linear(
     )
 
 
+def _convolution(
+    dtype: torch.dtype,
+    bits: str,
+    *,
+    sides: int = 1,
+    channels: tuple[int, int] = (64, 64),
+    kernel: int = 3,
+    groups: int = 1,
+    distribution: str = "rademacher",
+    rank: int | None = None,
+    first_layer: bool = False,
+    activation: str = "relu",
+) -> None:
+    """A padded layer on 8 samples of 28 × 28 with a trained bias."""
+    directions, padding = Directions(0, 0, 2, distribution, rank=rank), kernel // 2
+    inputs, outputs = channels
+    base, before = torch.empty(8, inputs, 28, 28), torch.empty(8, outputs, 28, 28)
+    difference = None if first_layer else torch.empty(2 * sides, *base.shape, dtype=dtype)
+    launch_perturbed_conv2d(
+        torch.empty(2 * sides, *before.shape, dtype=dtype), base, difference,
+        torch.empty(outputs, inputs // groups, kernel, kernel), before, directions, 0, 1, torch.ones(2 * sides),
+        [1, 1], [padding, padding], [1, 1], groups, activation, bits=bits,
+    )  # fmt: skip
+
+
+def _network(widths: tuple[int, ...], sides: int) -> None:
+    """A whole network with trained biases on 128 samples."""
+    pairs, depth = list(pairwise(widths)), len(widths) - 1
+    launch_mlp_differences(
+        torch.empty(2 * sides, 128), [torch.empty(128, inner) for inner, _ in pairs],
+        [torch.empty(128, outer) for _, outer in pairs], [torch.empty(outer, inner) for inner, outer in pairs],
+        [2 * layer for layer in range(depth)], [2 * layer + 1 for layer in range(depth)],
+        ["relu"] * (depth - 1) + ["none"], torch.zeros(128, dtype=torch.int64), Directions(0, 0, 2),
+        torch.ones(2 * sides), 0.0,
+    )  # fmt: skip
+
+
 def _update(distribution: str, rank: int | None = None) -> None:
     directions = Directions(0, 0, 2, distribution, rank=rank)
     accumulate([torch.empty(1024, 1024)], [0], torch.ones(2), directions, torch.float32)
@@ -97,6 +137,33 @@ VARIANTS: dict[str, Callable[[], None]] = {
     "linear fp32 inline both sides": partial(_linear, _SINGLE, "inline", sides=2),
     "linear fp32 gaussian": partial(_linear, _SINGLE, "inline", distribution="gaussian"),
     "linear fp32 rank 4 both sides": partial(_linear, _SINGLE, "inline", sides=2, rank=4),
+    "conv bf16 staged": partial(_convolution, _HALF, "staged"),
+    "conv bf16 inline both sides": partial(_convolution, _HALF, "inline", sides=2),
+    "conv bf16 staged both sides 1x1": partial(_convolution, _HALF, "staged", sides=2, kernel=1),
+    "conv bf16 gaussian": partial(_convolution, _HALF, "inline", distribution="gaussian"),
+    "depthwise bf16 both sides": partial(_convolution, _HALF, "staged", sides=2, groups=64),
+    "conv bf16 groups of 6 gelu": partial(
+        _convolution, _HALF, "inline", sides=2, channels=(12, 12), groups=2, activation="gelu"
+    ),
+    "depthwise fp32 gaussian": partial(_convolution, _SINGLE, "inline", groups=64, distribution="gaussian"),
+    "conv fp32 inline": partial(_convolution, _SINGLE, "inline"),
+    "conv fp32 staged both sides": partial(_convolution, _SINGLE, "staged", sides=2),
+    "conv fp32 inline both sides": partial(_convolution, _SINGLE, "inline", sides=2),
+    "conv fp32 gaussian both sides": partial(
+        _convolution, _SINGLE, "inline", sides=2, distribution="gaussian"
+    ),
+    "conv bf16 gaussian both sides": partial(_convolution, _HALF, "inline", sides=2, distribution="gaussian"),
+    "conv fp32 rank 4 both sides": partial(_convolution, _SINGLE, "inline", sides=2, rank=4),
+    "conv bf16 rank 4 both sides": partial(_convolution, _HALF, "inline", sides=2, rank=4),
+    "conv fp32 6 to 16 channels": partial(
+        _convolution, _SINGLE, "staged", sides=2, channels=(6, 16), kernel=5
+    ),
+    "conv fp32 first layer": partial(
+        _convolution, _SINGLE, "inline", sides=2, channels=(1, 6), kernel=5, first_layer=True
+    ),
+    "mlp 64-32-10": partial(_network, (64, 32, 10), 1),
+    "mlp 784-128-128-10 both sides": partial(_network, (784, 128, 128, 10), 2),
+    "mlp 784-64-64-64-10 both sides": partial(_network, (784, 64, 64, 64, 10), 2),
     "accumulate rademacher": partial(_update, "rademacher"),
     "accumulate gaussian": partial(_update, "gaussian"),
     "accumulate rank 4": partial(_update, "rademacher", rank=4),
@@ -143,10 +210,16 @@ def figures(name: str) -> dict[str, object]:
 
 def _source(kernel: Callable, arguments: dict[str, object]) -> tuple[ASTSource, GPUTarget, dict[str, object]]:
     """What Triton's own launcher would compile for these arguments: ones and constants are built in."""
-    signature, constants, attributes = {}, {}, {}
+    signature: dict[str, object] = {}
+    constants: dict[tuple[int, ...], object] = {}
+    attributes: dict[tuple[int, ...], list[list[object]]] = {}
     for parameter in kernel.params:
         value, position = arguments[parameter.name], (parameter.num,)
-        if isinstance(value, Tensor):
+        if isinstance(value, tuple) and not parameter.is_constexpr:
+            signature[parameter.name] = tuple(POINTERS[tensor.dtype] for tensor in value)
+            for index in range(len(value)):
+                attributes[(*position, index)] = [["tt.divisibility", 16]]
+        elif isinstance(value, Tensor):
             signature[parameter.name] = POINTERS[value.dtype]
             attributes[position] = [["tt.divisibility", 16]]
         elif parameter.is_constexpr or (value == 1 and not parameter.do_not_specialize):

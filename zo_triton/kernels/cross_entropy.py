@@ -22,6 +22,35 @@ LARGEST = tl.constexpr(60.0)
 
 
 @triton.jit
+def no_classes(BLOCK_N: tl.constexpr):
+    """What :func:`add_classes` starts from: sums and maxima over no class at all."""
+    zero, lowest = tl.zeros((BLOCK_N,), tl.float32), tl.full((BLOCK_N,), -3.0e38, tl.float32)
+    return zero, zero, zero, lowest, zero
+
+
+@triton.jit
+def add_classes(state, log_p, relative, mask):
+    """Takes a tile of classes into account: log p and D [BLOCK_N, BLOCK_C]; D is 0 outside the mask."""
+    small, mean, widest, largest, shifted = state
+    small += tl.sum(tl.exp(log_p) * expm1(tl.minimum(relative, LARGEST)), axis=1)
+    mean += tl.sum(relative, axis=1)
+    widest = tl.maximum(widest, tl.max(relative, axis=1))
+    exponent = tl.where(mask, log_p + relative, -3.0e38)
+    top = tl.maximum(largest, tl.max(exponent, axis=1))
+    shifted = shifted * tl.exp(largest - top) + tl.sum(tl.exp(exponent - top[:, None]), axis=1)
+    return small, mean, widest, top, shifted
+
+
+@triton.jit
+def loss_change(state, smoothing, classes):
+    """The difference of each sample's cross-entropy once all classes are in."""
+    small, mean, widest, largest, shifted = state
+    near = (widest <= LARGEST) & (small >= -0.5)
+    change = tl.where(near, log1p(tl.where(near, small, 0.0)), largest + tl.log(shifted))
+    return change - smoothing * mean / classes
+
+
+@triton.jit
 def _cross_entropy_kernel(
     out_ptr,
     log_p_ptr,
@@ -49,27 +78,15 @@ def _cross_entropy_kernel(
     rows = difference_ptr + p * stride_dp + offs_n * stride_dn
     own = tl.load(rows + target * stride_dc, mask=mask_n, other=0.0).to(tl.float32)
 
-    small = tl.zeros((BLOCK_N,), tl.float32)
-    mean = tl.zeros((BLOCK_N,), tl.float32)
-    largest = tl.full((BLOCK_N,), -3.0e38, tl.float32)
-    shifted = tl.zeros((BLOCK_N,), tl.float32)
-    widest = tl.full((BLOCK_N,), 0.0, tl.float32)
+    state = no_classes(BLOCK_N)
     for c in range(0, classes, BLOCK_C):
         offs_c = (c + tl.arange(0, BLOCK_C)).to(tl.int64)
         mask = mask_n[:, None] & (offs_c < classes)[None, :]
         log_p = tl.load(log_p_ptr + offs_n[:, None] * classes + offs_c[None, :], mask=mask, other=-1.0e4)
         change = tl.load(rows[:, None] + offs_c[None, :] * stride_dc, mask=mask, other=0.0).to(tl.float32)
         relative = tl.where(mask, change - own[:, None], 0.0)
-        small += tl.sum(tl.exp(log_p) * expm1(tl.minimum(relative, LARGEST)), axis=1)
-        mean += tl.sum(relative, axis=1)
-        widest = tl.maximum(widest, tl.max(relative, axis=1))
-        exponent = tl.where(mask, log_p + relative, -3.0e38)
-        top = tl.maximum(largest, tl.max(exponent, axis=1))
-        shifted = shifted * tl.exp(largest - top) + tl.sum(tl.exp(exponent - top[:, None]), axis=1)
-        largest = top
-    near = (widest <= LARGEST) & (small >= -0.5)
-    change = tl.where(near, log1p(tl.where(near, small, 0.0)), largest + tl.log(shifted))
-    change -= smoothing * mean / classes
+        state = add_classes(state, log_p, relative, mask)
+    change = loss_change(state, smoothing, classes)
     tl.store(out_ptr + p * stride_op + offs_n * stride_on, narrow(change, OUT_DTYPE), mask=mask_n)
 
 

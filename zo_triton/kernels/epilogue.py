@@ -43,12 +43,13 @@ def _finish_part(
     epsilon,
     out_ptr,
     before_ptr,
-    stride_on,
+    out_rows,
+    before_rows,
     stride_of,
-    stride_zn,
     stride_zf,
     samples,
-    features,
+    start,
+    stop,
     PERTURB_BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
     DTYPE: tl.constexpr,
@@ -56,16 +57,16 @@ def _finish_part(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    """Adds sε·v, applies the activation's difference, stores; samples and features are those left to do."""
+    """Adds sε·v, applies the activation's difference, stores rows below ``samples``, columns start … stop - 1."""
     local_n, local_f = tl.arange(0, ROWS), tl.arange(0, COLS)
-    mask = (local_n < samples)[:, None] & (local_f < features)[None, :]
-    row, column = local_n.to(OFFSETS)[:, None], local_f.to(OFFSETS)[None, :]
+    mask = (local_n < samples)[:, None] & ((local_f >= start) & (local_f < stop))[None, :]
+    column = local_f.to(OFFSETS)[None, :]
     if PERTURB_BIAS:
         change += epsilon * bias
     if ACTIVATION != "none":
-        before = tl.load(before_ptr + row * stride_zn + column * stride_zf, mask=mask, other=0.0)
+        before = tl.load(before_ptr + before_rows[:, None] + column * stride_zf, mask=mask, other=0.0)
         change = activation_change(before.to(tl.float32), change, ACTIVATION)
-    tl.store(out_ptr + row * stride_on + column * stride_of, narrow(change, DTYPE), mask=mask)
+    tl.store(out_ptr + out_rows[:, None] + column * stride_of, narrow(change, DTYPE), mask=mask)
 
 
 @triton.jit
@@ -75,12 +76,13 @@ def finish(
     epsilon,
     out_ptr,
     before_ptr,
-    stride_on,
+    out_rows,
+    before_rows,
     stride_of,
-    stride_zn,
     stride_zf,
     samples,
-    features,
+    start,
+    stop,
     PERTURB_BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
     DTYPE: tl.constexpr,
@@ -88,7 +90,11 @@ def finish(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    """One evaluation's tile, a quarter of its columns at a time."""
+    """One evaluation's tile, a quarter of its columns at a time.
+
+    change [ROWS, COLS], bias [1, COLS]; out_rows and before_rows [ROWS]: where a row starts behind out_ptr and
+    before_ptr.
+    """
     left, right = _halves(change, ROWS, COLS)
     part0, part1 = _halves(left, ROWS, COLS // 2)
     part2, part3 = _halves(right, ROWS, COLS // 2)
@@ -101,5 +107,6 @@ def finish(
         column = tl.full((), part * (COLS // 4), tl.int64)
         _finish_part(
             parts[part], biases[part], epsilon, out_ptr + column * stride_of, before_ptr + column * stride_zf,
-            stride_on, stride_of, stride_zn, stride_zf, samples, features - part * (COLS // 4),
+            out_rows, before_rows, stride_of, stride_zf, samples,
+            start - part * (COLS // 4), stop - part * (COLS // 4),
             PERTURB_BIAS, ACTIVATION, DTYPE, OFFSETS, ROWS, COLS // 4)  # fmt: skip

@@ -14,7 +14,7 @@ from zo_triton.kernels.numeric import dot, narrow
 
 
 @triton.jit
-def _moved(base, difference, scale, DTYPE: tl.constexpr):
+def moved(base, difference, scale, DTYPE: tl.constexpr):
     """The operand scale·(a+δ)."""
     return narrow(scale * (base + difference.to(tl.float32)), DTYPE)
 
@@ -31,7 +31,7 @@ def _low_rank_product(low, left, accumulator, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def _load(ptr, offsets, mask, MASKED: tl.constexpr):
+def load_tile(ptr, offsets, mask, MASKED: tl.constexpr):
     """A tile at a scalar pointer; 0 outside the mask, if there is one."""
     if MASKED:
         return tl.load(ptr + offsets, mask=mask, other=0.0)
@@ -83,11 +83,11 @@ def full_rank_products(
     for i in range(0, in_features, BLOCK_I):
         inside = i + tl.arange(0, BLOCK_I) < in_features
         if PERTURB_WEIGHT:
-            base = _load(base_ptr, base_offsets, inside[None, :], RAGGED).to(tl.float32)
+            base = load_tile(base_ptr, base_offsets, inside[None, :], RAGGED).to(tl.float32)
             base_ptr += BLOCK_I * tl.cast(stride_ai, tl.int64)
             if STAGED:
                 words_inside = i + 32 * tl.arange(0, BLOCK_I // 32) < in_features
-                words = _load(staged_ptr, staged_offsets, words_inside[None, :], RAGGED)
+                words = load_tile(staged_ptr, staged_offsets, words_inside[None, :], RAGGED)
                 staged_ptr += BLOCK_I // 32
                 u = expand_signs(words.to(tl.uint32, bitcast=True), BLOCK_F, BLOCK_I, DTYPE)
             else:
@@ -106,19 +106,19 @@ def full_rank_products(
                 )
             u = tl.trans(u)
         if HAS_DIFFERENCE:
-            weight = narrow(_load(weight_ptr, weight_offsets, inside[:, None], RAGGED), DTYPE)
+            weight = narrow(load_tile(weight_ptr, weight_offsets, inside[:, None], RAGGED), DTYPE)
             weight_ptr += BLOCK_I * tl.cast(stride_wi, tl.int64)
-            difference0 = _load(difference0_ptr, difference_offsets, inside[None, :], RAGGED)
+            difference0 = load_tile(difference0_ptr, difference_offsets, inside[None, :], RAGGED)
             difference0_ptr += BLOCK_I * tl.cast(stride_di, tl.int64)
             change0 = dot(difference0, weight, change0, PRECISION)
             if PERTURB_WEIGHT:
-                change0 = dot(_moved(base, difference0, epsilon0, DTYPE), u, change0, PRECISION)
+                change0 = dot(moved(base, difference0, epsilon0, DTYPE), u, change0, PRECISION)
             if SIDES == 2:
-                difference1 = _load(difference1_ptr, difference_offsets, inside[None, :], RAGGED)
+                difference1 = load_tile(difference1_ptr, difference_offsets, inside[None, :], RAGGED)
                 difference1_ptr += BLOCK_I * tl.cast(stride_di, tl.int64)
                 change1 = dot(difference1, weight, change1, PRECISION)
                 if PERTURB_WEIGHT:
-                    change1 = dot(_moved(base, difference1, epsilon1, DTYPE), u, change1, PRECISION)
+                    change1 = dot(moved(base, difference1, epsilon1, DTYPE), u, change1, PRECISION)
         else:
             change0 = dot(narrow(base, DTYPE), u, change0, PRECISION)
     if not HAS_DIFFERENCE:
@@ -173,16 +173,22 @@ def low_rank_products(
             right = factor_tile(
                 i // 4, start, right_word, counter, DISTRIBUTION, ROUNDS, RANK, BLOCK_I, RANK_BLOCK, DTYPE
             )
-            base = _load(base_ptr + column * stride_ai, base_offsets, inside[None, :], RAGGED).to(tl.float32)
+            base = load_tile(base_ptr + column * stride_ai, base_offsets, inside[None, :], RAGGED).to(
+                tl.float32
+            )
             if HAS_DIFFERENCE:
                 delta = column * stride_di
-                difference0 = _load(difference0_ptr + delta, difference_offsets, inside[None, :], RAGGED)
-                low0 = dot(_moved(base, difference0, 1.0, DTYPE), right, low0, PRECISION)
+                difference0 = load_tile(difference0_ptr + delta, difference_offsets, inside[None, :], RAGGED)
+                low0 = dot(moved(base, difference0, 1.0, DTYPE), right, low0, PRECISION)
                 if SIDES == 2:
-                    difference1 = _load(difference1_ptr + delta, difference_offsets, inside[None, :], RAGGED)
-                    low1 = dot(_moved(base, difference1, 1.0, DTYPE), right, low1, PRECISION)
+                    difference1 = load_tile(
+                        difference1_ptr + delta, difference_offsets, inside[None, :], RAGGED
+                    )
+                    low1 = dot(moved(base, difference1, 1.0, DTYPE), right, low1, PRECISION)
                 if start == 0:
-                    weight = _load(weight_ptr + column * stride_wi, weight_offsets, inside[:, None], RAGGED)
+                    weight = load_tile(
+                        weight_ptr + column * stride_wi, weight_offsets, inside[:, None], RAGGED
+                    )
                     weight = narrow(weight, DTYPE)
                     change0 = dot(difference0, weight, change0, PRECISION)
                     if SIDES == 2:

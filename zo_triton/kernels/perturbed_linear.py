@@ -19,14 +19,13 @@ import triton.language as tl
 from torch import Tensor
 
 from zo_triton.directions import PART_WHOLE, Directions, tensor_word
-from zo_triton.kernels.activation import check_activation
+from zo_triton.kernels.arguments import check_arguments, check_bits, default_bits, field_constants, strides
 from zo_triton.kernels.epilogue import finish, vector_tile
 from zo_triton.kernels.field import (
     UNSPECIALISED,
     as_word,
     counter_arguments,
     counter_of,
-    padded_rank,
     signed,
     word_arguments,
 )
@@ -58,18 +57,6 @@ CONFIGS = {
     (2, torch.float32, "low_rank"): _tiles(32, 64, 32, 8, 1),
 }
 INTERPRETER_CONFIG = _tiles(64, 64, 64, warps=4, stages=1)
-
-BITS = ("inline", "staged")
-
-
-def default_bits(directions: Directions, low_rank: bool, samples: int) -> str:
-    """Where a tile's signs come from unless the caller says: a rule that no measurement has confirmed yet.
-
-    Staged words cost one launch and d/8 bytes of traffic a direction, and save every tile but the first along
-    the samples from running the generator again: staged from four tiles of 128 samples on.
-    """
-    staged = directions.elementwise == "rademacher" and not low_rank and samples > 3 * 128
-    return "staged" if staged else "inline"
 
 
 def default_config(sides: int, dtype: torch.dtype, source: str) -> Mapping[str, int]:
@@ -156,12 +143,13 @@ def _perturbed_linear_kernel(
         )
     out_ptr += n0 * stride_on + f0 * stride_of
     before_ptr = base_output_ptr + n0 * stride_zn + f0 * stride_zf
+    out_rows, before_rows = local_n.to(OFFSETS) * stride_on, local_n.to(OFFSETS) * stride_zn
     finish(change0, bias[None, :], epsilon0, out_ptr + p0 * stride_op, before_ptr,
-            stride_on, stride_of, stride_zn, stride_zf, samples - n0, out_features - f0,
+            out_rows, before_rows, stride_of, stride_zf, samples - n0, 0, out_features - f0,
             PERTURB_BIAS, ACTIVATION, DTYPE, OFFSETS, BLOCK_N, BLOCK_F)  # fmt: skip
     if SIDES == 2:
         finish(change1, bias[None, :], epsilon1, out_ptr + p1 * stride_op, before_ptr,
-                stride_on, stride_of, stride_zn, stride_zf, samples - n0, out_features - f0,
+                out_rows, before_rows, stride_of, stride_zf, samples - n0, 0, out_features - f0,
                 PERTURB_BIAS, ACTIVATION, DTYPE, OFFSETS, BLOCK_N, BLOCK_F)  # fmt: skip
 
 
@@ -230,10 +218,10 @@ def launch_perturbed_linear(
     """
     dtype = compute_dtype(out.dtype)
     _, samples, out_features = out.shape
-    sides = _check_arguments(out, base_output, directions, signed_eps, activation)
+    sides = check_arguments(out, base_output, directions, signed_eps, activation)
     in_features, perturbed = base.shape[1], weight_id >= 0
     rank = directions.rank or 0 if perturbed and directions.is_low_rank(weight.shape) else 0
-    bits = _check_bits(bits or default_bits(directions, bool(rank), samples), directions, rank)
+    bits = check_bits(bits or default_bits(directions, bool(rank), samples), directions, rank)
     config = config or default_config(sides, out.dtype, "low_rank" if rank else bits)
     sample_tiles, feature_tiles = blocks(samples, config["BLOCK_N"]), blocks(out_features, config["BLOCK_F"])
     staged = None
@@ -270,7 +258,7 @@ def launch_perturbed_linear(
         PERTURB_WEIGHT=perturbed,
         PERTURB_BIAS=bias_id >= 0,
         ACTIVATION=activation,
-        **_field_constants(directions, rank),
+        **field_constants(directions, rank),
         STAGED=staged is not None,
         DTYPE=dtype,
         PRECISION=precision,
@@ -281,28 +269,15 @@ def launch_perturbed_linear(
     )
 
 
-def _strides(letter: str, axes: str, tensor: Tensor) -> dict[str, int]:
-    return {f"stride_{letter}{axis}": stride for axis, stride in zip(axes, tensor.stride(), strict=True)}
-
-
 def _all_strides(
     out: Tensor, base: Tensor, difference: Tensor | None, weight: Tensor, before: Tensor
 ) -> dict[str, int]:
     return {
-        **_strides("o", "pnf", out),
-        **_strides("a", "ni", base),
-        **_strides("d", "pni", base[None] if difference is None else difference),
-        **_strides("w", "fi", weight),
-        **_strides("z", "nf", before),
-    }
-
-
-def _field_constants(directions: Directions, rank: int) -> dict[str, object]:
-    return {
-        "DISTRIBUTION": directions.elementwise,
-        "ROUNDS": directions.rounds,
-        "RANK": rank,
-        "RANK_BLOCK": padded_rank(rank, directions.elementwise),
+        **strides("o", "pnf", out),
+        **strides("a", "ni", base),
+        **strides("d", "pni", base[None] if difference is None else difference),
+        **strides("w", "fi", weight),
+        **strides("z", "nf", before),
     }
 
 
@@ -311,32 +286,3 @@ def _offset_dtype(config: Mapping[str, int], *tensors: Tensor) -> tl.dtype:
     reach = max(config["BLOCK_N"], config["BLOCK_F"], config["BLOCK_I"])
     widest = max(sum(abs(stride) for stride in tensor.stride()[-2:]) for tensor in tensors)
     return tl.int32 if reach * widest < 2**31 else tl.int64
-
-
-def _check_bits(bits: str, directions: Directions, rank: int) -> str:
-    if bits not in BITS:
-        raise ValueError(f"unknown bits {bits!r}; choose one of {BITS}.")
-    if bits == "staged" and (directions.elementwise != "rademacher" or rank):
-        raise ValueError(
-            f"staged bits need full-rank 'rademacher' directions, got {directions.distribution!r} with rank "
-            f"{rank or None}; use bits='inline'."
-        )
-    return bits
-
-
-def _check_arguments(
-    out: Tensor, base_output: Tensor | None, directions: Directions, signed_eps: Tensor, activation: str
-) -> int:
-    """The number of sides, once the arguments fit each other."""
-    check_activation(activation)
-    if activation != "none" and base_output is None:
-        raise ValueError(
-            f"activation {activation!r} needs base_output, the unperturbed pre-activation, got None."
-        )
-    evaluations, sides = signed_eps.numel(), signed_eps.numel() // directions.num
-    if sides not in (1, 2) or evaluations != sides * directions.num or out.shape[0] != evaluations:
-        raise ValueError(
-            f"signed_eps must name one or two evaluations for each of {directions.num} directions and out as "
-            f"many, got {evaluations} and out with shape {tuple(out.shape)}."
-        )
-    return sides

@@ -15,6 +15,7 @@ from zo_triton.reference.operations import (
     perturbed_linear,
     sample,
 )
+from zo_triton.reference.stage import stage
 
 __all__ = [
     "accumulate",
@@ -27,4 +28,5 @@ __all__ = [
     "philox",
     "sample",
     "sample_matrix",
+    "stage",
 ]

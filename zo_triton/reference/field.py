@@ -62,17 +62,27 @@ def sample_matrix(directions: Directions, index: int, word: int, rows: int, cols
     Returns:
         float64, shape [rows, cols].
     """
+    words = words_of(directions, index, word, rows, cols)
     signs = directions.elementwise == "rademacher"
-    width = SIGN_COLUMNS_PER_BLOCK if signs else 1
+    values = _signs(words) if signs else _REAL[directions.elementwise](words)
+    padded_shape = words.shape[0] * ROWS_PER_BLOCK, words.shape[1] * values.shape[3]
+    padded = values.transpose(0, 2, 1, 3).reshape(padded_shape)
+    return padded[:rows, :cols]
+
+
+def words_of(directions: Directions, index: int, word: int, rows: int, cols: int) -> np.ndarray:
+    """The generator's words for one matrix; arguments as in :func:`sample_matrix`.
+
+    Returns:
+        uint32 [blocks of rows, blocks of columns, 4].
+    """
+    width = SIGN_COLUMNS_PER_BLOCK if directions.elementwise == "rademacher" else 1
     row_blocks, col_blocks = -(-rows // ROWS_PER_BLOCK), -(-cols // width)
     counter = np.empty((row_blocks * col_blocks, 4), np.uint32)
     counter[:, 0] = np.arange(row_blocks * col_blocks, dtype=np.uint64)
     counter[:, 1:] = word, index, directions.step
     key = directions.seed & 0xFFFFFFFF, directions.seed >> 32
-    words = philox(counter, key, directions.rounds).reshape(row_blocks, col_blocks, ROWS_PER_BLOCK)
-    values = _signs(words) if signs else _REAL[directions.elementwise](words)
-    padded = values.transpose(0, 2, 1, 3).reshape(row_blocks * ROWS_PER_BLOCK, col_blocks * width)
-    return padded[:rows, :cols]
+    return philox(counter, key, directions.rounds).reshape(row_blocks, col_blocks, ROWS_PER_BLOCK)
 
 
 def _signs(words: np.ndarray) -> np.ndarray:
