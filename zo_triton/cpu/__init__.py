@@ -2,6 +2,7 @@
 
 from zo_triton.cpu.accumulate import accumulate
 from zo_triton.cpu.activation import activation_difference
+from zo_triton.cpu.conv2d import perturbed_conv2d
 from zo_triton.cpu.cross_entropy import cross_entropy_difference
 from zo_triton.cpu.gram import gram
 from zo_triton.cpu.mlp import mlp_differences
@@ -19,6 +20,7 @@ __all__ = [
     "mlp_measure",
     "mlp_update",
     "one_pool",
+    "perturbed_conv2d",
     "perturbed_linear",
     "sample",
     "stage",

@@ -2,7 +2,8 @@
 
 The first term runs all evaluations as one batch. In the second every evaluation has its own kernels U: without
 a δ they are so many more output channels of one convolution of a; with one, the evaluations go one by one,
-each through torch's ordinary convolution while its input is in the cache.
+each through torch's ordinary convolution while its input is in the cache. A two-dimensional convolution with a
+trained weight needs no U at all: the fused op draws it where it multiplies.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from zo_triton import ops
 from zo_triton.difference.registry import rule
 
 if TYPE_CHECKING:
@@ -53,6 +55,49 @@ def perturbed_convolution(
     return total
 
 
+def _fused(
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    options: dict[str, Any],
+) -> Tensor | None:
+    """``conv2d`` by the fused op; None where the op does not apply."""
+    weight_id, bias_id = mode.trained(weight), -1 if bias is None else mode.trained(bias)
+    made_elsewhere = bias is not None and bias_id < 0 and id(bias) in mode.entries
+    if weight_id < 0 or made_elsewhere or id(input) in mode.ids or input.dim() != 4 or base.numel() == 0:
+        return None
+    stride, dilation = _pair(options["stride"]), _pair(options["dilation"])
+    padding = options["padding"]
+    if isinstance(padding, str):
+        spread = [step * (size - 1) for step, size in zip(dilation, weight.shape[2:], strict=True)]
+        if padding == "same" and any(each % 2 for each in spread):
+            return None
+        padding = [each // 2 for each in spread] if padding == "same" else 0
+    delta = mode.difference(input)
+    mode.reserve(base.numel())
+    return ops.perturbed_conv2d(
+        input.detach().float(),
+        None if delta is None else delta.to(mode.compute_dtype),
+        weight.detach().float(),
+        mode.directions,
+        mode.signed_eps,
+        stride=stride,
+        padding=_pair(padding),
+        dilation=dilation,
+        groups=options["groups"],
+        weight_id=weight_id,
+        bias_id=bias_id,
+        dtype=mode.compute_dtype,
+    )
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    first, second = (value, value) if isinstance(value, int) else tuple(value) * (2 if len(value) == 1 else 1)
+    return int(first), int(second)
+
+
 def _one_wide_convolution(
     function: Callable[..., Tensor], input: Tensor, change: Tensor, options: dict[str, Any], transposed: bool
 ) -> Tensor:
@@ -78,6 +123,10 @@ def _difference(
     transposed: bool,
 ) -> Tensor:
     """Brings the arguments to one layout and dtype, and adds the bias's difference."""
+    if function is torch.nn.functional.conv2d:
+        fused = _fused(mode, base, input, weight, bias, options)
+        if fused is not None:
+            return fused
     dtype = torch.promote_types(base.dtype, torch.float32)
     delta, change, shift = mode.difference(input), mode.difference(weight), mode.difference(bias)
     batched = input.dim() == weight.dim()
