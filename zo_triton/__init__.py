@@ -14,9 +14,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zo_triton import data, difference, directions, nzk, ops, optim
+    from zo_triton import data, difference, directions, nn, nzk, ops, optim
     from zo_triton.difference import differences
     from zo_triton.directions import Directions
+    from zo_triton.nn import ZOMLP, ZOConv2d, ZOLinear
     from zo_triton.ops import accumulate, gram, sample, use_engine
     from zo_triton.optim import AGGREGATORS, ZOSGD, BlackBox, FusedTrainer, Measurement, estimate_gradient
 
@@ -24,11 +25,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AGGREGATORS",
+    "ZOMLP",
     "ZOSGD",
     "BlackBox",
     "Directions",
     "FusedTrainer",
     "Measurement",
+    "ZOConv2d",
+    "ZOLinear",
     "accumulate",
     "data",
     "difference",
@@ -36,6 +40,7 @@ __all__ = [
     "directions",
     "estimate_gradient",
     "gram",
+    "nn",
     "nzk",
     "ops",
     "optim",
@@ -46,6 +51,7 @@ __all__ = [
 _NAMES = {
     "difference": ("differences",),
     "directions": ("Directions",),
+    "nn": ("ZOMLP", "ZOConv2d", "ZOLinear"),
     "ops": ("accumulate", "gram", "sample", "use_engine"),
     "optim": ("AGGREGATORS", "ZOSGD", "BlackBox", "FusedTrainer", "Measurement", "estimate_gradient"),
 }

@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 from zo_triton.cpu.compiling import device
 from zo_triton.cpu.scalars import load
-from zo_triton.cpu.vectors import LANES, WIDTH, _load, _store
+from zo_triton.cpu.vectors import LANES, WIDTH, load_vector, store_vector
 
 TOGETHER = 512
 """Outputs of one channel that a block holds, if the image has as many: what belongs to it stays in level 2."""
@@ -102,7 +102,7 @@ def copy_vector(context, target, source):
     """``target[j] = source[j]`` for 16 lanes, float32 by address."""
 
     def codegen(context, builder, signature, arguments):
-        _store(builder, _load(builder, arguments[1]), arguments[0])
+        store_vector(builder, load_vector(builder, arguments[1]), arguments[0])
         return context.get_dummy_value()
 
     return types.void(types.uintp, types.uintp), codegen

@@ -86,14 +86,14 @@ def write_signed_sums(context, table, x, row_bytes):
 
     def codegen(context, builder, signature, arguments):
         table, x, row_bytes = arguments
-        inputs = [_load(builder, builder.add(x, builder.mul(row_bytes, _I64(i)))) for i in range(4)]
+        inputs = [load_vector(builder, builder.add(x, builder.mul(row_bytes, _I64(i)))) for i in range(4)]
         pairs = []
         for first, second in (inputs[:2], inputs[2:]):
             total, gap = builder.fadd(first, second), builder.fsub(first, second)
             pairs.append([builder.fneg(total), gap, builder.fneg(gap), total])
         for i in range(16):
             entry = builder.fadd(pairs[0][i & 3], pairs[1][i >> 2])
-            _store(builder, entry, builder.add(table, _I64(_ENTRY_BYTES * i)))
+            store_vector(builder, entry, builder.add(table, _I64(_ENTRY_BYTES * i)))
         return context.get_dummy_value()
 
     return types.void(types.uintp, types.uintp, types.uintp), codegen
@@ -122,11 +122,11 @@ def _signed_sums(count, fresh):
                     moved = builder.lshr(wide, _I64(down)) if down > 0 else builder.shl(wide, _I64(-down))
                     offset = builder.and_(moved, _I64(15 << _ENTRY_SHIFT))
                     table = builder.add(tables, _I64((8 * place + group) * 16 * _ENTRY_BYTES))
-                    terms.append(_load(builder, builder.add(table, offset)))
+                    terms.append(load_vector(builder, builder.add(table, offset)))
             while len(terms) > 1:
                 terms = [builder.fadd(terms[i], terms[i + 1]) for i in range(0, len(terms), 2)]
-            total = terms[0] if fresh else builder.fadd(_load(builder, totals), terms[0])
-            _store(builder, total, totals)
+            total = terms[0] if fresh else builder.fadd(load_vector(builder, totals), terms[0])
+            store_vector(builder, total, totals)
             return context.get_dummy_value()
 
         return types.void(types.uintp, types.uintp, types.uintp), codegen
@@ -153,7 +153,7 @@ def dense_rows(context, out, weights, stride, x, count):
         multiply_add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{WIDTH}f32")
         with cgutils.for_range(builder, count) as loop:
             row_at = builder.add(x, builder.mul(loop.index, _I64(LANES * 4)))
-            inputs = [_load(builder, builder.add(row_at, _I64(v * WIDTH * 4))) for v in range(2)]
+            inputs = [load_vector(builder, builder.add(row_at, _I64(v * WIDTH * 4))) for v in range(2)]
             for row in range(4):
                 place = builder.add(builder.mul(stride, _I64(row)), loop.index)
                 at = builder.add(weights, builder.mul(place, _I64(4)))
@@ -164,7 +164,7 @@ def dense_rows(context, out, weights, stride, x, count):
         for row in range(4):
             for v in range(2):
                 at = builder.add(out, _I64((row * LANES + v * WIDTH) * 4))
-                _store(builder, builder.load(sums[row][v]), at)
+                store_vector(builder, builder.load(sums[row][v]), at)
         return context.get_dummy_value()
 
     return types.void(types.uintp, types.uintp, types.intp, types.uintp, types.intp), codegen
@@ -180,8 +180,8 @@ def add_signs(context, out, weights, word, step):
         for half in range(2):
             shift = _I64(half * WIDTH * 4)
             signed = builder.select(_mask(builder, word, half), positive, negative)
-            total = builder.fadd(_load(builder, builder.add(weights, shift)), signed)
-            _store(builder, total, builder.add(out, shift))
+            total = builder.fadd(load_vector(builder, builder.add(weights, shift)), signed)
+            store_vector(builder, total, builder.add(out, shift))
         return context.get_dummy_value()
 
     return types.void(types.uintp, types.uintp, types.uint32, types.float32), codegen
@@ -198,22 +198,22 @@ def finish_run(context, out, product, totals, base, step, shift, carried, relu, 
     def codegen(context, builder, signature, arguments):
         out, product, totals, base, step, shift, carried, relu, narrow = arguments
         value = builder.fmul(
-            _broadcast(builder, step), builder.fadd(_load(builder, totals), _broadcast(builder, shift))
+            _broadcast(builder, step), builder.fadd(load_vector(builder, totals), _broadcast(builder, shift))
         )
         place = cgutils.alloca_once_value(builder, value)
         with builder.if_then(carried), builder.if_else(narrow) as (short, full):
-            for branch, load in ((short, _load_bfloat16), (full, _load)):
+            for branch, load in ((short, _load_bfloat16), (full, load_vector)):
                 with branch:
                     builder.store(builder.fadd(builder.load(place), load(builder, product)), place)
         with builder.if_then(relu):
-            z, a = builder.load(place), _load(builder, base)
+            z, a = builder.load(place), load_vector(builder, base)
             zero = _VECTOR(None)
             down, up = builder.fneg(a), builder.fadd(a, z)
             kept = builder.select(builder.fcmp_ordered(">", down, z), down, z)
             opened = builder.select(builder.fcmp_ordered("<", up, zero), zero, up)
             builder.store(builder.select(builder.fcmp_ordered(">", a, zero), kept, opened), place)
         with builder.if_else(narrow) as (short, full):
-            for branch, store in ((short, _store_bfloat16), (full, _store)):
+            for branch, store in ((short, _store_bfloat16), (full, store_vector)):
                 with branch:
                     store(builder, builder.load(place), out)
         return context.get_dummy_value()
@@ -246,7 +246,7 @@ def signed_coefficient_sum(context, out, words, stride, coefficients, count):
                 term = builder.select(_mask(builder, word, half), positive, negative)
                 builder.store(builder.fadd(builder.load(total), term), total)
         for half, total in enumerate(halves):
-            _store(builder, builder.load(total), builder.add(out, _I64(half * WIDTH * 4)))
+            store_vector(builder, builder.load(total), builder.add(out, _I64(half * WIDTH * 4)))
         return context.get_dummy_value()
 
     return types.void(types.uintp, types.uintp, types.intp, types.uintp, types.intp), codegen
@@ -264,13 +264,15 @@ def _broadcast(builder, value):
     return builder.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), zeros)
 
 
-def _load(builder, address):
+def load_vector(builder, address):
+    """Emits the load of 16 float32 at any address."""
     value = builder.load(builder.inttoptr(address, _VECTOR.as_pointer()))
     value.align = 4
     return value
 
 
-def _store(builder, value, address):
+def store_vector(builder, value, address):
+    """Emits the store of 16 float32 at any address."""
     builder.store(value, builder.inttoptr(address, _VECTOR.as_pointer())).align = 4
 
 

@@ -205,7 +205,9 @@ def _is_plain(optimizer: Optimizer) -> bool:
 
 def _is_relu_mlp(model: nn.Module, params: Sequence[Tensor]) -> bool:
     """Whether the model is Linear, ReLU, Linear, … Linear, all float32, contiguous, with bias and trained."""
-    if type(model) is not nn.Sequential or len(model) % 2 == 0:
+    if not isinstance(model, nn.Sequential) or type(model).forward is not nn.Sequential.forward:
+        return False
+    if len(model) % 2 == 0:
         return False
     kinds = [type(layer) for layer in model]
     if any(kind is not nn.Linear for kind in kinds[::2]) or any(kind is not nn.ReLU for kind in kinds[1::2]):
