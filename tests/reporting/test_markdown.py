@@ -81,3 +81,18 @@ def test_reporting_does_not_reach_for_torch():
         "raise SystemExit(bool({'torch', 'triton', 'numba'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (8.2e10, "8.2e+10"),
+        (999_999.0, "999999"),
+        (123.4, "123"),
+        (0.012345, "0.0123"),
+        (3e-7, "3.0e-07"),
+        (0.0, "0"),
+    ],
+)
+def test_numbers_are_short(value, text):
+    assert tables.number(value) == text

@@ -17,7 +17,9 @@ def number(value: float | None, unit: str = "", missing: str = NOT_REACHED) -> s
     if value is None:
         return missing
     magnitude = abs(value)
-    if magnitude >= 100:
+    if magnitude >= 1e6:
+        text = f"{value:.1e}"
+    elif magnitude >= 100:
         text = f"{value:.0f}"
     elif magnitude >= 1e-4 or value == 0:
         text = f"{value:.3g}"
