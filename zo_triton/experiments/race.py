@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,9 @@ Say = Callable[[str], None]
 
 FINALISTS = 3
 """Learning rates that the sweep tries with all of its seeds."""
+
+REST_SECONDS = 0.1
+"""Before each run: torch's threads, which spin on for 20 ms after the method before, go to sleep."""
 
 FIRST_CHECKPOINTS = 5
 """Accuracy is looked at every 5 steps at first, then every 2 % more steps, which bounds a time's error."""
@@ -112,6 +115,7 @@ def run(
         ``curve``: points [step, seconds, evaluations, training loss, test accuracy];
         ``reached``: from each target to its first checkpoint or None; ``diverged``; ``step_ms``.
     """
+    sleep(REST_SECONDS)
     model = make_mlp(config.sizes, seed)
     contender = method.build(model, lr, seed)
     source = batches(data, config.batch, seed)
