@@ -16,6 +16,7 @@ from zo_triton import ops
 from zo_triton.experiments.baselines import Backprop, MeZO, VmapEnsemble
 from zo_triton.experiments.contender import Contender, make_mlp
 from zo_triton.experiments.fused import Fused, FusedSGD, hardware_dtype
+from zo_triton.experiments.race import threads
 from zo_triton.experiments.timing import alternate, milliseconds, round_digits
 
 LR = 1e-3
@@ -178,7 +179,8 @@ def run_step_split(cases: Sequence[StepCase], seconds: float, say: Callable[[str
         "Each part is timed alone, in turns with the whole step, which is one fused one-sided step with Adam "
         f"({str(hardware_dtype()).removeprefix('torch.')}; float32 where the whole step is compiled). *base*: one "
         "plain forward pass and its loss. *draw*: the generator's words for all directions, written out "
-        "twice, as a step draws them for the differences and again for the update. *differences* and *update* "
+        "twice, as a step draws them for the differences and again for the update (one "
+        "thread's time over the number of threads). *differences* and *update* "
         "(all K directions into the gradient, then Adam) are without their draw. *rest*: what the whole "
         "step takes beyond the parts, mostly Python."
     )
@@ -195,12 +197,13 @@ def _split(case: StepCase, seconds: float) -> tuple[dict[str, float], float]:
         return F.cross_entropy(model(x), y)
 
     def base() -> None:
-        with torch.no_grad():
+        with torch.no_grad(), ops.whole_step(x.device):
             closure().item()
 
     def draw() -> None:
-        for position, param in enumerate(params):
-            ops.stage(directions, position, param.shape)
+        with threads(1):
+            for position, param in enumerate(params):
+                ops.stage(directions, position, param.shape)
 
     if stepper.trainer.is_fused:
         measure, update = _compiled_parts(params, x, y, directions)
@@ -210,6 +213,7 @@ def _split(case: StepCase, seconds: float) -> tuple[dict[str, float], float]:
     actions = [base, draw, measure, update, _bind(stepper, x, y)]
     times = alternate(actions, seconds, burst_seconds=0.0, pause_seconds=0.0)
     forward, drawn, full, add, step = (milliseconds(taken) for taken in times)
+    drawn = drawn / torch.get_num_threads() if x.device.type == "cpu" else drawn
     parts = {
         "draw": 2 * drawn,
         "base": forward,
@@ -236,7 +240,8 @@ def _general_parts(
 
     def update() -> None:
         zo.accumulate(gradients, range(len(params)), coefficients, directions, dtype)
-        adam.step()
+        with ops.whole_step(coefficients.device):
+            adam.step()
 
     return lambda: zo.differences(closure, params, directions, EPS, compute_dtype=dtype), update
 

@@ -124,7 +124,9 @@ class FusedTrainer:
                 self.sides,
                 compute_dtype=self.compute_dtype,
             )
-            self.optimizer.step()
+            # On one thread where the engine has its own: torch's others would spin on into the next step.
+            with ops.whole_step(self.params[0].device):
+                self.optimizer.step()
         self.steps_done += 1
         return loss
 
