@@ -132,22 +132,14 @@ for _name, _schema in _SCHEMAS.items():
     _register(_name, _schema, "tensors" if _name in ("accumulate", "gram") else "out")
 
 
-def _call(name: str, device: torch.device, directions_at: int | None, *values: Any) -> None:
+def _call(name: str, device: torch.device, *values: Any) -> None:
     """Runs an op on the device's engine: past torch's dispatcher where nobody listens to it.
 
-    The dispatcher turns every list and number over, about 20 µs an op, which is a tenth of a small model's step.
-
-    Args:
-        name: Of the op.
-        device: Whose engine runs it.
-        directions_at: Position of the directions among the values, if they are there.
-        *values: The op's arguments, the directions as they are.
+    The dispatcher turns every list and number over, which a small model's step can feel.
     """
     if _dispatcher_is_watched():
-        if directions_at is not None:
-            encoded = values[directions_at].encode()
-            values = (*values[:directions_at], encoded, *values[directions_at + 1 :])
-        getattr(torch.ops.zo_triton, name)(*values)
+        encoded = (value.encode() if isinstance(value, Directions) else value for value in values)
+        getattr(torch.ops.zo_triton, name)(*encoded)
     else:
         getattr(_engine(device), name)(*values)
 
@@ -188,7 +180,7 @@ def sample(
     """
     directions.check_shape(f"tensor {tensor_id}", shape)
     out = torch.empty(directions.num, *shape, dtype=dtype, device=device)
-    _call("sample", out.device, 1, out, directions, tensor_id, dtype)
+    _call("sample", out.device, out, directions, tensor_id, dtype)
     scales = direction_scales([out[0]], [tensor_id], directions, dtype)
     return out if scales is None else out * scales.to(dtype).view(-1, *[1] * len(shape))
 
@@ -209,9 +201,7 @@ def accumulate(
         directions: Names the K directions.
         dtype: The compute dtype that the differences were measured in.
     """
-    _call(
-        "accumulate", tensors[0].device, 3, list(tensors), list(tensor_ids), coefficients, directions, dtype
-    )
+    _call("accumulate", tensors[0].device, list(tensors), list(tensor_ids), coefficients, directions, dtype)
 
 
 def gram(
@@ -222,7 +212,7 @@ def gram(
 ) -> Tensor:
     """Inner products z_k·z_l over all the tensors without storing any z: [K, K] float64, unscaled."""
     out = torch.empty(directions.num, directions.num, dtype=torch.float64, device=tensors[0].device)
-    _call("gram", out.device, 3, out, list(tensors), list(tensor_ids), directions, dtype)
+    _call("gram", out.device, out, list(tensors), list(tensor_ids), directions, dtype)
     return out
 
 
@@ -282,7 +272,6 @@ def perturbed_linear(
     _call(
         "perturbed_linear",
         base.device,
-        5,
         out,
         base,
         difference,
@@ -346,7 +335,7 @@ def perturbed_conv2d(
     shape = (signed_eps.numel(), base.shape[0], weight.shape[0], height, width)
     out = torch.empty(shape, dtype=dtype, device=base.device)
     _call(
-        "perturbed_conv2d", base.device, 5, out, base, difference, weight, base_output, directions, weight_id,
+        "perturbed_conv2d", base.device, out, base, difference, weight, base_output, directions, weight_id,
         bias_id, signed_eps, list(stride), list(padding), list(dilation), groups, activation,
     )  # fmt: skip
     return out
@@ -355,7 +344,7 @@ def perturbed_conv2d(
 def activation_difference(base: Tensor, difference: Tensor, activation: str) -> Tensor:
     """``f(base + difference) - f(base)`` by an exact formula, no cancellation; [P, *base.shape]."""
     out = torch.empty_like(difference)
-    _call("activation_difference", out.device, None, out, base, difference, activation)
+    _call("activation_difference", out.device, out, base, difference, activation)
     return out
 
 
@@ -364,7 +353,7 @@ def cross_entropy_difference(
 ) -> Tensor:
     """Each sample's cross-entropy difference: logits [N, C], difference [P, N, C], target [N] → [P, N] float32."""
     out = torch.empty(difference.shape[:2], dtype=torch.float32, device=difference.device)
-    _call("cross_entropy_difference", out.device, None, out, logits, difference, target, label_smoothing)
+    _call("cross_entropy_difference", out.device, out, logits, difference, target, label_smoothing)
     return out
 
 
@@ -428,7 +417,7 @@ def mlp_differences(
     """
     out = torch.empty(signed_eps.numel(), inputs[0].shape[0], device=inputs[0].device)
     _call(
-        "mlp_differences", out.device, 8, out, list(inputs), list(outputs), list(weights), list(weight_ids),
+        "mlp_differences", out.device, out, list(inputs), list(outputs), list(weights), list(weight_ids),
         list(bias_ids), list(activations), target, directions, signed_eps, label_smoothing,
     )  # fmt: skip
     return out

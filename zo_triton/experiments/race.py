@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter, sleep
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from zo_triton.data import Dataset
 from zo_triton.experiments.contender import Method, make_mlp
-from zo_triton.experiments.timing import round_digits
+from zo_triton.experiments.timing import round_digits, threads
 
 Say = Callable[[str], None]
 
@@ -85,17 +84,6 @@ def evaluate(model: nn.Module, data: Dataset) -> tuple[float, float]:
     loss = F.cross_entropy(model(torch.from_numpy(data.train_x)), torch.from_numpy(data.train_y))
     hits = model(torch.from_numpy(data.test_x)).argmax(1) == torch.from_numpy(data.test_y)
     return loss.item(), hits.float().mean().item()
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Torch uses ``count`` threads inside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def run(

@@ -16,8 +16,7 @@ from zo_triton import ops
 from zo_triton.experiments.baselines import Backprop, MeZO, VmapEnsemble
 from zo_triton.experiments.contender import Contender, make_mlp
 from zo_triton.experiments.fused import Fused, FusedSGD, hardware_dtype
-from zo_triton.experiments.race import threads
-from zo_triton.experiments.timing import alternate, milliseconds, round_digits
+from zo_triton.experiments.timing import alternate, milliseconds, round_digits, threads
 
 LR = 1e-3
 EPS = 1e-4

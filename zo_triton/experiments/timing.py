@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from statistics import median
 from time import perf_counter, sleep
+
+import torch
 
 
 def alternate(
@@ -63,3 +66,14 @@ def milliseconds(times: Sequence[float]) -> float:
 def round_digits(value: float, digits: int = 4) -> float:
     """Significant digits worth keeping in a record."""
     return float(f"{value:.{digits}g}")
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Torch uses ``count`` threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

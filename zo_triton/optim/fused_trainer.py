@@ -82,7 +82,7 @@ class FusedTrainer:
         self.compute_dtype, self.fused = compute_dtype, fused
         self.steps_done = 0
         self._signed_eps = np.tile(np.array([eps, -eps][:sides], np.float32), directions)
-        self._is_small = _is_relu_mlp(model, self.params) and ops.offers_mlp_step(
+        self._is_small = ops.offers_mlp_step(
             self.params[0].device, Directions(seed, 0, directions), self.params[::2]
         )
 
@@ -92,6 +92,7 @@ class FusedTrainer:
         return (
             self.fused
             and self._is_small
+            and _is_relu_mlp(self.model, self.params)  # it may have got a hook, or another dtype
             and ops.engine_for(self.params[0].device) == "cpu"
             and _is_plain(self.optimizer)
         )
