@@ -38,6 +38,9 @@ CALLS = {
         torch.randn(2, 6, 3, 4), D, 0, 1, EPS, [2, 1], [1, 0], [1, 3], 2, "relu",
     ),
     "activation_difference": lambda: (torch.empty(4, 6, 3), torch.randn(6, 3), torch.randn(4, 6, 3), "tanh"),
+    "largest_difference": lambda: (
+        torch.empty(4, 3, 2), torch.randn(4, 3, 5), -torch.rand(3, 2, 2), torch.tensor([[0, 2], [1, 4]]),
+    ),
     "cross_entropy_difference": lambda: (
         torch.empty(4, 6), torch.randn(6, 3), torch.randn(4, 6, 3), torch.zeros(6, dtype=torch.int64), 0.1,
     ),

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from zo_triton.directions import Directions, matrix_shape
+from zo_triton.memory import empty
 
 ENGINES = ("reference", "cpu", "triton")
 _MODULES = {"reference": "zo_triton.reference", "cpu": "zo_triton.cpu", "triton": "zo_triton.kernels"}
@@ -102,6 +103,7 @@ _SCHEMAS = {
     "int[] directions, int weight_id, int bias_id, Tensor signed_eps, int[] stride, int[] padding, int[] dilation, "
     "int groups, str activation) -> ()",
     "activation_difference": "(Tensor(a!) out, Tensor base, Tensor difference, str activation) -> ()",
+    "largest_difference": "(Tensor(a!) out, Tensor difference, Tensor gaps, Tensor places) -> ()",
     "cross_entropy_difference": "(Tensor(a!) out, Tensor logits, Tensor difference, Tensor target, "
     "float label_smoothing) -> ()",
 }
@@ -179,7 +181,7 @@ def sample(
         ValueError: The field can't address the shape, or the rank exceeds min(rows, cols).
     """
     directions.check_shape(f"tensor {tensor_id}", shape)
-    out = torch.empty(directions.num, *shape, dtype=dtype, device=device)
+    out = empty((directions.num, *shape), dtype, device)
     _call("sample", out.device, out, directions, tensor_id, dtype)
     scales = direction_scales([out[0]], [tensor_id], directions, dtype)
     return out if scales is None else out * scales.to(dtype).view(-1, *[1] * len(shape))
@@ -266,7 +268,7 @@ def perturbed_linear(
     """
     evaluations, samples, features = signed_eps.numel(), base.shape[0], weight.shape[0]
     if engine_for(base.device) != "cpu":
-        out = torch.empty(evaluations, samples, features, dtype=dtype, device=base.device)
+        out = empty((evaluations, samples, features), dtype, base.device)
     else:
         out = _feature_major(difference if donate else None, (evaluations, samples, features), dtype)
     _call(
@@ -302,6 +304,7 @@ def perturbed_conv2d(
     base_output: Tensor | None = None,
     activation: str = "none",
     dtype: torch.dtype = torch.float32,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Difference of ``activation(conv2d(x, W) + v)`` for every evaluation in one launch, zeros as padding.
 
@@ -322,6 +325,7 @@ def perturbed_conv2d(
         base_output: [N, O, H', W'], the base pre-activation; needed with an activation.
         activation: none, relu, tanh, sigmoid, gelu, gelu_tanh or silu.
         dtype: The compute dtype, float32 or bfloat16.
+        out: Memory for the result, if there is some to be used again.
 
     Returns:
         [P, N, O, H', W'] in ``dtype``.
@@ -333,7 +337,8 @@ def perturbed_conv2d(
         )
     )
     shape = (signed_eps.numel(), base.shape[0], weight.shape[0], height, width)
-    out = torch.empty(shape, dtype=dtype, device=base.device)
+    if out is None:
+        out = empty(shape, dtype, base.device)
     _call(
         "perturbed_conv2d", base.device, out, base, difference, weight, base_output, directions, weight_id,
         bias_id, signed_eps, list(stride), list(padding), list(dilation), groups, activation,
@@ -345,6 +350,25 @@ def activation_difference(base: Tensor, difference: Tensor, activation: str) -> 
     """``f(base + difference) - f(base)`` by an exact formula, no cancellation; [P, *base.shape]."""
     out = torch.empty_like(difference)
     _call("activation_difference", out.device, out, base, difference, activation)
+    return out
+
+
+def largest_difference(difference: Tensor, gaps: Tensor, places: Tensor) -> Tensor:
+    """Difference of the maximum over windows, measured from the base's own maxima m.
+
+    max_j(a_j + δ_j) - m = max_j(δ_j + (a_j - m)): nothing cancels, whoever wins after the perturbation.
+
+    Args:
+        difference: δ, [P, M, S]: M planes of S elements.
+        gaps: a_j - m, [M, J, R] float32 for the J elements of each of R windows.
+        places: [J, R] int64 in [0, S), where in the plane they are; one may stand there twice.
+
+    Returns:
+        [P, M, R] in the dtype of ``difference``.
+    """
+    shape = (*difference.shape[:2], places.shape[1])
+    out = empty(shape, difference.dtype, difference.device)
+    _call("largest_difference", out.device, out, difference, gaps, places)
     return out
 
 
@@ -509,4 +533,4 @@ def _feature_major(donated: Tensor | None, shape: tuple[int, int, int], dtype: t
         lying = donated.transpose(1, 2)
         if lying.stride()[1:] == (samples, 1):
             return lying[:, :features].transpose(1, 2)
-    return torch.empty(evaluations, features, samples, dtype=dtype).transpose(1, 2)
+    return empty((evaluations, features, samples), dtype).transpose(1, 2)

@@ -10,12 +10,15 @@ from zo_triton.cpu.mlp_step import mlp_measure, mlp_update
 from zo_triton.cpu.perturbed_linear import perturbed_linear
 from zo_triton.cpu.sample import sample, stage
 from zo_triton.cpu.threads import one_pool
+from zo_triton.cpu.windows import largest_difference
+from zo_triton.memory import keep_freed_memory
 
 __all__ = [
     "accumulate",
     "activation_difference",
     "cross_entropy_difference",
     "gram",
+    "largest_difference",
     "mlp_differences",
     "mlp_measure",
     "mlp_update",
@@ -25,3 +28,5 @@ __all__ = [
     "sample",
     "stage",
 ]
+
+keep_freed_memory()

@@ -30,6 +30,7 @@ from zo_triton.cpu.signs import TABLES, sign_product
 from zo_triton.cpu.threads import parallel
 from zo_triton.cpu.vectors import LANES
 from zo_triton.directions import Directions, tensor_word
+from zo_triton.memory import empty
 
 TOTALS_ELEMENTS = 1 << 13
 """Float32 totals of a sign product that the epilogue takes together: 64 KiB, 64 samples of 256 features."""
@@ -59,9 +60,7 @@ def perturbed_linear(
     ``ops.perturbed_linear``): each is read, whole, before it is written.
     """
     lying = _slots(out)
-    result = (
-        torch.empty(out.shape[0], out.shape[2], out.shape[1], dtype=out.dtype) if lying is None else lying
-    )
+    result = empty((out.shape[0], out.shape[2], out.shape[1]), out.dtype) if lying is None else lying
     signs = directions.elementwise == "rademacher" and directions.rank is None
     base = base.detach().float()
     z = base_output.float().t().contiguous() if base_output is not None else base.new_empty(0, 0)

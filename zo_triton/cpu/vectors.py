@@ -224,6 +224,33 @@ def finish_run(context, out, product, totals, base, step, shift, carried, relu, 
 
 
 @intrinsic
+def largest_sums(context, out, values, starts, gaps, stride, count):
+    """``out[j] = max_i values[starts[i] + j] + gaps[i, j]`` for 16 lanes j; what is not a number wins.
+
+    All by address: out float32 [16], values float32, starts int64 [count], gaps float32 with rows ``stride``
+    elements apart.
+    """
+
+    def codegen(context, builder, signature, arguments):
+        out, values, starts, gaps, stride, count = arguments
+        best = cgutils.alloca_once_value(builder, _broadcast(builder, ir.FloatType()(float("-inf"))))
+        with cgutils.for_range(builder, count) as loop:
+            place = builder.add(starts, builder.mul(loop.index, _I64(8)))
+            start = builder.load(builder.inttoptr(place, _I64.as_pointer()))
+            row = builder.add(gaps, builder.mul(builder.mul(loop.index, stride), _I64(4)))
+            here = load_vector(builder, builder.add(values, builder.mul(start, _I64(4))))
+            value, before = builder.fadd(here, load_vector(builder, row)), builder.load(best)
+            kept = builder.or_(
+                builder.fcmp_ordered(">=", before, value), builder.fcmp_unordered("!=", before, before)
+            )
+            builder.store(builder.select(kept, before, value), best)
+        store_vector(builder, builder.load(best), out)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.uintp, types.uintp, types.uintp, types.intp, types.intp), codegen
+
+
+@intrinsic
 def signed_coefficient_sum(context, out, words, stride, coefficients, count):
     """``out[j] = Σ_k ±coefficients[k]``, the sign being bit j of ``words[k·stride]``, for 32 lanes j.
 

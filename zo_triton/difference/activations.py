@@ -1,4 +1,4 @@
-"""Activations: one exact formula each in ``ops``, left pending for the linear layer before to fuse."""
+"""Activations: one exact formula each in ``ops``, left pending for the layer before to fuse."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zo_triton import ops
-from zo_triton.difference.entries import Entry, PendingActivation, PendingLinear
+from zo_triton.difference.entries import Entry, PendingActivation, PendingLayer
 from zo_triton.difference.registry import HANDLERS, named
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def _register(name: str, *functions: str) -> None:
             chosen = "gelu_tanh"
         base = function(*args, **kwargs)
         alias = x.detach() if x.dtype == torch.float32 else x.float()
-        if entry is not None and isinstance(entry.lazy, PendingLinear) and not entry.lazy.spent:
+        if entry is not None and isinstance(entry.lazy, PendingLayer) and not entry.lazy.spent:
             mode.put(base, Entry(None, PendingActivation(entry, chosen, alias)))
             return base
         if entry is None:

@@ -3,7 +3,7 @@
 The first term runs all evaluations as one batch. In the second every evaluation has its own kernels U: without
 a δ they are so many more output channels of one convolution of a; with one, the evaluations go one by one,
 each through torch's ordinary convolution while its input is in the cache. A two-dimensional convolution with a
-trained weight needs no U at all: the fused op draws it where it multiplies.
+trained weight needs no U at all: the fused op draws it where it multiplies, when the activation behind it is known.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zo_triton import ops
+from zo_triton.difference.entries import Entry, PendingConvolution
 from zo_triton.difference.registry import rule
 
 if TYPE_CHECKING:
@@ -55,42 +55,35 @@ def perturbed_convolution(
     return total
 
 
-def _fused(
+def _defer(
     mode: DifferenceMode,
     base: Tensor,
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     options: dict[str, Any],
-) -> Tensor | None:
-    """``conv2d`` by the fused op; None where the op does not apply."""
+) -> bool:
+    """Enters a ``conv2d`` as pending, to be computed by the fused op; False where the op does not apply."""
     weight_id, bias_id = mode.trained(weight), -1 if bias is None else mode.trained(bias)
     made_elsewhere = bias is not None and bias_id < 0 and id(bias) in mode.entries
     if weight_id < 0 or made_elsewhere or id(input) in mode.ids or input.dim() != 4 or base.numel() == 0:
-        return None
-    stride, dilation = _pair(options["stride"]), _pair(options["dilation"])
-    padding = options["padding"]
+        return False
+    stride, dilation, padding = _pair(options["stride"]), _pair(options["dilation"]), options["padding"]
     if isinstance(padding, str):
         spread = [step * (size - 1) for step, size in zip(dilation, weight.shape[2:], strict=True)]
         if padding == "same" and any(each % 2 for each in spread):
-            return None
+            return False
         padding = [each // 2 for each in spread] if padding == "same" else 0
-    delta = mode.difference(input)
-    mode.reserve(base.numel())
-    return ops.perturbed_conv2d(
-        input.detach().float(),
-        None if delta is None else delta.to(mode.compute_dtype),
-        weight.detach().float(),
-        mode.directions,
-        mode.signed_eps,
-        stride=stride,
-        padding=_pair(padding),
-        dilation=dilation,
-        groups=options["groups"],
-        weight_id=weight_id,
-        bias_id=bias_id,
-        dtype=mode.compute_dtype,
-    )
+    source = mode.entries.get(id(input))
+    if source is not None:
+        mode.resolve(source)
+    pending = PendingConvolution(
+        mode.layers, input.detach().float(), source, weight.detach().float(), weight_id, bias_id, base.shape,
+        options={"stride": stride, "padding": _pair(padding), "dilation": dilation, "groups": options["groups"]},
+    )  # fmt: skip
+    mode.layers += 1
+    mode.put(base, Entry(None, pending))
+    return True
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -121,12 +114,10 @@ def _difference(
     bias: Tensor | None,
     options: dict[str, Any],
     transposed: bool,
-) -> Tensor:
+) -> Tensor | None:
     """Brings the arguments to one layout and dtype, and adds the bias's difference."""
-    if function is torch.nn.functional.conv2d:
-        fused = _fused(mode, base, input, weight, bias, options)
-        if fused is not None:
-            return fused
+    if function is torch.nn.functional.conv2d and _defer(mode, base, input, weight, bias, options):
+        return None
     dtype = torch.promote_types(base.dtype, torch.float32)
     delta, change, shift = mode.difference(input), mode.difference(weight), mode.difference(bias)
     batched = input.dim() == weight.dim()
@@ -164,7 +155,7 @@ def _register(spatial: int) -> None:
         padding: Any = 0,
         dilation: Any = 1,
         groups: int = 1,
-    ) -> Tensor:
+    ) -> Tensor | None:
         options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
         return _difference(mode, base, function, input, weight, bias, options, False)
 
@@ -180,7 +171,7 @@ def _register(spatial: int) -> None:
         output_padding: Any = 0,
         groups: int = 1,
         dilation: Any = 1,
-    ) -> Tensor:
+    ) -> Tensor | None:
         options = {"stride": stride, "padding": padding, "output_padding": output_padding,
                    "groups": groups, "dilation": dilation}  # fmt: skip
         return _difference(mode, base, opposite, input, weight, bias, options, True)

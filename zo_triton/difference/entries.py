@@ -6,7 +6,8 @@ the last reader may overwrite it; and ``Entry.exclusive`` says that no other ent
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 from weakref import KeyedRef
 
 import torch
@@ -23,7 +24,7 @@ class Entry:
 
     Attributes:
         difference: [P, *shape] in the compute dtype (float32 after a loss), or None while ``lazy`` is set.
-        lazy: A :class:`PendingLinear`, :class:`PendingActivation` or :class:`Symbol` that computes the
+        lazy: A :class:`PendingLayer`, :class:`PendingActivation` or :class:`Symbol` that computes the
             difference on demand, or None.
         exclusive: No other entry's difference lies in the same memory.
         readers: How many places may read ``difference`` again: the table and each pending entry.
@@ -35,7 +36,7 @@ class Entry:
     def __init__(
         self,
         difference: Tensor | None,
-        lazy: PendingLinear | PendingActivation | Symbol | None = None,
+        lazy: PendingLayer | PendingActivation | Symbol | None = None,
         exclusive: bool = False,
     ) -> None:
         self.difference = difference
@@ -75,20 +76,20 @@ class Symbol:
         """Nothing is held."""
 
 
-class PendingLinear:
-    """A linear layer whose difference is not computed yet, so that an activation can be fused into it.
+class PendingLayer:
+    """A layer whose difference is not computed yet, so that an activation can be fused into it.
 
     Args:
-        index: Position among the run's linear layers.
-        base: The unperturbed input as [N, in_features]: an alias, so that the input tensor itself may die.
-        source: The input's entry, its difference resolved; None where the input carries none.
-        weight: [out_features, in_features].
+        index: Position among the run's pending layers.
+        base: The unperturbed input, float32: an alias, so that the input tensor itself may die.
+        source: The input's entry; None where the input carries no difference.
+        weight: Float32.
         weight_id: The weight's tensor id, -1 if it is not trained.
         bias_id: The bias's tensor id, -1 if there is none or it is not trained.
         shape: Of the layer's base output.
     """
 
-    __slots__ = ("base", "bias_id", "depth", "index", "shape", "source", "spent", "weight", "weight_id")
+    __slots__ = ("base", "bias_id", "index", "shape", "source", "spent", "weight", "weight_id")
 
     def __init__(
         self,
@@ -108,17 +109,39 @@ class PendingLinear:
         self.bias_id = bias_id
         self.shape = shape
         self.spent = False
-        self.depth = 1
         if source is not None:
             source.readers += 1
 
     def resolve(self, mode: DifferenceMode) -> Tensor:
         """The pre-activation's difference, [P, *shape]; the layer lets go of its input."""
-        if self.spent:
-            mode.restart(keep=self.index)
         difference = self.compute(mode, "none", None)
         self.release()
         return difference
+
+    def compute(self, mode: DifferenceMode, activation: str, base_output: Tensor | None) -> Tensor:
+        """The difference of ``activation(output)``, [P, *shape]."""
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Lets go of the input and its difference."""
+        source, self.source = self.source, None
+        self.base = self.weight = None
+        if source is not None:
+            source.let_go()
+
+
+class PendingLinear(PendingLayer):
+    """A linear layer: base [N, in_features], weight [out_features, in_features].
+
+    Attributes:
+        depth: How many linear layers are pending one behind the other, this one included.
+    """
+
+    __slots__ = ("depth",)
+
+    def __init__(self, *layer: Any, depth: int) -> None:
+        super().__init__(*layer)
+        self.depth = depth
 
     def compute(self, mode: DifferenceMode, activation: str, base_output: Tensor | None) -> Tensor:
         """The difference of ``activation(output)``, [P, *shape].
@@ -159,16 +182,76 @@ class PendingLinear:
             self.release()
         return result if len(self.shape) == 2 else result.view(mode.evaluations, *self.shape)
 
-    def release(self) -> None:
-        """Lets go of the input and its difference."""
-        source, self.source = self.source, None
-        self.base = self.weight = None
-        if source is not None:
-            source.let_go()
+
+class PendingConvolution(PendingLayer):
+    """A two-dimensional convolution: base [N, C, H, W], weight [O, C / groups, kernel height, kernel width].
+
+    Attributes:
+        options: stride, padding, dilation and groups, as ``ops.perturbed_conv2d`` takes them.
+    """
+
+    __slots__ = ("options",)
+
+    def __init__(self, *layer: Any, options: dict[str, Any]) -> None:
+        super().__init__(*layer)
+        self.options = options
+
+    def compute(self, mode: DifferenceMode, activation: str, base_output: Tensor | None) -> Tensor:
+        """The difference of ``activation(output)``, [P, *shape]."""
+        if self.spent:
+            mode.restart(keep=self.index)
+        mode.reserve(self.shape.numel())
+        return self.evaluate(mode, 0, mode.directions.num, activation, base_output)
+
+    def pieces(
+        self, mode: DifferenceMode, activation: str, base_output: Tensor, num: int
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """The same, ``num`` directions at a time: the evaluations of each piece, and it. Not to be asked twice.
+
+        Each piece lies in the memory of the one before.
+        """
+        memory = None
+        for first in range(0, mode.directions.num, num):
+            last = min(first + num, mode.directions.num)
+            kept = None if memory is None else memory[: (last - first) * mode.sides]
+            piece = self.evaluate(mode, first, last, activation, base_output, kept)
+            memory = piece if memory is None else memory
+            yield slice(first * mode.sides, last * mode.sides), piece
+        self.spent = True
+        self.release()
+
+    def evaluate(
+        self,
+        mode: DifferenceMode,
+        first: int,
+        last: int,
+        activation: str,
+        base_output: Tensor | None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """For the directions first … last - 1."""
+        assert self.base is not None
+        assert self.weight is not None
+        evaluations = slice(first * mode.sides, last * mode.sides)
+        given = None if self.source is None else mode.resolve(self.source)[evaluations].to(mode.compute_dtype)
+        return ops.perturbed_conv2d(
+            self.base,
+            given,
+            self.weight,
+            mode.directions[first:last],
+            mode.signed_eps[evaluations],
+            weight_id=self.weight_id,
+            bias_id=self.bias_id,
+            base_output=base_output,
+            activation=activation,
+            dtype=mode.compute_dtype,
+            out=out,
+            **self.options,
+        )
 
 
 class PendingActivation:
-    """An activation of a pending linear layer that is not computed yet: a whole network may follow.
+    """An activation of a pending layer that is not computed yet: a whole network may follow.
 
     Args:
         source: The pre-activation's entry.
@@ -185,17 +268,26 @@ class PendingActivation:
         source.readers += 1
 
     def resolve(self, mode: DifferenceMode) -> Tensor:
-        """f(x + δ) − f(x), [P, *shape]: by the linear layer's own epilogue if it is still pending."""
+        """f(x + δ) − f(x), [P, *shape]: by the layer's own epilogue if it is still pending."""
         source, base = self.source, self.base
         assert source is not None
         assert base is not None
-        linear = source.lazy
-        if isinstance(linear, PendingLinear) and linear.index not in mode.plan.keep:
-            difference = linear.compute(mode, self.activation, base)
+        layer = source.lazy
+        if isinstance(layer, PendingLayer) and layer.index not in mode.plan.keep:
+            difference = layer.compute(mode, self.activation, base)
         else:
             difference = ops.activation_difference(base, mode.resolve(source), self.activation)
         self.release()
         return difference
+
+    def pieces(self, mode: DifferenceMode, num: int) -> Iterator[tuple[slice, Tensor]] | None:
+        """The same ``num`` directions at a time; None unless it is a convolution's that nobody has asked for."""
+        assert self.source is not None
+        assert self.base is not None
+        layer = self.source.lazy
+        if not isinstance(layer, PendingConvolution) or layer.spent or layer.index in mode.plan.keep:
+            return None
+        return layer.pieces(mode, self.activation, self.base, num)
 
     def release(self) -> None:
         """Lets go of the pre-activation."""

@@ -67,9 +67,9 @@ def _defer(
         flat = flat.float()
     if weight.dtype != torch.float32:
         weight = weight.float()
-    pending = PendingLinear(mode.linears, flat, source, weight, weight_id, bias_id, shape)
-    pending.depth = depth if depth <= DEEPEST else 1
-    mode.linears += 1
+    depth = depth if depth <= DEEPEST else 1
+    pending = PendingLinear(mode.layers, flat, source, weight, weight_id, bias_id, shape, depth=depth)
+    mode.layers += 1
     mode.put(base, Entry(None, pending))
 
 

@@ -12,10 +12,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from zo_triton.difference import fallback, inplace
-from zo_triton.difference.entries import Entry, PendingActivation, PendingLinear, Symbol, storage_of
+from zo_triton.difference.entries import Entry, PendingActivation, PendingLayer, Symbol, storage_of
 from zo_triton.difference.plan import Plan, RestartError
 from zo_triton.difference.registry import HANDLERS, Handler
 from zo_triton.directions import Directions
+from zo_triton.memory import empty
+
+PIECES = 2
+"""Into how many the memory budget falls for what is made and used up piece by piece."""
 
 _WITHOUT_RULE: dict[Any, Handler] = {}
 """Handlers of the functions without a rule that have been met so far: by name, in place or not."""
@@ -60,7 +64,7 @@ class DifferenceMode(TorchFunctionMode):
         self.entries: dict[int, Entry] = {}
         self.used = False
         self.wide = False
-        self.linears = 0
+        self.layers = 0
         self._fetched: list[Entry] = []
         self._written: dict[int, tuple[ref[Tensor], Tensor]] = {}
         self._most = budget // (self.evaluations * compute_dtype.itemsize)
@@ -122,11 +126,31 @@ class DifferenceMode(TorchFunctionMode):
         assert entry.difference is not None
         return entry.difference
 
+    def shrink(self, value: Tensor, shape: torch.Size, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """``function`` of the difference of an argument that carries one: [P, *shape], smaller than the argument.
+
+        A pending convolution's difference is made and shrunk a few directions at a time, while it is in the
+        cache, and is never there whole.
+        """
+        entry = self.entries.get(id(value))
+        if entry is not None and isinstance(entry.lazy, PendingActivation):
+            each = value.numel() * self.sides * self.compute_dtype.itemsize
+            pieces = entry.lazy.pieces(self, max(1, self._budget // PIECES // each))
+            if pieces is not None:
+                self.reserve(shape.numel())
+                result = empty((self.evaluations, *shape), self.compute_dtype, value.device)
+                for evaluations, piece in pieces:
+                    result[evaluations] = function(piece)
+                return result
+        difference = self.difference(value)
+        assert difference is not None
+        return function(difference)
+
     def resolve_all(self) -> None:
         """Computes whatever is pending, before memory that it reads is overwritten."""
         for entry in list(self.entries.values()):
             lazy = entry.lazy
-            if isinstance(lazy, PendingActivation) or (isinstance(lazy, PendingLinear) and not lazy.spent):
+            if isinstance(lazy, PendingActivation) or (isinstance(lazy, PendingLayer) and not lazy.spent):
                 self.resolve(entry)
 
     def trained(self, value: Any) -> int:
@@ -146,7 +170,7 @@ class DifferenceMode(TorchFunctionMode):
         self.used = True
         self.reserve(parameter.numel())
         shape, num = parameter.shape, self.directions.num
-        z = torch.empty(num, *shape, dtype=self.compute_dtype, device=parameter.device)
+        z = empty((num, *shape), self.compute_dtype, parameter.device)
         torch.ops.zo_triton.sample(z, self.directions.encode(), tensor_id, self.compute_dtype)
         steps = self.signed_eps.view(num, self.sides, *[1] * len(shape))
         return (z.unsqueeze(1) * steps).view(self.evaluations, *shape)
@@ -160,7 +184,7 @@ class DifferenceMode(TorchFunctionMode):
             )
 
     def restart(self, keep: int) -> NoReturn:
-        """Starts again; linear layer number ``keep`` leaves its input's memory alone."""
+        """Starts again; pending layer number ``keep`` leaves its input's memory alone and is computed whole."""
         raise RestartError(replace(self.plan, keep=self.plan.keep | {keep}))
 
     def put(self, base: Tensor, entry: Entry) -> None:

@@ -6,14 +6,16 @@ the winner and exact for what comes near it, so nothing cancels, whoever wins af
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import lru_cache
-from itertools import product
+from math import prod
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from zo_triton import ops
 from zo_triton.difference.elementwise import wide
 from zo_triton.difference.registry import rule
 
@@ -23,40 +25,40 @@ if TYPE_CHECKING:
 Positions = tuple[int, ...]
 
 
-def largest_difference(
-    maxima: Tensor, a: Tensor, delta: Tensor, windows: Sequence[Sequence[Positions]]
-) -> Tensor:
-    """Difference of the maximum over windows, [P, *maxima.shape].
+def largest_difference(maxima: Tensor, a: Tensor, places: Tensor) -> Callable[[Tensor], Tensor]:
+    """What makes of δ, [P, *a.shape], the difference of the maximum over windows, [P, *maxima.shape].
 
     Args:
-        maxima: m, the base result.
-        a: Base input; its last axes are the pooled ones.
-        delta: δ, [P, *a.shape].
-        windows: For each pooled axis and each place in a window: the positions, one a result.
+        maxima: m, the base result, [*planes, *pooled].
+        a: Base input, [*planes, *its own pooled axes].
+        places: [J, R] int64: the J elements of each window, as positions in a plane.
     """
-    result: Tensor | None = None
-    for places in product(*windows):
-        candidate = _at(delta, places) + (_at(a, places) - maxima)
-        result = candidate if result is None else torch.maximum(result, candidate, out=result)
-    assert result is not None
-    return result
+    results, planes = places.shape[1], maxima.numel() // places.shape[1]
+    gaps = (a.reshape(planes, -1)[:, places] - maxima.reshape(planes, 1, results)).float()
+
+    def of(delta: Tensor) -> Tensor:
+        moved = delta.reshape(delta.shape[0], planes, -1)
+        return ops.largest_difference(moved, gaps, places).view(-1, *maxima.shape)
+
+    return of
 
 
-def _at(x: Tensor, places: Sequence[Positions]) -> Tensor:
-    """The elements at these positions of the last axes; a view where the positions are evenly spaced."""
-    for axis, positions in enumerate(places, -len(places)):
-        step = positions[1] - positions[0] if len(positions) > 1 else 1
-        if step > 0 and positions == tuple(range(positions[0], positions[-1] + 1, step)):
-            x = x.movedim(axis, -1)[..., positions[0] : positions[-1] + 1 : step].movedim(-1, axis)
-        else:
-            x = x.index_select(axis, torch.tensor(positions, device=x.device))
-    return x
+@lru_cache(maxsize=64)
+def _table(windows: tuple[tuple[Positions, ...], ...], sizes: tuple[int, ...]) -> Tensor:
+    """Positions in a plane of every window's elements, int64 [J, R], from those along each axis."""
+    axes = [np.array(each) * prod(sizes[axis + 1 :]) for axis, each in enumerate(windows)]
+    table = axes[0]
+    for axis in axes[1:]:
+        table = (table[:, None, :, None] + axis[None, :, None, :]).reshape(
+            len(table) * len(axis), table.shape[1] * axis.shape[1]
+        )
+    return torch.from_numpy(table)
 
 
 @lru_cache(maxsize=256)
 def _sliding(
     size: int, results: int, kernel: int, stride: int, padding: int, dilation: int
-) -> list[Positions]:
+) -> tuple[Positions, ...]:
     """Positions of a sliding window's elements; one that lies in the padding is replaced by a neighbour in it.
 
     A maximum does not mind an element that it meets twice. Empty if some window has only padding.
@@ -66,22 +68,22 @@ def _sliding(
         start = result * stride - padding
         inside = [p for p in range(start, start + kernel * dilation, dilation) if 0 <= p < size]
         if not inside:
-            return []
+            return ()
         first, last = inside[0], inside[-1]
         windows.append([min(max(start + i * dilation, first), last) for i in range(kernel)])
-    return list(zip(*windows, strict=True))
+    return tuple(zip(*windows, strict=True))
 
 
 @lru_cache(maxsize=256)
-def _adaptive(size: int, results: int) -> list[Positions]:
+def _adaptive(size: int, results: int) -> tuple[Positions, ...]:
     """Positions of an adaptive window's elements; a shorter one repeats its last."""
     starts = [i * size // results for i in range(results)]
     ends = [-(-(i + 1) * size // results) for i in range(results)]
     longest = max(end - start for start, end in zip(starts, ends, strict=True))
-    return [
+    return tuple(
         tuple(min(start + i, end - 1) for start, end in zip(starts, ends, strict=True))
         for i in range(longest)
-    ]
+    )
 
 
 def _each(value: Any, spatial: int) -> tuple[int, ...]:
@@ -89,16 +91,17 @@ def _each(value: Any, spatial: int) -> tuple[int, ...]:
     return tuple(int(each) for each in (listed if len(listed) == spatial else listed * spatial))
 
 
-def _largest(mode: DifferenceMode, base: Any, input: Tensor, windows: Sequence[Sequence[Positions]]) -> Any:
-    delta = mode.difference(input)
-    assert delta is not None
+def _largest(
+    mode: DifferenceMode, base: Any, input: Tensor, windows: tuple[tuple[Positions, ...], ...]
+) -> Any:
     maxima = base if isinstance(base, Tensor) else base[0]
     if not all(windows):
         return NotImplemented
     if maxima.numel() == 0:
         result = torch.zeros(mode.evaluations, *maxima.shape, device=maxima.device)
     else:
-        result = largest_difference(wide(maxima), wide(input), delta, windows)
+        places = _table(windows, input.shape[-len(windows) :]).to(input.device)
+        result = mode.shrink(input, maxima.shape, largest_difference(wide(maxima), wide(input), places))
     return result if isinstance(base, Tensor) else [result, None]
 
 
@@ -120,14 +123,14 @@ def _register_maxima(spatial: int) -> None:
                                               padding, dilation)
         )  # fmt: skip
         sizes = zip(input.shape[-spatial:], shape, *settings, strict=True)
-        return _largest(mode, base, input, [_sliding(*size) for size in sizes])
+        return _largest(mode, base, input, tuple(_sliding(*size) for size in sizes))
 
     def adaptive(
         mode: DifferenceMode, base: Any, input: Tensor, output_size: Any, return_indices: bool = False
     ) -> Any:
         shape = (base if isinstance(base, Tensor) else base[0]).shape[-spatial:]
         sizes = zip(input.shape[-spatial:], shape, strict=True)
-        return _largest(mode, base, input, [_adaptive(*size) for size in sizes])
+        return _largest(mode, base, input, tuple(_adaptive(*size) for size in sizes))
 
     rule(f"max_pool{spatial}d", f"max_pool{spatial}d_with_indices")(sliding)
     rule(f"adaptive_max_pool{spatial}d", f"adaptive_max_pool{spatial}d_with_indices")(adaptive)

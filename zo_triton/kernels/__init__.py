@@ -10,12 +10,14 @@ from zo_triton.kernels.mlp import mlp_fits as mlp_fits
 from zo_triton.kernels.perturbed_linear import perturbed_linear
 from zo_triton.kernels.sample import sample
 from zo_triton.kernels.stage import stage
+from zo_triton.kernels.windows import largest_difference
 
 __all__ = [
     "accumulate",
     "activation_difference",
     "cross_entropy_difference",
     "gram",
+    "largest_difference",
     "mlp_differences",
     "perturbed_conv2d",
     "perturbed_linear",

@@ -191,6 +191,18 @@ def cross_entropy_difference(
         out[p] = (loss(logits.double() + difference[p].double()) - base).to(out.dtype)
 
 
+def largest_difference(out: Tensor, difference: Tensor, gaps: Tensor, places: Tensor) -> None:
+    """Difference of the maximum over windows, M planes at a time: the maxima of what lies at the windows' places.
+
+    Args:
+        out: [P, M, R].
+        difference: [P, M, S].
+        gaps: [M, J, R] float32, how far below its window's maximum each of the J elements is: a − m <= 0.
+        places: [J, R] int64 in [0, S), the elements of each result's window; one may stand there twice.
+    """
+    out.copy_((difference.double()[:, :, places] + gaps.double()).amax(2))
+
+
 def mlp_differences(
     out: Tensor,
     inputs: list[Tensor],
