@@ -25,7 +25,9 @@ def test_largest_difference(places, dtype):
     cpu.largest_difference(out, difference, gaps, places)
     expected = torch.empty(out.shape, dtype=torch.float64)
     reference.largest_difference(expected, difference, gaps, places)
-    torch.testing.assert_close(out.double(), expected, rtol=2**-8 if dtype == torch.bfloat16 else 1e-6, atol=1e-7)
+    torch.testing.assert_close(
+        out.double(), expected, rtol=2**-8 if dtype == torch.bfloat16 else 1e-6, atol=1e-7
+    )
 
 
 def test_layouts_that_are_not_contiguous():

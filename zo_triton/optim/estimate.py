@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from zo_triton import ops
 from zo_triton.directions import Directions
 from zo_triton.optim.aggregators import get_aggregator
 from zo_triton.optim.checks import check_eps, check_evaluation, check_parameters
-from zo_triton.optim.measure import measure
+from zo_triton.optim.measure import Measurement, measure
 
 
 @torch.no_grad()
@@ -64,16 +64,24 @@ def estimate_gradient(
     check_parameters(params, directions)
     get_aggregator(aggregator)
     measurement = measure(closure, params, directions, eps, sides, compute_dtype, chunk, strict)
+    write_gradients(params, measurement, aggregator)
+    return measurement.loss
+
+
+@torch.no_grad()
+def write_gradients(params: Sequence[Tensor], measurement: Measurement, aggregator: str) -> None:
+    """Sets the ``.grad`` of each parameter to the estimate ĝ that a measurement gives."""
     coefficients = measurement.coefficients(params, aggregator)
     gradients = [_gradient_memory(param) for param in params]
     torch._foreach_zero_(gradients)
-    ops.accumulate(gradients, range(len(params)), coefficients, directions, compute_dtype)
+    ops.accumulate(
+        gradients, range(len(params)), coefficients, measurement.directions, measurement.compute_dtype
+    )
     for param, gradient in zip(params, gradients, strict=True):
         if param.grad is None:
             param.grad = gradient.to(param.dtype)
         elif param.grad is not gradient:
             param.grad.copy_(gradient)
-    return measurement.loss
 
 
 def _gradient_memory(param: Tensor) -> Tensor:

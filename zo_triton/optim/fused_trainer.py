@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
 from zo_triton import ops
+from zo_triton.difference import Plan
 from zo_triton.directions import Directions
 from zo_triton.optim.checks import check_eps, check_evaluation, check_parameters
-from zo_triton.optim.estimate import estimate_gradient
+from zo_triton.optim.estimate import write_gradients
+from zo_triton.optim.measure import measure
 
 _PLAIN_ADAM = {"amsgrad": False, "maximize": False, "decoupled_weight_decay": False}
 _PLAIN_SGD = {"nesterov": False, "maximize": False, "dampening": 0}
@@ -81,6 +83,7 @@ class FusedTrainer:
         self.directions, self.eps, self.seed, self.sides = directions, eps, seed, sides
         self.compute_dtype, self.fused = compute_dtype, fused
         self.steps_done = 0
+        self._plan: Plan | None = None  # how the last general step was cut up
         self._signed_eps = np.tile(np.array([eps, -eps][:sides], np.float32), directions)
         self._is_small = ops.offers_mlp_step(
             self.params[0].device, Directions(seed, 0, directions), self.params[::2]
@@ -117,19 +120,22 @@ class FusedTrainer:
         if self.is_fused and x.dtype == torch.float32:
             loss = self._fused_step(x, y, directions)
         else:
-            loss = estimate_gradient(
-                lambda: F.cross_entropy(self.model(x), y),
-                self.params,
-                directions,
-                self.eps,
-                self.sides,
-                compute_dtype=self.compute_dtype,
-            )
-            # On one thread where the engine has its own: torch's others would spin on into the next step.
-            with ops.whole_step(self.params[0].device):
-                self.optimizer.step()
+            loss = self._general_step(x, y, directions)
         self.steps_done += 1
         return loss
+
+    def _general_step(self, x: Tensor, y: Tensor, directions: Directions) -> float:
+        check_parameters(self.params, directions)
+        measurement = measure(
+            lambda: F.cross_entropy(self.model(x), y), self.params, directions, self.eps, self.sides,
+            self.compute_dtype, plan=self._plan,
+        )  # fmt: skip
+        self._plan = measurement.plan
+        # On one thread where the engine has its own: torch's others would spin on into the next step.
+        with ops.whole_step(self.params[0].device):
+            write_gradients(self.params, measurement, "average")
+            self.optimizer.step()
+        return measurement.loss
 
     def _fused_step(self, x: Tensor, y: Tensor, directions: Directions) -> float:
         tensors = [param.detach().numpy().reshape(-1, param.shape[-1]) for param in self.params]
