@@ -389,19 +389,16 @@ yet measured.
 """
 
 
-def offers_mlp(
-    device: torch.device, directions: Directions, weights: Sequence[Tensor], squared: bool = False
-) -> bool:
+def offers_mlp(device: torch.device, directions: Directions, weights: Sequence[Tensor]) -> bool:
     """Whether :func:`mlp_differences` is there for such a network and the better choice.
 
-    An engine with a rule of its own, ``mlp_fits``, decides by that: Triton's goes by what the registers hold, and
-    knows no squared error.
+    An engine with a rule of its own, ``mlp_fits``, decides by that: Triton's goes by what the registers hold.
     """
     if directions.elementwise != "rademacher" or directions.rank is not None:
         return False
     engine = _load(engine_for(device))
     if hasattr(engine, "mlp_fits"):
-        return not squared and engine.mlp_fits(weights)
+        return bool(engine.mlp_fits(weights))
     sizes = [weight.numel() for weight in weights]
     if sum(sizes) > MLP_WEIGHTS or sum(sizes[1:]) > MLP_HIDDEN_WEIGHTS:
         return False

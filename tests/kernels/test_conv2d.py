@@ -7,8 +7,9 @@ import triton.language as tl
 
 from zo_triton import ops, reference
 from zo_triton.directions import Directions
-from zo_triton.kernels.conv2d import _offset_dtype, launch_perturbed_conv2d
+from zo_triton.kernels.conv2d import launch_perturbed_conv2d
 from zo_triton.kernels.launch import recording
+from zo_triton.kernels.window_arguments import offset_dtype
 
 NAN = float("nan")
 FLOAT, HALF = torch.float32, torch.bfloat16
@@ -147,7 +148,7 @@ def test_tiles_and_chunks_never_change_z(bits, device):
     layer.before = torch.zeros(37, 33, 1, 1)
     layer.epsilon = torch.ones(3)
     for tile in ((16, 16, 32), (64, 64, 128)):
-        config = dict(zip(("BLOCK_M", "BLOCK_F", "BLOCK_I"), tile, strict=True), num_warps=4, num_stages=1)
+        config = dict(zip(("BLOCK_N", "BLOCK_F", "BLOCK_I"), tile, strict=True), num_warps=4, num_stages=1)
         z = layer.run(device, bias_id=-1, bits=bits, config=config)
         assert torch.equal(z[..., 0, 0].mT, layer.field(0, (33, 37)))
 
@@ -171,10 +172,10 @@ def test_addresses_beyond_32_bits_are_computed_in_64(device, monkeypatch):
     """The 64-bit variant, forced where the tensors would not need it, gives the same numbers."""
     layer = Layer("groups-2-inside-a-block", Directions(0, 0, 1), sides=2)
     wanted = layer.run(device, activation="relu")
-    monkeypatch.setattr("zo_triton.kernels.conv2d._offset_dtype", lambda *tensors: tl.int64)
+    monkeypatch.setattr("zo_triton.kernels.conv2d.offset_dtype", lambda *tensors: tl.int64)
     assert torch.equal(layer.run(device, activation="relu"), wanted)
     huge = torch.empty(2**20, 2**12, device="meta")
-    assert _offset_dtype(huge) == tl.int64
+    assert offset_dtype(huge) == tl.int64
 
 
 @pytest.mark.parametrize("bits", ["inline", "staged"])

@@ -15,7 +15,8 @@ def test_signatures_begin_like_the_references(name):
     wanted = list(inspect.signature(getattr(reference, name)).parameters)
     parameters = inspect.signature(getattr(kernels, name)).parameters
     assert list(parameters)[: len(wanted)] == wanted
-    assert all(parameters[extra].default is None for extra in list(parameters)[len(wanted) :])
+    extras = list(parameters.values())[len(wanted) :]
+    assert all(extra.kind is extra.KEYWORD_ONLY and extra.default is not extra.empty for extra in extras)
 
 
 def test_a_step_through_the_ops_equals_the_reference(device):

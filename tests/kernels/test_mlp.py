@@ -34,19 +34,30 @@ def _network(widths, samples, activations):
     return inputs, outputs, weights, torch.randint(0, widths[-1], (samples,), generator=generator)
 
 
+def _values(samples, outputs):
+    """A target of the squared error."""
+    return torch.sin(torch.arange(samples * outputs, dtype=torch.float32)).view(samples, outputs)
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_agrees_with_the_reference(case, device):
     widths, samples, activations, num, sides, weight_ids, bias_ids = case
     inputs, outputs, weights, target = _network(widths, samples, activations)
     directions = Directions(2**40 + 3, 5, num + 1)[1:]
-    for eps, smoothing in ((1e-2, 0.0), (1e-6, 0.1)):
+    values = _values(samples, widths[-1])
+    for eps, wish, smoothing in (
+        (1e-2, target, 0.0),
+        (1e-6, target, 0.1),
+        (1e-2, values, 0.0),
+        (1e-6, values, 0.0),
+    ):
         signed_eps = eps * torch.tensor([1.0, -0.9])[:sides].repeat(num)
         results = []
         for engine, place in ((mlp_differences, device), (reference.mlp_differences, "cpu")):
             out = torch.full((len(signed_eps), samples), float("nan"), device=place)
             moved = [[tensor.to(place) for tensor in part] for part in (inputs, outputs, weights)]
             engine(
-                out, *moved, weight_ids, bias_ids, activations, target.to(place), directions,
+                out, *moved, weight_ids, bias_ids, activations, wish.to(place), directions,
                 signed_eps.to(place), smoothing,
             )  # fmt: skip
             results.append(out.cpu())
@@ -54,8 +65,10 @@ def test_agrees_with_the_reference(case, device):
         assert (ours - wanted).abs().max() <= 2e-6 * wanted.abs().max()
 
 
-def test_goes_through_the_op_in_one_launch(device):
+@pytest.mark.parametrize("loss", ["cross-entropy", "squared"])
+def test_goes_through_the_op_in_one_launch(loss, device):
     inputs, outputs, weights, target = _network((33, 20, 5), 19, ["relu", "none"])
+    target = _values(19, 5) if loss == "squared" else target
     directions, signed_eps = Directions(1, 0, 4), 1e-3 * torch.tensor([1.0, -1.0]).repeat(4)
 
     def run(chosen, steps):
@@ -72,9 +85,11 @@ def test_goes_through_the_op_in_one_launch(device):
     assert torch.equal(run(directions, signed_eps)[2:6], run(directions[1:3], signed_eps[2:6]))
 
 
-def test_other_fields_and_any_strides(device):
-    """Gaussian directions, transposed tensors, and an output with the samples first."""
+@pytest.mark.parametrize("loss", ["cross-entropy", "squared"])
+def test_other_fields_and_any_strides(loss, device):
+    """Gaussian directions, transposed tensors, a float64 target, and an output with the samples first."""
     inputs, outputs, weights, target = _network((7, 5, 3), 18, ["relu", "none"])
+    target = _values(3, 18).T.double() if loss == "squared" else target
     directions, signed_eps = Directions(1, 0, 2, "gaussian"), torch.full((2,), 1e-3)
     wanted = torch.full((2, 18), float("nan"))
     arguments = [0, 2], [1, 3], ["relu", "none"]
@@ -102,6 +117,10 @@ BAD = {
     "unknown activation 'swish'; choose one of": {"activation": "swish"},
     "directions of full rank only, got rank 1": {"rank": 1},
     r"label_smoothing must be in \[0, 1\], got 2.0": {"smoothing": 2.0},
+    r"need a target with shape \(2, 3\), .* got torch.float32 with shape \(2,\)": {"target": torch.ones(2)},
+    r"need a target with shape \(2,\), .* got torch.int64 with shape \(3,\)": {
+        "target": torch.tensor([0, 1, 2])
+    },
 }
 
 
@@ -109,6 +128,7 @@ BAD = {
 def test_bad_arguments_are_named(message, device):
     choices = {"widths": (2, 3), "activation": "none", "rank": None, "smoothing": 0.0, **BAD[message]}
     inputs, outputs, weights, target = _network(choices["widths"], 2, ["none"])
+    target = choices.get("target", target)
     directions = Directions(0, 0, 1, rank=choices["rank"])
     with pytest.raises(ValueError, match=message):
         mlp_differences(

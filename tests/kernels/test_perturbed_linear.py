@@ -6,7 +6,7 @@ import torch
 from zo_triton import reference
 from zo_triton.directions import Directions
 from zo_triton.kernels import perturbed_linear, sample
-from zo_triton.kernels.perturbed_linear import default_bits, launch_perturbed_linear
+from zo_triton.kernels.perturbed_linear import launch_perturbed_linear
 from zo_triton.reference.operations import ACTIVATIONS
 
 NAN = float("nan")
@@ -171,14 +171,6 @@ def test_single_numbers_and_empty_batches(device):
         empty, empty[0], None, layer.weight, None, layer.directions, 0, -1, layer.epsilon, "none"
     )
     assert empty.shape == (1, 0, 1)
-
-
-def test_default_bits_are_staged_only_where_many_tiles_share_signs():
-    signs = Directions(0, 0, 1)
-    assert default_bits(signs, False, 32) == "inline"
-    assert default_bits(signs, False, 4096) == "staged"
-    assert default_bits(signs, True, 4096) == "inline"
-    assert default_bits(Directions(0, 0, 1, "gaussian"), False, 4096) == "inline"
 
 
 BAD = {

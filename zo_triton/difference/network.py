@@ -28,7 +28,7 @@ def loss_through_mlp(
         return None
     weights = [layer.weight for layer, _, _ in layers if layer.weight is not None]
     inputs = [layer.base for layer, _, _ in layers if layer.base is not None]
-    if not ops.offers_mlp(logits.device, mode.directions, weights, target.is_floating_point()):
+    if not ops.offers_mlp(logits.device, mode.directions, weights):
         return None
     return ops.mlp_differences(
         inputs,

@@ -2,12 +2,12 @@
 
 from zo_triton.kernels.accumulate import accumulate
 from zo_triton.kernels.activation import activation_difference
-from zo_triton.kernels.conv2d import perturbed_conv2d
+from zo_triton.kernels.conv2d import launch_perturbed_conv2d as perturbed_conv2d
 from zo_triton.kernels.cross_entropy import cross_entropy_difference
 from zo_triton.kernels.gram import gram
-from zo_triton.kernels.mlp import mlp_differences
+from zo_triton.kernels.mlp import launch_mlp_differences as mlp_differences
 from zo_triton.kernels.mlp import mlp_fits as mlp_fits
-from zo_triton.kernels.perturbed_linear import perturbed_linear
+from zo_triton.kernels.perturbed_linear import launch_perturbed_linear as perturbed_linear
 from zo_triton.kernels.sample import sample
 from zo_triton.kernels.stage import stage
 from zo_triton.kernels.windows import largest_difference

@@ -8,45 +8,18 @@ import triton.language as tl
 from torch import Tensor
 
 from zo_triton.directions import Directions, matrix_shape
-from zo_triton.kernels.field import (
-    UNSPECIALISED,
-    counter_arguments,
-    counter_of,
-    direction_tile,
-    operand_dtype,
-    padded_rank,
-    tile_sizes,
-    word_arguments,
-)
-from zo_triton.kernels.launch import TRITON_DTYPES, blocks, compute_dtype, launch
+from zo_triton.kernels.arguments import drawing_arguments
+from zo_triton.kernels.field import UNSPECIALISED, counter_of, direction_tile
+from zo_triton.kernels.launch import TRITON_DTYPES, blocks, launch
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def _accumulate_kernel(
-    tensor_ptr,
-    coefficients_ptr,
-    num_directions,
-    rows,
-    cols,
-    col_tiles,
-    stride_row,
-    stride_col,
-    key0,
-    key1,
-    step,
-    first,
-    whole_word,
-    left_word,
-    right_word,
-    DISTRIBUTION: tl.constexpr,
-    ROUNDS: tl.constexpr,
-    RANK: tl.constexpr,
-    RANK_BLOCK: tl.constexpr,
-    DTYPE: tl.constexpr,
-    SUM_DTYPE: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLS: tl.constexpr,
-):
+        tensor_ptr, coefficients_ptr, num_directions, rows, cols, col_tiles, stride_row, stride_col,
+        key0, key1, step, first, whole_word, left_word, right_word,
+        DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, RANK: tl.constexpr, RANK_BLOCK: tl.constexpr,
+        DTYPE: tl.constexpr, SUM_DTYPE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
     """Adds Σ_k c_k·z_k to one [ROWS, COLS] tile of the tensor, summed in SUM_DTYPE in the order of k."""
     pid = tl.program_id(0)
     row_tile, col_tile = pid // col_tiles, pid % col_tiles
@@ -55,21 +28,8 @@ def _accumulate_kernel(
         coefficient = tl.load(coefficients_ptr + k).to(SUM_DTYPE)
         counter = counter_of(first + k, step, key0, key1)
         z = direction_tile(
-            row_tile * (ROWS // 4),
-            col_tile * COLS,
-            cols,
-            whole_word,
-            left_word,
-            right_word,
-            counter,
-            DISTRIBUTION,
-            ROUNDS,
-            RANK,
-            RANK_BLOCK,
-            ROWS,
-            COLS,
-            DTYPE,
-        )
+            row_tile * (ROWS // 4), col_tile * COLS, cols, whole_word, left_word, right_word, counter,
+            DISTRIBUTION, ROUNDS, RANK, RANK_BLOCK, ROWS, COLS, DTYPE)  # fmt: skip
         total += coefficient * z.to(SUM_DTYPE)
     row = (row_tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     col = (col_tile * COLS + tl.arange(0, COLS)).to(tl.int64)
@@ -130,8 +90,7 @@ def _accumulate_matrix(
     tile: dict[str, int] | None,
 ) -> None:
     rows, cols = matrix.shape
-    rank = (directions.rank or 0) if directions.is_low_rank(shape) else 0
-    tile = tile or tile_sizes(rows, directions.elementwise, rank)
+    tile, drawing = drawing_arguments(directions, tensor_id, shape, dtype, tile)
     col_tiles = blocks(cols, tile["COLS"])
     launch(
         _accumulate_kernel,
@@ -145,15 +104,8 @@ def _accumulate_matrix(
         col_tiles=col_tiles,
         stride_row=matrix.stride(0),
         stride_col=matrix.stride(1),
-        **counter_arguments(directions),
-        **word_arguments(tensor_id),
-        DISTRIBUTION=directions.elementwise,
-        ROUNDS=directions.rounds,
-        RANK=rank,
-        RANK_BLOCK=padded_rank(rank, directions.elementwise),
-        DTYPE=compute_dtype(operand_dtype(dtype, directions.elementwise) if rank else dtype),
         SUM_DTYPE=TRITON_DTYPES[matrix.dtype],
-        **tile,
+        **drawing,
     )
 
 

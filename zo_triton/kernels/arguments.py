@@ -1,40 +1,20 @@
-"""What the launchers of the perturbed layers have in common: their choice of bits, checks, and field constants."""
+"""What several launchers share: checks of the evaluations, strides, and the arguments that describe the field."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from zo_triton.directions import Directions
+from zo_triton.directions import Directions, matrix_shape
 from zo_triton.kernels.activation import check_activation
-from zo_triton.kernels.field import padded_rank
-
-BITS = ("inline", "staged")
-
-
-def default_bits(directions: Directions, low_rank: bool, samples: int) -> str:
-    """Where a tile's signs come from unless the caller says: a rule that no measurement has confirmed yet.
-
-    Staged words cost one launch and d/8 bytes of traffic a direction, and save every tile but the first along
-    the samples from running the generator again: staged from four tiles of 128 samples on.
-    """
-    staged = directions.elementwise == "rademacher" and not low_rank and samples > 3 * 128
-    return "staged" if staged else "inline"
-
-
-def check_bits(bits: str, directions: Directions, rank: int) -> str:
-    """The bits themselves, if these directions can be had that way.
-
-    Raises:
-        ValueError: The name is unknown, or only full-rank signs can be staged.
-    """
-    if bits not in BITS:
-        raise ValueError(f"unknown bits {bits!r}; choose one of {BITS}.")
-    if bits == "staged" and (directions.elementwise != "rademacher" or rank):
-        raise ValueError(
-            f"staged bits need full-rank 'rademacher' directions, got {directions.distribution!r} with rank "
-            f"{rank or None}; use bits='inline'."
-        )
-    return bits
+from zo_triton.kernels.field import (
+    counter_arguments,
+    operand_dtype,
+    padded_rank,
+    tile_sizes,
+    word_arguments,
+)
+from zo_triton.kernels.launch import compute_dtype
 
 
 def check_arguments(
@@ -71,4 +51,34 @@ def field_constants(directions: Directions, rank: int) -> dict[str, object]:
         "ROUNDS": directions.rounds,
         "RANK": rank,
         "RANK_BLOCK": padded_rank(rank, directions.elementwise),
+    }
+
+
+def drawing_arguments(
+    directions: Directions,
+    tensor_id: int,
+    shape: torch.Size,
+    dtype: torch.dtype,
+    tile: dict[str, int] | None,
+) -> tuple[dict[str, int], dict[str, object]]:
+    """For a kernel that draws a tensor's z in tiles: their sizes, and its arguments, sizes and options included.
+
+    Args:
+        directions: Names the K directions.
+        tensor_id: The tensor's id.
+        shape: Its shape.
+        dtype: The compute dtype.
+        tile: Tile sizes and launch options in place of :func:`zo_triton.kernels.field.tile_sizes`.
+
+    Raises:
+        TypeError: ``dtype`` is neither float32 nor bfloat16.
+    """
+    rank = (directions.rank or 0) if directions.is_low_rank(shape) else 0
+    tile = tile or tile_sizes(matrix_shape(shape)[0], directions.elementwise, rank)
+    return tile, {
+        **counter_arguments(directions),
+        **word_arguments(tensor_id),
+        **field_constants(directions, rank),
+        "DTYPE": compute_dtype(operand_dtype(dtype, directions.elementwise) if rank else dtype),
+        **tile,
     }

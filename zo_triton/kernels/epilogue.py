@@ -1,7 +1,8 @@
-"""What follows the products of a perturbed linear layer: bias, the activation's exact difference, the store.
+"""What frames the products of a perturbed layer: the evaluations a program serves, and what follows for each.
 
-A tile is finished a quarter of its columns at a time. The intermediates of an activation on a whole tile,
-beside the other side's accumulator, are more than the registers hold.
+That is the bias, the activation's exact difference, and the store. A tile is finished a quarter of its columns at
+a time: the intermediates of an activation on a whole tile, beside the other side's accumulator, are more than the
+registers hold.
 """
 
 from __future__ import annotations
@@ -12,22 +13,39 @@ import triton.language as tl
 from zo_triton.kernels.activation import activation_change
 from zo_triton.kernels.field import draw_tile
 from zo_triton.kernels.numeric import narrow
+from zo_triton.kernels.philox import philox
+
+
+@triton.jit
+def evaluations_of(k, signed_eps_ptr, SIDES: tl.constexpr):
+    """Where direction k's evaluations stand, int64, and their sε; one and the same twice where it has one side."""
+    p0, p1 = tl.cast(k, tl.int64) * SIDES, tl.cast(k, tl.int64) * SIDES + SIDES - 1
+    return p0, p1, tl.load(signed_eps_ptr + p0), tl.load(signed_eps_ptr + p1)
 
 
 @triton.jit
 def vector_tile(
-    start,
-    cols,
-    word,
-    counter,
-    DISTRIBUTION: tl.constexpr,
-    ROUNDS: tl.constexpr,
-    SIZE: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+        start, cols, word, counter,
+        DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, SIZE: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """[SIZE] elements of a vector (a matrix of one row) in float32; start and SIZE are multiples of 32."""
     tile = draw_tile(tl.arange(0, 1), start, cols, word, counter, DISTRIBUTION, ROUNDS, 4, SIZE, DTYPE)
     return tl.sum(tl.where(tl.arange(0, 4)[:, None] == 0, tile.to(tl.float32), 0.0), axis=0)
+
+
+@triton.jit
+def vector_from(
+        start, cols, word, counter,
+        DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, SIZE: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """[SIZE] elements of a vector in float32 from any start: a group need not begin at a word of signs."""
+    if DISTRIBUTION == "rademacher":
+        element = (start + tl.arange(0, SIZE)).to(tl.uint32)
+        direction, step, key0, key1 = counter
+        word0, _, _, _ = philox(element // 32, word, direction, step, key0, key1, ROUNDS)
+        return tl.where((word0 >> (element % 32)) & 1 == 1, 1.0, -1.0)
+    else:
+        return vector_tile(start, cols, word, counter, DISTRIBUTION, ROUNDS, SIZE, DTYPE)
 
 
 @triton.jit
@@ -38,25 +56,10 @@ def _halves(tile, ROWS: tl.constexpr, COLS: tl.constexpr):
 
 @triton.jit
 def _finish_part(
-    change,
-    bias,
-    epsilon,
-    out_ptr,
-    before_ptr,
-    out_rows,
-    before_rows,
-    stride_of,
-    stride_zf,
-    samples,
-    start,
-    stop,
-    PERTURB_BIAS: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    DTYPE: tl.constexpr,
-    OFFSETS: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLS: tl.constexpr,
-):
+        change, bias, epsilon, out_ptr, before_ptr, out_rows, before_rows, stride_of, stride_zf,
+        samples, start, stop, PERTURB_BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
+        DTYPE: tl.constexpr, OFFSETS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
     """Adds sε·v, applies the activation's difference, stores rows below ``samples``, columns start … stop - 1."""
     local_n, local_f = tl.arange(0, ROWS), tl.arange(0, COLS)
     mask = (local_n < samples)[:, None] & ((local_f >= start) & (local_f < stop))[None, :]
@@ -70,26 +73,11 @@ def _finish_part(
 
 
 @triton.jit
-def finish(
-    change,
-    bias,
-    epsilon,
-    out_ptr,
-    before_ptr,
-    out_rows,
-    before_rows,
-    stride_of,
-    stride_zf,
-    samples,
-    start,
-    stop,
-    PERTURB_BIAS: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    DTYPE: tl.constexpr,
-    OFFSETS: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLS: tl.constexpr,
-):
+def _finish(
+        change, bias, epsilon, out_ptr, before_ptr, out_rows, before_rows, stride_of, stride_zf,
+        samples, start, stop, PERTURB_BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
+        DTYPE: tl.constexpr, OFFSETS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
     """One evaluation's tile, a quarter of its columns at a time.
 
     change [ROWS, COLS], bias [1, COLS]; out_rows and before_rows [ROWS]: where a row starts behind out_ptr and
@@ -110,3 +98,26 @@ def finish(
             out_rows, before_rows, stride_of, stride_zf, samples,
             start - part * (COLS // 4), stop - part * (COLS // 4),
             PERTURB_BIAS, ACTIVATION, DTYPE, OFFSETS, ROWS, COLS // 4)  # fmt: skip
+
+
+@triton.jit
+def finish_sides(
+        change0, change1, bias, epsilon0, epsilon1, out0_ptr, out1_ptr, before_ptr, out_rows, before_rows,
+        stride_of, stride_zf, samples, start, stop, SIDES: tl.constexpr, HAS_DIFFERENCE: tl.constexpr,
+        PERTURB_BIAS: tl.constexpr, ACTIVATION: tl.constexpr, DTYPE: tl.constexpr, OFFSETS: tl.constexpr,
+        ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    """Finishes a direction's evaluations, change0 and change1 [ROWS, COLS], bias [COLS].
+
+    Without a difference both changes are still the product alone, to be scaled by sε. out_rows and before_rows
+    [ROWS]: where a row starts behind the pointers; rows below ``samples`` and columns start … stop - 1 are stored.
+    """
+    if not HAS_DIFFERENCE:
+        change0, change1 = change0 * epsilon0, change1 * epsilon1
+    _finish(
+        change0, bias[None, :], epsilon0, out0_ptr, before_ptr, out_rows, before_rows, stride_of, stride_zf,
+        samples, start, stop, PERTURB_BIAS, ACTIVATION, DTYPE, OFFSETS, ROWS, COLS)  # fmt: skip
+    if SIDES == 2:
+        _finish(
+            change1, bias[None, :], epsilon1, out1_ptr, before_ptr, out_rows, before_rows, stride_of, stride_zf,
+            samples, start, stop, PERTURB_BIAS, ACTIVATION, DTYPE, OFFSETS, ROWS, COLS)  # fmt: skip

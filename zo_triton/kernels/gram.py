@@ -44,23 +44,10 @@ MAX_CHUNKS = 256
 
 @triton.jit
 def _tile_of_directions(
-    k,
-    row_block,
-    col,
-    rows,
-    cols,
-    word,
-    first,
-    step,
-    key0,
-    key1,
-    DISTRIBUTION: tl.constexpr,
-    ROUNDS: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLS: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+        k, row_block, col, rows, cols, word, first, step, key0, key1,
+        DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr,
+        BLOCK_K: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """[BLOCK_K, ROWS·COLS] of z_k …: to the generator the directions are further row groups of one tile."""
     GROUPS: tl.constexpr = ROWS // 4
     group = tl.arange(0, BLOCK_K * GROUPS)
@@ -76,28 +63,11 @@ def _tile_of_directions(
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def _gram_kernel(
-    partial_ptr,
-    num_directions,
-    rows,
-    cols,
-    col_tiles,
-    tiles,
-    chunks,
-    k_blocks,
-    key0,
-    key1,
-    step,
-    first,
-    whole_word,
-    left_word,
-    right_word,
-    DISTRIBUTION: tl.constexpr,
-    ROUNDS: tl.constexpr,
-    DTYPE: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLS: tl.constexpr,
-):
+        partial_ptr, num_directions, rows, cols, col_tiles, tiles, chunks, k_blocks,
+        key0, key1, step, first, whole_word, left_word, right_word,
+        DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, DTYPE: tl.constexpr,
+        BLOCK_K: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
     """Writes partial [chunks, K, K] float64 on and above the diagonal; chunk c takes tiles c, c + chunks, ….
 
     Program = (chunk·k_blocks + block of k)·k_blocks + block of l.
@@ -109,43 +79,13 @@ def _gram_kernel(
         for tile in range(chunk, tiles, chunks):
             row_block, col = tile // col_tiles * (ROWS // 4), tile % col_tiles * COLS
             left = _tile_of_directions(
-                k_block * BLOCK_K,
-                row_block,
-                col,
-                rows,
-                cols,
-                whole_word,
-                first,
-                step,
-                key0,
-                key1,
-                DISTRIBUTION,
-                ROUNDS,
-                BLOCK_K,
-                ROWS,
-                COLS,
-                DTYPE,
-            )
+                k_block * BLOCK_K, row_block, col, rows, cols, whole_word, first, step, key0, key1,
+                DISTRIBUTION, ROUNDS, BLOCK_K, ROWS, COLS, DTYPE)  # fmt: skip
             right = left
             if k_block != l_block:
                 right = _tile_of_directions(
-                    l_block * BLOCK_K,
-                    row_block,
-                    col,
-                    rows,
-                    cols,
-                    whole_word,
-                    first,
-                    step,
-                    key0,
-                    key1,
-                    DISTRIBUTION,
-                    ROUNDS,
-                    BLOCK_K,
-                    ROWS,
-                    COLS,
-                    DTYPE,
-                )
+                    l_block * BLOCK_K, row_block, col, rows, cols, whole_word, first, step, key0, key1,
+                    DISTRIBUTION, ROUNDS, BLOCK_K, ROWS, COLS, DTYPE)  # fmt: skip
             product = dot(left, tl.trans(right), tl.zeros((BLOCK_K, BLOCK_K), tl.float32), "ieee")
             total += product.to(tl.float64)
         k, other = k_block * BLOCK_K + tl.arange(0, BLOCK_K), l_block * BLOCK_K + tl.arange(0, BLOCK_K)
@@ -156,19 +96,9 @@ def _gram_kernel(
 
 @triton.jit
 def _factor_product(
-    size,
-    word,
-    k_counter,
-    l_counter,
-    i,
-    j,
-    DISTRIBUTION: tl.constexpr,
-    ROUNDS: tl.constexpr,
-    RANK: tl.constexpr,
-    RANK_BLOCK: tl.constexpr,
-    DTYPE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+        size, word, k_counter, l_counter, i, j, DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr,
+        RANK: tl.constexpr, RANK_BLOCK: tl.constexpr, DTYPE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """F_kᵀF_l of one factor, columns i … of F_k and j … of F_l: [RANK_BLOCK, RANK_BLOCK] float64."""
     total = tl.zeros((RANK_BLOCK, RANK_BLOCK), tl.float64)
     zero = tl.zeros((RANK_BLOCK, RANK_BLOCK), tl.float32)
@@ -185,24 +115,10 @@ def _factor_product(
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def _low_rank_gram_kernel(
-    out_ptr,
-    num_directions,
-    rows,
-    cols,
-    key0,
-    key1,
-    step,
-    first,
-    whole_word,
-    left_word,
-    right_word,
-    DISTRIBUTION: tl.constexpr,
-    ROUNDS: tl.constexpr,
-    RANK: tl.constexpr,
-    RANK_BLOCK: tl.constexpr,
-    DTYPE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+        out_ptr, num_directions, rows, cols, key0, key1, step, first, whole_word, left_word, right_word,
+        DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, RANK: tl.constexpr, RANK_BLOCK: tl.constexpr,
+        DTYPE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """Writes out [K, K] float64, unscaled by 1/r, on and above the diagonal; program = k·K + l."""
     pid = tl.program_id(0)
     k, other = pid // num_directions, pid % num_directions
@@ -214,33 +130,11 @@ def _low_rank_gram_kernel(
         for i in range(0, RANK, RANK_BLOCK):
             for j in range(0, RANK, RANK_BLOCK):
                 left = _factor_product(
-                    rows,
-                    left_word,
-                    k_counter,
-                    l_counter,
-                    i,
-                    j,
-                    DISTRIBUTION,
-                    ROUNDS,
-                    RANK,
-                    RANK_BLOCK,
-                    DTYPE,
-                    BLOCK,
-                )
+                    rows, left_word, k_counter, l_counter, i, j,
+                    DISTRIBUTION, ROUNDS, RANK, RANK_BLOCK, DTYPE, BLOCK)  # fmt: skip
                 right = _factor_product(
-                    cols,
-                    right_word,
-                    k_counter,
-                    l_counter,
-                    i,
-                    j,
-                    DISTRIBUTION,
-                    ROUNDS,
-                    RANK,
-                    RANK_BLOCK,
-                    DTYPE,
-                    BLOCK,
-                )
+                    cols, right_word, k_counter, l_counter, i, j,
+                    DISTRIBUTION, ROUNDS, RANK, RANK_BLOCK, DTYPE, BLOCK)  # fmt: skip
                 total += left * right
         tl.store(out_ptr + k.to(tl.int64) * num_directions + other, tl.sum(tl.sum(total, axis=1), axis=0))
 

@@ -41,37 +41,14 @@ def load_tile(ptr, offsets, mask, MASKED: tl.constexpr):
 
 @triton.jit
 def full_rank_products(
-    base_ptr,
-    difference0_ptr,
-    difference1_ptr,
-    weight_ptr,
-    staged_ptr,
-    base_offsets,
-    difference_offsets,
-    weight_offsets,
-    staged_offsets,
-    stride_ai,
-    stride_di,
-    stride_wi,
-    row_block,
-    in_features,
-    epsilon0,
-    epsilon1,
-    whole_word,
-    counter,
-    SIDES: tl.constexpr,
-    HAS_DIFFERENCE: tl.constexpr,
-    PERTURB_WEIGHT: tl.constexpr,
-    DISTRIBUTION: tl.constexpr,
-    ROUNDS: tl.constexpr,
-    STAGED: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    RAGGED: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_F: tl.constexpr,
-    BLOCK_I: tl.constexpr,
-):
+        base_ptr, difference0_ptr, difference1_ptr, weight_ptr, staged_ptr,
+        base_offsets, difference_offsets, weight_offsets, staged_offsets, stride_ai, stride_di, stride_wi,
+        row_block, in_features, epsilon0, epsilon1, whole_word, counter,
+        SIDES: tl.constexpr, HAS_DIFFERENCE: tl.constexpr, PERTURB_WEIGHT: tl.constexpr,
+        DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, STAGED: tl.constexpr,
+        DTYPE: tl.constexpr, PRECISION: tl.constexpr, RAGGED: tl.constexpr,
+        BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_I: tl.constexpr,
+):  # fmt: skip
     """Each side's δWᵀ + sε·(a+δ)Uᵀ in float32, [BLOCK_N, BLOCK_F]; aUᵀ where δ is absent.
 
     The scalar pointers advance, the offsets are those of the first BLOCK_I in-features: base and difference
@@ -93,17 +70,8 @@ def full_rank_products(
             else:
                 row_blocks = row_block + tl.arange(0, BLOCK_F // 4)
                 u = draw_tile(
-                    row_blocks,
-                    i,
-                    in_features,
-                    whole_word,
-                    counter,
-                    DISTRIBUTION,
-                    ROUNDS,
-                    BLOCK_F,
-                    BLOCK_I,
-                    DTYPE,
-                )
+                    row_blocks, i, in_features, whole_word, counter, DISTRIBUTION, ROUNDS, BLOCK_F, BLOCK_I, DTYPE
+                )  # fmt: skip
             u = tl.trans(u)
         if HAS_DIFFERENCE:
             weight = narrow(load_tile(weight_ptr, weight_offsets, inside[:, None], RAGGED), DTYPE)
@@ -128,36 +96,14 @@ def full_rank_products(
 
 @triton.jit
 def low_rank_products(
-    base_ptr,
-    difference0_ptr,
-    difference1_ptr,
-    weight_ptr,
-    base_offsets,
-    difference_offsets,
-    weight_offsets,
-    stride_ai,
-    stride_di,
-    stride_wi,
-    row_block,
-    in_features,
-    epsilon0,
-    epsilon1,
-    left_word,
-    right_word,
-    counter,
-    SIDES: tl.constexpr,
-    HAS_DIFFERENCE: tl.constexpr,
-    DISTRIBUTION: tl.constexpr,
-    ROUNDS: tl.constexpr,
-    RANK: tl.constexpr,
-    RANK_BLOCK: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    RAGGED: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_F: tl.constexpr,
-    BLOCK_I: tl.constexpr,
-):
+        base_ptr, difference0_ptr, difference1_ptr, weight_ptr,
+        base_offsets, difference_offsets, weight_offsets, stride_ai, stride_di, stride_wi,
+        row_block, in_features, epsilon0, epsilon1, left_word, right_word, counter,
+        SIDES: tl.constexpr, HAS_DIFFERENCE: tl.constexpr,
+        DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, RANK: tl.constexpr, RANK_BLOCK: tl.constexpr,
+        DTYPE: tl.constexpr, PRECISION: tl.constexpr, RAGGED: tl.constexpr,
+        BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_I: tl.constexpr,
+):  # fmt: skip
     """As :func:`full_rank_products` with U = ABᵀ/√RANK: (a+δ)B over the in-features, then times Aᵀ.
 
     Ranks above RANK_BLOCK take another pass over the in-features for every RANK_BLOCK columns of the factors.

@@ -1,9 +1,7 @@
-"""A small MLP and its cross-entropy for every direction in one launch that never leaves the chip.
+"""A small MLP and its loss for every direction in one launch that never leaves the chip.
 
 A program takes a block of samples through all layers along one direction and both its sides. Between layers the
-differences stay in registers, a whole layer to a tile. A layer is folded,
-Δz = δ(W+sεU)ᵀ + sε·(aUᵀ + v): the second product belongs to the base alone and serves both sides, and one tile of
-U serves both products. The first layer has no δ, so its inputs are streamed and may be as many as they like.
+differences stay in registers, a whole layer to a tile; the loss, too, is taken there.
 """
 
 from __future__ import annotations
@@ -16,13 +14,13 @@ import triton.language as tl
 from torch import Tensor
 
 from zo_triton.directions import Directions, tensor_word
-from zo_triton.kernels.activation import activation_change, check_activation
+from zo_triton.kernels.activation import check_activation
 from zo_triton.kernels.arguments import check_arguments
-from zo_triton.kernels.cross_entropy import add_classes, loss_change, no_classes
-from zo_triton.kernels.epilogue import vector_tile
-from zo_triton.kernels.field import UNSPECIALISED, counter_arguments, counter_of, draw_tile
+from zo_triton.kernels.epilogue import evaluations_of
+from zo_triton.kernels.field import UNSPECIALISED, counter_arguments, counter_of
 from zo_triton.kernels.launch import blocks, launch
-from zo_triton.kernels.numeric import dot
+from zo_triton.kernels.mlp_layer import CHUNK, layer_differences
+from zo_triton.kernels.mlp_loss import sample_losses
 
 MAX_WIDTH, MAX_DEPTH = 128, 4
 """Features of a layer's output, and layers (each is compiled for itself).
@@ -31,133 +29,18 @@ With 256 features and both sides the kernel for sm_90 spills registers, with 128
 """
 
 
-CHUNK = tl.constexpr(32)
-"""In-features of a tile: a word of signs."""
-
-
 def mlp_fits(weights: Sequence[Tensor]) -> bool:
-    """Whether a network goes through :func:`mlp_differences`: up to four layers of up to 128 outputs each."""
+    """Whether a network goes in one launch: up to four layers of up to 128 outputs each."""
     return len(weights) <= MAX_DEPTH and max(weight.shape[0] for weight in weights) <= MAX_WIDTH
 
 
-def default_config(widest: int) -> dict[str, int]:
-    """Samples of a program and launch options, for a network whose widest output is this; none timed yet."""
-    return {"BLOCK_N": 16, "num_warps": 4 if widest <= 32 else 8, "num_stages": 2}
+def default_config(widest: int, sides: int) -> dict[str, int]:
+    """Samples of a program and launch options, for a network whose widest output is this; none timed yet.
 
-
-@triton.jit
-def _chunk_of(tile, index, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """Columns 32·index … 32·index + 31 of a tile in registers, which can't be addressed by a loop's counter."""
-    chunks = tl.reshape(tile, (ROWS, COLS // CHUNK, CHUNK))
-    own = tl.arange(0, COLS // CHUNK)[None, :, None] == index
-    return tl.sum(tl.where(own, chunks, 0.0), axis=1)
-
-
-@triton.jit
-def _layer(
-    base_ptr,
-    before_ptr,
-    weight_ptr,
-    moved0,
-    moved1,
-    rows,
-    mask_n,
-    epsilon0,
-    epsilon1,
-    counter,
-    FIRST: tl.constexpr,
-    INNER: tl.constexpr,
-    OUTER: tl.constexpr,
-    INNER_TILE: tl.constexpr,
-    OUTER_TILE: tl.constexpr,
-    WEIGHT_WORD: tl.constexpr,
-    BIAS_WORD: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    SIDES: tl.constexpr,
-    DISTRIBUTION: tl.constexpr,
-    ROUNDS: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    """Both sides' differences after a layer, [BLOCK_N, OUTER_TILE]; those before it [BLOCK_N, INNER_TILE]."""
-    outer = tl.arange(0, OUTER_TILE)
-    product = tl.zeros((BLOCK_N, OUTER_TILE), tl.float32)
-    change0 = product
-    change1 = product
-    if WEIGHT_WORD >= 0 or not FIRST:
-        for column in range(0, INNER, CHUNK):
-            inner = column + tl.arange(0, CHUNK)
-            if WEIGHT_WORD >= 0:
-                mask = mask_n[:, None] & (inner < INNER)[None, :]
-                base = tl.load(base_ptr + (rows * INNER)[:, None] + inner[None, :], mask=mask, other=0.0)
-                word = tl.full((), WEIGHT_WORD, tl.uint32)
-                row_blocks = tl.arange(0, OUTER_TILE // 4)
-                u = draw_tile(
-                    row_blocks,
-                    column,
-                    INNER,
-                    word,
-                    counter,
-                    DISTRIBUTION,
-                    ROUNDS,
-                    OUTER_TILE,
-                    CHUNK,
-                    tl.float32,
-                )
-                u = tl.trans(u)
-                product = dot(base, u, product, PRECISION)
-            if not FIRST:
-                mask = (inner < INNER)[:, None] & (outer < OUTER)[None, :]
-                weight = tl.load(weight_ptr + (outer * INNER)[None, :] + inner[:, None], mask=mask, other=0.0)
-                part0 = _chunk_of(moved0, column // CHUNK, BLOCK_N, INNER_TILE)
-                if WEIGHT_WORD >= 0:
-                    change0 = dot(part0, weight + epsilon0 * u, change0, PRECISION)
-                else:
-                    change0 = dot(part0, weight, change0, PRECISION)
-                if SIDES == 2:
-                    part1 = _chunk_of(moved1, column // CHUNK, BLOCK_N, INNER_TILE)
-                    if WEIGHT_WORD >= 0:
-                        change1 = dot(part1, weight + epsilon1 * u, change1, PRECISION)
-                    else:
-                        change1 = dot(part1, weight, change1, PRECISION)
-    if BIAS_WORD >= 0:
-        word = tl.full((), BIAS_WORD, tl.uint32)
-        product += vector_tile(0, OUTER, word, counter, DISTRIBUTION, ROUNDS, OUTER_TILE, tl.float32)[None, :]
-    change0 += epsilon0 * product
-    change1 += epsilon1 * product
-    mask = mask_n[:, None] & (outer < OUTER)[None, :]
-    if ACTIVATION != "none":
-        before = tl.load(before_ptr + (rows * OUTER)[:, None] + outer[None, :], mask=mask, other=0.0)
-        change0 = activation_change(before, change0, ACTIVATION)
-        if SIDES == 2:
-            change1 = activation_change(before, change1, ACTIVATION)
-    # Features that are not there must not move the next layer.
-    return tl.where(mask, change0, 0.0), tl.where(mask, change1, 0.0)
-
-
-@triton.jit
-def _cross_entropy(
-    change,
-    logits_ptr,
-    rows,
-    mask_n,
-    target,
-    smoothing,
-    CLASSES: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    """[BLOCK_N] loss differences from the logits' [BLOCK_N, BLOCK_C] and the base logits [samples, CLASSES]."""
-    classes = tl.arange(0, BLOCK_C)
-    there = (classes < CLASSES)[None, :]
-    mask = mask_n[:, None] & there
-    logits = tl.load(logits_ptr + (rows * CLASSES)[:, None] + classes[None, :], mask=mask, other=0.0)
-    logits -= tl.max(tl.where(there, logits, -3.0e38), axis=1)[:, None]
-    total = tl.log(tl.sum(tl.where(there, tl.exp(tl.minimum(logits, 0.0)), 0.0), axis=1))
-    log_p = tl.where(mask, logits - total[:, None], -1.0e4)
-    own = tl.sum(tl.where(classes[None, :] == target[:, None], change, 0.0), axis=1)
-    relative = tl.where(mask, change - own[:, None], 0.0)
-    return loss_change(add_classes(no_classes(BLOCK_N), log_p, relative, mask), smoothing, CLASSES)
+    Both sides of more than 64 features leave registers for 8 samples: with 16 most such networks spill.
+    """
+    samples = 8 if widest > 64 and sides == 2 else 16
+    return {"BLOCK_N": samples, "num_warps": 4 if widest <= 32 else 8, "num_stages": 2}
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
@@ -165,73 +48,39 @@ def _mlp_kernel(
         out_ptr, input_ptrs, output_ptrs, weight_ptrs, target_ptr, signed_eps_ptr,
         samples, sample_tiles, smoothing, stride_op, stride_on, key0, key1, step, first,
         WIDTHS: tl.constexpr, TILES: tl.constexpr, WEIGHT_WORDS: tl.constexpr, BIAS_WORDS: tl.constexpr,
-        ACTIVATIONS: tl.constexpr, DEPTH: tl.constexpr, SIDES: tl.constexpr, DISTRIBUTION: tl.constexpr,
-        ROUNDS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_N: tl.constexpr,
+        ACTIVATIONS: tl.constexpr, DEPTH: tl.constexpr, SQUARED: tl.constexpr, SIDES: tl.constexpr,
+        DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Program = direction·sample_tiles + sample tile; writes out [P, samples], P = SIDES·K.
 
     Tuples with one entry a layer, contiguous float32: inputs [samples, WIDTHS[l]], outputs [samples, WIDTHS[l+1]],
-    weights [WIDTHS[l+1], WIDTHS[l]]; TILES: the widths of the tiles; words of -1 are not trained. target [samples]
-    int64, signed_eps [P]. Counters: (block, tensor word, first + k, step).
+    weights [WIDTHS[l+1], WIDTHS[l]]; TILES: the widths of the tiles; words of -1 are not trained. target as in
+    :func:`sample_losses`, signed_eps [P]. Counters: (block, tensor word, first + k, step).
     """
     pid = tl.program_id(0)
     k = pid // sample_tiles
     counter = counter_of(first + k, step, key0, key1)
-    p0, p1 = tl.cast(k, tl.int64) * SIDES, tl.cast(k, tl.int64) * SIDES + SIDES - 1
-    epsilon0, epsilon1 = tl.load(signed_eps_ptr + p0), tl.load(signed_eps_ptr + p1)
+    p0, p1, epsilon0, epsilon1 = evaluations_of(k, signed_eps_ptr, SIDES)
     rows = ((pid % sample_tiles) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
     mask_n = rows < samples
     moved0 = tl.zeros((BLOCK_N, CHUNK), tl.float32)
     moved1 = moved0
     for layer in tl.static_range(DEPTH):
-        moved0, moved1 = _layer(
+        moved0, moved1 = layer_differences(
             input_ptrs[layer], output_ptrs[layer], weight_ptrs[layer], moved0, moved1, rows, mask_n,
             epsilon0, epsilon1, counter, layer == 0, WIDTHS[layer], WIDTHS[layer + 1],
             TILES[layer], TILES[layer + 1], WEIGHT_WORDS[layer], BIAS_WORDS[layer], ACTIVATIONS[layer],
             SIDES, DISTRIBUTION, ROUNDS, PRECISION, BLOCK_N)  # fmt: skip
-    target = tl.load(target_ptr + rows, mask=mask_n, other=0)
     logits_ptr, out_ptr = output_ptrs[DEPTH - 1], out_ptr + rows * stride_on
-    change = _cross_entropy(
-        moved0, logits_ptr, rows, mask_n, target, smoothing, WIDTHS[DEPTH], BLOCK_N, TILES[DEPTH]
+    change = sample_losses(
+        moved0, logits_ptr, target_ptr, rows, mask_n, smoothing, SQUARED, WIDTHS[DEPTH], BLOCK_N, TILES[DEPTH]
     )
     tl.store(out_ptr + p0 * stride_op, change, mask=mask_n)
     if SIDES == 2:
-        change = _cross_entropy(
-            moved1, logits_ptr, rows, mask_n, target, smoothing, WIDTHS[DEPTH], BLOCK_N, TILES[DEPTH]
-        )
+        change = sample_losses(
+            moved1, logits_ptr, target_ptr, rows, mask_n, smoothing, SQUARED, WIDTHS[DEPTH], BLOCK_N, TILES[DEPTH]
+        )  # fmt: skip
         tl.store(out_ptr + p1 * stride_op, change, mask=mask_n)
-
-
-def mlp_differences(
-    out: Tensor,
-    inputs: list[Tensor],
-    outputs: list[Tensor],
-    weights: list[Tensor],
-    weight_ids: list[int],
-    bias_ids: list[int],
-    activations: list[str],
-    target: Tensor,
-    directions: Directions,
-    signed_eps: Tensor,
-    label_smoothing: float,
-) -> None:
-    """Each sample's cross-entropy difference through a whole MLP, in one launch, computed in float32.
-
-    Shapes and meaning are those of :func:`zo_triton.reference.mlp_differences`. A network of other widths or
-    tensor ids is another kernel to compile.
-
-    Raises:
-        ValueError: The network doesn't fit (see :func:`mlp_fits`), directions are of low rank, an activation is
-            unknown or stands after the last layer, the label smoothing is no share, or P is not K or 2K.
-    """
-    if target.is_floating_point():
-        raise ValueError(
-            "this kernel computes cross-entropy alone, got float targets; go layer by layer for squared error."
-        )
-    launch_mlp_differences(
-        out, inputs, outputs, weights, weight_ids, bias_ids, activations, target, directions, signed_eps,
-        label_smoothing,
-    )  # fmt: skip
 
 
 def launch_mlp_differences(
@@ -250,7 +99,9 @@ def launch_mlp_differences(
     precision: str = "ieee",
     config: Mapping[str, int] | None = None,
 ) -> None:
-    """:func:`mlp_differences` with the choices that measurements make.
+    """Each sample's loss difference through a whole MLP, in one launch, computed in float32.
+
+    A network of other widths or tensor ids is another kernel to compile.
 
     Args:
         out: [P, N] float32; with the rest as in :func:`zo_triton.reference.mlp_differences`.
@@ -260,20 +111,24 @@ def launch_mlp_differences(
         weight_ids: Tensor id or -1 each.
         bias_ids: Tensor id or -1 each.
         activations: What follows each layer.
-        target: [N] int64.
+        target: [N] int64 class indices, or [N, C] of any floating dtype for the squared error.
         directions: Names the K directions.
         signed_eps: [P].
-        label_smoothing: In [0, 1].
+        label_smoothing: In [0, 1]; of cross-entropy alone.
         precision: How the products are taken: ``"ieee"`` or ``"tf32x3"``.
         config: Tile sizes and launch options, as from :func:`default_config`.
 
     Raises:
-        ValueError: As :func:`mlp_differences`.
+        ValueError: The network doesn't fit (see :func:`mlp_fits`), directions are of low rank, an activation is
+            unknown or stands after the last layer, the target doesn't belong to the logits, the label smoothing
+            is no share, or P is not K or 2K.
     """
     sides = check_arguments(out, None, directions, signed_eps, "none")
-    _check_network(weights, activations, directions, label_smoothing)
+    _check_network(weights, activations, directions)
+    _check_loss(outputs[-1], target, label_smoothing)
+    squared = target.is_floating_point()
     widths = (weights[0].shape[1], *(weight.shape[0] for weight in weights))
-    config = config or default_config(max(widths[1:]))
+    config = config or default_config(max(widths[1:]), sides)
     sample_tiles = blocks(out.shape[1], config["BLOCK_N"])
     launch(
         _mlp_kernel,
@@ -283,7 +138,7 @@ def launch_mlp_differences(
         input_ptrs=_packed(inputs),
         output_ptrs=_packed(outputs),
         weight_ptrs=_packed(weights),
-        target_ptr=target.contiguous(),
+        target_ptr=_packed([target])[0] if squared else target.contiguous(),
         signed_eps_ptr=signed_eps.contiguous(),
         samples=out.shape[1],
         sample_tiles=sample_tiles,
@@ -297,6 +152,7 @@ def launch_mlp_differences(
         BIAS_WORDS=_words(bias_ids),
         ACTIVATIONS=tuple(activations),
         DEPTH=len(weights),
+        SQUARED=squared,
         SIDES=sides,
         DISTRIBUTION=directions.elementwise,
         ROUNDS=directions.rounds,
@@ -313,9 +169,7 @@ def _words(tensor_ids: list[int]) -> tuple[int, ...]:
     return tuple(tensor_word(tensor_id) if tensor_id >= 0 else -1 for tensor_id in tensor_ids)
 
 
-def _check_network(
-    weights: list[Tensor], activations: list[str], directions: Directions, label_smoothing: float
-) -> None:
+def _check_network(weights: list[Tensor], activations: list[str], directions: Directions) -> None:
     for activation in activations:
         check_activation(activation)
     if activations[-1] != "none":
@@ -328,6 +182,15 @@ def _check_network(
     if directions.rank is not None:
         raise ValueError(
             f"one launch takes directions of full rank only, got rank {directions.rank}; evaluate layer by layer."
+        )
+
+
+def _check_loss(logits: Tensor, target: Tensor, label_smoothing: float) -> None:
+    wanted = logits.shape if target.is_floating_point() else logits.shape[:1]
+    if target.shape != wanted:
+        raise ValueError(
+            f"logits with shape {tuple(logits.shape)} need a target with shape {tuple(wanted)}, that is class "
+            f"indices [N] or floats [N, C], got {target.dtype} with shape {tuple(target.shape)}."
         )
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}.")

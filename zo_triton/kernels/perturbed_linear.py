@@ -18,45 +18,32 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from zo_triton.directions import PART_WHOLE, Directions, tensor_word
-from zo_triton.kernels.arguments import check_arguments, check_bits, default_bits, field_constants, strides
-from zo_triton.kernels.epilogue import finish, vector_tile
-from zo_triton.kernels.field import (
-    UNSPECIALISED,
-    as_word,
-    counter_arguments,
-    counter_of,
-    signed,
-    word_arguments,
-)
-from zo_triton.kernels.launch import blocks, compute_dtype, launch
+from zo_triton.directions import Directions
+from zo_triton.kernels.arguments import strides
+from zo_triton.kernels.epilogue import evaluations_of, finish_sides, vector_tile
+from zo_triton.kernels.field import UNSPECIALISED, as_word, counter_of
+from zo_triton.kernels.launch import blocks, launch
+from zo_triton.kernels.layer import prepare_layer, tiles
 from zo_triton.kernels.linear_products import full_rank_products, low_rank_products
 from zo_triton.kernels.numeric import INTERPRETED
-from zo_triton.kernels.stage import stage
-
-
-def _tiles(samples: int, out_features: int, in_features: int, warps: int, stages: int) -> dict[str, int]:
-    tiles = {"BLOCK_N": samples, "BLOCK_F": out_features, "BLOCK_I": in_features}
-    return {**tiles, "num_warps": warps, "num_stages": stages}
-
 
 CONFIGS = {
     # (sides, compute dtype, where U comes from): samples × out features × in features of a program's tiles,
     # warps, stages. The largest that compile for sm_90 without spilling a register; none has been timed yet.
-    (1, torch.bfloat16, "staged"): _tiles(128, 128, 64, 8, 3),
-    (1, torch.bfloat16, "inline"): _tiles(128, 128, 64, 8, 3),
-    (1, torch.bfloat16, "low_rank"): _tiles(128, 128, 64, 8, 3),
-    (2, torch.bfloat16, "staged"): _tiles(128, 128, 64, 8, 2),
-    (2, torch.bfloat16, "inline"): _tiles(128, 128, 32, 8, 3),
-    (2, torch.bfloat16, "low_rank"): _tiles(128, 128, 32, 8, 3),
-    (1, torch.float32, "staged"): _tiles(64, 64, 32, 4, 2),
-    (1, torch.float32, "inline"): _tiles(64, 64, 32, 4, 2),
-    (1, torch.float32, "low_rank"): _tiles(32, 64, 32, 8, 1),
-    (2, torch.float32, "staged"): _tiles(32, 64, 32, 8, 2),
-    (2, torch.float32, "inline"): _tiles(32, 64, 32, 8, 2),
-    (2, torch.float32, "low_rank"): _tiles(32, 64, 32, 8, 1),
+    (1, torch.bfloat16, "staged"): tiles(128, 128, 64, 8, 3),
+    (1, torch.bfloat16, "inline"): tiles(128, 128, 64, 8, 3),
+    (1, torch.bfloat16, "low_rank"): tiles(128, 128, 64, 8, 3),
+    (2, torch.bfloat16, "staged"): tiles(128, 128, 64, 8, 2),
+    (2, torch.bfloat16, "inline"): tiles(128, 128, 32, 8, 3),
+    (2, torch.bfloat16, "low_rank"): tiles(128, 128, 32, 8, 3),
+    (1, torch.float32, "staged"): tiles(64, 64, 32, 4, 2),
+    (1, torch.float32, "inline"): tiles(64, 64, 32, 4, 2),
+    (1, torch.float32, "low_rank"): tiles(32, 64, 32, 8, 1),
+    (2, torch.float32, "staged"): tiles(32, 64, 32, 8, 2),
+    (2, torch.float32, "inline"): tiles(32, 64, 32, 8, 2),
+    (2, torch.float32, "low_rank"): tiles(32, 64, 32, 8, 1),
 }
-INTERPRETER_CONFIG = _tiles(64, 64, 64, warps=4, stages=1)
+INTERPRETER_CONFIG = tiles(64, 64, 64, warps=4, stages=1)
 
 
 def default_config(sides: int, dtype: torch.dtype, source: str) -> Mapping[str, int]:
@@ -97,8 +84,7 @@ def _perturbed_linear_kernel(
     n0, f0 = tl.cast(sample_tile, tl.int64) * BLOCK_N, tl.cast(feature_tile, tl.int64) * BLOCK_F
     local_n, local_f = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_F)
     row_block = feature_tile * (BLOCK_F // 4)
-    p0, p1 = tl.cast(k, tl.int64) * SIDES, tl.cast(k, tl.int64) * SIDES + SIDES - 1
-    epsilon0, epsilon1 = tl.load(signed_eps_ptr + p0), tl.load(signed_eps_ptr + p1)
+    p0, p1, epsilon0, epsilon1 = evaluations_of(k, signed_eps_ptr, SIDES)
 
     # Rows beyond the edge read the tile's first row instead: never stored, and no load needs a mask for them.
     row_n = tl.where(n0 + local_n < samples, local_n, 0).to(OFFSETS)
@@ -133,8 +119,6 @@ def _perturbed_linear_kernel(
     else:
         change0 = tl.zeros((BLOCK_N, BLOCK_F), tl.float32)
         change1 = change0
-    if not HAS_DIFFERENCE:
-        change0, change1 = change0 * epsilon0, change1 * epsilon1
     bias = tl.zeros((BLOCK_F,), tl.float32)
     if PERTURB_BIAS:
         bias_word = as_word(bias_word)
@@ -144,38 +128,10 @@ def _perturbed_linear_kernel(
     out_ptr += n0 * stride_on + f0 * stride_of
     before_ptr = base_output_ptr + n0 * stride_zn + f0 * stride_zf
     out_rows, before_rows = local_n.to(OFFSETS) * stride_on, local_n.to(OFFSETS) * stride_zn
-    finish(change0, bias[None, :], epsilon0, out_ptr + p0 * stride_op, before_ptr,
-            out_rows, before_rows, stride_of, stride_zf, samples - n0, 0, out_features - f0,
-            PERTURB_BIAS, ACTIVATION, DTYPE, OFFSETS, BLOCK_N, BLOCK_F)  # fmt: skip
-    if SIDES == 2:
-        finish(change1, bias[None, :], epsilon1, out_ptr + p1 * stride_op, before_ptr,
-                out_rows, before_rows, stride_of, stride_zf, samples - n0, 0, out_features - f0,
-                PERTURB_BIAS, ACTIVATION, DTYPE, OFFSETS, BLOCK_N, BLOCK_F)  # fmt: skip
-
-
-def perturbed_linear(
-    out: Tensor,
-    base: Tensor,
-    difference: Tensor | None,
-    weight: Tensor,
-    base_output: Tensor | None,
-    directions: Directions,
-    weight_id: int,
-    bias_id: int,
-    signed_eps: Tensor,
-    activation: str,
-) -> None:
-    """Difference of ``activation(x Wᵀ + v)`` for every evaluation, with the default tiles and bits.
-
-    Shapes and meaning are those of :func:`zo_triton.reference.perturbed_linear`; any strides will do.
-
-    Raises:
-        TypeError: ``out`` is neither float32 nor bfloat16.
-        ValueError: The activation is unknown or lacks its ``base_output``; P is not a multiple of K up to 2K.
-    """
-    launch_perturbed_linear(
-        out, base, difference, weight, base_output, directions, weight_id, bias_id, signed_eps, activation
-    )
+    finish_sides(
+        change0, change1, bias, epsilon0, epsilon1, out_ptr + p0 * stride_op, out_ptr + p1 * stride_op, before_ptr,
+        out_rows, before_rows, stride_of, stride_zf, samples - n0, 0, out_features - f0,
+        SIDES, HAS_DIFFERENCE, PERTURB_BIAS, ACTIVATION, DTYPE, OFFSETS, BLOCK_N, BLOCK_F)  # fmt: skip
 
 
 def launch_perturbed_linear(
@@ -194,7 +150,9 @@ def launch_perturbed_linear(
     precision: str = "ieee",
     config: Mapping[str, int] | None = None,
 ) -> None:
-    """:func:`perturbed_linear` with the choices that measurements make.
+    """Difference of ``activation(x Wᵀ + v)`` for every evaluation.
+
+    Shapes and meaning are those of :func:`zo_triton.reference.perturbed_linear`; any strides will do.
 
     Args:
         out: [P, N, out_features]; with the rest as in :func:`zo_triton.reference.perturbed_linear`.
@@ -208,77 +166,44 @@ def launch_perturbed_linear(
         signed_eps: [P].
         activation: Its name.
         bits: ``"inline"`` (every tile runs the generator), ``"staged"`` (packed signs written first; only
-            full-rank Rademacher) or None for :func:`default_bits`.
+            full-rank Rademacher) or None for :func:`zo_triton.kernels.layer.default_bits`.
         precision: How float32 operands are multiplied: ``"ieee"`` or ``"tf32x3"``.
         config: Tile sizes and launch options, as in :data:`CONFIGS`.
 
     Raises:
         TypeError: ``out`` is neither float32 nor bfloat16.
-        ValueError: As :func:`perturbed_linear`; or the bits don't fit the directions.
+        ValueError: The activation is unknown or lacks its ``base_output``; P is not a multiple of K up to 2K; or
+            the bits don't fit the directions.
     """
-    dtype = compute_dtype(out.dtype)
     _, samples, out_features = out.shape
-    sides = check_arguments(out, base_output, directions, signed_eps, activation)
-    in_features, perturbed = base.shape[1], weight_id >= 0
-    rank = directions.rank or 0 if perturbed and directions.is_low_rank(weight.shape) else 0
-    bits = check_bits(bits or default_bits(directions, bool(rank), samples), directions, rank)
-    config = config or default_config(sides, out.dtype, "low_rank" if rank else bits)
+    in_features = base.shape[1]
+    layer = prepare_layer(
+        out, base, difference, weight, base_output, directions, weight_id, bias_id, signed_eps, activation,
+        bits, precision, samples,
+    )  # fmt: skip
+    config = config or default_config(layer.sides, out.dtype, "low_rank" if layer.rank else layer.bits)
     sample_tiles, feature_tiles = blocks(samples, config["BLOCK_N"]), blocks(out_features, config["BLOCK_F"])
-    staged = None
-    if bits == "staged" and perturbed and out.numel():
-        staged = stage(directions, weight_id, out_features, in_features, out.device)
-    if difference is not None:
-        difference = difference.to(out.dtype)
-        # One rounding of W for all directions: its tiles reach the tensor cores without passing registers.
-        weight = weight.to(out.dtype)
-    moved = base if difference is None else difference
-    before = base if base_output is None else base_output
     launch(
         _perturbed_linear_kernel,
         directions.num * feature_tiles * sample_tiles,
         out,
-        out_ptr=out,
-        base_ptr=base,
-        difference_ptr=moved,
-        weight_ptr=weight,
-        base_output_ptr=before,
-        signed_eps_ptr=signed_eps.contiguous(),
-        staged_ptr=base if staged is None else staged,
+        **layer.arguments,
+        weight_ptr=layer.weight,
         samples=samples,
         in_features=in_features,
         out_features=out_features,
         sample_tiles=sample_tiles,
         feature_tiles=feature_tiles,
-        **_all_strides(out, base, difference, weight, before),
-        **counter_arguments(directions),
-        **word_arguments(weight_id),
-        bias_word=signed(tensor_word(bias_id, PART_WHOLE)) if bias_id >= 0 else 0,
-        SIDES=sides,
-        HAS_DIFFERENCE=difference is not None,
-        PERTURB_WEIGHT=perturbed,
-        PERTURB_BIAS=bias_id >= 0,
-        ACTIVATION=activation,
-        **field_constants(directions, rank),
-        STAGED=staged is not None,
-        DTYPE=dtype,
-        PRECISION=precision,
-        RAGGED=in_features % config["BLOCK_I"] != 0,
-        ALIGNED=gcd(16, in_features, base.stride(0), weight.stride(0), *moved.stride()[:-1]),
-        OFFSETS=_offset_dtype(config, out, base, moved, weight, before),
-        **config,
-    )
-
-
-def _all_strides(
-    out: Tensor, base: Tensor, difference: Tensor | None, weight: Tensor, before: Tensor
-) -> dict[str, int]:
-    return {
         **strides("o", "pnf", out),
         **strides("a", "ni", base),
-        **strides("d", "pni", base[None] if difference is None else difference),
-        **strides("w", "fi", weight),
-        **strides("z", "nf", before),
-    }
+        **strides("d", "pni", layer.moved),
+        **strides("w", "fi", layer.weight),
+        **strides("z", "nf", layer.before),
+        RAGGED=in_features % config["BLOCK_I"] != 0,
+        ALIGNED=gcd(16, in_features, base.stride(0), layer.weight.stride(0), *layer.moved.stride()[:-1]),
+        OFFSETS=_offset_dtype(config, out, base, layer.moved, layer.weight, layer.before),
+        **config,
+    )
 
 
 def _offset_dtype(config: Mapping[str, int], *tensors: Tensor) -> tl.dtype:

@@ -8,43 +8,18 @@ import triton.language as tl
 from torch import Tensor
 
 from zo_triton.directions import Directions, matrix_shape
-from zo_triton.kernels.field import (
-    UNSPECIALISED,
-    counter_arguments,
-    counter_of,
-    direction_tile,
-    operand_dtype,
-    padded_rank,
-    tile_sizes,
-    word_arguments,
-)
-from zo_triton.kernels.launch import TRITON_DTYPES, blocks, compute_dtype, launch
+from zo_triton.kernels.arguments import drawing_arguments
+from zo_triton.kernels.field import UNSPECIALISED, counter_of, direction_tile
+from zo_triton.kernels.launch import TRITON_DTYPES, blocks, launch
 from zo_triton.kernels.numeric import narrow
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def _sample_kernel(
-    out_ptr,
-    rows,
-    cols,
-    row_tiles,
-    col_tiles,
-    key0,
-    key1,
-    step,
-    first,
-    whole_word,
-    left_word,
-    right_word,
-    DISTRIBUTION: tl.constexpr,
-    ROUNDS: tl.constexpr,
-    RANK: tl.constexpr,
-    RANK_BLOCK: tl.constexpr,
-    DTYPE: tl.constexpr,
-    OUT_DTYPE: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLS: tl.constexpr,
-):
+        out_ptr, rows, cols, row_tiles, col_tiles, key0, key1, step, first, whole_word, left_word, right_word,
+        DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, RANK: tl.constexpr, RANK_BLOCK: tl.constexpr,
+        DTYPE: tl.constexpr, OUT_DTYPE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
     """Writes z_k to out [K, rows, cols], contiguous; programs run over k, row tiles, column tiles."""
     pid = tl.program_id(0)
     col_tile = pid % col_tiles
@@ -52,21 +27,8 @@ def _sample_kernel(
     k = pid // col_tiles // row_tiles
     counter = counter_of(first + k, step, key0, key1)
     z = direction_tile(
-        row_tile * (ROWS // 4),
-        col_tile * COLS,
-        cols,
-        whole_word,
-        left_word,
-        right_word,
-        counter,
-        DISTRIBUTION,
-        ROUNDS,
-        RANK,
-        RANK_BLOCK,
-        ROWS,
-        COLS,
-        DTYPE,
-    )
+        row_tile * (ROWS // 4), col_tile * COLS, cols, whole_word, left_word, right_word, counter,
+        DISTRIBUTION, ROUNDS, RANK, RANK_BLOCK, ROWS, COLS, DTYPE)  # fmt: skip
     row = (row_tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     col = (col_tile * COLS + tl.arange(0, COLS)).to(tl.int64)
     offsets = (k.to(tl.int64) * rows + row[:, None]) * cols + col[None, :]
@@ -93,10 +55,8 @@ def sample(
     Raises:
         TypeError: ``dtype`` is neither float32 nor bfloat16.
     """
-    shape = out.shape[1:]
-    rows, cols = matrix_shape(shape)
-    rank = (directions.rank or 0) if directions.is_low_rank(shape) else 0
-    tile = tile or tile_sizes(rows, directions.elementwise, rank)
+    rows, cols = matrix_shape(out.shape[1:])
+    tile, drawing = drawing_arguments(directions, tensor_id, out.shape[1:], dtype, tile)
     drawn = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
     row_tiles, col_tiles = blocks(rows, tile["ROWS"]), blocks(cols, tile["COLS"])
     launch(
@@ -108,15 +68,8 @@ def sample(
         cols=cols,
         row_tiles=row_tiles,
         col_tiles=col_tiles,
-        **counter_arguments(directions),
-        **word_arguments(tensor_id),
-        DISTRIBUTION=directions.elementwise,
-        ROUNDS=directions.rounds,
-        RANK=rank,
-        RANK_BLOCK=padded_rank(rank, directions.elementwise),
-        DTYPE=compute_dtype(operand_dtype(dtype, directions.elementwise) if rank else dtype),
         OUT_DTYPE=TRITON_DTYPES[out.dtype],
-        **tile,
+        **drawing,
     )
     if drawn is not out:
         out.copy_(drawn)

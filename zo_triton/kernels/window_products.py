@@ -18,22 +18,10 @@ from zo_triton.kernels.numeric import dot, narrow
 
 @triton.jit
 def _change_of_weight(
-    staged_ptr,
-    staged_rows,
-    row_block,
-    column,
-    columns,
-    words,
-    counter,
-    DISTRIBUTION: tl.constexpr,
-    ROUNDS: tl.constexpr,
-    RANK: tl.constexpr,
-    RANK_BLOCK: tl.constexpr,
-    STAGED: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLS: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+        staged_ptr, staged_rows, row_block, column, columns, words, counter, DISTRIBUTION: tl.constexpr,
+        ROUNDS: tl.constexpr, RANK: tl.constexpr, RANK_BLOCK: tl.constexpr, STAGED: tl.constexpr,
+        ROWS: tl.constexpr, COLS: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """[ROWS, COLS] of U in DTYPE. Of low rank it is the product of its factors' tiles, rounded to DTYPE."""
     whole_word, left_word, right_word = words
     if STAGED:
@@ -62,52 +50,23 @@ def _inside(top, left, row, column, height, width):
 
 @triton.jit
 def window_products(
-    base_ptr,
-    difference0_ptr,
-    difference1_ptr,
-    weight_ptr,
-    staged_ptr,
-    rows,
-    corner,
-    weight_rows,
-    staged_rows,
-    base_strides,
-    difference_strides,
-    size,
-    dilation,
-    row_block,
-    columns,
-    epsilon0,
-    epsilon1,
-    words,
-    counter,
-    SIDES: tl.constexpr,
-    HAS_DIFFERENCE: tl.constexpr,
-    PERTURB_WEIGHT: tl.constexpr,
-    DISTRIBUTION: tl.constexpr,
-    ROUNDS: tl.constexpr,
-    RANK: tl.constexpr,
-    RANK_BLOCK: tl.constexpr,
-    STAGED: tl.constexpr,
-    DTYPE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    KERNEL_HEIGHT: tl.constexpr,
-    KERNEL_WIDTH: tl.constexpr,
-    PADDED: tl.constexpr,
-    RAGGED: tl.constexpr,
-    OFFSETS: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_F: tl.constexpr,
-    BLOCK_I: tl.constexpr,
-):
-    """Each side's δ*W + sε·(a+δ)*U in float32, [BLOCK_M, BLOCK_F]; a*U where δ is absent.
+        base_ptr, difference0_ptr, difference1_ptr, weight_ptr, staged_ptr, rows, corner, weight_rows, staged_rows,
+        base_strides, difference_strides, size, dilation, row_block, columns, epsilon0, epsilon1, words, counter,
+        SIDES: tl.constexpr, HAS_DIFFERENCE: tl.constexpr, PERTURB_WEIGHT: tl.constexpr,
+        DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, RANK: tl.constexpr, RANK_BLOCK: tl.constexpr,
+        STAGED: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr,
+        KERNEL_HEIGHT: tl.constexpr, KERNEL_WIDTH: tl.constexpr,
+        PADDED: tl.constexpr, RAGGED: tl.constexpr, OFFSETS: tl.constexpr,
+        BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_I: tl.constexpr,
+):  # fmt: skip
+    """Each side's δ*W + sε·(a+δ)*U in float32, [BLOCK_N, BLOCK_F]; a*U where δ is absent.
 
-    rows: offsets of each position's window in base and difference, [BLOCK_M] each; corner: row and column of the
+    rows: offsets of each position's window in base and difference, [BLOCK_N] each; corner: row and column of the
     input where it starts, negative in the padding; strides (channel, row, column); size (height, width) of the
     input; weight_rows and staged_rows [BLOCK_F]: where a channel's row starts. PADDED: windows reach beyond the
     input. RAGGED: the columns of the weight are no multiple of BLOCK_I.
     """
-    change0 = tl.zeros((BLOCK_M, BLOCK_F), tl.float32)
+    change0 = tl.zeros((BLOCK_N, BLOCK_F), tl.float32)
     change1 = change0
     top, left = corner[0][:, None], corner[1][:, None]
     for i in range(0, columns, BLOCK_I):
@@ -154,47 +113,20 @@ def window_products(
 
 @triton.jit
 def depthwise_products(
-    base_ptr,
-    difference0_ptr,
-    difference1_ptr,
-    weight_ptr,
-    staged_ptr,
-    rows,
-    corner,
-    channels,
-    weight_rows,
-    staged_rows,
-    base_strides,
-    difference_strides,
-    size,
-    dilation,
-    row_block,
-    columns,
-    epsilon0,
-    epsilon1,
-    words,
-    counter,
-    SIDES: tl.constexpr,
-    HAS_DIFFERENCE: tl.constexpr,
-    PERTURB_WEIGHT: tl.constexpr,
-    DISTRIBUTION: tl.constexpr,
-    ROUNDS: tl.constexpr,
-    RANK: tl.constexpr,
-    RANK_BLOCK: tl.constexpr,
-    STAGED: tl.constexpr,
-    DTYPE: tl.constexpr,
-    KERNEL_WIDTH: tl.constexpr,
-    PADDED: tl.constexpr,
-    OFFSETS: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_F: tl.constexpr,
-    BLOCK_I: tl.constexpr,
-):
+        base_ptr, difference0_ptr, difference1_ptr, weight_ptr, staged_ptr,
+        rows, corner, channels, weight_rows, staged_rows,
+        base_strides, difference_strides, size, dilation, row_block, columns, epsilon0, epsilon1, words, counter,
+        SIDES: tl.constexpr, HAS_DIFFERENCE: tl.constexpr, PERTURB_WEIGHT: tl.constexpr,
+        DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, RANK: tl.constexpr, RANK_BLOCK: tl.constexpr,
+        STAGED: tl.constexpr, DTYPE: tl.constexpr,
+        KERNEL_WIDTH: tl.constexpr, PADDED: tl.constexpr, OFFSETS: tl.constexpr,
+        BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_I: tl.constexpr,
+):  # fmt: skip
     """As :func:`window_products` where each output channel reads one input channel, channels [BLOCK_F].
 
     One place of the window at a time, in float32: its column of U is taken out of a tile of BLOCK_I columns.
     """
-    change0 = tl.zeros((BLOCK_M, BLOCK_F), tl.float32)
+    change0 = tl.zeros((BLOCK_N, BLOCK_F), tl.float32)
     change1 = change0
     base_offsets = rows[0][:, None] + (channels * base_strides[0])[None, :]
     difference_offsets = rows[1][:, None] + (channels * difference_strides[0])[None, :]

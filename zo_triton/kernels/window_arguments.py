@@ -1,0 +1,80 @@
+"""The geometry of a convolution as its kernel takes it, once the shapes are known to belong together."""
+
+from __future__ import annotations
+
+import triton.language as tl
+from torch import Tensor
+
+from zo_triton.kernels.arguments import strides
+from zo_triton.kernels.layer import Layer
+
+
+def check_window(
+    out: Tensor,
+    base: Tensor,
+    weight: Tensor,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> None:
+    """Refuses shapes that don't belong together: a kernel would read where nothing is.
+
+    Raises:
+        ValueError: The channels don't fall into such groups, or ``out`` is not what the window leaves of ``base``.
+    """
+    out_channels, group_inputs, *kernel = weight.shape
+    if groups < 1 or base.shape[1] != groups * group_inputs or out_channels % groups:
+        raise ValueError(
+            f"{groups} groups of a weight with shape {tuple(weight.shape)} need {groups * group_inputs} input "
+            f"channels and a multiple of {groups} output channels, got base with shape {tuple(base.shape)}."
+        )
+    area = [
+        (size + 2 * pad - spread * (width - 1) - 1) // step + 1
+        for size, pad, spread, width, step in zip(
+            base.shape[2:], padding, dilation, kernel, stride, strict=True
+        )
+    ]
+    if list(out.shape[1:]) != [base.shape[0], out_channels, *area] or min(area) < 0:
+        raise ValueError(
+            f"a window of {tuple(kernel)} with stride {stride}, padding {padding} and dilation {dilation} leaves "
+            f"{area} of base with shape {tuple(base.shape)}, but out has shape {tuple(out.shape)}."
+        )
+
+
+def window_arguments(
+    out: Tensor, base: Tensor, layer: Layer, stride: list[int], padding: list[int], dilation: list[int]
+) -> dict[str, object]:
+    """Sizes, strides and the window: what doesn't depend on groups and tiles."""
+    weight = layer.weight
+    steps = {"step": stride, "padding": padding, "dilation": dilation}
+    return {
+        "weight_ptr": weight.flatten(1).contiguous(),
+        "out_height": out.shape[3],
+        "out_width": out.shape[4],
+        "height": base.shape[2],
+        "width": base.shape[3],
+        "out_channels": weight.shape[0],
+        "group_inputs": weight.shape[1],
+        **strides("o", "pncyx", out),
+        **strides("a", "ncyx", base),
+        **strides("d", "pncyx", layer.moved),
+        **strides("z", "ncyx", layer.before),
+        **{
+            f"{name}_{axis}": step
+            for name, pair in steps.items()
+            for axis, step in zip("yx", pair, strict=True)
+        },
+        "KERNEL_HEIGHT": weight.shape[2],
+        "KERNEL_WIDTH": weight.shape[3],
+        "PADDED": max(padding) > 0,
+    }
+
+
+def offset_dtype(*tensors: Tensor) -> tl.dtype:
+    """The narrowest integer that holds every offset inside one evaluation; those between them are 64-bit."""
+    reach = max(
+        sum(abs(stride) * size for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+        for tensor in tensors
+    )
+    return tl.int32 if 2 * reach < 2**31 else tl.int64
