@@ -133,6 +133,62 @@ def test_staged_signs_are_those_that_sample_gives(shape):
             assert torch.equal(ops.stage(directions, 4, shape), packed)
 
 
+ROWS = torch.tensor([12, 0, 5, 5, 6, 9])
+"""Out of order, one twice, two of one block, the first and the last."""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("engine", ops.ENGINES)
+@pytest.mark.parametrize(
+    ("distribution", "rank"),
+    [("rademacher", None), ("gaussian", None), ("sphere", None), ("rademacher", 3), ("gaussian", 3)],
+)
+def test_listed_rows_are_those_of_the_whole_bit_for_bit(distribution, rank, engine, dtype):
+    directions = zo.Directions(2**63 + 5, 3, 4, distribution, rank=rank)[1:]
+    with zo.use_engine(engine):
+        for shape in ((13, 33), (13, 3, 2)):
+            whole = ops.sample(directions, 4, shape, dtype)
+            assert torch.equal(ops.sample(directions, 4, shape, dtype, rows=ROWS), whole[:, ROWS])
+            assert ops.sample(directions, 4, shape, dtype, rows=ROWS[:0]).shape == (3, 0, *shape[1:])
+
+
+def test_a_low_rank_row_does_not_depend_on_how_many_are_drawn():
+    """BLAS rounds products of few rows, or of narrow ones, by other routes."""
+    directions = zo.Directions(7, 0, 2, "gaussian", rank=17)
+    for shape in ((2001, 31), (257, 129)):
+        whole = ops.sample(directions, 0, shape)
+        for count in (1, 3, 100):
+            rows = torch.arange(count) * 2
+            assert torch.equal(ops.sample(directions, 0, shape, rows=rows), whole[:, rows])
+
+
+@pytest.mark.parametrize(
+    ("rows", "shape", "error", "message"),
+    [
+        ([0, 1], (4, 4), TypeError, r"rows must be an int64 tensor, got \[0, 1\]"),
+        (
+            torch.tensor([0.0]),
+            (4, 4),
+            TypeError,
+            r"rows must be an int64 tensor, got torch.float32; call .long",
+        ),
+        (
+            torch.tensor([0]),
+            (4,),
+            ValueError,
+            r"of at least two; got rows of shape \(1,\) for .* shape \(4,\)",
+        ),
+        (torch.tensor([[0]]), (4, 4), ValueError, r"got rows of shape \(1, 1\)"),
+        (torch.tensor([0, 4]), (4, 4), ValueError, r"rows must lie in \[0, 4\), got 0 to 4"),
+        (torch.tensor([-1]), (4, 4), ValueError, r"got -1 to -1; count from the start"),
+    ],
+    ids=["list", "float", "vector", "matrix of rows", "beyond", "negative"],
+)
+def test_rows_that_are_none_are_refused(rows, shape, error, message):
+    with pytest.raises(error, match=message):
+        ops.sample(zo.Directions(0, 0, 1), 0, shape, rows=rows)
+
+
 def test_stage_refuses_what_has_no_packed_signs():
     with pytest.raises(ValueError, match="full-rank 'rademacher'"):
         ops.stage(zo.Directions(0, 0, 2, "gaussian"), 0, (4, 4))

@@ -90,7 +90,7 @@ def whole_step(device: torch.device) -> AbstractContextManager[None]:
 
 _decode = lru_cache(maxsize=256)(lambda integers: Directions.decode(integers))
 _SCHEMAS = {
-    "sample": "(Tensor(a!) out, int[] directions, int tensor_id, ScalarType dtype) -> ()",
+    "sample": "(Tensor(a!) out, int[] directions, int tensor_id, ScalarType dtype, Tensor? rows=None) -> ()",
     "accumulate": "(Tensor(a!)[] tensors, int[] tensor_ids, Tensor coefficients, int[] directions, "
     "ScalarType dtype) -> ()",
     "gram": "(Tensor(a!) out, Tensor[] tensors, int[] tensor_ids, int[] directions, ScalarType dtype) -> ()",
@@ -162,6 +162,7 @@ def sample(
     shape: Sequence[int],
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    rows: Tensor | None = None,
 ) -> Tensor:
     """Materialises one tensor's share of every direction: for references, small tensors and curiosity.
 
@@ -173,18 +174,39 @@ def sample(
         shape: Its shape.
         dtype: Of the result and of the field; bfloat16 gives the rounded values that bfloat16 training walks.
         device: Where to draw.
+        rows: Of a tensor of two or more dimensions, the only ones to draw, int64 [R] in any order: those that a
+            batch looks up in a large table. None draws all.
 
     Returns:
-        [K, *shape].
+        [K, *shape], or [K, R, *shape[1:]]: bit for bit those rows of the whole.
 
     Raises:
-        ValueError: The field can't address the shape, or the rank exceeds min(rows, cols).
+        TypeError: ``rows`` is no int64 tensor.
+        ValueError: The field can't address the shape, the rank exceeds min(rows, cols), or there are no such rows.
     """
     directions.check_shape(f"tensor {tensor_id}", shape)
-    out = empty((directions.num, *shape), dtype, device)
-    _call("sample", out.device, out, directions, tensor_id, dtype)
-    scales = direction_scales([out[0]], [tensor_id], directions, dtype)
+    if rows is not None:
+        _check_rows(rows, shape)
+    drawn = tuple(shape) if rows is None else (rows.numel(), *shape[1:])
+    out = empty((directions.num, *drawn), dtype, device)
+    _call("sample", out.device, out, directions, tensor_id, dtype, rows)
+    whole = torch.empty((), device=out.device).expand(tuple(shape))
+    scales = direction_scales([whole], [tensor_id], directions, dtype)
     return out if scales is None else out * scales.to(dtype).view(-1, *[1] * len(shape))
+
+
+def _check_rows(rows: Tensor, shape: Sequence[int]) -> None:
+    if not isinstance(rows, Tensor) or rows.dtype != torch.int64:
+        raise TypeError(f"rows must be an int64 tensor, got {getattr(rows, 'dtype', rows)!r}; call .long().")
+    if len(shape) < 2 or rows.dim() != 1:
+        raise ValueError(
+            f"rows lists, in one dimension, rows of a tensor of at least two; got rows of shape "
+            f"{tuple(rows.shape)} for a tensor of shape {tuple(shape)}."
+        )
+    if rows.numel() and not (int(rows.min()) >= 0 and int(rows.max()) < shape[0]):
+        raise ValueError(
+            f"rows must lie in [0, {shape[0]}), got {int(rows.min())} to {int(rows.max())}; count from the start."
+        )
 
 
 def accumulate(

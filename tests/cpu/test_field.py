@@ -7,7 +7,7 @@ import torch
 import zo_triton as zo
 from zo_triton import ops
 from zo_triton.cpu.arrays import as_array
-from zo_triton.cpu.field import code_of, fill_matrix, key_of
+from zo_triton.cpu.field import code_of, fill_matrix, fill_rows, key_of
 from zo_triton.directions import tensor_word
 from zo_triton.reference import sample_matrix
 
@@ -70,6 +70,18 @@ def test_a_run_of_rows_is_the_same_as_the_whole():
     fill_matrix(whole, 0, 0, 0, key, code)
     fill_matrix(part, 8, 0, 0, key, code)
     assert np.array_equal(part, whole[8:13])
+
+
+@pytest.mark.parametrize("distribution", ["rademacher", "gaussian", "laplace"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint16])
+def test_listed_rows_are_those_of_the_whole(distribution, dtype):
+    directions = zo.Directions(SEED, 5, 1, distribution)
+    key, code = key_of(directions), code_of(directions)
+    rows = np.array([15, 2, 3, 3, 0, 14])
+    whole, listed = np.empty((16, 33), dtype), np.empty((6, 33), dtype)
+    fill_matrix(whole, 0, 0, 0, key, code)
+    fill_rows(listed, rows, 0, 0, key, code)
+    assert np.array_equal(listed, whole[rows])
 
 
 def test_bfloat16_is_the_rounded_value():

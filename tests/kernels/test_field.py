@@ -89,6 +89,23 @@ def test_empty_tensors_are_left_alone(device):
     assert out.shape == (2, 0, 5)
 
 
+@pytest.mark.parametrize(
+    ("distribution", "rank"), [("rademacher", None), ("gaussian", None), ("gaussian", 3), ("rademacher", 3)]
+)
+def test_listed_rows_are_those_of_the_whole_whatever_the_tile(distribution, rank, device):
+    directions = Directions(4, 9, 2, distribution, rank=rank, first=3)
+    whole = _sample(directions, 1, (70, 45), torch.float32, device)
+    # More than one tile of them, not sorted, with a repetition.
+    rows = torch.tensor([69, *range(0, 40, 3), 69, 1, 2, 68])
+    for tile in (None, {"ROWS": 16, "COLS": 32}):
+        out = torch.full((2, len(rows), 45), NAN, dtype=torch.float64, device=device)
+        sample(out, directions, 1, torch.float32, rows.to(device), tile=tile)
+        if rank is None:
+            assert torch.equal(out.cpu(), whole[:, rows])
+        else:  # a tile's matrix product may round by its shape
+            torch.testing.assert_close(out.cpu(), whole[:, rows], rtol=0, atol=1e-6 if tile else 0)
+
+
 def test_staged_words_hold_the_signs(device):
     directions = Directions(3, 1, 2, first=1)
     words = stage(directions, 6, 9, 45, torch.device(device)).cpu()

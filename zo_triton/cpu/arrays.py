@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zo_triton.cpu.field import code_of, fill_matrix, key_of
+from zo_triton.cpu.field import code_of, fill_matrix, fill_rows, key_of
 from zo_triton.directions import PART_LEFT, PART_RIGHT, PART_WHOLE, Directions, matrix_shape, tensor_word
 
 
@@ -16,29 +16,53 @@ def as_array(tensor: Tensor) -> np.ndarray:
 
 
 def draw(
-    directions: Directions, index: int, tensor_id: int, part: int, shape: tuple[int, int], dtype: torch.dtype
+    directions: Directions,
+    index: int,
+    tensor_id: int,
+    part: int,
+    shape: tuple[int, int],
+    dtype: torch.dtype,
+    rows: Tensor | None = None,
 ) -> Tensor:
-    """One matrix of the field, [rows, cols] in ``dtype`` (float32 or bfloat16); ``index`` is absolute."""
+    """One matrix of the field, [rows, cols] in ``dtype`` (float32 or bfloat16); ``index`` is absolute.
+
+    Its first rows, or those that ``rows`` lists, int64 [shape[0]].
+    """
     out = torch.empty(shape, dtype=dtype)
-    word = tensor_word(tensor_id, part)
-    fill_matrix(as_array(out), 0, word, index, key_of(directions), code_of(directions))
+    arguments = tensor_word(tensor_id, part), index, key_of(directions), code_of(directions)
+    if rows is None:
+        fill_matrix(as_array(out), 0, *arguments)
+    else:
+        fill_rows(as_array(out), rows.contiguous().numpy(), *arguments)
     return out
 
 
 def draw_factors(
-    directions: Directions, tensor_id: int, shape: tuple[int, ...], dtype: torch.dtype
+    directions: Directions,
+    tensor_id: int,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    listed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """All K pairs of low-rank factors in float32: A [K, rows, r], divided by √r, and B [K, cols, r]."""
+    """All K pairs of low-rank factors in float32: A [K, rows, r], divided by √r, and B [K, cols, r].
+
+    A is of the tensor's first rows, or of those ``listed``, int64 [shape[0]].
+    """
     rows, cols = matrix_shape(shape)
     rank = directions.rank or 1
     indices = range(directions.first, directions.first + directions.num)
-    left = [draw(directions, k, tensor_id, PART_LEFT, (rows, rank), dtype).float() for k in indices]
+    left = [draw(directions, k, tensor_id, PART_LEFT, (rows, rank), dtype, listed).float() for k in indices]
     right = [draw(directions, k, tensor_id, PART_RIGHT, (cols, rank), dtype).float() for k in indices]
     return torch.stack(left) / rank**0.5, torch.stack(right)
 
 
 def draw_whole(
-    directions: Directions, index: int, tensor_id: int, shape: tuple[int, ...], dtype: torch.dtype
+    directions: Directions,
+    index: int,
+    tensor_id: int,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    rows: Tensor | None = None,
 ) -> Tensor:
-    """The tensor's full-rank matrix of one direction."""
-    return draw(directions, index, tensor_id, PART_WHOLE, matrix_shape(shape), dtype)
+    """The tensor's full-rank matrix of one direction: its first rows, or those listed, int64 [shape[0]]."""
+    return draw(directions, index, tensor_id, PART_WHOLE, matrix_shape(shape), dtype, rows)

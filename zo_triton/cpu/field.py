@@ -8,7 +8,8 @@ tensor's counter word; ``index`` the direction's absolute index.
 from __future__ import annotations
 
 import numpy as np
-from numba import float32, int32, uint32, uint64
+from numba import float32, int32, types, uint32, uint64
+from numba.extending import overload
 
 from zo_triton.cpu.compiling import device, kernel
 from zo_triton.cpu.scalars import log, sincos_turns, store
@@ -53,32 +54,37 @@ def _rounds(count, c0, c1, c2, c3, k0, k1):
     return c0, c1, c2, c3
 
 
+def _counter(source, i):
+    """A counter word of the i-th block: ``source`` is an array of them, or (the first, what each adds)."""
+    raise NotImplementedError("only inside a kernel")
+
+
+@overload(_counter, inline="always")
+def _counter_of(source, i):
+    if isinstance(source, types.Array):
+        return lambda source, i: source[i]
+    return lambda source, i: uint32(source[0] + uint32(i) * source[1])
+
+
 @device
-def philox_run(out, block, word, index, key):
-    """Four words of each consecutive block: out uint32 [4, count]; blocks ``block …`` of one tensor."""
-    count = out.shape[1]
+def _philox_words(out, count, blocks, indices, word, key):
+    """Four words of each of ``count`` blocks of one tensor: out uint32 [4, at least count].
+
+    ``blocks`` and ``indices``, the directions', are what :func:`_counter` takes.
+    """
     o0, o1, o2, o3 = out[0], out[1], out[2], out[3]
     step, k0, k1 = key[2], key[0], key[1]
     # The number of rounds is a constant in each loop, so that LLVM unrolls the rounds and vectorises blocks.
     if key[3] == 7:
         for i in range(count):
-            o0[i], o1[i], o2[i], o3[i] = _rounds(7, uint32(block + uint32(i)), word, index, step, k0, k1)
+            o0[i], o1[i], o2[i], o3[i] = _rounds(
+                7, _counter(blocks, i), word, _counter(indices, i), step, k0, k1
+            )
     else:
         for i in range(count):
-            o0[i], o1[i], o2[i], o3[i] = _rounds(10, uint32(block + uint32(i)), word, index, step, k0, k1)
-
-
-@device
-def _philox_pairs(out, blocks, indices, word, key):
-    """Four words for each pair of a block and a direction: out uint32 [4, count], the pairs [count] each."""
-    o0, o1, o2, o3 = out[0], out[1], out[2], out[3]
-    step, k0, k1 = key[2], key[0], key[1]
-    if key[3] == 7:
-        for i in range(blocks.size):
-            o0[i], o1[i], o2[i], o3[i] = _rounds(7, blocks[i], word, indices[i], step, k0, k1)
-    else:
-        for i in range(blocks.size):
-            o0[i], o1[i], o2[i], o3[i] = _rounds(10, blocks[i], word, indices[i], step, k0, k1)
+            o0[i], o1[i], o2[i], o3[i] = _rounds(
+                10, _counter(blocks, i), word, _counter(indices, i), step, k0, k1
+            )
 
 
 @device
@@ -98,7 +104,7 @@ def sign_words(out, row_block, word, index, key):
             for i in range(each):
                 blocks[k * each + i] = uint32(row_block * width + i)
                 indices[k * each + i] = uint32(index + first + k)
-        _philox_pairs(words, blocks[: some * each], indices, uint32(word), key)
+        _philox_words(words, some * each, blocks, indices, uint32(word), key)
         for k in range(some):
             for lane in range(4):
                 for block_row in range(rows // 4):
@@ -112,7 +118,8 @@ def real_rows(out, row_block, word, index, key, code):
     """Four rows of a real-valued matrix: out float32 [4, cols]."""
     cols = out.shape[1]
     scratch = np.empty((4, cols), np.uint32)
-    philox_run(scratch, uint32(row_block * cols), uint32(word), uint32(index), key)
+    blocks, indices = (uint32(row_block * cols), uint32(1)), (uint32(index), uint32(0))
+    _philox_words(scratch, cols, blocks, indices, uint32(word), key)
     if code == GAUSSIAN:
         for pair in range(2):
             for column in range(cols):
@@ -135,6 +142,19 @@ def real_rows(out, row_block, word, index, key, code):
                     out[lane, column] = magnitude if odd < 0 else -magnitude
 
 
+@device
+def _four_rows(values, packed, row_block, word, index, key, code):
+    """Four rows of any distribution: values float32 [4, cols]; packed uint32 [1, 4, words a row], scratch."""
+    if code == SIGNS:
+        sign_words(packed, row_block, word, index, key)
+        for lane in range(4):
+            for column in range(values.shape[1]):
+                bit = (packed[0, lane, column // 32] >> uint32(column % 32)) & uint32(1)
+                values[lane, column] = float32(1.0) if bit else float32(-1.0)
+    else:
+        real_rows(values, row_block, word, index, key, code)
+
+
 @kernel
 def fill_matrix(out, row, word, index, key, code):
     """A run of rows of the field's matrix, in the dtype of ``out`` (bfloat16 rounds to nearest).
@@ -146,15 +166,28 @@ def fill_matrix(out, row, word, index, key, code):
     packed = np.empty((1, 4, width if code == SIGNS else 0), np.uint32)
     values = np.empty((4, cols), np.float32)
     for block_row in range((rows + 3) // 4):
-        if code == SIGNS:
-            sign_words(packed, row // 4 + block_row, word, index, key)
-            for lane in range(4):
-                for column in range(cols):
-                    bit = (packed[0, lane, column // 32] >> uint32(column % 32)) & uint32(1)
-                    values[lane, column] = float32(1.0) if bit else float32(-1.0)
-        else:
-            real_rows(values, row // 4 + block_row, word, index, key, code)
+        _four_rows(values, packed, row // 4 + block_row, word, index, key, code)
         for lane in range(min(4, rows - 4 * block_row)):
             target = out[4 * block_row + lane]
             for column in range(cols):
                 store(target, column, values[lane, column])
+
+
+@kernel
+def fill_rows(out, rows, word, index, key, code):
+    """Any rows of the field's matrix, in the dtype of ``out``; best in order, as four neighbours are one draw.
+
+    out: [count, cols] float32, float64 or uint16. rows: int64 [count].
+    """
+    cols = out.shape[1]
+    width = (cols + 31) // 32
+    packed = np.empty((1, 4, width if code == SIGNS else 0), np.uint32)
+    values = np.empty((4, cols), np.float32)
+    drawn = -1
+    for i in range(rows.size):
+        if rows[i] // 4 != drawn:
+            drawn = rows[i] // 4
+            _four_rows(values, packed, drawn, word, index, key, code)
+        source, target = values[rows[i] % 4], out[i]
+        for column in range(cols):
+            store(target, column, source[column])

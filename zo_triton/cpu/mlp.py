@@ -171,14 +171,28 @@ def _pack_kernel(inputs, outputs, weights, layout, base, terms, matrices, probab
             at = LANES * (sizes[WORD_AT] + row * sizes[WIDTH_IN_WORDS])
             for column in range(sizes[INNER]):
                 matrices[at + column] = weight[row, column]
-    logits = outputs[len(weights) - 1]
-    for n in range(samples):
-        highest, total = logits[n].max(), float32(0.0)
-        for c in range(logits.shape[1]):
-            probabilities[c, n] = float32(1.0) + expm1(logits[n, c] - highest)
-            total += probabilities[c, n]
-        for c in range(logits.shape[1]):
-            probabilities[c, n] /= total
+    base_softmax(probabilities, terms[0, layout[len(weights) - 1, ROW_AT] :])
+
+
+@device
+def base_softmax(probabilities, logits):
+    """Softmax over the classes: probabilities [C, N], logits [C, at least N], float32.
+
+    Returns each sample's largest logit and Σ_c exp(logit - largest), float32 [N].
+    """
+    classes, samples = probabilities.shape
+    highest, total = logits[0, :samples].copy(), np.zeros(samples, np.float32)
+    for c in range(1, classes):
+        for n in range(samples):
+            highest[n] = max(highest[n], logits[c, n])
+    for c in range(classes):
+        for n in range(samples):
+            probabilities[c, n] = float32(1.0) + expm1(logits[c, n] - highest[n])
+            total[n] += probabilities[c, n]
+    for c in range(classes):
+        for n in range(samples):
+            probabilities[c, n] /= total[n]
+    return highest, total
 
 
 @kernel

@@ -11,8 +11,18 @@ from numba import float32, uintp
 from zo_triton.cpu.activation import RELU
 from zo_triton.cpu.compiling import device, kernel
 from zo_triton.cpu.field import key_of, sign_words
-from zo_triton.cpu.mlp import BASE_AT, INNER, ROW_AT, ROWS, WIDTH_IN_WORDS, WORD_AT, Base, plan, run_passes
-from zo_triton.cpu.scalars import expm1
+from zo_triton.cpu.mlp import (
+    BASE_AT,
+    INNER,
+    ROW_AT,
+    ROWS,
+    WIDTH_IN_WORDS,
+    WORD_AT,
+    Base,
+    base_softmax,
+    plan,
+    run_passes,
+)
 from zo_triton.cpu.vectors import LANES, signed_coefficient_sum
 from zo_triton.directions import Directions, tensor_word
 
@@ -84,17 +94,7 @@ def _base_kernel(losses, x, target, tensors, layout, kinds, inputs, terms, matri
                 for n in range(z.size):
                     result[n] = max(z[n], float32(0.0))
     logits = terms[0, layout[depth - 1, ROW_AT] :]
-    highest, total = logits[0, :samples].copy(), np.zeros(samples, np.float32)
-    for c in range(1, logits.shape[0]):
-        for n in range(samples):
-            highest[n] = max(highest[n], logits[c, n])
-    for c in range(logits.shape[0]):
-        for n in range(samples):
-            probabilities[c, n] = float32(1.0) + expm1(logits[c, n] - highest[n])
-            total[n] += probabilities[c, n]
-    for c in range(logits.shape[0]):
-        for n in range(samples):
-            probabilities[c, n] /= total[n]
+    highest, total = base_softmax(probabilities, logits)
     for n in range(samples):
         losses[n] = np.log(total[n]) + highest[n] - logits[target[n], n]
 

@@ -4,29 +4,63 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numba import uintp
 from torch import Tensor
 
 from zo_triton.cpu.arrays import draw_factors, draw_whole
 from zo_triton.cpu.compiling import kernel
 from zo_triton.cpu.field import key_of, sign_words
 from zo_triton.cpu.threads import parallel
-from zo_triton.directions import Directions, tensor_word
+from zo_triton.directions import Directions, matrix_shape, tensor_word
 
 
-def sample(out: Tensor, directions: Directions, tensor_id: int, dtype: torch.dtype) -> None:
+def sample(
+    out: Tensor, directions: Directions, tensor_id: int, dtype: torch.dtype, rows: Tensor | None = None
+) -> None:
     """``out[k] = z_k``; same contract as the reference. Drawn in float32, or bfloat16 if ``dtype`` is."""
     shape = tuple(out.shape[1:])
     drawn = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
     if directions.is_low_rank(shape):
-        left, right = draw_factors(directions, tensor_id, shape, drawn)
-        out.copy_(torch.bmm(left, right.transpose(1, 2)).view(out.shape))
+        _low_rank(out, *draw_factors(directions, tensor_id, shape, drawn, rows))
         return
 
     def run(start: int, stop: int) -> None:
         for k in range(start, stop):
-            out[k] = draw_whole(directions, directions.first + k, tensor_id, shape, drawn).view(shape)
+            out[k] = draw_whole(directions, directions.first + k, tensor_id, shape, drawn, rows).view(shape)
 
     parallel(run, directions.num)
+
+
+def _low_rank(out: Tensor, left: Tensor, right: Tensor) -> None:
+    """``out[k] = left[k] @ right[k].T``, the sum over the rank in order.
+
+    torch.bmm's rounding depends on how many rows there are, and an element's value must not.
+    """
+    result = out if out.is_contiguous() and out.dtype == torch.float32 else torch.empty(out.shape)
+    rows, cols = matrix_shape(out.shape[1:])
+    arrays = (
+        result.view(out.shape[0] * rows, cols).numpy(),
+        left.flatten(0, 1).numpy(),
+        right.mT.contiguous().numpy(),
+    )
+    parallel(lambda start, stop: _product_kernel(*arrays, rows, start, stop), out.shape[0] * rows)
+    if result is not out:
+        out.copy_(result)
+
+
+@kernel
+def _product_kernel(out, left, right, rows, start, stop):
+    """Rows start … stop - 1 of all directions' one after the other: out [K·rows, cols], right [K, r, cols]."""
+    for row in range(start, stop):
+        target, factors, columns = out[row], left[row], right[row // rows]
+        for rank in range(columns.shape[0]):
+            factor, source = factors[rank], columns[rank]
+            if rank == 0:
+                for column in range(target.size):
+                    target[uintp(column)] = factor * source[uintp(column)]
+            else:
+                for column in range(target.size):
+                    target[uintp(column)] += factor * source[uintp(column)]
 
 
 def stage(directions: Directions, tensor_id: int, rows: int, cols: int, device: torch.device) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zo_triton import ops
-from zo_triton.difference.elementwise import operand
+from zo_triton.difference.elementwise import operand, wide
 from zo_triton.difference.network import loss_through_mlp
 from zo_triton.difference.registry import rule
 from zo_triton.difference.softmax import log_softmax_difference
@@ -34,6 +34,16 @@ def reduced(losses: Tensor, reduction: str, total: Any) -> Tensor:
     if reduction == "sum":
         return rows.sum(1)
     return rows.mean(1) if type(total) is int and total == rows.shape[1] else rows.sum(1) / total
+
+
+def residual_of(mode: DifferenceMode, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Input − target and its difference [P, *]; both may carry one. The result is of the loss level."""
+    residual = wide(input - target)
+    moved, aimed = operand(mode, residual, input), operand(mode, residual, target)
+    change = moved if aimed is None else -aimed if moved is None else moved - aimed
+    assert change is not None
+    mode.wide = True
+    return residual, change.expand(mode.evaluations, *residual.shape)
 
 
 @rule("cross_entropy")
@@ -184,10 +194,5 @@ def mse_loss(
         if losses is not None:
             mode.wide = True
             return reduced(losses, reduction, input.numel())
-    residual = input - target
-    moved, aimed = operand(mode, residual, input), operand(mode, residual, target)
-    change = moved if aimed is None else -aimed if moved is None else moved - aimed
-    assert change is not None
-    mode.wide = True
-    losses = (change * (2 * residual + change)).expand(mode.evaluations, *residual.shape)
-    return reduced(losses, reduction, residual.numel())
+    residual, change = residual_of(mode, input, target)
+    return reduced(change * (2 * residual + change), reduction, residual.numel())

@@ -165,13 +165,15 @@ class DifferenceMode(TorchFunctionMode):
         self.used = True
         return position
 
-    def materialise(self, tensor_id: int, parameter: Tensor) -> Tensor:
-        """sε·z of one trained parameter, [P, *shape] float32."""
+    def materialise(self, tensor_id: int, parameter: Tensor, rows: Tensor | None = None) -> Tensor:
+        """sε·z of one trained parameter, or of the rows that an int64 [R] lists: [P, *shape] float32."""
         self.used = True
-        self.reserve(parameter.numel())
         shape, num = parameter.shape, self.directions.num
+        if rows is not None:
+            shape = torch.Size((rows.numel(), *shape[1:]))
+        self.reserve(shape.numel())
         z = empty((num, *shape), self.compute_dtype, parameter.device)
-        torch.ops.zo_triton.sample(z, self.directions.encode(), tensor_id, self.compute_dtype)
+        torch.ops.zo_triton.sample(z, self.directions.encode(), tensor_id, self.compute_dtype, rows)
         steps = self.signed_eps.view(num, self.sides, *[1] * len(shape))
         return (z.unsqueeze(1) * steps).view(self.evaluations, *shape)
 

@@ -145,13 +145,8 @@ def instance_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Statistics of each channel of each sample, or the running ones."""
-    if not use_input_stats:
-        assert running_mean is not None
-        assert running_var is not None
-        return _by_channel(mode, base, input, (running_mean, running_var), weight, bias, eps)
-    axes = tuple(range(2 - input.dim(), 0))
-    y, change = normalised(wide(input), _delta(mode, input), axes, eps)
-    return scaled(mode, base, y, change, weight, bias, input.dim() - 2)
+    axes = tuple(range(2 - input.dim(), 0)) if use_input_stats else None
+    return _by_channel(mode, base, input, axes, (running_mean, running_var), weight, bias, eps)
 
 
 @rule("batch_norm", owner=F)
@@ -168,31 +163,31 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Statistics of each channel over the batch, each evaluation's own, or the running ones."""
-    if not training:
-        assert running_mean is not None
-        assert running_var is not None
-        return _by_channel(mode, base, input, (running_mean, running_var), weight, bias, eps)
-    axes = (-input.dim(), *range(2 - input.dim(), 0))
-    y, change = normalised(wide(input), _delta(mode, input), axes, eps)
-    return scaled(mode, base, y, change, weight, bias, input.dim() - 2)
+    axes = (-input.dim(), *range(2 - input.dim(), 0)) if training else None
+    return _by_channel(mode, base, input, axes, (running_mean, running_var), weight, bias, eps)
 
 
 def _by_channel(
     mode: DifferenceMode,
     base: Tensor,
     input: Tensor,
-    statistics: tuple[Tensor, Tensor],
+    axes: tuple[int, ...] | None,
+    running: tuple[Tensor | None, Tensor | None],
     weight: Tensor | None,
     bias: Tensor | None,
     eps: float,
 ) -> Tensor:
-    """Given statistics: affine in x."""
-    mean, inverse = (
-        each.reshape(-1, *[1] * (input.dim() - 2)) for each in (statistics[0], (statistics[1] + eps).rsqrt())
-    )
-    delta = _delta(mode, input)
+    """Statistics over the axes, counted from the end; where they are None the running ones: affine in x."""
+    delta, trailing = _delta(mode, input), input.dim() - 2
+    if axes is not None:
+        y, change = normalised(wide(input), delta, axes, eps)
+        return scaled(mode, base, y, change, weight, bias, trailing)
+    mean, variance = running
+    assert mean is not None
+    assert variance is not None
+    mean, inverse = (each.reshape(-1, *[1] * trailing) for each in (mean, (variance + eps).rsqrt()))
     y = (wide(input) - mean) * inverse
-    return scaled(mode, base, y, None if delta is None else delta * inverse, weight, bias, input.dim() - 2)
+    return scaled(mode, base, y, None if delta is None else delta * inverse, weight, bias, trailing)
 
 
 def _remembering(function: Callable, input_statistics: str, position: int) -> None:

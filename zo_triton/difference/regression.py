@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zo_triton.difference.elementwise import absolute_difference, operand, softplus_difference, wide
-from zo_triton.difference.losses import reduced, reduction_of
+from zo_triton.difference.losses import reduced, reduction_of, residual_of
 from zo_triton.difference.registry import rule
 
 if TYPE_CHECKING:
@@ -16,16 +16,6 @@ if TYPE_CHECKING:
 
 SMALLEST_SHARE, LEAST_LOG = 1e-30, -100.0
 """Below the one, log1p(δ/p) loses its meaning; the other is where torch stops the logarithm."""
-
-
-def _residual(mode: DifferenceMode, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """input − target and its difference; both may carry one."""
-    residual = wide(input - target)
-    moved, aimed = operand(mode, residual, input), operand(mode, residual, target)
-    change = moved if aimed is None else -aimed if moved is None else moved - aimed
-    assert change is not None
-    mode.wide = True
-    return residual, change.expand(mode.evaluations, *residual.shape)
 
 
 def huber_difference(residual: Tensor, change: Tensor, bound: float) -> Tensor:
@@ -49,7 +39,7 @@ def l1_loss(
     """Δ|r|."""
     if weight is not None:
         return NotImplemented
-    residual, change = _residual(mode, input, target)
+    residual, change = residual_of(mode, input, target)
     losses = absolute_difference(residual, change)
     return reduced(losses, reduction_of(size_average, reduce, reduction), residual.numel())
 
@@ -68,7 +58,7 @@ def smooth_l1_loss(
     """Huber's loss over its bound; the absolute one where that is zero."""
     if beta == 0:
         return l1_loss(mode, base, input, target, size_average, reduce, reduction)
-    residual, change = _residual(mode, input, target)
+    residual, change = residual_of(mode, input, target)
     losses = huber_difference(residual, change, beta) / beta
     return reduced(losses, reduction_of(size_average, reduce, reduction), residual.numel())
 
@@ -86,8 +76,16 @@ def huber_loss(
     """Squared near zero, linear beyond ``delta``."""
     if weight is not None:
         return NotImplemented
-    residual, change = _residual(mode, input, target)
+    residual, change = residual_of(mode, input, target)
     return reduced(huber_difference(residual, change, delta), reduction, residual.numel())
+
+
+def _own(mode: DifferenceMode, input: Tensor) -> Tensor:
+    """The difference of the only argument that carries one; what is made of it is of the loss level."""
+    delta = operand(mode, input, input)
+    assert delta is not None
+    mode.wide = True
+    return delta
 
 
 @rule("binary_cross_entropy_with_logits", owner=torch.nn.functional)
@@ -105,9 +103,7 @@ def binary_cross_entropy_with_logits(
     """(1−y)·δ + (1 + (w−1)·y)·Δlog(1 + e^−x)."""
     if mode.carries((target, weight, pos_weight)):
         return NotImplemented
-    delta = operand(mode, input, input)
-    assert delta is not None
-    mode.wide = True
+    delta = _own(mode, input)
     share: Any = 1 if pos_weight is None else 1 + (pos_weight - 1) * target
     losses = (1 - target) * delta + share * softplus_difference(-wide(input), -delta)
     losses = losses if weight is None else losses * weight
@@ -128,10 +124,7 @@ def binary_cross_entropy(
     """−y·Δlog p − (1−y)·Δlog(1−p)."""
     if mode.carries((target, weight)):
         return NotImplemented
-    delta = operand(mode, input, input)
-    assert delta is not None
-    mode.wide = True
-    share = wide(input)
+    delta, share = _own(mode, input), wide(input)
     losses = -(target * _log_difference(share, delta) + (1 - target) * _log_difference(1 - share, -delta))
     losses = losses if weight is None else losses * weight
     return reduced(losses, reduction_of(size_average, reduce, reduction), input.numel())
@@ -159,9 +152,7 @@ def kl_div(
     """Linear in the log-probabilities: −p·δ."""
     if mode.carries((target,)) or input.shape != target.shape:
         return NotImplemented
-    delta = operand(mode, input, input)
-    assert delta is not None
-    mode.wide = True
+    delta = _own(mode, input)
     losses = -(target.exp() if log_target else target) * delta
     if reduction == "batchmean":
         return reduced(losses, "sum", None) / input.shape[0]

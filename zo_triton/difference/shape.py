@@ -182,7 +182,7 @@ _rearrange(
 
 @handler("embedding")
 def embedding(mode: DifferenceMode, function: Any, args: tuple, kwargs: dict) -> Any:
-    """The rows of the weight's difference that the indices pick."""
+    """The rows of the weight's difference that the indices pick; of a trained table no others are drawn."""
     if not mode.carries(args, kwargs):
         return function(*args, **kwargs)
     if kwargs.get("max_norm", args[3] if len(args) > 3 and function is F.embedding else None) is not None:
@@ -192,10 +192,12 @@ def embedding(mode: DifferenceMode, function: Any, args: tuple, kwargs: dict) ->
         )
 
     def compute(mode: DifferenceMode, base: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        indices, weight = (
-            kwargs.get(name, args[place] if len(args) > place else None) for place, name in order
-        )
-        return _needed(mode, weight)[:, indices]
+        indices, weight = (kwargs[name] if name in kwargs else args[place] for place, name in order)
+        tensor_id = mode.trained(weight)
+        if tensor_id < 0:
+            return _needed(mode, weight)[:, indices]
+        rows, places = torch.unique(indices.long(), return_inverse=True)
+        return mode.materialise(tensor_id, weight, rows)[:, places]
 
     order = ((0, "input"), (1, "weight")) if function is F.embedding else ((1, "indices"), (0, "weight"))
     return mode.apply(compute, function(*args, **kwargs), function, args, kwargs)

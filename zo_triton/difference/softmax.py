@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from zo_triton.difference.elementwise import wide
 from zo_triton.difference.registry import rule
 
 if TYPE_CHECKING:
@@ -30,59 +32,37 @@ def log_normaliser(a: Tensor, delta: Tensor, dim: Any) -> Tensor:
 
 def log_softmax_difference(a: Tensor, delta: Tensor, dim: int) -> Tensor:
     """Δ log_softmax(a) = δ − Δ logsumexp(a), in float32 or wider; ``dim`` is negative."""
-    a, delta = _wide(a), _wide(delta)
+    a, delta = wide(a), wide(delta)
     return delta - log_normaliser(a, delta, dim)
 
 
-@rule("log_softmax")
-def log_softmax(
-    mode: DifferenceMode,
-    base: Tensor,
-    input: Tensor,
-    dim: int | None = None,
-    _stacklevel: int = 3,
-    dtype: Any = None,
-) -> Any:
-    """Exact difference of log_softmax."""
-    if dim is None or input.dim() == 0:
-        return NotImplemented
-    delta = mode.difference(input)
-    assert delta is not None
-    return log_softmax_difference(input, delta, _from_the_end(input, dim))
+def _along_classes(name: str, change: Callable[[Tensor, Tensor, Tensor, int], Tensor]) -> None:
+    """Registers a function of a tensor and an axis; ``change(base, a, δ, axis)`` is its difference."""
+
+    @rule(name)
+    def _(
+        mode: DifferenceMode,
+        base: Tensor,
+        input: Tensor,
+        dim: int | None = None,
+        _stacklevel: int = 3,
+        dtype: Any = None,
+    ) -> Any:
+        if dim is None or input.dim() == 0:
+            return NotImplemented
+        delta = mode.difference(input)
+        assert delta is not None
+        return change(base, input, delta, _from_the_end(input, dim))
 
 
-@rule("softmax")
-def softmax(
-    mode: DifferenceMode,
-    base: Tensor,
-    input: Tensor,
-    dim: int | None = None,
-    _stacklevel: int = 3,
-    dtype: Any = None,
-) -> Any:
+def _softmax(base: Tensor, a: Tensor, delta: Tensor, dim: int) -> Tensor:
     """P' − p = p·expm1(Δ log p)."""
-    if dim is None or input.dim() == 0:
-        return NotImplemented
-    delta = mode.difference(input)
-    assert delta is not None
-    return base * torch.expm1(log_softmax_difference(input, delta, _from_the_end(input, dim)))
+    return base * torch.expm1(log_softmax_difference(a, delta, dim))
 
 
-@rule("softmin")
-def softmin(
-    mode: DifferenceMode,
-    base: Tensor,
-    input: Tensor,
-    dim: int | None = None,
-    _stacklevel: int = 3,
-    dtype: Any = None,
-) -> Any:
-    """Softmax of −a."""
-    if dim is None or input.dim() == 0:
-        return NotImplemented
-    delta = mode.difference(input)
-    assert delta is not None
-    return base * torch.expm1(log_softmax_difference(-input, -delta, _from_the_end(input, dim)))
+_along_classes("log_softmax", lambda base, a, delta, dim: log_softmax_difference(a, delta, dim))
+_along_classes("softmax", _softmax)
+_along_classes("softmin", lambda base, a, delta, dim: _softmax(base, -a, -delta, dim))
 
 
 @rule("logsumexp")
@@ -92,13 +72,9 @@ def logsumexp(mode: DifferenceMode, base: Tensor, input: Tensor, dim: Any, keepd
         return NotImplemented
     delta = mode.difference(input)
     assert delta is not None
-    result = log_normaliser(_wide(input), _wide(delta), _from_the_end(input, dim))
+    result = log_normaliser(wide(input), wide(delta), _from_the_end(input, dim))
     return result.reshape(mode.evaluations, *base.shape)
 
 
 def _from_the_end(input: Tensor, dim: int) -> int:
     return dim - input.dim() if dim >= 0 else dim
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()

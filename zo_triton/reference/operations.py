@@ -35,12 +35,20 @@ ACTIVATIONS = {
 }
 
 
-def sample(out: Tensor, directions: Directions, tensor_id: int, dtype: torch.dtype) -> None:
-    """``out[k] = z_k``; out [K, *shape], any floating dtype."""
+def sample(
+    out: Tensor, directions: Directions, tensor_id: int, dtype: torch.dtype, rows: Tensor | None = None
+) -> None:
+    """``out[k] = z_k``; out [K, *shape], any floating dtype.
+
+    With ``rows``, int64 [R], ``out[k] = z_k[rows]``: out [K, R, *shape[1:]] of a tensor of two or more dimensions.
+    """
     shape = out.shape[1:]
+    if rows is not None:
+        # A row's values don't depend on how many follow it: the last one wanted ends the tensor here.
+        shape = torch.Size((max(rows.tolist(), default=-1) + 1, *shape[1:]))
     for k in range(directions.num):
-        z = _direction(directions, directions.first + k, tensor_id, shape, dtype)
-        out[k] = z.reshape(shape).to(out.device, out.dtype)
+        z = _direction(directions, directions.first + k, tensor_id, shape, dtype).reshape(shape)
+        out[k] = (z if rows is None else z[rows.cpu()]).to(out.device, out.dtype)
 
 
 def accumulate(

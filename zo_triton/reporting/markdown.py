@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from zo_triton.reporting import tables
@@ -19,6 +20,9 @@ CAPTIONS = {
     "accuracy": "Error of a loss difference against ε",
     "memory": "Peak memory over inference",
 }
+
+Builder = Callable[[dict[str, Any], dict[str, str]], list[str]]
+"""Makes a section's blocks of the section and of the drawn figures' names by their stems."""
 
 
 def render(record: Record, figures: list[str]) -> str:
@@ -84,11 +88,14 @@ def _race(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
     ]
 
 
-def _step_time(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
-    blocks = ["## Step time", section["note"]]
-    for case in section["cases"]:
-        blocks += [f"### {case['name']}", tables.step_time(case)]
-    return blocks + _picture(drawn, "step_time")
+def _case_by_case(title: str, table: Callable[[dict[str, Any]], str], stem: str) -> Builder:
+    def build(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
+        blocks = [f"## {title}", section["note"]]
+        for case in section["cases"]:
+            blocks += [f"### {case['name']}", table(case)]
+        return blocks + _picture(drawn, stem)
+
+    return build
 
 
 def _step_split(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
@@ -113,13 +120,6 @@ def _gate(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
     return ["## The gate: kernels against theory", section["note"], tables.gate(section)]
 
 
-def _memory(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
-    blocks = ["## Peak memory", section["note"]]
-    for case in section["cases"]:
-        blocks += [f"### {case['name']}", tables.memory(case)]
-    return blocks + _picture(drawn, "memory")
-
-
 def _benchmarks(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
     intro = (
         "From `pytest --benchmark`: each passed its correctness gate first; compilation is not in the times."
@@ -127,12 +127,12 @@ def _benchmarks(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
     return ["## Benchmarks", intro, tables.benchmarks(section)]
 
 
-_BUILD = {
+_BUILD: dict[str, Builder] = {
     "race": _race,
-    "step_time": _step_time,
+    "step_time": _case_by_case("Step time", tables.step_time, "step_time"),
     "step_split": _step_split,
     "accuracy": _accuracy,
-    "memory": _memory,
+    "memory": _case_by_case("Peak memory", tables.memory, "memory"),
     "gate": _gate,
     "benchmarks": _benchmarks,
 }

@@ -1,0 +1,94 @@
+"""A trained table: only the rows that a batch looks up are drawn, and they are those of the whole."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from difference_oracle import expected_differences, relative_error
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import zo_triton as zo
+from zo_triton import cpu
+from zo_triton.difference import differences
+
+TOKENS = torch.tensor([[12, 0, 5, 5], [6, 9, 0, 12]])
+
+
+def _table(rows=13, cols=6):
+    return torch.randn(rows, cols, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("sides", [1, 2])
+@pytest.mark.parametrize("compute_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("distribution", "rank"), [("rademacher", None), ("gaussian", None), ("sphere", None), ("gaussian", 2)]
+)
+def test_the_rows_are_those_of_the_whole_table(distribution, rank, compute_dtype, sides):
+    table, directions = _table(), zo.Directions(1, 2, 5, distribution, rank=rank)
+
+    def measured(lookup):
+        return differences(lookup, [table], directions, 1e-3, sides, compute_dtype, strict=True)[1]
+
+    found = measured(lambda: F.embedding(TOKENS, table))
+    # A table computed from the parameter is no parameter: its difference is that of every row.
+    assert torch.equal(found, measured(lambda: F.embedding(TOKENS, table * 1)))
+
+
+@pytest.mark.parametrize(
+    "lookup",
+    [
+        lambda tokens, table: F.embedding(tokens, table, padding_idx=0),
+        lambda tokens, table: F.embedding(tokens.int(), table),
+        lambda tokens, table: F.embedding(tokens, weight=table.detach()),
+        lambda tokens, table: torch.embedding(table, tokens),
+        lambda tokens, table: F.embedding(tokens[0, 0], table),
+        lambda tokens, table: F.embedding(tokens[:, ::2], table),
+        lambda tokens, table: F.embedding(tokens, table) @ table.T,
+        lambda tokens, table: F.linear(F.embedding(tokens, table), table),
+        lambda tokens, table: F.embedding(tokens, table) + table[:4],
+    ],
+    ids=[
+        "padding", "int32", "alias", "torch.embedding", "a number", "strided", "tied by product",
+        "tied by linear", "beside indexing",
+    ],
+)  # fmt: skip
+def test_every_way_to_look_up_matches_the_oracle(lookup):
+    table, directions = _table(), zo.Directions(1, 2, 3, "gaussian")
+    _, found = differences(lambda: lookup(TOKENS, table), [table], directions, 1e-3, 2, strict=True)
+    expected = expected_differences(lambda weight: lookup(TOKENS, weight), [table], directions, 1e-3, 2)
+    assert relative_error(found, expected) < 1e-5
+
+
+def test_an_empty_batch_of_tokens():
+    table = _table()
+    _, found = differences(lambda: F.embedding(TOKENS[:0], table), [table], zo.Directions(0, 0, 2), 1e-3)
+    assert found.shape == (2, 0, 4, 6)
+
+
+class _Largest(TorchDispatchMode):
+    """The most elements of any tensor that an operation gives back."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for each in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(each, torch.Tensor):
+                self.elements = max(self.elements, each.numel())
+        return result
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+def test_a_large_table_is_never_drawn_whole(rank, monkeypatch):
+    table, drawn = torch.zeros(200_000, 64), []
+    tokens = torch.arange(32).reshape(4, 8) * 6007
+    whole = cpu.sample
+
+    def spy(out, *rest):
+        drawn.append(tuple(out.shape))
+        whole(out, *rest)
+
+    monkeypatch.setattr(cpu, "sample", spy)
+    with _Largest() as largest:
+        differences(lambda: F.embedding(tokens, table), [table], zo.Directions(0, 0, 8, rank=rank), 1e-3)
+    assert drawn == [(8, 32, 64)]
+    assert largest.elements == 8 * 32 * 64
