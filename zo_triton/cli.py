@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,6 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--seed", type=int, default=0, help="first of the seeds (default 0)")
     report.add_argument("--tiny", action="store_true", help="prove that everything works, in seconds")
     report.set_defaults(run=_report)
+
+    race = commands.add_parser("race", help="race fused ZO against MeZO and backprop on one task")
+    race.add_argument("task", metavar="TASK", help="digits, mnist-mlp or mnist-cnn")
+    race.add_argument("--out", help="folder, replaced whole (default reports/TASK)")
+    race.add_argument("--seed", type=int, default=0, help="first of the seeds (default 0)")
+    race.set_defaults(run=_race)
 
     _add_nzk(commands)
 
@@ -160,20 +166,39 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from zo_triton.experiments.report import run_report
+
+    return _measure(options, options.out, lambda say: run_report(options.seed, options.tiny, say))
+
+
+def _race(options: argparse.Namespace) -> int:
+    from zo_triton.experiments.races import find_race
+    from zo_triton.experiments.report import run_race
+
+    find_race(options.task)
+    return _measure(
+        options,
+        options.out or f"reports/{options.task}",
+        lambda say: run_race(options.task, options.seed, say),
+    )
+
+
+def _measure(
+    options: argparse.Namespace, folder: str, run: Callable[[Callable[[str], None]], dict[str, Any]]
+) -> int:
+    """Runs an experiment, telling what it does, and publishes its record."""
     # A wrong folder is told before the minutes are spent, not after.
     from zo_triton.reporting import check_destination, publish
 
-    target = check_destination(options.out)
+    target = check_destination(folder)
     if not 0 <= options.seed < 2**32:
         raise ValueError(f"seed must be in [0, 2**32), got {options.seed}.")
-    from zo_triton.experiments.report import run_report
-
     console = _console()
     if console.is_terminal:
         with console.status("starting") as status:
-            record = run_report(options.seed, options.tiny, status.update)
+            record = run(status.update)
     else:
-        record = run_report(options.seed, options.tiny, lambda message: print(message, flush=True))
+        record = run(lambda message: print(message, flush=True))
     print(f"wrote {publish(record, target)}")
     return 0
 

@@ -4,20 +4,21 @@ import numpy as np
 import pytest
 import torch
 
-from zo_triton.data import Dataset, digits
+from zo_triton.data import Dataset
 from zo_triton.experiments import race as racing
 from zo_triton.experiments.baselines import Backprop
 from zo_triton.experiments.contender import Method, make_mlp
-from zo_triton.experiments.digits import CONFIG, TINY, find_method, methods, run_race
 from zo_triton.experiments.race import batches, race, run, tune
+from zo_triton.experiments.races import CONFIG, TINY, find_method, methods, run_race
+from zo_triton.experiments.tasks import find_task
 
 SHORT = replace(TINY, learning_rates=(1e-3, 1e-2), trial_seconds=20.0, run_seconds=20.0, targets=(0.3, 0.6))
 ADAM = Method("adam", "backprop + Adam", "first", lambda model, lr, seed: Backprop(model, lr))
 
 
 @pytest.fixture(scope="module")
-def data():
-    return digits()
+def course():
+    return find_task("digits").prepare()
 
 
 class Recorder:
@@ -42,10 +43,10 @@ def recording(made, loss=1.0):
     return Method("recorder", "recorder", "zeroth", build)
 
 
-def test_every_method_gets_the_same_weights_and_batches(data):
+def test_every_method_gets_the_same_weights_and_batches(course):
     made = []
     for _ in range(2):
-        run(recording(made), data, SHORT, seed=4, lr=0.1, seconds=0.05)
+        run(recording(made), course, SHORT, seed=4, lr=0.1, seconds=0.05)
     for one, other in zip(made[0].weights, made[1].weights, strict=True):
         assert torch.equal(one, other)
     assert min(len(made[0].seen), len(made[1].seen)) >= 15, "more than an epoch"
@@ -63,8 +64,8 @@ def test_an_epoch_visits_no_example_twice():
     assert not torch.equal(first, third)
 
 
-def test_a_run_reaches_its_targets_in_order(data):
-    result = run(ADAM, data, SHORT, seed=0, lr=1e-2, seconds=20.0)
+def test_a_run_reaches_its_targets_in_order(course):
+    result = run(ADAM, course, SHORT, seed=0, lr=1e-2, seconds=20.0)
     early, late = result["reached"]["0.3"], result["reached"]["0.6"]
     assert 0 < early["steps"] <= late["steps"]
     assert late["evaluations"] == 3 * late["steps"]
@@ -72,58 +73,58 @@ def test_a_run_reaches_its_targets_in_order(data):
     assert [point[0] for point in result["curve"]][:3] == [0, 5, 10]
 
 
-def test_a_target_that_is_not_reached_is_null(data):
-    result = run(recording([]), data, SHORT, seed=0, lr=0.1, seconds=0.05)
+def test_a_target_that_is_not_reached_is_null(course):
+    result = run(recording([]), course, SHORT, seed=0, lr=0.1, seconds=0.05)
     assert result["reached"] == {"0.3": None, "0.6": None}
     assert len(result["curve"]) > 1
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
-def test_a_diverged_run_stops(data, loss):
+def test_a_diverged_run_stops(course, loss):
     made = []
-    result = run(recording(made, loss), data, SHORT, seed=0, lr=0.1, seconds=0.05)
+    result = run(recording(made, loss), course, SHORT, seed=0, lr=0.1, seconds=0.05)
     assert result["diverged"] is True
     assert len(made[0].seen) == 1
 
 
-def test_other_errors_are_not_taken_for_divergence(data):
+def test_other_errors_are_not_taken_for_divergence(course):
     class Broken(Recorder):
         def step(self, x, y):
             raise ValueError("a mistake")
 
     method = Method("broken", "broken", "zeroth", lambda model, lr, seed: Broken(model))
     with pytest.raises(ValueError, match="a mistake"):
-        run(method, data, SHORT, seed=0, lr=0.1, seconds=0.05)
+        run(method, course, SHORT, seed=0, lr=0.1, seconds=0.05)
 
 
-def test_tuning_takes_the_fewest_steps_and_never_sees_the_test_examples(data, monkeypatch):
+def test_tuning_takes_the_fewest_steps_and_never_sees_the_test_examples(course, monkeypatch):
     seen = []
     original = racing.run
 
     def spy(method, used, *rest):
-        seen.append(used)
+        seen.append(used.data)
         return original(method, used, *rest)
 
     monkeypatch.setattr(racing, "run", spy)
-    lr, trials = tune(ADAM, data, SHORT)
+    lr, trials = tune(ADAM, course, SHORT)
     assert lr == 1e-2
     assert [trial["lr"] for trial in trials] == [1e-3, 1e-2]
     assert trials[1]["steps"] is not None
-    assert all(len(used.train_x) + len(used.test_x) == len(data.train_x) for used in seen)
+    assert all(len(used.train_x) + len(used.test_x) == len(course.data.train_x) for used in seen)
 
 
-def test_without_a_finisher_the_lowest_loss_wins(data):
+def test_without_a_finisher_the_lowest_loss_wins(course):
     impossible = replace(SHORT, targets=(1.01,), trial_seconds=0.05)
-    lr, trials = tune(ADAM, data, impossible)
+    lr, trials = tune(ADAM, course, impossible)
     assert all(trial["steps"] is None for trial in trials)
     assert lr == min(trials, key=lambda trial: trial["loss"])["lr"]
 
 
-def test_methods_take_turns_and_none_always_starts(data):
+def test_methods_take_turns_and_none_always_starts(course):
     order = []
     quick = replace(SHORT, targets=(0.05,), learning_rates=(1e-2,), seeds=(0, 1, 2))
     other = replace(ADAM, name="other", label="other")
-    rows = race([ADAM, other], data, quick, order.append)
+    rows = race([ADAM, other], course, quick, order.append)
     assert [line for line in order if line.startswith("seed")] == [
         "seed 0: backprop + Adam", "seed 0: other",
         "seed 1: other", "seed 1: backprop + Adam",
@@ -132,7 +133,7 @@ def test_methods_take_turns_and_none_always_starts(data):
     assert [len(row["runs"]) for row in rows] == [3, 3]
 
 
-def test_every_method_of_the_digits_race_runs(data):
+def test_every_method_of_the_digits_race_runs(course):
     section = run_race(replace(TINY, learning_rates=(1e-2,), seeds=(0,)), lambda message: None)
     assert [row["name"] for row in section["methods"]] == [method.name for method in methods()]
     assert section["parameters"] == 2410
@@ -146,11 +147,11 @@ def test_unknown_methods_are_named():
         find_method("mezzo")
 
 
-def test_evaluation_is_right_on_a_known_model(data):
+def test_evaluation_is_right_on_a_known_model(course):
     model = make_mlp((64, 10), 0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
         model[0].bias[3] = 1.0
-    _, accuracy = racing.evaluate(model, data)
-    assert accuracy == pytest.approx((data.test_y == 3).mean())
+    _, accuracy = racing.evaluate(model, course.data)
+    assert accuracy == pytest.approx((course.data.test_y == 3).mean())

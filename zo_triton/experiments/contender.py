@@ -75,3 +75,10 @@ def make_mlp(sizes: Sequence[int], seed: int) -> nn.Sequential:
 def count_parameters(model: nn.Module) -> int:
     """d, the number of trained weights."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def falling_rate(optimizer: torch.optim.Optimizer, steps: int | None) -> Callable[[], None]:
+    """What to call after each step so that the learning rate falls linearly to nothing; None keeps the rate."""
+    if steps is None:
+        return lambda: None
+    return torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps).step

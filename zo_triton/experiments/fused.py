@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import zo_triton as zo
+from zo_triton.experiments.contender import falling_rate
 
 
 def hardware_dtype() -> torch.dtype:
@@ -30,6 +31,7 @@ class Fused:
         sides: 1 or 2.
         momentum: None for Adam, else SGD's μ.
         compute_dtype: Of the differences; None takes :func:`hardware_dtype`.
+        decay_steps: Over which the learning rate falls linearly to nothing; None keeps it.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Fused:
         sides: int = 1,
         momentum: float | None = None,
         compute_dtype: torch.dtype | None = None,
+        decay_steps: int | None = None,
     ) -> None:
         optimizer: torch.optim.Optimizer
         if momentum is None:
@@ -52,10 +55,13 @@ class Fused:
             model, optimizer, directions, eps, seed, sides, compute_dtype or hardware_dtype()
         )
         self.evaluations_per_step = 1 + sides * directions
+        self._decay = falling_rate(optimizer, decay_steps)
 
     def step(self, x: Tensor, y: Tensor) -> float:
         """One update; returns the base loss."""
-        return self.trainer.step(x, y)
+        loss = self.trainer.step(x, y)
+        self._decay()
+        return loss
 
 
 class FusedSGD:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from time import perf_counter, sleep
 from typing import Any
@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zo_triton.data import Dataset
-from zo_triton.experiments.contender import Method, make_mlp
+from zo_triton.experiments.contender import Method
+from zo_triton.experiments.tasks import Prepared
 from zo_triton.experiments.timing import round_digits, threads
 
 Say = Callable[[str], None]
@@ -40,7 +41,6 @@ class RaceConfig:
     """The plain numbers of a race.
 
     Args:
-        sizes: Widths of the ReLU network.
         batch: Examples a step.
         directions: K of the zeroth-order methods.
         eps: ε of the fused methods; the others keep 1e-3, below which their differences drown.
@@ -50,11 +50,11 @@ class RaceConfig:
         seeds: Of weights, batches and directions.
         tuning_seeds: The sweep's own, an odd number of them.
         targets: Test accuracies to reach, ascending.
+        decay_steps: Over which every optimizer's learning rate falls linearly to nothing; None keeps it.
         overrun: A run goes on to this multiple of the time to the last target, so that curves show what
         follows.
     """
 
-    sizes: tuple[int, ...]
     batch: int
     directions: int
     eps: float
@@ -64,6 +64,7 @@ class RaceConfig:
     seeds: tuple[int, ...]
     tuning_seeds: tuple[int, ...]
     targets: tuple[float, ...]
+    decay_steps: int | None = None
     overrun: float = 1.3
 
 
@@ -88,7 +89,7 @@ def evaluate(model: nn.Module, data: Dataset) -> tuple[float, float]:
 
 def run(
     method: Method,
-    data: Dataset,
+    course: Prepared,
     config: RaceConfig,
     seed: int,
     lr: float,
@@ -104,7 +105,7 @@ def run(
         ``reached``: from each target to its first checkpoint or None; ``diverged``; ``step_ms``.
     """
     sleep(REST_SECONDS)
-    model = make_mlp(config.sizes, seed)
+    data, model = course.data, course.make_model(seed)
     contender = method.build(model, lr, seed)
     source = batches(data, config.batch, seed)
     count = torch.get_num_threads()
@@ -151,7 +152,7 @@ def run(
     }
 
 
-def tune(method: Method, data: Dataset, config: RaceConfig) -> tuple[float, list[dict[str, Any]]]:
+def tune(method: Method, course: Prepared, config: RaceConfig) -> tuple[float, list[dict[str, Any]]]:
     """The sweep: the learning rate that takes the fewest steps to the last target on a validation split.
 
     Every rate has a trial of a quarter of ``trial_seconds`` with the first tuning seed; the best
@@ -165,22 +166,22 @@ def tune(method: Method, data: Dataset, config: RaceConfig) -> tuple[float, list
     """
     first, *others = config.tuning_seeds
     trials = {
-        lr: _trial([_attempt(method, data, config, first, lr, config.trial_seconds / 4)], lr)
+        lr: _trial([_attempt(method, course, config, first, lr, config.trial_seconds / 4)], lr)
         for lr in config.learning_rates
     }
     finalists = sorted(trials, key=lambda lr: _rank(trials[lr]))[:FINALISTS]
     for lr in finalists:
         attempts = [
-            _attempt(method, data, config, seed, lr, config.trial_seconds) for seed in (first, *others)
+            _attempt(method, course, config, seed, lr, config.trial_seconds) for seed in (first, *others)
         ]
         trials[lr] = _trial(attempts, lr)
     return min(finalists, key=lambda lr: _rank(trials[lr])), list(trials.values())
 
 
 def _attempt(
-    method: Method, data: Dataset, config: RaceConfig, seed: int, lr: float, seconds: float
+    method: Method, course: Prepared, config: RaceConfig, seed: int, lr: float, seconds: float
 ) -> dict[str, Any]:
-    validation = data.validation(seed=config.tuning_seeds[0])
+    validation = replace(course, data=course.data.validation(seed=config.tuning_seeds[0]))
     return run(method, validation, config, seed, lr, seconds)
 
 
@@ -205,17 +206,17 @@ def _rank(trial: dict[str, Any]) -> tuple[float, float]:
     return (math.inf if steps is None else steps, math.inf if loss is None else loss)
 
 
-def warm_up(method: Method, data: Dataset, config: RaceConfig) -> float:
+def warm_up(method: Method, course: Prepared, config: RaceConfig) -> float:
     """Two steps on throw-away weights, where compilation happens; returns the seconds they took."""
-    contender = method.build(make_mlp(config.sizes, 0), config.learning_rates[0], 0)
-    source = batches(data, config.batch, 0)
+    contender = method.build(course.make_model(0), config.learning_rates[0], 0)
+    source = batches(course.data, config.batch, 0)
     start = perf_counter()
     for _ in range(2):
         contender.step(*next(source))
     return perf_counter() - start
 
 
-def race(methods: Sequence[Method], data: Dataset, config: RaceConfig, say: Say) -> list[dict[str, Any]]:
+def race(methods: Sequence[Method], course: Prepared, config: RaceConfig, say: Say) -> list[dict[str, Any]]:
     """Warm-up and sweep for each method, then every seed for each method in turns.
 
     Returns:
@@ -224,8 +225,8 @@ def race(methods: Sequence[Method], data: Dataset, config: RaceConfig, say: Say)
     rows: dict[str, dict[str, Any]] = {}
     for method in methods:
         say(f"tuning {method.label}")
-        set_up = warm_up(method, data, config)
-        lr, trials = tune(method, data, config)
+        set_up = warm_up(method, course, config)
+        lr, trials = tune(method, course, config)
         rows[method.name] = {
             "name": method.name,
             "label": method.label,
@@ -242,7 +243,7 @@ def race(methods: Sequence[Method], data: Dataset, config: RaceConfig, say: Say)
         for method in [*methods[shift:], *methods[:shift]]:
             row = rows[method.name]
             say(f"seed {seed}: {method.label}")
-            row["runs"].append(run(method, data, config, seed, row["lr"], config.run_seconds))
+            row["runs"].append(run(method, course, config, seed, row["lr"], config.run_seconds))
     for row in rows.values():
         row["step_ms"] = round_digits(median(one["step_ms"] for one in row["runs"]))
         row["evaluations_per_step"] = row["runs"][0]["evaluations_per_step"]

@@ -12,11 +12,11 @@ from torch import nn
 from zo_triton.data import Dataset, available, digits, load, root
 from zo_triton.experiments.contender import make_mlp
 
-WIDTHS = (8, 16)
+WIDTHS = (4, 8)
 """Channels of the convolutional network: few weights, because zeroth-order steps grow with their number."""
 
-POOLED = 3
-"""Its feature maps are averaged to at most so many rows and columns."""
+POOLED = 8
+"""Larger feature maps than this are averaged to so many rows and columns."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,14 @@ class Task:
                 return make_cnn(data.shape, classes, seed)
             return make_mlp((prod(data.shape), *self.hidden, classes), seed)
 
-        return Prepared(data, make_model, note)
+        return Prepared(
+            self.data if found else "digits", data, make_model, self._network(data.shape, classes), note
+        )
+
+    def _network(self, shape: tuple[int, ...], classes: int) -> str:
+        if self.hidden is not None:
+            return "ReLU network " + "-".join(str(width) for width in (prod(shape), *self.hidden, classes))
+        return f"Convolutional ReLU network of {' and '.join(str(width) for width in WIDTHS)} channels"
 
 
 @dataclass(frozen=True)
@@ -67,26 +74,31 @@ class Prepared:
     """A task with its data in memory.
 
     Attributes:
+        name: Of the data that is there.
         data: Standardised.
         make_model: From a seed to the network with its first weights.
+        network: How reports call it.
         note: What a reader must know about the data; empty if it is what the task says.
     """
 
+    name: str
     data: Dataset
     make_model: Callable[[int], nn.Sequential]
-    note: str
+    network: str
+    note: str = ""
 
 
 _IMAGE_RATES = (("zo-adam", 1e-2), ("zo-sgd", 1e-2), ("adam", 3e-3), ("sgd", 0.1))
+_CONVOLUTIONAL_RATES = (("zo-adam", 4e-3), ("zo-sgd", 1e-2), ("adam", 3e-3), ("sgd", 0.1))
 
 TASKS = {
     task.name: task
     for task in (
         Task("digits", "digits", (32,), 64, 128, 500),
         Task("mnist-mlp", "mnist", (32,), 128, 512, 1000, _IMAGE_RATES),
-        Task("mnist-cnn", "mnist", None, 128, 256, 1000, _IMAGE_RATES),
-        Task("cifar-cnn", "cifar10", None, 128, 256, 1000, _IMAGE_RATES),
-        Task("tiny-imagenet-cnn", "tiny_imagenet", None, 64, 256, 500, _IMAGE_RATES),
+        Task("mnist-cnn", "mnist", None, 64, 128, 2000, _CONVOLUTIONAL_RATES),
+        Task("cifar-cnn", "cifar10", None, 64, 128, 1000, _CONVOLUTIONAL_RATES),
+        Task("tiny-imagenet-cnn", "tiny_imagenet", None, 64, 128, 500, _CONVOLUTIONAL_RATES),
     )
 }
 
@@ -103,7 +115,7 @@ def find_task(name: str) -> Task:
 
 
 def make_cnn(shape: tuple[int, ...], classes: int, seed: int) -> nn.Sequential:
-    """Two strided convolutions, an average over parts of the image and a linear layer, on flattened images.
+    """Two strided convolutions, an average over parts of a large image and a linear layer, on flattened images.
 
     Args:
         shape: (channels, height, width) of an image.
@@ -111,11 +123,12 @@ def make_cnn(shape: tuple[int, ...], classes: int, seed: int) -> nn.Sequential:
         seed: Of the weights, drawn as torch draws them.
 
     Returns:
-        From [N, channels·height·width] to [N, classes]; 2 826 weights for MNIST.
+        From [N, channels·height·width] to [N, classes]; 4 330 weights for MNIST.
     """
     channels, height, width = shape
     first, second = WIDTHS
-    pooled = [min(POOLED, -(-size // 4)) for size in (height, width)]
+    size = -(-height // 4), -(-width // 4)
+    pooled = min(POOLED, size[0]), min(POOLED, size[1])
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(layer: nn.Conv2d | nn.Linear) -> nn.Module:
@@ -131,7 +144,7 @@ def make_cnn(shape: tuple[int, ...], classes: int, seed: int) -> nn.Sequential:
         nn.ReLU(),
         drawn(nn.utils.skip_init(nn.Conv2d, first, second, 3, stride=2, padding=1)),
         nn.ReLU(),
-        nn.AdaptiveAvgPool2d((pooled[0], pooled[1])),
+        *([] if pooled == size else [nn.AdaptiveAvgPool2d(pooled)]),
         nn.Flatten(),
         drawn(nn.utils.skip_init(nn.Linear, second * prod(pooled), classes)),
     )

@@ -7,8 +7,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import zo_triton as zo
-from zo_triton.experiments.digits import CONFIG, DEFAULT_RATES, find_method, probe
 from zo_triton.experiments.race import batches, evaluate
+from zo_triton.experiments.races import CONFIG, DEFAULT_RATES, find_method, probe
 from zo_triton.experiments.tasks import find_task
 
 LARGE = 10_000
@@ -52,7 +52,7 @@ def train(
 
     Args:
         task: A name in ``zo_triton.experiments.tasks.TASKS``.
-        method: A name from ``zo_triton.experiments.digits.methods``.
+        method: A name from ``zo_triton.experiments.races.methods``.
         lr: Learning rate; None takes the task's for the method.
         directions: K; None takes the task's.
         seed: Of weights, batches and directions.

@@ -66,11 +66,13 @@ def _picture(drawn: dict[str, str], stem: str) -> list[str]:
 
 def _race(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
     config = section["config"]
-    sizes = "-".join(str(size) for size in config["sizes"])
+    # Records from before there were other networks hold the widths instead.
+    network = section.get("network") or "ReLU network " + "-".join(map(str, config["sizes"]))
+    seeds = len(config["seeds"])
     intro = (
-        f"ReLU network {sizes} ({section['parameters']} weights), batch {config['batch']}, cross-entropy, "
-        f"{len(config['seeds'])} seeds; for each seed all methods start from the same weights and see the "
-        f"same batches. Zeroth-order methods walk K = {config['directions']} directions a step unless "
+        f"{network} ({section['parameters']} weights), batch {config['batch']}, cross-entropy, "
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'}; for each seed all methods start from the same weights and "
+        f"see the same batches. Zeroth-order methods walk K = {config['directions']} directions a step unless "
         "said. The clock runs during training steps only: evaluation, compilation and warm-up are outside. "
         "Times are medians over the seeds of the first checkpoint at or above the target; a run ends at "
         f"the hardest target (plus a little, for the curves) or after {config['run_seconds']:g} s of "

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zo_triton.experiments.contender import falling_rate
+
 
 class Backprop:
     """Gradients by autograd, then Adam or SGD.
@@ -17,14 +19,18 @@ class Backprop:
         model: Trained in place.
         lr: Learning rate.
         adam: Adam, otherwise plain SGD.
+        decay_steps: Over which the learning rate falls linearly to nothing; None keeps it.
     """
 
     evaluations_per_step = 3
 
-    def __init__(self, model: nn.Module, lr: float, adam: bool = True) -> None:
+    def __init__(
+        self, model: nn.Module, lr: float, adam: bool = True, decay_steps: int | None = None
+    ) -> None:
         self.model = model
         kind = torch.optim.Adam if adam else torch.optim.SGD
         self.optimizer = kind(model.parameters(), lr=lr, fused=True)
+        self._decay = falling_rate(self.optimizer, decay_steps)
 
     def step(self, x: Tensor, y: Tensor) -> float:
         """One update; returns the loss before it."""
@@ -32,4 +38,5 @@ class Backprop:
         loss = F.cross_entropy(self.model(x), y)
         loss.backward()
         self.optimizer.step()
+        self._decay()
         return loss.item()

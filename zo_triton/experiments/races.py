@@ -1,4 +1,4 @@
-"""The main race: a small ReLU network on scikit-learn's digits, forward passes only against backprop."""
+"""The races: whose methods and settings run on which task, forward passes only against backprop."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from zo_triton import nzk
-from zo_triton.data import Dataset, digits
+from zo_triton.data import Dataset
 from zo_triton.experiments.baselines import Backprop, MeZO
-from zo_triton.experiments.contender import Contender, Method, count_parameters, make_mlp
+from zo_triton.experiments.contender import Contender, Method, count_parameters
 from zo_triton.experiments.fused import Fused
 from zo_triton.experiments.race import FINALISTS, RaceConfig, Say, race
+from zo_triton.experiments.tasks import find_task
 
 CONFIG = RaceConfig(
-    sizes=(64, 32, 10),
     batch=64,
     directions=128,
     eps=1e-4,
@@ -28,7 +28,37 @@ CONFIG = RaceConfig(
     tuning_seeds=(100, 101, 102),
     targets=(0.90, 0.95),
 )
-"""The published settings."""
+"""The main race's settings."""
+
+RACES = {
+    "digits": CONFIG,
+    "mnist-mlp": replace(
+        CONFIG,
+        batch=128,
+        directions=512,
+        learning_rates=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+        trial_seconds=4.0,
+        run_seconds=20.0,
+        tuning_seeds=(100,),
+        targets=(0.85, 0.90),
+    ),
+    "mnist-cnn": replace(
+        CONFIG,
+        eps=1e-3,
+        learning_rates=(3e-3, 8e-3, 2e-2),
+        trial_seconds=12.0,
+        run_seconds=290.0,
+        seeds=(0,),
+        tuning_seeds=(100,),
+        targets=(0.90, 0.95),
+        decay_steps=4000,
+        overrun=1.02,
+    ),
+}
+"""By task. A convolutional network takes minutes to its target: one seed."""
+
+RIVALS = ("zo-adam", "mezo", "adam")
+"""Who runs in the races but the main one, in which all do."""
 
 MOMENTUM = 0.9
 """Of the fused ZO-SGD."""
@@ -63,7 +93,7 @@ def methods(config: RaceConfig = CONFIG) -> list[Method]:
     count, eps = config.directions, config.eps
 
     def zo_adam(model: nn.Module, lr: float, seed: int) -> Contender:
-        return Fused(model, lr, seed, count, eps)
+        return Fused(model, lr, seed, count, eps, decay_steps=config.decay_steps)
 
     def zo_sgd(model: nn.Module, lr: float, seed: int) -> Contender:
         return Fused(model, lr, seed, count, eps, momentum=MOMENTUM)
@@ -75,7 +105,7 @@ def methods(config: RaceConfig = CONFIG) -> list[Method]:
         return MeZO(model, lr, seed, 1)
 
     def adam(model: nn.Module, lr: float, seed: int) -> Contender:
-        return Backprop(model, lr)
+        return Backprop(model, lr, decay_steps=config.decay_steps)
 
     def sgd(model: nn.Module, lr: float, seed: int) -> Contender:
         return Backprop(model, lr, adam=False)
@@ -108,10 +138,20 @@ def probe(model: nn.Module, data: Dataset, lr: float, config: RaceConfig = CONFI
     return nzk.probe_lr(model, x, lr, config.directions, momentum=MOMENTUM)
 
 
-def run_race(config: RaceConfig, say: Say, chosen: Sequence[Method] | None = None) -> dict[str, Any]:
-    """The record's section ``race``."""
+def run_race(
+    config: RaceConfig, say: Say, task: str = "digits", chosen: Sequence[Method] | None = None
+) -> dict[str, Any]:
+    """The record's section ``race``.
+
+    Args:
+        config: Its settings.
+        say: Told what runs now.
+        task: A name in ``zo_triton.experiments.tasks.TASKS``.
+        chosen: The methods; None takes every one.
+    """
     rates = ", ".join(f"{rate:g}" for rate in config.learning_rates)
     seconds, target = config.trial_seconds, config.targets[-1]
+    course = find_task(task).prepare()
     note = (
         "Inputs are standardised with the training examples' mean and standard deviation. "
         f"Every method tried the same {len(config.learning_rates)} learning rates ({rates}) for at most "
@@ -121,19 +161,34 @@ def run_race(config: RaceConfig, say: Say, chosen: Sequence[Method] | None = Non
         "median over the seeds, or in brackets the best accuracy where it did not get there. Momentum is fixed "
         f"at {MOMENTUM}, Adam's other settings are torch's."
     )
-    data = digits().standardized()
-    rows = race(chosen or methods(config), data, config, say)
+    if config.decay_steps is not None:
+        note += (
+            " The learning rates of fused ZO and of backprop with Adam fall linearly to nothing over "
+            f"{config.decay_steps} steps."
+        )
+    rows = race(chosen or methods(config), course, config, say)
     for row in rows:
         if row["name"] == "zo-sgd":
-            note += (
-                f" {row['label'].capitalize()}: {probe(make_mlp(config.sizes, 0), data, row['lr'], config)}"
-            )
+            found = probe(course.make_model(0), course.data, row["lr"], config)
+            note += f" {row['label'].capitalize()}: {found}"
     return {
-        "task": "digits",
+        "task": f"{task} (on {course.name})" if course.note else task,
+        "network": course.network,
         "config": {
             key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()
         },
-        "parameters": count_parameters(make_mlp(config.sizes, 0)),
+        "parameters": count_parameters(course.make_model(0)),
         "tuning": {"learning_rates": list(config.learning_rates), "note": note},
         "methods": rows,
     }
+
+
+def find_race(task: str) -> RaceConfig:
+    """The settings of a task's race.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if task not in RACES:
+        raise ValueError(f"there is no race on {task!r}; choose one of {tuple(RACES)}.")
+    return RACES[task]
