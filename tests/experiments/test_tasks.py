@@ -11,7 +11,7 @@ from zo_triton.experiments.train import train
 
 
 def test_networks_are_as_small_as_zeroth_order_steps_want_them():
-    assert count_parameters(tasks.make_cnn((1, 28, 28), 10, 0)) == 2826
+    assert count_parameters(tasks.make_cnn((1, 28, 28), 10, 0)) == 4330
     assert count_parameters(tasks.make_mlp((784, 32, 10), 0)) == 25450
 
 
@@ -33,6 +33,12 @@ def test_the_seed_decides_the_first_weights():
         assert torch.equal(a, b)
         assert not torch.equal(a, c)
         assert a.abs().max() <= 1
+
+
+@pytest.mark.parametrize(("size", "pools"), [(8, 0), (32, 0), (33, 1), (64, 1)])
+def test_only_large_feature_maps_are_averaged(size, pools):
+    kinds = [type(layer) for layer in tasks.make_cnn((1, size, size), 10, 0)]
+    assert kinds.count(torch.nn.AdaptiveAvgPool2d) == pools
 
 
 @pytest.mark.parametrize("name", ["mnist-mlp", "mnist-cnn", "cifar-cnn", "tiny-imagenet-cnn"])

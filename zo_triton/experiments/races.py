@@ -99,7 +99,7 @@ def methods(config: RaceConfig = CONFIG) -> list[Method]:
         return Fused(model, lr, seed, count, eps, momentum=MOMENTUM)
 
     def mezo(model: nn.Module, lr: float, seed: int) -> Contender:
-        return MeZO(model, lr, seed, min(count, LOOP_DIRECTIONS), adam=True)
+        return MeZO(model, lr, seed, min(count, LOOP_DIRECTIONS), adam=True, decay_steps=config.decay_steps)
 
     def mezo_one(model: nn.Module, lr: float, seed: int) -> Contender:
         return MeZO(model, lr, seed, 1)
@@ -151,21 +151,19 @@ def run_race(
     """
     rates = ", ".join(f"{rate:g}" for rate in config.learning_rates)
     seconds, target = config.trial_seconds, config.targets[-1]
-    course = find_task(task).prepare()
+    course, tries = find_task(task).prepare(), len(config.tuning_seeds)
     note = (
         "Inputs are standardised with the training examples' mean and standard deviation. "
         f"Every method tried the same {len(config.learning_rates)} learning rates ({rates}) for at most "
-        f"{seconds / 4:g} s of training each, and its {FINALISTS} best again with {len(config.tuning_seeds)} "
-        f"seeds for at most {seconds:g} s, on a fifth of the training examples held out (the test examples are "
-        f"never seen). The table gives the steps to {100 * target:.0f} % validation accuracy, of the best the "
+        f"{seconds / 4:g} s of training each, and its {FINALISTS} best again with {tries} "
+        f"{'seed' if tries == 1 else 'seeds'} for at most {seconds:g} s, on a fifth of the training examples held "
+        "out (the test examples are never seen). The table gives "
+        f"the steps to {100 * target:.0f} % validation accuracy, of the best the "
         "median over the seeds, or in brackets the best accuracy where it did not get there. Momentum is fixed "
         f"at {MOMENTUM}, Adam's other settings are torch's."
     )
     if config.decay_steps is not None:
-        note += (
-            " The learning rates of fused ZO and of backprop with Adam fall linearly to nothing over "
-            f"{config.decay_steps} steps."
-        )
+        note += f" Adam's learning rate falls linearly to nothing over {config.decay_steps} steps for all."
     rows = race(chosen or methods(config), course, config, say)
     for row in rows:
         if row["name"] == "zo-sgd":

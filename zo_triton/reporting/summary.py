@@ -38,7 +38,7 @@ def _race(section: dict[str, Any]) -> tuple[str, list[str]]:
     taken = {one["name"]: median_reached(one["runs"], target, "seconds") for one in section["methods"]}
     ours = _fastest([one for one in section["methods"] if one["family"] == "fused"], taken)
     seconds = taken[ours["name"]]
-    head = f"**{section['task'].capitalize()} to {goal}**, median of {len(ours['runs'])} seeds"
+    head = f"**{goal} on {section['task']}**, {_seeds(len(ours['runs']))}"
     if seconds is None:
         return f"{head}: {ours['label']} did not get there.", [f"{ours['label']} never reached {goal}"]
     parts, losses = [], []
@@ -54,6 +54,10 @@ def _race(section: dict[str, Any]) -> tuple[str, list[str]]:
         else:
             parts.append(f"{other['label']} {number(theirs, 's')} ({_times(theirs / seconds)} slower)")
     return f"{head}: {ours['label']} takes **{number(seconds, 's')}**; {', '.join(parts)}.", losses
+
+
+def _seeds(count: int) -> str:
+    return "one seed" if count == 1 else f"median of {count} seeds"
 
 
 def _step_time(section: dict[str, Any]) -> tuple[str, list[str]]:

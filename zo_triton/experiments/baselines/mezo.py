@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zo_triton.experiments.contender import falling_rate
+
 
 class MeZO:
     """Central differences along K Gaussian directions, one direction after the other.
@@ -26,15 +28,24 @@ class MeZO:
         directions: K.
         eps: Smoothing radius; 1e-3 is the paper's.
         adam: Feed the averaged estimate to Adam instead of descending along it.
+        decay_steps: Over which Adam's learning rate falls linearly to nothing; None keeps it.
     """
 
     def __init__(
-        self, model: nn.Module, lr: float, seed: int, directions: int, eps: float = 1e-3, adam: bool = False
+        self,
+        model: nn.Module,
+        lr: float,
+        seed: int,
+        directions: int,
+        eps: float = 1e-3,
+        adam: bool = False,
+        decay_steps: int | None = None,
     ) -> None:
         self.model, self.lr, self.eps, self.directions = model, lr, eps, directions
         self.parameters = list(model.parameters())
         self.evaluations_per_step = 2 * directions
         self.adam = torch.optim.Adam(self.parameters, lr=lr, fused=True) if adam else None
+        self._decay = falling_rate(self.adam, decay_steps) if self.adam else None
         self._seeds = torch.Generator().manual_seed(seed)
         self._noise = torch.Generator()
 
@@ -51,12 +62,13 @@ class MeZO:
             self._perturb(seed, self.eps)
             slopes.append((plus - minus) / (2 * self.eps))
             total += plus + minus
-        if self.adam is None:
+        if self.adam is None or self._decay is None:
             for seed, slope in zip(seeds, slopes, strict=True):
                 self._perturb(seed, -self.lr * slope / self.directions)
         else:
             self._fill_gradients(seeds, slopes)
             self.adam.step()
+            self._decay()
         return total / (2 * self.directions)
 
     def _perturb(self, seed: int, scale: float) -> None:
