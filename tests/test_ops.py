@@ -53,7 +53,7 @@ def test_opcheck(name):
 
 
 def test_every_op_is_checked():
-    assert set(CALLS) == set(ops._SCHEMAS)
+    assert set(CALLS) == set(ops.SCHEMAS)
 
 
 def test_engines_are_picked_by_device_and_overridden_in_a_block():

@@ -6,6 +6,7 @@ import torch
 
 from zo_triton.experiments import accuracy, gates, machine, memory, step_time
 from zo_triton.experiments.baselines import Backprop, MeZO, VmapEnsemble
+from zo_triton.experiments.contender import count_parameters
 from zo_triton.experiments.fused import FusedSGD, hardware_dtype
 from zo_triton.experiments.timing import alternate
 from zo_triton.reporting.records import ENVIRONMENT
@@ -81,6 +82,20 @@ def test_step_time_and_split_have_a_row_for_everything():
     assert {"zo-central", "mezo", "vmap", "vmap-central", "inference", "sgd"} < set(names)
     split = step_time.run_step_split(step_time.TINY_CASES, 0.01, lambda message: None)
     assert list(split["cases"][0]["parts"]) == ["draw", "base", "differences", "update", "rest"]
+
+
+def test_the_convolutional_case_is_le_net():
+    case = step_time.CASES[-1]
+    model, x, _ = step_time.example(case)
+    assert case.name == "LeNet-5, batch 64, K = 32"
+    assert count_parameters(model) == 61706
+    assert model(x).shape == (64, 10)
+    first = model[1].weight.clone()
+    torch.manual_seed(5)
+    drawn = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(case.make_model(0)[1].weight, first)
+    assert torch.equal(torch.rand(1), drawn)
 
 
 def test_contenders_report_their_own_dtype():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from zo_triton.data.pairs import Pair
+from zo_triton.files import replacing
 
 
 def export_mat(pair: Pair, path: str | os.PathLike[str]) -> Path:
@@ -52,16 +52,6 @@ def export_mat(pair: Pair, path: str | os.PathLike[str]) -> Path:
         "name": pair.name,
         "note": pair.note,
     }
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            savemat(file, variables, oned_as="column")
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files that only their owner can read.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(target) as file:
+        savemat(file, variables, oned_as="column")
     return target

@@ -51,7 +51,7 @@ RACES = {
         seeds=(0,),
         tuning_seeds=(100,),
         targets=(0.90, 0.95),
-        decay_steps=4000,
+        decay_steps=6000,
         overrun=1.02,
     ),
 }

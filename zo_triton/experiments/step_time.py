@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import zo_triton as zo
 from zo_triton import ops
 from zo_triton.experiments.baselines import Backprop, MeZO, VmapEnsemble
-from zo_triton.experiments.contender import Contender, make_mlp
+from zo_triton.experiments.contender import Contender, make_lenet, make_mlp
 from zo_triton.experiments.fused import Fused, FusedSGD, hardware_dtype
 from zo_triton.experiments.timing import alternate, milliseconds, round_digits, threads
 
@@ -33,13 +33,37 @@ class StepCase:
     @property
     def name(self) -> str:
         """How tables call it."""
-        return f"{'-'.join(map(str, self.sizes))}, batch {self.batch}, K = {self.directions}"
+        return f"{self.network}, batch {self.batch}, K = {self.directions}"
+
+    @property
+    def network(self) -> str:
+        """Its widths."""
+        return "-".join(map(str, self.sizes))
+
+    def make_model(self, seed: int) -> nn.Sequential:
+        """The network with its first weights."""
+        return make_mlp(self.sizes, seed)
+
+
+@dataclass(frozen=True)
+class LeNetCase(StepCase):
+    """Another network between inputs and classes, the two ``sizes``."""
+
+    sizes: tuple[int, ...] = (784, 10)
+    batch: int = 64
+    directions: int = 32
+    network = "LeNet-5"
+
+    def make_model(self, seed: int) -> nn.Sequential:
+        """The network with its first weights."""
+        return make_lenet(seed)
 
 
 CASES = (
     StepCase((784, 256, 256, 10), 128, 32),
     StepCase((784, 256, 256, 10), 32, 32),
     StepCase((64, 32, 10), 128, 64),
+    LeNetCase(),
 )
 TINY_CASES = (StepCase((64, 32, 10), 32, 4),)
 
@@ -114,7 +138,7 @@ def contenders(case: StepCase) -> list[StepContender]:
         "zo-whole", "fused, one-sided, whole step", "fused", "float32",
         lambda m, k: Fused(m, LR, 0, k, EPS, momentum=0.0),
     )  # fmt: skip
-    trainer = whole.build(make_mlp(case.sizes, 0), 1)
+    trainer = whole.build(case.make_model(0), 1)
     if isinstance(trainer, Fused) and trainer.trainer.is_fused:
         listed.insert(0, whole)
     return listed
@@ -125,7 +149,7 @@ def example(case: StepCase, seed: int = 0) -> tuple[nn.Sequential, Tensor, Tenso
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(case.batch, case.sizes[0], generator=generator)
     y = torch.randint(case.sizes[-1], (case.batch,), generator=generator)
-    return make_mlp(case.sizes, seed), x, y
+    return case.make_model(seed), x, y
 
 
 def run_step_time(cases: Sequence[StepCase], seconds: float, say: Callable[[str], None]) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from zo_triton.files import replacing
 
 FORMAT = "zo_triton report"
 SCHEMA = 1
@@ -109,18 +110,8 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Replaces a file's content atomically: a temporary sibling, then one rename."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files that only their owner can read; a report is for everybody.
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replacing(target) as file:
+        file.write(text.encode())
 
 
 def read(path: str | os.PathLike[str]) -> Record:

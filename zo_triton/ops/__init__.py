@@ -1,0 +1,41 @@
+"""The fused operations: torch custom ops, the functions that call them, and the choice of an engine.
+
+Each op writes into an ``out`` that the caller allocates, so that torch's dispatcher sees one mutating kernel and
+buffers can be reused. Tensors on a GPU run the Triton kernels, tensors on the CPU the Numba engine;
+:func:`use_engine` overrides that.
+"""
+
+from zo_triton.ops.engines import ENGINES, engine_for, use_engine, whole_step
+from zo_triton.ops.field import accumulate, direction_scales, gram, sample, stage
+from zo_triton.ops.layers import (
+    activation_difference,
+    cross_entropy_difference,
+    largest_difference,
+    perturbed_conv2d,
+    perturbed_linear,
+)
+from zo_triton.ops.mlp import mlp_differences, mlp_measure, mlp_update, offers_mlp, offers_mlp_step
+from zo_triton.ops.registry import SCHEMAS
+
+__all__ = [
+    "ENGINES",
+    "SCHEMAS",
+    "accumulate",
+    "activation_difference",
+    "cross_entropy_difference",
+    "direction_scales",
+    "engine_for",
+    "gram",
+    "largest_difference",
+    "mlp_differences",
+    "mlp_measure",
+    "mlp_update",
+    "offers_mlp",
+    "offers_mlp_step",
+    "perturbed_conv2d",
+    "perturbed_linear",
+    "sample",
+    "stage",
+    "use_engine",
+    "whole_step",
+]

@@ -1,0 +1,91 @@
+"""Which engine an op runs on: Triton's kernels on a GPU, the Numba engine on the CPU, or the one asked for."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from functools import cache
+from types import ModuleType
+
+import torch
+
+ENGINES = ("reference", "cpu", "triton")
+_MODULES = {"reference": "zo_triton.reference", "cpu": "zo_triton.cpu", "triton": "zo_triton.kernels"}
+_NEEDS = {"reference": "numpy", "cpu": "numba", "triton": "triton"}
+_override: ContextVar[str | None] = ContextVar("zo_triton_engine", default=None)
+
+
+@contextmanager
+def use_engine(name: str) -> Iterator[None]:
+    """Runs every fused op on the named engine inside a ``with`` block.
+
+    Args:
+        name: ``"reference"`` (float64, slow), ``"cpu"`` (Numba and torch's GEMM) or ``"triton"``.
+
+    Raises:
+        ValueError: The name is unknown.
+        RuntimeError: The engine's library is not installed.
+    """
+    if name not in ENGINES:
+        raise ValueError(f"unknown engine {name!r}; choose one of {ENGINES}.")
+    load_engine(name)
+    token = _override.set(name)
+    try:
+        yield
+    finally:
+        _override.reset(token)
+
+
+def engine_for(device: torch.device) -> str:
+    """The engine that an op on this device runs on now."""
+    return _override.get() or ("cpu" if device.type == "cpu" else "triton")
+
+
+@cache
+def load_engine(name: str) -> ModuleType:
+    """The engine's package, imported when it is first asked for.
+
+    Raises:
+        RuntimeError: A library that it needs is not installed.
+    """
+    try:
+        return importlib.import_module(_MODULES[name])
+    except ModuleNotFoundError as error:
+        if error.name != _NEEDS[name]:
+            raise
+        raise RuntimeError(
+            f"the {name!r} engine needs {error.name}, which is not installed: `pip install {error.name}`, "
+            "or choose another with zo_triton.use_engine."
+        ) from error
+
+
+def engine_on(device: torch.device) -> ModuleType:
+    """The package that an op on this device runs in now.
+
+    Raises:
+        RuntimeError: That engine can't use tensors there.
+    """
+    name = engine_for(device)
+    if name == "triton" and device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise RuntimeError(
+            "the 'triton' engine runs CPU tensors only in Triton's interpreter: set TRITON_INTERPRET=1 before "
+            "Python starts, or move the tensors to a GPU."
+        )
+    if name == "cpu" and device.type != "cpu":
+        raise RuntimeError(f"the 'cpu' engine got a tensor on {device}; use the 'triton' engine there.")
+    return load_engine(name)
+
+
+def whole_step(device: torch.device) -> AbstractContextManager[None]:
+    """Tells the engine that several of its ops follow one another on this device, with torch's in between.
+
+    The CPU engine keeps torch's threads from contending with its own; the others need nothing.
+    """
+    return (
+        load_engine("cpu").one_pool()
+        if engine_for(device) == "cpu" and device.type == "cpu"
+        else nullcontext()
+    )

@@ -1,0 +1,135 @@
+"""The perturbation field by itself: drawn, added up, measured, packed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from zo_triton.directions import Directions, matrix_shape
+from zo_triton.memory import empty
+from zo_triton.ops.engines import engine_on
+from zo_triton.ops.registry import call
+
+
+def sample(
+    directions: Directions,
+    tensor_id: int,
+    shape: Sequence[int],
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    rows: Tensor | None = None,
+) -> Tensor:
+    """Materialises one tensor's share of every direction: for references, small tensors and curiosity.
+
+    With ``sphere`` the tensor is taken for the whole parameter: each z_k has length √(number of elements).
+
+    Args:
+        directions: Names the K directions.
+        tensor_id: Position of the tensor in the list of trained parameters.
+        shape: Its shape.
+        dtype: Of the result and of the field; bfloat16 gives the rounded values that bfloat16 training walks.
+        device: Where to draw.
+        rows: Of a tensor of two or more dimensions, the only ones to draw, int64 [R] in any order: those that a
+            batch looks up in a large table. None draws all.
+
+    Returns:
+        [K, *shape], or [K, R, *shape[1:]]: bit for bit those rows of the whole.
+
+    Raises:
+        TypeError: ``rows`` is no int64 tensor.
+        ValueError: The field can't address the shape, the rank exceeds min(rows, cols), or there are no such rows.
+    """
+    directions.check_shape(f"tensor {tensor_id}", shape)
+    if rows is not None:
+        _check_rows(rows, shape)
+    drawn = tuple(shape) if rows is None else (rows.numel(), *shape[1:])
+    out = empty((directions.num, *drawn), dtype, device)
+    call("sample", out.device, out, directions, tensor_id, dtype, rows)
+    whole = torch.empty((), device=out.device).expand(tuple(shape))
+    scales = direction_scales([whole], [tensor_id], directions, dtype)
+    return out if scales is None else out * scales.to(dtype).view(-1, *[1] * len(shape))
+
+
+def _check_rows(rows: Tensor, shape: Sequence[int]) -> None:
+    if not isinstance(rows, Tensor) or rows.dtype != torch.int64:
+        raise TypeError(f"rows must be an int64 tensor, got {getattr(rows, 'dtype', rows)!r}; call .long().")
+    if len(shape) < 2 or rows.dim() != 1:
+        raise ValueError(
+            f"rows lists, in one dimension, rows of a tensor of at least two; got rows of shape "
+            f"{tuple(rows.shape)} for a tensor of shape {tuple(shape)}."
+        )
+    if rows.numel() and not (int(rows.min()) >= 0 and int(rows.max()) < shape[0]):
+        raise ValueError(
+            f"rows must lie in [0, {shape[0]}), got {int(rows.min())} to {int(rows.max())}; count from the start."
+        )
+
+
+def accumulate(
+    tensors: Sequence[Tensor],
+    tensor_ids: Sequence[int],
+    coefficients: Tensor,
+    directions: Directions,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """``tensor += Σ_k coefficients[k]·z_k`` in place for each tensor, all K directions in one pass.
+
+    Args:
+        tensors: float32 or float64 tensors of one device.
+        tensor_ids: Their positions in the list of trained parameters.
+        coefficients: [K] float32; a per-direction scale (``sphere``) must already be in them.
+        directions: Names the K directions.
+        dtype: The compute dtype that the differences were measured in.
+    """
+    call("accumulate", tensors[0].device, list(tensors), list(tensor_ids), coefficients, directions, dtype)
+
+
+def gram(
+    tensors: Sequence[Tensor],
+    tensor_ids: Sequence[int],
+    directions: Directions,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Inner products z_k·z_l over all the tensors without storing any z: [K, K] float64, unscaled."""
+    out = torch.empty(directions.num, directions.num, dtype=torch.float64, device=tensors[0].device)
+    call("gram", out.device, out, list(tensors), list(tensor_ids), directions, dtype)
+    return out
+
+
+def direction_scales(
+    tensors: Sequence[Tensor],
+    tensor_ids: Sequence[int],
+    directions: Directions,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor | None:
+    """The per-direction factor on ε: √d/|z_k| for ``sphere``, [K] float32; None where it is 1."""
+    if directions.distribution != "sphere":
+        return None
+    size = sum(tensor.numel() for tensor in tensors)
+    norms = [gram(tensors, tensor_ids, directions[k : k + 1], dtype).flatten() for k in range(directions.num)]
+    return (size / torch.cat(norms)).sqrt().float()
+
+
+def stage(
+    directions: Directions, tensor_id: int, shape: Sequence[int], device: torch.device | str = "cpu"
+) -> Tensor:
+    """Packed signs of one tensor for every direction: what the generator gives, written out and nothing else.
+
+    Args:
+        directions: Names the K directions; full-rank signs.
+        tensor_id: Position of the tensor in the list of trained parameters.
+        shape: Its shape, a matrix [rows, cols] to the field.
+        device: Where to.
+
+    Returns:
+        int32 [K, 4·ceil(rows/4), ceil(cols/32)]; bit b of word c is column 32c + b, 1 for +1.
+
+    Raises:
+        ValueError: The distribution has no packed signs.
+    """
+    if directions.elementwise != "rademacher" or directions.rank is not None:
+        raise ValueError(f"only full-rank 'rademacher' has packed signs, got {directions}.")
+    directions.check_shape(f"tensor {tensor_id}", shape)
+    device = torch.device(device)
+    return engine_on(device).stage(directions, tensor_id, *matrix_shape(torch.Size(shape)), device)

@@ -1,0 +1,177 @@
+"""Differences through one layer, for all evaluations in one call.
+
+Each function allocates the op's ``out`` in the layout that the engine likes best.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from zo_triton.directions import Directions
+from zo_triton.memory import empty
+from zo_triton.ops.engines import engine_for
+from zo_triton.ops.registry import call
+
+
+def perturbed_linear(
+    base: Tensor,
+    difference: Tensor | None,
+    weight: Tensor,
+    directions: Directions,
+    signed_eps: Tensor,
+    *,
+    weight_id: int = -1,
+    bias_id: int = -1,
+    base_output: Tensor | None = None,
+    activation: str = "none",
+    dtype: torch.dtype = torch.float32,
+    donate: bool = False,
+) -> Tensor:
+    """Difference of ``activation(x Wᵀ + v)`` for every evaluation in one launch.
+
+    Δz = δWᵀ + sε·(a+δ)Uᵀ + sε·v, then the activation's exact difference.
+
+    Args:
+        base: a, [N, in_features] float32.
+        difference: δ, [P, N, in_features] in ``dtype``, or None.
+        weight: W, [out_features, in_features].
+        directions: Names the K directions; P = K or 2K.
+        signed_eps: [P] float32, sε of each evaluation, times the direction's scale.
+        weight_id: The weight's tensor id; -1 if it is not trained.
+        bias_id: The bias's tensor id; -1 if there is none or it is not trained.
+        base_output: [N, out_features], the base pre-activation; needed with an activation.
+        activation: none, relu, tanh, sigmoid, gelu, gelu_tanh or silu.
+        dtype: The compute dtype, float32 or bfloat16.
+        donate: The caller will not read ``difference`` again: its memory may carry the result.
+
+    Returns:
+        [P, N, out_features] in ``dtype``.
+    """
+    evaluations, samples, features = signed_eps.numel(), base.shape[0], weight.shape[0]
+    if engine_for(base.device) != "cpu":
+        out = empty((evaluations, samples, features), dtype, base.device)
+    else:
+        out = _feature_major(difference if donate else None, (evaluations, samples, features), dtype)
+    call(
+        "perturbed_linear",
+        base.device,
+        out,
+        base,
+        difference,
+        weight,
+        base_output,
+        directions,
+        weight_id,
+        bias_id,
+        signed_eps,
+        activation,
+    )
+    return out
+
+
+def perturbed_conv2d(
+    base: Tensor,
+    difference: Tensor | None,
+    weight: Tensor,
+    directions: Directions,
+    signed_eps: Tensor,
+    *,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+    weight_id: int = -1,
+    bias_id: int = -1,
+    base_output: Tensor | None = None,
+    activation: str = "none",
+    dtype: torch.dtype = torch.float32,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Difference of ``activation(conv2d(x, W) + v)`` for every evaluation in one launch, zeros as padding.
+
+    Δz = δ*W + sε·(a+δ)*U + sε·v, then the activation's exact difference.
+
+    Args:
+        base: a, [N, C, H, W] float32.
+        difference: δ, [P, N, C, H, W] in ``dtype``, or None.
+        weight: W, [O, C / groups, kernel height, kernel width].
+        directions: Names the K directions; P = K or 2K.
+        signed_eps: [P] float32, sε of each evaluation, times the direction's scale.
+        stride: Of the window, rows and columns.
+        padding: Zeros on each side, rows and columns.
+        dilation: Of the kernel, rows and columns.
+        groups: Into which the channels fall.
+        weight_id: The weight's tensor id; -1 if it is not trained.
+        bias_id: The bias's tensor id; -1 if there is none or it is not trained.
+        base_output: [N, O, H', W'], the base pre-activation; needed with an activation.
+        activation: none, relu, tanh, sigmoid, gelu, gelu_tanh or silu.
+        dtype: The compute dtype, float32 or bfloat16.
+        out: Memory for the result, if there is some to be used again.
+
+    Returns:
+        [P, N, O, H', W'] in ``dtype``.
+    """
+    height, width = (
+        (size + 2 * pad - spread * (kernel - 1) - 1) // step + 1
+        for size, pad, spread, kernel, step in zip(
+            base.shape[2:], padding, dilation, weight.shape[2:], stride, strict=True
+        )
+    )
+    shape = (signed_eps.numel(), base.shape[0], weight.shape[0], height, width)
+    if out is None:
+        out = empty(shape, dtype, base.device)
+    call(
+        "perturbed_conv2d", base.device, out, base, difference, weight, base_output, directions, weight_id,
+        bias_id, signed_eps, list(stride), list(padding), list(dilation), groups, activation,
+    )  # fmt: skip
+    return out
+
+
+def activation_difference(base: Tensor, difference: Tensor, activation: str) -> Tensor:
+    """``f(base + difference) - f(base)`` by an exact formula, no cancellation; [P, *base.shape]."""
+    out = torch.empty_like(difference)
+    call("activation_difference", out.device, out, base, difference, activation)
+    return out
+
+
+def largest_difference(difference: Tensor, gaps: Tensor, places: Tensor) -> Tensor:
+    """Difference of the maximum over windows, measured from the base's own maxima m.
+
+    max_j(a_j + δ_j) - m = max_j(δ_j + (a_j - m)): nothing cancels, whoever wins after the perturbation.
+
+    Args:
+        difference: δ, [P, M, S]: M planes of S elements.
+        gaps: a_j - m, [M, J, R] float32 for the J elements of each of R windows.
+        places: [J, R] int64 in [0, S), where in the plane they are; one may stand there twice.
+
+    Returns:
+        [P, M, R] in the dtype of ``difference``.
+    """
+    shape = (*difference.shape[:2], places.shape[1])
+    out = empty(shape, difference.dtype, difference.device)
+    call("largest_difference", out.device, out, difference, gaps, places)
+    return out
+
+
+def cross_entropy_difference(
+    logits: Tensor, difference: Tensor, target: Tensor, label_smoothing: float = 0.0
+) -> Tensor:
+    """Each sample's cross-entropy difference: logits [N, C], difference [P, N, C], target [N] → [P, N] float32."""
+    out = torch.empty(difference.shape[:2], dtype=torch.float32, device=difference.device)
+    call("cross_entropy_difference", out.device, out, logits, difference, target, label_smoothing)
+    return out
+
+
+def _feature_major(donated: Tensor | None, shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
+    """A [P, N, F] tensor that lies in memory as [P, F, N], which the CPU engine reads and writes in order.
+
+    In that order a layer's result fits into the front of its input's memory if it is no wider: the engine
+    reads one evaluation whole before it writes it.
+    """
+    evaluations, samples, features = shape
+    if donated is not None and donated.dtype == dtype and donated.shape[2] >= features:
+        lying = donated.transpose(1, 2)
+        if lying.stride()[1:] == (samples, 1):
+            return lying[:, :features].transpose(1, 2)
+    return empty((evaluations, features, samples), dtype).transpose(1, 2)
