@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from zo_triton.directions import Directions
     from zo_triton.nn import ZOMLP, ZOConv2d, ZOLinear
     from zo_triton.ops import accumulate, gram, sample, use_engine
-    from zo_triton.optim import AGGREGATORS, ZOSGD, BlackBox, FusedTrainer, Measurement, estimate_gradient
+    from zo_triton.optim import (
+        AGGREGATORS,
+        ZOSGD,
+        BlackBox,
+        CapturedStep,
+        FusedTrainer,
+        Measurement,
+        estimate_gradient,
+    )
 
 __version__ = "0.1.0"
 
@@ -28,6 +36,7 @@ __all__ = [
     "ZOMLP",
     "ZOSGD",
     "BlackBox",
+    "CapturedStep",
     "Directions",
     "FusedTrainer",
     "Measurement",
@@ -53,7 +62,15 @@ _NAMES = {
     "directions": ("Directions",),
     "nn": ("ZOMLP", "ZOConv2d", "ZOLinear"),
     "ops": ("accumulate", "gram", "sample", "use_engine"),
-    "optim": ("AGGREGATORS", "ZOSGD", "BlackBox", "FusedTrainer", "Measurement", "estimate_gradient"),
+    "optim": (
+        "AGGREGATORS",
+        "ZOSGD",
+        "BlackBox",
+        "CapturedStep",
+        "FusedTrainer",
+        "Measurement",
+        "estimate_gradient",
+    ),
 }
 _SUBMODULES = {"data", "nzk", *_NAMES}
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

@@ -92,7 +92,7 @@ def cross_entropy(
 def _labels(labels: Tensor, weight: Tensor | None, ignore_index: int) -> tuple[Tensor, Tensor | None]:
     """Labels that all name a class, and each sample's factor; None where every factor is 1."""
     ignored = labels == ignore_index
-    if bool(ignored.any()):
+    if ops.any_set(ignored):
         labels = labels.masked_fill(ignored, 0)
         return labels, (~ignored).float() if weight is None else weight[labels] * ~ignored
     return labels, None if weight is None else weight[labels]

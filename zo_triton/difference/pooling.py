@@ -44,7 +44,9 @@ def largest_difference(maxima: Tensor, a: Tensor, places: Tensor) -> Callable[[T
 
 
 @lru_cache(maxsize=64)
-def _table(windows: tuple[tuple[Positions, ...], ...], sizes: tuple[int, ...]) -> Tensor:
+def _table(
+    windows: tuple[tuple[Positions, ...], ...], sizes: tuple[int, ...], device: torch.device
+) -> Tensor:
     """Positions in a plane of every window's elements, int64 [J, R], from those along each axis."""
     axes = [np.array(each) * prod(sizes[axis + 1 :]) for axis, each in enumerate(windows)]
     table = axes[0]
@@ -52,7 +54,7 @@ def _table(windows: tuple[tuple[Positions, ...], ...], sizes: tuple[int, ...]) -
         table = (table[:, None, :, None] + axis[None, :, None, :]).reshape(
             len(table) * len(axis), table.shape[1] * axis.shape[1]
         )
-    return torch.from_numpy(table)
+    return torch.from_numpy(table).to(device)
 
 
 @lru_cache(maxsize=256)
@@ -100,7 +102,7 @@ def _largest(
     if maxima.numel() == 0:
         result = torch.zeros(mode.evaluations, *maxima.shape, device=maxima.device)
     else:
-        places = _table(windows, input.shape[-len(windows) :]).to(input.device)
+        places = ops.kept(_table(windows, input.shape[-len(windows) :], input.device))
         result = mode.shrink(input, maxima.shape, largest_difference(wide(maxima), wide(input), places))
     return result if isinstance(base, Tensor) else [result, None]
 

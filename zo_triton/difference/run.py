@@ -113,11 +113,13 @@ def measure(
     if chunk is not None:
         plan = replace(plan, chunk=min(chunk, directions.num), fixed=True)
     budget = BUDGET_CPU if device.type == "cpu" else BUDGET_GPU
-    start, first, again, value = RandomState.capture(device), 0, False, None
+    start = None if ops.is_replayable() else RandomState.capture(device)
+    first, again, value = 0, False, None
     parts: list[Tensor] = []
     with torch.no_grad(), ops.whole_step(device):
         while first < directions.num:
             if again:
+                assert start is not None, "what is replayable evaluates all directions at once"
                 start.restore()
             again = True
             some = directions if plan.chunk >= directions.num else directions[first : first + plan.chunk]
@@ -195,7 +197,7 @@ def _check_same(first: Tensor, again: Tensor) -> Tensor:
 
 def _signed_eps(num: int, sides: int, eps: float, scales: Tensor | None, device: torch.device) -> Tensor:
     """sε·scale of each evaluation, [K·sides] float32; the plus side stands first."""
-    steps = _unscaled_eps(num, sides, float(eps), device)
+    steps = ops.kept(_unscaled_eps(num, sides, float(eps), device))
     return steps if scales is None else steps * scales.to(device, torch.float32).repeat_interleave(sides)
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zo_triton import ops
 from zo_triton.difference.entries import Entry, Symbol
 from zo_triton.difference.registry import HANDLERS, handler, named, rule
 
@@ -196,6 +197,8 @@ def embedding(mode: DifferenceMode, function: Any, args: tuple, kwargs: dict) ->
         tensor_id = mode.trained(weight)
         if tensor_id < 0:
             return _needed(mode, weight)[:, indices]
+        if ops.is_replayable():
+            return mode.materialise(tensor_id, weight)[:, indices]
         rows, places = torch.unique(indices.long(), return_inverse=True)
         return mode.materialise(tensor_id, weight, rows)[:, places]
 

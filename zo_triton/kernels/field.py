@@ -6,9 +6,14 @@ column otherwise. Values don't depend on where the tile lies or how large it is.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from zo_triton.directions import PART_LEFT, PART_RIGHT, PART_WHOLE, Directions, tensor_word
 from zo_triton.kernels.numeric import dot, narrow
@@ -31,12 +36,30 @@ def signed(word: int) -> int:
     return word - 2**32 if word >= 2**31 else word
 
 
-def counter_arguments(directions: Directions) -> dict[str, int]:
+_device_step: ContextVar[Tensor | None] = ContextVar("zo_triton_device_step", default=None)
+
+
+@contextmanager
+def step_on_device(step: Tensor) -> Iterator[None]:
+    """Kernels launched inside read the step's number when they run, in place of the directions' own.
+
+    Args:
+        step: [1] int32 on their device, the number's 32 bits.
+    """
+    token = _device_step.set(step)
+    try:
+        yield
+    finally:
+        _device_step.reset(token)
+
+
+def counter_arguments(directions: Directions) -> dict[str, int | Tensor]:
     """The generator's key and the counter's step and first direction, as kernel arguments."""
+    step = _device_step.get()
     return {
         "key0": signed(directions.seed & 0xFFFFFFFF),
         "key1": signed(directions.seed >> 32),
-        "step": signed(directions.step),
+        "step": signed(directions.step) if step is None else step,
         "first": signed(directions.first),
     }
 
@@ -74,7 +97,9 @@ def as_word(number):
 
 @triton.jit
 def counter_of(index, step, key0, key1):
-    """(direction, step, key0, key1) as words: what all tiles of one direction share."""
+    """(direction, step, key0, key1) as words: what all tiles of one direction share; a step may lie in memory."""
+    if step.dtype.is_ptr():
+        step = tl.load(step)
     return as_word(index), as_word(step), as_word(key0), as_word(key1)
 
 

@@ -5,7 +5,16 @@ buffers can be reused. Tensors on a GPU run the Triton kernels, tensors on the C
 :func:`use_engine` overrides that.
 """
 
-from zo_triton.ops.engines import ENGINES, engine_for, use_engine, whole_step
+from zo_triton.ops.engines import (
+    ENGINES,
+    any_set,
+    engine_for,
+    is_replayable,
+    kept,
+    replayable,
+    use_engine,
+    whole_step,
+)
 from zo_triton.ops.field import accumulate, direction_scales, gram, sample, stage
 from zo_triton.ops.layers import (
     activation_difference,
@@ -22,10 +31,13 @@ __all__ = [
     "SCHEMAS",
     "accumulate",
     "activation_difference",
+    "any_set",
     "cross_entropy_difference",
     "direction_scales",
     "engine_for",
     "gram",
+    "is_replayable",
+    "kept",
     "largest_difference",
     "mlp_differences",
     "mlp_measure",
@@ -34,6 +46,7 @@ __all__ = [
     "offers_mlp_step",
     "perturbed_conv2d",
     "perturbed_linear",
+    "replayable",
     "sample",
     "stage",
     "use_engine",

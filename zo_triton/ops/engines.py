@@ -11,10 +11,12 @@ from functools import cache
 from types import ModuleType
 
 import torch
+from torch import Tensor
 
 ENGINES = ("reference", "cpu", "triton")
 _MODULES = {"reference": "zo_triton.reference", "cpu": "zo_triton.cpu", "triton": "zo_triton.kernels"}
 _NEEDS = {"reference": "numpy", "cpu": "numba", "triton": "triton"}
+_kept: ContextVar[list[Tensor] | None] = ContextVar("zo_triton_kept", default=None)
 _override: ContextVar[str | None] = ContextVar("zo_triton_engine", default=None)
 
 
@@ -89,3 +91,43 @@ def whole_step(device: torch.device) -> AbstractContextManager[None]:
         if engine_for(device) == "cpu" and device.type == "cpu"
         else nullcontext()
     )
+
+
+@contextmanager
+def replayable(step: Tensor) -> Iterator[list[Tensor]]:
+    """Whatever runs inside can be recorded into a CUDA graph and replayed for later steps.
+
+    Kernels read the step's number where it lies when they run, no value is read back from the device, and no
+    tensor of a cache is freed while the graph may still read it.
+
+    Args:
+        step: [1] int32 on the GPU: the 32 bits of the number that takes the place of the directions' own.
+
+    Yields:
+        The tensors that must live as long as the graph; it fills while the block runs.
+    """
+    kept: list[Tensor] = [step]
+    token = _kept.set(kept)
+    try:
+        with load_engine("triton").step_on_device(step):
+            yield kept
+    finally:
+        _kept.reset(token)
+
+
+def is_replayable() -> bool:
+    """Whether this runs inside :func:`replayable`, where reading a value from the device is not allowed."""
+    return _kept.get() is not None
+
+
+def kept(tensor: Tensor) -> Tensor:
+    """The tensor, of a cache, that a recorded graph may go on reading."""
+    tensors = _kept.get()
+    if tensors is not None:
+        tensors.append(tensor)
+    return tensor
+
+
+def any_set(mask: Tensor) -> bool:
+    """Whether an entry is set; taken for granted where nothing may be read from the device."""
+    return is_replayable() or bool(mask.any())

@@ -2,9 +2,19 @@
 
 from zo_triton.optim.aggregators import AGGREGATORS
 from zo_triton.optim.black_box import BlackBox
+from zo_triton.optim.captured import CapturedStep
 from zo_triton.optim.estimate import estimate_gradient
 from zo_triton.optim.fused_trainer import FusedTrainer
 from zo_triton.optim.measure import Measurement, measure
 from zo_triton.optim.zosgd import ZOSGD
 
-__all__ = ["AGGREGATORS", "ZOSGD", "BlackBox", "FusedTrainer", "Measurement", "estimate_gradient", "measure"]
+__all__ = [
+    "AGGREGATORS",
+    "ZOSGD",
+    "BlackBox",
+    "CapturedStep",
+    "FusedTrainer",
+    "Measurement",
+    "estimate_gradient",
+    "measure",
+]

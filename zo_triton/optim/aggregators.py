@@ -54,8 +54,8 @@ def best(projected: Tensor, gram: Callable[[], Tensor]) -> Tensor:
 
     This is the parameter-space run of arXiv 2603.21169, which draws 100 directions a step and keeps one.
     """
-    chosen = projected.abs().argmax()
-    return torch.zeros_like(projected).index_put_((chosen,), projected[chosen])
+    chosen = projected.abs().argmax(0, keepdim=True)
+    return torch.zeros_like(projected).scatter_(0, chosen, projected.gather(0, chosen))
 
 
 def align(projected: Tensor, gram: Callable[[], Tensor]) -> Tensor:

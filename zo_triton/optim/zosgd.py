@@ -190,7 +190,7 @@ class ZOSGD(torch.optim.Optimizer):
         coefficients = measurement.coefficients(params, self.aggregator)
         first_id = 0
         for group in self.param_groups:
-            self._descend(group, first_id, coefficients, directions)
+            self._descend(group, first_id, coefficients, directions, float(group["lr"]))
             first_id += len(group["params"])
         self.steps_done += 1
         self.last = measurement
@@ -199,11 +199,17 @@ class ZOSGD(torch.optim.Optimizer):
         return measurement.loss
 
     def _descend(
-        self, group: dict[str, Any], first_id: int, coefficients: Tensor, directions: Directions
+        self,
+        group: dict[str, Any],
+        first_id: int,
+        coefficients: Tensor,
+        directions: Directions,
+        lr: float | Tensor,
     ) -> None:
-        """One group's update; a learning rate of 0 leaves every bit of its weights."""
+        """One group's update; a learning rate of 0 that is known to be one leaves every bit of its weights."""
         params: list[Tensor] = group["params"]
-        lr, momentum, decay = float(group["lr"]), group["momentum"], group["weight_decay"]
+        momentum, decay = group["momentum"], group["weight_decay"]
+        moves = isinstance(lr, Tensor) or lr != 0
         ids = range(first_id, first_id + len(params))
         weights = [param if param.dtype in _FULL else self._master(param) for param in params]
         if momentum:
@@ -214,14 +220,16 @@ class ZOSGD(torch.optim.Optimizer):
             if decay:
                 torch._foreach_add_(buffers, weights, alpha=decay)
             ops.accumulate(buffers, ids, coefficients, directions, self.compute_dtype)
-            if lr:
+            if isinstance(lr, Tensor):
+                torch._foreach_sub_(weights, torch._foreach_mul(buffers, lr))
+            elif moves:
                 torch._foreach_add_(weights, buffers, alpha=-lr)
-        elif lr:
+        elif moves:
             if decay:
                 torch._foreach_mul_(weights, 1.0 - lr * decay)
             ops.accumulate(weights, ids, coefficients * -lr, directions, self.compute_dtype)
         for param, weight in zip(params, weights, strict=True):
-            if param is not weight and lr:
+            if param is not weight and moves:
                 param.copy_(weight)
 
     def _plan(self) -> Plan | None:
@@ -238,7 +246,7 @@ class ZOSGD(torch.optim.Optimizer):
         state = self.state[param]
         if "master" not in state:
             state["master"] = param.detach().float()
-        elif not torch.equal(state["master"].to(param.dtype), param):
+        elif not ops.is_replayable() and not torch.equal(state["master"].to(param.dtype), param):
             state["master"].copy_(param)
         return state["master"]
 
