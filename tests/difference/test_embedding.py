@@ -45,10 +45,21 @@ def test_the_rows_are_those_of_the_whole_table(distribution, rank, compute_dtype
         lambda tokens, table: F.embedding(tokens, table) @ table.T,
         lambda tokens, table: F.linear(F.embedding(tokens, table), table),
         lambda tokens, table: F.embedding(tokens, table) + table[:4],
+        lambda tokens, table: table[tokens],
+        lambda tokens, table: table[tokens - 13],
+        lambda tokens, table: table[tokens.int()[0, 0]],
+        lambda tokens, table: (table * 2)[tokens],
+        lambda tokens, table: table.T[tokens % 6],
+        lambda tokens, table: table[0][tokens % 6],
+        lambda tokens, table: table[torch.arange(13) > 5],
+        lambda tokens, table: table.index_select(0, tokens.flatten()),
+        lambda tokens, table: torch.index_select(table, dim=-2, index=tokens[0]),
+        lambda tokens, table: table.index_select(1, tokens[0] % 6),
     ],
     ids=[
         "padding", "int32", "alias", "torch.embedding", "a number", "strided", "tied by product",
-        "tied by linear", "beside indexing",
+        "tied by linear", "beside indexing", "index", "negative index", "index of a number", "computed table",
+        "transposed table", "vector", "mask", "index_select", "index_select by name", "index_select of columns",
     ],
 )  # fmt: skip
 def test_every_way_to_look_up_matches_the_oracle(lookup):
@@ -77,8 +88,17 @@ class _Largest(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("rank", [None, 4])
-def test_a_large_table_is_never_drawn_whole(rank, monkeypatch):
+@pytest.mark.parametrize(
+    ("look_up", "rank"),
+    [
+        (F.embedding, None),
+        (F.embedding, 4),
+        (lambda tokens, table: table[tokens], None),
+        (lambda tokens, table: table.index_select(0, tokens.flatten()), None),
+    ],
+    ids=["embedding", "low rank", "index", "index_select"],
+)
+def test_a_large_table_is_never_drawn_whole(look_up, rank, monkeypatch):
     table, drawn = torch.zeros(200_000, 64), []
     tokens = torch.arange(32).reshape(4, 8) * 6007
     whole = cpu.sample
@@ -89,6 +109,6 @@ def test_a_large_table_is_never_drawn_whole(rank, monkeypatch):
 
     monkeypatch.setattr(cpu, "sample", spy)
     with _Largest() as largest:
-        differences(lambda: F.embedding(tokens, table), [table], zo.Directions(0, 0, 8, rank=rank), 1e-3)
+        differences(lambda: look_up(tokens, table), [table], zo.Directions(0, 0, 8, rank=rank), 1e-3)
     assert drawn == [(8, 32, 64)]
     assert largest.elements == 8 * 32 * 64

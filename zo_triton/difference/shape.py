@@ -100,11 +100,32 @@ def expand(mode: DifferenceMode, base: Tensor, input: Tensor, *args: Any, **kwar
 @rule("__getitem__")
 def getitem(mode: DifferenceMode, base: Tensor, input: Tensor, index: Any) -> Tensor:
     """Basic indices give a view; others go by the positions that they pick."""
+    if isinstance(index, Tensor) and index.dtype in (torch.int32, torch.int64) and input.dim() > 0:
+        return _look_up(mode, input, index)
     delta = _needed(mode, input)
     parts = index if isinstance(index, tuple) else (index,)
     if all(part is None or part is Ellipsis or type(part) in (int, slice) for part in parts):
         return delta[(slice(None), *parts)]
     return _pick(mode, input, delta, lambda positions: positions[index])
+
+
+@rule("index_select")
+def index_select(mode: DifferenceMode, base: Tensor, input: Tensor, dim: int, index: Tensor) -> Any:
+    """Chosen slices along an axis."""
+    if input.dim() == 0:
+        return NotImplemented
+    if dim % input.dim() != 0:
+        return _needed(mode, input).index_select(_axis(dim), index)
+    return _look_up(mode, input, index.reshape(-1))
+
+
+def _look_up(mode: DifferenceMode, table: Tensor, indices: Tensor) -> Tensor:
+    """The rows of the table's difference that integers pick; of a trained table no others are drawn."""
+    tensor_id = mode.trained(table)
+    if tensor_id < 0 or table.dim() < 2 or ops.is_replayable():
+        return _needed(mode, table)[:, indices]
+    rows, places = torch.unique(indices.long() % max(1, len(table)), return_inverse=True)
+    return mode.materialise(tensor_id, table, rows)[:, places]
 
 
 def _pick(mode: DifferenceMode, input: Tensor, delta: Tensor, move: Any) -> Tensor:
@@ -176,14 +197,14 @@ def _rearrange(*names: str) -> None:
 
 _rearrange(
     "flip", "roll", "rot90", "repeat", "tile", "repeat_interleave", "movedim", "moveaxis", "gather",
-    "index_select", "take", "take_along_dim", "masked_select", "diagonal", "fliplr", "flipud", "narrow_copy",
+    "take", "take_along_dim", "masked_select", "diagonal", "fliplr", "flipud", "narrow_copy",
     "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
 )  # fmt: skip
 
 
 @handler("embedding")
 def embedding(mode: DifferenceMode, function: Any, args: tuple, kwargs: dict) -> Any:
-    """The rows of the weight's difference that the indices pick; of a trained table no others are drawn."""
+    """The rows of the weight's difference that the indices pick."""
     if not mode.carries(args, kwargs):
         return function(*args, **kwargs)
     if kwargs.get("max_norm", args[3] if len(args) > 3 and function is F.embedding else None) is not None:
@@ -194,13 +215,7 @@ def embedding(mode: DifferenceMode, function: Any, args: tuple, kwargs: dict) ->
 
     def compute(mode: DifferenceMode, base: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         indices, weight = (kwargs[name] if name in kwargs else args[place] for place, name in order)
-        tensor_id = mode.trained(weight)
-        if tensor_id < 0:
-            return _needed(mode, weight)[:, indices]
-        if ops.is_replayable():
-            return mode.materialise(tensor_id, weight)[:, indices]
-        rows, places = torch.unique(indices.long(), return_inverse=True)
-        return mode.materialise(tensor_id, weight, rows)[:, places]
+        return _look_up(mode, weight, indices)
 
     order = ((0, "input"), (1, "weight")) if function is F.embedding else ((1, "indices"), (0, "weight"))
     return mode.apply(compute, function(*args, **kwargs), function, args, kwargs)
