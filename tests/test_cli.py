@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 
@@ -11,7 +12,7 @@ def test_help_lists_the_commands(capsys):
         cli.main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert all(command in text for command in ("train", "report", "nzk", "bench"))
+    assert all(command in text for command in ("train", "report", "nzk", "compile", "bench"))
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,12 @@ def test_help_lists_the_commands(capsys):
         (["nzk", "linear", "--lr", "-1"], "lr must be positive and finite, got -1.0"),
         (["nzk", "mnist", "--resize", "cubic"], "unknown resize 'cubic'"),
         (["nzk", "linear", "--engine", "abacus"], "unknown engine 'abacus'"),
+        (["compile", "--target", "sm_91"], "unknown target 'sm_91'; choose among ('sm_80', 'sm_90'"),
+        (
+            ["compile", "--kernel", "attention"],
+            "no kernel's name has 'attention' in it; known are ('linear bf16",
+        ),
+        (["compile", "--figure", "clocks.pdf"], "a figure is a .png or a .svg, got 'clocks.pdf'"),
         (["nzk", "linear", "--tiny", "--export", "nowhere/data.mat"], "nowhere does not exist"),
     ],
 )
@@ -48,6 +55,14 @@ def test_mistakes_get_one_line_and_code_2(arguments, message, capsys, tmp_path, 
     assert captured.err.count("\n") == 1
     assert message in captured.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_compiling_without_triton_gets_one_line_and_code_2(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert cli.main(["compile"]) == 2
+    message = capsys.readouterr().err
+    assert "compile needs Triton" in message
+    assert message.count("\n") == 1
 
 
 def test_a_folder_with_strangers_is_refused_before_anything_runs(tmp_path, capsys, monkeypatch):

@@ -125,15 +125,15 @@ def _low_rank_gram_kernel(
     if k <= other:
         k_counter = counter_of(first + k, step, key0, key1)
         l_counter = counter_of(first + other, step, key0, key1)
-        left_word, right_word = as_word(left_word), as_word(right_word)
+        word_of_left, word_of_right = as_word(left_word), as_word(right_word)
         total = tl.zeros((RANK_BLOCK, RANK_BLOCK), tl.float64)
         for i in range(0, RANK, RANK_BLOCK):
             for j in range(0, RANK, RANK_BLOCK):
                 left = _factor_product(
-                    rows, left_word, k_counter, l_counter, i, j,
+                    rows, word_of_left, k_counter, l_counter, i, j,
                     DISTRIBUTION, ROUNDS, RANK, RANK_BLOCK, DTYPE, BLOCK)  # fmt: skip
                 right = _factor_product(
-                    cols, right_word, k_counter, l_counter, i, j,
+                    cols, word_of_right, k_counter, l_counter, i, j,
                     DISTRIBUTION, ROUNDS, RANK, RANK_BLOCK, DTYPE, BLOCK)  # fmt: skip
                 total += left * right
         tl.store(out_ptr + k.to(tl.int64) * num_directions + other, tl.sum(tl.sum(total, axis=1), axis=0))

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from zo_triton.reporting import figures, nzk_figures, nzk_markdown, records
+from zo_triton.reporting import compiled, figures, nzk_figures, nzk_markdown, records
 from zo_triton.reporting.markdown import render
 
 RECORD_NAME = "results.json"
@@ -59,7 +59,7 @@ def publish(record: records.Record, folder: str | os.PathLike[str]) -> Path:
             text = nzk_markdown.render(record, nzk_figures.draw_all(record, fresh))
         else:
             text = render(record, figures.draw_all(record, fresh))
-        records.write_text(fresh / REPORT_NAME, text)
+        records.write_text(fresh / REPORT_NAME, compiled.append(text, target, fresh))
         _swap(fresh, target)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -82,4 +82,5 @@ def _swap(fresh: Path, target: Path) -> None:
 
 
 def _belongs(entry: Path) -> bool:
-    return entry.is_file() and (entry.name in (RECORD_NAME, REPORT_NAME) or entry.suffix == ".svg")
+    known = (RECORD_NAME, REPORT_NAME, *compiled.NAMES)
+    return entry.is_file() and (entry.name in known or entry.suffix == ".svg")

@@ -1,0 +1,161 @@
+"""The default kernels compiled for sm_90, no GPU needed: they fit the registers and use the tensor cores.
+
+In processes of their own: under the interpreter the kernels of this one are Python functions.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from triton import knobs
+
+VARIANTS = [
+    "linear bf16 staged",
+    "linear bf16 staged both sides ragged",
+    "linear bf16 inline both sides ragged",
+    "linear fp32 inline both sides",
+    "linear fp32 rank 4 both sides",
+    "conv bf16 staged",
+    "conv bf16 inline both sides",
+    "conv bf16 groups of 6 gelu",
+    "conv fp32 staged both sides",
+    "conv fp32 6 to 16 channels",
+    "depthwise bf16 both sides",
+    "mlp 64-32-10",
+    "mlp 784-128-128-10 both sides",
+    "accumulate rademacher",
+    "gram rademacher",
+    "activation gelu",
+]
+
+COMPILE = """
+import json, sys
+from zo_triton.compilation.compiler import Job, compile_row
+from zo_triton.compilation.variants import VARIANTS
+for name in sys.argv[1:]:
+    print(json.dumps(compile_row(Job(name, VARIANTS[name], None, "sm_90"))))
+"""
+
+BROKEN = """
+import triton
+import triton.language as tl
+
+import torch
+
+from zo_triton.compilation import run
+from zo_triton.compilation.variants import Variant
+from zo_triton.kernels.launch import launch
+
+
+@triton.jit
+def broken_kernel(out_ptr, SIZE: tl.constexpr):
+    tl.store(out_ptr + tl.arange(0, SIZE), nothing_is_called_so)
+
+
+def call(config):
+    launch(broken_kernel, 1, torch.empty(8), out_ptr=torch.empty(8), SIZE=8)
+
+
+def silent(config):
+    pass
+
+
+if __name__ == "__main__":
+    import json
+
+    variants = {"broken one": Variant("broken", call), "silent one": Variant("broken", silent)}
+    jobs = run.choose(variants, ["sm_90", "gfx942"])
+    record = run.compile_all(jobs, {}, lambda done, total: None)
+    print(json.dumps([record["rows"], len(run.failures(record))]))
+"""
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory) -> dict[str, str]:
+    names = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    return {**names, "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
+
+
+@pytest.fixture(scope="module")
+def rows(environment) -> dict[str, dict]:
+    command = [sys.executable, "-c", COMPILE, *VARIANTS]
+    lines = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    return {row["variant"]: row for row in map(json.loads, lines.splitlines())}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_default_tiles_compile_and_neither_spill_nor_use_a_stack(variant, rows):
+    row = rows[variant]
+    assert row["error"] is None
+    assert (row["spills"], row["stack"]) == (0, 0)
+    assert row["unknown"] == []
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if "bf16" in name and "depthwise" not in name])
+def test_bfloat16_products_run_on_warpgroup_tensor_cores(variant, rows):
+    (name,) = rows[variant]["matrix"]
+    assert name.startswith("HGMMA")
+
+
+def test_the_tensor_cores_do_what_the_source_says(rows):
+    # Two products of 128 × 128 × 64 at 4096 operations a clock.
+    lines = rows["linear bf16 staged"]["roofline"]
+    config = rows["linear bf16 staged"]["config"]
+    size = config["BLOCK_N"] * config["BLOCK_F"] * config["BLOCK_I"]
+    assert lines["tensor"] == 2 * 2 * size / 4096
+    assert lines["iterations"] == 1
+
+
+def test_a_kernel_that_fails_is_a_row_with_its_reason(environment, tmp_path):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    done = subprocess.run(
+        [sys.executable, "broken.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows, failures = json.loads(done.stdout)
+    assert [row["target"] for row in rows] == ["sm_90", "sm_90", "gfx942", "gfx942"]
+    assert failures == 4
+    assert "nothing_is_called_so is not defined" in rows[0]["error"]
+    assert "launches no kernel" in rows[1]["error"]
+    assert "\n" not in rows[0]["error"]
+
+
+def test_the_command_prints_a_table_and_writes_everything(environment, tmp_path):
+    arguments = [
+        "compile",
+        "--target",
+        "sm_90",
+        "--kernel",
+        "accumulate rank 4",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    script = "import sys; from zo_triton.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", script, *arguments, "--json", str(tmp_path / "own.json")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "HMMA" in done.stdout
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        "compile.json",
+        "compile.md",
+        "compile.png",
+    }
+    record = json.loads((tmp_path / "own.json").read_text())
+    assert record == json.loads((tmp_path / "out" / "compile.json").read_text())
+    assert (record["format"], record["schema"]) == ("zo_triton compile", 1)
+    assert record["rows"][0]["occupancy"]["warps"] > 0
+
+
+@pytest.mark.skipif(not knobs.runtime.interpret, reason="only the interpreter refuses")
+def test_the_interpreter_refuses_to_compile(capsys):
+    from zo_triton import cli
+
+    assert cli.main(["compile", "--kernel", "cross entropy"]) == 2
+    message = capsys.readouterr().err
+    assert "can't be compiled under TRITON_INTERPRET=1; unset it" in message
+    assert message.count("\n") == 1

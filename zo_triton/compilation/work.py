@@ -1,0 +1,83 @@
+"""What one iteration of each kernel's inner loop is for: values drawn and multiply-adds, from its arguments.
+
+A kernel that is not here has no such loop, or several of different sizes (the whole network).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from zo_triton.compilation.roofline import Work
+
+
+def work_of(kernel: str, arguments: Mapping[str, Any]) -> Work | None:
+    """The work of an iteration, or None.
+
+    Args:
+        kernel: Name of the Triton function.
+        arguments: What its launcher passes.
+    """
+    rule = _RULES.get(kernel)
+    return rule(arguments) if rule else None
+
+
+def _layer(arguments: Mapping[str, Any], rows: int) -> Work:
+    columns, terms, sides = arguments["BLOCK_F"], arguments["BLOCK_I"], arguments["SIDES"]
+    differs = arguments["HAS_DIFFERENCE"]
+    # tf32x3 takes three products of rounded parts for one.
+    parts = 3 if arguments["PRECISION"] == "tf32x3" else 1
+    tile = rows * columns * terms
+    if arguments["RANK"]:
+        low = rows * terms * arguments["RANK_BLOCK"]
+        return Work(terms * arguments["RANK"], parts * ((low + tile) * sides if differs else low))
+    return Work(columns * terms, parts * tile * (2 * sides if differs else 1))
+
+
+def _linear(arguments: Mapping[str, Any]) -> Work:
+    return _layer(arguments, arguments["BLOCK_N"])
+
+
+def _convolution(arguments: Mapping[str, Any]) -> Work | None:
+    rows = arguments["BLOCK_N"]
+    if arguments["DEPTHWISE"]:
+        # One place of the window an iteration.
+        products = 2 * arguments["SIDES"] if arguments["HAS_DIFFERENCE"] else 1
+        return Work(arguments["BLOCK_F"], products * rows * arguments["BLOCK_F"])
+    if arguments["RANK"]:
+        # The factors' products come on top of the layer's own.
+        columns, terms, block = arguments["BLOCK_F"], arguments["BLOCK_I"], arguments["RANK_BLOCK"]
+        layer = _layer({**arguments, "RANK": 0}, rows)
+        values = (columns + terms) * arguments["RANK"]
+        return Work(values, layer.multiply_adds + columns * terms * block)
+    return _layer(arguments, rows)
+
+
+def _accumulate(arguments: Mapping[str, Any]) -> Work:
+    rows, columns, rank = arguments["ROWS"], arguments["COLS"], arguments["RANK"]
+    if rank:
+        return Work((rows + columns) * rank, rows * columns * arguments["RANK_BLOCK"])
+    return Work(rows * columns, 0)
+
+
+def _gram(arguments: Mapping[str, Any]) -> Work:
+    directions, elements = arguments["BLOCK_K"], arguments["ROWS"] * arguments["COLS"]
+    return Work(2 * directions * elements, directions**2 * elements)
+
+
+def _tile(arguments: Mapping[str, Any]) -> Work:
+    return Work(arguments["ROWS"] * arguments["COLS"], 0)
+
+
+def _stage(arguments: Mapping[str, Any]) -> Work:
+    return Work(32 * arguments["ROWS"] * arguments["WORDS"], 0)
+
+
+_RULES: dict[str, Callable[[Mapping[str, Any]], Work | None]] = {
+    "_perturbed_linear_kernel": _linear,
+    "_perturbed_conv2d_kernel": _convolution,
+    "_accumulate_kernel": _accumulate,
+    "_gram_kernel": _gram,
+    "_sample_kernel": _tile,
+    "_stage_kernel": _stage,
+}
