@@ -103,8 +103,8 @@ def compile_row(job: Job) -> dict[str, Any]:
 
 def _figures(job: Job, chip: Chip) -> dict[str, Any]:
     kernel, arguments = job.variant.launch(job.config)
-    # What the launchers' own processes find out from torch's build: whether logarithms are NVIDIA's instruction.
-    numeric._HARDWARE_LOG2 = tl.constexpr(chip.backend == "cuda")
+    # What the launchers' own processes find out from torch's build: whose instructions a kernel may hold.
+    numeric.NVIDIA = tl.constexpr(chip.backend == "cuda")
     source, options = _source(kernel, arguments)
     compiled = triton.compile(source, GPUTarget(chip.backend, chip.arch, chip.warp_size), options)
     machine = _read_amd(compiled) if chip.backend == "hip" else _read_nvidia(compiled)

@@ -9,14 +9,24 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from zo_triton.kernels.field import draw_tile, expand_signs, factor_tile
-from zo_triton.kernels.numeric import dot, narrow
+from zo_triton.kernels.field import expand_signs, factor_tile, real_tile, row_blocks_like, sign_words_by_row
+from zo_triton.kernels.numeric import dot, multiply_add, narrow
 
 
 @triton.jit
 def moved(base, difference, scale, DTYPE: tl.constexpr):
     """The operand scale·(a+δ)."""
-    return narrow(scale * (base + difference.to(tl.float32)), DTYPE)
+    return narrow(scale * (base.to(tl.float32) + difference.to(tl.float32)), DTYPE)
+
+
+@triton.jit
+def _operand(base, difference, scale, FOLDED: tl.constexpr, DTYPE: tl.constexpr):
+    """scale·(a+δ); where FOLDED the scale is a power of two, and bfloat16 arithmetic rounds the sum alone."""
+    if FOLDED:
+        scale = narrow(scale, tl.bfloat16)
+        return multiply_add(difference, scale, multiply_add(base, scale, tl.zeros_like(base)))
+    else:
+        return moved(base, difference, scale, DTYPE)
 
 
 @triton.jit
@@ -46,7 +56,7 @@ def full_rank_products(
         row_block, in_features, epsilon0, epsilon1, whole_word, counter,
         SIDES: tl.constexpr, HAS_DIFFERENCE: tl.constexpr, PERTURB_WEIGHT: tl.constexpr,
         DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, STAGED: tl.constexpr,
-        DTYPE: tl.constexpr, PRECISION: tl.constexpr, RAGGED: tl.constexpr,
+        FOLDED: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr, RAGGED: tl.constexpr,
         BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_I: tl.constexpr,
 ):  # fmt: skip
     """Each side's δWᵀ + sε·(a+δ)Uᵀ in float32, [BLOCK_N, BLOCK_F]; aUᵀ where δ is absent.
@@ -60,16 +70,24 @@ def full_rank_products(
     for i in range(0, in_features, BLOCK_I):
         inside = i + tl.arange(0, BLOCK_I) < in_features
         if PERTURB_WEIGHT:
-            base = load_tile(base_ptr, base_offsets, inside[None, :], RAGGED).to(tl.float32)
+            base = load_tile(base_ptr, base_offsets, inside[None, :], RAGGED)
             base_ptr += BLOCK_I * tl.cast(stride_ai, tl.int64)
             if STAGED:
                 words_inside = i + 32 * tl.arange(0, BLOCK_I // 32) < in_features
                 words = load_tile(staged_ptr, staged_offsets, words_inside[None, :], RAGGED)
                 staged_ptr += BLOCK_I // 32
                 u = expand_signs(words.to(tl.uint32, bitcast=True), BLOCK_F, BLOCK_I, DTYPE)
+            elif DISTRIBUTION == "rademacher":
+                word_offsets = tl.zeros((BLOCK_F, BLOCK_I // 32), tl.int32)
+                row_blocks = row_blocks_like(row_block, weight_ptr, word_offsets, in_features, 4)
+                words = sign_words_by_row(
+                    row_blocks, i // 32, (in_features + 31) // 32, whole_word, counter,
+                    ROUNDS, BLOCK_F, BLOCK_I // 32)  # fmt: skip
+                u = expand_signs(words, BLOCK_F, BLOCK_I, DTYPE)
             else:
-                row_blocks = row_block + tl.arange(0, BLOCK_F // 4)
-                u = draw_tile(
+                offsets = tl.zeros((BLOCK_F // 4, 1), tl.int32) + tl.arange(0, BLOCK_I)[None, :]
+                row_blocks = row_blocks_like(row_block, weight_ptr, offsets, in_features, 1)
+                u = real_tile(
                     row_blocks, i, in_features, whole_word, counter, DISTRIBUTION, ROUNDS, BLOCK_F, BLOCK_I, DTYPE
                 )  # fmt: skip
             u = tl.trans(u)
@@ -80,13 +98,13 @@ def full_rank_products(
             difference0_ptr += BLOCK_I * tl.cast(stride_di, tl.int64)
             change0 = dot(difference0, weight, change0, PRECISION)
             if PERTURB_WEIGHT:
-                change0 = dot(moved(base, difference0, epsilon0, DTYPE), u, change0, PRECISION)
+                change0 = dot(_operand(base, difference0, epsilon0, FOLDED, DTYPE), u, change0, PRECISION)
             if SIDES == 2:
                 difference1 = load_tile(difference1_ptr, difference_offsets, inside[None, :], RAGGED)
                 difference1_ptr += BLOCK_I * tl.cast(stride_di, tl.int64)
                 change1 = dot(difference1, weight, change1, PRECISION)
                 if PERTURB_WEIGHT:
-                    change1 = dot(moved(base, difference1, epsilon1, DTYPE), u, change1, PRECISION)
+                    change1 = dot(_operand(base, difference1, epsilon1, FOLDED, DTYPE), u, change1, PRECISION)
         else:
             change0 = dot(narrow(base, DTYPE), u, change0, PRECISION)
     if not HAS_DIFFERENCE:

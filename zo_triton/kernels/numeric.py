@@ -14,7 +14,8 @@ from triton import knobs
 INTERPRETED = tl.constexpr(bool(knobs.runtime.interpret))
 """Whether the kernels of this process run in Triton's interpreter; fixed when they are decorated."""
 
-_HARDWARE_LOG2 = tl.constexpr(not knobs.runtime.interpret and torch.version.hip is None)
+NVIDIA = tl.constexpr(not knobs.runtime.interpret and torch.version.hip is None)
+"""Whether kernels may hold NVIDIA's own instructions."""
 
 
 @triton.jit
@@ -30,6 +31,17 @@ def narrow(x, DTYPE: tl.constexpr):
 
 
 @triton.jit
+def multiply_add(a, b, c):
+    """a·b + c of bfloat16 tiles or numbers, rounded once; two elements an instruction on NVIDIA."""
+    if NVIDIA:
+        return tl.inline_asm_elementwise(
+            "fma.rn.bf16x2 $0, $1, $2, $3;", "=r,r,r,r", [a, b, c], tl.bfloat16, True, 2
+        )
+    else:
+        return narrow(a.to(tl.float32) * b.to(tl.float32) + c.to(tl.float32), tl.bfloat16)
+
+
+@triton.jit
 def dot(a, b, accumulator, PRECISION: tl.constexpr):
     """Adds a·b to the accumulator in float32; a and b are float32 or bfloat16."""
     if INTERPRETED and a.dtype == tl.bfloat16:
@@ -41,7 +53,7 @@ def dot(a, b, accumulator, PRECISION: tl.constexpr):
 @triton.jit
 def log2(x):
     """log₂x for normal x > 0: on NVIDIA one instruction (relative error 2⁻²², absolute inside [0.5, 2])."""
-    if _HARDWARE_LOG2:
+    if NVIDIA:
         return tl.inline_asm_elementwise("lg2.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, True, 1)
     else:
         return tl.log2(x)

@@ -51,6 +51,18 @@ def default_config(sides: int, dtype: torch.dtype, source: str) -> Mapping[str, 
     return INTERPRETER_CONFIG if INTERPRETED else CONFIGS[sides, dtype, source]
 
 
+@triton.jit
+def _fraction(number):
+    """|number| by a power of two, in [½, 1)."""
+    bits = number.to(tl.float32).to(tl.int32, bitcast=True)
+    return ((bits & 0x007FFFFF) | 0x3F000000).to(tl.float32, bitcast=True)
+
+
+def _host_fraction(number: Tensor) -> Tensor:
+    """:func:`_fraction` of a float32 tensor, where it lies."""
+    return ((number.view(torch.int32) & 0x007FFFFF) | 0x3F000000).view(torch.float32)
+
+
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def _perturbed_linear_kernel(
         out_ptr, base_ptr, difference_ptr, weight_ptr, base_output_ptr, signed_eps_ptr, staged_ptr,
@@ -61,7 +73,7 @@ def _perturbed_linear_kernel(
         SIDES: tl.constexpr, HAS_DIFFERENCE: tl.constexpr,
         PERTURB_WEIGHT: tl.constexpr, PERTURB_BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
         DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, RANK: tl.constexpr, RANK_BLOCK: tl.constexpr,
-        STAGED: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr,
+        STAGED: tl.constexpr, FOLDED: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr,
         RAGGED: tl.constexpr, ALIGNED: tl.constexpr, OFFSETS: tl.constexpr,
         BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_I: tl.constexpr,
 ):  # fmt: skip
@@ -109,13 +121,19 @@ def _perturbed_linear_kernel(
         padded_rows, words = (out_features + 3) // 4 * 4, (in_features + 31) // 32
         staged_ptr += (tl.cast(k, tl.int64) * padded_rows + f0) * words
         staged_offsets = row_f[:, None] * words + tl.arange(0, BLOCK_I // 32)[None, :]
+        scale0, scale1, fraction = epsilon0, epsilon1, 1.0
+        if FOLDED:
+            fraction = _fraction(tl.load(signed_eps_ptr))
+            scale0, scale1 = epsilon0 / fraction, epsilon1 / fraction
         change0, change1 = full_rank_products(
             base_ptr, difference0_ptr, difference1_ptr, weight_ptr, staged_ptr,
             base_offsets, difference_offsets, weight_offsets, staged_offsets,
-            stride_ai, stride_di, stride_wi, row_block, in_features, epsilon0, epsilon1,
+            stride_ai, stride_di, stride_wi, row_block, in_features, scale0, scale1,
             as_word(whole_word), counter,
-            SIDES, HAS_DIFFERENCE, PERTURB_WEIGHT, DISTRIBUTION, ROUNDS, STAGED, DTYPE, PRECISION, RAGGED,
+            SIDES, HAS_DIFFERENCE, PERTURB_WEIGHT, DISTRIBUTION, ROUNDS, STAGED, FOLDED, DTYPE, PRECISION, RAGGED,
             BLOCK_N, BLOCK_F, BLOCK_I)  # fmt: skip
+        if FOLDED:
+            change0, change1 = change0 * fraction, change1 * fraction
     else:
         change0 = tl.zeros((BLOCK_N, BLOCK_F), tl.float32)
         change1 = change0
@@ -177,6 +195,13 @@ def launch_perturbed_linear(
     """
     _, samples, out_features = out.shape
     in_features = base.shape[1]
+    plain = out.dtype == torch.bfloat16 and weight_id >= 0 and not directions.is_low_rank(weight.shape)
+    # The sphere's scales differ between directions, and would each want a weight of their own.
+    folded = plain and difference is not None and directions.distribution != "sphere"
+    if folded:
+        weight = weight / _host_fraction(signed_eps[:1])
+    if folded or (plain and difference is None):
+        base = base.to(out.dtype)
     layer = prepare_layer(
         out, base, difference, weight, base_output, directions, weight_id, bias_id, signed_eps, activation,
         bits, precision, samples,
@@ -189,6 +214,7 @@ def launch_perturbed_linear(
         out,
         **layer.arguments,
         weight_ptr=layer.weight,
+        FOLDED=folded,
         samples=samples,
         in_features=in_features,
         out_features=out_features,

@@ -40,13 +40,19 @@ _COS3 = tl.constexpr(-0.0003188805084262118)
 
 
 @triton.jit
+def _wide(a, b):
+    """All 64 bits of a product of 32-bit words, which is one instruction where its halves would be two."""
+    return tl.mul(a.to(tl.uint64), tl.cast(b, tl.uint64), sanitize_overflow=False)
+
+
+@triton.jit
 def philox(block, word, direction, step, key0, key1, ROUNDS: tl.constexpr):
     """Four uint32 words. The counter's parts broadcast; scalars among them stay so as long as possible."""
     c0, c1, c2, c3 = block, word, direction, step
     for _ in tl.static_range(ROUNDS):
-        high0, high1 = tl.umulhi(c0, _MULTIPLIER0), tl.umulhi(c2, _MULTIPLIER1)
-        low0 = tl.mul(c0, _MULTIPLIER0, sanitize_overflow=False)
-        low1 = tl.mul(c2, _MULTIPLIER1, sanitize_overflow=False)
+        product0, product1 = _wide(c0, _MULTIPLIER0), _wide(c2, _MULTIPLIER1)
+        high0, high1 = (product0 >> 32).to(tl.uint32), (product1 >> 32).to(tl.uint32)
+        low0, low1 = product0.to(tl.uint32), product1.to(tl.uint32)
         c0, c1, c2, c3 = high1 ^ c1 ^ key0, low1, high0 ^ c3 ^ key1, low0
         key0 = tl.add(key0, _WEYL0, sanitize_overflow=False)
         key1 = tl.add(key1, _WEYL1, sanitize_overflow=False)

@@ -116,9 +116,9 @@ def section(record: Mapping[str, Any]) -> str:
     intro = (
         f"Compiled for {TARGET} by Triton {versions['triton']} (commit `{commit[:12]}`), read from the machine "
         "code and weighed against published rates: nothing here was measured. *Other / tensor* is the clocks in "
-        "which the schedulers issue everything but tensor-core instructions, for each clock of the tensor cores in the "
-        "inner loop; *of peak* runs from nothing overlapped to everything. `zo-triton compile` has all chips and "
-        "configs."
+        "which the schedulers issue everything but tensor-core instructions, for each clock of the tensor cores in "
+        "the inner loop; *of peak* runs from nothing overlapped to everything. `zo-triton compile` has all chips "
+        "and configs."
     )
     note = f"{len(failed)} of the launchers' own configs on all chips fail." if failed else ""
     return "\n\n".join(part for part in ("## Compiled kernels", intro, note, table) if part) + "\n"
