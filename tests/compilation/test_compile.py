@@ -13,6 +13,9 @@ from triton import knobs
 
 VARIANTS = [
     "linear bf16 staged",
+    "linear bf16 inline",
+    "linear bf16 inline captured",
+    "linear bf16 gaussian",
     "linear bf16 staged both sides ragged",
     "linear bf16 inline both sides ragged",
     "linear fp32 inline both sides",
@@ -27,6 +30,7 @@ VARIANTS = [
     "mlp 784-128-128-10 both sides",
     "accumulate rademacher",
     "gram rademacher",
+    "gram rank 4",
     "activation gelu",
 ]
 
@@ -97,6 +101,15 @@ def test_default_tiles_compile_and_neither_spill_nor_use_a_stack(variant, rows):
 def test_bfloat16_products_run_on_warpgroup_tensor_cores(variant, rows):
     (name,) = rows[variant]["matrix"]
     assert name.startswith("HGMMA")
+
+
+@pytest.mark.parametrize(
+    ("variant", "bound"),
+    [("linear bf16 staged", 0.55), ("linear bf16 inline", 0.65), ("linear bf16 gaussian", 1.2)],
+)
+def test_the_generator_fits_beside_the_tensor_cores(variant, bound, rows):
+    """Clocks in which the schedulers issue all else, for each clock of the tensor cores in the inner loop."""
+    assert rows[variant]["roofline"]["other_per_tensor"] <= bound
 
 
 def test_the_tensor_cores_do_what_the_source_says(rows):

@@ -199,3 +199,21 @@ def test_mismatched_arguments_are_named(device):
         perturbed_linear(out, *arguments, torch.ones(3, device=device), "none")
     with pytest.raises(TypeError, match=r"compute dtype must be one of .*, got torch.float64"):
         perturbed_linear(out.double(), *arguments, layer.epsilon.to(device), "none")
+
+
+def test_an_epsilon_of_nothing_leaves_the_weights_product(device):
+    layer = Layer(Directions(0, 0, 2), 5, 33, 7, dtype=HALF)
+    layer.epsilon = torch.zeros(2)
+    found, expected = layer.run(device), layer.expected()
+    assert (found - expected).abs().max() <= 2**-7 * expected.abs().max()
+
+
+def test_a_power_of_two_in_epsilon_changes_no_bit(device):
+    """It goes into the operand, and only ε's fraction into the weight."""
+    results = []
+    for factor in (1, 2**5):
+        layer = Layer(Directions(0, 0, 1), 6, 40, 9, dtype=HALF)
+        layer.base, layer.difference = layer.base * factor, layer.difference * factor
+        layer.weight, layer.epsilon = layer.weight / factor, layer.epsilon / factor
+        results.append(layer.run(device, bias_id=-1))
+    assert torch.equal(*results)

@@ -4,7 +4,7 @@ from zo_triton.kernels.accumulate import accumulate
 from zo_triton.kernels.activation import activation_difference
 from zo_triton.kernels.conv2d import launch_perturbed_conv2d as perturbed_conv2d
 from zo_triton.kernels.cross_entropy import cross_entropy_difference
-from zo_triton.kernels.field import step_on_device
+from zo_triton.kernels.field import step_on_device as step_on_device
 from zo_triton.kernels.gram import gram
 from zo_triton.kernels.mlp import launch_mlp_differences as mlp_differences
 from zo_triton.kernels.mlp import mlp_fits as mlp_fits
@@ -24,5 +24,4 @@ __all__ = [
     "perturbed_linear",
     "sample",
     "stage",
-    "step_on_device",
 ]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zo_triton.directions import PART_LEFT, PART_RIGHT, PART_WHOLE, Directions, tensor_word
 from zo_triton.kernels.numeric import dot, narrow
-from zo_triton.kernels.philox import gaussian_pair, laplace, philox, uniform
+from zo_triton.kernels.philox import gaussian_pair, laplace, philox, rough_gaussian_pair, uniform
 
 UNSPECIALISED = ("key0", "key1", "step", "first", "whole_word", "left_word", "right_word", "bias_word")
 """Kernel arguments that change from step to step or tensor to tensor: never a reason to compile again."""
@@ -104,7 +104,7 @@ def counter_of(index, step, key0, key1):
 
 
 @triton.jit
-def _four(first, second, third, fourth):
+def four(first, second, third, fourth):
     """Four tiles as two new minor axes of two, which a thread holds whole; in order when they are flattened."""
     return tl.join(tl.join(first, third), tl.join(second, fourth))
 
@@ -112,7 +112,7 @@ def _four(first, second, third, fourth):
 @triton.jit
 def interleave(word0, word1, word2, word3, ROWS: tl.constexpr, COLS: tl.constexpr):
     """Four [ROWS/4, COLS] → [ROWS, COLS], row 4i + w from word w."""
-    return tl.reshape(tl.permute(_four(word0, word1, word2, word3), (0, 2, 3, 1)), (ROWS, COLS))
+    return tl.reshape(tl.permute(four(word0, word1, word2, word3), (0, 2, 3, 1)), (ROWS, COLS))
 
 
 @triton.jit
@@ -135,77 +135,14 @@ def sign_words(
 
 
 @triton.jit
-def row_blocks_like(row_block, ptr, offsets, size, HEIGHT: tl.constexpr):
-    """row_block + row // HEIGHT for every element of a tile, laid out as a load at ``ptr + offsets`` would be.
-
-    The compiler lays out what follows from a load as that load lies, and whatever follows from none element by
-    element across the threads, so that :func:`expand_signs` and :func:`interleave` would pass each of their steps
-    through shared memory. This load reads nothing: ``size`` is never negative.
-    """
-    row = tl.arange(0, offsets.shape[0])[:, None]
-    nothing = tl.load(ptr + offsets, mask=(tl.zeros_like(offsets) + size) < 0, other=0).to(tl.int32)
-    return (row_block + row // HEIGHT + nothing).to(tl.uint32)
-
-
-@triton.jit
-def sign_words_by_row(
-    row_blocks,
-    col_block,
-    col_blocks,
-    word,
-    counter,
-    ROUNDS: tl.constexpr,
-    ROWS: tl.constexpr,
-    WORDS: tl.constexpr,
-):
-    """:func:`sign_words` without exchange between threads: every row makes its four rows' call and keeps one word.
-
-    Where a thread has no more than one word of the tile, the calls cost nothing more, and the exchange is saved.
-    row_blocks, [ROWS, WORDS], come from :func:`row_blocks_like`.
-    """
-    row = tl.arange(0, ROWS)
-    columns = (col_block + tl.arange(0, WORDS)).to(tl.uint32)
-    block = row_blocks * tl.cast(col_blocks, tl.uint32) + columns[None, :]
-    direction, step, key0, key1 = counter
-    word0, word1, word2, word3 = philox(block, word, direction, step, key0, key1, ROUNDS)
-    odd, late = (row % 2 == 1)[:, None], (row % 4 >= 2)[:, None]
-    return tl.where(late, tl.where(odd, word3, word2), tl.where(odd, word1, word0))
-
-
-@triton.jit
-def _unshuffle(word):
-    """Bit 2i → bit i, bit 2i + 1 → bit 16 + i."""
-    swapped = (word ^ (word >> 1)) & 0x22222222
-    word = word ^ swapped ^ (swapped << 1)
-    swapped = (word ^ (word >> 2)) & 0x0C0C0C0C
-    word = word ^ swapped ^ (swapped << 2)
-    swapped = (word ^ (word >> 4)) & 0x00F000F0
-    word = word ^ swapped ^ (swapped << 4)
-    swapped = (word ^ (word >> 8)) & 0x0000FF00
-    return word ^ swapped ^ (swapped << 8)
-
-
-@triton.jit
-def _pair(halves, PLACE: tl.constexpr):
-    """Two ones in bfloat16, one a half: bits PLACE and 16 + PLACE, inverted, are their signs."""
-    return ((halves << (15 - PLACE)) & 0x80008000) ^ 0xBF80BF80
-
-
-@triton.jit
 def expand_signs(words, ROWS: tl.constexpr, COLS: tl.constexpr, DTYPE: tl.constexpr):
     """[ROWS, COLS/32] packed signs → [ROWS, COLS] of ±1: the inverted bit becomes the sign bit of a one."""
+    lanes = tl.arange(0, 32).to(tl.uint32)
+    inverted = ~(words[:, :, None] >> lanes[None, None, :])
     if DTYPE.primitive_bitwidth == 16:
-        halves = _unshuffle(words)
-        pairs = _four(
-            _four(_pair(halves, 0), _pair(halves, 4), _pair(halves, 8), _pair(halves, 12)),
-            _four(_pair(halves, 1), _pair(halves, 5), _pair(halves, 9), _pair(halves, 13)),
-            _four(_pair(halves, 2), _pair(halves, 6), _pair(halves, 10), _pair(halves, 14)),
-            _four(_pair(halves, 3), _pair(halves, 7), _pair(halves, 11), _pair(halves, 15)),
-        )
-        ones = tl.join(pairs.to(tl.uint16), (pairs >> 16).to(tl.uint16))
+        ones = ((inverted.to(tl.uint16) << 15) | 0x3F80).to(tl.uint16)
     else:
-        lanes = tl.arange(0, 32).to(tl.uint32)
-        ones = (~(words[:, :, None] >> lanes[None, None, :]) << 31) | 0x3F800000
+        ones = (inverted << 31) | 0x3F800000
     return tl.reshape(ones, (ROWS, COLS)).to(DTYPE, bitcast=True)
 
 
@@ -262,7 +199,10 @@ def real_tile(
     block = row_blocks * tl.cast(cols, tl.uint32) + (col + tl.arange(0, COLS)).to(tl.uint32)[None, :]
     direction, step, key0, key1 = counter
     word0, word1, word2, word3 = philox(block, word, direction, step, key0, key1, ROUNDS)
-    if DISTRIBUTION == "gaussian":
+    if DISTRIBUTION == "gaussian" and tl.bfloat16 == DTYPE:
+        z0, z1 = rough_gaussian_pair(word0, word1)
+        z2, z3 = rough_gaussian_pair(word2, word3)
+    elif DISTRIBUTION == "gaussian":
         z0, z1 = gaussian_pair(word0, word1)
         z2, z3 = gaussian_pair(word2, word3)
     elif DISTRIBUTION == "uniform":

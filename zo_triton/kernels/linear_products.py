@@ -9,8 +9,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from zo_triton.kernels.field import expand_signs, factor_tile, real_tile, row_blocks_like, sign_words_by_row
+from zo_triton.kernels.field import factor_tile, real_tile
 from zo_triton.kernels.numeric import dot, multiply_add, narrow
+from zo_triton.kernels.operand_tiles import row_blocks_like, sign_words_by_row, spread_signs
 
 
 @triton.jit
@@ -76,14 +77,14 @@ def full_rank_products(
                 words_inside = i + 32 * tl.arange(0, BLOCK_I // 32) < in_features
                 words = load_tile(staged_ptr, staged_offsets, words_inside[None, :], RAGGED)
                 staged_ptr += BLOCK_I // 32
-                u = expand_signs(words.to(tl.uint32, bitcast=True), BLOCK_F, BLOCK_I, DTYPE)
+                u = spread_signs(words.to(tl.uint32, bitcast=True), BLOCK_F, BLOCK_I, DTYPE)
             elif DISTRIBUTION == "rademacher":
                 word_offsets = tl.zeros((BLOCK_F, BLOCK_I // 32), tl.int32)
                 row_blocks = row_blocks_like(row_block, weight_ptr, word_offsets, in_features, 4)
                 words = sign_words_by_row(
                     row_blocks, i // 32, (in_features + 31) // 32, whole_word, counter,
                     ROUNDS, BLOCK_F, BLOCK_I // 32)  # fmt: skip
-                u = expand_signs(words, BLOCK_F, BLOCK_I, DTYPE)
+                u = spread_signs(words, BLOCK_F, BLOCK_I, DTYPE)
             else:
                 offsets = tl.zeros((BLOCK_F // 4, 1), tl.int32) + tl.arange(0, BLOCK_I)[None, :]
                 row_blocks = row_blocks_like(row_block, weight_ptr, offsets, in_features, 1)

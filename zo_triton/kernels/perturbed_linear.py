@@ -29,26 +29,38 @@ from zo_triton.kernels.numeric import INTERPRETED
 
 CONFIGS = {
     # (sides, compute dtype, where U comes from): samples × out features × in features of a program's tiles,
-    # warps, stages. The largest that compile for sm_90 without spilling a register; none has been timed yet.
+    # warps, stages. ``real``: values that are not signs, which cost most: a tile of them serves many samples. The
+    # largest that compile for sm_90 without spilling a register; none has been timed yet.
     (1, torch.bfloat16, "staged"): tiles(128, 128, 64, 8, 3),
     (1, torch.bfloat16, "inline"): tiles(128, 128, 64, 8, 3),
     (1, torch.bfloat16, "low_rank"): tiles(128, 128, 64, 8, 3),
     (2, torch.bfloat16, "staged"): tiles(128, 128, 64, 8, 2),
-    (2, torch.bfloat16, "inline"): tiles(128, 128, 32, 8, 3),
+    (1, torch.bfloat16, "real"): tiles(256, 64, 64, 8, 2),
+    (2, torch.bfloat16, "inline"): tiles(128, 128, 64, 8, 2),
+    (2, torch.bfloat16, "real"): tiles(128, 128, 64, 8, 2),
     (2, torch.bfloat16, "low_rank"): tiles(128, 128, 32, 8, 3),
     (1, torch.float32, "staged"): tiles(64, 64, 32, 4, 2),
     (1, torch.float32, "inline"): tiles(64, 64, 32, 4, 2),
+    (1, torch.float32, "real"): tiles(64, 64, 32, 4, 2),
     (1, torch.float32, "low_rank"): tiles(32, 64, 32, 8, 1),
     (2, torch.float32, "staged"): tiles(32, 64, 32, 8, 2),
     (2, torch.float32, "inline"): tiles(32, 64, 32, 8, 2),
+    (2, torch.float32, "real"): tiles(32, 64, 32, 8, 2),
     (2, torch.float32, "low_rank"): tiles(32, 64, 32, 8, 1),
 }
 INTERPRETER_CONFIG = tiles(64, 64, 64, warps=4, stages=1)
 
 
-def default_config(sides: int, dtype: torch.dtype, source: str) -> Mapping[str, int]:
+FEW_SAMPLES = 128
+"""Up to so many a tile of 256 would be half empty."""
+
+
+def default_config(sides: int, dtype: torch.dtype, source: str, samples: int) -> Mapping[str, int]:
     """Tile sizes and launch options unless the caller says; ``source`` as in :data:`CONFIGS`."""
-    return INTERPRETER_CONFIG if INTERPRETED else CONFIGS[sides, dtype, source]
+    if INTERPRETED:
+        return INTERPRETER_CONFIG
+    chosen = CONFIGS[sides, dtype, source]
+    return CONFIGS[sides, dtype, "inline"] if chosen["BLOCK_N"] > samples <= FEW_SAMPLES else chosen
 
 
 @triton.jit
@@ -206,7 +218,9 @@ def launch_perturbed_linear(
         out, base, difference, weight, base_output, directions, weight_id, bias_id, signed_eps, activation,
         bits, precision, samples,
     )  # fmt: skip
-    config = config or default_config(layer.sides, out.dtype, "low_rank" if layer.rank else layer.bits)
+    real = layer.bits == "inline" and directions.elementwise != "rademacher"
+    source = "low_rank" if layer.rank else "real" if real else layer.bits
+    config = config or default_config(layer.sides, out.dtype, source, samples)
     sample_tiles, feature_tiles = blocks(samples, config["BLOCK_N"]), blocks(out_features, config["BLOCK_F"])
     launch(
         _perturbed_linear_kernel,

@@ -1,0 +1,88 @@
+"""Tiles of the field as operands of tensor cores: laid out so that no thread needs what another one draws.
+
+The values are those of ``zo_triton/kernels/field.py``. A thread holds whole words of signs, expands them two at a
+time, and stores what it has in vectors.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from zo_triton.kernels.field import expand_signs, four
+from zo_triton.kernels.philox import philox
+
+
+@triton.jit
+def row_blocks_like(row_block, ptr, offsets, size, HEIGHT: tl.constexpr):
+    """row_block + row // HEIGHT for every element of a tile, laid out as a load at ``ptr + offsets`` would be.
+
+    The compiler lays out what follows from a load as that load lies, and whatever follows from none element by
+    element across the threads, so that :func:`spread_signs` and
+    :func:`zo_triton.kernels.field.interleave` would pass each of their steps
+    through shared memory. This load reads nothing: ``size`` is never negative.
+    """
+    row = tl.arange(0, offsets.shape[0])[:, None]
+    nothing = tl.load(ptr + offsets, mask=(tl.zeros_like(offsets) + size) < 0, other=0).to(tl.int32)
+    return (row_block + row // HEIGHT + nothing).to(tl.uint32)
+
+
+@triton.jit
+def sign_words_by_row(
+    row_blocks,
+    col_block,
+    col_blocks,
+    word,
+    counter,
+    ROUNDS: tl.constexpr,
+    ROWS: tl.constexpr,
+    WORDS: tl.constexpr,
+):
+    """:func:`zo_triton.kernels.field.sign_words`, every row making its four rows' call and keeping one word of it.
+
+    Where a thread has no more than one word of the tile, the calls cost nothing more, and the exchange is saved.
+    row_blocks, [ROWS, WORDS], come from :func:`row_blocks_like`.
+    """
+    row = tl.arange(0, ROWS)
+    columns = (col_block + tl.arange(0, WORDS)).to(tl.uint32)
+    block = row_blocks * tl.cast(col_blocks, tl.uint32) + columns[None, :]
+    direction, step, key0, key1 = counter
+    word0, word1, word2, word3 = philox(block, word, direction, step, key0, key1, ROUNDS)
+    odd, late = (row % 2 == 1)[:, None], (row % 4 >= 2)[:, None]
+    return tl.where(late, tl.where(odd, word3, word2), tl.where(odd, word1, word0))
+
+
+@triton.jit
+def _unshuffle(word):
+    """Bit 2i → bit i, bit 2i + 1 → bit 16 + i."""
+    swapped = (word ^ (word >> 1)) & 0x22222222
+    word = word ^ swapped ^ (swapped << 1)
+    swapped = (word ^ (word >> 2)) & 0x0C0C0C0C
+    word = word ^ swapped ^ (swapped << 2)
+    swapped = (word ^ (word >> 4)) & 0x00F000F0
+    word = word ^ swapped ^ (swapped << 4)
+    swapped = (word ^ (word >> 8)) & 0x0000FF00
+    return word ^ swapped ^ (swapped << 8)
+
+
+@triton.jit
+def _pair(halves, PLACE: tl.constexpr):
+    """Two ones in bfloat16, one a half: bits PLACE and 16 + PLACE, inverted, are their signs."""
+    return ((halves << (15 - PLACE)) & 0x80008000) ^ 0xBF80BF80
+
+
+@triton.jit
+def spread_signs(words, ROWS: tl.constexpr, COLS: tl.constexpr, DTYPE: tl.constexpr):
+    """:func:`zo_triton.kernels.field.expand_signs` for words of which a thread holds few: two signs a shift."""
+    if DTYPE.primitive_bitwidth == 16:
+        halves = _unshuffle(words)
+        pairs = four(
+            four(_pair(halves, 0), _pair(halves, 4), _pair(halves, 8), _pair(halves, 12)),
+            four(_pair(halves, 1), _pair(halves, 5), _pair(halves, 9), _pair(halves, 13)),
+            four(_pair(halves, 2), _pair(halves, 6), _pair(halves, 10), _pair(halves, 14)),
+            four(_pair(halves, 3), _pair(halves, 7), _pair(halves, 11), _pair(halves, 15)),
+        )
+        ones = tl.join(pairs.to(tl.uint16), (pairs >> 16).to(tl.uint16))
+        return tl.reshape(ones, (ROWS, COLS)).to(DTYPE, bitcast=True)
+    else:
+        return expand_signs(words, ROWS, COLS, DTYPE)
