@@ -19,12 +19,11 @@ test: $(STAMP) ## Run the tests
 bench: $(STAMP) ## Run the benchmarks and refresh reports/latest
 	$(BIN)/python -m pytest --benchmark
 
-gpu: $(STAMP) ## Run the kernel tests on this machine's GPU; says so if there is none
-	@found=$$($(BIN)/python -c "import torch; print(torch.cuda.is_available())") || exit 1; \
-	if [ "$$found" = True ]; then \
-		TRITON_INTERPRET=0 $(BIN)/python -m pytest tests/kernels; \
+gpu: ## Check and time the kernels on this machine's GPU; says so if there is none
+	@if python3 -c "import torch, triton, numba" 2>/dev/null; then \
+		PYTHONPATH=. python3 -m zo_triton.cli gpu; \
 	else \
-		echo "no GPU that torch can use: nothing to run here; 'make test' runs the kernels in Triton's interpreter."; \
+		$(MAKE) --no-print-directory $(STAMP) && $(BIN)/zo-triton gpu; \
 	fi
 
 lint: $(STAMP) ## Check style, types and the import layers

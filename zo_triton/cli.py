@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -85,6 +87,20 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_compile(commands)
 
+    gpu = commands.add_parser(
+        "gpu", help="check and time the kernels on this machine's GPU (under 8 minutes)"
+    )
+    gpu.add_argument("--out", help="folder, replaced whole (default reports/ and the device's name)")
+    gpu.add_argument("--seed", type=int, default=0, help="of the random inputs (default 0)")
+    gpu.add_argument(
+        "--tiny", action="store_true", help="small, in Triton's interpreter: prove that everything works"
+    )
+    gpu.set_defaults(run=_gpu)
+
+    render = commands.add_parser("render", help="lay out a report's record again")
+    render.add_argument("folder", metavar="FOLDER", help="with the record, results.json")
+    render.set_defaults(run=_render)
+
     bench = commands.add_parser("bench", help="run the benchmarks of a checkout and refresh its report")
     bench.add_argument("--tiny", action="store_true", help="few repeats, report untouched")
     bench.set_defaults(run=_bench)
@@ -141,6 +157,49 @@ def _compile(options: argparse.Namespace) -> int:
     for row in failed:
         print(f"failed: {row['variant']} on {row['target']}: {row['error']}", file=sys.stderr)
     return FAILED if failed else 0
+
+
+def _gpu(options: argparse.Namespace) -> int:
+    from zo_triton.experiments.gpu import run_gpu, why_not
+
+    reason = "" if options.tiny else why_not()
+    if reason:
+        print(reason)
+        return 0
+    import torch
+
+    from zo_triton.reporting.records import Record, write
+
+    if not 0 <= options.seed < 2**32:
+        raise ValueError(f"seed must be in [0, 2**32), got {options.seed}.")
+    name = "tiny" if options.tiny else torch.cuda.get_device_name()
+    folder = Path(options.out or f"reports/{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}")
+    # Machines with a GPU may lack what draws and lays out: the record is whole without it.
+    missing = [each for each in ("matplotlib", "tabulate") if importlib.util.find_spec(each) is None]
+
+    def save(record: Record) -> None:
+        if missing:
+            write(folder / "results.json", record)
+            return
+        from zo_triton.reporting import publish
+
+        publish(record, folder)
+
+    right = run_gpu(options.seed, print, save, options.tiny)
+    print(f"wrote {folder / ('results.json' if missing else 'report.md')}")
+    if missing:
+        print(
+            f"{' and '.join(missing)} missing: `zo-triton render {folder}` lays it out where they are installed."
+        )
+    return 0 if right else FAILED
+
+
+def _render(options: argparse.Namespace) -> int:
+    from zo_triton.reporting import publish, read
+
+    record = read(Path(options.folder) / "results.json")
+    print(f"wrote {publish(record, options.folder)}")
+    return 0
 
 
 def _add_nzk(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -275,3 +334,7 @@ def _console() -> Console:
     from rich.console import Console
 
     return Console()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

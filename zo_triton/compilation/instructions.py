@@ -122,9 +122,11 @@ def _work(instruction: Instruction, words: dict[str, str]) -> MatrixWork:
     name = instruction.name
     parts = name.split(".")
     if name.startswith("v_"):
-        shape = re.search(r"_(\d+)x(\d+)x(\d+)_?(\w+?)(?:_1k|_e64)?$", name)
-        if shape and (form := _amd_format(shape[4])):
-            return MatrixWork(form, 2.0 * int(shape[1]) * int(shape[2]) * int(shape[3]))
+        # The small shapes multiply several blocks at once: 4x4x1_16b is sixteen of 4 × 4 × 1.
+        shape = re.search(r"_(\d+)x(\d+)x(\d+)_?(?:(\d+)b_)?(\w+?)(?:_1k|_e64)?$", name)
+        if shape and (form := _amd_format(shape[5])):
+            rows, columns, depth, count = (int(shape[place] or 1) for place in (1, 2, 3, 4))
+            return MatrixWork(form, 2.0 * rows * columns * depth * count)
     elif parts[0].startswith("UTC"):
         return _tcgen05_work(instruction, words)
     else:

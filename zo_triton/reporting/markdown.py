@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from zo_triton.reporting import tables
+from zo_triton.reporting import gpu_tables, tables
 from zo_triton.reporting.records import Record, check_record
 from zo_triton.reporting.summary import summarise
 
@@ -130,6 +130,7 @@ def _benchmarks(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
 
 
 _BUILD: dict[str, Builder] = {
+    "gpu": gpu_tables.blocks,
     "race": _race,
     "step_time": _case_by_case("Step time", tables.step_time, "step_time"),
     "step_split": _step_split,

@@ -26,6 +26,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "accuracy": ("model", "batch", "directions", "rows"),
     "memory": ("note", "cases"),
     "benchmarks": ("entries",),
+    "gpu": ("note", "problems", "correctness", "ceilings", "kernels", "goals"),
     "nzk": ("name", "title", "settings", "notes", "cases", "network"),
 }
 """Every section a report knows, with the keys it must have. All are optional."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from tabulate import tabulate
-
 from zo_triton.reporting.statistics import median_reached
 
 NOT_REACHED = "not reached"
@@ -179,5 +177,7 @@ def _plain(value: Any) -> str:
 
 def lay_out(headers: list[str], rows: Iterable[list[Any]]) -> str:
     """A Markdown table of cells that are already text."""
+    from tabulate import tabulate
+
     # Numbers arrive as text: tabulate must not parse and reformat them.
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)

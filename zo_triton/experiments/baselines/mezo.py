@@ -47,7 +47,7 @@ class MeZO:
         self.adam = torch.optim.Adam(self.parameters, lr=lr, fused=True) if adam else None
         self._decay = falling_rate(self.adam, decay_steps) if self.adam else None
         self._seeds = torch.Generator().manual_seed(seed)
-        self._noise = torch.Generator()
+        self._noise = torch.Generator(self.parameters[0].device)
 
     @torch.no_grad()
     def step(self, x: Tensor, y: Tensor) -> float:
@@ -86,4 +86,4 @@ class MeZO:
     def _replay(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         self._noise.manual_seed(seed)
         for parameter in self.parameters:
-            yield parameter, torch.randn(parameter.shape, generator=self._noise)
+            yield parameter, torch.randn(parameter.shape, generator=self._noise, device=parameter.device)

@@ -40,13 +40,13 @@ class VmapEnsemble:
         self.evaluations_per_step = directions + 1 if sides == 1 else 2 * directions
         kind = torch.optim.Adam if adam else torch.optim.SGD
         self.optimizer = kind(self.weights.values(), lr=lr, fused=True)
-        self._noise = torch.Generator().manual_seed(seed)
+        self._noise = torch.Generator(next(model.parameters()).device).manual_seed(seed)
 
     @torch.no_grad()
     def step(self, x: Tensor, y: Tensor) -> float:
         """One update; returns the base loss, or with two sides the mean of all losses."""
         noise = {
-            name: torch.randn(self.directions, *weight.shape, generator=self._noise)
+            name: torch.randn(self.directions, *weight.shape, generator=self._noise, device=weight.device)
             for name, weight in self.weights.items()
         }
         loss, slopes = self.slopes(noise, x, y)
