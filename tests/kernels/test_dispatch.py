@@ -41,3 +41,15 @@ def test_a_launch_beyond_the_grid_is_refused(device):
 
     with pytest.raises(ValueError, match=r"a launch of 2147483648 programs exceeds 2\*\*31 - 1"):
         launch(None, 2**31, torch.empty(0, device=device))
+
+
+def test_tiles_follow_the_chip():
+    from zo_triton.kernels.launch import chip_of, launching_for
+    from zo_triton.kernels.perturbed_linear import OVERRIDES
+
+    tensor = torch.empty(1)
+    assert chip_of(tensor) == ""
+    for name, family in (("sm_80", "sm_80"), ("sm_89", "sm_80"), ("sm_90", "sm_90"), ("gfx950", "gfx942")):
+        with launching_for(name):
+            assert chip_of(tensor) == family
+    assert set(OVERRIDES) == {"sm_80", "sm_100", "gfx942"}

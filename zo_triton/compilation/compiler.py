@@ -26,7 +26,8 @@ from zo_triton.compilation.roofline import read_body, roofline
 from zo_triton.compilation.targets import TARGETS, Chip
 from zo_triton.compilation.variants import Config, Variant
 from zo_triton.compilation.work import work_of
-from zo_triton.kernels import numeric
+from zo_triton.kernels import numeric, philox
+from zo_triton.kernels.launch import launching_for
 
 POINTERS = {
     torch.bfloat16: "*bf16",
@@ -102,9 +103,12 @@ def compile_row(job: Job) -> dict[str, Any]:
 
 
 def _figures(job: Job, chip: Chip) -> dict[str, Any]:
-    kernel, arguments = job.variant.launch(job.config)
+    with launching_for(chip.name):
+        kernel, arguments = job.variant.launch(job.config)
     # What the launchers' own processes find out from torch's build: whose instructions a kernel may hold.
-    numeric.NVIDIA = tl.constexpr(chip.backend == "cuda")
+    modules: tuple[Any, ...] = (numeric, philox)
+    for module in modules:
+        module.NVIDIA = tl.constexpr(chip.backend == "cuda")
     source, options = _source(kernel, arguments)
     compiled = triton.compile(source, GPUTarget(chip.backend, chip.arch, chip.warp_size), options)
     machine = _read_amd(compiled) if chip.backend == "hip" else _read_nvidia(compiled)

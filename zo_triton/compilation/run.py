@@ -21,6 +21,7 @@ from typing import Any
 from zo_triton.compilation.compiler import Job, compile_row, interpreted, options_of
 from zo_triton.compilation.targets import TARGETS
 from zo_triton.compilation.variants import Config, Variant
+from zo_triton.kernels.launch import launching_for
 from zo_triton.reporting.compiled import FORMAT, SCHEMA
 
 
@@ -52,20 +53,20 @@ def choose(
         for name, variant in variants.items()
         if not kernels or any(part in name or part in variant.kernel for part in kernels)
     }
-    configs = {name: [None] if defaults_only else _configs(variant) for name, variant in chosen.items()}
     return [
         Job(name, variant, config, target)
         for target in dict.fromkeys(targets or TARGETS)
         for name, variant in chosen.items()
         if TARGETS[target].backend in variant.backends
-        for config in configs[name]
+        for config in ([None] if defaults_only else _configs(variant, target))
     ]
 
 
-def _configs(variant: Variant) -> list[Config | None]:
+def _configs(variant: Variant, target: str) -> list[Config | None]:
     """The launcher's own and those beside it that differ from it."""
     try:
-        own = options_of(variant.launch()[1])
+        with launching_for(target):
+            own = options_of(variant.launch()[1])
     # Its row will tell.
     except Exception:
         own = {}

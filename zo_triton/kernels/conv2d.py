@@ -21,7 +21,7 @@ from torch import Tensor
 from zo_triton.directions import Directions, matrix_shape
 from zo_triton.kernels.epilogue import evaluations_of, finish_sides, vector_from
 from zo_triton.kernels.field import UNSPECIALISED, as_word, counter_of
-from zo_triton.kernels.launch import blocks, launch
+from zo_triton.kernels.launch import blocks, chip_of, launch
 from zo_triton.kernels.layer import prepare_layer, tiles
 from zo_triton.kernels.numeric import INTERPRETED
 from zo_triton.kernels.window_arguments import check_window, offset_dtype, window_arguments
@@ -34,6 +34,12 @@ CONFIGS = {
     (1, torch.float32): tiles(64, 64, 32, 8, 1),
     (2, torch.float32): tiles(32, 32, 32, 8, 1),
 }
+OVERRIDES = {
+    "sm_80": {(2, torch.bfloat16): tiles(64, 64, 32, 8, 2)},
+    "gfx942": {(2, torch.bfloat16): tiles(64, 64, 32, 8, 1)},
+}
+"""Chips that the configs above don't fit."""
+
 DEPTHWISE_CONFIG = tiles(64, 16, 32, 4, 1)
 INTERPRETER_CONFIG = tiles(128, 32, 64, warps=4, stages=1)
 INTERPRETER_DEPTHWISE_CONFIG = tiles(128, 16, 32, warps=4, stages=1)
@@ -42,12 +48,14 @@ SMALLEST_CHANNELS = 16
 """Of a tile: what a dot asks for."""
 
 
-def default_config(sides: int, dtype: torch.dtype, channels: int, depthwise: bool) -> dict[str, int]:
+def default_config(
+    sides: int, dtype: torch.dtype, channels: int, depthwise: bool, chip: str
+) -> dict[str, int]:
     """Tile sizes and launch options unless the caller says: no more channels than a group has use for."""
     if INTERPRETED:
         config = INTERPRETER_DEPTHWISE_CONFIG if depthwise else INTERPRETER_CONFIG
     else:
-        config = DEPTHWISE_CONFIG if depthwise else CONFIGS[sides, dtype]
+        config = DEPTHWISE_CONFIG if depthwise else {**CONFIGS, **OVERRIDES.get(chip, {})}[sides, dtype]
     wanted = max(SMALLEST_CHANNELS, int(triton.next_power_of_2(channels)))
     return {**config, "BLOCK_F": min(config["BLOCK_F"], wanted)}
 
@@ -212,7 +220,7 @@ def launch_perturbed_conv2d(
     depthwise, group_outputs = groups > 1 and weight.shape[1] == 1, out_channels // groups
     # The first tile of a group starts up to three channels early.
     covered = out_channels if depthwise else group_outputs + (3 if groups > 1 and group_outputs % 4 else 0)
-    config = config or default_config(layer.sides, out.dtype, covered, depthwise)
+    config = config or default_config(layer.sides, out.dtype, covered, depthwise, chip_of(out))
     position_tiles, channel_tiles = blocks(positions, config["BLOCK_N"]), blocks(covered, config["BLOCK_F"])
     tiled_groups = 1 if depthwise else groups
     launch(

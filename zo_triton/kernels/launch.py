@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import cache
 
 import torch
 import triton
@@ -35,6 +36,36 @@ def recording() -> Iterator[list[tuple[Callable, dict[str, object]]]]:
         yield launches
     finally:
         _recorder.reset(token)
+
+
+_chip: ContextVar[str | None] = ContextVar("zo_triton_chip", default=None)
+
+
+@contextmanager
+def launching_for(chip: str) -> Iterator[None]:
+    """Launchers inside choose their tiles for this chip (see :func:`chip_of`), which need not be here."""
+    token = _chip.set(chip)
+    try:
+        yield
+    finally:
+        _chip.reset(token)
+
+
+def chip_of(tensor: Tensor) -> str:
+    """The chip whose tiles suit the tensor's device: ``sm_80`` stands for all of 8.x, ``gfx942`` for AMD's.
+
+    Others go by their own name, ``sm_90`` for instance; a CPU has none.
+    """
+    name = _chip.get() or (_chip_name(tensor.device.index or 0) if tensor.is_cuda else "")
+    if name.startswith("sm_8"):
+        return "sm_80"
+    return "gfx942" if name.startswith("gfx") else name
+
+
+@cache
+def _chip_name(index: int) -> str:
+    properties = torch.cuda.get_device_properties(index)
+    return str(properties.gcnArchName) if torch.version.hip else f"sm_{properties.major}{properties.minor}"
 
 
 def device_guard(tensor: Tensor) -> torch.cuda.device_of | nullcontext[None]:

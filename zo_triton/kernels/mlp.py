@@ -18,7 +18,7 @@ from zo_triton.kernels.activation import check_activation
 from zo_triton.kernels.arguments import check_arguments
 from zo_triton.kernels.epilogue import evaluations_of
 from zo_triton.kernels.field import UNSPECIALISED, counter_arguments, counter_of
-from zo_triton.kernels.launch import blocks, launch
+from zo_triton.kernels.launch import blocks, chip_of, launch
 from zo_triton.kernels.mlp_layer import CHUNK, layer_differences
 from zo_triton.kernels.mlp_loss import sample_losses
 
@@ -34,12 +34,13 @@ def mlp_fits(weights: Sequence[Tensor]) -> bool:
     return len(weights) <= MAX_DEPTH and max(weight.shape[0] for weight in weights) <= MAX_WIDTH
 
 
-def default_config(widest: int, sides: int) -> dict[str, int]:
+def default_config(widest: int, sides: int, chip: str) -> dict[str, int]:
     """Samples of a program and launch options, for a network whose widest output is this; none timed yet.
 
-    Both sides of more than 64 features leave registers for 8 samples: with 16 most such networks spill.
+    Both sides of more than 64 features leave registers for 8 samples: with 16 most such networks spill. On AMD's
+    chips those of more than 32 do.
     """
-    samples = 8 if widest > 64 and sides == 2 else 16
+    samples = 8 if sides == 2 and widest > (32 if chip == "gfx942" else 64) else 16
     return {"BLOCK_N": samples, "num_warps": 4 if widest <= 32 else 8, "num_stages": 2}
 
 
@@ -128,7 +129,7 @@ def launch_mlp_differences(
     _check_loss(outputs[-1], target, label_smoothing)
     squared = target.is_floating_point()
     widths = (weights[0].shape[1], *(weight.shape[0] for weight in weights))
-    config = config or default_config(max(widths[1:]), sides)
+    config = config or default_config(max(widths[1:]), sides, chip_of(out))
     sample_tiles = blocks(out.shape[1], config["BLOCK_N"])
     launch(
         _mlp_kernel,

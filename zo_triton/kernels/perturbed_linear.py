@@ -22,7 +22,7 @@ from zo_triton.directions import Directions
 from zo_triton.kernels.arguments import strides
 from zo_triton.kernels.epilogue import evaluations_of, finish_sides, vector_tile
 from zo_triton.kernels.field import UNSPECIALISED, as_word, counter_of
-from zo_triton.kernels.launch import blocks, launch
+from zo_triton.kernels.launch import blocks, chip_of, launch
 from zo_triton.kernels.layer import prepare_layer, tiles
 from zo_triton.kernels.linear_products import full_rank_products, low_rank_products
 from zo_triton.kernels.numeric import INTERPRETED
@@ -39,8 +39,8 @@ CONFIGS = {
     (2, torch.bfloat16, "inline"): tiles(128, 128, 64, 8, 2),
     (2, torch.bfloat16, "real"): tiles(128, 128, 64, 8, 2),
     (2, torch.bfloat16, "low_rank"): tiles(128, 128, 32, 8, 3),
-    (1, torch.float32, "staged"): tiles(64, 64, 32, 4, 2),
-    (1, torch.float32, "inline"): tiles(64, 64, 32, 4, 2),
+    (1, torch.float32, "staged"): tiles(64, 64, 32, 8, 2),
+    (1, torch.float32, "inline"): tiles(64, 64, 32, 8, 2),
     (1, torch.float32, "real"): tiles(64, 64, 32, 4, 2),
     (1, torch.float32, "low_rank"): tiles(32, 64, 32, 8, 1),
     (2, torch.float32, "staged"): tiles(32, 64, 32, 8, 2),
@@ -48,6 +48,26 @@ CONFIGS = {
     (2, torch.float32, "real"): tiles(32, 64, 32, 8, 2),
     (2, torch.float32, "low_rank"): tiles(32, 64, 32, 8, 1),
 }
+OVERRIDES: dict[str, dict[tuple[int, torch.dtype, str], dict[str, int]]] = {
+    "sm_80": {
+        (2, torch.bfloat16, "low_rank"): tiles(64, 128, 32, 8, 3),
+        (2, torch.bfloat16, "staged"): tiles(64, 128, 32, 8, 3),
+        (2, torch.bfloat16, "inline"): tiles(64, 128, 32, 8, 3),
+        (2, torch.bfloat16, "real"): tiles(64, 128, 32, 8, 3),
+    },
+    "sm_100": {
+        (1, torch.float32, "staged"): tiles(64, 32, 32, 8, 2),
+        (1, torch.float32, "inline"): tiles(64, 32, 32, 8, 2),
+        (2, torch.float32, "staged"): tiles(32, 32, 32, 8, 2),
+        (2, torch.float32, "inline"): tiles(32, 32, 32, 8, 2),
+    },
+    "gfx942": {
+        (2, torch.bfloat16, "low_rank"): tiles(64, 128, 32, 8, 2),
+        (2, torch.bfloat16, "staged"): tiles(64, 128, 64, 8, 2),
+    },
+}
+"""Chips that the configs above don't fit, whose registers or memory run out."""
+
 INTERPRETER_CONFIG = tiles(64, 64, 64, warps=4, stages=1)
 
 
@@ -55,12 +75,13 @@ FEW_SAMPLES = 128
 """Up to so many a tile of 256 would be half empty."""
 
 
-def default_config(sides: int, dtype: torch.dtype, source: str, samples: int) -> Mapping[str, int]:
+def default_config(sides: int, dtype: torch.dtype, source: str, samples: int, chip: str) -> Mapping[str, int]:
     """Tile sizes and launch options unless the caller says; ``source`` as in :data:`CONFIGS`."""
     if INTERPRETED:
         return INTERPRETER_CONFIG
-    chosen = CONFIGS[sides, dtype, source]
-    return CONFIGS[sides, dtype, "inline"] if chosen["BLOCK_N"] > samples <= FEW_SAMPLES else chosen
+    configs = {**CONFIGS, **OVERRIDES.get(chip, {})}
+    chosen = configs[sides, dtype, source]
+    return configs[sides, dtype, "inline"] if chosen["BLOCK_N"] > samples <= FEW_SAMPLES else chosen
 
 
 @triton.jit
@@ -220,7 +241,7 @@ def launch_perturbed_linear(
     )  # fmt: skip
     real = layer.bits == "inline" and directions.elementwise != "rademacher"
     source = "low_rank" if layer.rank else "real" if real else layer.bits
-    config = config or default_config(layer.sides, out.dtype, source, samples)
+    config = config or default_config(layer.sides, out.dtype, source, samples, chip_of(out))
     sample_tiles, feature_tiles = blocks(samples, config["BLOCK_N"]), blocks(out_features, config["BLOCK_F"])
     launch(
         _perturbed_linear_kernel,
