@@ -36,7 +36,7 @@ CONFIGS = {
 }
 OVERRIDES = {
     "sm_80": {(2, torch.bfloat16): tiles(64, 64, 32, 8, 2)},
-    "gfx942": {(2, torch.bfloat16): tiles(64, 64, 32, 8, 1)},
+    "gfx942": dict.fromkeys([(1, torch.bfloat16), (2, torch.bfloat16)], tiles(64, 64, 32, 8, 1)),
 }
 """Chips that the configs above don't fit."""
 
