@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; None takes those of the process.
 
     Returns:
-        0, 1 if a kernel failed to compile, 2 after a user's mistake, told in one line on stderr, or 130 after an
-        interrupt.
+        0, 1 if a kernel failed to compile or a check or measurement on the GPU failed, 2 after a user's mistake,
+        told in one line on stderr, or 130 after an interrupt.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -88,12 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_compile(commands)
 
     gpu = commands.add_parser(
-        "gpu", help="check and time the kernels on this machine's GPU (under 8 minutes)"
+        "gpu", help="check and measure everything on this machine's GPU (eight minutes)"
     )
-    gpu.add_argument("--out", help="folder, replaced whole (default reports/ and the device's name)")
-    gpu.add_argument("--seed", type=int, default=0, help="of the random inputs (default 0)")
+    gpu.add_argument("--out", help="folder, replaced whole (default reports/DEVICE)")
+    gpu.add_argument("--seed", type=int, help="of every random input (default: a fresh one)")
     gpu.add_argument(
-        "--tiny", action="store_true", help="small, in Triton's interpreter: prove that everything works"
+        "--tiny", action="store_true", help="prove the path in a minute, in the interpreter without a GPU"
     )
     gpu.set_defaults(run=_gpu)
 
@@ -160,38 +158,37 @@ def _compile(options: argparse.Namespace) -> int:
 
 
 def _gpu(options: argparse.Namespace) -> int:
-    from zo_triton.experiments.gpu import run_gpu, why_not
+    # Only the standard library is there for certain: no console, no progress bar.
+    from zo_triton.experiments.gpu import chip
 
-    reason = "" if options.tiny else why_not()
-    if reason:
+    reason = chip.why_not(options.tiny)
+    if reason is not None:
         print(reason)
         return 0
-    import torch
+    import secrets
 
-    from zo_triton.reporting.records import Record, write
+    from zo_triton.reporting import check_destination
 
-    if not 0 <= options.seed < 2**32:
-        raise ValueError(f"seed must be in [0, 2**32), got {options.seed}.")
-    name = "tiny" if options.tiny else torch.cuda.get_device_name()
-    folder = Path(options.out or f"reports/{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}")
-    # Machines with a GPU may lack what draws and lays out: the record is whole without it.
-    missing = [each for each in ("matplotlib", "tabulate") if importlib.util.find_spec(each) is None]
+    found = chip.find_chip()
+    seed = secrets.randbelow(2**32) if options.seed is None else options.seed
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be in [0, 2**32), got {seed}.")
+    folder = check_destination(options.out or f"reports/{found.slug}{'-tiny' if options.tiny else ''}")
+    from zo_triton.experiments.gpu.goals import line
+    from zo_triton.experiments.gpu.run import has_failed, run_gpu
 
-    def save(record: Record) -> None:
-        if missing:
-            write(folder / "results.json", record)
-            return
-        from zo_triton.reporting import publish
-
-        publish(record, folder)
-
-    right = run_gpu(options.seed, print, save, options.tiny)
-    print(f"wrote {folder / ('results.json' if missing else 'report.md')}")
-    if missing:
-        print(
-            f"{' and '.join(missing)} missing: `zo-triton render {folder}` lays it out where they are installed."
-        )
-    return 0 if right else FAILED
+    print(f"device: {found.facts}; seed {seed}", flush=True)
+    if not found.has_bfloat16:
+        print("bfloat16 is missing on this chip and left out; float32 works.", flush=True)
+    try:
+        record = run_gpu(found, folder, seed, options.tiny, lambda message: print(message, flush=True))
+    except KeyboardInterrupt:
+        print(f"zo-triton: interrupted; the stages that were over are in {folder}.", file=sys.stderr)
+        return INTERRUPTED
+    for row in record["sections"]["gpu_goals"]["rows"]:
+        print(line(row))
+    print(f"wrote {folder / 'report.md'}")
+    return FAILED if has_failed(record) else 0
 
 
 def _render(options: argparse.Namespace) -> int:

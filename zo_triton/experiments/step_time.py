@@ -101,33 +101,10 @@ class Inference:
         return F.cross_entropy(output, y).item()
 
 
-class Replayed:
-    """A captured step on a batch of its own tensors, recorded when it is first taken."""
-
-    def __init__(self, model: nn.Module, directions: int) -> None:
-        self.model, self.evaluations_per_step = model, directions + 1
-        self.optimizer = zo.ZOSGD(
-            model.parameters(), LR, directions, EPS, compute_dtype=hardware_dtype(), strict=True
-        )
-        self._captured: zo.CapturedStep | None = None
-
-    def step(self, x: Tensor, y: Tensor) -> float:
-        """One update; returns the loss before it."""
-        if self._captured is None:
-            self._x, self._y = x.clone(), y.clone()
-            self._captured = zo.CapturedStep(
-                self.optimizer, lambda: F.cross_entropy(self.model(self._x), self._y)
-            )
-        self._x.copy_(x)
-        self._y.copy_(y)
-        return self._captured().item()
-
-
-def contenders(case: StepCase, device: torch.device | str = "cpu") -> list[StepContender]:
+def contenders(case: StepCase) -> list[StepContender]:
     """Ours first: the layer-wise ones in the hardware's dtype and, where that differs, in float32.
 
-    A network small enough for it also has the whole step in compiled calls, and on a GPU every one has it as a
-    graph.
+    A network small enough for it also has the whole step in compiled calls.
     """
     fast = hardware_dtype()
     name = str(fast).removeprefix("torch.")
@@ -161,39 +138,30 @@ def contenders(case: StepCase, device: torch.device | str = "cpu") -> list[StepC
         "zo-whole", "fused, one-sided, whole step", "fused", "float32",
         lambda m, k: Fused(m, LR, 0, k, EPS, momentum=0.0),
     )  # fmt: skip
-    if torch.device(device).type == "cuda":
-        listed.insert(0, StepContender("zo-graph", "fused, one-sided, CUDA graph", "fused", name, Replayed))
-    trainer = whole.build(case.make_model(0).to(device), 1)
+    trainer = whole.build(case.make_model(0), 1)
     if isinstance(trainer, Fused) and trainer.trainer.is_fused:
         listed.insert(0, whole)
     return listed
 
 
-def example(
-    case: StepCase, seed: int = 0, device: torch.device | str = "cpu"
-) -> tuple[nn.Sequential, Tensor, Tensor]:
-    """A network, and a batch of normal inputs with random classes, the same on every device."""
+def example(case: StepCase, seed: int = 0) -> tuple[nn.Sequential, Tensor, Tensor]:
+    """A network, and a batch of normal inputs with random classes."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(case.batch, case.sizes[0], generator=generator)
     y = torch.randint(case.sizes[-1], (case.batch,), generator=generator)
-    return case.make_model(seed).to(device), x.to(device), y.to(device)
+    return case.make_model(seed), x, y
 
 
-def run_step_time(
-    cases: Sequence[StepCase],
-    seconds: float,
-    say: Callable[[str], None],
-    device: torch.device | str = "cpu",
-) -> dict[str, Any]:
+def run_step_time(cases: Sequence[StepCase], seconds: float, say: Callable[[str], None]) -> dict[str, Any]:
     """The record's section ``step_time``; ``seconds`` are spent on each case."""
     rows = []
     for case in cases:
         say(f"step time: {case.name}")
-        listed = contenders(case, device)
+        listed = contenders(case)
         built, actions = [], []
         for one in listed:
             # Every contender trains a model of its own: none may move another's weights.
-            model, x, y = example(case, device=device)
+            model, x, y = example(case)
             built.append(one.build(model, case.directions))
             actions.append(_bind(built[-1], x, y))
         times = alternate(actions, seconds)

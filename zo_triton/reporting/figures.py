@@ -227,6 +227,7 @@ def _sizes(case: dict[str, Any]) -> list[float]:
 _FIGURES: dict[str, tuple[str, Callable[[Any, dict[str, Any]], None]]] = {
     "race_time": ("race", _race_against("seconds of training (evaluation excluded)", 1)),
     "race_evaluations": ("race", _race_against("forward evaluations (a backward pass counts as two)", 2)),
+    "race_mnist_time": ("race_mnist", _race_against("seconds of training (evaluation excluded)", 1)),
     "step_time": ("step_time", _step_time),
     "step_split": ("step_split", _step_split),
     "accuracy": ("accuracy", _accuracy),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from zo_triton.reporting import gpu_tables, tables
+from zo_triton.reporting import gpu_markdown, tables
 from zo_triton.reporting.records import Record, check_record
 from zo_triton.reporting.summary import summarise
 
@@ -15,6 +16,7 @@ BUSY = 0.3
 CAPTIONS = {
     "race_time": "Accuracy and loss against training time",
     "race_evaluations": "Accuracy and loss against forward evaluations",
+    "race_mnist_time": "Accuracy and loss against training time, MNIST",
     "step_time": "Step times",
     "step_split": "Where a fused step's time goes",
     "accuracy": "Error of a loss difference against ε",
@@ -64,7 +66,7 @@ def _picture(drawn: dict[str, str], stem: str) -> list[str]:
     return [f"![{CAPTIONS[stem]}]({drawn[stem]})"] if stem in drawn else []
 
 
-def _race(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
+def _race(section: dict[str, Any], drawn: dict[str, str], stem: str = "race") -> list[str]:
     config = section["config"]
     # Records from before there were other networks hold the widths instead.
     network = section.get("network") or "ReLU network " + "-".join(map(str, config["sizes"]))
@@ -82,8 +84,8 @@ def _race(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
         f"## The race: {section['task']}",
         intro,
         tables.race(section),
-        *_picture(drawn, "race_time"),
-        *_picture(drawn, "race_evaluations"),
+        *_picture(drawn, f"{stem}_time"),
+        *_picture(drawn, f"{stem}_evaluations"),
         "### How the learning rates were chosen",
         section["tuning"]["note"],
         tables.sweep(section),
@@ -130,12 +132,18 @@ def _benchmarks(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
 
 
 _BUILD: dict[str, Builder] = {
-    "gpu": gpu_tables.blocks,
+    "gpu_goals": gpu_markdown.goals,
+    "race_mnist": partial(_race, stem="race_mnist"),
     "race": _race,
     "step_time": _case_by_case("Step time", tables.step_time, "step_time"),
     "step_split": _step_split,
     "accuracy": _accuracy,
     "memory": _case_by_case("Peak memory", tables.memory, "memory"),
+    "gpu_layers": gpu_markdown.layers,
+    "gpu_kernels": gpu_markdown.kernels,
+    "gpu_ceilings": gpu_markdown.ceilings,
+    "gpu_checks": gpu_markdown.checks,
     "gate": _gate,
+    "gpu_stages": gpu_markdown.stages,
     "benchmarks": _benchmarks,
 }

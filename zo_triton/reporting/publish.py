@@ -55,10 +55,15 @@ def publish(record: records.Record, folder: str | os.PathLike[str]) -> Path:
     try:
         fresh.chmod(0o755)
         records.write(fresh / RECORD_NAME, record)
-        if "nzk" in record["sections"]:
-            text = nzk_markdown.render(record, nzk_figures.draw_all(record, fresh))
-        else:
-            text = render(record, figures.draw_all(record, fresh))
+        module, text_of = (
+            (nzk_figures, nzk_markdown.render) if "nzk" in record["sections"] else (figures, render)
+        )
+        try:
+            text = text_of(record, module.draw_all(record, fresh))
+        except ModuleNotFoundError as error:
+            if error.name != "matplotlib":
+                raise
+            text = text_of(record, []) + "\nThe figures are left out: matplotlib is not installed.\n"
         records.write_text(fresh / REPORT_NAME, compiled.append(text, target, fresh))
         _swap(fresh, target)
     finally:

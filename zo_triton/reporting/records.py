@@ -21,12 +21,18 @@ SCHEMA = 1
 SECTIONS: dict[str, tuple[str, ...]] = {
     "gate": ("note", "rows"),
     "race": ("task", "config", "parameters", "tuning", "methods"),
+    "race_mnist": ("task", "config", "parameters", "tuning", "methods"),
     "step_time": ("note", "cases"),
     "step_split": ("note", "cases"),
     "accuracy": ("model", "batch", "directions", "rows"),
     "memory": ("note", "cases"),
     "benchmarks": ("entries",),
-    "gpu": ("note", "problems", "correctness", "ceilings", "kernels", "goals"),
+    "gpu_stages": ("note", "rows", "incidents"),
+    "gpu_goals": ("note", "rows"),
+    "gpu_checks": ("note", "seed", "rows"),
+    "gpu_ceilings": ("note", "rows"),
+    "gpu_kernels": ("note", "rows"),
+    "gpu_layers": ("note", "pass_us", "rows"),
     "nzk": ("name", "title", "settings", "notes", "cases", "network"),
 }
 """Every section a report knows, with the keys it must have. All are optional."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from zo_triton.reporting.gpu_markdown import summarise_checks, summarise_goals
 from zo_triton.reporting.records import Record
 from zo_triton.reporting.statistics import median_reached
 from zo_triton.reporting.tables import number
@@ -120,4 +121,12 @@ def _times(ratio: float) -> str:
     return f"{ratio:.0f}×" if ratio >= 10 else f"{ratio:.1f}×"
 
 
-_DESCRIBE = {"race": _race, "step_time": _step_time, "accuracy": _accuracy, "memory": _memory}
+_DESCRIBE = {
+    "gpu_checks": summarise_checks,
+    "gpu_goals": summarise_goals,
+    "race_mnist": _race,
+    "race": _race,
+    "step_time": _step_time,
+    "accuracy": _accuracy,
+    "memory": _memory,
+}

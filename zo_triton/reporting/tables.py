@@ -7,6 +7,11 @@ from typing import Any
 
 from zo_triton.reporting.statistics import median_reached
 
+try:
+    from tabulate import tabulate
+except ModuleNotFoundError:  # a machine with a GPU on which nothing can be installed
+    tabulate = None
+
 NOT_REACHED = "not reached"
 
 
@@ -177,7 +182,22 @@ def _plain(value: Any) -> str:
 
 def lay_out(headers: list[str], rows: Iterable[list[Any]]) -> str:
     """A Markdown table of cells that are already text."""
-    from tabulate import tabulate
-
+    if tabulate is None:
+        return _lay_out_plainly(headers, rows)
     # Numbers arrive as text: tabulate must not parse and reformat them.
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def _lay_out_plainly(headers: list[str], rows: Iterable[list[Any]]) -> str:
+    """The same bytes without tabulate."""
+    texts = [[str(cell).strip() for cell in row] for row in rows]
+    # Tabulate leaves two characters of room beside a title.
+    widths = [
+        max([len(title) + 2, *(len(row[column]) for row in texts)]) for column, title in enumerate(headers)
+    ]
+    lines = [
+        " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in [headers, *texts]
+    ]
+    rule = "|".join("-" * (width + 2) for width in widths)
+    return "\n".join([f"| {lines[0]} |", f"|{rule}|", *(f"| {line} |" for line in lines[1:])])

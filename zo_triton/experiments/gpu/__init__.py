@@ -1,5 +1,1 @@
-"""What a GPU does with the kernels: correct results first, then measured ceilings and the share that is reached."""
-
-from zo_triton.experiments.gpu.run import run_gpu, why_not
-
-__all__ = ["run_gpu", "why_not"]
+"""``zo-triton gpu``: everything that only a GPU can tell, checked and measured in stages within eight minutes."""

@@ -1,4 +1,4 @@
-"""What the device can do at best, measured: the yardsticks of the kernels' figures."""
+"""What this device reaches on plain work: the ceilings that kernels are held against."""
 
 from __future__ import annotations
 
@@ -6,34 +6,54 @@ from typing import Any
 
 import torch
 
-from zo_triton.experiments.gpu.clock import milliseconds_of
+from zo_triton.experiments.gpu.desk import Desk, Place
+from zo_triton.experiments.timing import round_digits
+
+COPY, HALF_PRODUCT, TF32_PRODUCT = "copy", "bf16 product", "tf32 product"
+"""Names of the ceilings."""
 
 
-def run_ceilings(device: torch.device, tiny: bool) -> list[dict[str, Any]]:
-    """Copy bandwidth in GB/s (bytes read and written), and square matrix products in TFLOP/s.
-
-    Returns:
-        Rows of ``name``, ``value`` and ``unit``.
-    """
-    size, side = (1 << 12, 64) if tiny else (1 << 28, 8192)
-    rows = [{"name": "copy", "value": 8 * size / _copy(size, device) / 1e6, "unit": "GB/s"}]
-    for name, dtype, precision in (
-        ("bfloat16 product", torch.bfloat16, "highest"),
-        ("tf32 product", torch.float32, "high"),
+def run_ceilings(desk: Desk) -> None:
+    """The section ``gpu_ceilings``."""
+    place = desk.place
+    size = place.shapes.product
+    section: dict[str, Any] = {
+        "note": (
+            f"Torch's own copy of {place.shapes.copy_bytes / 2**20:g} MiB, read and written bytes both counted, "
+            f"and its product of two square matrices of {size} rows: medians by CUDA events. TF32 is float32 with "
+            "operands rounded to ten bits, which our float32 kernels do not do unless told."
+        ),
+        "rows": [],
+    }
+    for name, unit, measure in (
+        (COPY, "GB/s", _copy),
+        (HALF_PRODUCT, "TFLOP/s", lambda at: _product(at, torch.bfloat16)),
+        (TF32_PRODUCT, "TFLOP/s", lambda at: _product(at, torch.float32)),
     ):
-        before = torch.get_float32_matmul_precision()
-        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-        try:
-            torch.set_float32_matmul_precision(precision)
-            taken = milliseconds_of(lambda a=a, b=b: a @ b, device)  # type: ignore[misc]
-        finally:
-            torch.set_float32_matmul_precision(before)
-        rows.append({"name": name, "value": 2 * side**3 / taken / 1e9, "unit": "TFLOP/s"})
-    return rows
+        value = desk.attempt(name, lambda measure=measure: measure(place))  # type: ignore[misc]
+        shown = None if value is None else round_digits(value)
+        section["rows"].append({"name": name, "unit": unit, "value": shown})
+        desk.put("gpu_ceilings", section)
 
 
-def _copy(size: int, device: torch.device) -> float:
-    """Milliseconds of a float32 copy."""
-    source = torch.empty(size, device=device)
+def _copy(place: Place) -> float:
+    """GB/s, reading and writing."""
+    source = torch.zeros(place.shapes.copy_bytes, dtype=torch.uint8, device=place.device)
     target = torch.empty_like(source)
-    return milliseconds_of(lambda: target.copy_(source), device)
+    taken = place.clock.seconds(lambda: target.copy_(source), place.shapes.seconds)
+    return 2e-9 * place.shapes.copy_bytes / taken
+
+
+def _product(place: Place, dtype: torch.dtype) -> float:
+    """TFLOP/s."""
+    place.need(dtype)
+    size = place.shapes.product
+    a, b = (torch.randn(size, size, device=place.device).to(dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        taken = place.clock.seconds(lambda: torch.matmul(a, b, out=out), place.shapes.seconds)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    return 2e-12 * size**3 / taken

@@ -1,123 +1,139 @@
-"""The whole look at a GPU: stages that don't depend on one another, each in the record as soon as it is done."""
+"""All stages one after the other, and the report, which is written again after each of them."""
 
 from __future__ import annotations
 
-import importlib.util
+import json
 import os
+import signal
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
 from typing import Any
 
-import torch
-
-import zo_triton as zo
-from zo_triton.experiments import step_time
+from zo_triton.experiments.gpu.chip import Chip
+from zo_triton.experiments.gpu.desk import FAILED, LEFT_OUT, LONGEST_MESSAGE, PASSED
+from zo_triton.experiments.gpu.goals import judge, relate
+from zo_triton.experiments.gpu.settings import SOFT_SHARE, STAGES
 from zo_triton.experiments.machine import environment
-from zo_triton.reporting.records import Record, new_record
+from zo_triton.experiments.timing import round_digits
+from zo_triton.reporting import Record, new_record, publish
 
+NOT_RUN = "not run"
 Say = Callable[[str], None]
-Save = Callable[[Record], None]
-
-OLDEST = (8, 0)
-"""Compute capability from which tensor cores multiply bfloat16."""
-
-CASES = (
-    step_time.StepCase((784, 256, 256, 10), 128, 32),
-    step_time.StepCase((784, 256, 256, 10), 128, 512),
-    step_time.StepCase((1024, 4096, 4096, 256), 256, 32),
-)
-MEZO_CASE, MEZO_GOAL = CASES[0].name, 20.0
-"""The step that is to be so many times faster than the MeZO loop's."""
 
 
-def why_not() -> str:
-    """The reason why nothing can run here, with what still works; empty if a GPU can be looked at."""
-    if importlib.util.find_spec("triton") is None:
-        return (
-            "Triton is not installed: no kernel can run; `pip install triton` on Linux. The CPU engine works."
-        )
-    if not torch.cuda.is_available():
-        return (
-            "no GPU that torch can use: nothing to run; `make test` runs the kernels in Triton's interpreter."
-        )
-    if torch.version.hip is None and torch.cuda.get_device_capability() < OLDEST:
-        major, minor = torch.cuda.get_device_capability()
-        return (
-            f"{torch.cuda.get_device_name()} has compute capability {major}.{minor} and the kernels need "
-            f"{OLDEST[0]}.{OLDEST[1]}: nothing to run; the CPU engine works."
-        )
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        return "TRITON_INTERPRET=1 would interpret the kernels instead of compiling them; unset it."
-    return ""
-
-
-def run_gpu(seed: int, say: Say, save: Save, tiny: bool = False) -> bool:
-    """Correctness of every op, measured ceilings, every kernel's share of them, the goals, and whole steps.
-
-    A stage that fails is told in the record, and the others still run.
+def run_gpu(
+    chip: Chip,
+    folder: str | os.PathLike[str],
+    seed: int,
+    tiny: bool,
+    say: Say,
+    budgets: dict[str, float] = STAGES,
+) -> Record:
+    """Runs every stage, each in a process of its own, and publishes what is there after each.
 
     Args:
-        seed: Of the random inputs.
-        say: Told what runs now.
-        save: Gets the record after each stage, with what is there by then.
-        tiny: Small shapes on the CPU through Triton's interpreter: proves that everything works, measures nothing.
+        chip: What is measured.
+        folder: The report's, replaced whole each time.
+        seed: Of every random input.
+        tiny: Small shapes, in Triton's interpreter where there is no GPU: proves the path, measures nothing.
+        say: Told what runs now, and what failed.
+        budgets: Seconds that each stage may take.
 
     Returns:
-        Whether every stage ran and every result was right.
+        The record as last published. ``gpu_stages`` says what failed.
     """
-    # Triton is loaded by whoever has been told that it is there.
-    from zo_triton.experiments.gpu import ceilings, correctness, kernels
+    origin = {**environment(seed), "gpu": chip.facts}
+    rows = [{"name": name, "status": NOT_RUN, "seconds": None, "budget": budgets[name]} for name in budgets]
+    incidents: list[dict[str, str]] = []
+    found: dict[str, Any] = {}
 
-    device = torch.device("cpu" if tiny else "cuda")
-    found: dict[str, Any] = {"problems": [], "correctness": [], "ceilings": [], "kernels": [], "goals": []}
-    found["note"] = (
-        "Times are medians between events in the device's stream. Ceilings are measured on the same device just "
-        "before. A linear layer's FLOP count both of its products; values are random ones that the kernel draws."
-    )
-    sections: dict[str, Any] = {"gpu": found}
-    origin = environment(seed)
+    def record() -> Record:
+        relate(found)
+        note = (
+            "Each stage runs in a process of its own, so that none can spoil another's device, and is ended when "
+            "its time is up."
+        )
+        stages = {"note": note, "rows": rows, "incidents": incidents}
+        sections = {"gpu_stages": stages, "gpu_goals": judge(found, tiny), **found}
+        return new_record(origin, sections, tiny)
 
-    def highest() -> dict[str, float]:
-        return {row["name"]: row["value"] for row in found["ceilings"]}
+    with tempfile.TemporaryDirectory() as scratch:
+        for row in rows:
+            name = str(row["name"])
+            say(f"{name} (at most {budgets[name]:g} s)")
+            start = monotonic()
+            sections, mishaps = _stage(name, budgets[name], seed, tiny, Path(scratch) / f"{name}.json")
+            row["seconds"] = round_digits(monotonic() - start, 3)
+            failed = any(one["status"] == FAILED for one in mishaps)
+            row["status"] = FAILED if failed else PASSED if sections else LEFT_OUT
+            for one in mishaps:
+                say(f"  {one['status']}: {one['what']}: {one['message']}")
+            incidents += [{"stage": name, **one} for one in mishaps]
+            found.update(sections)
+            publish(record(), folder)
+    return record()
 
-    def steps() -> None:
-        cases = step_time.TINY_CASES if tiny else CASES
-        section = step_time.run_step_time(cases, 0.01 if tiny else 6.0, say, device)
-        sections["step_time"] = section
-        if not tiny:
-            found["goals"].append(_mezo_goal(section))
 
-    stages: dict[str, Callable[[], None]] = {
-        "every op against the reference": lambda: found.update(
-            correctness=correctness.run_correctness(device, seed)
-        ),
-        "ceilings": lambda: found.update(ceilings=ceilings.run_ceilings(device, tiny)),
-        "kernels": lambda: found.update(kernels=kernels.run_kernels(device, highest(), tiny)),
-        "goals": lambda: found.update(goals=kernels.run_goals(device, found["kernels"], tiny)),
-        "steps": steps,
-    }
-    for name, stage in stages.items():
-        say(name)
+def has_failed(record: Record) -> bool:
+    """Whether any stage failed in part or as a whole."""
+    return any(row["status"] == FAILED for row in record["sections"]["gpu_stages"]["rows"])
+
+
+def _stage(
+    name: str, budget: float, seed: int, tiny: bool, file: Path
+) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """A stage's sections and incidents, as far as it came."""
+    command = [sys.executable, "-m", "zo_triton.experiments.gpu.stage", name]
+    command += ["--seconds", str(SOFT_SHARE * budget), "--seed", str(seed), "--out", str(file)]
+    log = file.with_suffix(".log")
+    status = _run([*command, "--tiny"] if tiny else command, budget, _environment(tiny), log)
+    findings: dict[str, Any] = {"sections": {}, "incidents": []}
+    if file.is_file():
+        findings = json.loads(file.read_text(encoding="utf-8"))
+    if status is None:
+        words = f"ended after its {budget:g} s; what it had measured by then is kept."
+    elif status in (0, 1) and file.is_file():
+        words = ""
+    else:
+        said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no word"]
+        words = f"ended with status {status}: {said[-1][-LONGEST_MESSAGE:]}"
+    if words:
+        findings["incidents"].append({"what": "the stage itself", "status": FAILED, "message": words})
+    return findings["sections"], findings["incidents"]
+
+
+def _run(command: list[str], budget: float, variables: dict[str, str], log: Path) -> int | None:
+    """Runs a command to its end and returns its status, negative for a signal; None if its time was up first."""
+    # A session of its own: compilers that a stage has started end with it.
+    with (
+        log.open("w") as words,
+        subprocess.Popen(
+            command, env=variables, stdin=subprocess.DEVNULL, stdout=words, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        ) as process,
+    ):  # fmt: skip
         try:
-            with zo.use_engine("triton"):
-                stage()
-        # What a device does wrong must not hide what it does right.
-        except Exception as problem:
-            found["problems"].append(f"{name}: {type(problem).__name__}: {problem}".splitlines()[0])
-        save(new_record(origin, sections, tiny))
-    wrong = [
-        row
-        for row in (*found["correctness"], *found["kernels"])
-        if row["problem"] or not row.get("passed", True)
-    ]
-    return not found["problems"] and not wrong
+            return process.wait(budget)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
-def _mezo_goal(section: dict[str, Any]) -> dict[str, Any]:
-    case = next(each for each in section["cases"] if each["name"] == MEZO_CASE)
-    times = {one["name"]: one["median_ms"] for one in case["contenders"]}
-    ours = min(taken for name, taken in times.items() if name in ("zo", "zo-graph"))
-    return {
-        "name": f"times faster than the MeZO loop, {MEZO_CASE}",
-        "goal": MEZO_GOAL,
-        "measured": times["mezo"] / ours,
-    }
+def _environment(tiny: bool) -> dict[str, str]:
+    """This process's, in which a child finds the same package; the interpreter only where a tiny run needs it."""
+    import torch
+
+    variables = dict(os.environ)
+    root = str(Path(__file__).resolve().parents[3])
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, [root, variables.get("PYTHONPATH")]))
+    if tiny and not torch.cuda.is_available():
+        # Tensors of a few elements: further threads only spin.
+        variables |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    return variables

@@ -1,0 +1,115 @@
+"""Milliseconds of one training step on a GPU, ours against what else a user could run there."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+from torch import nn
+
+from zo_triton.experiments.baselines import MeZO, VmapEnsemble
+from zo_triton.experiments.contender import Contender
+from zo_triton.experiments.fused import FusedSGD
+from zo_triton.experiments.gpu.contenders import (
+    Backprop,
+    Passes,
+    RecordedBackprop,
+    RecordedZO,
+    compiled,
+)
+from zo_triton.experiments.gpu.desk import Desk, Place
+from zo_triton.experiments.step_time import EPS, LR, StepCase, StepContender, example
+from zo_triton.experiments.timing import round_digits
+
+RECORDED, EAGER, MEZO = "zo-graph", "zo", "mezo"
+"""Names that goals are about."""
+
+
+def contenders(place: Place, with_compiled: bool = True) -> list[StepContender]:
+    """Ours first; what ``torch.compile`` makes comes last, if at all, because compiling takes longest."""
+    dtype, tiny = place.dtype, place.tiny
+    name = str(dtype).removeprefix("torch.")
+
+    def compiled_mezo(model: nn.Module, K: int) -> Contender:
+        stepper = MeZO(model, LR, 0, K)
+        stepper.model = compiled(model, tiny)  # type: ignore[assignment]
+        return stepper
+
+    def compiled_vmap(model: nn.Module, K: int) -> Contender:
+        stepper = VmapEnsemble(model, LR, 0, K)
+        stepper.slopes = compiled(stepper.slopes, tiny)  # type: ignore[method-assign]
+        return stepper
+
+    def compiled_backprop(model: nn.Module, K: int) -> Any:
+        stepper = Backprop(model, LR, adam=False)
+        stepper.model = compiled(model, tiny)  # type: ignore[assignment]
+        return stepper
+
+    rows: list[tuple[str, str, str, str, Any]] = [
+        (
+            RECORDED, "fused, one-sided, CUDA graph", "fused", name,
+            lambda m, K: RecordedZO(m, LR, 0, K, EPS, dtype=dtype),
+        ),
+        (EAGER, "fused, one-sided", "fused", name, lambda m, K: FusedSGD(m, LR, 0, K, EPS, compute_dtype=dtype)),
+        (
+            "zo-central-graph", "fused, central, CUDA graph", "fused", name,
+            lambda m, K: RecordedZO(m, LR, 0, K, EPS, sides=2, dtype=dtype),
+        ),
+        (MEZO, "MeZO loop", "zeroth", "float32", lambda m, K: MeZO(m, LR, 0, K)),
+        ("vmap", "vmap, one-sided", "zeroth", "float32", lambda m, K: VmapEnsemble(m, LR, 0, K)),
+        ("inference", "K inference passes, CUDA graph", "inference", name, lambda m, K: Passes(m, K, dtype)),
+        ("sgd", "backprop + SGD", "first", "float32", lambda m, K: Backprop(m, LR, adam=False)),
+        (
+            "sgd-graph", "backprop + SGD, CUDA graph", "first", "float32",
+            lambda m, K: RecordedBackprop(m, LR, adam=False),
+        ),
+    ]  # fmt: skip
+    late: list[tuple[str, str, str, str, Any]] = [
+        ("mezo-compiled", "MeZO loop, compiled passes", "zeroth", "float32", compiled_mezo),
+        ("vmap-compiled", "vmap, one-sided, compiled", "zeroth", "float32", compiled_vmap),
+        ("sgd-compiled", "backprop + SGD, compiled", "first", "float32", compiled_backprop),
+    ]
+    return [StepContender(*row) for row in (*rows, *(late if with_compiled else ()))]
+
+
+def run_steps(desk: Desk) -> None:
+    """The section ``step_time``; what failed or is left out has no row."""
+    section: dict[str, Any] = {
+        "note": (
+            "Medians of one whole training step (perturb, evaluate, update) on a batch that lies on the GPU, by "
+            "CUDA events around steps queued one after the other, compilation excluded. Zeroth-order steps walk K "
+            "full-rank directions: ours Rademacher signs, the others Gaussian. A backward pass counts as two "
+            "evaluations. *CUDA graph*: the step's kernels are recorded once and launched together; *compiled*: by "
+            '`torch.compile(mode="reduce-overhead")`, which replays graphs as well; the first network '
+            "only, as compiling takes longer than all else."
+        ),
+        "cases": [],
+    }
+    for case in desk.place.shapes.steps:
+        row: dict[str, Any] = {"name": case.name, "contenders": []}
+        for one in contenders(desk.place, with_compiled=case is desk.place.shapes.steps[0]):
+            found = desk.attempt(
+                f"{one.label}, {case.name}", lambda one=one, case=case: _time(one, case, desk.place)  # type: ignore[misc]
+            )  # fmt: skip
+            if found is not None:
+                row["contenders"].append(found)
+            if row["contenders"]:
+                section["cases"] = [*[each for each in section["cases"] if each["name"] != case.name], row]
+                desk.put("step_time", section)
+
+
+def _time(one: StepContender, case: StepCase, place: Place) -> dict[str, Any]:
+    model, x, y = example(case)
+    x, y = x.to(place.device), y.to(place.device)
+    contender = one.build(model.to(place.device), case.directions)
+    taken = place.clock.times(lambda: contender.step(x, y), place.shapes.seconds)
+    return {
+        "name": one.name,
+        "label": one.label,
+        "family": one.family,
+        "dtype": one.dtype,
+        "evaluations": contender.evaluations_per_step,
+        "median_ms": round_digits(1000 * median(taken)),
+        "fastest_ms": round_digits(1000 * min(taken)),
+        "repeats": len(taken),
+    }
