@@ -95,6 +95,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     gpu.set_defaults(run=_gpu)
 
+    tune = commands.add_parser(
+        "tune", help="find the tile sizes that this machine's GPU likes best, and keep them for it"
+    )
+    tune.add_argument("--dry-run", action="store_true", help="measure and tell, keep nothing")
+    tune.set_defaults(run=_tune)
+
     render = commands.add_parser("render", help="lay out a report's record again")
     render.add_argument("folder", metavar="FOLDER", help="with the record, results.json")
     render.set_defaults(run=_render)
@@ -189,6 +195,27 @@ def _gpu(options: argparse.Namespace) -> int:
         print(line(row))
     print(f"wrote {folder / 'report.md'}")
     return FAILED if has_failed(record) else 0
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from zo_triton.experiments.gpu import chip
+
+    reason = chip.why_not()
+    if reason is not None:
+        print(reason)
+        return 0
+    from zo_triton.experiments.gpu.tune import describe, tune_everything
+    from zo_triton.kernels.choices import device_name, keep
+
+    found = tune_everything(lambda message: print(message, flush=True))
+    for choice in found:
+        print(describe(choice))
+    if not options.dry_run:
+        faster = {choice.key: choice.config for choice in found if choice.config is not choice.own}
+        print(
+            f"wrote {keep(device_name(0), faster)}: {len(faster)} of {len(found)} differ from the launchers' own"
+        )
+    return 0
 
 
 def _render(options: argparse.Namespace) -> int:

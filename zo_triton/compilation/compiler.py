@@ -24,9 +24,10 @@ from zo_triton.compilation.machine_code import Instruction, parse_gcn, parse_sas
 from zo_triton.compilation.occupancy import occupancy
 from zo_triton.compilation.roofline import read_body, roofline
 from zo_triton.compilation.targets import TARGETS, Chip
-from zo_triton.compilation.variants import Config, Variant
+from zo_triton.compilation.variants import Variant
 from zo_triton.compilation.work import work_of
 from zo_triton.kernels import numeric, philox
+from zo_triton.kernels.choices import Config
 from zo_triton.kernels.launch import launching_for
 
 POINTERS = {
@@ -105,6 +106,20 @@ def compile_row(job: Job) -> dict[str, Any]:
 def _figures(job: Job, chip: Chip) -> dict[str, Any]:
     with launching_for(chip.name):
         kernel, arguments = job.variant.launch(job.config)
+    return figures(kernel, arguments, chip)
+
+
+def figures(kernel: Callable, arguments: Mapping[str, object], chip: Chip) -> dict[str, Any]:
+    """What one launch compiles to: a row's figures, and ``error`` if the chip has no room for it.
+
+    Args:
+        kernel: A Triton function.
+        arguments: Of its launch, options included.
+        chip: Compiled for.
+
+    Raises:
+        Exception: Whatever the compiler raises.
+    """
     # What the launchers' own processes find out from torch's build: whose instructions a kernel may hold.
     modules: tuple[Any, ...] = (numeric, philox)
     for module in modules:

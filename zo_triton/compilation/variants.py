@@ -5,7 +5,7 @@ A call takes a tuning config, plain data as the launchers take them, or None for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -15,6 +15,7 @@ import torch
 from zo_triton.directions import Directions
 from zo_triton.kernels.accumulate import accumulate
 from zo_triton.kernels.activation import activation_difference
+from zo_triton.kernels.choices import CANDIDATES, Config
 from zo_triton.kernels.conv2d import launch_perturbed_conv2d
 from zo_triton.kernels.cross_entropy import cross_entropy_difference
 from zo_triton.kernels.field import step_on_device
@@ -25,8 +26,6 @@ from zo_triton.kernels.perturbed_linear import launch_perturbed_linear
 from zo_triton.kernels.sample import sample
 from zo_triton.kernels.stage import stage
 from zo_triton.kernels.windows import largest_difference
-
-Config = Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -167,24 +166,9 @@ def _cross_entropy(config: Config | None) -> None:
     cross_entropy_difference(torch.empty(4, 256), torch.zeros(256, 10), torch.empty(4, 256, 10), target, 0.1)
 
 
-def _tiles(*sizes: int, names: str, warps: int, stages: int) -> Config:
-    named = dict(zip((f"BLOCK_{letter}" for letter in names), sizes, strict=True))
-    return {**named, "num_warps": warps, "num_stages": stages}
-
-
-_layer_tiles = partial(_tiles, names="NFI")
-_LINEAR_HALF = (
-    _layer_tiles(128, 128, 64, warps=8, stages=3),
-    _layer_tiles(256, 64, 64, warps=8, stages=2),
-    _layer_tiles(128, 128, 32, warps=8, stages=4),
-)
-_LINEAR_SINGLE = (_layer_tiles(32, 64, 32, warps=8, stages=1),)
-_CONVOLUTION_HALF = (
-    _layer_tiles(128, 64, 64, warps=8, stages=2),
-    _layer_tiles(64, 64, 32, warps=4, stages=2),
-)
-
 _HALF, _SINGLE = torch.bfloat16, torch.float32
+_LINEAR_HALF = CANDIDATES["perturbed_linear", "bfloat16"]
+_CONVOLUTION_HALF = CANDIDATES["perturbed_conv2d", "bfloat16"]
 # AMD's matrix units multiply float32 themselves.
 _NVIDIA = ("cuda",)
 
@@ -201,10 +185,10 @@ def _image_variant(dtype: torch.dtype, bits: str, configs: Sequence[Config] = ()
 
 VARIANTS: dict[str, Variant] = {
     "linear bf16 staged": _linear_variant(_HALF, "staged", _LINEAR_HALF),
-    "linear bf16 staged both sides": _linear_variant(_HALF, "staged", _LINEAR_HALF, sides=2),
+    "linear bf16 staged both sides": _linear_variant(_HALF, "staged", sides=2),
     "linear bf16 staged both sides ragged": _linear_variant(_HALF, "staged", sides=2, features=784),
     "linear bf16 staged first layer": _linear_variant(_HALF, "staged", sides=2, first_layer=True),
-    "linear bf16 inline": _linear_variant(_HALF, "inline", _LINEAR_HALF),
+    "linear bf16 inline": _linear_variant(_HALF, "inline"),
     "linear bf16 inline both sides": _linear_variant(_HALF, "inline", _LINEAR_HALF, sides=2),
     "linear bf16 inline both sides ragged": _linear_variant(_HALF, "inline", sides=2, features=784),
     "linear bf16 1000 features": _linear_variant(_HALF, "staged", features=1000),
@@ -213,12 +197,14 @@ VARIANTS: dict[str, Variant] = {
     "linear bf16 gaussian gelu": _linear_variant(_HALF, "inline", distribution="gaussian", activation="gelu"),
     "linear bf16 inline captured": Variant("perturbed_linear", _captured),
     "linear bf16 rank 4": _linear_variant(_HALF, "inline", sides=2, rank=4),
-    "linear fp32 inline both sides": _linear_variant(_SINGLE, "inline", _LINEAR_SINGLE, sides=2),
+    "linear fp32 inline both sides": _linear_variant(
+        _SINGLE, "inline", CANDIDATES["perturbed_linear", "float32"], sides=2
+    ),
     "linear fp32 gaussian": _linear_variant(_SINGLE, "inline", distribution="gaussian"),
     "linear fp32 rank 4 both sides": _linear_variant(_SINGLE, "inline", sides=2, rank=4),
     "linear tf32x3 inline": replace(_linear_variant(_SINGLE, "inline", precision="tf32x3"), backends=_NVIDIA),
     "conv bf16 staged": _image_variant(_HALF, "staged", _CONVOLUTION_HALF),
-    "conv bf16 inline both sides": _image_variant(_HALF, "inline", _CONVOLUTION_HALF, sides=2),
+    "conv bf16 inline both sides": _image_variant(_HALF, "inline", sides=2),
     "conv bf16 staged both sides 1x1": _image_variant(_HALF, "staged", sides=2, kernel=1),
     "conv bf16 gaussian": _image_variant(_HALF, "inline", distribution="gaussian"),
     "conv bf16 gaussian both sides": _image_variant(_HALF, "inline", sides=2, distribution="gaussian"),
@@ -241,7 +227,7 @@ VARIANTS: dict[str, Variant] = {
     "mlp 784-128-128-10 both sides": Variant(
         "mlp_differences",
         partial(_network, (784, 128, 128, 10), 2),
-        ({"BLOCK_N": 16, "num_warps": 8, "num_stages": 1},),
+        CANDIDATES["mlp_differences", "float32"],
     ),
     "mlp 784-128-128-10 tf32x3": Variant(
         "mlp_differences", partial(_network, (784, 128, 128, 10), 2, precision="tf32x3"), backends=_NVIDIA
@@ -252,17 +238,13 @@ VARIANTS: dict[str, Variant] = {
     ),
     "mlp 784-64-64-64-10 both sides": Variant("mlp_differences", partial(_network, (784, 64, 64, 64, 10), 2)),
     "accumulate rademacher": Variant(
-        "accumulate", partial(_update, "rademacher"), ({"ROWS": 32, "COLS": 128, "num_warps": 4},)
+        "accumulate", partial(_update, "rademacher"), CANDIDATES["accumulate", "float32"]
     ),
-    "accumulate gaussian": Variant(
-        "accumulate", partial(_update, "gaussian"), ({"ROWS": 64, "COLS": 64, "num_warps": 8},)
-    ),
+    "accumulate gaussian": Variant("accumulate", partial(_update, "gaussian")),
     "accumulate uniform": Variant("accumulate", partial(_update, "uniform")),
     "accumulate rank 4": Variant("accumulate", partial(_update, "rademacher", rank=4)),
     "accumulate gaussian rank 4": Variant("accumulate", partial(_update, "gaussian", rank=4)),
-    "gram rademacher": Variant(
-        "gram", partial(_gram, "rademacher"), ({"BLOCK_K": 32, "ROWS": 16, "COLS": 32, "num_warps": 4},)
-    ),
+    "gram rademacher": Variant("gram", partial(_gram, "rademacher"), CANDIDATES["gram", "float32"]),
     "gram gaussian": Variant("gram", partial(_gram, "gaussian")),
     "gram rank 4": Variant("gram", partial(_gram, "rademacher", rank=4)),
     "sample laplace": Variant("sample", partial(_sample, "laplace")),

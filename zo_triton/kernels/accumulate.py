@@ -9,7 +9,8 @@ from torch import Tensor
 
 from zo_triton.directions import Directions, matrix_shape
 from zo_triton.kernels.arguments import drawing_arguments
-from zo_triton.kernels.field import UNSPECIALISED, counter_of, direction_tile
+from zo_triton.kernels.choices import pick, situation, upper
+from zo_triton.kernels.field import UNSPECIALISED, counter_of, direction_tile, tile_sizes
 from zo_triton.kernels.launch import TRITON_DTYPES, blocks, launch
 
 
@@ -90,6 +91,12 @@ def _accumulate_matrix(
     tile: dict[str, int] | None,
 ) -> None:
     rows, cols = matrix.shape
+    if not directions.is_low_rank(shape):
+        key = situation(
+            "accumulate", matrix.dtype, distribution=directions.elementwise, rows=upper(rows, 1),
+            directions=upper(directions.num, 8, 64),
+        )  # fmt: skip
+        tile = tile or dict(pick(matrix.device, key, tile_sizes(rows, directions.elementwise, 0)))
     tile, drawing = drawing_arguments(directions, tensor_id, shape, dtype, tile)
     col_tiles = blocks(cols, tile["COLS"])
     launch(

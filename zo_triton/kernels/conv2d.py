@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from zo_triton.directions import Directions, matrix_shape
+from zo_triton.kernels.choices import pick, situation, upper
 from zo_triton.kernels.epilogue import evaluations_of, finish_sides, vector_from
 from zo_triton.kernels.field import UNSPECIALISED, as_word, counter_of
 from zo_triton.kernels.launch import blocks, chip_of, launch
@@ -48,14 +49,15 @@ SMALLEST_CHANNELS = 16
 """Of a tile: what a dot asks for."""
 
 
-def default_config(
-    sides: int, dtype: torch.dtype, channels: int, depthwise: bool, chip: str
-) -> dict[str, int]:
-    """Tile sizes and launch options unless the caller says: no more channels than a group has use for."""
+def default_config(sides: int, dtype: torch.dtype, depthwise: bool, chip: str) -> Mapping[str, int]:
+    """Tile sizes and launch options unless the caller says."""
     if INTERPRETED:
-        config = INTERPRETER_DEPTHWISE_CONFIG if depthwise else INTERPRETER_CONFIG
-    else:
-        config = DEPTHWISE_CONFIG if depthwise else {**CONFIGS, **OVERRIDES.get(chip, {})}[sides, dtype]
+        return INTERPRETER_DEPTHWISE_CONFIG if depthwise else INTERPRETER_CONFIG
+    return DEPTHWISE_CONFIG if depthwise else {**CONFIGS, **OVERRIDES.get(chip, {})}[sides, dtype]
+
+
+def no_wider(config: Mapping[str, int], channels: int) -> dict[str, int]:
+    """A config with no more channels a tile than a group has use for."""
     wanted = max(SMALLEST_CHANNELS, int(triton.next_power_of_2(channels)))
     return {**config, "BLOCK_F": min(config["BLOCK_F"], wanted)}
 
@@ -220,7 +222,14 @@ def launch_perturbed_conv2d(
     depthwise, group_outputs = groups > 1 and weight.shape[1] == 1, out_channels // groups
     # The first tile of a group starts up to three channels early.
     covered = out_channels if depthwise else group_outputs + (3 if groups > 1 and group_outputs % 4 else 0)
-    config = config or default_config(layer.sides, out.dtype, covered, depthwise, chip_of(out))
+    if config is None:
+        key = situation(
+            "depthwise_conv2d" if depthwise else "perturbed_conv2d", out.dtype, sides=layer.sides,
+            distribution=directions.elementwise, bits="low_rank" if layer.rank else layer.bits,
+            channels=upper(covered, 16, 32),
+        )  # fmt: skip
+        config = pick(out.device, key, default_config(layer.sides, out.dtype, depthwise, chip_of(out)))
+        config = no_wider(config, covered)
     position_tiles, channel_tiles = blocks(positions, config["BLOCK_N"]), blocks(covered, config["BLOCK_F"])
     tiled_groups = 1 if depthwise else groups
     launch(

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from zo_triton.directions import Directions, matrix_shape
+from zo_triton.kernels.choices import pick, situation, upper
 from zo_triton.kernels.field import (
     UNSPECIALISED,
     as_word,
@@ -192,10 +193,12 @@ def _full_rank(
     """One tensor's [K, K], valid on and above the diagonal."""
     rows, cols = matrix_shape(shape)
     signs = directions.elementwise == "rademacher"
-    config = config or CONFIGS["vector" if rows == 1 else "signs" if signs else "real"]
-    col_tiles = blocks(cols, config["COLS"])
-    tiles = blocks(rows, config["ROWS"]) * col_tiles
-    chunks, k_blocks = min(tiles, MAX_CHUNKS), blocks(directions.num, config["BLOCK_K"])
+    own = CONFIGS["vector" if rows == 1 else "signs" if signs else "real"]
+    key = situation("gram", torch.float32, distribution=directions.elementwise, rows=upper(rows, 1))
+    chosen = config or pick(device, key, own)
+    col_tiles = blocks(cols, chosen["COLS"])
+    tiles = blocks(rows, chosen["ROWS"]) * col_tiles
+    chunks, k_blocks = min(tiles, MAX_CHUNKS), blocks(directions.num, chosen["BLOCK_K"])
     partial = torch.zeros(chunks, directions.num, directions.num, dtype=torch.float64, device=device)
     launch(
         _gram_kernel,
@@ -210,7 +213,7 @@ def _full_rank(
         chunks=chunks,
         k_blocks=k_blocks,
         **_common(tensor_id, directions, dtype),
-        **config,
+        **chosen,
     )
     return partial.sum(0)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from zo_triton.directions import Directions, tensor_word
 from zo_triton.kernels.activation import check_activation
 from zo_triton.kernels.arguments import check_arguments
+from zo_triton.kernels.choices import pick, situation, upper
 from zo_triton.kernels.epilogue import evaluations_of
 from zo_triton.kernels.field import UNSPECIALISED, counter_arguments, counter_of
 from zo_triton.kernels.launch import blocks, chip_of, launch
@@ -129,7 +130,12 @@ def launch_mlp_differences(
     _check_loss(outputs[-1], target, label_smoothing)
     squared = target.is_floating_point()
     widths = (weights[0].shape[1], *(weight.shape[0] for weight in weights))
-    config = config or default_config(max(widths[1:]), sides, chip_of(out))
+    widest = max(widths[1:])
+    key = situation(
+        "mlp_differences", torch.float32, sides=sides, distribution=directions.elementwise, precision=precision,
+        widest=upper(widest, 32, 64, 128),
+    )  # fmt: skip
+    config = config or pick(out.device, key, default_config(widest, sides, chip_of(out)))
     sample_tiles = blocks(out.shape[1], config["BLOCK_N"])
     launch(
         _mlp_kernel,

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from zo_triton.directions import Directions
 from zo_triton.kernels.arguments import strides
+from zo_triton.kernels.choices import pick, situation, upper
 from zo_triton.kernels.epilogue import evaluations_of, finish_sides, vector_tile
 from zo_triton.kernels.field import UNSPECIALISED, as_word, counter_of
 from zo_triton.kernels.launch import blocks, chip_of, launch
@@ -241,7 +242,14 @@ def launch_perturbed_linear(
     )  # fmt: skip
     real = layer.bits == "inline" and directions.elementwise != "rademacher"
     source = "low_rank" if layer.rank else "real" if real else layer.bits
-    config = config or default_config(layer.sides, out.dtype, source, samples, chip_of(out))
+    config = config or pick(
+        out.device,
+        situation(
+            "perturbed_linear", out.dtype, sides=layer.sides, distribution=directions.elementwise, bits=source,
+            samples=upper(samples, 32, 64, FEW_SAMPLES),
+        ),
+        default_config(layer.sides, out.dtype, source, samples, chip_of(out)),
+    )  # fmt: skip
     sample_tiles, feature_tiles = blocks(samples, config["BLOCK_N"]), blocks(out_features, config["BLOCK_F"])
     launch(
         _perturbed_linear_kernel,
