@@ -22,6 +22,7 @@ from zo_triton.directions import Directions, matrix_shape
 from zo_triton.kernels.choices import pick, situation, upper
 from zo_triton.kernels.epilogue import evaluations_of, finish_sides, vector_from
 from zo_triton.kernels.field import UNSPECIALISED, as_word, counter_of
+from zo_triton.kernels.folding import fold, fraction_of
 from zo_triton.kernels.launch import blocks, chip_of, launch
 from zo_triton.kernels.layer import prepare_layer, tiles
 from zo_triton.kernels.numeric import INTERPRETED
@@ -89,7 +90,7 @@ def _perturbed_conv2d_kernel(
         SIDES: tl.constexpr, HAS_DIFFERENCE: tl.constexpr,
         PERTURB_WEIGHT: tl.constexpr, PERTURB_BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
         DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, RANK: tl.constexpr, RANK_BLOCK: tl.constexpr,
-        STAGED: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr,
+        STAGED: tl.constexpr, FOLDED: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr,
         KERNEL_HEIGHT: tl.constexpr, KERNEL_WIDTH: tl.constexpr, DEPTHWISE: tl.constexpr,
         PADDED: tl.constexpr, RAGGED: tl.constexpr, OFFSETS: tl.constexpr,
         BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_I: tl.constexpr,
@@ -136,16 +137,19 @@ def _perturbed_conv2d_kernel(
             ROUNDS, RANK, RANK_BLOCK, STAGED, DTYPE, KERNEL_WIDTH, PADDED, OFFSETS,
             BLOCK_N, BLOCK_F, BLOCK_I)  # fmt: skip
     else:
+        fraction = fraction_of(signed_eps_ptr, FOLDED)
         skipped = tl.cast(group, tl.int64) * group_inputs
         change0, change1 = window_products(
             base_ptr + skipped * stride_ac, difference0_ptr + skipped * stride_dc,
             difference1_ptr + skipped * stride_dc, weight_ptr, staged_ptr,
             (base_rows, difference_rows), corner, channel * columns, channel * row_words,
             (stride_ac, stride_ay, stride_ax), (stride_dc, stride_dy, stride_dx),
-            (height, width), (dilation_y, dilation_x), f0 // 4, columns, epsilon0, epsilon1,
+            (height, width), (dilation_y, dilation_x), f0 // 4, columns, epsilon0 / fraction, epsilon1 / fraction,
             (whole_word, left_word, right_word), counter, SIDES, HAS_DIFFERENCE, PERTURB_WEIGHT, DISTRIBUTION,
-            ROUNDS, RANK, RANK_BLOCK, STAGED, DTYPE, PRECISION, KERNEL_HEIGHT, KERNEL_WIDTH, PADDED, RAGGED,
+            ROUNDS, RANK, RANK_BLOCK, STAGED, FOLDED, DTYPE, PRECISION, KERNEL_HEIGHT, KERNEL_WIDTH, PADDED, RAGGED,
             OFFSETS, BLOCK_N, BLOCK_F, BLOCK_I)  # fmt: skip
+        if FOLDED:
+            change0, change1 = change0 * fraction, change1 * fraction
     bias = tl.zeros((BLOCK_F,), tl.float32)
     if PERTURB_BIAS:
         bias = vector_from(
@@ -215,11 +219,14 @@ def launch_perturbed_conv2d(
     check_window(out, base, weight, stride, padding, dilation, groups)
     out_channels, columns = matrix_shape(weight.shape)
     positions = out.shape[1] * out.shape[3] * out.shape[4]
+    depthwise, group_outputs = groups > 1 and weight.shape[1] == 1, out_channels // groups
+    folded = False
+    if not depthwise:
+        base, weight, folded = fold(out, base, difference, weight, directions, weight_id, signed_eps)
     layer = prepare_layer(
         out, base, difference, weight, base_output, directions, weight_id, bias_id, signed_eps, activation,
         bits, precision, positions,
     )  # fmt: skip
-    depthwise, group_outputs = groups > 1 and weight.shape[1] == 1, out_channels // groups
     # The first tile of a group starts up to three channels early.
     covered = out_channels if depthwise else group_outputs + (3 if groups > 1 and group_outputs % 4 else 0)
     if config is None:
@@ -245,6 +252,7 @@ def launch_perturbed_conv2d(
         position_tiles=position_tiles,
         channel_tiles=channel_tiles,
         DEPTHWISE=depthwise,
+        FOLDED=folded,
         RAGGED=columns % config["BLOCK_I"] != 0,
         OFFSETS=offset_dtype(out[0], base, layer.moved[0], layer.weight, layer.before),
         **config,

@@ -10,24 +10,9 @@ import triton
 import triton.language as tl
 
 from zo_triton.kernels.field import factor_tile, real_tile
-from zo_triton.kernels.numeric import dot, multiply_add, narrow
+from zo_triton.kernels.folding import moved, operand
+from zo_triton.kernels.numeric import dot, narrow
 from zo_triton.kernels.operand_tiles import row_blocks_like, sign_words_by_row, spread_signs
-
-
-@triton.jit
-def moved(base, difference, scale, DTYPE: tl.constexpr):
-    """The operand scale·(a+δ)."""
-    return narrow(scale * (base.to(tl.float32) + difference.to(tl.float32)), DTYPE)
-
-
-@triton.jit
-def _operand(base, difference, scale, FOLDED: tl.constexpr, DTYPE: tl.constexpr):
-    """scale·(a+δ); where FOLDED the scale is a power of two, and bfloat16 arithmetic rounds the sum alone."""
-    if FOLDED:
-        scale = narrow(scale, tl.bfloat16)
-        return multiply_add(difference, scale, multiply_add(base, scale, tl.zeros_like(base)))
-    else:
-        return moved(base, difference, scale, DTYPE)
 
 
 @triton.jit
@@ -99,13 +84,13 @@ def full_rank_products(
             difference0_ptr += BLOCK_I * tl.cast(stride_di, tl.int64)
             change0 = dot(difference0, weight, change0, PRECISION)
             if PERTURB_WEIGHT:
-                change0 = dot(_operand(base, difference0, epsilon0, FOLDED, DTYPE), u, change0, PRECISION)
+                change0 = dot(operand(base, difference0, epsilon0, FOLDED, DTYPE), u, change0, PRECISION)
             if SIDES == 2:
                 difference1 = load_tile(difference1_ptr, difference_offsets, inside[None, :], RAGGED)
                 difference1_ptr += BLOCK_I * tl.cast(stride_di, tl.int64)
                 change1 = dot(difference1, weight, change1, PRECISION)
                 if PERTURB_WEIGHT:
-                    change1 = dot(_operand(base, difference1, epsilon1, FOLDED, DTYPE), u, change1, PRECISION)
+                    change1 = dot(operand(base, difference1, epsilon1, FOLDED, DTYPE), u, change1, PRECISION)
         else:
             change0 = dot(narrow(base, DTYPE), u, change0, PRECISION)
     if not HAS_DIFFERENCE:

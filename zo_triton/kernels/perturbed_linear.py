@@ -23,6 +23,7 @@ from zo_triton.kernels.arguments import strides
 from zo_triton.kernels.choices import pick, situation, upper
 from zo_triton.kernels.epilogue import evaluations_of, finish_sides, vector_tile
 from zo_triton.kernels.field import UNSPECIALISED, as_word, counter_of
+from zo_triton.kernels.folding import fold, fraction_of
 from zo_triton.kernels.launch import blocks, chip_of, launch
 from zo_triton.kernels.layer import prepare_layer, tiles
 from zo_triton.kernels.linear_products import full_rank_products, low_rank_products
@@ -85,18 +86,6 @@ def default_config(sides: int, dtype: torch.dtype, source: str, samples: int, ch
     return configs[sides, dtype, "inline"] if chosen["BLOCK_N"] > samples <= FEW_SAMPLES else chosen
 
 
-@triton.jit
-def _fraction(number):
-    """|number| by a power of two, in [½, 1)."""
-    bits = number.to(tl.float32).to(tl.int32, bitcast=True)
-    return ((bits & 0x007FFFFF) | 0x3F000000).to(tl.float32, bitcast=True)
-
-
-def _host_fraction(number: Tensor) -> Tensor:
-    """:func:`_fraction` of a float32 tensor, where it lies."""
-    return ((number.view(torch.int32) & 0x007FFFFF) | 0x3F000000).view(torch.float32)
-
-
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def _perturbed_linear_kernel(
         out_ptr, base_ptr, difference_ptr, weight_ptr, base_output_ptr, signed_eps_ptr, staged_ptr,
@@ -155,10 +144,8 @@ def _perturbed_linear_kernel(
         padded_rows, words = (out_features + 3) // 4 * 4, (in_features + 31) // 32
         staged_ptr += (tl.cast(k, tl.int64) * padded_rows + f0) * words
         staged_offsets = row_f[:, None] * words + tl.arange(0, BLOCK_I // 32)[None, :]
-        scale0, scale1, fraction = epsilon0, epsilon1, 1.0
-        if FOLDED:
-            fraction = _fraction(tl.load(signed_eps_ptr))
-            scale0, scale1 = epsilon0 / fraction, epsilon1 / fraction
+        fraction = fraction_of(signed_eps_ptr, FOLDED)
+        scale0, scale1 = epsilon0 / fraction, epsilon1 / fraction
         change0, change1 = full_rank_products(
             base_ptr, difference0_ptr, difference1_ptr, weight_ptr, staged_ptr,
             base_offsets, difference_offsets, weight_offsets, staged_offsets,
@@ -229,13 +216,7 @@ def launch_perturbed_linear(
     """
     _, samples, out_features = out.shape
     in_features = base.shape[1]
-    plain = out.dtype == torch.bfloat16 and weight_id >= 0 and not directions.is_low_rank(weight.shape)
-    # The sphere's scales differ between directions, and would each want a weight of their own.
-    folded = plain and difference is not None and directions.distribution != "sphere"
-    if folded:
-        weight = weight / _host_fraction(signed_eps[:1])
-    if folded or (plain and difference is None):
-        base = base.to(out.dtype)
+    base, weight, folded = fold(out, base, difference, weight, directions, weight_id, signed_eps)
     layer = prepare_layer(
         out, base, difference, weight, base_output, directions, weight_id, bias_id, signed_eps, activation,
         bits, precision, samples,

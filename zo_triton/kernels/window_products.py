@@ -12,7 +12,8 @@ import triton
 import triton.language as tl
 
 from zo_triton.kernels.field import as_word, direction_tile, draw_tile, expand_signs
-from zo_triton.kernels.linear_products import load_tile, moved
+from zo_triton.kernels.folding import operand
+from zo_triton.kernels.linear_products import load_tile
 from zo_triton.kernels.numeric import dot, narrow
 
 
@@ -54,7 +55,7 @@ def window_products(
         base_strides, difference_strides, size, dilation, row_block, columns, epsilon0, epsilon1, words, counter,
         SIDES: tl.constexpr, HAS_DIFFERENCE: tl.constexpr, PERTURB_WEIGHT: tl.constexpr,
         DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, RANK: tl.constexpr, RANK_BLOCK: tl.constexpr,
-        STAGED: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr,
+        STAGED: tl.constexpr, FOLDED: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr,
         KERNEL_HEIGHT: tl.constexpr, KERNEL_WIDTH: tl.constexpr,
         PADDED: tl.constexpr, RAGGED: tl.constexpr, OFFSETS: tl.constexpr,
         BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_I: tl.constexpr,
@@ -81,7 +82,6 @@ def window_products(
         if PERTURB_WEIGHT:
             terms = channel * base_strides[0] + row * base_strides[1] + column * base_strides[2]
             base = load_tile(base_ptr, rows[0][:, None] + terms[None, :], mask, PADDED or RAGGED)
-            base = base.to(tl.float32)
             u = _change_of_weight(
                 staged_ptr, staged_rows, row_block, i, columns, words, counter, DISTRIBUTION, ROUNDS,
                 RANK, RANK_BLOCK, STAGED, BLOCK_F, BLOCK_I, DTYPE)  # fmt: skip
@@ -98,12 +98,12 @@ def window_products(
             difference0 = load_tile(difference0_ptr, offsets, mask, PADDED or RAGGED)
             change0 = dot(difference0, weight, change0, PRECISION)
             if PERTURB_WEIGHT:
-                change0 = dot(moved(base, difference0, epsilon0, DTYPE), u, change0, PRECISION)
+                change0 = dot(operand(base, difference0, epsilon0, FOLDED, DTYPE), u, change0, PRECISION)
             if SIDES == 2:
                 difference1 = load_tile(difference1_ptr, offsets, mask, PADDED or RAGGED)
                 change1 = dot(difference1, weight, change1, PRECISION)
                 if PERTURB_WEIGHT:
-                    change1 = dot(moved(base, difference1, epsilon1, DTYPE), u, change1, PRECISION)
+                    change1 = dot(operand(base, difference1, epsilon1, FOLDED, DTYPE), u, change1, PRECISION)
         else:
             change0 = dot(narrow(base, DTYPE), u, change0, PRECISION)
     if not HAS_DIFFERENCE:
