@@ -31,10 +31,8 @@ CANDIDATES: dict[tuple[str, str], tuple[Config, ...]] = {
     ("perturbed_linear", "bfloat16"): (
         tiles(128, 128, 64, 8, 3),
         tiles(128, 128, 64, 8, 2),
-        tiles(128, 128, 32, 8, 4),
         tiles(256, 64, 64, 8, 2),
         tiles(64, 128, 64, 4, 3),
-        tiles(64, 64, 64, 4, 3),
     ),
     ("perturbed_linear", "float32"): (
         tiles(64, 64, 32, 8, 2),
@@ -43,8 +41,8 @@ CANDIDATES: dict[tuple[str, str], tuple[Config, ...]] = {
         tiles(32, 32, 32, 4, 2),
     ),
     ("perturbed_conv2d", "bfloat16"): (
-        tiles(128, 64, 64, 8, 2),
         tiles(128, 64, 32, 8, 2),
+        tiles(128, 64, 32, 8, 1),
         tiles(64, 64, 32, 4, 2),
         tiles(64, 64, 32, 8, 1),
     ),
@@ -55,7 +53,8 @@ CANDIDATES: dict[tuple[str, str], tuple[Config, ...]] = {
         tiles(32, 32, 32, 4, 1),
     ),
     ("mlp_differences", "float32"): tuple(
-        {"BLOCK_N": samples, "num_warps": warps, "num_stages": 2} for samples in (8, 16) for warps in (4, 8)
+        {"BLOCK_N": samples, "num_warps": warps, "num_stages": 2}
+        for samples, warps in ((8, 4), (8, 8), (16, 8))
     ),
     ("accumulate", "float32"): (
         {"ROWS": 32, "COLS": 128, "num_warps": 4},
