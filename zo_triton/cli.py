@@ -73,6 +73,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--seed", type=int, default=0, help="first of the seeds (default 0)")
     report.add_argument("--tiny", action="store_true", help="prove that everything works, in seconds")
+    report.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("A", "B"),
+        help="run nothing: tell what changed from report A to report B",
+    )
+    report.add_argument(
+        "--compare-fail", type=float, metavar="RATIO", help="fail if anything became so many times worse"
+    )
     report.set_defaults(run=_report)
 
     race = commands.add_parser("race", help="race fused ZO against MeZO and backprop on one task")
@@ -305,9 +314,26 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    if options.compare:
+        return _compare(options)
+    if options.compare_fail is not None:
+        raise ValueError("--compare-fail needs --compare A B, the two reports.")
     from zo_triton.experiments.report import run_report
 
     return _measure(options, options.out, lambda say: run_report(options.seed, options.tiny, say))
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from zo_triton.reporting import compare, read
+
+    paths = [Path(each) for each in options.compare]
+    before, after = (read(path if path.suffix == ".json" else path / "results.json") for path in paths)
+    allowed = compare.ALLOWED if options.compare_fail is None else options.compare_fail
+    print(compare.render(before, after, allowed))
+    if options.compare_fail is None:
+        return 0
+    worse = [change for change in compare.compare(before, after) if change.verdict(allowed) == compare.WORSE]
+    return FAILED if worse else 0
 
 
 def _race(options: argparse.Namespace) -> int:

@@ -174,6 +174,7 @@ def run_step_time(cases: Sequence[StepCase], seconds: float, say: Callable[[str]
                 "evaluations": contender.evaluations_per_step,
                 "median_ms": milliseconds(taken),
                 "fastest_ms": round_digits(1000 * min(taken)),
+                "quartiles_ms": [round_digits(1000 * float(each)) for each in np.percentile(taken, (25, 75))],
                 "repeats": len(taken),
             }
             for one, contender, taken in zip(listed, built, times, strict=True)

@@ -1,0 +1,147 @@
+"""Two records side by side: what is flagged, what is not, and what machines' moods must not flag."""
+
+import copy
+import math
+
+import pytest
+
+from zo_triton import cli
+from zo_triton.reporting import compare, write
+
+
+def changed(record, path, value):
+    """A copy with one entry replaced."""
+    found = copy.deepcopy(record)
+    place = found["sections"]
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return found
+
+
+def verdicts(before, after, allowed=1.1):
+    return {change.what: change.verdict(allowed) for change in compare.compare(before, after)}
+
+
+STEP = ("step_time", "cases", 0, "contenders", 0)
+ZO = "step, 784-256-256-10, batch 128, K = 32: fused, one-sided"
+
+
+def with_yardstick(record, time):
+    found = copy.deepcopy(record)
+    found["sections"]["step_time"]["cases"][0]["contenders"].append(
+        {"name": "inference", "label": "2K inference passes", "family": "inference", "dtype": "float32",
+         "evaluations": 64, "median_ms": time, "fastest_ms": 0.99 * time, "repeats": 100}
+    )  # fmt: skip
+    return found
+
+
+def test_a_record_differs_from_itself_in_nothing(record):
+    found = verdicts(record, record)
+    assert set(found.values()) == {compare.SAME}
+    assert {what.split(",")[0] for what in found} == {"step", "race", "memory"}
+    assert "0 worse, 0 better" in compare.render(record, record)
+
+
+def test_a_slower_step_is_flagged_and_a_faster_one_praised(record):
+    slow = changed(record, (*STEP, "median_ms"), 40.0)
+    slow = changed(slow, (*STEP, "quartiles_ms"), [39.0, 41.0])
+    assert verdicts(record, slow)[ZO] == compare.WORSE
+    assert verdicts(slow, record)[ZO] == compare.BETTER
+    assert verdicts(record, slow, allowed=10.0)[ZO] == compare.SAME
+
+
+def test_wide_quartiles_keep_a_change_from_being_one(record):
+    slow = changed(record, (*STEP, "median_ms"), 10.0)
+    narrow, wide = (changed(slow, (*STEP, "quartiles_ms"), pair) for pair in ([9.9, 10.1], [5.0, 15.0]))
+    sure = changed(record, (*STEP, "quartiles_ms"), [7.9, 8.1])
+    assert verdicts(sure, narrow)[ZO] == compare.WORSE
+    assert verdicts(sure, wide)[ZO] == compare.SAME
+
+
+def test_a_slower_machine_is_no_regression(record):
+    before, after = with_yardstick(record, 20.0), with_yardstick(record, 40.0)
+    for row in after["sections"]["step_time"]["cases"][0]["contenders"][:3]:
+        row["median_ms"] *= 2
+        row["fastest_ms"] *= 2
+    (ratio,) = {round(change.ratio, 6) for change in compare.compare(before, after) if "step," in change.what}
+    assert ratio == 1.0
+    assert set(verdicts(before, after).values()) == {compare.SAME}
+
+
+def test_a_race_is_judged_by_the_range_of_its_seeds(record):
+    slow = copy.deepcopy(record)
+    for run in slow["sections"]["race"]["methods"][0]["runs"]:
+        run["reached"]["0.95"]["seconds"] *= 1.15
+    what = "race, digits: fused ZO + Adam to 95 %"
+    assert verdicts(record, slow)[what] == compare.SAME
+    for run in slow["sections"]["race"]["methods"][0]["runs"]:
+        run["reached"]["0.95"]["seconds"] *= 2
+    assert verdicts(record, slow)[what] == compare.WORSE
+
+
+def test_a_target_that_is_no_longer_reached_is_worse(record):
+    lost = copy.deepcopy(record)
+    for run in lost["sections"]["race"]["methods"][3]["runs"]:
+        run["reached"]["0.95"] = None
+    what = "race, digits: backprop + Adam to 95 %"
+    assert verdicts(record, lost)[what] == compare.WORSE
+    assert verdicts(lost, record)[what] == compare.BETTER
+    change = next(each for each in compare.compare(record, lost) if each.what == what)
+    assert math.isinf(change.ratio)
+    assert "not reached" in change.after
+    assert "∞" in compare.render(record, lost)
+
+
+def test_more_memory_is_flagged(record):
+    more = changed(record, ("memory", "cases", 0, "methods", 0, "excess_mib"), 3.6)
+    assert verdicts(record, more)["memory, 64-32-10: fused"] == compare.WORSE
+
+
+def test_what_only_one_record_has_is_left_out(record):
+    less = copy.deepcopy(record)
+    del less["sections"]["memory"]
+    less["sections"]["step_time"]["cases"][0]["contenders"].pop(0)
+    assert ZO not in verdicts(record, less)
+    other = changed(record, ("race", "task"), "another")
+    assert not any(what.startswith("race") for what in verdicts(record, other))
+
+
+def test_another_machine_is_named(record):
+    other = copy.deepcopy(record)
+    other["environment"]["device"] = "another processor"
+    assert "**Not the same device**: a processor and another processor." in compare.render(record, other)
+
+
+@pytest.mark.parametrize("allowed", [0.9, math.nan, math.inf])
+def test_a_ratio_that_flags_everything_is_refused(allowed, record):
+    with pytest.raises(ValueError, match=f"must be at least 1, got {allowed}"):
+        compare.render(record, record, allowed)
+
+
+@pytest.fixture
+def folders(record, tmp_path):
+    """A record, and another whose fused step is five times slower."""
+    slow = changed(record, (*STEP, "median_ms"), 40.0)
+    slow = changed(slow, (*STEP, "fastest_ms"), 39.9)
+    for name, each in (("before", record), ("after", slow)):
+        write(tmp_path / name / "results.json", each)
+    return str(tmp_path / "before"), str(tmp_path / "after")
+
+
+def test_the_command_tells_and_fails_only_when_asked(folders, capsys):
+    assert cli.main(["report", "--compare", *folders]) == 0
+    assert "1 worse, 0 better" in capsys.readouterr().out
+    assert cli.main(["report", "--compare", *folders, "--compare-fail", "1.5"]) == 1
+    assert cli.main(["report", "--compare", *folders, "--compare-fail", "20"]) == 0
+    assert cli.main(["report", "--compare", *reversed(folders), "--compare-fail", "1.5"]) == 0
+
+
+def test_the_command_names_a_bad_record(folders, capsys, tmp_path):
+    assert cli.main(["report", "--compare", folders[0], str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    (tmp_path / "after" / "results.json").write_text("{")
+    assert cli.main(["report", "--compare", *folders]) == 2
+    assert "results.json is not complete JSON" in capsys.readouterr().err
+    assert cli.main(["report", "--compare-fail", "1.5"]) == 2
+    assert "--compare-fail needs --compare" in capsys.readouterr().err
