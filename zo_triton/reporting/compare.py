@@ -1,8 +1,8 @@
 """Two records side by side: what became slower or larger, with intervals, and what only looks so.
 
-Step times are taken relative to plain inference passes of the same process where both records have them, because
-one machine runs at different speeds on different days; races are compared over the ranges of their seeds. Nothing
-is flagged unless the whole interval lies beyond the allowed ratio.
+Step times are taken relative to contenders of the same process that are not ours, because one machine runs at
+different speeds on different days; races are compared over the ranges of their seeds. Nothing is flagged unless the
+whole interval lies beyond the allowed ratio.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from zo_triton.reporting.records import Record
@@ -19,7 +20,7 @@ from zo_triton.reporting.tables import NOT_REACHED, lay_out, number
 ALLOWED = 1.1
 """Ratios up to this are taken for noise unless the caller says otherwise."""
 
-YARDSTICK = "inference"
+OURS = "fused"
 NOTCH = 1.57
 """Half-width of a median's interval in interquartile ranges over √n (McGill, Tukey and Larsen, "Variations of box
 plots", 1978)."""
@@ -114,23 +115,30 @@ def _times(ratio: float) -> str:
 def _step_time(old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:
     for case in new["cases"]:
         earlier = find(old["cases"], case["name"])
-        if earlier is None:
-            continue
-        rows = [find(each["contenders"], YARDSTICK) for each in (earlier, case)]
-        scale, doubt = 1.0, 0.0
-        if all(rows):
-            scale = rows[0]["median_ms"] / rows[1]["median_ms"]  # type: ignore[index]
-            doubt = math.hypot(*(_doubt(row) for row in rows if row))
-        for one in case["contenders"]:
-            other = find(earlier["contenders"], one["name"])
-            if other is None or one["name"] == YARDSTICK:
+        both = []
+        for after in case["contenders"] if earlier else ():
+            before = find(earlier["contenders"], after["name"]) if earlier else None
+            if before is not None:
+                both.append((before, after))
+        drift, doubt = _drift([pair for pair in both if pair[1]["family"] != OURS])
+        for before, after in both:
+            if after["family"] != OURS:
                 continue
-            ratio = scale * one["median_ms"] / other["median_ms"]
-            width = math.exp(math.hypot(doubt, _doubt(one), _doubt(other)))
+            ratio = after["median_ms"] / before["median_ms"] / drift
+            width = math.exp(math.hypot(doubt, _doubt(before), _doubt(after)))
             yield Change(
-                f"step, {case['name']}: {one['label']}", number(other["median_ms"], "ms"),
-                number(one["median_ms"], "ms"), ratio, ratio / width, ratio * width,
+                f"step, {case['name']}: {after['label']}", number(before["median_ms"], "ms"),
+                number(after["median_ms"], "ms"), ratio, ratio / width, ratio * width,
             )  # fmt: skip
+
+
+def _drift(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> tuple[float, float]:
+    """How many times slower the machine was for code that is not ours, and how far its parts disagree on that."""
+    if not pairs:
+        return 1.0, 0.0
+    ratios = [math.log(after["median_ms"] / before["median_ms"]) for before, after in pairs]
+    middle = median(ratios)
+    return math.exp(middle), 2 * median(abs(ratio - middle) for ratio in ratios)
 
 
 def _doubt(row: dict[str, Any]) -> float:
