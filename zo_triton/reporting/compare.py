@@ -115,11 +115,10 @@ def _times(ratio: float) -> str:
 def _step_time(old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:
     for case in new["cases"]:
         earlier = find(old["cases"], case["name"])
-        both = []
-        for after in case["contenders"] if earlier else ():
-            before = find(earlier["contenders"], after["name"]) if earlier else None
-            if before is not None:
-                both.append((before, after))
+        if earlier is None:
+            continue
+        found = [(find(earlier["contenders"], after["name"]), after) for after in case["contenders"]]
+        both = [(before, after) for before, after in found if before is not None]
         drift, doubt = _drift([pair for pair in both if pair[1]["family"] != OURS])
         for before, after in both:
             if after["family"] != OURS:
