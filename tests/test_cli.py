@@ -124,7 +124,7 @@ def test_a_tiny_experiment_from_end_to_end(tmp_path, capsys, monkeypatch):
     out = tmp_path / "reports" / "nzk" / "mnist"
     assert lines[-1] == f"wrote {out / 'report.md'}"
     assert {entry.name for entry in out.iterdir()} == {
-        "report.md", "results.json", "losses.svg", "kernels.svg", "snapshots.svg", "network.svg",
+        "report.html", "report.md", "results.json", "losses.svg", "kernels.svg", "snapshots.svg", "network.svg",
     }  # fmt: skip
     assert (tmp_path / "data.mat").is_file()
 

@@ -122,7 +122,7 @@ def test_publishing_twice_gives_the_same_bytes(nzk_record, tmp_path):
     ]
     assert contents[0] == contents[1]
     assert set(contents[0]) == {
-        "report.md", "results.json", "losses.svg", "kernels.svg", "snapshots.svg", "network.svg",
+        "report.html", "report.md", "results.json", "losses.svg", "kernels.svg", "snapshots.svg", "network.svg",
     }  # fmt: skip
     assert sum(len(content) for content in contents[0].values()) < 600_000
 

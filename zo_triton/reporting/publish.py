@@ -8,10 +8,11 @@ import tempfile
 from pathlib import Path
 
 from zo_triton.reporting import compiled, figures, nzk_figures, nzk_markdown, records
+from zo_triton.reporting.html import page
 from zo_triton.reporting.markdown import render
 
 RECORD_NAME = "results.json"
-REPORT_NAME = "report.md"
+REPORT_NAME, PAGE_NAME = "report.md", "report.html"
 
 
 def check_destination(folder: str | os.PathLike[str]) -> Path:
@@ -64,11 +65,24 @@ def publish(record: records.Record, folder: str | os.PathLike[str]) -> Path:
             if error.name != "matplotlib":
                 raise
             text = text_of(record, []) + "\nThe figures are left out: matplotlib is not installed.\n"
-        records.write_text(fresh / REPORT_NAME, compiled.append(text, target, fresh))
+        text = compiled.append(text, target, fresh)
+        records.write_text(fresh / REPORT_NAME, text)
+        _write_page(fresh, text)
         _swap(fresh, target)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return target / REPORT_NAME
+
+
+def _write_page(folder: Path, text: str) -> None:
+    """The report as one page, where Python-Markdown is installed."""
+    try:
+        content = page(text, folder)
+    except ModuleNotFoundError as error:
+        if error.name != "markdown":
+            raise
+        return
+    records.write_text(folder / PAGE_NAME, content)
 
 
 def _swap(fresh: Path, target: Path) -> None:
@@ -87,5 +101,5 @@ def _swap(fresh: Path, target: Path) -> None:
 
 
 def _belongs(entry: Path) -> bool:
-    known = (RECORD_NAME, REPORT_NAME, *compiled.NAMES)
+    known = (RECORD_NAME, REPORT_NAME, PAGE_NAME, *compiled.NAMES)
     return entry.is_file() and (entry.name in known or entry.suffix == ".svg")
