@@ -24,6 +24,9 @@ FAMILIES = {
     "limit": "#dddddd",
 }
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+DIVERGED = 4.0
+"""A training loss of so many times the first one is beyond its panel."""
+
 SMALLEST_MIB = 0.1
 """Where the logarithmic memory axis starts; a bar below it is only its number."""
 
@@ -123,6 +126,9 @@ def _race_against(axis_title: str, column: int) -> Callable[[Any, dict[str, Any]
             )  # fmt: skip
         upper.set(xscale="log", ylabel="test accuracy [%]", ylim=(0, 101))
         lower.set(xscale="log", yscale="log", xlabel=axis_title, ylabel="training loss")
+        # A run that diverges leaves the panel instead of flattening all the others.
+        start = max(method["runs"][0]["curve"][0][3] for method in section["methods"])
+        lower.set_ylim(top=min(lower.get_ylim()[1], DIVERGED * start))
         figure.legend(loc="outside upper center", ncols=3)
 
     return draw
@@ -147,7 +153,7 @@ def _step_time(figure: Any, section: dict[str, Any]) -> None:
         axes.set(xscale="log", xlim=(0.05, slowest * 4))
         axes.grid(axis="y", visible=False)
     panels[-1].set_xlabel(
-        "milliseconds a step, median, logarithmic (blue: fused, yellow: other zeroth-order, green: backprop)"
+        "milliseconds a step, median, logarithmic\n(blue: fused, yellow: other zeroth-order, green: backprop)"
     )
 
 
