@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from zo_triton.experiments.baselines import Backprop, MeZO, VmapEnsemble
+from zo_triton.experiments.baselines import Backprop, ForwardGradient, MeZO, VmapEnsemble
 from zo_triton.experiments.contender import count_parameters, make_mlp
 from zo_triton.experiments.fused import Fused, FusedSGD
 
@@ -37,9 +37,10 @@ def test_mezo_restores_the_weights_within_rounding():
         lambda model, K: MeZO(model, 1.0, 0, K),
         lambda model, K: VmapEnsemble(model, 1.0, 0, K),
         lambda model, K: VmapEnsemble(model, 1.0, 0, K, sides=2),
+        lambda model, K: ForwardGradient(model, 1.0, 0, K),
         lambda model, K: FusedSGD(model, 1.0, 0, K, compute_dtype=torch.float32),
     ],
-    ids=["mezo", "vmap", "vmap central", "fused"],
+    ids=["mezo", "vmap", "vmap central", "forward", "fused"],
 )
 def test_mean_estimate_agrees_with_autograd(build):
     count = 2000
@@ -75,6 +76,16 @@ def test_vmap_ensemble_equals_one_evaluation_after_another(sides):
     for k in range(4):
         low = loss(k, -eps if sides == 2 else 0.0)
         assert slopes[k].item() == pytest.approx(((loss(k, eps) - low) / (sides * eps)).item(), rel=1e-9)
+
+
+def test_forward_gradient_takes_exact_derivatives():
+    model, (x, y) = make_mlp(SIZES, 0).double(), batch()
+    noise = {name: torch.randn(4, *weight.shape).double() for name, weight in model.named_parameters()}
+    loss, slopes = ForwardGradient(model, 0.0, 0, 4).slopes(noise, x.double(), y)
+    truth = autograd(model, x.double(), y)
+    directions = torch.cat([each.flatten(1) for each in noise.values()], dim=1)
+    torch.testing.assert_close(slopes, directions @ truth)
+    assert loss == pytest.approx(F.cross_entropy(model(x.double()), y).item())
 
 
 def test_mezo_walks_the_directions_that_it_measured():
@@ -116,11 +127,12 @@ def test_backprop_is_plain_gradient_descent():
         (lambda model: MeZO(model, 0.1, 0, 3), 6),
         (lambda model: VmapEnsemble(model, 0.1, 0, 3), 4),
         (lambda model: VmapEnsemble(model, 0.1, 0, 3, sides=2), 6),
+        (lambda model: ForwardGradient(model, 0.1, 0, 3), 7),
         (lambda model: Backprop(model, 0.1), 3),
         (lambda model: Fused(model, 0.1, 0, 3), 4),
         (lambda model: FusedSGD(model, 0.1, 0, 3, sides=2), 7),
     ],
-    ids=["mezo", "vmap", "vmap central", "backprop", "fused Adam", "fused central"],
+    ids=["mezo", "vmap", "vmap central", "forward", "backprop", "fused Adam", "fused central"],
 )
 def test_evaluations_are_counted_as_the_report_says(build, passes):
     assert build(make_mlp(SIZES, 0)).evaluations_per_step == passes

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import zo_triton as zo
 from zo_triton import ops
-from zo_triton.experiments.baselines import Backprop, MeZO, VmapEnsemble
+from zo_triton.experiments.baselines import Backprop, ForwardGradient, MeZO, VmapEnsemble
 from zo_triton.experiments.contender import Contender, make_lenet, make_mlp
 from zo_triton.experiments.fused import Fused, FusedSGD, hardware_dtype
 from zo_triton.experiments.timing import alternate, milliseconds, round_digits, threads
@@ -121,6 +121,13 @@ def contenders(case: StepCase) -> list[StepContender]:
             "zeroth",
             "float32",
             lambda m, k: VmapEnsemble(m, LR, 0, k, sides=2),
+        ),
+        StepContender(
+            "forward",
+            "forward gradient, vmapped jvp",
+            "zeroth",
+            "float32",
+            lambda m, k: ForwardGradient(m, LR, 0, k),
         ),
         StepContender("inference", "2K inference passes", "inference", "float32", Inference),
         StepContender("sgd", "backprop + SGD", "first", "float32", lambda m, k: Backprop(m, LR, adam=False)),

@@ -1,7 +1,8 @@
 """What a user would pick instead: plain, idiomatic implementations that nothing slows down on purpose."""
 
 from zo_triton.experiments.baselines.backprop import Backprop
+from zo_triton.experiments.baselines.forward_gradient import ForwardGradient
 from zo_triton.experiments.baselines.mezo import MeZO
 from zo_triton.experiments.baselines.vmap_ensemble import VmapEnsemble
 
-__all__ = ["Backprop", "MeZO", "VmapEnsemble"]
+__all__ = ["Backprop", "ForwardGradient", "MeZO", "VmapEnsemble"]
