@@ -82,8 +82,17 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path):
     command = [sys.executable, "-u", "-m", "pytest", "-v", "-p", "no:cacheprovider"]
     arguments = ["--benchmark", "--report-dir", str(tmp_path / "out"), "--benchmark-max-time=0.3"]
     files = ["benchmarks/bench_ops.py", "benchmarks/bench_step.py"]
+
+    def hear_interrupts():
+        """A shell's background jobs ignore them, and so would their children."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     with subprocess.Popen(
-        [*command, *arguments, *files], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [*command, *arguments, *files],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_interrupts,
     ) as process:
         deadline = time.monotonic() + 120
         seen = []
