@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -111,7 +112,7 @@ def test_the_command_keeps_what_was_faster(dry, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("ZO_TRITON_CACHE", str(tmp_path))
     monkeypatch.setattr("zo_triton.experiments.gpu.chip.why_not", lambda: None)
     monkeypatch.setattr("zo_triton.kernels.choices.device_name", lambda index: "a-device")
-    found = [choose([4.0, 3.0, 2.0]), choose([4.0, 4.0, 4.0])]
+    found = [choose([4.0, 3.0, 2.0]), replace(choose([4.0, 4.0, 4.0]), key="gram dtype=float32 rows=to-1")]
     monkeypatch.setattr(command, "tune_everything", lambda say: found)
     assert cli.main(["tune", *(["--dry-run"] if dry else [])]) == 0
     said, files = capsys.readouterr().out, list(tmp_path.iterdir())

@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--engine", help="reference, cpu or triton; default: the device's own")
     train.set_defaults(run=_train)
 
-    report = commands.add_parser("report", help="run the races and write a report (under three minutes)")
+    report = commands.add_parser("report", help="run the races and write a report (some minutes)")
     report.add_argument(
         "--out", default="reports/latest", help="folder, replaced whole (default reports/latest)"
     )
@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compile(commands)
 
     gpu = commands.add_parser(
-        "gpu", help="check and measure everything on this machine's GPU (eight minutes)"
+        "gpu", help="check and measure everything on this machine's GPU (at most eight minutes)"
     )
     gpu.add_argument("--out", help="folder, replaced whole (default reports/DEVICE)")
     gpu.add_argument("--seed", type=int, help="of every random input (default: a fresh one)")
@@ -220,10 +220,10 @@ def _tune(options: argparse.Namespace) -> int:
     for choice in found:
         print(describe(choice))
     if not options.dry_run:
-        faster = {choice.key: choice.config for choice in found if choice.config is not choice.own}
-        print(
-            f"wrote {keep(device_name(0), faster)}: {len(faster)} of {len(found)} differ from the launchers' own"
-        )
+        faster = {choice.key: choice.config if choice.config is not choice.own else None for choice in found}
+        differ = sum(config is not None for config in faster.values())
+        path = keep(device_name(0), faster)
+        print(f"wrote {path}: {differ} of {len(found)} differ from the launchers' own")
     return 0
 
 

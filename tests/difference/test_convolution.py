@@ -113,9 +113,8 @@ def test_next_step_does_not_start_twice_when_a_pooled_activation_is_read_again()
 
 
 def test_unread_convolution_is_never_computed(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise AssertionError("computed a difference that nobody reads")
-
-    monkeypatch.setattr(ops, "perturbed_conv2d", refuse)
+    calls = []
+    monkeypatch.setattr(ops, "perturbed_conv2d", lambda *args, **kwargs: calls.append(args))
     net = Net(lambda net, x: net.first(x).argmax() * 0.0 + net.second.bias.sum())
     differences(net, net.parameters(), DIRECTIONS, 1e-3)
+    assert calls == []

@@ -109,7 +109,7 @@ def test_a_convolution_takes_no_more_channels_than_it_has():
     assert launches[-1][1]["BLOCK_F"] == 16
 
 
-def test_a_tuned_layer_is_the_layer(monkeypatch):
+def test_a_tuned_layer_is_the_layer():
     x, w = torch.randn(9, 32), torch.randn(16, 32)
     directions, out = zo.Directions(3, 0, 2), torch.empty(2, 9, 16)
     arguments = (x, None, w, None, directions, 0, -1, torch.ones(2), "none")
@@ -131,6 +131,9 @@ def test_choices_are_kept_for_the_device(device):
     assert choices.pick(torch.device("cpu"), KEY, {}) == {}
     choices.keep(device, {KEY.replace("sides=1", "sides=2"): FOUND})
     assert len(choices.kept(device)) == 2
+    choices.keep(device, {KEY: None})
+    assert choices.pick(GPU, KEY, {}) == {}
+    assert len(choices.kept(device)) == 1
 
 
 @pytest.mark.parametrize("how", ["deterministic", "variable"])

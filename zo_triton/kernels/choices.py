@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from pathlib import Path
 import torch
 import triton
 
-from zo_triton.files import replacing
+from zo_triton.files import replacing, slug
 from zo_triton.kernels.layer import tiles
 
 Config = Mapping[str, int]
@@ -143,7 +142,7 @@ def folder() -> Path:
 @cache
 def device_name(index: int) -> str:
     """Of a GPU, as in the file's name."""
-    return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name(index).lower()).strip("-")
+    return slug(torch.cuda.get_device_name(index))
 
 
 def file_of(device: str) -> Path:
@@ -151,15 +150,16 @@ def file_of(device: str) -> Path:
     return folder() / f"{device}-triton-{triton.__version__}.json"
 
 
-def keep(device: str, found: Mapping[str, Config]) -> Path:
-    """Adds choices to those that are kept for a device, and takes them from now on.
+def keep(device: str, found: Mapping[str, Config | None]) -> Path:
+    """Adds choices to those that are kept for a device, and takes them from now on; None forgets an earlier one.
 
     Raises:
         OSError: The file can't be written; what was there stays.
     """
     path = file_of(device)
     path.parent.mkdir(parents=True, exist_ok=True)
-    configs = {key: dict(config) for key, config in {**_read(path), **found}.items()}
+    merged = {**_read(path), **found}
+    configs = {key: dict(config) for key, config in merged.items() if config is not None}
     record = {"format": FORMAT, "schema": SCHEMA, "device": device, "configs": dict(sorted(configs.items()))}
     with replacing(path) as file:
         file.write((json.dumps(record, indent=1) + "\n").encode())

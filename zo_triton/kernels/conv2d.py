@@ -24,7 +24,7 @@ from zo_triton.kernels.epilogue import evaluations_of, finish_sides, vector_from
 from zo_triton.kernels.field import UNSPECIALISED, as_word, counter_of
 from zo_triton.kernels.folding import fold, fraction_of
 from zo_triton.kernels.launch import blocks, chip_of, launch
-from zo_triton.kernels.layer import prepare_layer, tiles
+from zo_triton.kernels.layer import Layer, prepare_layer, tiles
 from zo_triton.kernels.numeric import INTERPRETED
 from zo_triton.kernels.window_arguments import check_window, offset_dtype, window_arguments
 from zo_triton.kernels.window_products import depthwise_products, window_products
@@ -63,6 +63,19 @@ def no_wider(config: Mapping[str, int], channels: int) -> dict[str, int]:
     """A config with no more channels a tile than a group has use for."""
     wanted = max(SMALLEST_CHANNELS, int(triton.next_power_of_2(channels)))
     return {**config, "BLOCK_F": min(config["BLOCK_F"], wanted)}
+
+
+def _chosen_config(
+    out: Tensor, layer: Layer, directions: Directions, depthwise: bool, channels: int
+) -> Mapping[str, int]:
+    """The launcher's own config or what was found faster, for a tile of at most so many channels."""
+    key = situation(
+        "depthwise_conv2d" if depthwise else "perturbed_conv2d", out.dtype, sides=layer.sides,
+        distribution=directions.elementwise, bits="low_rank" if layer.rank else layer.bits,
+        channels=upper(channels, 16, 32),
+    )  # fmt: skip
+    own = default_config(layer.sides, out.dtype, depthwise, chip_of(out))
+    return no_wider(pick(out.device, key, own), channels)
 
 
 @triton.jit
@@ -231,14 +244,7 @@ def launch_perturbed_conv2d(
     )  # fmt: skip
     # The first tile of a group starts up to three channels early.
     covered = out_channels if depthwise else group_outputs + (3 if groups > 1 and group_outputs % 4 else 0)
-    if config is None:
-        key = situation(
-            "depthwise_conv2d" if depthwise else "perturbed_conv2d", out.dtype, sides=layer.sides,
-            distribution=directions.elementwise, bits="low_rank" if layer.rank else layer.bits,
-            channels=upper(covered, 16, 32),
-        )  # fmt: skip
-        config = pick(out.device, key, default_config(layer.sides, out.dtype, depthwise, chip_of(out)))
-        config = no_wider(config, covered)
+    config = config or _chosen_config(out, layer, directions, depthwise, covered)
     position_tiles, channel_tiles = blocks(positions, config["BLOCK_N"]), blocks(covered, config["BLOCK_F"])
     tiled_groups = 1 if depthwise else groups
     launch(

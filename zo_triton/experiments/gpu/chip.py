@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 from dataclasses import dataclass
+
+from zo_triton.files import slug
 
 OLDEST = (8, 0)
 """Compute capability from which tensor cores multiply bfloat16 and TF32."""
@@ -30,7 +31,7 @@ class Chip:
     @property
     def slug(self) -> str:
         """The name as a folder's."""
-        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-") or "interpreter"
+        return slug(self.name) or "interpreter"
 
 
 def why_not(tiny: bool = False) -> str | None:

@@ -16,8 +16,9 @@ import zo_triton as zo
 from zo_triton.experiments.contender import make_mlp
 from zo_triton.experiments.gpu.clock import Action, Clock
 from zo_triton.experiments.gpu.desk import LeftOutError
+from zo_triton.optim.captured import WARM_UPS
 
-BETWEEN = 3
+BETWEEN = 1 + WARM_UPS
 """Steps that a recording takes for itself."""
 
 
