@@ -16,7 +16,7 @@ import torch
 from zo_triton.compilation.compiler import figures, interpreted
 from zo_triton.compilation.targets import TARGETS, Chip
 from zo_triton.kernels.choices import Config, asking, candidates, trying
-from zo_triton.kernels.launch import recording
+from zo_triton.kernels.launch import chip_of, recording
 
 SLACK = 1.5
 """A candidate that the static model expects to be this many times slower than the best one is not timed."""
@@ -154,6 +154,4 @@ def _launch(action: Callable[[], object], key: str, config: Config) -> tuple[Cal
 
 def device_chip(device: torch.device) -> str:
     """The chip of a GPU, as :func:`tune` takes it."""
-    from zo_triton.kernels.launch import chip_of
-
     return chip_of(torch.empty(0, device=device))

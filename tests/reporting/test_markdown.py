@@ -96,3 +96,17 @@ def test_reporting_does_not_reach_for_torch():
 )
 def test_numbers_are_short(value, text):
     assert tables.number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("headers", "rows"),
+    [
+        (["a", "β"], [["x", "1"], ["longer text ×", "–"]]),
+        (["", ""], [["commit", "`1`"]]),
+        (["k", "a very long title"], [[" a ", 1], ["b", "c"]]),
+    ],
+)
+def test_a_table_without_tabulate_has_the_same_bytes(headers, rows, monkeypatch):
+    with_tabulate = tables.lay_out(headers, rows)
+    monkeypatch.setattr(tables, "tabulate", None)
+    assert tables.lay_out(headers, rows) == with_tabulate
