@@ -14,7 +14,7 @@ from zo_triton.cpu.compiling import device, kernel
 from zo_triton.cpu.field import sign_words
 from zo_triton.cpu.patches import copy_vector, find_pieces, gather, spread
 from zo_triton.cpu.scalars import store
-from zo_triton.cpu.signs import TABLES, sign_product
+from zo_triton.cpu.signs import TABLES, line_of_floats, sign_product
 from zo_triton.cpu.vectors import LANES, WIDTH, finish_run
 
 
@@ -42,7 +42,7 @@ def sign_convolution(
     sheets = np.zeros(g.samples * sheet_size + 2 * LANES, np.float32)
     split = sheets[: g.samples * sheet_size].reshape(g.samples, sheet_size)
     x = np.zeros((LANES * width + 1, LANES), np.float32)
-    tables = np.empty(TABLES, np.float32)
+    tables = line_of_floats(TABLES)
     tile = np.empty((1, count * rows, LANES), np.float32)
     totals = np.zeros((groups * count * rows, line), np.float32)
     pieces, counts = np.empty((runs, LANES, 2), np.int64), np.empty(runs, np.int64)

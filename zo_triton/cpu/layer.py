@@ -31,6 +31,9 @@ PRODUCT_SHARE, COPIES_SHARE = 8, 16
 SMALL_PRODUCT = 1 << 18
 """Bytes of W @ δ that may wait, however small the result is."""
 
+SMALL_COPIES = 1 << 17
+"""Bytes that copies of W may take, however small the result is: a GEMM's call costs 10 to 20 µs of Python's time."""
+
 GEMM_SAMPLES = 128
 """Fewer samples than that in a bfloat16 GEMM, and its call would cost as much as its work."""
 
@@ -70,7 +73,7 @@ class Layer:
 def copies_of(matrix_bytes: int, samples: int, result_bytes: int) -> int:
     """How many copies of a bfloat16 matrix may lie there, for evaluations to go through a GEMM together."""
     enough = -(-GEMM_SAMPLES // max(1, samples))
-    return max(enough, result_bytes // COPIES_SHARE // max(1, matrix_bytes))
+    return max(enough, max(SMALL_COPIES, result_bytes // COPIES_SHARE) // max(1, matrix_bytes))
 
 
 def product_buffer(layer: Layer, directions: int) -> Tensor:

@@ -19,7 +19,7 @@ from zo_triton.cpu.compiling import device, kernel
 from zo_triton.cpu.cross_entropy import sample_losses
 from zo_triton.cpu.field import key_of, sign_words
 from zo_triton.cpu.scalars import expm1
-from zo_triton.cpu.signs import TABLES, sign_product
+from zo_triton.cpu.signs import TABLES, line_of_floats, sign_product
 from zo_triton.cpu.threads import parallel
 from zo_triton.cpu.vectors import LANES, WIDTH, add_signs, dense_rows, finish_run
 from zo_triton.directions import Directions, tensor_word
@@ -217,7 +217,7 @@ def _mlp_kernel(
     bias = np.zeros((GROUP, all_rows), np.float32)
     sums = np.zeros((runs, GROUP * all_rows, LANES), np.float32)
     x = np.zeros((widest, block), np.float32)
-    tables = np.empty(TABLES, np.float32)
+    tables = line_of_floats(TABLES)
     moved = np.zeros(all_words * LANES, np.float32)
     here = np.empty((runs, widest, LANES), np.float32)
     there = np.empty((runs, widest, LANES), np.float32)

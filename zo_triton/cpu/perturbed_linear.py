@@ -16,6 +16,7 @@ from zo_triton.cpu.arrays import as_array
 from zo_triton.cpu.compiling import device, kernel
 from zo_triton.cpu.dense import run_dense
 from zo_triton.cpu.field import key_of, sign_words
+from zo_triton.cpu.fixed_point import fixed_sign_product, to_fixed_point
 from zo_triton.cpu.layer import (
     TILE_ELEMENTS,
     Layer,
@@ -26,7 +27,7 @@ from zo_triton.cpu.layer import (
     product_buffer,
 )
 from zo_triton.cpu.scalars import load
-from zo_triton.cpu.signs import TABLES, sign_product
+from zo_triton.cpu.signs import TABLES, line_of_floats, sign_product
 from zo_triton.cpu.threads import parallel
 from zo_triton.cpu.vectors import LANES
 from zo_triton.directions import Directions, tensor_word
@@ -161,9 +162,18 @@ def _signs_kernel(
     all_words = words.reshape(shared * padded_rows, width)
     bias_words = np.zeros((shared, 4, (rows + 31) // 32), np.uint32)
     bias = np.zeros((shared, rows), np.float32)
+    narrow = out.itemsize == 2
     moved = np.zeros((32 * width if carried else 0, LANES), np.float32)
-    totals = np.zeros((together, shared * padded_rows, LANES), np.float32)
-    tables = np.empty(TABLES, np.float32)
+    totals = line_of_floats(together * shared * padded_rows * LANES)
+    totals[:] = float32(0.0)
+    totals = totals.reshape(together, shared * padded_rows, LANES)
+    tables = line_of_floats(TABLES)
+    # In bfloat16 the inputs of U are rounded to fixed point, in a first layer once for all directions.
+    short = np.zeros((runs if narrow and not carried else 1, 32 * width if narrow else 0, LANES), np.int16)
+    scale = np.zeros((short.shape[0], LANES), np.float32)
+    if narrow and not carried and weight_word >= 0:
+        for run in range(runs):
+            to_fixed_point(short[run], scale[run], base[run])
     for first in range(start, stop, shared):
         count = min(shared, stop - first)
         index = first_direction + first
@@ -184,13 +194,17 @@ def _signs_kernel(
                 lanes = min(together * LANES, samples - sample)
                 if weight_word >= 0:
                     for run in range(first_run, min(first_run + together, runs)):
-                        x = base[run]
-                        if carried:
-                            _gather(moved, x, difference[first * sides + side], inner, run * LANES, samples)
-                            x = moved
-                        at = run - first_run
+                        at, fixed = run - first_run, 0 if carried else run
                         drawn_rows = all_words[: count * padded_rows]
-                        sign_product(totals[at : at + 1], 0, drawn_rows, x, tables, LANES)
+                        if carried:
+                            _gather(moved, base[run], difference[first * sides + side], inner, run * LANES, samples)
+                            if narrow:
+                                to_fixed_point(short[0], scale[0], moved)
+                        if narrow:
+                            fixed_sign_product(totals[at], drawn_rows, short[fixed], scale[fixed], tables)
+                        else:
+                            x = moved if carried else base[run]
+                            sign_product(totals[at : at + 1], 0, drawn_rows, x, tables, LANES)
                 for k in range(count):
                     sums = totals[:, k * padded_rows : k * padded_rows + rows]
                     p = (first + k) * sides + side

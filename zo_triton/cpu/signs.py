@@ -8,7 +8,8 @@ do the work of four multiply-adds, in exact float32.
 
 from __future__ import annotations
 
-from numba import uintp
+import numpy as np
+from numba import intp, uintp
 
 from zo_triton.cpu.compiling import device
 from zo_triton.cpu.vectors import (
@@ -21,8 +22,20 @@ from zo_triton.cpu.vectors import (
     write_signed_sums,
 )
 
-TABLES = (16, 16, WIDTH)
-"""Shape of the tables: one for each group of four columns in two 32-bit words; 16 KiB, half of a level-1 cache."""
+LINE = 64
+"""Bytes of a cache line."""
+
+TABLES = 16 * 16 * WIDTH
+"""Float32 values in the tables, one table for each group of four columns in two 32-bit words: 16 KiB, half of a
+level-1 cache."""
+
+
+@device
+def line_of_floats(count):
+    """An uninitialised float32 array that starts at a cache line: a vector that straddles two costs two loads."""
+    held = np.empty(count + LINE // 4, np.float32)
+    start = intp((uintp(LINE) - uintp(held.ctypes.data) % uintp(LINE)) % uintp(LINE)) // 4
+    return held[start : start + count]
 
 
 @device
@@ -31,7 +44,7 @@ def sign_product(totals, first_row, words, x, tables, lanes):
 
     totals: float32 [block / 32, at least rows, 32], written from ``first_row`` on; 32 samples of all rows lie
     together, or the cache's sets would not hold them. words: uint32 [rows, width], the packed signs of U.
-    x: float32 [32·width, block], zero in rows beyond the matrix's columns. tables: float32 :data:`TABLES`, scratch.
+    x: float32 [32·width, block], zero in rows beyond the matrix's columns. tables: float32 [:data:`TABLES`], scratch.
     """
     rows, width = words.shape
     x_bytes, total_bytes, word_bytes = uintp(4 * x.shape[1]), uintp(4 * LANES), uintp(4 * width)

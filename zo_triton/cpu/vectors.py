@@ -20,7 +20,7 @@ WIDTH = 16
 
 _VECTOR = ir.VectorType(ir.FloatType(), WIDTH)
 _I64 = ir.IntType(64)
-_ENTRY_BYTES, _ENTRY_SHIFT = 4 * WIDTH, 6
+_ENTRY_BYTES = 4 * WIDTH
 
 
 @intrinsic
@@ -99,6 +99,29 @@ def write_signed_sums(context, table, x, row_bytes):
     return types.void(types.uintp, types.uintp, types.uintp), codegen
 
 
+def sum_of_entries(builder, tables, word_at, entry_bytes, kind):
+    """Emits Σ_g tables[g, nibble g of the word], the sum of eight vectors of floats or integers.
+
+    tables: address of ``kind`` [8, 16], an entry taking ``entry_bytes``, a power of two. word_at: address of a uint32.
+    """
+    word = builder.load(builder.inttoptr(word_at, ir.IntType(32).as_pointer()))
+    wide, shift = builder.zext(word, _I64), entry_bytes.bit_length() - 1
+    add = builder.fadd if isinstance(kind.element, ir.FloatType) else builder.add
+    terms = []
+    for group in range(8):
+        # One shift and one mask make the nibble an offset in bytes.
+        down = 4 * group - shift
+        moved = builder.lshr(wide, _I64(down)) if down > 0 else builder.shl(wide, _I64(-down))
+        offset = builder.and_(moved, _I64(15 << shift))
+        at = builder.add(builder.add(tables, _I64(group * 16 * entry_bytes)), offset)
+        term = builder.load(builder.inttoptr(at, kind.as_pointer()))
+        term.align = 2
+        terms.append(term)
+    while len(terms) > 1:
+        terms = [add(terms[i], terms[i + 1]) for i in range(0, len(terms), 2)]
+    return terms[0]
+
+
 def _signed_sums(count, fresh):
     """The adder of ``count`` words, which overwrites the totals if ``fresh``."""
 
@@ -111,21 +134,13 @@ def _signed_sums(count, fresh):
 
         def codegen(context, builder, signature, arguments):
             totals, tables, words = arguments
-            terms = []
+            parts = []
             for place in range(count):
+                table = builder.add(tables, _I64(8 * 16 * _ENTRY_BYTES * place))
                 at = builder.add(words, _I64(4 * place))
-                word = builder.load(builder.inttoptr(at, ir.IntType(32).as_pointer()))
-                wide = builder.zext(word, _I64)
-                for group in range(8):
-                    # One shift and one mask make the nibble an offset in bytes.
-                    down = 4 * group - _ENTRY_SHIFT
-                    moved = builder.lshr(wide, _I64(down)) if down > 0 else builder.shl(wide, _I64(-down))
-                    offset = builder.and_(moved, _I64(15 << _ENTRY_SHIFT))
-                    table = builder.add(tables, _I64((8 * place + group) * 16 * _ENTRY_BYTES))
-                    terms.append(load_vector(builder, builder.add(table, offset)))
-            while len(terms) > 1:
-                terms = [builder.fadd(terms[i], terms[i + 1]) for i in range(0, len(terms), 2)]
-            total = terms[0] if fresh else builder.fadd(load_vector(builder, totals), terms[0])
+                parts.append(sum_of_entries(builder, table, at, _ENTRY_BYTES, _VECTOR))
+            total = parts[0] if count == 1 else builder.fadd(*parts)
+            total = total if fresh else builder.fadd(load_vector(builder, totals), total)
             store_vector(builder, total, totals)
             return context.get_dummy_value()
 
