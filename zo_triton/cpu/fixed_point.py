@@ -13,7 +13,7 @@ from numba import float32, types, uintp
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from zo_triton.cpu.compiling import device
+from zo_triton.cpu.compiling import device, kernel
 from zo_triton.cpu.vectors import LANES, sum_of_entries
 
 _SHORTS, _WORDS = ir.VectorType(ir.IntType(16), LANES), ir.VectorType(ir.IntType(32), LANES)
@@ -41,6 +41,26 @@ def to_fixed_point(short, scale, x):
         inverse[j] = _MOST / scale[j] if scale[j] > float32(1e-30) else float32(0.0)
         scale[j] /= _MOST
     _round(uintp(short.ctypes.data), x_at, uintp(inverse.ctypes.data), x.shape[0])
+
+
+@kernel
+def fixed_runs(short, scale, base):
+    """A whole batch, 32 samples after 32: short int16 [runs, 32·width, 32], scale float32 [runs, 32], written.
+
+    base: float32 [N, at most 32·width].
+    """
+    samples, inner = base.shape
+    x = np.zeros(short.shape[1:], np.float32)
+    for run in range(short.shape[0]):
+        count = min(LANES, samples - run * LANES)
+        x[:, count:] = float32(0.0)
+        for first in range(0, inner, LANES):
+            # A tile at a time: its rows and its columns lie in the cache together.
+            for j in range(count):
+                source = base[run * LANES + j]
+                for row in range(first, min(first + LANES, inner)):
+                    x[row, j] = source[row]
+        to_fixed_point(short[run], scale[run], x)
 
 
 @device

@@ -47,6 +47,7 @@ class Layer:
     signed_eps: np.ndarray
     out: np.ndarray  # [P, at least out, N]
     base: np.ndarray  # float32 [in, N], or for signs [N / 32, in, 32], in and N rounded up to multiples of 32
+    fixed: tuple[np.ndarray, np.ndarray]  # that of a first layer in bfloat16, in fixed point: see fixed_point
     difference: Tensor | None  # [P, at least in, N]
     weight: Tensor  # [out, in]
     stack: Tensor | None  # [copies, out, in], see _stack

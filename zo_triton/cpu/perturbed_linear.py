@@ -16,7 +16,7 @@ from zo_triton.cpu.arrays import as_array
 from zo_triton.cpu.compiling import device, kernel
 from zo_triton.cpu.dense import run_dense
 from zo_triton.cpu.field import key_of, sign_words
-from zo_triton.cpu.fixed_point import fixed_sign_product, to_fixed_point
+from zo_triton.cpu.fixed_point import fixed_runs, fixed_sign_product, to_fixed_point
 from zo_triton.cpu.layer import (
     TILE_ELEMENTS,
     Layer,
@@ -63,6 +63,7 @@ def perturbed_linear(
     lying = _slots(out)
     result = empty((out.shape[0], out.shape[2], out.shape[1]), out.dtype) if lying is None else lying
     signs = directions.elementwise == "rademacher" and directions.rank is None
+    first_fixed = signs and difference is None and out.dtype == torch.bfloat16
     base = base.detach().float()
     z = base_output.float().t().contiguous() if base_output is not None else base.new_empty(0, 0)
     first, second = base_terms(z, activation)
@@ -71,7 +72,8 @@ def perturbed_linear(
         sides=signed_eps.numel() // directions.num,
         signed_eps=signed_eps.numpy(),
         out=as_array(result),
-        base=(_in_runs(base) if signs else base.t().contiguous()).numpy(),
+        base=_NO_RUNS if first_fixed else (_in_runs(base) if signs else base.t().contiguous()).numpy(),
+        fixed=_in_fixed_runs(base) if first_fixed else _NO_FIXED_RUNS,
         difference=None if difference is None else _slots_or_copy(difference),
         weight=weight.detach(),
         stack=None if difference is None else _stack(weight.detach(), out),
@@ -116,6 +118,20 @@ def _in_runs(base: Tensor) -> Tensor:
     return runs
 
 
+def _in_fixed_runs(base: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`_in_runs` in fixed point, int16 [⌈N/32⌉, in, 32], and its scales, float32 [⌈N/32⌉, 32]."""
+    samples, inner = base.shape
+    runs = (samples + LANES - 1) // LANES
+    short = np.empty((runs, (inner + 31) // 32 * 32, LANES), np.int16)
+    scale = np.empty((runs, LANES), np.float32)
+    fixed_runs(short, scale, base.contiguous().numpy())
+    return short, scale
+
+
+_NO_RUNS = np.empty((0, 0, LANES), np.float32)
+_NO_FIXED_RUNS = np.empty((0, 0, LANES), np.int16), np.empty((0, LANES), np.float32)
+
+
 def _stack(weight: Tensor, out: Tensor) -> Tensor | None:
     """A small W in the differences' dtype, [copies, out, in], for all threads; None if they cast it in tiles.
 
@@ -142,19 +158,22 @@ def _run_signs(layer: Layer, start: int, stop: int) -> None:
         if carried:
             carry(product, layer, first, last, stop - start)
         _signs_kernel(
-            layer.out, difference_array, product_array, layer.base, rows, inner, layer.samples, *layer.terms,
+            layer.out, difference_array, product_array, layer.base, *layer.fixed, rows, inner, layer.samples, *layer.terms,
             layer.kind, layer.signed_eps, layer.sides, words[0], words[1], key, d.first, first, last,
         )  # fmt: skip
 
 
 @kernel
 def _signs_kernel(
-    out, difference, product, base, rows, inner, samples, a, first_term, second_term, kind, signed_eps, sides,
+    out, difference, product, base, short, scale, rows, inner, samples, a, first_term, second_term, kind, signed_eps, sides,
     weight_word, bias_word, key, first_direction, start, stop,
 ):  # fmt: skip
-    """Directions start … stop - 1 of one layer; ``product`` holds their W @ δ, or is empty."""
+    """Directions start … stop - 1 of one layer; ``product`` holds their W @ δ, or is empty.
+
+    In bfloat16 the inputs of U are in fixed point: those of a first layer come so, once for all directions.
+    """
     carried = product.shape[0] > 0
-    runs = base.shape[0]
+    runs = (samples + LANES - 1) // LANES
     padded_rows, width = (rows + 3) // 4 * 4, (inner + 31) // 32
     shared = 1 if carried else max(1, min(SHARED_ROWS // padded_rows, stop - start))
     together = max(1, min(runs, TOTALS_ELEMENTS // (LANES * shared * padded_rows)))
@@ -168,12 +187,8 @@ def _signs_kernel(
     totals[:] = float32(0.0)
     totals = totals.reshape(together, shared * padded_rows, LANES)
     tables = line_of_floats(TABLES)
-    # In bfloat16 the inputs of U are rounded to fixed point, in a first layer once for all directions.
-    short = np.zeros((runs if narrow and not carried else 1, 32 * width if narrow else 0, LANES), np.int16)
-    scale = np.zeros((short.shape[0], LANES), np.float32)
-    if narrow and not carried and weight_word >= 0:
-        for run in range(runs):
-            to_fixed_point(short[run], scale[run], base[run])
+    if narrow and carried:
+        short, scale = np.zeros((1, 32 * width, LANES), np.int16), np.zeros((1, LANES), np.float32)
     for first in range(start, stop, shared):
         count = min(shared, stop - first)
         index = first_direction + first
