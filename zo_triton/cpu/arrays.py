@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zo_triton.cpu.field import code_of, fill_matrix, fill_rows, key_of
+from zo_triton.cpu.field import code_of, fill_matrices, fill_matrix, fill_rows, key_of
 from zo_triton.directions import PART_LEFT, PART_RIGHT, PART_WHOLE, Directions, matrix_shape, tensor_word
 
 
@@ -50,10 +50,25 @@ def draw_factors(
     """
     rows, cols = matrix_shape(shape)
     rank = directions.rank or 1
-    indices = range(directions.first, directions.first + directions.num)
-    left = [draw(directions, k, tensor_id, PART_LEFT, (rows, rank), dtype, listed).float() for k in indices]
-    right = [draw(directions, k, tensor_id, PART_RIGHT, (cols, rank), dtype).float() for k in indices]
-    return torch.stack(left) / rank**0.5, torch.stack(right)
+    if listed is None:
+        left = draw_several(directions, tensor_id, PART_LEFT, (rows, rank), dtype)
+    else:
+        indices = range(directions.first, directions.first + directions.num)
+        each = [draw(directions, k, tensor_id, PART_LEFT, (rows, rank), dtype, listed) for k in indices]
+        left = torch.stack(each).float()
+    return left / rank**0.5, draw_several(directions, tensor_id, PART_RIGHT, (cols, rank), dtype)
+
+
+def draw_several(
+    directions: Directions, tensor_id: int, part: int, shape: tuple[int, int], dtype: torch.dtype
+) -> Tensor:
+    """All K matrices of the field as float32 [K, rows, cols], for small ones; in bfloat16 rounded to it."""
+    out = torch.empty(directions.num, *shape)
+    fill_matrices(
+        out.numpy(), tensor_word(tensor_id, part), directions.first, key_of(directions), code_of(directions),
+        dtype == torch.bfloat16,
+    )  # fmt: skip
+    return out
 
 
 def draw_whole(

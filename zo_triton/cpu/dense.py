@@ -1,4 +1,4 @@
-"""A layer whose directions are no full-rank signs: U drawn a tile of rows at a time, multiplied by torch's GEMM."""
+"""A layer whose full-rank directions are no signs: U drawn a tile of rows at a time, multiplied by torch's GEMM."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zo_triton.cpu.arrays import as_array, draw
+from zo_triton.cpu.arrays import as_array
 from zo_triton.cpu.compiling import kernel
 from zo_triton.cpu.field import code_of, fill_matrix, key_of
 from zo_triton.cpu.layer import TILE_ELEMENTS, Layer, carry, difference_or_none, finish, product_buffer
 from zo_triton.cpu.scalars import load, store
-from zo_triton.directions import PART_LEFT, PART_RIGHT, tensor_word
+from zo_triton.directions import tensor_word
 
 
 def run_dense(layer: Layer, start: int, stop: int) -> None:
@@ -51,14 +51,8 @@ def run_dense(layer: Layer, start: int, stop: int) -> None:
 
 
 def _times_direction(moved: Tensor, inputs: Tensor, layer: Layer, index: int) -> None:
-    """``moved = U @ inputs`` for one direction, full or low rank."""
+    """``moved = U @ inputs`` for one direction."""
     d, (rows, inner) = layer.directions, layer.weight.shape
-    if d.rank is not None:
-        left = draw(d, index, layer.weight_id, PART_LEFT, (rows, d.rank), layer.dtype)
-        right = draw(d, index, layer.weight_id, PART_RIGHT, (inner, d.rank), layer.dtype)
-        small = right.t().float() @ inputs.float() / d.rank**0.5
-        torch.mm(left, small.to(layer.dtype), out=moved)
-        return
     height = max(4, TILE_ELEMENTS // inner // 4 * 4)
     tile = torch.empty(min(height, rows), inner, dtype=layer.dtype)
     for row in range(0, rows, height):

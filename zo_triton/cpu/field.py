@@ -12,7 +12,8 @@ from numba import float32, int32, types, uint32, uint64
 from numba.extending import overload
 
 from zo_triton.cpu.compiling import device, kernel
-from zo_triton.cpu.scalars import log, sincos_turns, store
+from zo_triton.cpu.scalars import log, round_bfloat16, sincos_turns, store
+from zo_triton.cpu.vectors import float_from_bits
 from zo_triton.directions import DISTRIBUTIONS, PHILOX_MULTIPLIERS, PHILOX_WEYL, Directions
 
 _M0, _M1 = np.uint64(PHILOX_MULTIPLIERS[0]), np.uint64(PHILOX_MULTIPLIERS[1])
@@ -171,6 +172,37 @@ def fill_matrix(out, row, word, index, key, code):
             target = out[4 * block_row + lane]
             for column in range(cols):
                 store(target, column, values[lane, column])
+
+
+@kernel
+def fill_matrices(out, word, index, key, code, rounded):
+    """The matrices of several directions from ``index`` on, each drawn in one go: for those that fit in a cache.
+
+    out: float32 [directions, rows, cols]; ``rounded`` takes the values to bfloat16.
+    """
+    count, rows, cols = out.shape
+    row_blocks, width = (rows + 3) // 4, (cols + 31) // 32
+    packed = np.empty((1, 4 * row_blocks if code == SIGNS else 0, width), np.uint32)
+    # The blocks of a real-valued matrix are numbered on from row to row: they are drawn as one long row.
+    values = np.empty((4, 0 if code == SIGNS else row_blocks * cols), np.float32)
+    for k in range(count):
+        if code == SIGNS:
+            sign_words(packed, 0, word, index + k, key)
+        else:
+            real_rows(values, 0, word, index + k, key, code)
+        for row in range(rows):
+            target = out[k, row]
+            if code == SIGNS:
+                for column in range(cols):
+                    bit = (packed[0, row, column // 32] >> uint32(column % 32)) & uint32(1)
+                    target[column] = float32(1.0) if bit else float32(-1.0)
+            else:
+                source = values[row % 4, row // 4 * cols : row // 4 * cols + cols]
+                for column in range(cols):
+                    value = source[column]
+                    if rounded:
+                        value = float_from_bits(round_bfloat16(value) << uint32(16))
+                    target[column] = value
 
 
 @kernel

@@ -16,7 +16,7 @@ from torch import Tensor
 from zo_triton.cpu.activation import NONE, RELU, activate
 from zo_triton.cpu.compiling import device
 from zo_triton.cpu.scalars import load, store
-from zo_triton.cpu.vectors import WIDTH, finish_run
+from zo_triton.cpu.vectors import LANES, WIDTH, finish_run
 from zo_triton.directions import Directions
 
 TILE_ELEMENTS = 1 << 18
@@ -46,7 +46,7 @@ class Layer:
     sides: int
     signed_eps: np.ndarray
     out: np.ndarray  # [P, at least out, N]
-    base: np.ndarray  # float32 [in, N], or for signs [N / 32, in, 32], in and N rounded up to multiples of 32
+    base: np.ndarray  # float32 [in, N], or in runs [N / 32, in, 32], in and N rounded up to multiples of 32
     fixed: tuple[np.ndarray, np.ndarray]  # that of a first layer in bfloat16, in fixed point: see fixed_point
     difference: Tensor | None  # [P, at least in, N]
     weight: Tensor  # [out, in]
@@ -110,6 +110,16 @@ def carry(product: Tensor, layer: Layer, first: int, last: int, share: int) -> N
 def difference_or_none(layer: Layer) -> Tensor:
     """δ, or an empty tensor of as many dimensions: a kernel's argument has one type."""
     return torch.empty(0, 0, 0, dtype=layer.dtype) if layer.difference is None else layer.difference
+
+
+@device
+def gather(x, base, difference, rows, sample, samples):
+    """X = a + δ for a run of 32 samples, [at least rows, 32] each; difference [at least rows, N]."""
+    at, lanes = uintp(sample), min(LANES, samples - sample)
+    for row in range(rows):
+        target, source, moved = x[row], base[row], difference[row]
+        for j in range(lanes):
+            target[j] = source[j] + load(moved[at + uintp(j)])
 
 
 @device

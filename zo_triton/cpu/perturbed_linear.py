@@ -1,7 +1,7 @@
 """Δz = δWᵀ + sε·(a+δ)Uᵀ + sε·v for every evaluation, and the activation's exact difference.
 
-Each thread takes a share of the directions. Signs go through the table product of ``signs``, here; other
-directions through torch's GEMM, in ``dense``.
+Each thread takes a share of the directions. Signs go through the table product of ``signs``, here, or in bfloat16
+of ``fixed_point``; factors of low rank through ``low_rank``; other directions through torch's GEMM, in ``dense``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zo_triton.cpu.activation import NAMES, base_terms
 from zo_triton.cpu.arrays import as_array
-from zo_triton.cpu.compiling import device, kernel
+from zo_triton.cpu.compiling import kernel
 from zo_triton.cpu.dense import run_dense
 from zo_triton.cpu.field import key_of, sign_words
 from zo_triton.cpu.fixed_point import fixed_runs, fixed_sign_product, to_fixed_point
@@ -24,9 +24,10 @@ from zo_triton.cpu.layer import (
     copies_of,
     difference_or_none,
     finish,
+    gather,
     product_buffer,
 )
-from zo_triton.cpu.scalars import load
+from zo_triton.cpu.low_rank import run_low_rank
 from zo_triton.cpu.signs import TABLES, line_of_floats, sign_product
 from zo_triton.cpu.threads import parallel
 from zo_triton.cpu.vectors import LANES
@@ -63,6 +64,7 @@ def perturbed_linear(
     lying = _slots(out)
     result = empty((out.shape[0], out.shape[2], out.shape[1]), out.dtype) if lying is None else lying
     signs = directions.elementwise == "rademacher" and directions.rank is None
+    run, in_runs = (_run_signs, True) if signs else (run_low_rank, True) if directions.rank else (run_dense, False)
     first_fixed = signs and difference is None and out.dtype == torch.bfloat16
     base = base.detach().float()
     z = base_output.float().t().contiguous() if base_output is not None else base.new_empty(0, 0)
@@ -72,7 +74,7 @@ def perturbed_linear(
         sides=signed_eps.numel() // directions.num,
         signed_eps=signed_eps.numpy(),
         out=as_array(result),
-        base=_NO_RUNS if first_fixed else (_in_runs(base) if signs else base.t().contiguous()).numpy(),
+        base=_NO_RUNS if first_fixed else (_in_runs(base) if in_runs else base.t().contiguous()).numpy(),
         fixed=_in_fixed_runs(base) if first_fixed else _NO_FIXED_RUNS,
         difference=None if difference is None else _slots_or_copy(difference),
         weight=weight.detach(),
@@ -84,7 +86,7 @@ def perturbed_linear(
         dtype=out.dtype,
         samples=base.shape[0],
     )
-    parallel(lambda start, stop: (_run_signs if signs else run_dense)(layer, start, stop), directions.num)
+    parallel(lambda start, stop: run(layer, start, stop), directions.num)
     if lying is None:
         out.copy_(result.transpose(1, 2))
 
@@ -212,7 +214,7 @@ def _signs_kernel(
                         at, fixed = run - first_run, 0 if carried else run
                         drawn_rows = all_words[: count * padded_rows]
                         if carried:
-                            _gather(moved, base[run], difference[first * sides + side], inner, run * LANES, samples)
+                            gather(moved, base[run], difference[first * sides + side], inner, run * LANES, samples)
                             if narrow:
                                 to_fixed_point(short[0], scale[0], moved)
                         if narrow:
@@ -235,13 +237,3 @@ def _signs_kernel(
                                 out[p + s], out[p + s], False, sums, bias[k], signed_eps[p + s], sample, lanes,
                                 a, first_term, second_term, kind,
                             )  # fmt: skip
-
-
-@device
-def _gather(x, base, difference, rows, sample, samples):
-    """X = a + δ for a run of 32 samples, [at least rows, 32] each; difference [at least rows, N]."""
-    at, lanes = uintp(sample), min(LANES, samples - sample)
-    for row in range(rows):
-        target, source, moved = x[row], base[row], difference[row]
-        for j in range(lanes):
-            target[j] = source[j] + load(moved[at + uintp(j)])
