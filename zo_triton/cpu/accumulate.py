@@ -16,8 +16,8 @@ from zo_triton.cpu.arrays import draw_factors
 from zo_triton.cpu.compiling import kernel
 from zo_triton.cpu.field import code_of, key_of, real_rows, sign_words
 from zo_triton.cpu.scalars import round_bfloat16
-from zo_triton.cpu.threads import parallel
-from zo_triton.cpu.vectors import LANES, float_from_bits, signed_coefficient_sum
+from zo_triton.cpu.threads import one_pool, parallel
+from zo_triton.cpu.vectors import LANES, dense_rows, float_from_bits, signed_coefficient_sum
 from zo_triton.directions import Directions, matrix_shape, tensor_word
 
 SMALL_ELEMENTS = 1 << 16
@@ -52,10 +52,7 @@ def _accumulate_one(
         return
     matrix = tensor.view(matrix_shape(tensor.shape))
     if directions.is_low_rank(tensor.shape):
-        drawn = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
-        left, right = draw_factors(directions, tensor_id, tuple(tensor.shape), drawn)
-        left = (left * weights.view(-1, 1, 1)).permute(1, 0, 2).flatten(1)
-        matrix += (left @ right.permute(1, 0, 2).flatten(1).t()).to(matrix.dtype)
+        _accumulate_low_rank(matrix, tensor_id, weights, directions, dtype)
         return
     array, values, key = matrix.numpy(), weights.numpy(), key_of(directions)
     word, code = tensor_word(tensor_id), code_of(directions)
@@ -75,6 +72,44 @@ def _accumulate_one(
         run(0, row_blocks)
     else:
         parallel(run, row_blocks)
+
+
+def _accumulate_low_rank(
+    matrix: Tensor, tensor_id: int, weights: Tensor, directions: Directions, dtype: torch.dtype
+) -> None:
+    """One product of all factors side by side, [rows, K·r] @ [K·r, cols]."""
+    rows, cols = matrix.shape
+    with one_pool():
+        left, right = draw_factors(directions, tensor_id, (rows, cols), dtype)
+        terms = right.shape[0] * right.shape[2]
+        scaled = torch.zeros((rows + 3) // 4 * 4, terms)
+        scaled[:rows] = (left * weights.view(-1, 1, 1)).permute(1, 0, 2).reshape(rows, terms)
+        runs = torch.zeros((cols + LANES - 1) // LANES * LANES, terms)
+        runs[:cols] = right.permute(1, 0, 2).reshape(cols, terms)
+        runs = runs.view(-1, LANES, terms).transpose(1, 2).contiguous()
+    arrays = matrix.numpy(), scaled.numpy(), runs.numpy()
+    parallel(lambda start, stop: _low_rank_kernel(*arrays, start, stop), (rows + 3) // 4)
+
+
+@kernel
+def _low_rank_kernel(matrix, left, right, start, stop):
+    """matrix += left @ right for row blocks start … stop - 1.
+
+    left: float32 [rows rounded up to fours, terms]. right: float32 [⌈cols/32⌉, terms, 32].
+    """
+    rows, cols = matrix.shape
+    terms = left.shape[1]
+    sums = np.empty((4, LANES), np.float32)
+    for block in range(start, stop):
+        for run in range(right.shape[0]):
+            dense_rows(
+                uintp(sums.ctypes.data), uintp(left[4 * block].ctypes.data), terms, uintp(right[run].ctypes.data), terms
+            )  # fmt: skip
+            at = uintp(LANES * run)
+            for lane in range(min(4, rows - 4 * block)):
+                target, total = matrix[4 * block + lane], sums[lane]
+                for j in range(min(LANES, cols - LANES * run)):
+                    target[at + uintp(j)] += total[j]
 
 
 @kernel

@@ -190,19 +190,19 @@ def fill_matrices(out, word, index, key, code, rounded):
             sign_words(packed, 0, word, index + k, key)
         else:
             real_rows(values, 0, word, index + k, key, code)
-        for row in range(rows):
-            target = out[k, row]
+        # Down the columns: a factor of rank 1 has a single one.
+        for column in range(cols):
             if code == SIGNS:
-                for column in range(cols):
-                    bit = (packed[0, row, column // 32] >> uint32(column % 32)) & uint32(1)
-                    target[column] = float32(1.0) if bit else float32(-1.0)
+                words, shift = packed[0, :, column // 32], uint32(column % 32)
+                for row in range(rows):
+                    bit = (words[row] >> shift) & uint32(1)
+                    out[k, row, column] = float32(1.0) if bit else float32(-1.0)
             else:
-                source = values[row % 4, row // 4 * cols : row // 4 * cols + cols]
-                for column in range(cols):
-                    value = source[column]
+                for row in range(rows):
+                    value = values[row % 4, row // 4 * cols + column]
                     if rounded:
                         value = float_from_bits(round_bfloat16(value) << uint32(16))
-                    target[column] = value
+                    out[k, row, column] = value
 
 
 @kernel
