@@ -53,12 +53,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--task",
         default="digits",
-        help="digits (default), mnist-mlp, mnist-cnn, cifar-cnn or tiny-imagenet-cnn",
+        help="digits (default), nzk-linear, nzk-network, tiny-gpt, mnist-mlp, mnist-cnn, cifar-cnn or "
+        "tiny-imagenet-cnn",
     )
     train.add_argument(
         "--method",
         default="zo-adam",
-        help="zo-adam (default), zo-sgd, mezo, mezo-1, adam or sgd",
+        help="zo-adam (default), zo-sgd, mezo-adam, mezo-1, adam or sgd",
     )
     train.add_argument("--lr", type=float, help="learning rate; default: one that suits the method")
     train.add_argument("--directions", type=int, help="directions a step of a zeroth-order method")
@@ -85,8 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(run=_report)
 
     race = commands.add_parser("race", help="race fused ZO against MeZO and backprop on one task")
-    race.add_argument("task", metavar="TASK", help="digits, mnist-mlp or mnist-cnn")
-    race.add_argument("--out", help="folder, replaced whole (default reports/TASK)")
+    race.add_argument(
+        "race",
+        metavar="RACE",
+        help="digits-mlp, nzk-linear, nzk-network, tiny-gpt, mnist-mlp, mnist-cnn, cifar-cnn or tiny-imagenet-cnn",
+    )
+    race.add_argument("--out", help="folder, replaced whole (default reports/RACE)")
     race.add_argument("--seed", type=int, default=0, help="first of the seeds (default 0)")
     race.set_defaults(run=_race)
 
@@ -340,11 +345,11 @@ def _race(options: argparse.Namespace) -> int:
     from zo_triton.experiments.races import find_race
     from zo_triton.experiments.report import run_race
 
-    find_race(options.task)
+    find_race(options.race)
     return _measure(
         options,
-        options.out or f"reports/{options.task}",
-        lambda say: run_race(options.task, options.seed, say),
+        options.out or f"reports/{options.race}",
+        lambda say: run_race(options.race, options.seed, say),
     )
 
 

@@ -16,6 +16,7 @@ import sys
 
 import torch
 
+from zo_triton.experiments.contender import Setting
 from zo_triton.experiments.fused import FusedSGD
 from zo_triton.experiments.memory import CASES, chunk_bytes, excess
 
@@ -23,7 +24,7 @@ torch.set_num_threads(2)
 ratios = {}
 for case in CASES:
     for dtype in (torch.bfloat16, torch.float32):
-        build = lambda model, K: FusedSGD(model, 1e-3, 0, K, compute_dtype=dtype, chunk=K)
+        build = lambda model, K: FusedSGD(model, Setting(1e-3, 0, K), compute_dtype=dtype, chunk=K)
         ratios[f"{case.name} {dtype}"] = excess(build, case).allocated / chunk_bytes(case, dtype)
 sys.stdout.write(json.dumps(ratios))
 """

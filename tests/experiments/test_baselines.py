@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from zo_triton.experiments.baselines import Backprop, ForwardGradient, MeZO, VmapEnsemble
-from zo_triton.experiments.contender import count_parameters, make_mlp
+from zo_triton.experiments.contender import Setting, count_parameters, make_mlp
 from zo_triton.experiments.fused import Fused, FusedSGD
 
 SIZES = (5, 4, 3)  # d = 39: small enough for thousands of directions, with every kind of layer
@@ -26,7 +26,7 @@ def autograd(model, x, y):
 def test_mezo_restores_the_weights_within_rounding():
     model = make_mlp(SIZES, 0)
     before = flat(model)
-    MeZO(model, 0.0, 0, directions=50).step(*batch())
+    MeZO(model, Setting(0.0, 0, 50)).step(*batch())
     # 150 additions of ε-sized noise, each rounded to an ulp of values below 1.
     assert (flat(model) - before).abs().max() < 150 * 2**-24
 
@@ -34,11 +34,11 @@ def test_mezo_restores_the_weights_within_rounding():
 @pytest.mark.parametrize(
     "build",
     [
-        lambda model, K: MeZO(model, 1.0, 0, K),
-        lambda model, K: VmapEnsemble(model, 1.0, 0, K),
-        lambda model, K: VmapEnsemble(model, 1.0, 0, K, sides=2),
-        lambda model, K: ForwardGradient(model, 1.0, 0, K),
-        lambda model, K: FusedSGD(model, 1.0, 0, K, compute_dtype=torch.float32),
+        lambda model, K: MeZO(model, Setting(1.0, 0, K)),
+        lambda model, K: VmapEnsemble(model, Setting(1.0, 0, K)),
+        lambda model, K: VmapEnsemble(model, Setting(1.0, 0, K), sides=2),
+        lambda model, K: ForwardGradient(model, Setting(1.0, 0, K)),
+        lambda model, K: FusedSGD(model, Setting(1.0, 0, K), compute_dtype=torch.float32),
     ],
     ids=["mezo", "vmap", "vmap central", "forward", "fused"],
 )
@@ -64,7 +64,7 @@ def test_vmap_ensemble_equals_one_evaluation_after_another(sides):
         name: torch.randn(4, *weight.shape, generator=generator, dtype=torch.float64)
         for name, weight in model.named_parameters()
     }
-    _, slopes = VmapEnsemble(model, 0.0, 0, 4, eps, sides).slopes(noise, x, y)
+    _, slopes = VmapEnsemble(model, Setting(0.0, 0, 4), eps, sides).slopes(noise, x, y)
 
     def loss(k, step):
         moved = make_mlp(SIZES, 0).double()
@@ -81,7 +81,7 @@ def test_vmap_ensemble_equals_one_evaluation_after_another(sides):
 def test_forward_gradient_takes_exact_derivatives():
     model, (x, y) = make_mlp(SIZES, 0).double(), batch()
     noise = {name: torch.randn(4, *weight.shape).double() for name, weight in model.named_parameters()}
-    loss, slopes = ForwardGradient(model, 0.0, 0, 4).slopes(noise, x.double(), y)
+    loss, slopes = ForwardGradient(model, Setting(0.0, 0, 4)).slopes(noise, x.double(), y)
     truth = autograd(model, x.double(), y)
     directions = torch.cat([each.flatten(1) for each in noise.values()], dim=1)
     torch.testing.assert_close(slopes, directions @ truth)
@@ -92,7 +92,7 @@ def test_mezo_walks_the_directions_that_it_measured():
     model = make_mlp(SIZES, 0)
     x, y = batch()
     truth, before = autograd(model, x, y), flat(model)
-    MeZO(model, 1e-2, 0, directions=1).step(x, y)
+    MeZO(model, Setting(1e-2, 0, 1)).step(x, y)
     moved = before - flat(model)
     # The step s = lr·(g·z)z has s·g = lr·(g·z)², so |s|²/(lr·s·g) is |z|², which is near d = 39.
     norm = moved.square().sum() / (1e-2 * moved @ truth)
@@ -105,7 +105,7 @@ def test_mezo_and_vmap_feed_adam_or_descend(adam):
     model = make_mlp(SIZES, 0)
     x, y = batch()
     start = F.cross_entropy(model(x), y).item()
-    contender = MeZO(model, 0.02, 0, directions=16, adam=adam)
+    contender = MeZO(model, Setting(0.02, 0, 16), adam=adam)
     for _ in range(30):
         contender.step(x, y)
     assert F.cross_entropy(model(x), y).item() < start
@@ -115,7 +115,7 @@ def test_backprop_is_plain_gradient_descent():
     model = make_mlp(SIZES, 0)
     x, y = batch()
     expected = flat(model) - 0.5 * autograd(model, x, y)
-    assert Backprop(model, 0.5, adam=False).step(x, y) == pytest.approx(
+    assert Backprop(model, Setting(0.5), adam=False).step(x, y) == pytest.approx(
         F.cross_entropy(make_mlp(SIZES, 0)(x), y).item()
     )
     torch.testing.assert_close(flat(model), expected)
@@ -124,13 +124,13 @@ def test_backprop_is_plain_gradient_descent():
 @pytest.mark.parametrize(
     ("build", "passes"),
     [
-        (lambda model: MeZO(model, 0.1, 0, 3), 6),
-        (lambda model: VmapEnsemble(model, 0.1, 0, 3), 4),
-        (lambda model: VmapEnsemble(model, 0.1, 0, 3, sides=2), 6),
-        (lambda model: ForwardGradient(model, 0.1, 0, 3), 7),
-        (lambda model: Backprop(model, 0.1), 3),
-        (lambda model: Fused(model, 0.1, 0, 3), 4),
-        (lambda model: FusedSGD(model, 0.1, 0, 3, sides=2), 7),
+        (lambda model: MeZO(model, Setting(0.1, 0, 3)), 6),
+        (lambda model: VmapEnsemble(model, Setting(0.1, 0, 3)), 4),
+        (lambda model: VmapEnsemble(model, Setting(0.1, 0, 3), sides=2), 6),
+        (lambda model: ForwardGradient(model, Setting(0.1, 0, 3)), 7),
+        (lambda model: Backprop(model, Setting(0.1)), 3),
+        (lambda model: Fused(model, Setting(0.1, 0, 3)), 4),
+        (lambda model: FusedSGD(model, Setting(0.1, 0, 3), sides=2), 7),
     ],
     ids=["mezo", "vmap", "vmap central", "forward", "backprop", "fused Adam", "fused central"],
 )
@@ -142,7 +142,7 @@ def test_mezo_really_makes_the_passes_it_counts():
     model = make_mlp(SIZES, 0)
     seen = []
     model.register_forward_hook(lambda *_: seen.append(1))
-    contender = MeZO(model, 0.1, 0, 3)
+    contender = MeZO(model, Setting(0.1, 0, 3))
     contender.step(*batch())
     assert len(seen) == contender.evaluations_per_step
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 import zo_triton as zo
 from zo_triton.data import digits
-from zo_triton.experiments.contender import make_mlp
+from zo_triton.experiments.contender import Setting, make_mlp
 from zo_triton.experiments.gpu import ceilings, checks, contenders, goals, races, settings
 from zo_triton.experiments.gpu.clock import Clock
 from zo_triton.experiments.gpu.desk import Desk, LeftOutError, Place
@@ -180,7 +180,7 @@ def batch():
 def test_graphs_are_left_out_on_the_cpu():
     for build in (
         contenders.RecordedBackprop,
-        lambda model, lr, adam: contenders.RecordedZO(model, lr, 0, 4, 1e-3),
+        lambda model, lr, adam: contenders.RecordedZO(model, Setting(lr, 0, 4, 1e-3)),
     ):
         with pytest.raises(LeftOutError, match="CUDA graphs need a GPU"):
             build(make_mlp((12, 9, 5), 0), 0.1, False)
@@ -190,7 +190,7 @@ def test_preparing_trains_nothing_and_steps_are_the_optimizers(anywhere):
     x, y = batch()
     model, plain = make_mlp((12, 9, 5), 0), make_mlp((12, 9, 5), 0)
     before = flat(model)
-    stepper = contenders.RecordedZO(model, 0.1, 7, 6, 1e-3, momentum=0.9, dtype=torch.float32)
+    stepper = contenders.RecordedZO(model, Setting(0.1, 7, 6, 1e-3), momentum=0.9, dtype=torch.float32)
     stepper.prepare(x, y, recorded=False)
     assert torch.equal(flat(model), before)
     optimizer = zo.ZOSGD(plain.parameters(), 0.1, 6, 1e-3, 7, momentum=0.9)
@@ -205,9 +205,9 @@ def test_preparing_trains_nothing_and_steps_are_the_optimizers(anywhere):
 def test_a_recorded_update_is_backpropagations(anywhere):
     x, y = batch()
     model, plain = make_mlp((12, 9, 5), 0), make_mlp((12, 9, 5), 0)
-    stepper = contenders.RecordedBackprop(model, 0.1, adam=False)
+    stepper = contenders.RecordedBackprop(model, Setting(0.1), adam=False)
     stepper.prepare(x, y, recorded=False)
-    eager = contenders.Backprop(plain, 0.1, adam=False)
+    eager = contenders.Backprop(plain, Setting(0.1), adam=False)
     for shift in (0.0, 1.0):
         stepper.step(x + shift, y)
         eager.step(x + shift, y)

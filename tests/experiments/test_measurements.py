@@ -1,4 +1,5 @@
 import platform
+from dataclasses import replace
 from importlib import metadata
 
 import pytest
@@ -26,11 +27,11 @@ def test_actions_take_turns_after_their_warm_up():
 @pytest.mark.parametrize(
     "build",
     [
-        lambda model, K: FusedSGD(model, 1e-2, 0, K),
-        lambda model, K: FusedSGD(model, 1e-2, 0, K, sides=2, rank=1),
-        lambda model, K: MeZO(model, 1e-2, 0, K),
-        lambda model, K: VmapEnsemble(model, 1e-2, 0, K),
-        lambda model, K: Backprop(model, 1e-2, adam=False),
+        FusedSGD,
+        lambda model, setting: FusedSGD(model, setting, sides=2, rank=1),
+        MeZO,
+        VmapEnsemble,
+        lambda model, setting: Backprop(model, setting, adam=False),
     ],
     ids=["fused", "fused rank 1", "mezo", "vmap", "backprop"],
 )
@@ -41,7 +42,7 @@ def test_honest_contenders_pass_the_descent_gate(build):
 @pytest.mark.parametrize("fault", [-1.0, 1e-3, 64.0], ids=["sign", "missing 1/ε", "sum instead of mean"])
 def test_the_descent_gate_refuses_a_wrong_scale(fault):
     with pytest.raises(gates.GateError, match="times the expected distance along the gradient"):
-        gates.check_descent("wrong", lambda model, K: MeZO(model, fault * 1e-2, 0, K), CASE, 1e-2)
+        gates.check_descent("wrong", lambda model, s: MeZO(model, replace(s, lr=fault * s.lr)), CASE, 1e-2)
 
 
 def test_the_descent_gate_refuses_other_noise_in_the_update():
@@ -51,7 +52,7 @@ def test_the_descent_gate_refuses_other_noise_in_the_update():
             return super()._replay(seed + (self.calls > 3 * self.directions))
 
     with pytest.raises(gates.GateError, match="moves"):
-        gates.check_descent("forgetful", lambda model, K: Forgetful(model, 1e-2, 0, K), CASE, 1e-2)
+        gates.check_descent("forgetful", Forgetful, CASE, 1e-2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -7,13 +7,14 @@ import torch
 from zo_triton.data import Dataset
 from zo_triton.experiments import race as racing
 from zo_triton.experiments.baselines import Backprop
-from zo_triton.experiments.contender import Method, make_mlp
-from zo_triton.experiments.race import batches, race, run, tune
-from zo_triton.experiments.races import CONFIG, TINY, find_method, methods, run_race
-from zo_triton.experiments.tasks import find_task
+from zo_triton.experiments.contender import Contender, Method, make_mlp
+from zo_triton.experiments.methods import find_method
+from zo_triton.experiments.race import batches, log_uniform, race, run, tune
+from zo_triton.experiments.races import RACES, TINY, run_race
+from zo_triton.experiments.tasks import find_task, squared_error
 
 SHORT = replace(TINY, learning_rates=(1e-3, 1e-2), trial_seconds=20.0, run_seconds=20.0, targets=(0.3, 0.6))
-ADAM = Method("adam", "backprop + Adam", "first", lambda model, lr, seed: Backprop(model, lr))
+ADAM = Method("adam", "backprop + Adam", "first", Backprop)
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def course():
     return find_task("digits").prepare()
 
 
-class Recorder:
+class Recorder(Contender):
     """Trains nothing; keeps what it was given."""
 
     evaluations_per_step = 7
@@ -36,7 +37,7 @@ class Recorder:
 
 
 def recording(made, loss=1.0):
-    def build(model, lr, seed):
+    def build(model, setting):
         made.append(Recorder(model, loss))
         return made[-1]
 
@@ -92,7 +93,7 @@ def test_other_errors_are_not_taken_for_divergence(course):
         def step(self, x, y):
             raise ValueError("a mistake")
 
-    method = Method("broken", "broken", "zeroth", lambda model, lr, seed: Broken(model))
+    method = Method("broken", "broken", "zeroth", lambda model, setting: Broken(model))
     with pytest.raises(ValueError, match="a mistake"):
         run(method, course, SHORT, seed=0, lr=0.1, seconds=0.05)
 
@@ -133,18 +134,75 @@ def test_methods_take_turns_and_none_always_starts(course):
     assert [len(row["runs"]) for row in rows] == [3, 3]
 
 
-def test_every_method_of_the_digits_race_runs(course):
-    section = run_race(replace(TINY, learning_rates=(1e-2,), seeds=(0,)), lambda message: None)
-    assert [row["name"] for row in section["methods"]] == [method.name for method in methods()]
+def test_every_method_of_the_digits_race_runs():
+    section = run_race("digits-mlp", replace(TINY, learning_rates=(1e-2,), seeds=(0,)), lambda message: None)
+    known = [name for name in RACES["digits-mlp"].methods if not find_method(name).missing]
+    assert [row["name"] for row in section["methods"]] == known
     assert section["parameters"] == 2410
     for row in section["methods"]:
+        assert "error" not in row
         assert len(row["runs"][0]["curve"]) >= 2
 
 
+def test_a_method_that_fails_is_a_row_and_the_others_go_on(course):
+    def build(model, setting):
+        raise RuntimeError("no such luck\nand more")
+
+    broken = Method("broken", "broken", "zeroth", build)
+    late = Method("late", "late", "zeroth", lambda model, setting: FailsLater(model))
+    rows = race([broken, ADAM, late], course, replace(SHORT, learning_rates=(1e-2,)), lambda message: None)
+    assert rows[0]["error"] == "RuntimeError: no such luck"
+    assert rows[2]["error"] == "ValueError: out of luck"
+    assert rows[0]["runs"] == rows[2]["runs"] == []
+    assert len(rows[1]["runs"]) == 2
+
+
+class FailsLater(Recorder):
+    def step(self, x, y):
+        if len(self.seen) > 7:
+            raise ValueError("out of luck")
+        return super().step(x, y)
+
+
+def test_learning_rates_are_drawn_log_uniformly_one_from_each_part():
+    rates = log_uniform(1e-3, 10.0, 8, seed=3)
+    parts = [int(8 * np.log(rate / 1e-3) / np.log(1e4)) for rate in rates]
+    assert parts == list(range(8))
+    assert rates == log_uniform(1e-3, 10.0, 8, seed=3) != log_uniform(1e-3, 10.0, 8, seed=4)
+
+
+def test_weights_that_live_elsewhere_are_fetched_before_an_accuracy(course):
+    class Remote(Recorder):
+        fetched = 0
+
+        def write_weights(self):
+            self.fetched += 1
+
+    made = []
+
+    def build(model, setting):
+        made.append(Remote(model))
+        return made[-1]
+
+    result = run(Method("remote", "remote", "zeroth", build), course, SHORT, seed=0, lr=0.1, seconds=0.05)
+    assert made[0].fetched == len(result["curve"]) - 1
+
+
 def test_unknown_methods_are_named():
-    assert find_method("mezo-1", CONFIG).label == "MeZO loop, K = 1"
-    with pytest.raises(ValueError, match=r"unknown method 'mezzo'; choose one of \('zo-adam'"):
+    assert find_method("mezo-1").label == "MeZO loop, K = 1"
+    with pytest.raises(ValueError, match=r"unknown contender 'mezzo'; choose one of \('zo'"):
         find_method("mezzo")
+
+
+def test_a_single_output_tells_two_classes_apart():
+    model = torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    x = np.array([[-2.0], [-1.0], [1.0], [3.0]], np.float32)
+    data = Dataset("signs", x, np.array([0, 0, 1, 1]), x, np.array([0, 1, 1, 1]))
+    loss, accuracy = racing.evaluate(model, data, squared_error)
+    assert accuracy == 0.75
+    assert loss == pytest.approx((1 + 0 + 0 + 4) / 8)
 
 
 def test_evaluation_is_right_on_a_known_model(course):

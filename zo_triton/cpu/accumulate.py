@@ -103,7 +103,8 @@ def _low_rank_kernel(matrix, left, right, start, stop):
     for block in range(start, stop):
         for run in range(right.shape[0]):
             dense_rows(
-                uintp(sums.ctypes.data), uintp(left[4 * block].ctypes.data), terms, uintp(right[run].ctypes.data), terms
+                uintp(sums.ctypes.data), uintp(left[4 * block].ctypes.data), terms, uintp(right[run].ctypes.data),
+                terms,
             )  # fmt: skip
             at = uintp(LANES * run)
             for lane in range(min(4, rows - 4 * block)):

@@ -71,7 +71,11 @@ def fixed_sign_product(totals, words, short, scale, tables):
     :func:`to_fixed_point` writes them. tables: scratch of 16 KiB.
     """
     rows, width = words.shape
-    tables_at, short_at, scale_at = uintp(tables.ctypes.data), uintp(short.ctypes.data), uintp(scale.ctypes.data)
+    tables_at, short_at, scale_at = (
+        uintp(tables.ctypes.data),
+        uintp(short.ctypes.data),
+        uintp(scale.ctypes.data),
+    )
     table_bytes, row_bytes = uintp(16 * 2 * LANES), uintp(2 * LANES)
     total_bytes, word_bytes = uintp(4 * LANES), uintp(4 * width)
     for column in range(0, width, 2):

@@ -32,7 +32,7 @@ SMALL_PRODUCT = 1 << 18
 """Bytes of W @ δ that may wait, however small the result is."""
 
 SMALL_COPIES = 1 << 17
-"""Bytes that copies of W may take, however small the result is: a GEMM's call costs 10 to 20 µs of Python's time."""
+"""Bytes that copies of W may take, however small the result is: a GEMM's call costs 10 to 20 µs by itself."""
 
 GEMM_SAMPLES = 128
 """Fewer samples than that in a bfloat16 GEMM, and its call would cost as much as its work."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import float32, uint32, uintp
+from numba import float32, uint32
 from torch import Tensor
 
 from zo_triton.cpu.activation import NAMES, base_terms
@@ -64,7 +64,9 @@ def perturbed_linear(
     lying = _slots(out)
     result = empty((out.shape[0], out.shape[2], out.shape[1]), out.dtype) if lying is None else lying
     signs = directions.elementwise == "rademacher" and directions.rank is None
-    run, in_runs = (_run_signs, True) if signs else (run_low_rank, True) if directions.rank else (run_dense, False)
+    run, in_runs = (
+        (_run_signs, True) if signs else (run_low_rank, True) if directions.rank else (run_dense, False)
+    )
     first_fixed = signs and difference is None and out.dtype == torch.bfloat16
     base = base.detach().float()
     z = base_output.float().t().contiguous() if base_output is not None else base.new_empty(0, 0)
@@ -160,15 +162,15 @@ def _run_signs(layer: Layer, start: int, stop: int) -> None:
         if carried:
             carry(product, layer, first, last, stop - start)
         _signs_kernel(
-            layer.out, difference_array, product_array, layer.base, *layer.fixed, rows, inner, layer.samples, *layer.terms,
-            layer.kind, layer.signed_eps, layer.sides, words[0], words[1], key, d.first, first, last,
+            layer.out, difference_array, product_array, layer.base, *layer.fixed, rows, inner, layer.samples,
+            *layer.terms, layer.kind, layer.signed_eps, layer.sides, words[0], words[1], key, d.first, first, last,
         )  # fmt: skip
 
 
 @kernel
 def _signs_kernel(
-    out, difference, product, base, short, scale, rows, inner, samples, a, first_term, second_term, kind, signed_eps, sides,
-    weight_word, bias_word, key, first_direction, start, stop,
+    out, difference, product, base, short, scale, rows, inner, samples, a, first_term, second_term, kind, signed_eps,
+    sides, weight_word, bias_word, key, first_direction, start, stop,
 ):  # fmt: skip
     """Directions start … stop - 1 of one layer; ``product`` holds their W @ δ, or is empty.
 
@@ -214,7 +216,14 @@ def _signs_kernel(
                         at, fixed = run - first_run, 0 if carried else run
                         drawn_rows = all_words[: count * padded_rows]
                         if carried:
-                            gather(moved, base[run], difference[first * sides + side], inner, run * LANES, samples)
+                            gather(
+                                moved,
+                                base[run],
+                                difference[first * sides + side],
+                                inner,
+                                run * LANES,
+                                samples,
+                            )
                             if narrow:
                                 to_fixed_point(short[0], scale[0], moved)
                         if narrow:

@@ -44,7 +44,7 @@ def sign_product(totals, first_row, words, x, tables, lanes):
 
     totals: float32 [block / 32, at least rows, 32], written from ``first_row`` on; 32 samples of all rows lie
     together, or the cache's sets would not hold them. words: uint32 [rows, width], the packed signs of U.
-    x: float32 [32·width, block], zero in rows beyond the matrix's columns. tables: float32 [:data:`TABLES`], scratch.
+    x: float32 [32·width, block], zero in rows beyond the matrix's columns. tables: float32 [:data:`TABLES`].
     """
     rows, width = words.shape
     x_bytes, total_bytes, word_bytes = uintp(4 * x.shape[1]), uintp(4 * LANES), uintp(4 * width)

@@ -102,7 +102,7 @@ def write_signed_sums(context, table, x, row_bytes):
 def sum_of_entries(builder, tables, word_at, entry_bytes, kind):
     """Emits Σ_g tables[g, nibble g of the word], the sum of eight vectors of floats or integers.
 
-    tables: address of ``kind`` [8, 16], an entry taking ``entry_bytes``, a power of two. word_at: address of a uint32.
+    tables: address of ``kind`` [8, 16]; an entry takes ``entry_bytes``, a power of two. word_at: of a uint32.
     """
     word = builder.load(builder.inttoptr(word_at, ir.IntType(32).as_pointer()))
     wide, shift = builder.zext(word, _I64), entry_bytes.bit_length() - 1

@@ -4,27 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import pairwise
 from math import sqrt
-from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""From (output, target) of a batch to its mean loss."""
 
-class Contender(Protocol):
+
+@dataclass(frozen=True)
+class Setting:
+    """What every contender is told.
+
+    Args:
+        lr: Learning rate.
+        seed: Of the directions.
+        directions: K, for those who walk any.
+        eps: Smoothing radius ε of the fused methods; the others have one of their own, below which their
+            differences would drown in rounding.
+        decay_steps: Over which the learning rate falls linearly to nothing; None keeps it.
+        loss: What is minimised.
+    """
+
+    lr: float
+    seed: int = 0
+    directions: int = 1
+    eps: float = 1e-4
+    decay_steps: int | None = None
+    loss: Loss = F.cross_entropy
+
+
+class Contender:
     """A training method at work on one model."""
 
     evaluations_per_step: int
     """Forward passes of the batch that a step costs; a backward pass counts as two."""
 
     def step(self, x: Tensor, y: Tensor) -> float:
-        """Trains on one batch, x [N, features] float32 and y [N] int64, and returns a training loss."""
-        ...
+        """Trains on one batch, x [N, features] float32 and y [N], and returns a training loss."""
+        raise NotImplementedError
+
+    def write_weights(self) -> None:
+        """Brings the model's parameters up to date, off the clock: for methods that train a copy elsewhere."""
 
 
-Build = Callable[[nn.Module, float, int], Contender]
-"""From (model, learning rate, seed) to a contender that trains that model in place."""
+Build = Callable[[nn.Module, Setting], Contender]
+"""Makes a contender that trains the model in place; a ValueError says why it can't."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +63,11 @@ class Method:
     Args:
         name: Key in records and on the command line.
         label: How reports call it.
-        family: ``fused`` (this project), ``zeroth`` (other forward-only methods) or ``first`` (backprop).
+        family: ``fused`` (this project), ``zeroth`` (other forward-only methods), ``first`` (backprop) or
+            ``inference``, which trains nothing.
         build: Makes the contender.
         dtype: What its evaluations compute in.
+        needs: Packages beyond this project's own.
     """
 
     name: str
@@ -44,6 +75,12 @@ class Method:
     family: str
     build: Build
     dtype: str = "float32"
+    needs: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The packages it needs that are not installed."""
+        return tuple(package for package in self.needs if find_spec(package) is None)
 
 
 def make_mlp(sizes: Sequence[int], seed: int) -> nn.Sequential:

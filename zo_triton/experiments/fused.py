@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import zo_triton as zo
-from zo_triton.experiments.contender import falling_rate
+from zo_triton.experiments.contender import Contender, Method, Setting, falling_rate
 
 
 def hardware_dtype() -> torch.dtype:
@@ -19,43 +18,36 @@ def hardware_dtype() -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-class Fused:
+class Fused(Contender):
     """:class:`zo_triton.FusedTrainer` with Adam, or with SGD and momentum, behind the contenders' interface.
 
     Args:
         model: Trained in place.
-        lr: Learning rate.
-        seed: Of the directions.
-        directions: K.
-        eps: Smoothing radius.
+        setting: All of it counts.
         sides: 1 or 2.
         momentum: None for Adam, else SGD's μ.
         compute_dtype: Of the differences; None takes :func:`hardware_dtype`.
-        decay_steps: Over which the learning rate falls linearly to nothing; None keeps it.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        lr: float,
-        seed: int,
-        directions: int,
-        eps: float = 1e-4,
+        setting: Setting,
         sides: int = 1,
         momentum: float | None = None,
         compute_dtype: torch.dtype | None = None,
-        decay_steps: int | None = None,
     ) -> None:
         optimizer: torch.optim.Optimizer
         if momentum is None:
-            optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
+            optimizer = torch.optim.Adam(model.parameters(), lr=setting.lr, fused=True)
         else:
-            optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+            optimizer = torch.optim.SGD(model.parameters(), lr=setting.lr, momentum=momentum)
         self.trainer = zo.FusedTrainer(
-            model, optimizer, directions, eps, seed, sides, compute_dtype or hardware_dtype()
-        )
-        self.evaluations_per_step = 1 + sides * directions
-        self._decay = falling_rate(optimizer, decay_steps)
+            model, optimizer, setting.directions, setting.eps, setting.seed, sides,
+            compute_dtype or hardware_dtype(), loss=setting.loss,
+        )  # fmt: skip
+        self.evaluations_per_step = 1 + sides * setting.directions
+        self._decay = falling_rate(optimizer, setting.decay_steps)
 
     def step(self, x: Tensor, y: Tensor) -> float:
         """One update; returns the base loss."""
@@ -64,50 +56,69 @@ class Fused:
         return loss
 
 
-class FusedSGD:
+class FusedSGD(Contender):
     """:class:`zo_triton.ZOSGD` behind the contenders' interface.
 
     Args:
         model: Trained in place.
-        lr: Learning rate.
-        seed: Of the directions.
-        directions: K.
-        eps: Smoothing radius.
+        setting: All but its decay counts.
         sides: 1 or 2.
         momentum: μ.
         compute_dtype: Of the differences; None takes :func:`hardware_dtype`.
         rank: Perturb matrices by rank-r products; None for full rank.
+        aggregator: Makes coefficients of projected gradients.
         chunk: Directions evaluated at once; None chooses.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        lr: float,
-        seed: int,
-        directions: int,
-        eps: float = 1e-4,
+        setting: Setting,
         sides: int = 1,
         momentum: float = 0.0,
         compute_dtype: torch.dtype | None = None,
         rank: int | None = None,
+        aggregator: str = "average",
         chunk: int | None = None,
     ) -> None:
-        self.model = model
+        self.model, self.loss = model, setting.loss
         self.optimizer = zo.ZOSGD(
             model.parameters(),
-            lr=lr,
-            directions=directions,
-            eps=eps,
-            seed=seed,
+            lr=setting.lr,
+            directions=setting.directions,
+            eps=setting.eps,
+            seed=setting.seed,
             sides=sides,
             momentum=momentum,
             compute_dtype=compute_dtype or hardware_dtype(),
             rank=rank,
+            aggregator=aggregator,
             chunk=chunk,
         )
-        self.evaluations_per_step = 1 + sides * directions
+        self.evaluations_per_step = 1 + sides * setting.directions
 
     def step(self, x: Tensor, y: Tensor) -> float:
         """One update; returns the base loss."""
-        return self.optimizer.step(lambda: F.cross_entropy(self.model(x), y))
+        return self.optimizer.step(lambda: self.loss(self.model(x), y))
+
+
+MOMENTUM = 0.9
+"""Of the fused ZO-SGD in races."""
+
+_DTYPE = str(hardware_dtype()).removeprefix("torch.")
+
+METHODS = (
+    Method("zo", "fused, one-sided", "fused", FusedSGD, _DTYPE),
+    Method("zo-central", "fused, central", "fused", lambda m, s: FusedSGD(m, s, sides=2), _DTYPE),
+    Method(
+        "zo-float32", "fused, one-sided, float32", "fused",
+        lambda m, s: FusedSGD(m, s, compute_dtype=torch.float32),
+    ),
+    Method("zo-rank-1", "fused, one-sided, rank 1", "fused", lambda m, s: FusedSGD(m, s, rank=1), _DTYPE),
+    Method(
+        "zo-align", "fused, one-sided, align", "fused", lambda m, s: FusedSGD(m, s, aggregator="align"), _DTYPE
+    ),
+    Method("zo-whole", "fused, one-sided, whole step", "fused", lambda m, s: Fused(m, s, momentum=0.0)),
+    Method("zo-adam", "fused ZO + Adam", "fused", Fused, _DTYPE),
+    Method("zo-sgd", "fused ZO + momentum", "fused", lambda m, s: Fused(m, s, momentum=MOMENTUM), _DTYPE),
+)  # fmt: skip

@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 import zo_triton as zo
 from zo_triton import nzk
 from zo_triton.experiments.accuracy import direct_differences
-from zo_triton.experiments.contender import Contender
+from zo_triton.experiments.contender import Build, Setting
 from zo_triton.experiments.step_time import StepCase, example
 
 BOUNDS = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
@@ -28,7 +27,7 @@ class GateError(RuntimeError):
     """A contender or an op failed its gate."""
 
 
-def check_descent(name: str, build: Callable[[nn.Module, int], Contender], case: StepCase, lr: float) -> None:
+def check_descent(name: str, build: Build, case: StepCase, lr: float) -> None:
     """One step must descend as far along the true gradient as its method promises.
 
     A zeroth-order SGD step moves by -lr/K Σ (g·z_k) z_k, so its projection -Δθ·g/(lr |g|²) is the mean of K
@@ -37,9 +36,9 @@ def check_descent(name: str, build: Callable[[nn.Module, int], Contender], case:
 
     Args:
         name: For the message.
-        build: From (model, K) to an SGD contender.
+        build: Makes an SGD contender.
         case: Network, batch and K.
-        lr: The learning rate that ``build`` uses.
+        lr: The learning rate it gets.
 
     Raises:
         GateError: The projection is more than four standard deviations away from 1, or not positive.
@@ -49,7 +48,9 @@ def check_descent(name: str, build: Callable[[nn.Module, int], Contender], case:
     before = [parameter.detach().clone() for parameter in model.parameters()]
     gradient = [parameter.grad.double() for parameter in model.parameters() if parameter.grad is not None]
     model.zero_grad()
-    build(model, case.directions).step(x, y)
+    contender = build(model, Setting(lr, 0, case.directions))
+    contender.step(x, y)
+    contender.write_weights()
     walked = sum(
         ((old.double() - new.detach().double()) * slope).sum().item()
         for old, new, slope in zip(before, model.parameters(), gradient, strict=True)

@@ -25,9 +25,10 @@ import torch
 from torch import nn
 
 from zo_triton.experiments.baselines import MeZO
-from zo_triton.experiments.contender import Contender, count_parameters, make_mlp
+from zo_triton.experiments.baselines.inference import Inference
+from zo_triton.experiments.contender import Contender, Setting, count_parameters, make_mlp
 from zo_triton.experiments.fused import FusedSGD, hardware_dtype
-from zo_triton.experiments.step_time import Inference, StepCase, example
+from zo_triton.experiments.step_time import StepCase, example
 from zo_triton.experiments.timing import round_digits
 
 CASES = (StepCase((784, 256, 256, 10), 128, 32), StepCase((1024, 3072, 2048, 256), 128, 32))
@@ -43,8 +44,8 @@ ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(LARGE), "MALLOC_TOP_PAD_": "0", "MA
 
 METHODS: dict[str, tuple[str, str, Callable[[nn.Module, int], Contender]]] = {
     # One chunk holds all directions: the figure is then comparable with a known size.
-    "zo": ("fused ZO-SGD, one chunk", "fused", lambda m, k: FusedSGD(m, 1e-3, 0, k, chunk=k)),
-    "mezo": ("MeZO loop", "zeroth", lambda m, k: MeZO(m, 1e-3, 0, k)),
+    "zo": ("fused ZO-SGD, one chunk", "fused", lambda m, k: FusedSGD(m, Setting(1e-3, 0, k), chunk=k)),
+    "mezo": ("MeZO loop", "zeroth", lambda m, k: MeZO(m, Setting(1e-3, 0, k))),
 }
 
 
@@ -119,9 +120,9 @@ def excess(build: Callable[[nn.Module, int], Contender], case: StepCase) -> Exce
     """
     small, x, y = example(WARM_UP)
     build(small, WARM_UP.directions).step(x, y)
-    Inference(small, 1).step(x, y)
+    Inference(small, Setting(0.0)).step(x, y)
     model, x, y = example(case)
-    inference, contender = Inference(model, 1), build(model, case.directions)
+    inference, contender = Inference(model, Setting(0.0)), build(model, case.directions)
     peaks = []
     for each in (inference, contender):
         each.step(x, y)

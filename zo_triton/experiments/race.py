@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from statistics import median
 from time import perf_counter, sleep
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zo_triton.data import Dataset
-from zo_triton.experiments.contender import Method
+from zo_triton.experiments.contender import Loss, Method, Setting
 from zo_triton.experiments.tasks import Prepared
 from zo_triton.experiments.timing import round_digits, threads
 
@@ -83,12 +84,27 @@ def batches(data: Dataset, size: int, seed: int) -> Iterator[tuple[Tensor, Tenso
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data: Dataset) -> tuple[float, float]:
-    """(mean loss of at most :data:`LOSS_EXAMPLES` training examples, test accuracy)."""
+def evaluate(model: nn.Module, data: Dataset, loss: Loss = F.cross_entropy) -> tuple[float, float]:
+    """(mean loss of at most :data:`LOSS_EXAMPLES` training examples, test accuracy).
+
+    A single output tells two classes apart by its sign.
+    """
     x, y = (torch.from_numpy(each[:LOSS_EXAMPLES]) for each in (data.train_x, data.train_y))
-    loss = F.cross_entropy(model(x), y)
-    hits = model(torch.from_numpy(data.test_x)).argmax(1) == torch.from_numpy(data.test_y)
-    return loss.item(), hits.float().mean().item()
+    found = loss(model(x), y)
+    output = model(torch.from_numpy(data.test_x))
+    classes = (output[:, 0] > 0).long() if output.shape[1] == 1 else output.argmax(1)
+    return found.item(), (classes == torch.from_numpy(data.test_y)).float().mean().item()
+
+
+def log_uniform(low: float, high: float, count: int, seed: int = 0) -> tuple[float, ...]:
+    """Learning rates drawn log-uniformly from [low, high), one from each of ``count`` equal parts, ascending."""
+    places = (np.arange(count) + np.random.default_rng(seed).random(count)) / count
+    return tuple(float(f"{low * (high / low) ** place:.2g}") for place in places)
+
+
+def setting(config: RaceConfig, lr: float, seed: int, loss: Loss = F.cross_entropy) -> Setting:
+    """What a method is told in a race."""
+    return Setting(lr, seed, config.directions, config.eps, config.decay_steps, loss)
 
 
 def run(
@@ -109,12 +125,12 @@ def run(
         ``reached``: from each target to its first checkpoint or None; ``diverged``; ``step_ms``.
     """
     sleep(REST_SECONDS)
-    data, model = course.data, course.make_model(seed)
-    contender = method.build(model, lr, seed)
+    data, model, loss_of = course.data, course.make_model(seed), course.loss
+    contender = method.build(model, setting(config, lr, seed, loss_of))
     source = batches(data, config.batch, seed)
     count = torch.get_num_threads()
     with threads(1):
-        curve = [[0, 0.0, 0, *evaluate(model, data)]]
+        curve = [[0, 0.0, 0, *evaluate(model, data, loss_of)]]
     reached: dict[str, Any] = {f"{target:g}": None for target in config.targets}
     clock, step, checkpoint, stop = 0.0, 0, FIRST_CHECKPOINTS, seconds
     times: list[float] = []
@@ -131,7 +147,8 @@ def run(
             if step < checkpoint and clock < stop:
                 continue
             checkpoint = step + max(FIRST_CHECKPOINTS, step // 50)
-            loss, accuracy = evaluate(model, data)
+            contender.write_weights()
+            loss, accuracy = evaluate(model, data, loss_of)
             diverged = diverged or not math.isfinite(loss)
             if diverged:
                 break
@@ -212,7 +229,7 @@ def _rank(trial: dict[str, Any]) -> tuple[float, float]:
 
 def warm_up(method: Method, course: Prepared, config: RaceConfig) -> float:
     """Two steps on throw-away weights, where compilation happens; returns the seconds they took."""
-    contender = method.build(course.make_model(0), config.learning_rates[0], 0)
+    contender = method.build(course.make_model(0), setting(config, config.learning_rates[0], 0, course.loss))
     source = batches(course.data, config.batch, 0)
     start = perf_counter()
     for _ in range(2):
@@ -224,34 +241,56 @@ def race(methods: Sequence[Method], course: Prepared, config: RaceConfig, say: S
     """Warm-up and sweep for each method, then every seed for each method in turns.
 
     Returns:
-        One row a method, as a record's section ``race`` holds them.
+        One row a method, as a record's section ``race`` holds them; with ``error`` where it failed.
     """
-    rows: dict[str, dict[str, Any]] = {}
+    rows = {method.name: _row(method) for method in methods}
     for method in methods:
         say(f"tuning {method.label}")
-        set_up = warm_up(method, course, config)
-        lr, trials = tune(method, course, config)
-        rows[method.name] = {
-            "name": method.name,
-            "label": method.label,
-            "family": method.family,
-            "dtype": method.dtype,
-            "set_up_seconds": round_digits(set_up, 3),
-            "lr": lr,
-            "trials": trials,
-            "runs": [],
-        }
+        row = rows[method.name]
+        with _told_in(row):
+            row["set_up_seconds"] = round_digits(warm_up(method, course, config), 3)
+            row["lr"], row["trials"] = tune(method, course, config)
     for turn, seed in enumerate(config.seeds):
         # Another method starts each turn: none always runs on a processor that the same rival has heated.
         shift = turn % len(methods)
         for method in [*methods[shift:], *methods[:shift]]:
             row = rows[method.name]
+            if "error" in row:
+                continue
             say(f"seed {seed}: {method.label}")
-            row["runs"].append(run(method, course, config, seed, row["lr"], config.run_seconds))
+            with _told_in(row):
+                row["runs"].append(run(method, course, config, seed, row["lr"], config.run_seconds))
     for row in rows.values():
-        row["step_ms"] = round_digits(median(one["step_ms"] for one in row["runs"]))
-        row["evaluations_per_step"] = row["runs"][0]["evaluations_per_step"]
+        if row["runs"]:
+            row["step_ms"] = round_digits(median(one["step_ms"] for one in row["runs"]))
+            row["evaluations_per_step"] = row["runs"][0]["evaluations_per_step"]
     return list(rows.values())
+
+
+def _row(method: Method) -> dict[str, Any]:
+    """A method's row before it has run."""
+    return {
+        "name": method.name,
+        "label": method.label,
+        "family": method.family,
+        "dtype": method.dtype,
+        "set_up_seconds": None,
+        "lr": None,
+        "trials": [],
+        "runs": [],
+        "step_ms": None,
+        "evaluations_per_step": None,
+    }
+
+
+@contextmanager
+def _told_in(row: dict[str, Any]) -> Iterator[None]:
+    """A method that fails says so in its row, and the others go on."""
+    try:
+        yield
+    except Exception as error:
+        row["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
+        row["runs"] = []
 
 
 def _finite_step(step: Callable[[Tensor, Tensor], float], x: Tensor, y: Tensor) -> bool:

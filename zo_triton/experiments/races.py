@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -11,60 +11,82 @@ from torch import nn
 
 from zo_triton import nzk
 from zo_triton.data import Dataset
-from zo_triton.experiments.baselines import Backprop, MeZO
-from zo_triton.experiments.contender import Contender, Method, count_parameters
-from zo_triton.experiments.fused import Fused
-from zo_triton.experiments.race import FINALISTS, RaceConfig, Say, race
+from zo_triton.experiments.contender import Method, count_parameters
+from zo_triton.experiments.fused import MOMENTUM
+from zo_triton.experiments.methods import find_methods
+from zo_triton.experiments.race import FINALISTS, RaceConfig, Say, log_uniform, race
 from zo_triton.experiments.tasks import find_task
+
+SPACE = (1e-3, 3.0)
+"""From where to where learning rates are drawn, log-uniformly; the same for every method of every race."""
 
 CONFIG = RaceConfig(
     batch=64,
     directions=128,
     eps=1e-4,
-    learning_rates=(1e-2, 2e-2, 3e-2, 5e-2, 1e-1, 3e-1, 1.0),
-    trial_seconds=1.2,
-    run_seconds=6.0,
+    learning_rates=log_uniform(*SPACE, 8),
+    trial_seconds=0.8,
+    run_seconds=4.0,
     seeds=(0, 1, 2),
     tuning_seeds=(100, 101, 102),
     targets=(0.90, 0.95),
 )
 """The main race's settings."""
 
+EVERYONE = (
+    "zo-adam", "zo-sgd", "zo-align", "zo-rank-1", "mezo-adam", "mezo-1", "vmap-adam", "forward-adam",
+    "rank-one-adam", "evosax", "evotorch", "adam", "sgd",
+)  # fmt: skip
+"""Who runs in a quick race; a method whose packages are not installed is left out."""
+
+RIVALS = ("zo-adam", "mezo-adam", "vmap-adam", "adam")
+"""Who runs in a long one."""
+
+
+@dataclass(frozen=True)
+class Race:
+    """A race.
+
+    Args:
+        task: A name in ``zo_triton.experiments.tasks.TASKS``.
+        config: Its settings.
+        methods: Names of contenders.
+    """
+
+    task: str
+    config: RaceConfig
+    methods: tuple[str, ...] = RIVALS
+
+
+_LONG = replace(
+    CONFIG,
+    learning_rates=log_uniform(*SPACE, 6),
+    trial_seconds=4.0,
+    run_seconds=20.0,
+    tuning_seeds=(100,),
+)
+_CONVOLUTIONAL = replace(_LONG, eps=1e-3, trial_seconds=8.0, run_seconds=60.0)
+
 RACES = {
-    "digits": CONFIG,
-    "mnist-mlp": replace(
-        CONFIG,
-        batch=128,
-        directions=512,
-        learning_rates=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
-        trial_seconds=4.0,
-        run_seconds=20.0,
-        tuning_seeds=(100,),
-        targets=(0.85, 0.90),
+    "digits-mlp": Race("digits", CONFIG, EVERYONE),
+    "nzk-linear": Race("nzk-linear", replace(CONFIG, directions=64, targets=(0.90, 0.95), run_seconds=3.0)),
+    "nzk-network": Race("nzk-network", replace(CONFIG, directions=64, targets=(0.90, 0.95), run_seconds=3.0)),
+    "tiny-gpt": Race(
+        "tiny-gpt", replace(_LONG, trial_seconds=2.0, run_seconds=6.0, directions=64, targets=(0.40, 0.50))
     ),
-    "mnist-cnn": replace(
-        CONFIG,
-        eps=1e-3,
-        learning_rates=(3e-3, 8e-3, 2e-2),
-        trial_seconds=12.0,
-        run_seconds=290.0,
-        seeds=(0,),
-        tuning_seeds=(100,),
-        targets=(0.90, 0.95),
-        decay_steps=6000,
-        overrun=1.02,
+    "mnist-mlp": Race("mnist-mlp", replace(_LONG, batch=128, directions=512, targets=(0.85, 0.90))),
+    "mnist-cnn": Race(
+        "mnist-cnn",
+        replace(_CONVOLUTIONAL, run_seconds=290.0, targets=(0.90, 0.95), decay_steps=6000, overrun=1.02),
+        ("zo-adam", "mezo-adam", "adam"),
     ),
+    "cifar-cnn": Race("cifar-cnn", replace(_CONVOLUTIONAL, targets=(0.25, 0.35))),
+    "tiny-imagenet-cnn": Race("tiny-imagenet-cnn", replace(_CONVOLUTIONAL, targets=(0.20, 0.30))),
 }
-"""By task. A convolutional network takes minutes to its target: one seed."""
+"""By name. All run on the data at hand; digits stand in for images that are not there."""
 
-RIVALS = ("zo-adam", "mezo", "adam")
-"""Who runs in the races but the main one, in which all do."""
-
-MOMENTUM = 0.9
-"""Of the fused ZO-SGD."""
-
-LOOP_DIRECTIONS = 64
-"""K of the MeZO loop, whose steps cost in proportion to K; other values were not tried in the race."""
+DEFAULT_RACES = ("digits-mlp", "nzk-linear", "nzk-network", "tiny-gpt")
+"""Those of ``zo-triton report``; the others take minutes each."""
 
 TINY = replace(
     CONFIG,
@@ -80,56 +102,12 @@ TINY = replace(
 DEFAULT_RATES = {
     "zo-adam": 2e-2,
     "zo-sgd": 3e-2,
-    "mezo": 1e-2,
+    "mezo-adam": 1e-2,
     "mezo-1": 1e-2,
     "adam": 3e-2,
     "sgd": 3e-1,
 }
-"""Reasonable learning rates for ``zo-triton train``; the race tunes its own."""
-
-
-def methods(config: RaceConfig = CONFIG) -> list[Method]:
-    """Every method of the race, fused ones first."""
-    count, eps = config.directions, config.eps
-
-    def zo_adam(model: nn.Module, lr: float, seed: int) -> Contender:
-        return Fused(model, lr, seed, count, eps, decay_steps=config.decay_steps)
-
-    def zo_sgd(model: nn.Module, lr: float, seed: int) -> Contender:
-        return Fused(model, lr, seed, count, eps, momentum=MOMENTUM)
-
-    def mezo(model: nn.Module, lr: float, seed: int) -> Contender:
-        return MeZO(model, lr, seed, min(count, LOOP_DIRECTIONS), adam=True, decay_steps=config.decay_steps)
-
-    def mezo_one(model: nn.Module, lr: float, seed: int) -> Contender:
-        return MeZO(model, lr, seed, 1)
-
-    def adam(model: nn.Module, lr: float, seed: int) -> Contender:
-        return Backprop(model, lr, decay_steps=config.decay_steps)
-
-    def sgd(model: nn.Module, lr: float, seed: int) -> Contender:
-        return Backprop(model, lr, adam=False)
-
-    return [
-        Method("zo-adam", "fused ZO + Adam", "fused", zo_adam),
-        Method("zo-sgd", "fused ZO + momentum", "fused", zo_sgd),
-        Method("mezo", f"MeZO loop + Adam, K = {min(count, LOOP_DIRECTIONS)}", "zeroth", mezo),
-        Method("mezo-1", "MeZO loop, K = 1", "zeroth", mezo_one),
-        Method("adam", "backprop + Adam", "first", adam),
-        Method("sgd", "backprop + SGD", "first", sgd),
-    ]
-
-
-def find_method(name: str, config: RaceConfig = CONFIG) -> Method:
-    """The race's method of that name.
-
-    Raises:
-        ValueError: There is none.
-    """
-    known = {method.name: method for method in methods(config)}
-    if name not in known:
-        raise ValueError(f"unknown method {name!r}; choose one of {tuple(known)}.")
-    return known[name]
+"""The methods of ``zo-triton train``, and reasonable learning rates for them; a race tunes its own."""
 
 
 def probe(model: nn.Module, data: Dataset, lr: float, config: RaceConfig = CONFIG) -> nzk.Probe:
@@ -139,22 +117,28 @@ def probe(model: nn.Module, data: Dataset, lr: float, config: RaceConfig = CONFI
 
 
 def run_race(
-    config: RaceConfig, say: Say, task: str = "digits", chosen: Sequence[Method] | None = None
+    name: str, config: RaceConfig, say: Say, chosen: Sequence[Method] | None = None
 ) -> dict[str, Any]:
-    """The record's section ``race``.
+    """A record's section ``race``.
 
     Args:
-        config: Its settings.
+        name: In :data:`RACES`.
+        config: Its settings, or shorter ones.
         say: Told what runs now.
-        task: A name in ``zo_triton.experiments.tasks.TASKS``.
-        chosen: The methods; None takes every one.
+        chosen: The methods; None takes the race's.
+
+    Raises:
+        ValueError: There is no such race, or its data is damaged.
     """
+    chosen = find_methods(find_race(name).methods) if chosen is None else chosen
+    task = find_race(name).task
     rates = ", ".join(f"{rate:g}" for rate in config.learning_rates)
     seconds, target = config.trial_seconds, config.targets[-1]
     course, tries = find_task(task).prepare(), len(config.tuning_seeds)
     note = (
         "Inputs are standardised with the training examples' mean and standard deviation. "
-        f"Every method tried the same {len(config.learning_rates)} learning rates ({rates}) for at most "
+        f"Every method tried the same {len(config.learning_rates)} learning rates, drawn log-uniformly from "
+        f"{SPACE[0]:g} to {SPACE[1]:g} ({rates}), for at most "
         f"{seconds / 4:g} s of training each, and its {FINALISTS} best again with {tries} "
         f"{'seed' if tries == 1 else 'seeds'} for at most {seconds:g} s, on a fifth of the training examples held "
         "out (the test examples are never seen). The table gives "
@@ -164,13 +148,15 @@ def run_race(
     )
     if config.decay_steps is not None:
         note += f" Adam's learning rate falls linearly to nothing over {config.decay_steps} steps for all."
-    rows = race(chosen or methods(config), course, config, say)
+    rows = race(chosen, course, config, lambda text: say(f"{name}: {text}"))
     for row in rows:
-        if row["name"] == "zo-sgd":
+        if row["name"] == "zo-sgd" and row["lr"] is not None:
             found = probe(course.make_model(0), course.data, row["lr"], config)
             note += f" {row['label'].capitalize()}: {found}"
     return {
-        "task": f"{task} (on {course.name})" if course.note else task,
+        "name": name,
+        "task": f"{name} (on {course.name})" if course.note else name,
+        "data": course.name,
         "network": course.network,
         "config": {
             key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()
@@ -181,12 +167,17 @@ def run_race(
     }
 
 
-def find_race(task: str) -> RaceConfig:
-    """The settings of a task's race.
+def section_of(name: str) -> str:
+    """The record's section for a race beside others; the main one's is ``race``."""
+    return "race" if name == DEFAULT_RACES[0] else f"race_{name.replace('-', '_')}"
+
+
+def find_race(name: str) -> Race:
+    """The race of that name.
 
     Raises:
-        ValueError: It has none.
+        ValueError: There is none.
     """
-    if task not in RACES:
-        raise ValueError(f"there is no race on {task!r}; choose one of {tuple(RACES)}.")
-    return RACES[task]
+    if name not in RACES:
+        raise ValueError(f"there is no race {name!r}; choose one of {tuple(RACES)}.")
+    return RACES[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import zo_triton as zo
 from zo_triton import ops
-from zo_triton.experiments.baselines import Backprop, ForwardGradient, MeZO, VmapEnsemble
-from zo_triton.experiments.contender import Contender, make_lenet, make_mlp
-from zo_triton.experiments.fused import Fused, FusedSGD, hardware_dtype
+from zo_triton.experiments.contender import Contender, Method, Setting, make_lenet, make_mlp
+from zo_triton.experiments.fused import Fused, hardware_dtype
+from zo_triton.experiments.methods import find_methods
 from zo_triton.experiments.timing import alternate, milliseconds, round_digits, threads
 
 LR = 1e-3
@@ -68,87 +68,31 @@ CASES = (
 TINY_CASES = (StepCase((64, 32, 10), 32, 4),)
 
 
-@dataclass(frozen=True)
-class StepContender:
-    """A step to be timed.
-
-    Args:
-        name: Key in records.
-        label: How tables call it.
-        family: ``fused``, ``zeroth``, ``first`` or ``inference``.
-        dtype: What its evaluations compute in.
-        build: From model and K to the thing with a ``step``.
-    """
-
-    name: str
-    label: str
-    family: str
-    dtype: str
-    build: Callable[[nn.Module, int], Contender]
+NAMES = (
+    "zo-whole", "zo", "zo-central", "zo-float32", "zo-rank-1", "mezo", "vmap", "vmap-central", "forward",
+    "rank-one", "eggroll-jax", "evosax", "evotorch", "inference", "sgd",
+)  # fmt: skip
+"""Who is timed, ours first; a method that can't train a case's network, or is not installed, is left out."""
 
 
-class Inference:
-    """2K plain forward passes, the yardstick of "cost of inference"; trains nothing."""
-
-    def __init__(self, model: nn.Module, directions: int) -> None:
-        self.model, self.evaluations_per_step = model, 2 * directions
-
-    @torch.inference_mode()
-    def step(self, x: Tensor, y: Tensor) -> float:
-        """Returns the loss of the last pass."""
-        for _ in range(self.evaluations_per_step):
-            output = self.model(x)
-        return F.cross_entropy(output, y).item()
+def setting(case: StepCase) -> Setting:
+    """What every contender is told."""
+    return Setting(LR, 0, case.directions, EPS)
 
 
-def contenders(case: StepCase) -> list[StepContender]:
-    """Ours first: the layer-wise ones in the hardware's dtype and, where that differs, in float32.
+def contenders(case: StepCase) -> list[Method]:
+    """Those of :data:`NAMES` that are told apart on this machine and can train the network."""
+    return [method for method in find_methods(NAMES) if _fits(method, case)]
 
-    A network small enough for it also has the whole step in compiled calls.
-    """
-    fast = hardware_dtype()
-    name = str(fast).removeprefix("torch.")
-    listed = [
-        StepContender("zo", "fused, one-sided", "fused", name, lambda m, k: FusedSGD(m, LR, 0, k, EPS)),
-        StepContender(
-            "zo-central", "fused, central", "fused", name, lambda m, k: FusedSGD(m, LR, 0, k, EPS, sides=2)
-        ),
-        StepContender("mezo", "MeZO loop", "zeroth", "float32", lambda m, k: MeZO(m, LR, 0, k)),
-        StepContender("vmap", "vmap, one-sided", "zeroth", "float32", lambda m, k: VmapEnsemble(m, LR, 0, k)),
-        StepContender(
-            "vmap-central",
-            "vmap, central",
-            "zeroth",
-            "float32",
-            lambda m, k: VmapEnsemble(m, LR, 0, k, sides=2),
-        ),
-        StepContender(
-            "forward",
-            "forward gradient, vmapped jvp",
-            "zeroth",
-            "float32",
-            lambda m, k: ForwardGradient(m, LR, 0, k),
-        ),
-        StepContender("inference", "2K inference passes", "inference", "float32", Inference),
-        StepContender("sgd", "backprop + SGD", "first", "float32", lambda m, k: Backprop(m, LR, adam=False)),
-    ]
-    if fast != torch.float32:
-        plain = StepContender(
-            "zo-float32",
-            "fused, one-sided, float32",
-            "fused",
-            "float32",
-            lambda m, k: FusedSGD(m, LR, 0, k, EPS, compute_dtype=torch.float32),
-        )
-        listed.insert(2, plain)
-    whole = StepContender(
-        "zo-whole", "fused, one-sided, whole step", "fused", "float32",
-        lambda m, k: Fused(m, LR, 0, k, EPS, momentum=0.0),
-    )  # fmt: skip
-    trainer = whole.build(case.make_model(0), 1)
-    if isinstance(trainer, Fused) and trainer.trainer.is_fused:
-        listed.insert(0, whole)
-    return listed
+
+def _fits(method: Method, case: StepCase) -> bool:
+    if method.name == "zo-float32" and hardware_dtype() == torch.float32:
+        return False
+    try:
+        built = method.build(case.make_model(0), replace(setting(case), directions=1))
+    except ValueError:
+        return False
+    return method.name != "zo-whole" or (isinstance(built, Fused) and built.trainer.is_fused)
 
 
 def example(case: StepCase, seed: int = 0) -> tuple[nn.Sequential, Tensor, Tensor]:
@@ -169,7 +113,7 @@ def run_step_time(cases: Sequence[StepCase], seconds: float, say: Callable[[str]
         for one in listed:
             # Every contender trains a model of its own: none may move another's weights.
             model, x, y = example(case)
-            built.append(one.build(model, case.directions))
+            built.append(one.build(model, setting(case)))
             actions.append(_bind(built[-1], x, y))
         times = alternate(actions, seconds)
         row = [
@@ -189,8 +133,8 @@ def run_step_time(cases: Sequence[StepCase], seconds: float, say: Callable[[str]
         rows.append({"name": case.name, "contenders": row})
     note = (
         "Medians of one whole training step (perturb, evaluate, update), all contenders in turns in one "
-        "process, compilation excluded. Zeroth-order steps walk K full-rank directions: ours Rademacher "
-        "signs, the others Gaussian. A backward pass counts as two evaluations."
+        "process, compilation excluded. Zeroth-order steps walk K directions, of full rank unless said: ours "
+        "Rademacher signs, the others Gaussian. A backward pass counts as two evaluations."
     )
     return {"note": note, "cases": rows}
 
@@ -222,7 +166,7 @@ def _split(case: StepCase, seconds: float) -> tuple[dict[str, float], float]:
     model, x, y = example(case)
     params, dtype = list(model.parameters()), hardware_dtype()
     directions = zo.Directions(0, 0, case.directions)
-    stepper = Fused(example(case)[0], LR, 0, case.directions, EPS)
+    stepper = Fused(example(case)[0], setting(case))
 
     def closure() -> Tensor:
         return F.cross_entropy(model(x), y)

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod, sqrt
 
+import numpy as np
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from zo_triton.data import Dataset, available, digits, load, root
-from zo_triton.experiments.contender import make_mlp
+from zo_triton.data import Dataset, available, class_pair_or_digits, digits, load, root, stratified_split
+from zo_triton.experiments.contender import Loss, make_mlp
+from zo_triton.experiments.gpt import TinyGPT, sentences
 
 WIDTHS = (4, 8)
 """Channels of the convolutional network: few weights, because zeroth-order steps grow with their number."""
@@ -79,13 +82,52 @@ class Prepared:
         make_model: From a seed to the network with its first weights.
         network: How reports call it.
         note: What a reader must know about the data; empty if it is what the task says.
+        loss: What is minimised.
     """
 
     name: str
     data: Dataset
-    make_model: Callable[[int], nn.Sequential]
+    make_model: Callable[[int], nn.Module]
     network: str
     note: str = ""
+    loss: Loss = F.cross_entropy
+
+
+@dataclass(frozen=True)
+class PairTask(Task):
+    """Two classes, MNIST 3 v 5 at 8 × 8 pixels, under squared loss; ``hidden`` may be empty: a linear model."""
+
+    def prepare(self) -> Prepared:
+        """As for any task; digits 3 and 5 stand in for MNIST's."""
+        pair = class_pair_or_digits(self.data, per_class=140)
+        labels = (pair.y > 0).astype(np.int64)
+        kept, held = stratified_split(labels, 0.25, 0)
+        data = Dataset(pair.name, pair.x[kept], labels[kept], pair.x[held], labels[held]).standardized()
+        sizes = (pair.x.shape[1], *(self.hidden or ()), 1)
+        network = "Linear model " if len(sizes) == 2 else "ReLU network "
+        return Prepared(
+            pair.name, data, lambda seed: make_mlp(sizes, seed), network + "-".join(map(str, sizes)), pair.note,
+            squared_error,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TextTask(Task):
+    """The next character of generated sentences, by a transformer of one block."""
+
+    def prepare(self) -> Prepared:
+        """Makes the text; nothing is read."""
+        data = sentences()
+        characters = int(data.train_y.max()) + 1
+        return Prepared(
+            data.name, data, lambda seed: TinyGPT(characters, data.train_x.shape[1], seed),
+            "Transformer of one block, width 16, 2 heads",
+        )  # fmt: skip
+
+
+def squared_error(output: Tensor, target: Tensor) -> Tensor:
+    """Half the mean squared distance of outputs [N, 1] from ∓1 for the classes 0 and 1, target [N] int64."""
+    return (output[:, 0] - (2.0 * target - 1.0)).square().mean() / 2
 
 
 _IMAGE_RATES = (("zo-adam", 1e-2), ("zo-sgd", 1e-2), ("adam", 3e-3), ("sgd", 0.1))
@@ -99,6 +141,9 @@ TASKS = {
         Task("mnist-cnn", "mnist", None, 64, 128, 2000, _CONVOLUTIONAL_RATES),
         Task("cifar-cnn", "cifar10", None, 64, 128, 1000, _CONVOLUTIONAL_RATES),
         Task("tiny-imagenet-cnn", "tiny_imagenet", None, 64, 128, 500, _CONVOLUTIONAL_RATES),
+        PairTask("nzk-linear", "mnist", (), 64, 64, 300),
+        PairTask("nzk-network", "mnist", (10, 5), 64, 64, 300),
+        TextTask("tiny-gpt", "text", None, 64, 64, 500),
     )
 }
 

@@ -7,8 +7,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import zo_triton as zo
-from zo_triton.experiments.race import batches, evaluate
-from zo_triton.experiments.races import CONFIG, DEFAULT_RATES, find_method, probe
+from zo_triton.experiments.methods import find_method
+from zo_triton.experiments.race import batches, evaluate, setting
+from zo_triton.experiments.races import CONFIG, DEFAULT_RATES, probe
 from zo_triton.experiments.tasks import find_task
 
 LARGE = 10_000
@@ -52,7 +53,7 @@ def train(
 
     Args:
         task: A name in ``zo_triton.experiments.tasks.TASKS``.
-        method: A name from ``zo_triton.experiments.races.methods``.
+        method: A name in ``zo_triton.experiments.races.DEFAULT_RATES``.
         lr: Learning rate; None takes the task's for the method.
         directions: K; None takes the task's.
         seed: Of weights, batches and directions.
@@ -73,7 +74,9 @@ def train(
     config = replace(CONFIG, directions=found.directions if directions is None else directions)
     if config.directions < 1:
         raise ValueError(f"directions must be at least 1, got {directions}.")
-    build = find_method(method, config).build
+    if method not in DEFAULT_RATES:
+        raise ValueError(f"unknown method {method!r}; choose one of {tuple(DEFAULT_RATES)}.")
+    build = find_method(method).build
     # An unknown engine is told before the data is read.
     with nullcontext() if engine is None else zo.use_engine(engine):
         prepared = found.prepare()
@@ -86,15 +89,15 @@ def train(
 
     def progress() -> Iterator[Progress]:
         model = prepared.make_model(seed)
-        contender = build(model, rate, seed)
+        contender = build(model, setting(config, rate, seed, prepared.loss))
         source = batches(prepared.data, found.batch, seed)
         every = 10 if len(prepared.data.train_x) < LARGE else 50
-        accuracy = evaluate(model, prepared.data)[1]
+        accuracy = evaluate(model, prepared.data, prepared.loss)[1]
         with nullcontext() if engine is None else zo.use_engine(engine):
             for step in range(1, steps + 1):
                 loss = contender.step(*next(source))
                 if step % every == 0 or step == steps:
-                    accuracy = evaluate(model, prepared.data)[1]
+                    accuracy = evaluate(model, prepared.data, prepared.loss)[1]
                 yield Progress(step, loss, accuracy)
 
     return Run(steps, "\n".join(filter(None, notes)), progress())

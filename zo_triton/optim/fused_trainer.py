@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite, sqrt
 from typing import Any
 
@@ -24,9 +24,9 @@ _PLAIN_SGD = {"nesterov": False, "maximize": False, "dampening": 0}
 
 
 class FusedTrainer:
-    """Cross-entropy training on K loss differences a step, with a torch optimizer.
+    """Training on K loss differences a step, with a torch optimizer.
 
-    A step does what ``zo.estimate_gradient`` on ``F.cross_entropy(model(x), y)`` and ``optimizer.step()`` do.
+    A step does what ``zo.estimate_gradient`` on ``loss(model(x), y)`` and ``optimizer.step()`` do.
     Where model and optimizer allow it (an ``nn.Sequential`` of ``Linear`` and ``ReLU`` in float32 that
     ``ops.offers_mlp`` accepts, plain Adam or SGD, the CPU engine) all of it runs in three compiled calls and
     ĝ is never written out; anything else takes the general way. The optimizer's state and settings
@@ -41,6 +41,7 @@ class FusedTrainer:
         sides: 1 for L(θ+εz) - L(θ), 2 for central differences.
         compute_dtype: Of the differences on the general way; the compiled calls compute in float32.
         fused: False always takes the general way.
+        loss: From (output, target) to what is minimised; any but ``F.cross_entropy`` takes the general way.
 
     Attributes:
         steps_done: Successful steps, the ``step`` of the directions drawn next.
@@ -68,6 +69,7 @@ class FusedTrainer:
         sides: int = 1,
         compute_dtype: torch.dtype = torch.float32,
         fused: bool = True,
+        loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     ) -> None:
         self.params = [param for param in model.parameters() if param.requires_grad]
         check_eps(eps)
@@ -81,7 +83,8 @@ class FusedTrainer:
             )
         self.model, self.optimizer = model, optimizer
         self.directions, self.eps, self.seed, self.sides = directions, eps, seed, sides
-        self.compute_dtype, self.fused = compute_dtype, fused
+        self.compute_dtype, self.loss = compute_dtype, loss
+        self.fused = fused and loss is F.cross_entropy
         self.steps_done = 0
         self._plan: Plan | None = None  # how the last general step was cut up
         self._signed_eps = np.tile(np.array([eps, -eps][:sides], np.float32), directions)
@@ -106,7 +109,7 @@ class FusedTrainer:
 
         Args:
             x: Inputs, [N, …].
-            y: Class indices, [N] int64.
+            y: Class indices, [N] int64; what another loss takes.
 
         Returns:
             The base loss.
@@ -127,7 +130,7 @@ class FusedTrainer:
     def _general_step(self, x: Tensor, y: Tensor, directions: Directions) -> float:
         check_parameters(self.params, directions)
         measurement = measure(
-            lambda: F.cross_entropy(self.model(x), y), self.params, directions, self.eps, self.sides,
+            lambda: self.loss(self.model(x), y), self.params, directions, self.eps, self.sides,
             self.compute_dtype, plan=self._plan,
         )  # fmt: skip
         self._plan = measurement.plan

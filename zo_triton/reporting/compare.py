@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from zo_triton.reporting.records import Record
+from zo_triton.reporting.records import Record, is_race
 from zo_triton.reporting.statistics import find
 from zo_triton.reporting.tables import NOT_REACHED, lay_out, number
 
@@ -58,8 +58,9 @@ def compare(before: Record, after: Record) -> list[Change]:
     """Every figure that both records have: step times, times to the races' targets, peak memory."""
     old, new = before["sections"], after["sections"]
     changes: list[Change] = []
-    for name, rule in _RULES.items():
-        if name in old and name in new:
+    for name in new:
+        rule = _race if is_race(name) else _RULES.get(name)
+        if rule is not None and name in old:
             changes += rule(old[name], new[name])
     return changes
 
@@ -152,7 +153,8 @@ def _race(old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:
     targets = [f"{target:g}" for target in new["config"]["targets"] if target in old["config"]["targets"]]
     for method in new["methods"]:
         earlier = find(old["methods"], method["name"])
-        for target in targets if earlier else ():
+        both = earlier is not None and earlier["runs"] and method["runs"]
+        for target in targets if both else ():
             assert earlier is not None
             before, after = (_seconds(each, target) for each in (earlier, method))
             if not (math.isfinite(before[1]) or math.isfinite(after[1])):
@@ -198,4 +200,4 @@ def _memory(old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:
             )  # fmt: skip
 
 
-_RULES = {"step_time": _step_time, "race": _race, "race_mnist": _race, "memory": _memory}
+_RULES = {"step_time": _step_time, "memory": _memory}

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from zo_triton.reporting.records import Record
+from zo_triton.reporting.records import Record, races_of
 from zo_triton.reporting.statistics import curve_of_median_run
 from zo_triton.reporting.tables import number as spell
 
@@ -60,6 +60,10 @@ def draw_all(record: Record, folder: str | os.PathLike[str], extension: str = "s
     for name, (section, draw) in _FIGURES.items():
         if section in record["sections"]:
             drawn.append(save_figure(draw, record["sections"][section], folder, name, extension))
+    for stem, race in races_of(record).items():
+        if any(method["runs"] for method in race["methods"]):
+            for name, draw in _RACE_FIGURES.items():
+                drawn.append(save_figure(draw, race, folder, f"{stem}_{name}", extension))
     return drawn
 
 
@@ -104,7 +108,7 @@ def _race_against(axis_title: str, column: int) -> Callable[[Any, dict[str, Any]
     def draw(figure: Any, section: dict[str, Any]) -> None:
         figure.set_size_inches(8.2, 6.6)
         upper, lower = figure.subplots(2, 1, sharex=True)
-        for number, method in enumerate(section["methods"]):
+        for number, method in enumerate(one for one in section["methods"] if one["runs"]):
             curve = curve_of_median_run(method)
             # A logarithmic axis has no place for the untrained point at zero.
             points = [point for point in curve if point[column] > 0]
@@ -127,7 +131,7 @@ def _race_against(axis_title: str, column: int) -> Callable[[Any, dict[str, Any]
         upper.set(xscale="log", ylabel="test accuracy [%]", ylim=(0, 101))
         lower.set(xscale="log", yscale="log", xlabel=axis_title, ylabel="training loss")
         # A run that diverges leaves the panel instead of flattening all the others.
-        start = max(method["runs"][0]["curve"][0][3] for method in section["methods"])
+        start = max(method["runs"][0]["curve"][0][3] for method in section["methods"] if method["runs"])
         lower.set_ylim(top=min(lower.get_ylim()[1], DIVERGED * start))
         figure.legend(loc="outside upper center", ncols=3)
 
@@ -183,6 +187,45 @@ def _step_split(figure: Any, section: dict[str, Any]) -> None:
     figure.legend(loc="outside upper center", ncols=len(names))
 
 
+def _throughput(figure: Any, section: dict[str, Any]) -> None:
+    figure.set_size_inches(8.2, 3.4)
+    axes = figure.subplots()
+    rows = section["throughput"]["rows"]
+    for number, name in enumerate(("central", "one_sided")):
+        axes.plot(
+            [row["batch"] for row in rows], [row[name] for row in rows], color=PALETTE[number], marker="os"[number],
+            markersize=4.5, linewidth=2.2, label=f"fused, {name.replace('_', '-')}",
+        )  # fmt: skip
+    axes.axhline(1.0, color="#777777", linewidth=0.8, linestyle=(0, (2, 2)))
+    axes.annotate("plain inference", (1.0, 1.0), xycoords=("axes fraction", "data"), xytext=(-80, 4),
+                  textcoords="offset points", color="#555555")  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.set(xlabel="batch", ylabel="evaluations a second\nover plain inference's", ylim=(0, None))
+    axes.set_xticks([row["batch"] for row in rows], [str(row["batch"]) for row in rows])
+    figure.legend(loc="outside upper center", ncols=2)
+
+
+def _growth(figure: Any, section: dict[str, Any]) -> None:
+    curves = section["growth"]
+    figure.set_size_inches(8.2, 3.4)
+    for axes, curve in zip(
+        figure.subplots(1, len(curves), sharey=True, squeeze=False)[0], curves, strict=True
+    ):
+        for number, one in enumerate(curve["contenders"]):
+            axes.plot(
+                curve["values"], one["ms"], color=PALETTE[number], marker="os^D"[number % 4], markersize=4.5,
+                linewidth=2.2 if one["family"] == "fused" else 1.5,
+                linestyle="-" if one["family"] == "fused" else DASHES[1 + number % 3],
+                label=one["label"] if axes.get_subplotspec().is_first_col() else None,
+            )  # fmt: skip
+        axes.set_xscale("log", base=2)
+        axes.set(yscale="log", xlabel=f"{curve['axis']}\n({curve['fixed']})")
+        axes.set_xticks(curve["values"], [str(value) for value in curve["values"]])
+        if axes.get_subplotspec().is_first_col():
+            axes.set_ylabel("milliseconds a step")
+    figure.legend(loc="outside upper center", ncols=len(curves[0]["contenders"]))
+
+
 def _accuracy(figure: Any, section: dict[str, Any]) -> None:
     figure.set_size_inches(8.2, 4.0)
     axes = figure.subplots()
@@ -230,10 +273,14 @@ def _sizes(case: dict[str, Any]) -> list[float]:
     return [method["excess_mib"] for method in case["methods"]]
 
 
+_RACE_FIGURES = {
+    "time": _race_against("seconds of training (evaluation excluded)", 1),
+    "evaluations": _race_against("forward evaluations (a backward pass counts as two)", 2),
+}
+
 _FIGURES: dict[str, tuple[str, Callable[[Any, dict[str, Any]], None]]] = {
-    "race_time": ("race", _race_against("seconds of training (evaluation excluded)", 1)),
-    "race_evaluations": ("race", _race_against("forward evaluations (a backward pass counts as two)", 2)),
-    "race_mnist_time": ("race_mnist", _race_against("seconds of training (evaluation excluded)", 1)),
+    "throughput": ("curves", _throughput),
+    "growth": ("curves", _growth),
     "step_time": ("step_time", _step_time),
     "step_split": ("step_split", _step_split),
     "accuracy": ("accuracy", _accuracy),

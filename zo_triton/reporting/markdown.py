@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from zo_triton.reporting import gpu_markdown, tables
-from zo_triton.reporting.records import Record, check_record
+from zo_triton.reporting.records import Record, check_record, races_of
 from zo_triton.reporting.summary import summarise
 
 BUSY = 0.3
@@ -16,7 +15,8 @@ BUSY = 0.3
 CAPTIONS = {
     "race_time": "Accuracy and loss against training time",
     "race_evaluations": "Accuracy and loss against forward evaluations",
-    "race_mnist_time": "Accuracy and loss against training time, MNIST",
+    "throughput": "Evaluations a second over plain inference's, against the batch",
+    "growth": "Milliseconds of a step against directions, batch and width",
     "step_time": "Step times",
     "step_split": "Where a fused step's time goes",
     "accuracy": "Error of a loss difference against ε",
@@ -46,6 +46,8 @@ def render(record: Record, figures: list[str]) -> str:
     blocks = ["# Zeroth-order training with fused forward passes"]
     if record["tiny"]:
         blocks.append("> **A tiny run.** It proves that everything works; its numbers mean nothing.")
+    if record["environment"].get("interrupted"):
+        blocks.append("> **Interrupted.** What was finished by then is here, the rest is missing.")
     load, threads = record["environment"].get("load before"), record["environment"]["threads"]
     if load is not None and load > BUSY * threads:
         blocks.append(
@@ -56,14 +58,20 @@ def render(record: Record, figures: list[str]) -> str:
     if summary:
         blocks.append("\n".join(f"- {line}" for line in summary))
     for name, build in _BUILD.items():
-        if name in sections:
+        if name == "race":
+            for stem, section in races_of(record).items():
+                blocks += _race(section, drawn, stem)
+        elif name in sections:
             blocks += build(sections[name], drawn)
     blocks += ["## Where the numbers come from", tables.environment(record["environment"])]
     return "\n\n".join(blocks) + "\n"
 
 
 def _picture(drawn: dict[str, str], stem: str) -> list[str]:
-    return [f"![{CAPTIONS[stem]}]({drawn[stem]})"] if stem in drawn else []
+    if stem not in drawn:
+        return []
+    caption = CAPTIONS.get(stem) or CAPTIONS["race_time" if stem.endswith("_time") else "race_evaluations"]
+    return [f"![{caption}]({drawn[stem]})"]
 
 
 def _race(section: dict[str, Any], drawn: dict[str, str], stem: str = "race") -> list[str]:
@@ -72,11 +80,13 @@ def _race(section: dict[str, Any], drawn: dict[str, str], stem: str = "race") ->
     network = section.get("network") or "ReLU network " + "-".join(map(str, config["sizes"]))
     seeds = len(config["seeds"])
     intro = (
-        f"{network} ({section['parameters']} weights), batch {config['batch']}, cross-entropy, "
+        f"{network} ({section['parameters']} weights), batch {config['batch']}, "
         f"{seeds} {'seed' if seeds == 1 else 'seeds'}; for each seed all methods start from the same weights and "
         f"see the same batches. Zeroth-order methods walk K = {config['directions']} directions a step unless "
         "said. The clock runs during training steps only: evaluation, compilation and warm-up are outside. "
-        "Times are medians over the seeds of the first checkpoint at or above the target; a run ends at "
+        "Times are medians over the seeds of the first checkpoint at or above the target, in brackets the "
+        "quartiles; *set-up* is the first two steps, where compilation happens; *trials* are learning rates "
+        "tried; a run ends at "
         f"the hardest target (plus a little, for the curves) or after {config['run_seconds']:g} s of "
         "training."
     )
@@ -120,6 +130,18 @@ def _accuracy(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
     return ["## Accuracy of a loss difference", intro, tables.accuracy(section), *_picture(drawn, "accuracy")]
 
 
+def _curves(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
+    plain = section["throughput"]
+    blocks = [
+        "## Cost curves", section["note"],
+        f"### Throughput over plain inference: {plain['network']}, K = {plain['directions']}",
+        tables.throughput(plain), *_picture(drawn, "throughput"),
+    ]  # fmt: skip
+    for curve in section["growth"]:
+        blocks += [f"### Growth with {curve['axis']} ({curve['fixed']})", tables.growth(curve)]
+    return blocks + _picture(drawn, "growth")
+
+
 def _gate(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
     return ["## The gate: kernels against theory", section["note"], tables.gate(section)]
 
@@ -133,10 +155,10 @@ def _benchmarks(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
 
 _BUILD: dict[str, Builder] = {
     "gpu_goals": gpu_markdown.goals,
-    "race_mnist": partial(_race, stem="race_mnist"),
     "race": _race,
     "step_time": _case_by_case("Step time", tables.step_time, "step_time"),
     "step_split": _step_split,
+    "curves": _curves,
     "accuracy": _accuracy,
     "memory": _case_by_case("Peak memory", tables.memory, "memory"),
     "gpu_layers": gpu_markdown.layers,

@@ -21,11 +21,11 @@ SCHEMA = 1
 SECTIONS: dict[str, tuple[str, ...]] = {
     "gate": ("note", "rows"),
     "race": ("task", "config", "parameters", "tuning", "methods"),
-    "race_mnist": ("task", "config", "parameters", "tuning", "methods"),
     "step_time": ("note", "cases"),
     "step_split": ("note", "cases"),
     "accuracy": ("model", "batch", "directions", "rows"),
     "memory": ("note", "cases"),
+    "curves": ("note", "throughput", "growth"),
     "benchmarks": ("entries",),
     "gpu_stages": ("note", "rows", "incidents"),
     "gpu_goals": ("note", "rows"),
@@ -35,7 +35,10 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "gpu_layers": ("note", "pass_us", "rows"),
     "nzk": ("name", "title", "settings", "notes", "cases", "network"),
 }
-"""Every section a report knows, with the keys it must have. All are optional."""
+"""Every section a report knows, with the keys it must have. All are optional.
+
+A further race is a section ``race_…`` with the keys of ``race``.
+"""
 
 ENVIRONMENT = ("commit", "dirty", "versions", "device", "threads", "seed", "date")
 """What every record says about where its numbers come from."""
@@ -87,11 +90,22 @@ def check_record(record: Any, source: str) -> None:
         if name not in environment:
             raise ValueError(f"{source} lacks environment.{name}; run `zo-triton report` again.")
     for name, section in sections.items():
-        if name not in SECTIONS:
+        kind = "race" if is_race(name) else name
+        if kind not in SECTIONS:
             raise ValueError(f"{source} has the unknown section {name!r}; known are {tuple(SECTIONS)}.")
-        missing = [key for key in SECTIONS[name] if not isinstance(section, dict) or key not in section]
+        missing = [key for key in SECTIONS[kind] if not isinstance(section, dict) or key not in section]
         if missing:
             raise ValueError(f"{source} lacks {name}.{missing[0]}; run `zo-triton report` again.")
+
+
+def is_race(name: str) -> bool:
+    """Whether a section is a race."""
+    return name == "race" or name.startswith("race_")
+
+
+def races_of(record: Record) -> dict[str, dict[str, Any]]:
+    """The record's races by section, in order."""
+    return {name: section for name, section in record["sections"].items() if is_race(name)}
 
 
 def dumps(record: Record) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from statistics import median
+from math import inf, isfinite
+from statistics import median, quantiles
 from typing import Any
 
 
@@ -16,9 +17,23 @@ def median_reached(runs: list[dict[str, Any]], target: float, unit: str) -> floa
         target: A test accuracy in (0, 1].
         unit: Which of the three.
     """
+    if not runs:
+        return None
     taken = [run["reached"][f"{target:g}"] for run in runs]
     value = median([float("inf") if one is None else float(one[unit]) for one in taken])
     return None if value == float("inf") else value
+
+
+def quartiles_reached(
+    runs: list[dict[str, Any]], target: float, unit: str
+) -> tuple[float | None, float | None]:
+    """First and third quartile over runs, by interpolation; None stands for a run that never got there."""
+    taken = [run["reached"][f"{target:g}"] for run in runs]
+    values = [inf if one is None else float(one[unit]) for one in taken]
+    if len(values) < 2:
+        return (None, None) if not values or values[0] == inf else (values[0], values[0])
+    low, _, high = quantiles(values, n=4, method="inclusive")
+    return tuple(value if isfinite(value) else None for value in (low, high))  # type: ignore[return-value]
 
 
 def median_run(method: dict[str, Any], target: float | None = None) -> dict[str, Any]:

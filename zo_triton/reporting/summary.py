@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from math import inf, isfinite
 from typing import Any
 
 from zo_triton.reporting.gpu_markdown import summarise_checks, summarise_goals
-from zo_triton.reporting.records import Record
+from zo_triton.reporting.records import Record, races_of
 from zo_triton.reporting.statistics import median_reached
 from zo_triton.reporting.tables import number
 
@@ -19,6 +20,12 @@ def summarise(record: Record) -> list[str]:
     sections = record["sections"]
     lines: list[str] = []
     losses: list[str] = []
+    for section in races_of(record).values():
+        sentence, lost = _race(section)
+        lines.append(sentence)
+        losses += lost
+    if lines:
+        lines.insert(0, _verdict(record))
     for name, describe in _DESCRIBE.items():
         if name in sections:
             sentence, lost = describe(sections[name])
@@ -33,6 +40,45 @@ def summarise(record: Record) -> list[str]:
     return lines
 
 
+def _verdict(record: Record) -> str:
+    """When it is worth it and when not, from the fastest of each family in each race."""
+    behind, ahead, races = [], [], races_of(record).values()
+    for section in races:
+        target = max(section["config"]["targets"])
+        fastest = {
+            family: min(found, default=inf)
+            for family in ("fused", "zeroth", "first")
+            for found in [
+                [
+                    seconds
+                    for one in section["methods"]
+                    if one["family"] == family
+                    for seconds in [median_reached(one["runs"], target, "seconds")]
+                    if seconds is not None
+                ]
+            ]
+        }
+        if isfinite(fastest["fused"]):
+            behind += [fastest["fused"] / fastest["first"]] if isfinite(fastest["first"]) else []
+            ahead += [fastest["zeroth"] / fastest["fused"]]
+    if not behind and not ahead:
+        return "**In short:** the fused method reached no race's target."
+    lost, won = sum(ratio > 1 for ratio in behind), sum(ratio > 1 for ratio in ahead)
+    text = "**In short:** where a gradient can be had, take it"
+    if behind:
+        text += f": backpropagation was sooner in {lost} of {len(behind)} races (by {_range(behind)})"
+    text += ". Where only losses can be had"
+    text += f", the fused method was the soonest of the forward-only ones in {won} of {len(ahead)} races"
+    known = [ratio for ratio in ahead if isfinite(ratio)]
+    text += f" (by {_range(known)} where another got there)" if known else ""
+    return text + "."
+
+
+def _range(ratios: list[float]) -> str:
+    low, high = _times(min(ratios)), _times(max(ratios))
+    return low if low == high else f"{low} to {high}"
+
+
 def _race(section: dict[str, Any]) -> tuple[str, list[str]]:
     target = max(section["config"]["targets"])
     goal = f"{100 * target:.0f} % test accuracy"
@@ -45,6 +91,9 @@ def _race(section: dict[str, Any]) -> tuple[str, list[str]]:
     parts, losses = [], []
     for other in section["methods"]:
         if other["family"] == "fused":
+            continue
+        if "error" in other:
+            parts.append(f"{other['label']} failed")
             continue
         theirs = taken[other["name"]]
         if theirs is None:
@@ -98,6 +147,23 @@ def _accuracy(section: dict[str, Any]) -> tuple[str, list[str]]:
     )
 
 
+def _curves(section: dict[str, Any]) -> tuple[str, list[str]]:
+    rows = section["throughput"]["rows"]
+    best = max(rows, key=lambda row: row["central"])
+    above = [row["batch"] for row in rows if row["central"] >= 1]
+    listed = f"at or above it at batch {', '.join(map(str, above))}" if above else "below it at every batch"
+    slow = [
+        f"an evaluation costs more than a forward pass at batch {row['batch']}"
+        for row in rows
+        if row["central"] < 1
+    ]
+    sentence = (
+        f"**Evaluations beside plain inference**, central, {section['throughput']['network']}: "
+        f"{best['central']:.2f}× its throughput at batch {best['batch']}, {listed}."
+    )
+    return sentence, slow
+
+
 def _memory(section: dict[str, Any]) -> tuple[str, list[str]]:
     parts, losses = [], []
     for case in section["cases"]:
@@ -124,9 +190,8 @@ def _times(ratio: float) -> str:
 _DESCRIBE = {
     "gpu_checks": summarise_checks,
     "gpu_goals": summarise_goals,
-    "race_mnist": _race,
-    "race": _race,
     "step_time": _step_time,
+    "curves": _curves,
     "accuracy": _accuracy,
     "memory": _memory,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from zo_triton.reporting.statistics import median_reached
+from zo_triton.reporting.statistics import median_reached, quartiles_reached
 
 try:
     from tabulate import tabulate
@@ -40,7 +40,7 @@ def race(section: dict[str, Any]) -> str:
         seconds = median_reached(method["runs"], hardest, "seconds")
         return float("inf") if seconds is None else seconds
 
-    headers = ["method", "tuned lr", "ms a step", "evaluations a step"]
+    headers = ["method", "tuned lr", "trials", "set-up s", "ms a step", "evaluations a step"]
     headers += [
         f"{unit} to {100 * target:.0f} %" for target in targets for unit in ("seconds", "evaluations")
     ]
@@ -48,14 +48,20 @@ def race(section: dict[str, Any]) -> str:
     rows = []
     for method in sorted(section["methods"], key=place):
         runs = method["runs"]
+        if "error" in method:
+            failed = f"failed: {method['error'].replace('|', '/')[:80]}"
+            rows.append([method["label"], failed, *[""] * (len(headers) - 2)])
+            continue
         row = [
             method["label"],
             number(method["lr"]),
+            str(len(method["trials"])),
+            number(method["set_up_seconds"]),
             number(method["step_ms"]),
             str(method["evaluations_per_step"]),
         ]
         for target in targets:
-            row.append(number(median_reached(runs, target, "seconds")))
+            row.append(_with_range(runs, target))
             row.append(number(median_reached(runs, target, "evaluations")))
         accuracies = sorted(max(point[4] for point in run["curve"]) for run in runs)
         row.append(f"{100 * accuracies[len(accuracies) // 2]:.1f} %")
@@ -63,11 +69,22 @@ def race(section: dict[str, Any]) -> str:
     return lay_out(headers, rows)
 
 
+def _with_range(runs: list[dict[str, Any]], target: float) -> str:
+    """Median seconds to a target, and in brackets their quartiles where there are several runs."""
+    middle = number(median_reached(runs, target, "seconds"))
+    if len(runs) < 2:
+        return middle
+    low, high = quartiles_reached(runs, target, "seconds")
+    return f"{middle} ({number(low, missing='–')} – {number(high, missing='never')})"
+
+
 def sweep(section: dict[str, Any]) -> str:
     """Every trial of the learning-rate sweep: steps to the hardest target, or the best accuracy reached."""
     rates = section["tuning"]["learning_rates"]
     rows = []
     for method in section["methods"]:
+        if not method["trials"]:
+            continue
         cells = []
         for trial in method["trials"]:
             accuracy = trial["best_accuracy"]
@@ -121,6 +138,24 @@ def gate(section: dict[str, Any]) -> str:
         for row in section["rows"]
     ]
     return lay_out(["kernel", "K", "steps", "largest relative error", "allowed"], rows)
+
+
+def throughput(section: dict[str, Any]) -> str:
+    """One row a batch: evaluations over those of plain inference."""
+    rows = [
+        [row["batch"], f"{row['one_sided']:.2f}×", f"{row['central']:.2f}×", number(row["evaluations_per_s"])]
+        for row in section["rows"]
+    ]
+    return lay_out(["batch", "fused, one-sided", "fused, central", "evaluations a second, central"], rows)
+
+
+def growth(curve: dict[str, Any]) -> str:
+    """One row a contender: milliseconds at each value, and the exponent."""
+    rows = [
+        [one["label"], *(number(each) for each in one["ms"]), f"{one['exponent']:.2f}"]
+        for one in curve["contenders"]
+    ]
+    return lay_out(["ms a step", *(f"{curve['axis']} {each}" for each in curve["values"]), "exponent"], rows)
 
 
 def memory(case: dict[str, Any]) -> str:

@@ -1,4 +1,7 @@
-"""What a user would pick instead: plain, idiomatic implementations that nothing slows down on purpose."""
+"""What a user would pick instead: plain, idiomatic implementations that nothing slows down on purpose.
+
+Each module lists what it has to offer in ``METHODS``.
+"""
 
 from zo_triton.experiments.baselines.backprop import Backprop
 from zo_triton.experiments.baselines.forward_gradient import ForwardGradient

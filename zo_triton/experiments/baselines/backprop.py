@@ -1,4 +1,4 @@
-"""Ordinary training by backpropagation, eager torch: what every forward-only method has to be measured by.
+"""Ordinary training by backpropagation: what every forward-only method has to be measured by.
 
 Adam: Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, in torch's fused implementation.
 """
@@ -6,37 +6,51 @@ Adam: Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, in
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zo_triton.experiments.contender import falling_rate
+from zo_triton.experiments.contender import Contender, Method, Setting, falling_rate
 
 
-class Backprop:
+class Backprop(Contender):
     """Gradients by autograd, then Adam or SGD.
 
     Args:
         model: Trained in place.
-        lr: Learning rate.
+        setting: Its learning rate, decay and loss count.
         adam: Adam, otherwise plain SGD.
-        decay_steps: Over which the learning rate falls linearly to nothing; None keeps it.
+        compiled: Forward and backward pass by ``torch.compile``.
     """
 
     evaluations_per_step = 3
 
-    def __init__(
-        self, model: nn.Module, lr: float, adam: bool = True, decay_steps: int | None = None
-    ) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, setting: Setting, adam: bool = True, compiled: bool = False) -> None:
         kind = torch.optim.Adam if adam else torch.optim.SGD
-        self.optimizer = kind(model.parameters(), lr=lr, fused=True)
-        self._decay = falling_rate(self.optimizer, decay_steps)
+        self.optimizer = kind(model.parameters(), lr=setting.lr, fused=True)
+        self._decay = falling_rate(self.optimizer, setting.decay_steps)
+
+        def loss(x: Tensor, y: Tensor) -> Tensor:
+            return setting.loss(model(x), y)
+
+        self.loss = torch.compile(loss) if compiled else loss
 
     def step(self, x: Tensor, y: Tensor) -> float:
         """One update; returns the loss before it."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(self.model(x), y)
+        loss = self.loss(x, y)
         loss.backward()
         self.optimizer.step()
         self._decay()
         return loss.item()
+
+
+METHODS = (
+    Method("adam", "backprop + Adam", "first", Backprop),
+    Method("sgd", "backprop + SGD", "first", lambda m, s: Backprop(m, s, adam=False)),
+    Method("adam-compiled", "backprop + Adam, compiled", "first", lambda m, s: Backprop(m, s, compiled=True)),
+    Method(
+        "sgd-compiled",
+        "backprop + SGD, compiled",
+        "first",
+        lambda m, s: Backprop(m, s, adam=False, compiled=True),
+    ),
+)

@@ -8,11 +8,11 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, jvp, vmap
 
 from zo_triton.experiments.baselines.vmap_ensemble import VmapEnsemble
+from zo_triton.experiments.contender import Method, Setting
 
 
 class ForwardGradient(VmapEnsemble):
@@ -22,15 +22,13 @@ class ForwardGradient(VmapEnsemble):
 
     Args:
         model: Trained in place.
-        lr: Learning rate.
-        seed: Of the directions.
-        directions: K.
+        setting: All but its ε counts.
         adam: Feed the estimate to Adam; otherwise plain SGD.
     """
 
-    def __init__(self, model: nn.Module, lr: float, seed: int, directions: int, adam: bool = False) -> None:
-        super().__init__(model, lr, seed, directions, adam=adam)
-        self.evaluations_per_step = 1 + 2 * directions
+    def __init__(self, model: nn.Module, setting: Setting, adam: bool = False) -> None:
+        super().__init__(model, setting, adam=adam)
+        self.evaluations_per_step = 1 + 2 * setting.directions
 
     @torch.no_grad()
     def slopes(self, noise: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[float, Tensor]:
@@ -38,8 +36,16 @@ class ForwardGradient(VmapEnsemble):
         weights = {name: weight.detach() for name, weight in self.weights.items()}
 
         def loss(at: dict[str, Tensor]) -> Tensor:
-            return F.cross_entropy(functional_call(self.model, at, (x,)), y)
+            return self.loss(functional_call(self.model, at, (x,)), y)
 
         along = partial(jvp, loss, (weights,))
         found: tuple[Tensor, Tensor] = vmap(lambda tangent: tuple(along((tangent,))))(noise)
         return found[0][0].item(), found[1]
+
+
+METHODS = (
+    Method("forward", "forward gradient, vmapped jvp", "zeroth", ForwardGradient),
+    Method(
+        "forward-adam", "forward gradient + Adam", "zeroth", lambda m, s: ForwardGradient(m, s, adam=True)
+    ),
+)

@@ -7,15 +7,15 @@ Passes", NeurIPS 2023, Algorithms 1 (several directions a step: Algorithm 2; wit
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zo_triton.experiments.contender import falling_rate
+from zo_triton.experiments.contender import Contender, Method, Setting, falling_rate
 
 
-class MeZO:
+class MeZO(Contender):
     """Central differences along K Gaussian directions, one direction after the other.
 
     Memory stays that of inference: a direction is its generator's seed, and its noise is drawn again each
@@ -23,30 +23,25 @@ class MeZO:
 
     Args:
         model: Trained in place.
-        lr: Learning rate.
-        seed: Of the directions.
-        directions: K.
+        setting: All but its ε counts, its decay only with Adam.
         eps: Smoothing radius; 1e-3 is the paper's.
         adam: Feed the averaged estimate to Adam instead of descending along it.
-        decay_steps: Over which Adam's learning rate falls linearly to nothing; None keeps it.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        lr: float,
-        seed: int,
-        directions: int,
+        setting: Setting,
         eps: float = 1e-3,
         adam: bool = False,
-        decay_steps: int | None = None,
     ) -> None:
-        self.model, self.lr, self.eps, self.directions = model, lr, eps, directions
+        self.model, self.loss, self.lr, self.eps = model, setting.loss, setting.lr, eps
+        self.directions = directions = setting.directions
         self.parameters = list(model.parameters())
         self.evaluations_per_step = 2 * directions
-        self.adam = torch.optim.Adam(self.parameters, lr=lr, fused=True) if adam else None
-        self._decay = falling_rate(self.adam, decay_steps) if self.adam else None
-        self._seeds = torch.Generator().manual_seed(seed)
+        self.adam = torch.optim.Adam(self.parameters, lr=setting.lr, fused=True) if adam else None
+        self._decay = falling_rate(self.adam, setting.decay_steps) if self.adam else None
+        self._seeds = torch.Generator().manual_seed(setting.seed)
         self._noise = torch.Generator(self.parameters[0].device)
 
     @torch.no_grad()
@@ -56,9 +51,9 @@ class MeZO:
         slopes, total = [], 0.0
         for seed in seeds:
             self._perturb(seed, self.eps)
-            plus = F.cross_entropy(self.model(x), y).item()
+            plus = self.loss(self.model(x), y).item()
             self._perturb(seed, -2 * self.eps)
-            minus = F.cross_entropy(self.model(x), y).item()
+            minus = self.loss(self.model(x), y).item()
             self._perturb(seed, self.eps)
             slopes.append((plus - minus) / (2 * self.eps))
             total += plus + minus
@@ -87,3 +82,21 @@ class MeZO:
         self._noise.manual_seed(seed)
         for parameter in self.parameters:
             yield parameter, torch.randn(parameter.shape, generator=self._noise, device=parameter.device)
+
+
+LOOP_DIRECTIONS = 64
+"""Most directions of the loop in a race: its steps cost in proportion, and larger K were not tried."""
+
+
+def _capped(setting: Setting) -> Setting:
+    return replace(setting, directions=min(setting.directions, LOOP_DIRECTIONS))
+
+
+METHODS = (
+    Method("mezo", "MeZO loop", "zeroth", MeZO),
+    Method(
+        "mezo-adam", f"MeZO loop + Adam, K ≤ {LOOP_DIRECTIONS}", "zeroth",
+        lambda m, s: MeZO(m, _capped(s), adam=True),
+    ),
+    Method("mezo-1", "MeZO loop, K = 1", "zeroth", lambda m, s: MeZO(m, replace(s, directions=1))),
+)  # fmt: skip

@@ -7,19 +7,18 @@ copies of an evolution-strategies step as the ensemble.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from zo_triton.experiments.contender import Contender, Method, Setting, falling_rate
 
-class VmapEnsemble:
+
+class VmapEnsemble(Contender):
     """Gaussian directions, materialised; every copy runs in one batched forward pass.
 
     Args:
         model: Trained in place.
-        lr: Learning rate.
-        seed: Of the directions.
-        directions: K.
+        setting: All but its ε counts.
         eps: Smoothing radius.
         sides: 1 for L(θ+εz) - L(θ), 2 for central differences.
         adam: Feed the estimate to Adam; otherwise plain SGD.
@@ -28,19 +27,19 @@ class VmapEnsemble:
     def __init__(
         self,
         model: nn.Module,
-        lr: float,
-        seed: int,
-        directions: int,
+        setting: Setting,
         eps: float = 1e-3,
         sides: int = 1,
         adam: bool = False,
     ) -> None:
-        self.model, self.eps, self.sides, self.directions = model, eps, sides, directions
+        self.model, self.eps, self.sides, self.loss = model, eps, sides, setting.loss
+        self.directions = directions = setting.directions
         self.weights = dict(model.named_parameters())
         self.evaluations_per_step = directions + 1 if sides == 1 else 2 * directions
         kind = torch.optim.Adam if adam else torch.optim.SGD
-        self.optimizer = kind(self.weights.values(), lr=lr, fused=True)
-        self._noise = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+        self.optimizer = kind(self.weights.values(), lr=setting.lr, fused=True)
+        self._decay = falling_rate(self.optimizer, setting.decay_steps)
+        self._noise = torch.Generator(next(model.parameters()).device).manual_seed(setting.seed)
 
     @torch.no_grad()
     def step(self, x: Tensor, y: Tensor) -> float:
@@ -53,6 +52,7 @@ class VmapEnsemble:
         for name, weight in self.weights.items():
             weight.grad = torch.tensordot(slopes / self.directions, noise[name], dims=1)
         self.optimizer.step()
+        self._decay()
         return loss
 
     @torch.no_grad()
@@ -60,7 +60,7 @@ class VmapEnsemble:
         """A loss, and the projected gradients [K] along given directions [K, *shape]."""
 
         def loss(weights: dict[str, Tensor]) -> Tensor:
-            return F.cross_entropy(functional_call(self.model, weights, (x,)), y)
+            return self.loss(functional_call(self.model, weights, (x,)), y)
 
         def moved(step: float) -> dict[str, Tensor]:
             return {name: weight + step * noise[name] for name, weight in self.weights.items()}
@@ -71,3 +71,10 @@ class VmapEnsemble:
             return base.item(), (plus - base) / self.eps
         minus = vmap(loss)(moved(-self.eps))
         return (plus + minus).mean().item() / 2, (plus - minus) / (2 * self.eps)
+
+
+METHODS = (
+    Method("vmap", "vmap, one-sided", "zeroth", VmapEnsemble),
+    Method("vmap-central", "vmap, central", "zeroth", lambda m, s: VmapEnsemble(m, s, sides=2)),
+    Method("vmap-adam", "vmap ensemble + Adam", "zeroth", lambda m, s: VmapEnsemble(m, s, adam=True)),
+)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import zo_triton as zo
 from zo_triton import ops, reference
 from zo_triton.experiments.accuracy import direct_differences
+from zo_triton.experiments.contender import Setting
 from zo_triton.experiments.gpu.contenders import RecordedZO
 from zo_triton.experiments.gpu.desk import FAILED, PASSED, Desk, LeftOutError, Place
 from zo_triton.experiments.gpu.layer_checks import LAYERS
@@ -215,7 +216,7 @@ def _captured(trial: Trial) -> tuple[float, float]:
         for layer, weight in zip(layers, weights, strict=True):
             layer.weight.data.copy_(weight)
         model = nn.Sequential(layers[0], nn.ReLU(), layers[1]).to(trial.device)
-        stepper = RecordedZO(model, 1e-2, 0, 16, 1e-3, momentum=0.9, dtype=FLOAT)
+        stepper = RecordedZO(model, Setting(1e-2, 0, 16, 1e-3), momentum=0.9, dtype=FLOAT)
         stepper.prepare(x, y, recorded)
         for _ in range(3):
             stepper.step(x, y)

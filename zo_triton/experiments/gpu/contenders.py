@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import zo_triton as zo
-from zo_triton.experiments.contender import make_mlp
+from zo_triton.experiments.contender import Setting, make_mlp
 from zo_triton.experiments.gpu.clock import Action, Clock
 from zo_triton.experiments.gpu.desk import LeftOutError
 from zo_triton.optim.captured import WARM_UPS
@@ -93,10 +93,7 @@ class RecordedZO(_Recorded):
 
     Args:
         model: On a GPU; trained in place.
-        lr: Learning rate.
-        seed: Of the directions.
-        directions: K.
-        eps: Smoothing radius.
+        setting: All but its decay and loss count.
         sides: 1 or 2.
         momentum: μ.
         dtype: Of the differences.
@@ -108,10 +105,7 @@ class RecordedZO(_Recorded):
     def __init__(
         self,
         model: nn.Module,
-        lr: float,
-        seed: int,
-        directions: int,
-        eps: float,
+        setting: Setting,
         sides: int = 1,
         momentum: float = 0.0,
         dtype: torch.dtype = torch.bfloat16,
@@ -119,9 +113,10 @@ class RecordedZO(_Recorded):
         super().__init__(model)
         _need_gpu(model)
         self.optimizer = zo.ZOSGD(
-            model.parameters(), lr, directions, eps, seed, sides=sides, momentum=momentum, compute_dtype=dtype
-        )
-        self.evaluations_per_step = 1 + sides * directions
+            model.parameters(), setting.lr, setting.directions, setting.eps, setting.seed, sides=sides,
+            momentum=momentum, compute_dtype=dtype,
+        )  # fmt: skip
+        self.evaluations_per_step = 1 + sides * setting.directions
 
     def _record(self) -> Action:
         return zo.CapturedStep(self.optimizer, self._loss)
@@ -139,16 +134,16 @@ class Backprop:
 
     Args:
         model: Trained in place.
-        lr: Learning rate.
+        setting: Its learning rate counts.
         adam: Adam, otherwise plain SGD; torch's fused implementation.
     """
 
     evaluations_per_step = 3
 
-    def __init__(self, model: nn.Module, lr: float, adam: bool) -> None:
+    def __init__(self, model: nn.Module, setting: Setting, adam: bool) -> None:
         self.model = model
         kind = torch.optim.Adam if adam else torch.optim.SGD
-        self.optimizer = kind(model.parameters(), lr=lr, fused=True)
+        self.optimizer = kind(model.parameters(), lr=setting.lr, fused=True)
 
     def step(self, x: Tensor, y: Tensor) -> object:
         """One update; returns the loss before it."""
@@ -164,7 +159,7 @@ class RecordedBackprop(_Recorded):
 
     Args:
         model: On a GPU; trained in place.
-        lr: Learning rate.
+        setting: Its learning rate counts.
         adam: Adam, otherwise plain SGD.
 
     Raises:
@@ -173,14 +168,14 @@ class RecordedBackprop(_Recorded):
 
     evaluations_per_step = 3
 
-    def __init__(self, model: nn.Module, lr: float, adam: bool) -> None:
+    def __init__(self, model: nn.Module, setting: Setting, adam: bool) -> None:
         super().__init__(model)
         _need_gpu(model)
         self.optimizer: torch.optim.Optimizer
         if adam:
-            self.optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True, capturable=True)
+            self.optimizer = torch.optim.Adam(model.parameters(), lr=setting.lr, fused=True, capturable=True)
         else:
-            self.optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+            self.optimizer = torch.optim.SGD(model.parameters(), lr=setting.lr)
 
     def _record(self) -> Action:
         return Clock(self.x.device).recorded(self._update)

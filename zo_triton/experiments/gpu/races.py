@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from zo_triton.data import Dataset, available, digits, load, root
 from zo_triton.experiments.baselines import MeZO
-from zo_triton.experiments.contender import Method, count_parameters, make_mlp
+from zo_triton.experiments.contender import Method, Setting, count_parameters, make_mlp
 from zo_triton.experiments.fused import Fused
 from zo_triton.experiments.gpu.clock import WARM_UPS
 from zo_triton.experiments.gpu.contenders import (
@@ -34,7 +34,7 @@ from zo_triton.experiments.gpu.contenders import (
 )
 from zo_triton.experiments.gpu.desk import Desk, LeftOutError, Place
 from zo_triton.experiments.gpu.settings import DIGITS, MNIST, TINY_RACE
-from zo_triton.experiments.race import FIRST_CHECKPOINTS, LOSS_EXAMPLES, RaceConfig
+from zo_triton.experiments.race import FIRST_CHECKPOINTS, LOSS_EXAMPLES, RaceConfig, setting
 from zo_triton.experiments.tasks import Prepared
 from zo_triton.experiments.timing import round_digits
 
@@ -98,19 +98,19 @@ def methods(config: RaceConfig, dtype: torch.dtype, with_loop: bool) -> list[Met
         dtype: Of the fused evaluations.
         with_loop: The MeZO loop as well.
     """
-    K, eps, name = config.directions, config.eps, str(dtype).removeprefix("torch.")
+    K, name = config.directions, str(dtype).removeprefix("torch.")
 
-    def recorded(model: nn.Module, lr: float, seed: int) -> Any:
-        return RecordedZO(model, lr, seed, K, eps, momentum=MOMENTUM, dtype=dtype)
+    def recorded(model: nn.Module, s: Setting) -> Any:
+        return RecordedZO(model, s, momentum=MOMENTUM, dtype=dtype)
 
-    def fused(model: nn.Module, lr: float, seed: int) -> Any:
-        return Fused(model, lr, seed, K, eps, compute_dtype=dtype)
+    def fused(model: nn.Module, s: Setting) -> Any:
+        return Fused(model, s, compute_dtype=dtype)
 
-    def adam(model: nn.Module, lr: float, seed: int) -> Any:
-        return Backprop(model, lr, adam=True)
+    def adam(model: nn.Module, s: Setting) -> Any:
+        return Backprop(model, s, adam=True)
 
-    def adam_recorded(model: nn.Module, lr: float, seed: int) -> Any:
-        return RecordedBackprop(model, lr, adam=True)
+    def adam_recorded(model: nn.Module, s: Setting) -> Any:
+        return RecordedBackprop(model, s, adam=True)
 
     loops = min(K, LOOP_DIRECTIONS)
     listed = [
@@ -118,7 +118,7 @@ def methods(config: RaceConfig, dtype: torch.dtype, with_loop: bool) -> list[Met
         Method("zo-adam", "fused ZO + Adam", "fused", fused, name),
         Method(
             "mezo", f"MeZO loop + Adam, K = {loops}", "zeroth",
-            lambda model, lr, seed: MeZO(model, lr, seed, loops, adam=True),
+            lambda m, s: MeZO(m, replace(s, directions=loops), adam=True),
         ),
         Method("adam", "backprop + Adam", "first", adam),
         Method("adam-graph", "backprop + Adam, CUDA graph", "first", adam_recorded),
@@ -232,12 +232,12 @@ def _prepared(
 ) -> tuple[nn.Module, Any]:
     """A model, and a contender that has compiled and recorded what it needs without having trained it."""
     model = course.make_model(seed).to(place.device)
-    contender: Any = method.build(model, lr, seed)
+    contender: Any = method.build(model, setting(config, lr, seed))
     if hasattr(contender, "prepare"):
         contender.prepare(*next(data.batches(config.batch, seed)))
     else:
         spare = course.make_model(seed).to(place.device)
-        warm: Any = method.build(spare, lr, seed)
+        warm: Any = method.build(spare, setting(config, lr, seed))
         for x, y in islice(data.batches(config.batch, seed), WARM_UPS):
             warm.step(x, y)
     place.clock.wait()

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from zo_triton.experiments.baselines import MeZO, VmapEnsemble
-from zo_triton.experiments.contender import Contender
+from zo_triton.experiments.contender import Contender, Method, Setting
 from zo_triton.experiments.fused import FusedSGD
 from zo_triton.experiments.gpu.contenders import (
     Backprop,
@@ -18,50 +18,53 @@ from zo_triton.experiments.gpu.contenders import (
     compiled,
 )
 from zo_triton.experiments.gpu.desk import Desk, Place
-from zo_triton.experiments.step_time import EPS, LR, StepCase, StepContender, example
+from zo_triton.experiments.step_time import StepCase, example, setting
 from zo_triton.experiments.timing import round_digits
 
 RECORDED, EAGER, MEZO = "zo-graph", "zo", "mezo"
 """Names that goals are about."""
 
 
-def contenders(place: Place, with_compiled: bool = True) -> list[StepContender]:
+def contenders(place: Place, with_compiled: bool = True) -> list[Method]:
     """Ours first; what ``torch.compile`` makes comes last, if at all, because compiling takes longest."""
     dtype, tiny = place.dtype, place.tiny
     name = str(dtype).removeprefix("torch.")
 
-    def compiled_mezo(model: nn.Module, K: int) -> Contender:
-        stepper = MeZO(model, LR, 0, K)
+    def compiled_mezo(model: nn.Module, s: Setting) -> Contender:
+        stepper = MeZO(model, s)
         stepper.model = compiled(model, tiny)  # type: ignore[assignment]
         return stepper
 
-    def compiled_vmap(model: nn.Module, K: int) -> Contender:
-        stepper = VmapEnsemble(model, LR, 0, K)
+    def compiled_vmap(model: nn.Module, s: Setting) -> Contender:
+        stepper = VmapEnsemble(model, s)
         stepper.slopes = compiled(stepper.slopes, tiny)  # type: ignore[method-assign]
         return stepper
 
-    def compiled_backprop(model: nn.Module, K: int) -> Any:
-        stepper = Backprop(model, LR, adam=False)
+    def compiled_backprop(model: nn.Module, s: Setting) -> Any:
+        stepper = Backprop(model, s, adam=False)
         stepper.model = compiled(model, tiny)  # type: ignore[assignment]
         return stepper
 
     rows: list[tuple[str, str, str, str, Any]] = [
         (
             RECORDED, "fused, one-sided, CUDA graph", "fused", name,
-            lambda m, K: RecordedZO(m, LR, 0, K, EPS, dtype=dtype),
+            lambda m, s: RecordedZO(m, s, dtype=dtype),
         ),
-        (EAGER, "fused, one-sided", "fused", name, lambda m, K: FusedSGD(m, LR, 0, K, EPS, compute_dtype=dtype)),
+        (EAGER, "fused, one-sided", "fused", name, lambda m, s: FusedSGD(m, s, compute_dtype=dtype)),
         (
             "zo-central-graph", "fused, central, CUDA graph", "fused", name,
-            lambda m, K: RecordedZO(m, LR, 0, K, EPS, sides=2, dtype=dtype),
+            lambda m, s: RecordedZO(m, s, sides=2, dtype=dtype),
         ),
-        (MEZO, "MeZO loop", "zeroth", "float32", lambda m, K: MeZO(m, LR, 0, K)),
-        ("vmap", "vmap, one-sided", "zeroth", "float32", lambda m, K: VmapEnsemble(m, LR, 0, K)),
-        ("inference", "K inference passes, CUDA graph", "inference", name, lambda m, K: Passes(m, K, dtype)),
-        ("sgd", "backprop + SGD", "first", "float32", lambda m, K: Backprop(m, LR, adam=False)),
+        (MEZO, "MeZO loop", "zeroth", "float32", MeZO),
+        ("vmap", "vmap, one-sided", "zeroth", "float32", VmapEnsemble),
+        (
+            "inference", "K inference passes, CUDA graph", "inference", name,
+            lambda m, s: Passes(m, s.directions, dtype),
+        ),
+        ("sgd", "backprop + SGD", "first", "float32", lambda m, s: Backprop(m, s, adam=False)),
         (
             "sgd-graph", "backprop + SGD, CUDA graph", "first", "float32",
-            lambda m, K: RecordedBackprop(m, LR, adam=False),
+            lambda m, s: RecordedBackprop(m, s, adam=False),
         ),
     ]  # fmt: skip
     late: list[tuple[str, str, str, str, Any]] = [
@@ -69,7 +72,7 @@ def contenders(place: Place, with_compiled: bool = True) -> list[StepContender]:
         ("vmap-compiled", "vmap, one-sided, compiled", "zeroth", "float32", compiled_vmap),
         ("sgd-compiled", "backprop + SGD, compiled", "first", "float32", compiled_backprop),
     ]
-    return [StepContender(*row) for row in (*rows, *(late if with_compiled else ()))]
+    return [Method(*row) for row in (*rows, *(late if with_compiled else ()))]
 
 
 def run_steps(desk: Desk) -> None:
@@ -98,10 +101,10 @@ def run_steps(desk: Desk) -> None:
                 desk.put("step_time", section)
 
 
-def _time(one: StepContender, case: StepCase, place: Place) -> dict[str, Any]:
+def _time(one: Method, case: StepCase, place: Place) -> dict[str, Any]:
     model, x, y = example(case)
     x, y = x.to(place.device), y.to(place.device)
-    contender = one.build(model.to(place.device), case.directions)
+    contender = one.build(model.to(place.device), setting(case))
     taken = place.clock.times(lambda: contender.step(x, y), place.shapes.seconds)
     return {
         "name": one.name,
