@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from zo_triton.experiments.baselines import Backprop, ForwardGradient, MeZO, VmapEnsemble
+from zo_triton.experiments.baselines.rank_one import RankOne
 from zo_triton.experiments.contender import Setting, count_parameters, make_mlp
 from zo_triton.experiments.fused import Fused, FusedSGD
 
@@ -38,9 +39,10 @@ def test_mezo_restores_the_weights_within_rounding():
         lambda model, K: VmapEnsemble(model, Setting(1.0, 0, K)),
         lambda model, K: VmapEnsemble(model, Setting(1.0, 0, K), sides=2),
         lambda model, K: ForwardGradient(model, Setting(1.0, 0, K)),
+        lambda model, K: RankOne(model, Setting(1.0, 0, K)),
         lambda model, K: FusedSGD(model, Setting(1.0, 0, K), compute_dtype=torch.float32),
     ],
-    ids=["mezo", "vmap", "vmap central", "forward", "fused"],
+    ids=["mezo", "vmap", "vmap central", "forward", "rank one", "fused"],
 )
 def test_mean_estimate_agrees_with_autograd(build):
     count = 2000
@@ -147,13 +149,13 @@ def test_mezo_really_makes_the_passes_it_counts():
     assert len(seen) == contender.evaluations_per_step
 
 
-@pytest.mark.parametrize("build", [Fused, FusedSGD, MeZO, VmapEnsemble])
+@pytest.mark.parametrize("build", [Fused, FusedSGD, MeZO, VmapEnsemble, RankOne])
 def test_seed_decides_and_global_state_is_left_alone(build):
     state = torch.get_rng_state()
     ends = []
     for seed in (0, 0, 1):
         model = make_mlp(SIZES, 0)
-        contender = build(model, 0.05, seed, 4)
+        contender = build(model, Setting(0.05, seed, 4))
         contender.step(*batch())
         contender.step(*batch(1))
         ends.append(flat(model))

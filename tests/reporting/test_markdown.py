@@ -27,7 +27,8 @@ def test_summary_admits_a_race_that_was_not_finished(record):
     for run in record["sections"]["race"]["methods"][0]["runs"]:
         run["reached"]["0.95"] = None
     lines = summary.summarise(record)
-    assert "fused ZO + Adam did not get there" in lines[0]
+    assert lines[0] == "**In short:** the fused method reached no race's target."
+    assert "fused ZO + Adam did not get there" in lines[1]
     assert "never reached 95 % test accuracy" in lines[-1]
 
 

@@ -169,8 +169,8 @@ def _run_signs(layer: Layer, start: int, stop: int) -> None:
 
 @kernel
 def _signs_kernel(
-    out, difference, product, base, short, scale, rows, inner, samples, a, first_term, second_term, kind, signed_eps,
-    sides, weight_word, bias_word, key, first_direction, start, stop,
+    out, difference, product, base, short, scale, rows, inner, samples, a, first_term, second_term, kind,
+    signed_eps, sides, weight_word, bias_word, key, first_direction, start, stop,
 ):  # fmt: skip
     """Directions start … stop - 1 of one layer; ``product`` holds their W @ δ, or is empty.
 

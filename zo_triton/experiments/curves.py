@@ -51,9 +51,9 @@ def run_curves(config: CurvesConfig, say: Callable[[str], None]) -> dict[str, An
     """The record's section ``curves``."""
     note = (
         "*Throughput*: evaluations a second of a whole training step (draw, differences, update), over those of "
-        "plain float32 forward passes of the same batch; above 1 a direction costs less than a forward pass. *Growth*: "
-        "medians of one training step while one size grows and the others stay; the exponent is the slope of a "
-        "straight line through the logarithms."
+        "plain float32 forward passes of the same batch; above 1 a direction costs less than a forward pass. "
+        "*Growth*: medians of one training step while one size grows and the others stay; the exponent is the "
+        "slope of a straight line through the logarithms."
     )
     throughput = _throughput(config, say)
     return {

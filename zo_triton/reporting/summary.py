@@ -41,37 +41,35 @@ def summarise(record: Record) -> list[str]:
 
 
 def _verdict(record: Record) -> str:
-    """When it is worth it and when not, from the fastest of each family in each race."""
-    behind, ahead, races = [], [], races_of(record).values()
-    for section in races:
-        target = max(section["config"]["targets"])
-        fastest = {
-            family: min(found, default=inf)
-            for family in ("fused", "zeroth", "first")
-            for found in [
-                [
-                    seconds
-                    for one in section["methods"]
-                    if one["family"] == family
-                    for seconds in [median_reached(one["runs"], target, "seconds")]
-                    if seconds is not None
-                ]
-            ]
-        }
-        if isfinite(fastest["fused"]):
-            behind += [fastest["fused"] / fastest["first"]] if isfinite(fastest["first"]) else []
-            ahead += [fastest["zeroth"] / fastest["fused"]]
-    if not behind and not ahead:
+    """When it is worth it and when not, from the soonest of each family in each race."""
+    behind, ahead = [], []
+    for section in races_of(record).values():
+        ours, others, backprop = (_soonest(section, family) for family in ("fused", "zeroth", "first"))
+        if isfinite(ours):
+            ahead.append(others / ours)
+            if isfinite(backprop):
+                behind.append(ours / backprop)
+    if not ahead:
         return "**In short:** the fused method reached no race's target."
-    lost, won = sum(ratio > 1 for ratio in behind), sum(ratio > 1 for ratio in ahead)
     text = "**In short:** where a gradient can be had, take it"
     if behind:
+        lost = sum(ratio > 1 for ratio in behind)
         text += f": backpropagation was sooner in {lost} of {len(behind)} races (by {_range(behind)})"
-    text += ". Where only losses can be had"
-    text += f", the fused method was the soonest of the forward-only ones in {won} of {len(ahead)} races"
-    known = [ratio for ratio in ahead if isfinite(ratio)]
-    text += f" (by {_range(known)} where another got there)" if known else ""
-    return text + "."
+    won, known = sum(ratio > 1 for ratio in ahead), [ratio for ratio in ahead if isfinite(ratio)]
+    text += ". Where only losses can be had, the fused method was the soonest of the forward-only ones in "
+    text += f"{won} of {len(ahead)} races"
+    return text + (f" (by {_range(known)} where another got there)." if known else "; no other got there.")
+
+
+def _soonest(section: dict[str, Any], family: str) -> float:
+    """Median seconds to the hardest target of a family's quickest method; infinite if none got there."""
+    target = max(section["config"]["targets"])
+    taken = [
+        median_reached(one["runs"], target, "seconds")
+        for one in section["methods"]
+        if one["family"] == family
+    ]
+    return min((seconds for seconds in taken if seconds is not None), default=inf)
 
 
 def _range(ratios: list[float]) -> str:

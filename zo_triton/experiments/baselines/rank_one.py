@@ -6,6 +6,8 @@ Learning" (2017), mirrored sampling; "Evolution Strategies at the Hyperscale" (E
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
@@ -48,9 +50,11 @@ class RankOne(Contender):
         def loss(member: dict[str, tuple[Tensor, ...]], side: Tensor) -> Tensor:
             return self.loss(self._forward(member, side * self.sigma, x), y)
 
-        sides = torch.tensor([1.0, -1.0], device=x.device)
-        losses = vmap(vmap(loss, (None, 0)), (0, None))(noise, sides)
-        coefficients = (losses[:, 0] - losses[:, 1]) / (2 * self.sigma * self.directions)
+        mirrored = {name: tuple(torch.cat([part, part]) for part in parts) for name, parts in noise.items()}
+        sides = torch.tensor([1.0, -1.0], device=x.device).repeat_interleave(self.directions)
+        losses = vmap(loss)(mirrored, sides)
+        plus, minus = losses.chunk(2)
+        coefficients = (plus - minus) / (2 * self.sigma * self.directions)
         for name, weight in self.weights.items():
             first, *second = noise[name]
             scaled = coefficients.view(-1, *[1] * (first.dim() - 1)) * first
@@ -73,10 +77,7 @@ class RankOne(Contender):
         for name, weight in self.weights.items():
             if name in self._linear:
                 rows, cols = member[name]
-
-                def add(layer: nn.Module, inputs: tuple[Tensor], output: Tensor, a=rows, b=cols) -> Tensor:
-                    return output + (step * (inputs[0] @ b)).unsqueeze(-1) * a
-
+                add = partial(_add_thin_product, step, rows, cols)
                 hooks.append(self._linear[name].register_forward_hook(add))
             elif weight.dim() < 2:
                 moved[name] = weight + step * member[name][0]
@@ -87,6 +88,12 @@ class RankOne(Contender):
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def _add_thin_product(
+    step: Tensor, rows: Tensor, cols: Tensor, layer: nn.Module, inputs: tuple[Tensor], output: Tensor
+) -> Tensor:
+    return output + (step * (inputs[0] @ cols)).unsqueeze(-1) * rows
 
 
 METHODS = (
