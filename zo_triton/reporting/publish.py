@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from zo_triton.reporting import compiled, figures, nzk_figures, nzk_markdown, records
+from zo_triton.reporting import compiled, figures, history, nzk_figures, nzk_markdown, records
 from zo_triton.reporting.html import page
 from zo_triton.reporting.markdown import render
 
@@ -51,6 +51,7 @@ def publish(record: records.Record, folder: str | os.PathLike[str]) -> Path:
     """
     target = check_destination(folder)
     records.check_record(record, "the record to be published")
+    entries = history.extended(record, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
     try:
@@ -66,6 +67,9 @@ def publish(record: records.Record, folder: str | os.PathLike[str]) -> Path:
                 raise
             text = text_of(record, []) + "\nThe figures are left out: matplotlib is not installed.\n"
         text = compiled.append(text, target, fresh)
+        if entries:
+            records.write_text(fresh / history.NAME, history.dumps(entries))
+            text = "\n".join(filter(None, (text, history.render(entries)))).rstrip() + "\n"
         records.write_text(fresh / REPORT_NAME, text)
         _write_page(fresh, text)
         _swap(fresh, target)
@@ -101,5 +105,5 @@ def _swap(fresh: Path, target: Path) -> None:
 
 
 def _belongs(entry: Path) -> bool:
-    known = (RECORD_NAME, REPORT_NAME, PAGE_NAME, *compiled.NAMES)
+    known = (RECORD_NAME, REPORT_NAME, PAGE_NAME, history.NAME, *compiled.NAMES)
     return entry.is_file() and (entry.name in known or entry.suffix == ".svg")
