@@ -18,7 +18,7 @@ def test_summary_says_who_won_and_by_how_much(record):
 
 def test_summary_lists_every_loss(record):
     last = summary.summarise(record)[-1]
-    assert "backprop + Adam reached 95 % test accuracy 4.7× sooner" in last
+    assert "backprop + Adam reached 95 % test accuracy on digits 4.7× sooner" in last
     assert "backprop + SGD is 6.2× quicker" in last
     assert "MeZO loop needs less memory" in last
 
@@ -29,7 +29,7 @@ def test_summary_admits_a_race_that_was_not_finished(record):
     lines = summary.summarise(record)
     assert lines[0] == "**In short:** the fused method reached no race's target."
     assert "fused ZO + Adam did not get there" in lines[1]
-    assert "never reached 95 % test accuracy" in lines[-1]
+    assert "never reached 95 % test accuracy on digits" in lines[-1]
 
 
 def test_methods_that_fail_stay_in_the_table(record):

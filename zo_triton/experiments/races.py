@@ -69,10 +69,10 @@ _CONVOLUTIONAL = replace(_LONG, eps=1e-3, trial_seconds=8.0, run_seconds=60.0)
 
 RACES = {
     "digits-mlp": Race("digits", CONFIG, EVERYONE),
-    "nzk-linear": Race("nzk-linear", replace(CONFIG, directions=64, targets=(0.90, 0.95), run_seconds=3.0)),
-    "nzk-network": Race("nzk-network", replace(CONFIG, directions=64, targets=(0.90, 0.95), run_seconds=3.0)),
+    "nzk-linear": Race("nzk-linear", replace(CONFIG, directions=64, targets=(0.85, 0.90), run_seconds=2.0)),
+    "nzk-network": Race("nzk-network", replace(CONFIG, directions=64, targets=(0.85, 0.90), run_seconds=2.0)),
     "tiny-gpt": Race(
-        "tiny-gpt", replace(_LONG, trial_seconds=2.0, run_seconds=6.0, directions=64, targets=(0.40, 0.50))
+        "tiny-gpt", replace(_LONG, trial_seconds=1.5, run_seconds=5.0, directions=64, targets=(0.30, 0.40))
     ),
     "mnist-mlp": Race("mnist-mlp", replace(_LONG, batch=128, directions=512, targets=(0.85, 0.90))),
     "mnist-cnn": Race(

@@ -99,7 +99,8 @@ class PairTask(Task):
 
     def prepare(self) -> Prepared:
         """As for any task; digits 3 and 5 stand in for MNIST's."""
-        pair = class_pair_or_digits(self.data, per_class=140)
+        # Digits have 146 of their rarer class.
+        pair = class_pair_or_digits(self.data, per_class=1000 if available(self.data) else 140)
         labels = (pair.y > 0).astype(np.int64)
         kept, held = stratified_split(labels, 0.25, 0)
         data = Dataset(pair.name, pair.x[kept], labels[kept], pair.x[held], labels[held]).standardized()
