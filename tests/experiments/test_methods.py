@@ -42,6 +42,9 @@ def test_every_installed_contender_trains_a_small_network(name):
     before = [param.detach().clone() for param in model.parameters()]
     contender = method.build(model, Setting(0.1, 0, 8))
     x, y = torch.randn(16, 6), torch.arange(16) % 3
+    contender.prepare(x, y)
+    contender.write_weights()
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
     for _ in range(2):
         loss = contender.step(x, y)
     contender.write_weights()

@@ -48,6 +48,9 @@ class Contender:
         """Trains on one batch, x [N, features] float32 and y [N], and returns a training loss."""
         raise NotImplementedError
 
+    def prepare(self, x: Tensor, y: Tensor) -> None:
+        """Compiles for such batches, off the clock; trains nothing."""
+
     def write_weights(self) -> None:
         """Brings the model's parameters up to date, off the clock: for methods that train a copy elsewhere."""
 

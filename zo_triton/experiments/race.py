@@ -127,6 +127,7 @@ def run(
     sleep(REST_SECONDS)
     data, model, loss_of = course.data, course.make_model(seed), course.loss
     contender = method.build(model, setting(config, lr, seed, loss_of))
+    contender.prepare(*next(batches(data, config.batch, seed)))
     source = batches(data, config.batch, seed)
     count = torch.get_num_threads()
     with threads(1):
@@ -232,6 +233,7 @@ def warm_up(method: Method, course: Prepared, config: RaceConfig) -> float:
     contender = method.build(course.make_model(0), setting(config, config.learning_rates[0], 0, course.loss))
     source = batches(course.data, config.batch, 0)
     start = perf_counter()
+    contender.prepare(*next(source))
     for _ in range(2):
         contender.step(*next(source))
     return perf_counter() - start

@@ -33,6 +33,11 @@ class Backprop(Contender):
 
         self.loss = torch.compile(loss) if compiled else loss
 
+    def prepare(self, x: Tensor, y: Tensor) -> None:
+        """One forward and backward pass, where ``torch.compile`` compiles both."""
+        self.loss(x, y).backward()
+        self.optimizer.zero_grad(set_to_none=True)
+
     def step(self, x: Tensor, y: Tensor) -> float:
         """One update; returns the loss before it."""
         self.optimizer.zero_grad(set_to_none=True)

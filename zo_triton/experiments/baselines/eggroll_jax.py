@@ -51,6 +51,10 @@ class EggrollJax(Contender):
         self._weights, self._state, loss = self._step(self._weights, self._state, key, x.numpy(), y.numpy())
         return float(loss)
 
+    def prepare(self, x: Tensor, y: Tensor) -> None:
+        """Compiles the step ahead of time."""
+        self._step = self._step.lower(self._weights, self._state, self._key, x.numpy(), y.numpy()).compile()
+
     @torch.no_grad()
     def write_weights(self) -> None:
         """Copies JAX's arrays into the model."""

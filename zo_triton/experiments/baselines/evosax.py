@@ -52,13 +52,17 @@ class EvosaxOpenES(Contender):
         self._key, key = jax.random.split(jax.random.PRNGKey(setting.seed))
         self._params = self._strategy.default_params
         self._state = self._strategy.init(key, start, self._params)
-        self._step = jax.jit(self._generation)
+        self._step: Any = jax.jit(self._generation)
 
     def step(self, x: Tensor, y: Tensor) -> float:
         """One generation; returns the mean of the 2K losses."""
         self._key, key = self._jax.random.split(self._key)
         self._state, loss = self._step(self._state, key, x.numpy(), y.numpy())
         return float(loss)
+
+    def prepare(self, x: Tensor, y: Tensor) -> None:
+        """Compiles the step ahead of time."""
+        self._step = self._step.lower(self._state, self._key, x.numpy(), y.numpy()).compile()
 
     @torch.no_grad()
     def write_weights(self) -> None:
