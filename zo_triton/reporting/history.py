@@ -98,7 +98,7 @@ def render(entries: list[Entry]) -> str:
         [
             "## History",
             "By commit, the latest last. Milliseconds and seconds follow the machine's mood from day to day; the "
-            "ratios to what ran beside them hardly do.",
+            "ratios to what ran beside them vary less.",
             lay_out(["commit", "date", "device", *names], rows),
         ]
     )
