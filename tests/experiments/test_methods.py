@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from zo_triton.experiments import baselines, methods
-from zo_triton.experiments.baselines.eggroll_jax import relu_layers
 from zo_triton.experiments.baselines.rank_one import RankOne
 from zo_triton.experiments.contender import Method, Setting, make_mlp
+from zo_triton.experiments.jax_network import relu_layers
 from zo_triton.experiments.methods import METHODS, find_method, find_methods
 
 
@@ -76,7 +76,9 @@ def test_rank_one_noise_equals_materialised_noise():
 )
 def test_jax_contenders_refuse_other_networks(model):
     with pytest.raises(ValueError, match="written for ReLU networks"):
-        relu_layers(model)
+        relu_layers(model, F.cross_entropy)
+    with pytest.raises(ValueError, match="written for cross-entropy"):
+        relu_layers(make_mlp((3, 2), 0), F.mse_loss)
 
 
 def test_another_loss_is_minimised_too():

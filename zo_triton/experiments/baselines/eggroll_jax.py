@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zo_triton.experiments.contender import Contender, Method, Setting
+from zo_triton.experiments.jax_network import from_jax, relu_layers, to_jax
 
 
 class EggrollJax(Contender):
@@ -32,15 +31,10 @@ class EggrollJax(Contender):
         import jax
         import optax
 
-        if setting.loss is not F.cross_entropy:
-            raise ValueError("the JAX contender is written for cross-entropy.")
-        self.layers = relu_layers(model)
+        self.layers = relu_layers(model, setting.loss)
         self.evaluations_per_step = 2 * setting.directions
         self._jax, self._optimizer = jax, optax.sgd(setting.lr)
-        self._weights = [
-            tuple(jax.numpy.array(each.detach().numpy()) for each in (layer.weight, layer.bias))
-            for layer in self.layers
-        ]
+        self._weights = to_jax(self.layers)
         self._state = self._optimizer.init(self._weights)
         self._key = jax.random.PRNGKey(setting.seed)
         self._step = jax.jit(_make_step(self._optimizer, setting.directions, sigma), donate_argnums=(0, 1))
@@ -55,26 +49,9 @@ class EggrollJax(Contender):
         """Compiles the step ahead of time."""
         self._step = self._step.lower(self._weights, self._state, self._key, x.numpy(), y.numpy()).compile()
 
-    @torch.no_grad()
     def write_weights(self) -> None:
         """Copies JAX's arrays into the model."""
-        for layer, (weight, bias) in zip(self.layers, self._weights, strict=True):
-            layer.weight.copy_(torch.utils.dlpack.from_dlpack(weight))
-            layer.bias.copy_(torch.utils.dlpack.from_dlpack(bias))
-
-
-def relu_layers(model: nn.Module) -> list[nn.Linear]:
-    """The linear layers of a ReLU network.
-
-    Raises:
-        ValueError: The model is no ``nn.Sequential`` of Linear and ReLU in turns.
-    """
-    layers = list(model) if isinstance(model, nn.Sequential) else []
-    if not layers or not all(
-        isinstance(layer, nn.ReLU if number % 2 else nn.Linear) for number, layer in enumerate(layers)
-    ):
-        raise ValueError(f"this contender is written for ReLU networks, not for {type(model).__name__}.")
-    return [layer for layer in layers if isinstance(layer, nn.Linear)]
+        from_jax(self.layers, self._weights)
 
 
 def _make_step(optimizer: Any, count: int, sigma: float) -> Any:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zo_triton.experiments.baselines.eggroll_jax import relu_layers
 from zo_triton.experiments.contender import Contender, Method, Setting
+from zo_triton.experiments.jax_network import from_jax, relu_layers, to_jax
 
 
 class EvosaxOpenES(Contender):
@@ -34,14 +32,9 @@ class EvosaxOpenES(Contender):
         import optax
         from evosax.algorithms import Open_ES
 
-        if setting.loss is not F.cross_entropy:
-            raise ValueError("the evosax contender is written for cross-entropy.")
-        self.layers = relu_layers(model)
+        self.layers = relu_layers(model, setting.loss)
         self.evaluations_per_step = 2 * setting.directions
-        start = [
-            tuple(jax.numpy.array(each.detach().numpy()) for each in (layer.weight, layer.bias))
-            for layer in self.layers
-        ]
+        start = to_jax(self.layers)
         self._jax = jax
         self._strategy = Open_ES(
             2 * setting.directions,
@@ -64,12 +57,9 @@ class EvosaxOpenES(Contender):
         """Compiles the step ahead of time."""
         self._step = self._step.lower(self._state, self._key, x.numpy(), y.numpy()).compile()
 
-    @torch.no_grad()
     def write_weights(self) -> None:
         """Copies the distribution's mean into the model."""
-        for layer, arrays in zip(self.layers, self._strategy.get_mean(self._state), strict=True):
-            layer.weight.copy_(torch.utils.dlpack.from_dlpack(arrays[0]))
-            layer.bias.copy_(torch.utils.dlpack.from_dlpack(arrays[1]))
+        from_jax(self.layers, self._strategy.get_mean(self._state))
 
     def _generation(self, state: Any, key: Any, x: Any, y: Any) -> tuple[Any, Any]:
         import jax
