@@ -72,7 +72,8 @@ def contenders(place: Place, with_compiled: bool = True) -> list[Method]:
         ("vmap-compiled", "vmap, one-sided, compiled", "zeroth", "float32", compiled_vmap),
         ("sgd-compiled", "backprop + SGD, compiled", "first", "float32", compiled_backprop),
     ]
-    return [Method(*row) for row in (*rows, *(late if with_compiled else ()))]
+    listed = (*rows, *(late if with_compiled else ()))
+    return [Method(key, label, family, build, dtype) for key, label, family, dtype, build in listed]
 
 
 def run_steps(desk: Desk) -> None:
