@@ -2,7 +2,8 @@
 
 Each sample's inputs are rounded to a grid of its own, the finest on which no signed sum of 32 of its columns leaves
 16 bits; such sums are widened and added in 32 bits, exactly. The grid's step is 1/32750 of the largest Σ|x| over 32
-columns: finer than bfloat16 for every input that is not hundreds of times smaller than its sample's largest.
+columns. Rounding to bfloat16 would be coarser for inputs above 1/128 of that sum, finer for those below: 800
+normal inputs' signed sums are off by 0.03 % so, by 0.17 % in bfloat16.
 """
 
 from __future__ import annotations
