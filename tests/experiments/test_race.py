@@ -11,7 +11,7 @@ from zo_triton.experiments.contender import Contender, Method, make_mlp
 from zo_triton.experiments.methods import find_method
 from zo_triton.experiments.race import batches, log_uniform, race, run, tune
 from zo_triton.experiments.races import RACES, TINY, run_race
-from zo_triton.experiments.tasks import find_task, squared_error
+from zo_triton.experiments.tasks import find_task
 
 SHORT = replace(TINY, learning_rates=(1e-3, 1e-2), trial_seconds=20.0, run_seconds=20.0, targets=(0.3, 0.6))
 ADAM = Method("adam", "backprop + Adam", "first", Backprop)
@@ -56,10 +56,11 @@ def test_every_method_gets_the_same_weights_and_batches(course):
         assert torch.equal(y, y_too)
 
 
-def test_an_epoch_visits_no_example_twice():
+def test_an_epoch_visits_no_example_twice(course):
     numbers = np.arange(300, dtype=np.float32)[:, None]
     labels = np.zeros(300, np.int64)
-    source = batches(Dataset("numbers", numbers, labels, numbers, labels), 128, seed=0)
+    numbered = replace(course, data=Dataset("numbers", numbers, labels, numbers, labels))
+    source = batches(numbered, 128, seed=0)
     first, second, third = (next(source)[0] for _ in range(3))
     assert len(torch.unique(torch.cat([first, second]))) == 256
     assert not torch.equal(first, third)
@@ -200,9 +201,10 @@ def test_a_single_output_tells_two_classes_apart():
         model.weight.fill_(1.0)
     x = np.array([[-2.0], [-1.0], [1.0], [3.0]], np.float32)
     data = Dataset("signs", x, np.array([0, 0, 1, 1]), x, np.array([0, 1, 1, 1]))
-    loss, accuracy = racing.evaluate(model, data, squared_error)
+    signs = replace(find_task("nzk-linear").prepare(), data=data)
+    loss, accuracy = racing.evaluate(model, signs)
     assert accuracy == 0.75
-    assert loss == pytest.approx((1 + 0 + 0 + 4) / 8)
+    assert loss == pytest.approx((1 + 0 + 0 + 4) / 4)
 
 
 def test_evaluation_is_right_on_a_known_model(course):
@@ -211,5 +213,5 @@ def test_evaluation_is_right_on_a_known_model(course):
         for parameter in model.parameters():
             parameter.zero_()
         model[0].bias[3] = 1.0
-    _, accuracy = racing.evaluate(model, course.data)
+    _, accuracy = racing.evaluate(model, course)
     assert accuracy == pytest.approx((course.data.test_y == 3).mean())

@@ -23,9 +23,11 @@ def mlp(*sizes, seed=0):
     return model
 
 
-def batch(samples, features, classes, seed=0):
+def batch(samples, features, classes, seed=0, loss=F.cross_entropy):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(samples, features, generator=generator)
+    if loss is F.mse_loss:
+        return x, torch.randn(samples, classes, generator=generator)
     return x, torch.randint(classes, (samples,), generator=generator)
 
 
@@ -40,21 +42,24 @@ SHAPES = {
     "logistic": ((5, 3), 1),
     "digits": ((64, 32, 10), 37),
     "deep": ((33, 65, 7, 4), 131),
+    "one-output": ((64, 10, 5, 1), 64),
 }
 
 
+@pytest.mark.parametrize("loss", [F.cross_entropy, F.mse_loss])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_compiled_step_is_the_general_step(name, shape):
+def test_compiled_step_is_the_general_step(name, shape, loss):
     sizes, samples = shape
     ends = []
     for fused in (True, False):
         model = mlp(*sizes)
         trainer = zo.FusedTrainer(
-            model, OPTIMIZERS[name](model.parameters()), directions=9, eps=1e-3, seed=7, sides=2, fused=fused
-        )
+            model, OPTIMIZERS[name](model.parameters()), directions=9, eps=1e-3, seed=7, sides=2, fused=fused,
+            loss=loss,
+        )  # fmt: skip
         assert trainer.is_fused is fused
-        losses = [trainer.step(*batch(samples, sizes[0], sizes[-1], seed)) for seed in range(3)]
+        losses = [trainer.step(*batch(samples, sizes[0], sizes[-1], seed, loss)) for seed in range(3)]
         ends.append((losses, [param.detach() for param in model.parameters()], trainer.optimizer))
     torch.testing.assert_close(ends[0][0], ends[1][0], rtol=1e-4, atol=1e-5)
     # Adam divides by the estimate's own size: rounding of a coordinate near zero moves it by a share of lr.
@@ -154,16 +159,24 @@ BAD_BATCHES = {
     "negative-label": (lambda x, y: (x, y - 9), ValueError, "labels must be in"),
     "nan": (lambda x, y: (x * float("nan"), y), ValueError, "the loss is nan"),
 }
+BAD_TARGETS = {
+    "broadcast": (lambda x, y: (x, y[:, :1]), ValueError, r"y must be \[8, 4\] like the outputs, got \(8, 1\)"),
+    "labels": (lambda x, y: (x, y[:, 0].long()), ValueError, r"y must be \[8, 4\]"),
+    "float64": (lambda x, y: (x, y.double()), TypeError, "float32"),
+    "infinite": (lambda x, y: (x, y / 0), ValueError, "the loss is inf"),
+}
+BAD = [(F.cross_entropy, *case) for case in BAD_BATCHES.values()]
+BAD += [(F.mse_loss, *case) for case in BAD_TARGETS.values()]
 
 
-@pytest.mark.parametrize("case", BAD_BATCHES.values(), ids=BAD_BATCHES)
+@pytest.mark.parametrize("case", BAD, ids=[*BAD_BATCHES, *BAD_TARGETS])
 def test_bad_batches_change_nothing(case):
-    spoil, error, message = case
+    loss, spoil, error, message = case
     model = mlp(6, 5, 4)
-    trainer = zo.FusedTrainer(model, torch.optim.Adam(model.parameters()), directions=4)
+    trainer = zo.FusedTrainer(model, torch.optim.Adam(model.parameters()), directions=4, loss=loss)
     before = [param.clone() for param in model.parameters()]
     with pytest.raises(error, match=message):
-        trainer.step(*spoil(*batch(8, 6, 4)))
+        trainer.step(*spoil(*batch(8, 6, 4, loss=loss)))
     assert trainer.steps_done == 0
     assert not trainer.optimizer.state
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

@@ -30,7 +30,7 @@ GROUP = 8
 BLOCK = 128
 """Samples that go through the network together."""
 
-_NO_RESIDUAL = np.empty((0, 0), np.float32)
+NO_RESIDUAL, NO_LABELS = np.empty((0, 0), np.float32), np.empty(0, np.int64)
 
 SMALL_WORK = 1 << 21
 """Below this many multiply-adds a second thread costs more than it gives."""
@@ -62,9 +62,9 @@ def mlp_differences(
     probabilities = torch.empty(last[ROWS], samples)
     if target.is_floating_point():
         error = (outputs[-1].detach() - target).t().contiguous().numpy()
-        labels = np.empty(0, np.int64)
+        labels = NO_LABELS
     else:
-        error, labels = _NO_RESIDUAL, target.contiguous().numpy()
+        error, labels = NO_RESIDUAL, target.contiguous().numpy()
     _pack_kernel(
         _arrays(inputs), _arrays(outputs), _arrays(weights), layout, base.numpy(), terms.numpy(), matrices.numpy(),
         probabilities.numpy(),
@@ -105,7 +105,7 @@ def run_passes(
     label_smoothing: float,
     signed_eps: np.ndarray,
     directions: Directions,
-    residual: np.ndarray = _NO_RESIDUAL,
+    residual: np.ndarray = NO_RESIDUAL,
 ) -> None:
     """Every sample's loss difference, out [P, N], on all threads; layout, ids, kinds: see :func:`plan`.
 

@@ -14,6 +14,8 @@ from zo_triton.cpu.field import key_of, sign_words
 from zo_triton.cpu.mlp import (
     BASE_AT,
     INNER,
+    NO_LABELS,
+    NO_RESIDUAL,
     ROW_AT,
     ROWS,
     WIDTH_IN_WORDS,
@@ -34,12 +36,13 @@ def mlp_measure(
     directions: Directions,
     signed_eps: np.ndarray,
 ) -> tuple[float, np.ndarray]:
-    """Mean cross-entropy of a ReLU network and its difference for every evaluation.
+    """Mean loss of a ReLU network and its difference for every evaluation.
 
     Args:
         tensors: Weight [rows, inner] and bias [1, rows] of each layer in turn, float32, ids 0, 1, 2 …
         x: [N, inputs] float32.
-        target: [N] int64 in [0, C).
+        target: Classes, [N] int64 in [0, C), for cross-entropy; [N, C] float32 for the squared error, which is
+            averaged over samples and outputs.
         directions: K full-rank sign directions.
         signed_eps: [P] float32.
 
@@ -62,16 +65,23 @@ def mlp_measure(
         np.zeros(LANES * (last[WORD_AT] + -(-last[ROWS] // 4) * 4 * last[WIDTH_IN_WORDS]), np.float32),
         np.empty((last[ROWS], samples), np.float32),
     )
+    squared = target.ndim == 2
+    labels = NO_LABELS if squared else target
+    residual = np.negative(target.T, order="C") if squared else NO_RESIDUAL
     losses = np.empty(samples, np.float32)
-    _base_kernel(losses, x, target, tuple(tensors), layout, kinds, *base)
+    _base_kernel(losses, x, labels, residual, tuple(tensors), layout, kinds, *base)
     out = np.empty((signed_eps.size, samples), np.float32)
-    run_passes(out, base, layout, words, kinds, target, 0.0, signed_eps, directions)
-    return float(losses.mean()), out.mean(1)
+    run_passes(out, base, layout, words, kinds, labels, 0.0, signed_eps, directions, residual)
+    terms = target.size
+    return float(losses.sum()) / terms, out.sum(1) / np.float32(terms)
 
 
 @kernel
-def _base_kernel(losses, x, target, tensors, layout, kinds, inputs, terms, matrices, probabilities):
-    """The network's base, in the passes' layout, and each sample's loss."""
+def _base_kernel(losses, x, labels, residual, tensors, layout, kinds, inputs, terms, matrices, probabilities):
+    """The network's base, in the passes' layout, and each sample's loss.
+
+    Residual [C, N]: minus the targets, to which the outputs are added; empty for cross-entropy.
+    """
     samples, depth = x.shape[0], kinds.shape[0]
     for n in range(samples):
         for column in range(x.shape[1]):
@@ -94,9 +104,16 @@ def _base_kernel(losses, x, target, tensors, layout, kinds, inputs, terms, matri
                 for n in range(z.size):
                     result[n] = max(z[n], float32(0.0))
     logits = terms[0, layout[depth - 1, ROW_AT] :]
+    if residual.size > 0:
+        losses[:] = float32(0.0)
+        for c in range(residual.shape[0]):
+            for n in range(samples):
+                residual[c, n] += logits[c, n]
+                losses[n] += residual[c, n] * residual[c, n]
+        return
     highest, total = base_softmax(probabilities, logits)
     for n in range(samples):
-        losses[n] = np.log(total[n]) + highest[n] - logits[target[n], n]
+        losses[n] = np.log(total[n]) + highest[n] - logits[labels[n], n]
 
 
 def mlp_update(

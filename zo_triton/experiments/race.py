@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zo_triton.data import Dataset
 from zo_triton.experiments.contender import Loss, Method, Setting
 from zo_triton.experiments.tasks import Prepared
 from zo_triton.experiments.timing import round_digits, threads
@@ -72,10 +71,11 @@ class RaceConfig:
     overrun: float = 1.3
 
 
-def batches(data: Dataset, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled batches without end; the same seed gives the same batches to every method."""
+def batches(course: Prepared, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Shuffled batches of inputs and targets without end; the same seed gives the same ones to every method."""
     generator = np.random.default_rng(seed)
-    x, y = torch.from_numpy(data.train_x), torch.from_numpy(data.train_y)
+    x = torch.from_numpy(course.data.train_x)
+    y = course.target_of(torch.from_numpy(course.data.train_y))
     while True:
         order = torch.from_numpy(generator.permutation(len(x)))
         for rows in order.split(size):
@@ -84,13 +84,14 @@ def batches(data: Dataset, size: int, seed: int) -> Iterator[tuple[Tensor, Tenso
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data: Dataset, loss: Loss = F.cross_entropy) -> tuple[float, float]:
+def evaluate(model: nn.Module, course: Prepared) -> tuple[float, float]:
     """(mean loss of at most :data:`LOSS_EXAMPLES` training examples, test accuracy).
 
     A single output tells two classes apart by its sign.
     """
+    data = course.data
     x, y = (torch.from_numpy(each[:LOSS_EXAMPLES]) for each in (data.train_x, data.train_y))
-    found = loss(model(x), y)
+    found = course.loss(model(x), course.target_of(y))
     output = model(torch.from_numpy(data.test_x))
     classes = (output[:, 0] > 0).long() if output.shape[1] == 1 else output.argmax(1)
     return found.item(), (classes == torch.from_numpy(data.test_y)).float().mean().item()
@@ -125,13 +126,13 @@ def run(
         ``reached``: from each target to its first checkpoint or None; ``diverged``; ``step_ms``.
     """
     sleep(REST_SECONDS)
-    data, model, loss_of = course.data, course.make_model(seed), course.loss
-    contender = method.build(model, setting(config, lr, seed, loss_of))
-    contender.prepare(*next(batches(data, config.batch, seed)))
-    source = batches(data, config.batch, seed)
+    model = course.make_model(seed)
+    contender = method.build(model, setting(config, lr, seed, course.loss))
+    contender.prepare(*next(batches(course, config.batch, seed)))
+    source = batches(course, config.batch, seed)
     count = torch.get_num_threads()
     with threads(1):
-        curve = [[0, 0.0, 0, *evaluate(model, data, loss_of)]]
+        curve = [[0, 0.0, 0, *evaluate(model, course)]]
     reached: dict[str, Any] = {f"{target:g}": None for target in config.targets}
     clock, step, checkpoint, stop = 0.0, 0, FIRST_CHECKPOINTS, seconds
     times: list[float] = []
@@ -149,7 +150,7 @@ def run(
                 continue
             checkpoint = step + max(FIRST_CHECKPOINTS, step // 50)
             contender.write_weights()
-            loss, accuracy = evaluate(model, data, loss_of)
+            loss, accuracy = evaluate(model, course)
             diverged = diverged or not math.isfinite(loss)
             if diverged:
                 break
@@ -231,7 +232,7 @@ def _rank(trial: dict[str, Any]) -> tuple[float, float]:
 def warm_up(method: Method, course: Prepared, config: RaceConfig) -> float:
     """Two steps on throw-away weights, where compilation happens; returns the seconds they took."""
     contender = method.build(course.make_model(0), setting(config, config.learning_rates[0], 0, course.loss))
-    source = batches(course.data, config.batch, 0)
+    source = batches(course, config.batch, 0)
     start = perf_counter()
     contender.prepare(*next(source))
     for _ in range(2):

@@ -83,6 +83,7 @@ class Prepared:
         network: How reports call it.
         note: What a reader must know about the data; empty if it is what the task says.
         loss: What is minimised.
+        target_of: From class labels [N] int64 to what the loss compares the output with.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Prepared:
     network: str
     note: str = ""
     loss: Loss = F.cross_entropy
+    target_of: Callable[[Tensor], Tensor] = lambda labels: labels
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class PairTask(Task):
         network = "Linear model " if len(sizes) == 2 else "ReLU network "
         return Prepared(
             pair.name, data, lambda seed: make_mlp(sizes, seed), network + "-".join(map(str, sizes)), pair.note,
-            squared_error,
+            F.mse_loss, _signs_of,
         )  # fmt: skip
 
 
@@ -126,9 +128,9 @@ class TextTask(Task):
         )  # fmt: skip
 
 
-def squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """Half the mean squared distance of outputs [N, 1] from ∓1 for the classes 0 and 1, target [N] int64."""
-    return (output[:, 0] - (2.0 * target - 1.0)).square().mean() / 2
+def _signs_of(labels: Tensor) -> Tensor:
+    """Targets [N, 1] float32: -1 for class 0, 1 for class 1."""
+    return 2.0 * labels[:, None] - 1.0
 
 
 _IMAGE_RATES = (("zo-adam", 1e-2), ("zo-sgd", 1e-2), ("adam", 3e-3), ("sgd", 0.1))

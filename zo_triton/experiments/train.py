@@ -90,14 +90,14 @@ def train(
     def progress() -> Iterator[Progress]:
         model = prepared.make_model(seed)
         contender = build(model, setting(config, rate, seed, prepared.loss))
-        source = batches(prepared.data, found.batch, seed)
+        source = batches(prepared, found.batch, seed)
         every = 10 if len(prepared.data.train_x) < LARGE else 50
-        accuracy = evaluate(model, prepared.data, prepared.loss)[1]
+        accuracy = evaluate(model, prepared)[1]
         with nullcontext() if engine is None else zo.use_engine(engine):
             for step in range(1, steps + 1):
                 loss = contender.step(*next(source))
                 if step % every == 0 or step == steps:
-                    accuracy = evaluate(model, prepared.data, prepared.loss)[1]
+                    accuracy = evaluate(model, prepared)[1]
                 yield Progress(step, loss, accuracy)
 
     return Run(steps, "\n".join(filter(None, notes)), progress())

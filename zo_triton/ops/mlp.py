@@ -87,14 +87,15 @@ def mlp_measure(
     directions: Directions,
     signed_eps: np.ndarray,
 ) -> tuple[float, np.ndarray]:
-    """Mean cross-entropy of a ReLU network and its difference for every evaluation, base included.
+    """Mean loss of a ReLU network and its difference for every evaluation, base included.
 
     Arrays rather than tensors: this is for networks that are done before torch has looked at its arguments.
 
     Args:
         tensors: Weight [out_l, in_l] and bias [1, out_l] of each layer in turn, float32; ids 0, 1, 2 …
         x: [N, in] float32.
-        target: [N] int64 in [0, C).
+        target: [N] int64 in [0, C) for cross-entropy; [N, C] float32 for the squared error averaged over samples
+            and outputs.
         directions: K full-rank sign directions.
         signed_eps: [P] float32, sε of each evaluation.
 

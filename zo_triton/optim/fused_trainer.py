@@ -1,4 +1,4 @@
-"""Training a classifier by the fused estimate and a torch optimizer; a small MLP takes three compiled calls."""
+"""Training by the fused estimate and a torch optimizer; a small MLP takes three compiled calls."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from zo_triton.optim.checks import check_eps, check_evaluation, check_parameters
 from zo_triton.optim.estimate import write_gradients
 from zo_triton.optim.measure import measure
 
+COMPILED_LOSSES = (F.cross_entropy, F.mse_loss)
+"""Losses that the compiled step knows."""
+
 _PLAIN_ADAM = {"amsgrad": False, "maximize": False, "decoupled_weight_decay": False}
 _PLAIN_SGD = {"nesterov": False, "maximize": False, "dampening": 0}
 
@@ -33,7 +36,7 @@ class FusedTrainer:
     are read and written in place, so its state dict, and schedulers of its learning rate, work as always.
 
     Args:
-        model: From inputs [N, …] to logits [N, C]; trained in place.
+        model: From inputs [N, …] to logits or outputs [N, C]; trained in place.
         optimizer: Holds the trained parameters in one group, in the model's order.
         directions: K, directions a step.
         eps: Smoothing radius ε.
@@ -41,7 +44,8 @@ class FusedTrainer:
         sides: 1 for L(θ+εz) - L(θ), 2 for central differences.
         compute_dtype: Of the differences on the general way; the compiled calls compute in float32.
         fused: False always takes the general way.
-        loss: From (output, target) to what is minimised; any but ``F.cross_entropy`` takes the general way.
+        loss: From (output, target) to what is minimised; any but ``F.cross_entropy`` and ``F.mse_loss`` takes
+            the general way.
 
     Attributes:
         steps_done: Successful steps, the ``step`` of the directions drawn next.
@@ -84,7 +88,7 @@ class FusedTrainer:
         self.model, self.optimizer = model, optimizer
         self.directions, self.eps, self.seed, self.sides = directions, eps, seed, sides
         self.compute_dtype, self.loss = compute_dtype, loss
-        self.fused = fused and loss is F.cross_entropy
+        self.fused = fused and loss in COMPILED_LOSSES
         self.steps_done = 0
         self._plan: Plan | None = None  # how the last general step was cut up
         self._signed_eps = np.tile(np.array([eps, -eps][:sides], np.float32), directions)
@@ -109,13 +113,13 @@ class FusedTrainer:
 
         Args:
             x: Inputs, [N, …].
-            y: Class indices, [N] int64; what another loss takes.
+            y: Class indices, [N] int64; targets, [N, C] float32, for ``F.mse_loss``; what another loss takes.
 
         Returns:
             The base loss.
 
         Raises:
-            TypeError: The labels are no int64 tensor.
+            TypeError: The labels are no int64 tensor, or the targets no float32 one.
             ValueError: Shapes do not fit, a label is out of range, or the loss or every difference is not
                 finite. Nothing has changed then.
         """
@@ -143,8 +147,13 @@ class FusedTrainer:
     def _fused_step(self, x: Tensor, y: Tensor, directions: Directions) -> float:
         tensors = [param.detach().numpy().reshape(-1, param.shape[-1]) for param in self.params]
         inputs, classes = tensors[0].shape[1], tensors[-1].shape[1]
-        labels = _checked_batch(x, y, inputs, classes)
-        loss, found = ops.mlp_measure(tensors, x.contiguous().numpy(), labels, directions, self._signed_eps)
+        _check_inputs(x, inputs)
+        target = (
+            _checked_targets(y, x.shape[0], classes)
+            if self.loss is F.mse_loss
+            else _checked_labels(y, x.shape[0], classes)
+        )
+        loss, found = ops.mlp_measure(tensors, x.contiguous().numpy(), target, directions, self._signed_eps)
         if not isfinite(loss):
             raise ValueError(
                 f"the loss is {loss}: the step is refused and the weights stay as they are; restart from a "
@@ -191,17 +200,31 @@ def _memory(state: dict[str, Any], key: str, param: Tensor) -> np.ndarray:
     return state[key].numpy().reshape(-1, param.shape[-1])
 
 
-def _checked_batch(x: Tensor, y: Tensor, inputs: int, classes: int) -> np.ndarray:
+def _check_inputs(x: Tensor, inputs: int) -> None:
     if x.dim() != 2 or x.shape[1] != inputs or x.shape[0] == 0:
         raise ValueError(f"x must be a batch [N, {inputs}] of at least one example, got {tuple(x.shape)}.")
-    if y.shape != x.shape[:1]:
-        raise ValueError(f"y must be [{x.shape[0]}], one label an example, got {tuple(y.shape)}.")
+
+
+def _checked_labels(y: Tensor, examples: int, classes: int) -> np.ndarray:
+    if y.shape != (examples,):
+        raise ValueError(f"y must be [{examples}], one label an example, got {tuple(y.shape)}.")
     if y.dtype != torch.int64:
         raise TypeError(f"y must hold class indices in int64, got {y.dtype}.")
     labels = y.contiguous().numpy()
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(f"labels must be in [0, {classes}), got {labels.min()} to {labels.max()}.")
     return labels
+
+
+def _checked_targets(y: Tensor, examples: int, outputs: int) -> np.ndarray:
+    if y.shape != (examples, outputs):
+        raise ValueError(
+            f"y must be [{examples}, {outputs}] like the outputs, got {tuple(y.shape)}; a smaller shape would "
+            "be broadcast."
+        )
+    if y.dtype != torch.float32:
+        raise TypeError(f"y must hold targets in float32, got {y.dtype}; call y.float().")
+    return y.contiguous().numpy()
 
 
 def _is_plain(optimizer: Optimizer) -> bool:
