@@ -18,10 +18,11 @@ from zo_triton.cpu.activation import NAMES, NONE, RELU, activate, base_terms
 from zo_triton.cpu.compiling import device, kernel
 from zo_triton.cpu.cross_entropy import sample_losses
 from zo_triton.cpu.field import key_of, sign_words
+from zo_triton.cpu.fixed_point import fixed_sign_product, to_fixed_point
 from zo_triton.cpu.scalars import expm1
 from zo_triton.cpu.signs import TABLES, line_of_floats, sign_product
 from zo_triton.cpu.threads import parallel
-from zo_triton.cpu.vectors import LANES, WIDTH, add_signs, dense_rows, finish_run
+from zo_triton.cpu.vectors import LANES, WIDTH, add_signs, atomic_next, dense_rows, finish_run
 from zo_triton.directions import Directions, tensor_word
 
 GROUP = 8
@@ -32,7 +33,7 @@ BLOCK = 128
 
 NO_RESIDUAL, NO_LABELS = np.empty((0, 0), np.float32), np.empty(0, np.int64)
 
-SMALL_WORK = 1 << 21
+SMALL_WORK = 1 << 22
 """Below this many multiply-adds a second thread costs more than it gives."""
 
 
@@ -106,23 +107,30 @@ def run_passes(
     signed_eps: np.ndarray,
     directions: Directions,
     residual: np.ndarray = NO_RESIDUAL,
+    fixed: bool = False,
 ) -> None:
     """Every sample's loss difference, out [P, N], on all threads; layout, ids, kinds: see :func:`plan`.
 
-    ``residual`` [C, N] makes it the squared error.
+    ``residual`` [C, N] makes it the squared error; ``fixed`` takes U·a in 16-bit fixed point.
     """
+    runs, words = (base.inputs.shape[1] // LANES if fixed else 0), int(layout[:, WIDTH_IN_WORDS].sum())
+    short = np.empty((runs, LANES * words, LANES), np.int16)
+    scale = np.empty((runs, len(layout), LANES), np.float32)
+    if fixed:
+        _fix_kernel(short, scale, base.inputs, layout)
     arguments = (
-        out, *base[:3], layout, ids, kinds, base.probabilities, residual, target, np.float32(label_smoothing),
-        signed_eps, out.shape[0] // directions.num, key_of(directions), directions.first,
+        out, *base[:3], short, scale, layout, ids, kinds, base.probabilities, residual, target,
+        np.float32(label_smoothing), signed_eps, out.shape[0] // directions.num, key_of(directions),
+        directions.first, directions.num, np.zeros(1, np.int64),
     )  # fmt: skip
 
     def run(start: int, stop: int) -> None:
-        _mlp_kernel(*arguments, start, stop)
+        _mlp_kernel(*arguments)
 
     if out.size * int((layout[:, INNER] * layout[:, ROWS]).sum()) < SMALL_WORK:
-        run(0, directions.num)
+        run(0, 1)
     else:
-        parallel(run, directions.num)
+        parallel(run, -(-directions.num // GROUP))
 
 
 INNER, ROWS, PADDED_ROWS, WIDTH_IN_WORDS, BASE_AT, ROW_AT, PADDED_ROW_AT, WORD_AT = range(8)
@@ -196,14 +204,31 @@ def base_softmax(probabilities, logits):
 
 
 @kernel
-def _mlp_kernel(
-    out, base, terms, matrices, layout, ids, kinds, probabilities, residual, target, smoothing, signed_eps, sides,
-    key, first_direction, start, stop,
-):  # fmt: skip
-    """Directions start … stop - 1.
+def _fix_kernel(short, scale, base, layout):
+    """Each layer's input in fixed point: short int16 [runs, Σ 32·width, 32], scale float32 [runs, depth, 32]."""
+    at = 0
+    for layer in range(layout.shape[0]):
+        sizes = layout[layer]
+        columns, first = LANES * sizes[WIDTH_IN_WORDS], sizes[BASE_AT]
+        x = np.zeros((columns, LANES), np.float32)
+        for run in range(short.shape[0]):
+            for column in range(sizes[INNER]):
+                x[column] = base[first + column, run * LANES : run * LANES + LANES]
+            to_fixed_point(short[run, at : at + columns], scale[run, layer], x)
+        at += columns
 
-    out [P, N]. base [Σ inner, padded N]: each layer's input. terms [3, Σ rows, padded N]: what the activations
-    read. matrices: the padded weights. ids [2, depth]: counter words of weights and biases, -1 if not trained.
+
+@kernel
+def _mlp_kernel(
+    out, base, terms, matrices, short, scale, layout, ids, kinds, probabilities, residual, target, smoothing,
+    signed_eps, sides, key, first_direction, num, taken,
+):  # fmt: skip
+    """All ``num`` directions, shared with whoever else runs this: each takes the next group, int64 taken[0].
+
+    A second thread may come late, by the time that Python takes to wake it: shares cut beforehand would wait for it.
+        out [P, N]. base [Σ inner, padded N]: each layer's input; short and scale the same in fixed point, or empty.
+    terms [3, Σ rows, padded N]: what the activations read. matrices: the padded weights. ids [2, depth]: counter
+    words of weights and biases, -1 if not trained.
     """
     depth, samples = kinds.shape[0], out.shape[1]
     all_rows = layout[depth - 1, PADDED_ROW_AT] + layout[depth - 1, PADDED_ROWS]
@@ -223,14 +248,27 @@ def _mlp_kernel(
     there = np.empty((runs, widest, LANES), np.float32)
     product = np.empty((runs, widest, LANES), np.float32)
     work = np.empty((4, LANES), np.float32)
-    for first in range(start, stop, GROUP):
-        count = min(GROUP, stop - first)
+    while True:
+        first = GROUP * atomic_next(taken.ctypes.data)
+        if first >= num:
+            break
+        count = min(GROUP, num - first)
         _draw(signs, bias, layout, ids, first_direction + first, count, key)
         for sample in range(0, samples, block):
             active = (min(block, samples - sample) + LANES - 1) // LANES
+            column = 0
             for layer in range(depth):
-                if ids[0, layer] >= 0:
-                    _base_product(sums, signs, base, x, tables, layout[layer], count, sample, active)
+                sizes = layout[layer]
+                columns = LANES * sizes[WIDTH_IN_WORDS]
+                if ids[0, layer] >= 0 and short.size > 0:
+                    total, words = GROUP * sizes[PADDED_ROW_AT], _words_of(signs, sizes, count)
+                    for run in range(active):
+                        at = sample // LANES + run
+                        fixed = short[at, column : column + columns]
+                        fixed_sign_product(sums[run, total:], words, fixed, scale[at, layer], tables)
+                elif ids[0, layer] >= 0:
+                    _base_product(sums, signs, base, x, tables, sizes, count, sample, active)
+                column += columns
             for k in range(count):
                 for side in range(sides):
                     p = (first + k) * sides + side
@@ -289,16 +327,22 @@ def _draw(signs, bias, layout, ids, first_index, count, key):
 @device
 def _base_product(sums, signs, base, x, tables, sizes, count, sample, active):
     """U·a of one layer for a group of directions and a run of samples."""
-    inner, padded, width = sizes[INNER], sizes[PADDED_ROWS], sizes[WIDTH_IN_WORDS]
+    inner, width = sizes[INNER], sizes[WIDTH_IN_WORDS]
     at = uintp(sample)
     for row in range(inner):
         source, target = base[sizes[BASE_AT] + row], x[row]
         for j in range(active * LANES):
             target[j] = source[at + uintp(j)]
     x[inner : LANES * width] = float32(0.0)
-    word = GROUP * sizes[WORD_AT]
-    words = signs[word : word + count * padded * width].reshape(count * padded, width)
+    words = _words_of(signs, sizes, count)
     sign_product(sums, GROUP * sizes[PADDED_ROW_AT], words, x, tables, active * LANES)
+
+
+@device
+def _words_of(signs, sizes, count):
+    """One layer's packed signs for the directions of a group, [count · padded rows, words]."""
+    padded, width, first = sizes[PADDED_ROWS], sizes[WIDTH_IN_WORDS], GROUP * sizes[WORD_AT]
+    return signs[first : first + count * padded * width].reshape(count * padded, width)
 
 
 @device

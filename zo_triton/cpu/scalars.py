@@ -1,7 +1,7 @@
 """Elementary functions in float32 that LLVM can vectorise: no calls, no branches.
 
 Polynomial coefficients are those of the Cephes library (Moshier) for float32; the comments give the range.
-None of them uses fast-math, so a value does not depend on the loop it is computed in.
+None of them uses fast-math (a fused multiply-add stands where it is written), so a value does not depend on the loop it is computed in.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from numba import float32, int32, uint32
 from numba.extending import overload
 
 from zo_triton.cpu.compiling import device
-from zo_triton.cpu.vectors import bits_from_float, float_from_bits
+from zo_triton.cpu.vectors import bits_from_float, float_from_bits, fma
 
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 _LOG2_E = np.float32(1.44269504)
@@ -24,18 +24,18 @@ _TWO_PI = np.float32(6.2831853)
 def expm1(x):
     """e^x - 1, relative error below 2e-7 for tiny arguments too; saturates outside [-87, 88]."""
     x = min(max(x, float32(-87.0)), float32(88.0))
-    n = (x * _LOG2_E + _ROUNDER) - _ROUNDER
-    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
+    n = fma(x, _LOG2_E, _ROUNDER) - _ROUNDER
+    r = fma(n, -_LN2_LOW, fma(n, -_LN2_HIGH, x))
     p = float32(1.9875691500e-4)
-    p = p * r + float32(1.3981999507e-3)
-    p = p * r + float32(8.3334519073e-3)
-    p = p * r + float32(4.1665795894e-2)
-    p = p * r + float32(1.6666665459e-1)
-    p = p * r + float32(5.0000001201e-1)
-    small = p * r * r + r
+    p = fma(p, r, float32(1.3981999507e-3))
+    p = fma(p, r, float32(8.3334519073e-3))
+    p = fma(p, r, float32(4.1665795894e-2))
+    p = fma(p, r, float32(1.6666665459e-1))
+    p = fma(p, r, float32(5.0000001201e-1))
+    small = fma(p * r, r, r)
     # 2^127 is the largest power there is: scale in two steps so that e^88 does not overflow on the way.
     half = float_from_bits(uint32(int32(n) - int32(1) + int32(127)) << uint32(23))
-    return (half * small + (half - float32(0.5))) * float32(2.0)
+    return fma(half, small, half - float32(0.5)) * float32(2.0)
 
 
 @device
@@ -48,17 +48,17 @@ def log(x):
     e = float32(exponent - int32(1)) if low else float32(exponent)
     m = (m + m - float32(1.0)) if low else (m - float32(1.0))
     p = float32(7.0376836292e-2)
-    p = p * m - float32(1.1514610310e-1)
-    p = p * m + float32(1.1676998740e-1)
-    p = p * m - float32(1.2420140846e-1)
-    p = p * m + float32(1.4249322787e-1)
-    p = p * m - float32(1.6668057665e-1)
-    p = p * m + float32(2.0000714765e-1)
-    p = p * m - float32(2.4999993993e-1)
-    p = p * m + float32(3.3333331174e-1)
+    p = fma(p, m, float32(-1.1514610310e-1))
+    p = fma(p, m, float32(1.1676998740e-1))
+    p = fma(p, m, float32(-1.2420140846e-1))
+    p = fma(p, m, float32(1.4249322787e-1))
+    p = fma(p, m, float32(-1.6668057665e-1))
+    p = fma(p, m, float32(2.0000714765e-1))
+    p = fma(p, m, float32(-2.4999993993e-1))
+    p = fma(p, m, float32(3.3333331174e-1))
     square = m * m
-    y = p * m * square + e * _LN2_LOW - float32(0.5) * square
-    return (m + y) + e * _LN2_HIGH
+    y = fma(p * m, square, fma(e, _LN2_LOW, float32(-0.5) * square))
+    return fma(e, _LN2_HIGH, m + y)
 
 
 @device

@@ -18,43 +18,43 @@ from queue import SimpleQueue
 import numpy as np
 import torch
 
-from zo_triton.cpu.compiling import kernel
-from zo_triton.cpu.vectors import atomic_load, relax
+from zo_triton.cpu.compiling import device, kernel
+from zo_triton.cpu.vectors import atomic_load, atomic_store, relax
 
 Share = Callable[[int, int], None]
-
-
-class _Ticket:
-    """A counter that one thread watches for a moment before it goes to sleep.
-
-    Waking a sleeping thread takes about 50 µs on a virtual machine, as long as a small layer's whole share of
-    work; the next share usually comes sooner than that. The queues alone carry the work: a watch that ends too
-    early or too late only costs time.
-    """
-
-    def __init__(self) -> None:
-        self._count = np.zeros(1, np.int64)
-        self._seen = 0
-
-    def advance(self) -> None:
-        self._count[0] += 1
-
-    def watch(self) -> None:
-        _watch(self._count, self._seen, _GLANCES)
-        self._seen += 1
 
 
 _GLANCES = 12_000
 """About 300 µs, the longest gap between the operations of a small model's training loop."""
 
 
-@kernel
-def _watch(count, seen, glances):
-    at = count.ctypes.data
-    for _ in range(glances):
-        if atomic_load(at) != seen:
+@device
+def _glance(count, seen):
+    for _ in range(_GLANCES):
+        if atomic_load(count.ctypes.data) != seen:
             break
         relax()
+
+
+@kernel
+def _watch(count, seen):
+    """Waits a moment for a count to leave ``seen``, before the caller goes to sleep.
+
+    Waking a sleeping thread takes about 50 µs on a virtual machine, as long as a small layer's whole share of
+    work; the next share usually comes sooner than that. The queues alone carry the work: a watch that ends too
+    early or too late only costs time.
+    """
+    _glance(count, seen)
+
+
+@kernel
+def _tell_and_watch(done, count, seen):
+    """Tells that ``seen`` shares are done, and watches for the next.
+
+    In compiled code, which holds no interpreter lock: who is told needs that lock at once, and would go to sleep.
+    """
+    atomic_store(done.ctypes.data, seen)
+    _glance(count, seen)
 
 
 class _Worker:
@@ -63,29 +63,30 @@ class _Worker:
     def __init__(self) -> None:
         self._inbox: SimpleQueue[tuple[Share, int, int]] = SimpleQueue()
         self._outbox: SimpleQueue[BaseException | None] = SimpleQueue()
-        self._given, self._done = _Ticket(), _Ticket()
+        self._given, self._done = np.zeros(1, np.int64), np.zeros(1, np.int64)
         threading.Thread(target=self._run, name="zo_triton", daemon=True).start()
 
     def _run(self) -> None:
         torch.set_num_threads(1)
+        shares = 0
         while True:
-            self._given.watch()
+            _tell_and_watch(self._done, self._given, shares)
             function, start, stop = self._inbox.get()
             result = None
             try:
                 function(start, stop)
             except BaseException as error:  # handed to the caller, whatever it is
                 result = error
+            shares += 1
             self._outbox.put(result)
-            self._done.advance()
             del function, result
 
     def start(self, function: Share, start: int, stop: int) -> None:
         self._inbox.put((function, start, stop))
-        self._given.advance()
+        self._given[0] += 1
 
     def finish(self) -> BaseException | None:
-        self._done.watch()
+        _watch(self._done, int(self._given[0]) - 1)
         return self._outbox.get()
 
 

@@ -44,12 +44,45 @@ def bits_from_float(context, value):
 
 
 @intrinsic
+def fma(context, a, b, c):
+    """a·b + c in float32, rounded once."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.fma(*arguments)
+
+    return types.float32(types.float32, types.float32, types.float32), codegen
+
+
+@intrinsic
 def atomic_load(context, address):
     """The int64 at an address, read from memory each time."""
 
     def codegen(context, builder, signature, arguments):
         pointer = builder.inttoptr(arguments[0], _I64.as_pointer())
         return builder.load_atomic(pointer, "acquire", 8)
+
+    return types.int64(types.uintp), codegen
+
+
+@intrinsic
+def atomic_store(context, address, value):
+    """Writes an int64 to an address, after everything that this thread has written before."""
+
+    def codegen(context, builder, signature, arguments):
+        pointer = builder.inttoptr(arguments[0], _I64.as_pointer())
+        builder.store_atomic(arguments[1], pointer, "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.int64), codegen
+
+
+@intrinsic
+def atomic_next(context, address):
+    """The int64 at an address, which is one more afterwards: no two threads get the same."""
+
+    def codegen(context, builder, signature, arguments):
+        pointer = builder.inttoptr(arguments[0], _I64.as_pointer())
+        return builder.atomic_rmw("add", pointer, _I64(1), "monotonic")
 
     return types.int64(types.uintp), codegen
 

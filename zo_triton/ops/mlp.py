@@ -86,6 +86,7 @@ def mlp_measure(
     target: np.ndarray,
     directions: Directions,
     signed_eps: np.ndarray,
+    compute_dtype: torch.dtype = torch.float32,
 ) -> tuple[float, np.ndarray]:
     """Mean loss of a ReLU network and its difference for every evaluation, base included.
 
@@ -98,11 +99,14 @@ def mlp_measure(
             and outputs.
         directions: K full-rank sign directions.
         signed_eps: [P] float32, sε of each evaluation.
+        compute_dtype: Differences are float32 always; bfloat16 allows U·a, the product of a layer's signs and
+            its base input, in 16-bit fixed point, which is nearer to float32 than bfloat16 is.
 
     Returns:
         The loss, and float32 [P].
     """
-    return load_engine("cpu").mlp_measure(list(tensors), x, target, directions, signed_eps)
+    fixed = compute_dtype == torch.bfloat16
+    return load_engine("cpu").mlp_measure(list(tensors), x, target, directions, signed_eps, fixed)
 
 
 def mlp_update(

@@ -42,7 +42,8 @@ class FusedTrainer:
         eps: Smoothing radius ε.
         seed: Key of the noise, in [0, 2**64).
         sides: 1 for L(θ+εz) - L(θ), 2 for central differences.
-        compute_dtype: Of the differences on the general way; the compiled calls compute in float32.
+        compute_dtype: Of the differences on the general way. The compiled calls compute in float32; bfloat16
+            allows them 16-bit fixed point for the signed sums of a layer's base input.
         fused: False always takes the general way.
         loss: From (output, target) to what is minimised; any but ``F.cross_entropy`` and ``F.mse_loss`` takes
             the general way.
@@ -91,6 +92,8 @@ class FusedTrainer:
         self.fused = fused and loss in COMPILED_LOSSES
         self.steps_done = 0
         self._plan: Plan | None = None  # how the last general step was cut up
+        self._array_of = _Arrays(12 * len(self.params))
+        self._scratch: list[dict[str, Any]] = [{} for _ in self.params]  # for SGD, which remembers nothing
         self._signed_eps = np.tile(np.array([eps, -eps][:sides], np.float32), directions)
         self._is_small = ops.offers_mlp_step(
             self.params[0].device, Directions(seed, 0, directions), self.params[::2]
@@ -145,7 +148,7 @@ class FusedTrainer:
         return measurement.loss
 
     def _fused_step(self, x: Tensor, y: Tensor, directions: Directions) -> float:
-        tensors = [param.detach().numpy().reshape(-1, param.shape[-1]) for param in self.params]
+        tensors = [self._array_of(param) for param in self.params]
         inputs, classes = tensors[0].shape[1], tensors[-1].shape[1]
         _check_inputs(x, inputs)
         target = (
@@ -153,7 +156,9 @@ class FusedTrainer:
             if self.loss is F.mse_loss
             else _checked_labels(y, x.shape[0], classes)
         )
-        loss, found = ops.mlp_measure(tensors, x.contiguous().numpy(), target, directions, self._signed_eps)
+        loss, found = ops.mlp_measure(
+            tensors, x.contiguous().numpy(), target, directions, self._signed_eps, self.compute_dtype
+        )
         if not isfinite(loss):
             raise ValueError(
                 f"the loss is {loss}: the step is refused and the weights stay as they are; restart from a "
@@ -175,29 +180,49 @@ class FusedTrainer:
 
     def _rule(self) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray], tuple[float, ...]]:
         """The optimizer's memory and this step's numbers, as ``ops.mlp_update`` takes them."""
-        group, state = self.optimizer.param_groups[0], self.optimizer.state
+        group, states = (
+            self.optimizer.param_groups[0],
+            [self.optimizer.state[param] for param in self.params],
+        )
         if isinstance(self.optimizer, SGD):
             momentum = group["momentum"]
-            first = [
-                _memory(state[param] if momentum else {}, "momentum_buffer", param) for param in self.params
-            ]
+            first = self._memory(states if momentum else self._scratch, "momentum_buffer")
             return first, first, (group["lr"], momentum, -1.0, 1.0, 0.0, group["weight_decay"])
         beta1, beta2 = group["betas"]
-        for param in self.params:
-            if "step" not in state[param]:
-                state[param]["step"] = torch.zeros(())
-        torch._foreach_add_([state[param]["step"] for param in self.params], 1)
-        taken = float(state[self.params[0]]["step"])
-        first = [_memory(state[param], "exp_avg", param) for param in self.params]
-        second = [_memory(state[param], "exp_avg_sq", param) for param in self.params]
+        for state in states:
+            if "step" not in state:
+                state["step"] = torch.zeros(())
+            self._array_of(state["step"])[...] += 1
+        taken = float(self._array_of(states[0]["step"])[0, 0])
+        first, second = self._memory(states, "exp_avg"), self._memory(states, "exp_avg_sq")
         lr = float(group["lr"]) / (1 - beta1**taken)
         return first, second, (lr, beta1, beta2, sqrt(1 - beta2**taken), group["eps"], group["weight_decay"])
 
+    def _memory(self, states: Sequence[dict[str, Any]], key: str) -> list[np.ndarray]:
+        for state, param in zip(states, self.params, strict=True):
+            if state.get(key) is None:
+                state[key] = torch.zeros_like(param, requires_grad=False)
+        return [self._array_of(state[key]) for state in states]
 
-def _memory(state: dict[str, Any], key: str, param: Tensor) -> np.ndarray:
-    if state.get(key) is None:
-        state[key] = torch.zeros_like(param, requires_grad=False)
-    return state[key].numpy().reshape(-1, param.shape[-1])
+
+class _Arrays:
+    """Matrices over the memory of at most ``most`` tensors, kept: making them costs a tenth of a small step."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: dict[int, tuple[Tensor, int, torch.Size, np.ndarray]] = {}
+
+    def __call__(self, tensor: Tensor) -> np.ndarray:
+        """The tensor as a matrix of its rows, [1, 1] for a scalar; a write to one is a write to the other."""
+        kept = self._kept.get(id(tensor))
+        if kept is None or kept[1] != tensor.data_ptr() or kept[2] != tensor.shape:
+            if len(self._kept) >= self._most:  # another state was loaded, again and again
+                self._kept.clear()
+            columns = tensor.shape[-1] if tensor.dim() else 1
+            array = tensor.detach().numpy().reshape(-1, columns)
+            # The tensor is kept too: another could take its place in memory, and its id.
+            kept = self._kept[id(tensor)] = (tensor, tensor.data_ptr(), tensor.shape, array)
+        return kept[3]
 
 
 def _check_inputs(x: Tensor, inputs: int) -> None:
