@@ -19,6 +19,16 @@ def gate(request):
     return check_walks(5 if request.config.getoption("tiny") else 100)
 
 
+@pytest.fixture(scope="session")
+def peaks(request):
+    """The machine's ceilings, measured once."""
+    from zo_triton.experiments.fused import hardware_dtype
+    from zo_triton.experiments.peaks import measure_peaks
+
+    small = {"size": 64, "megabytes": 1.0, "seconds": 0.01} if request.config.getoption("tiny") else {}
+    return measure_peaks(hardware_dtype(), **small)
+
+
 @pytest.fixture
 def measure(benchmark, gate):
     """Times an action after two untimed calls, the first of which compiles; its seconds are told apart."""

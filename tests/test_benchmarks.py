@@ -12,7 +12,7 @@ import pytest
 from zo_triton.reporting import new_record, read, write
 
 ROOT = Path(__file__).resolve().parents[1]
-ONE = "benchmarks/bench_ops.py::bench_gram"
+ONE = "benchmarks/bench_ops.py::bench_op[gram-fused-middle]"
 
 pytest.importorskip("pytest_benchmark")
 
@@ -27,7 +27,11 @@ def benchmark(*arguments):
 def test_the_option_alone_selects_every_benchmark():
     done = benchmark("--benchmark", "--tiny", "--collect-only", "-q")
     assert done.returncode == 0, done.stdout + done.stderr
-    for name in ("bench_step.py::bench_step", "bench_ops.py::bench_gram", "bench_field.py::bench_sample"):
+    for name in (
+        "bench_step.py::bench_step",
+        "bench_ops.py::bench_op[gram-torch-K=8]",
+        "bench_field.py::bench_sample",
+    ):
         assert name in done.stdout
     assert "tests/" not in done.stdout
 
@@ -44,7 +48,10 @@ def test_a_tiny_session_makes_a_report(tmp_path):
     assert f"refreshed {out / 'report.md'}" in done.stdout
     entries = read(out / "results.json")["sections"]["benchmarks"]["entries"]
     groups = {entry["group"] for entry in entries}
-    assert {"field", "op: hidden layer", "op: update"} <= groups
+    assert {"field", "op: hidden layer, middle", "op: NZK draws, middle"} <= groups
+    assert all(
+        entry["extra"]["roofline"] > 0 for entry in entries if entry["extra"].get("contender") == "fused"
+    )
     assert all(entry["extra"]["first_call_ms"] > 0 for entry in entries)
     assert "## Benchmarks" in (out / "report.md").read_text()
 

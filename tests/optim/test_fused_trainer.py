@@ -160,7 +160,11 @@ BAD_BATCHES = {
     "nan": (lambda x, y: (x * float("nan"), y), ValueError, "the loss is nan"),
 }
 BAD_TARGETS = {
-    "broadcast": (lambda x, y: (x, y[:, :1]), ValueError, r"y must be \[8, 4\] like the outputs, got \(8, 1\)"),
+    "broadcast": (
+        lambda x, y: (x, y[:, :1]),
+        ValueError,
+        r"y must be \[8, 4\] like the outputs, got \(8, 1\)",
+    ),
     "labels": (lambda x, y: (x, y[:, 0].long()), ValueError, r"y must be \[8, 4\]"),
     "float64": (lambda x, y: (x, y.double()), TypeError, "float32"),
     "infinite": (lambda x, y: (x, y / 0), ValueError, "the loss is inf"),

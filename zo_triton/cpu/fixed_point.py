@@ -15,6 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from zo_triton.cpu.compiling import device, kernel
+from zo_triton.cpu.signs import turn_run
 from zo_triton.cpu.vectors import LANES, sum_of_entries
 
 _SHORTS, _WORDS = ir.VectorType(ir.IntType(16), LANES), ir.VectorType(ir.IntType(32), LANES)
@@ -50,17 +51,9 @@ def fixed_runs(short, scale, base):
 
     base: float32 [N, at most 32·width].
     """
-    samples, inner = base.shape
     x = np.zeros(short.shape[1:], np.float32)
     for run in range(short.shape[0]):
-        count = min(LANES, samples - run * LANES)
-        x[:, count:] = float32(0.0)
-        for first in range(0, inner, LANES):
-            # A tile at a time: its rows and its columns lie in the cache together.
-            for j in range(count):
-                source = base[run * LANES + j]
-                for row in range(first, min(first + LANES, inner)):
-                    x[row, j] = source[row]
+        turn_run(x, base, run)
         to_fixed_point(short[run], scale[run], x)
 
 

@@ -28,7 +28,7 @@ from zo_triton.cpu.layer import (
     product_buffer,
 )
 from zo_triton.cpu.low_rank import run_low_rank
-from zo_triton.cpu.signs import TABLES, line_of_floats, sign_product
+from zo_triton.cpu.signs import TABLES, fill_runs, line_of_floats, sign_product
 from zo_triton.cpu.threads import parallel
 from zo_triton.cpu.vectors import LANES
 from zo_triton.directions import Directions, tensor_word
@@ -114,11 +114,7 @@ def _in_runs(base: Tensor) -> Tensor:
     """[N, in] as [⌈N/32⌉, in, 32], what the sign product reads; N and in filled up to multiples of 32."""
     samples, inner = base.shape
     runs = torch.empty((samples + LANES - 1) // LANES, (inner + 31) // 32 * 32, LANES)
-    runs[:, inner:] = 0.0
-    runs[-1:, :, (samples - 1) % LANES + 1 :] = 0.0
-    for run in range(runs.shape[0]):
-        part = base[run * LANES : (run + 1) * LANES]
-        runs[run, :inner, : part.shape[0]] = part.t()
+    fill_runs(runs.numpy(), base.contiguous().numpy())
     return runs
 
 

@@ -1,7 +1,8 @@
 """Elementary functions in float32 that LLVM can vectorise: no calls, no branches.
 
 Polynomial coefficients are those of the Cephes library (Moshier) for float32; the comments give the range.
-None of them uses fast-math (a fused multiply-add stands where it is written), so a value does not depend on the loop it is computed in.
+None of them uses fast-math (a fused multiply-add stands where it is written), so a value does not depend on the
+loop it is computed in.
 """
 
 from __future__ import annotations

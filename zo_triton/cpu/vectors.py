@@ -272,6 +272,28 @@ def finish_run(context, out, product, totals, base, step, shift, carried, relu, 
 
 
 @intrinsic
+def add_run(context, out, base, moved, narrow):
+    """``out[j] = base[j] + moved[j]`` for 32 lanes j.
+
+    By address: out and base float32, moved float32 too, or bfloat16 if ``narrow``.
+    """
+
+    def codegen(context, builder, signature, arguments):
+        out, base, moved, narrow = arguments
+        for half in range(LANES // WIDTH):
+            floats = _I64(_ENTRY_BYTES * half)
+            here, target = (builder.add(each, floats) for each in (base, out))
+            with builder.if_else(narrow) as (short, full):
+                for branch, load, size in ((short, _load_bfloat16, 2), (full, load_vector, 4)):
+                    with branch:
+                        value = load(builder, builder.add(moved, _I64(size * WIDTH * half)))
+                        store_vector(builder, builder.fadd(load_vector(builder, here), value), target)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.uintp, types.uintp, types.boolean), codegen
+
+
+@intrinsic
 def largest_sums(context, out, values, starts, gaps, stride, count):
     """``out[j] = max_i values[starts[i] + j] + gaps[i, j]`` for 16 lanes j; what is not a number wins.
 

@@ -180,14 +180,12 @@ class FusedTrainer:
 
     def _rule(self) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray], tuple[float, ...]]:
         """The optimizer's memory and this step's numbers, as ``ops.mlp_update`` takes them."""
-        group, states = (
-            self.optimizer.param_groups[0],
-            [self.optimizer.state[param] for param in self.params],
-        )
+        group = self.optimizer.param_groups[0]
         if isinstance(self.optimizer, SGD):
             momentum = group["momentum"]
-            first = self._memory(states if momentum else self._scratch, "momentum_buffer")
+            first = self._memory(self._states() if momentum else self._scratch, "momentum_buffer")
             return first, first, (group["lr"], momentum, -1.0, 1.0, 0.0, group["weight_decay"])
+        states = self._states()
         beta1, beta2 = group["betas"]
         for state in states:
             if "step" not in state:
@@ -197,6 +195,9 @@ class FusedTrainer:
         first, second = self._memory(states, "exp_avg"), self._memory(states, "exp_avg_sq")
         lr = float(group["lr"]) / (1 - beta1**taken)
         return first, second, (lr, beta1, beta2, sqrt(1 - beta2**taken), group["eps"], group["weight_decay"])
+
+    def _states(self) -> list[dict[str, Any]]:
+        return [self.optimizer.state[param] for param in self.params]
 
     def _memory(self, states: Sequence[dict[str, Any]], key: str) -> list[np.ndarray]:
         for state, param in zip(states, self.params, strict=True):

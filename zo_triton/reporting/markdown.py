@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zo_triton.reporting import gpu_markdown, tables
+from zo_triton.reporting.ops_table import ops
 from zo_triton.reporting.records import Record, check_record, races_of
 from zo_triton.reporting.summary import summarise
 
@@ -150,7 +151,11 @@ def _benchmarks(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
     intro = (
         "From `pytest --benchmark`: each passed its correctness gate first; compilation is not in the times."
     )
-    return ["## Benchmarks", intro, tables.benchmarks(section)]
+    summary = ops(section)
+    return [
+        "## Benchmarks", intro, *(["### Ops", *summary] if summary else []), "### Every benchmark",
+        tables.benchmarks(section),
+    ]  # fmt: skip
 
 
 _BUILD: dict[str, Builder] = {
