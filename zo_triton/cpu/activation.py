@@ -121,12 +121,22 @@ def activate(steps, a, first, second, at, count, kind):
             change = _sigmoid_step(steps[j], first[at + uintp(j)], second[at + uintp(j)])
             steps[j] = steps[j] * (first[at + uintp(j)] + change) + a[at + uintp(j)] * change
     elif kind == GELU:
+        long = 0
         for j in range(count):
-            x = a[at + uintp(j)]
-            change = _normal_step(x, steps[j])
-            if abs(steps[j]) > _LONG_STEP:
-                change = _long_normal_step(x, steps[j])
-            steps[j] = steps[j] * (first[at + uintp(j)] + change) + x * change
+            long += 1 if abs(steps[j]) > _LONG_STEP else 0
+        # Two loops: with erf, a call, in it none would be vectorised.
+        if long == 0:
+            for j in range(count):
+                x = a[at + uintp(j)]
+                change = _normal_step(x, steps[j])
+                steps[j] = steps[j] * (first[at + uintp(j)] + change) + x * change
+        else:
+            for j in range(count):
+                x = a[at + uintp(j)]
+                change = _normal_step(x, steps[j])
+                if abs(steps[j]) > _LONG_STEP:
+                    change = _long_normal_step(x, steps[j])
+                steps[j] = steps[j] * (first[at + uintp(j)] + change) + x * change
     elif kind == GELU_TANH:
         for j in range(count):
             d, x = steps[j], a[at + uintp(j)]

@@ -7,11 +7,14 @@ import torch
 from numba import uintp
 from torch import Tensor
 
-from zo_triton.cpu.arrays import draw_factors, draw_whole
+from zo_triton.cpu.arrays import draw_factors, draw_several, draw_whole
 from zo_triton.cpu.compiling import kernel
 from zo_triton.cpu.field import key_of, sign_words
 from zo_triton.cpu.threads import parallel
-from zo_triton.directions import Directions, matrix_shape, tensor_word
+from zo_triton.directions import PART_WHOLE, Directions, matrix_shape, tensor_word
+
+SMALL_ELEMENTS = 1 << 14
+"""Matrices up to this size are drawn in one call: calling for each would take longer than drawing it."""
 
 
 def sample(
@@ -22,6 +25,12 @@ def sample(
     drawn = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
     if directions.is_low_rank(shape):
         _low_rank(out, *draw_factors(directions, tensor_id, shape, drawn, rows))
+        return
+    height, width = matrix_shape(shape)
+    last = height if rows is None else int(rows.max()) + 1 if rows.numel() else 0
+    if last * width <= SMALL_ELEMENTS:
+        several = draw_several(directions, tensor_id, PART_WHOLE, (last, width), drawn)
+        out.copy_((several if rows is None else several[:, rows]).view(out.shape))
         return
 
     def run(start: int, stop: int) -> None:

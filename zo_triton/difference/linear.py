@@ -133,12 +133,24 @@ def product(
     result = None
     if da is not None:
         da = mode.align(da.to(dtype), rank)
-        result = da @ b.to(dtype)
+        result = _times_shared(da, b.to(dtype))
     if db is not None:
         moved = a.to(dtype) if da is None else a.to(dtype) + da
         second = moved @ mode.align(db.to(dtype), rank)
         result = second if result is None else result.add_(second)
     return None if result is None else result.reshape(mode.evaluations, *base.shape)
+
+
+def _times_shared(stack: Tensor, matrices: Tensor) -> Tensor:
+    """``stack @ matrices`` for [P, *batch, n, k] and [*batch, k, m], which torch would copy P times.
+
+    One taller product for each member of the batch does the same.
+    """
+    if matrices.dim() < 3 or stack.shape[1:-2] != matrices.shape[:-2]:
+        return stack @ matrices
+    tall = stack.movedim(0, -3)
+    result = tall.flatten(-3, -2) @ matrices
+    return result.unflatten(-2, tall.shape[-3:-1]).movedim(-3, 0)
 
 
 @handler("matmul", "mm", "bmm", "mv", "__matmul__")

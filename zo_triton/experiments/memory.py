@@ -18,16 +18,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from zo_triton.experiments.baselines import MeZO
 from zo_triton.experiments.baselines.inference import Inference
-from zo_triton.experiments.contender import Contender, Setting, count_parameters, make_mlp
+from zo_triton.experiments.contender import Contender, Method, Setting, count_parameters, make_mlp
 from zo_triton.experiments.fused import FusedSGD, hardware_dtype
+from zo_triton.experiments.methods import find_method
 from zo_triton.experiments.step_time import StepCase, example
 from zo_triton.experiments.timing import round_digits
 
@@ -42,11 +43,20 @@ LARGE = 1 << 14
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(LARGE), "MALLOC_TOP_PAD_": "0", "MALLOC_ARENA_MAX": "1"}
 """What a process must have been started with, so that :class:`Allocated` counts all of its large blocks."""
 
-METHODS: dict[str, tuple[str, str, Callable[[nn.Module, int], Contender]]] = {
-    # One chunk holds all directions: the figure is then comparable with a known size.
-    "zo": ("fused ZO-SGD, one chunk", "fused", lambda m, k: FusedSGD(m, Setting(1e-3, 0, k), chunk=k)),
-    "mezo": ("MeZO loop", "zeroth", lambda m, k: MeZO(m, Setting(1e-3, 0, k))),
-}
+METHODS = ("zo", "zo-rank-1", "mezo", "vmap-adam")
+"""Whose memory is measured; backprop's lies in what it keeps between steps, which is not counted."""
+
+
+def find_build(name: str) -> tuple[Method, Callable[[nn.Module, int], Contender]]:
+    """A contender, and how it is built from a model and K.
+
+    The fused method evaluates all directions in one chunk: its figure is then comparable with a known size.
+    """
+    method = find_method(name)
+    if name == "zo":
+        method = replace(method, label="fused ZO-SGD, one chunk")
+        return method, lambda model, k: FusedSGD(model, Setting(1e-3, 0, k), chunk=k)
+    return method, lambda model, k: method.build(model, Setting(1e-3, 0, k))
 
 
 def chunk_bytes(case: StepCase, dtype: torch.dtype) -> int:
@@ -55,12 +65,12 @@ def chunk_bytes(case: StepCase, dtype: torch.dtype) -> int:
 
 
 def run_memory(
-    cases: Sequence[StepCase], say: Callable[[str], None], names: Sequence[str] = tuple(METHODS)
+    cases: Sequence[StepCase], say: Callable[[str], None], names: Sequence[str] = METHODS
 ) -> dict[str, Any]:
     """The record's section ``memory``: MiB over inference, a process a method."""
     measured: dict[str, list[Excess]] = {}
     for name in names:
-        say(f"peak memory: {METHODS[name][0]}")
+        say(f"peak memory: {find_build(name)[0].label}")
         measured[name] = _in_subprocess(name, cases)
     rows = []
     for number, case in enumerate(cases):
@@ -68,8 +78,8 @@ def run_memory(
         methods = [
             {
                 "name": name,
-                "label": METHODS[name][0],
-                "family": METHODS[name][1],
+                "label": find_build(name)[0].label,
+                "family": find_build(name)[0].family,
                 "excess_mib": round_digits(measured[name][number].allocated / MIB),
                 "resident_mib": round_digits(measured[name][number].resident / MIB),
             }
@@ -80,7 +90,7 @@ def run_memory(
     note = (
         "Peak of the memory allocated during a training step minus that during inference on the same network "
         "and batch, counted exactly by the allocator in blocks of 16 KiB and more; each method in a process of "
-        "its own. *One chunk* is the largest activation difference when all K directions are evaluated at once, "
+        "its own; what an optimizer keeps between steps is not counted. *One chunk* is the largest activation difference when all K directions are evaluated at once, "
         "which this measurement asks for; smaller chunks need less. The record also holds resident_mib, the "
         "same from the kernel's high-water mark of resident memory."
     )
@@ -230,7 +240,7 @@ def _status(field: str) -> int:
 def _main() -> None:
     name, described = sys.argv[1:]
     cases = [StepCase(tuple(sizes), batch, directions) for sizes, batch, directions in json.loads(described)]
-    sys.stdout.write(json.dumps([excess(METHODS[name][2], case) for case in cases]))
+    sys.stdout.write(json.dumps([excess(find_build(name)[1], case) for case in cases]))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ CONFIG = RaceConfig(
     learning_rates=log_uniform(*SPACE, 8),
     trial_seconds=0.8,
     run_seconds=4.0,
-    seeds=(0, 1, 2),
+    seeds=(0, 1, 2, 3, 4),
     tuning_seeds=(100, 101, 102),
     targets=(0.90, 0.95),
 )
@@ -63,6 +63,7 @@ _LONG = replace(
     learning_rates=log_uniform(*SPACE, 6),
     trial_seconds=4.0,
     run_seconds=20.0,
+    seeds=(0, 1, 2),
     tuning_seeds=(100,),
 )
 _CONVOLUTIONAL = replace(_LONG, eps=1e-3, trial_seconds=8.0, run_seconds=60.0)

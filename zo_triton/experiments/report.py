@@ -51,7 +51,7 @@ def run_report(
         )
         # Peak memory is read from Linux's /proc.
         if platform.system() == "Linux":
-            some = ("zo", "mezo") if tiny else tuple(memory.METHODS)
+            some = ("zo", "mezo") if tiny else memory.METHODS
             sections["memory"] = memory.run_memory(memory.TINY_CASES if tiny else memory.CASES, say, some)
     except KeyboardInterrupt:
         if len(sections) < 2:  # the gate alone is no report
