@@ -90,9 +90,10 @@ def run_memory(
     note = (
         "Peak of the memory allocated during a training step minus that during inference on the same network "
         "and batch, counted exactly by the allocator in blocks of 16 KiB and more; each method in a process of "
-        "its own; what an optimizer keeps between steps is not counted. *One chunk* is the largest activation difference when all K directions are evaluated at once, "
-        "which this measurement asks for; smaller chunks need less. The record also holds resident_mib, the "
-        "same from the kernel's high-water mark of resident memory."
+        "its own; what an optimizer keeps between steps is not counted. *One chunk* is the largest activation "
+        "difference when all K directions are evaluated at once, which the fused full-rank method is asked to "
+        "do; smaller chunks need less. The record also holds resident_mib, the same from the kernel's "
+        "high-water mark of resident memory."
     )
     return {"note": note, "cases": rows}
 
