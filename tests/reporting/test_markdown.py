@@ -18,9 +18,15 @@ def test_summary_says_who_won_and_by_how_much(record):
 
 def test_summary_lists_every_loss(record):
     last = summary.summarise(record)[-1]
-    assert "backprop + Adam reached 95 % test accuracy on digits 4.7× sooner" in last
-    assert "backprop + SGD is 6.2× quicker" in last
-    assert "MeZO loop needs less memory" in last
+    assert "backprop + Adam was sooner: digits (4.7×)" in last
+    assert "backprop + SGD has the quicker step: " in last
+    assert "(6.2×)" in last
+    assert "MeZO loop needs less memory: 64-32-10" in last
+
+
+def test_what_one_rival_does_better_stands_together(record):
+    record["sections"]["race_again"] = {**record["sections"]["race"], "task": "letters"}
+    assert "backprop + Adam was sooner: digits (4.7×), letters (4.7×);" in summary.summarise(record)[-1]
 
 
 def test_summary_admits_a_race_that_was_not_finished(record):
@@ -29,7 +35,7 @@ def test_summary_admits_a_race_that_was_not_finished(record):
     lines = summary.summarise(record)
     assert lines[0] == "**In short:** the fused method reached no race's target."
     assert "fused ZO + Adam did not get there" in lines[1]
-    assert "never reached 95 % test accuracy on digits" in lines[-1]
+    assert "never got there: 95 % test accuracy on digits" in lines[-1]
 
 
 def test_methods_that_fail_stay_in_the_table(record):

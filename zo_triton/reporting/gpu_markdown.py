@@ -86,7 +86,7 @@ def layers(section: Section, drawn: dict[str, str]) -> list[str]:
     ]  # fmt: skip
 
 
-def summarise_goals(section: Section) -> tuple[str, list[str]]:
+def summarise_goals(section: Section) -> tuple[str, list[tuple[str, str]]]:
     """One sentence for the report's first screen, and the goals that were missed."""
     parts = []
     for row in section["rows"]:
@@ -95,10 +95,10 @@ def summarise_goals(section: Section) -> tuple[str, list[str]]:
     missed = [row["label"] for row in section["rows"] if row["verdict"] == "missed"]
     met = sum(row["verdict"] == "met" for row in section["rows"])
     sentence = f"**{met} of {len(parts)} goals met.** {'; '.join(parts)}."
-    return sentence, [f"the goal for {label} was missed" for label in missed]
+    return sentence, [("goals missed", label) for label in missed]
 
 
-def summarise_checks(section: Section) -> tuple[str, list[str]]:
+def summarise_checks(section: Section) -> tuple[str, list[tuple[str, str]]]:
     """One sentence for the report's first screen: no speed is worth reading of what is wrong."""
     counts = dict.fromkeys(("passed", "failed", "left out"), 0)
     for row in section["rows"]:

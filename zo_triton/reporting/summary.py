@@ -12,6 +12,9 @@ from zo_triton.reporting.tables import number
 
 LOOP = "MeZO loop"
 
+Loss = tuple[str, str]
+"""Who did better at what, and where, by how much."""
+
 
 def summarise(record: Record) -> list[str]:
     """One sentence an experiment, and a last one that lists every lost comparison.
@@ -21,7 +24,7 @@ def summarise(record: Record) -> list[str]:
     """
     sections = record["sections"]
     lines: list[str] = []
-    losses: list[str] = []
+    losses: list[Loss] = []
     for section in races_of(record).values():
         sentence, lost = _race(section)
         lines.append(sentence)
@@ -36,10 +39,18 @@ def summarise(record: Record) -> list[str]:
     if lines:
         lines.append(
             "**Where fused lost:** "
-            + ("; ".join(losses) if losses else "nowhere in these measurements")
+            + ("; ".join(_grouped(losses)) if losses else "nowhere in these measurements")
             + "."
         )
     return lines
+
+
+def _grouped(losses: list[Loss]) -> list[str]:
+    """One item for everybody who did better at something, with all the places where."""
+    places: dict[str, list[str]] = {}
+    for who, where in losses:
+        places.setdefault(who, []).append(where)
+    return [f"{who}: {', '.join(where)}" for who, where in places.items()]
 
 
 def _verdict(record: Record) -> str:
@@ -79,7 +90,7 @@ def _range(ratios: list[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _race(section: dict[str, Any]) -> tuple[str, list[str]]:
+def _race(section: dict[str, Any]) -> tuple[str, list[Loss]]:
     target = max(section["config"]["targets"])
     goal = f"{100 * target:.0f} % test accuracy on {section['task']}"
     taken = {one["name"]: median_reached(one["runs"], target, "seconds") for one in section["methods"]}
@@ -87,7 +98,7 @@ def _race(section: dict[str, Any]) -> tuple[str, list[str]]:
     seconds = taken[ours["name"]]
     head = f"**{goal}**, {_seeds(len(ours['runs']))}"
     if seconds is None:
-        return f"{head}: {ours['label']} did not get there.", [f"{ours['label']} never reached {goal}"]
+        return f"{head}: {ours['label']} did not get there.", [(f"{ours['label']} never got there", goal)]
     parts, losses = [], []
     for other in section["methods"]:
         if other["family"] == "fused":
@@ -100,7 +111,7 @@ def _race(section: dict[str, Any]) -> tuple[str, list[str]]:
             parts.append(f"{other['label']} {number(None)} within {section['config']['run_seconds']:g} s")
         elif theirs < seconds:
             parts.append(f"{other['label']} {number(theirs, 's')} (**{_times(seconds / theirs)} faster**)")
-            losses.append(f"{other['label']} reached {goal} {_times(seconds / theirs)} sooner")
+            losses.append((f"{other['label']} was sooner", f"{section['task']} ({_times(seconds / theirs)})"))
         else:
             parts.append(f"{other['label']} {number(theirs, 's')} ({_times(theirs / seconds)} slower)")
     return f"{head}: {ours['label']} takes **{number(seconds, 's')}**; {', '.join(parts)}.", losses
@@ -110,7 +121,7 @@ def _seeds(count: int) -> str:
     return "one seed" if count == 1 else f"median of {count} seeds"
 
 
-def _step_time(section: dict[str, Any]) -> tuple[str, list[str]]:
+def _step_time(section: dict[str, Any]) -> tuple[str, list[Loss]]:
     parts, losses = [], []
     for case in section["cases"]:
         ours, *others = case["contenders"]
@@ -120,7 +131,7 @@ def _step_time(section: dict[str, Any]) -> tuple[str, list[str]]:
                 continue
             ratio = other["median_ms"] / ours["median_ms"]
             if ratio < 1:
-                losses.append(f"{other['label']} is {_times(1 / ratio)} quicker ({case['name']})")
+                losses.append((f"{other['label']} has the quicker step", f"{case['name']} ({_times(1 / ratio)})"))
             elif other["family"] == "zeroth":
                 ratios[other["label"]] = ratio
         # The loop that everybody knows, and whoever comes closest.
@@ -132,15 +143,13 @@ def _step_time(section: dict[str, Any]) -> tuple[str, list[str]]:
     return f"**One step**, {section['cases'][0]['contenders'][0]['label']}. {'; '.join(parts)}.", losses
 
 
-def _accuracy(section: dict[str, Any]) -> tuple[str, list[str]]:
+def _accuracy(section: dict[str, Any]) -> tuple[str, list[Loss]]:
     losses = []
     for row in section["rows"]:
         for name, error in row["errors"].items():
             direct = row["errors"].get(name.replace("propagated", "direct"))
             if name.startswith("propagated") and None not in (error, direct) and direct < error:
-                losses.append(
-                    f"{name} differences are less accurate than direct ones at ε = {row['eps']:.0e}"
-                )
+                losses.append((f"{name} differences are less accurate than direct ones", f"ε = {row['eps']:.0e}"))
     finest = min(section["rows"], key=lambda row: row["eps"])
     listed = ", ".join(
         f"{name} {100 * value:.2g} %" for name, value in finest["errors"].items() if value is not None
@@ -151,13 +160,13 @@ def _accuracy(section: dict[str, Any]) -> tuple[str, list[str]]:
     )
 
 
-def _curves(section: dict[str, Any]) -> tuple[str, list[str]]:
+def _curves(section: dict[str, Any]) -> tuple[str, list[Loss]]:
     rows = section["throughput"]["rows"]
     best = max(rows, key=lambda row: row["central"])
     above = [row["batch"] for row in rows if row["central"] >= 1]
     listed = f"at or above it at batch {', '.join(map(str, above))}" if above else "below it at every batch"
     slow = [
-        f"an evaluation costs more than a forward pass at batch {row['batch']}"
+        ("an evaluation costs more than a forward pass", f"batch {row['batch']}")
         for row in rows
         if row["central"] < 1
     ]
@@ -168,14 +177,14 @@ def _curves(section: dict[str, Any]) -> tuple[str, list[str]]:
     return sentence, slow
 
 
-def _memory(section: dict[str, Any]) -> tuple[str, list[str]]:
+def _memory(section: dict[str, Any]) -> tuple[str, list[Loss]]:
     parts, losses = [], []
     for case in section["cases"]:
         ours = next(one for one in case["methods"] if one["family"] == "fused")
         parts.append(f"{case['name']}: {number(ours['excess_mib'], 'MiB')}")
         for other in case["methods"]:
             if other["family"] != "fused" and other["excess_mib"] < ours["excess_mib"]:
-                losses.append(f"{other['label']} needs less memory ({case['name']})")
+                losses.append((f"{other['label']} needs less memory", case["name"]))
     return f"**Peak memory of a fused step over inference.** {'; '.join(parts)}.", losses
 
 
