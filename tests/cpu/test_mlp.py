@@ -98,3 +98,27 @@ def test_wide_networks_and_other_fields_are_left_to_the_layers():
     assert not ops.offers_mlp(cpu, signs, wide)
     assert not ops.offers_mlp(cpu, zo.Directions(0, 0, 1, "gaussian"), small)
     assert not ops.offers_mlp(cpu, zo.Directions(0, 0, 1, rank=1), small)
+
+
+@pytest.mark.parametrize("samples", [1, 37, 131])
+@pytest.mark.parametrize("squared", [False, True])
+def test_fixed_point_is_nearer_to_float32_than_bfloat16(samples, squared):
+    generator = torch.Generator().manual_seed(1)
+    tensors = [torch.randn(32, 64, generator=generator) / 8, torch.randn(1, 32, generator=generator)]
+    tensors += [torch.randn(10, 32, generator=generator) / 6, torch.randn(1, 10, generator=generator)]
+    x = torch.randn(samples, 64, generator=generator)
+    target = torch.randn(samples, 10, generator=generator) if squared else torch.arange(samples) % 10
+    measured = [
+        ops.mlp_measure(
+            [tensor.numpy() for tensor in tensors],
+            x.numpy(),
+            target.numpy(),
+            zo.Directions(0, 0, 21),
+            torch.full((21,), 1e-3).numpy(),
+            dtype,
+        )
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    assert measured[0][0] == measured[1][0], "the base is float32 always"
+    error = abs(measured[0][1] - measured[1][1]).max() / abs(measured[0][1]).max()
+    assert 0 < error < 2e-3

@@ -226,7 +226,7 @@ def _mlp_kernel(
     """All ``num`` directions, shared with whoever else runs this: each takes the next group, int64 taken[0].
 
     A second thread may come late, by the time that Python takes to wake it: shares cut beforehand would wait.
-        out [P, N]. base [Σ inner, padded N]: each layer's input; short and scale the same in fixed point, or empty.
+    out [P, N]. base [Σ inner, padded N]: each layer's input; short and scale the same in fixed point, or empty.
     terms [3, Σ rows, padded N]: what the activations read. matrices: the padded weights. ids [2, depth]: counter
     words of weights and biases, -1 if not trained.
     """

@@ -216,13 +216,14 @@ class _Arrays:
     def __call__(self, tensor: Tensor) -> np.ndarray:
         """The tensor as a matrix of its rows, [1, 1] for a scalar; a write to one is a write to the other."""
         kept = self._kept.get(id(tensor))
-        if kept is None or kept[1] != tensor.data_ptr() or kept[2] != tensor.shape:
+        current = (tensor.data_ptr(), tensor.shape)
+        if kept is None or kept[0] is not tensor or kept[1:3] != current:
             if len(self._kept) >= self._most:  # another state was loaded, again and again
                 self._kept.clear()
             columns = tensor.shape[-1] if tensor.dim() else 1
             array = tensor.detach().numpy().reshape(-1, columns)
             # The tensor is kept too: another could take its place in memory, and its id.
-            kept = self._kept[id(tensor)] = (tensor, tensor.data_ptr(), tensor.shape, array)
+            kept = self._kept[id(tensor)] = (tensor, *current, array)
         return kept[3]
 
 

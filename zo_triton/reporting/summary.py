@@ -131,7 +131,9 @@ def _step_time(section: dict[str, Any]) -> tuple[str, list[Loss]]:
                 continue
             ratio = other["median_ms"] / ours["median_ms"]
             if ratio < 1:
-                losses.append((f"{other['label']} has the quicker step", f"{case['name']} ({_times(1 / ratio)})"))
+                losses.append(
+                    (f"{other['label']} has the quicker step", f"{case['name']} ({_times(1 / ratio)})")
+                )
             elif other["family"] == "zeroth":
                 ratios[other["label"]] = ratio
         # The loop that everybody knows, and whoever comes closest.
@@ -149,7 +151,9 @@ def _accuracy(section: dict[str, Any]) -> tuple[str, list[Loss]]:
         for name, error in row["errors"].items():
             direct = row["errors"].get(name.replace("propagated", "direct"))
             if name.startswith("propagated") and None not in (error, direct) and direct < error:
-                losses.append((f"{name} differences are less accurate than direct ones", f"ε = {row['eps']:.0e}"))
+                losses.append(
+                    (f"{name} differences are less accurate than direct ones", f"ε = {row['eps']:.0e}")
+                )
     finest = min(section["rows"], key=lambda row: row["eps"])
     listed = ", ".join(
         f"{name} {100 * value:.2g} %" for name, value in finest["errors"].items() if value is not None
