@@ -68,25 +68,26 @@ def run_memory(
     cases: Sequence[StepCase], say: Callable[[str], None], names: Sequence[str] = METHODS
 ) -> dict[str, Any]:
     """The record's section ``memory``: MiB over inference, a process a method."""
+    methods = {name: find_build(name)[0] for name in names}
     measured: dict[str, list[Excess]] = {}
     for name in names:
-        say(f"peak memory: {find_build(name)[0].label}")
+        say(f"peak memory: {methods[name].label}")
         measured[name] = _in_subprocess(name, cases)
     rows = []
     for number, case in enumerate(cases):
         weights = count_parameters(make_mlp(case.sizes, 0))
-        methods = [
+        found = [
             {
                 "name": name,
-                "label": find_build(name)[0].label,
-                "family": find_build(name)[0].family,
+                "label": method.label,
+                "family": method.family,
                 "excess_mib": round_digits(measured[name][number].allocated / MIB),
                 "resident_mib": round_digits(measured[name][number].resident / MIB),
             }
-            for name in names
+            for name, method in methods.items()
         ]
         chunk = round_digits(chunk_bytes(case, hardware_dtype()) / MIB)
-        rows.append({"name": f"{case.name}, d = {weights:,}", "chunk_mib": chunk, "methods": methods})
+        rows.append({"name": f"{case.name}, d = {weights:,}", "chunk_mib": chunk, "methods": found})
     note = (
         "Peak of the memory allocated during a training step minus that during inference on the same network "
         "and batch, counted exactly by the allocator in blocks of 16 KiB and more; each method in a process of "
