@@ -204,7 +204,7 @@ def _finish_kernel(out, product, sums, step, a, first_term, second_term, kind):
     zero = np.zeros(1, np.float32)
     count = out.shape[1]
     terms = a.reshape(1, a.size), first_term.reshape(1, a.size), second_term.reshape(1, a.size)
-    finish(out, product, product.size > 0, sums, zero, step, 0, count, terms[0], terms[1], terms[2], kind)
+    finish(out, product, 0, product.size > 0, sums, zero, step, 0, count, terms[0], terms[1], terms[2], kind)
 
 
 def _sign_sums(c: Convolution, out: Tensor, first: int, last: int, start: int, stop: int) -> None:

@@ -131,6 +131,7 @@ def _finish_block(
                     False,
                     kind == RELU,
                     out.itemsize == 2,
+                    False,
                 )
             if vectors > 0:
                 continue

@@ -89,9 +89,21 @@ def _finish_kernel(out, product, moved, bias, signed_eps, sides, k, a, first_ter
                 sums[0, row, j] = load(moved[row, source + j])
         if carried:
             finish(
-                out[p], product[s], True, sums, bias, signed_eps[p], 0, samples, a, first_term, second_term, kind
+                out[p], product[s], 0, True, sums, bias, signed_eps[p], 0, samples, a, first_term, second_term, kind
             )  # fmt: skip
         else:
             finish(
-                out[p], out[p], False, sums, bias, signed_eps[p], 0, samples, a, first_term, second_term, kind
+                out[p],
+                out[p],
+                0,
+                False,
+                sums,
+                bias,
+                signed_eps[p],
+                0,
+                samples,
+                a,
+                first_term,
+                second_term,
+                kind,
             )

@@ -51,12 +51,18 @@ class Layer:
     difference: Tensor | None  # [P, at least in, N]
     weight: Tensor  # [out, in]
     stack: Tensor | None  # [copies, out, in], see _stack
+    packed: np.ndarray  # W for the product in ``bfloat16``; empty where torch's GEMM does it
     weight_id: int
     bias_id: int
     terms: tuple[np.ndarray, np.ndarray, np.ndarray]  # [out, N] each, what the activation reads of the base
     kind: int
     dtype: torch.dtype
     samples: int
+
+    @property
+    def inline_product(self) -> bool:
+        """Whether the kernels compute W @ δ themselves, a run of samples at a time."""
+        return self.packed.shape[0] > 0
 
     @property
     def evaluation_bytes(self) -> int:
@@ -78,7 +84,13 @@ def copies_of(matrix_bytes: int, samples: int, result_bytes: int) -> int:
 
 
 def product_buffer(layer: Layer, directions: int) -> Tensor:
-    """Where W @ δ of so many directions goes, [their evaluations, out, N]; empty in a first layer."""
+    """Where W @ δ of so many directions goes, [their evaluations, out, N]; empty in a first layer.
+
+    An inline product goes through float32 scratch for one evaluation, [1, at least out, N rounded up to 32].
+    """
+    if layer.inline_product:
+        rows = layer.packed.shape[0] * layer.packed.shape[2]
+        return torch.empty(1, rows, -(-layer.samples // LANES) * LANES)
     count = 0 if layer.difference is None else directions * layer.sides
     return torch.empty(count, layer.weight.shape[0], layer.samples, dtype=layer.dtype)
 
@@ -133,28 +145,29 @@ def gather(x, base, difference, rows, sample, samples):
 
 
 @device
-def finish(out, product, carried, sums, bias, step, sample, lanes, a, first_term, second_term, kind):
+def finish(out, product, column, carried, sums, bias, step, sample, lanes, a, first_term, second_term, kind):
     """out[:, sample …] = activation(W @ δ + step·(U @ (a+δ) + v)) for one evaluation.
 
-    out: [at least rows, N]. product: [rows, N], W @ δ, read if ``carried``. sums: float32 [runs, rows, samples a
-    run], U @ (a+δ) for these samples.
+    out: [at least rows, N]. product: W @ δ, [at least rows, columns], read from ``column`` on if ``carried``. sums:
+    float32 [runs, rows, samples a run], U @ (a+δ) for these samples.
     """
     # Unsigned offsets: a signed one could be negative, and Numba would test each element for that.
-    at, width = uintp(sample), sums.shape[2]
+    at, moved_at, width = uintp(sample), uintp(column), sums.shape[2]
     steps = np.empty(sums.shape[0] * width, np.float32)
     whole = lanes // WIDTH * WIDTH if kind in (NONE, RELU) else 0
     for row in range(sums.shape[1]):
         shift, target, moved = bias[row], out[row], product[row]
         for j in range(0, whole, WIDTH):
             # By address: a slice for each vector would cost more than the vector.
-            place = row * out.shape[1] + sample + j
+            place, moved_place = row * out.shape[1] + sample + j, row * product.shape[1] + column + j
             sums_at = (
                 sums.ctypes.data + (j // width) * sums.strides[0] + row * sums.strides[1] + j % width * 4
             )
             finish_run(
-                uintp(out.ctypes.data + place * out.itemsize), uintp(product.ctypes.data + place * out.itemsize),
+                uintp(out.ctypes.data + place * out.itemsize),
+                uintp(product.ctypes.data + moved_place * product.itemsize),
                 uintp(sums_at), uintp(a.ctypes.data + place * 4), step, shift, carried, kind == RELU,
-                out.itemsize == 2,
+                out.itemsize == 2, product.itemsize == 2,
             )  # fmt: skip
         if whole == lanes:
             continue
@@ -162,7 +175,7 @@ def finish(out, product, carried, sums, bias, step, sample, lanes, a, first_term
             steps[j] = step * (sums[j // width, row, j % width] + shift)
         if carried:
             for j in range(whole, lanes):
-                steps[j] += load(moved[at + uintp(j)])
+                steps[j] += load(moved[moved_at + uintp(j)])
         if kind != NONE:
             rest = at + uintp(whole)
             activate(steps[whole:], a[row], first_term[row], second_term[row], rest, lanes - whole, kind)

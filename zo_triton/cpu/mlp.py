@@ -379,7 +379,9 @@ def _finish(there, product, sums, bias, terms, sizes, k, step, kind, carried, sa
         for row in range(rows):
             shift = bias[sizes[PADDED_ROW_AT] + row]
             for _ in range(LANES // WIDTH):
-                finish_run(target_at, moved_at, total_at, base_at, step, shift, carried, kind == RELU, False)
+                finish_run(
+                    target_at, moved_at, total_at, base_at, step, shift, carried, kind == RELU, False, False
+                )
                 target_at, moved_at, total_at = target_at + vector, moved_at + vector, total_at + vector
                 base_at += vector
             base_at += uintp(4 * terms.shape[2]) - row_bytes

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zo_triton.cpu.activation import NAMES, base_terms
 from zo_triton.cpu.arrays import as_array
+from zo_triton.cpu.bfloat16 import NOTHING, is_native, pack_run, pack_weight, pair_product
 from zo_triton.cpu.compiling import kernel
 from zo_triton.cpu.dense import run_dense
 from zo_triton.cpu.field import key_of, sign_words
@@ -68,6 +69,7 @@ def perturbed_linear(
         (_run_signs, True) if signs else (run_low_rank, True) if directions.rank else (run_dense, False)
     )
     first_fixed = signs and difference is None and out.dtype == torch.bfloat16
+    inline = in_runs and difference is not None and out.dtype == torch.bfloat16 and is_native()
     base = base.detach().float()
     z = base_output.float().t().contiguous() if base_output is not None else base.new_empty(0, 0)
     first, second = base_terms(z, activation)
@@ -80,7 +82,8 @@ def perturbed_linear(
         fixed=_in_fixed_runs(base) if first_fixed else _NO_FIXED_RUNS,
         difference=None if difference is None else _slots_or_copy(difference),
         weight=weight.detach(),
-        stack=None if difference is None else _stack(weight.detach(), out),
+        stack=None if difference is None or inline else _stack(weight.detach(), out),
+        packed=pack_weight(weight.detach()) if inline else NOTHING,
         weight_id=weight_id,
         bias_id=bias_id,
         terms=(z.numpy(), first.numpy(), second.numpy()),
@@ -149,30 +152,32 @@ def _stack(weight: Tensor, out: Tensor) -> Tensor | None:
 def _run_signs(layer: Layer, start: int, stop: int) -> None:
     d, rows, inner = layer.directions, *layer.weight.shape
     words = [tensor_word(i) if i >= 0 else -1 for i in (layer.weight_id, layer.bias_id)]
-    carried, key = layer.difference is not None, key_of(d)
-    group = layer.group(stop - start) if carried else stop - start
+    key = key_of(d)
+    in_groups = layer.difference is not None and not layer.inline_product
+    group = layer.group(stop - start) if in_groups else stop - start
     product = product_buffer(layer, group)
-    difference_array, product_array = as_array(difference_or_none(layer)), as_array(product)
+    arrays = as_array(difference_or_none(layer)), as_array(product), layer.packed
     for first in range(start, stop, group):
         last = min(stop, first + group)
-        if carried:
+        if in_groups:
             carry(product, layer, first, last, stop - start)
         _signs_kernel(
-            layer.out, difference_array, product_array, layer.base, *layer.fixed, rows, inner, layer.samples,
+            layer.out, *arrays, layer.base, *layer.fixed, rows, inner, layer.samples,
             *layer.terms, layer.kind, layer.signed_eps, layer.sides, words[0], words[1], key, d.first, first, last,
         )  # fmt: skip
 
 
 @kernel
 def _signs_kernel(
-    out, difference, product, base, short, scale, rows, inner, samples, a, first_term, second_term, kind,
+    out, difference, product, packed, base, short, scale, rows, inner, samples, a, first_term, second_term, kind,
     signed_eps, sides, weight_word, bias_word, key, first_direction, start, stop,
 ):  # fmt: skip
-    """Directions start … stop - 1 of one layer; ``product`` holds their W @ δ, or is empty.
+    """Directions start … stop - 1 of one layer.
 
-    In bfloat16 the inputs of U are in fixed point: those of a first layer come so, once for all directions.
+    ``product`` holds their W @ δ, is scratch for it if W is ``packed``, or is empty in a first layer. In bfloat16
+    the inputs of U are in fixed point: those of a first layer come so, once for all directions.
     """
-    carried = product.shape[0] > 0
+    carried, inline = product.shape[0] > 0, packed.shape[0] > 0
     runs = (samples + LANES - 1) // LANES
     padded_rows, width = (rows + 3) // 4 * 4, (inner + 31) // 32
     shared = 1 if carried else max(1, min(SHARED_ROWS // padded_rows, stop - start))
@@ -187,6 +192,7 @@ def _signs_kernel(
     totals[:] = float32(0.0)
     totals = totals.reshape(together, shared * padded_rows, LANES)
     tables = line_of_floats(TABLES)
+    pairs = np.zeros((packed.shape[1], LANES), np.uint32)
     if narrow and carried:
         short, scale = np.zeros((1, 32 * width, LANES), np.int16), np.zeros((1, LANES), np.float32)
     for first in range(start, stop, shared):
@@ -212,14 +218,8 @@ def _signs_kernel(
                         at, fixed = run - first_run, 0 if carried else run
                         drawn_rows = all_words[: count * padded_rows]
                         if carried:
-                            gather(
-                                moved,
-                                base[run],
-                                difference[first * sides + side],
-                                inner,
-                                run * LANES,
-                                samples,
-                            )
+                            source = difference[first * sides + side]
+                            gather(moved, base[run], source, inner, run * LANES, samples)
                             if narrow:
                                 to_fixed_point(short[0], scale[0], moved)
                         if narrow:
@@ -227,18 +227,22 @@ def _signs_kernel(
                         else:
                             x = moved if carried else base[run]
                             sign_product(totals[at : at + 1], 0, drawn_rows, x, tables, LANES)
+                if inline:
+                    for run in range(first_run, min(first_run + together, runs)):
+                        pack_run(pairs, difference[first * sides + side], inner, run * LANES, samples)
+                        pair_product(product[0], (run - first_run) * LANES, packed, pairs)
                 for k in range(count):
                     sums = totals[:, k * padded_rows : k * padded_rows + rows]
                     p = (first + k) * sides + side
                     if carried:
-                        q = p - start * sides
+                        q, column = (0, 0) if inline else (p - start * sides, sample)
                         finish(
-                            out[p], product[q], True, sums, bias[k], signed_eps[p], sample, lanes,
+                            out[p], product[q], column, True, sums, bias[k], signed_eps[p], sample, lanes,
                             a, first_term, second_term, kind,
                         )  # fmt: skip
                     else:
                         for s in range(sides):
                             finish(
-                                out[p + s], out[p + s], False, sums, bias[k], signed_eps[p + s], sample, lanes,
-                                a, first_term, second_term, kind,
+                                out[p + s], out[p + s], sample, False, sums, bias[k], signed_eps[p + s], sample,
+                                lanes, a, first_term, second_term, kind,
                             )  # fmt: skip

@@ -236,20 +236,20 @@ def add_signs(context, out, weights, word, step):
 
 
 @intrinsic
-def finish_run(context, out, product, totals, base, step, shift, carried, relu, narrow):
+def finish_run(context, out, product, totals, base, step, shift, carried, relu, narrow, narrow_product):
     """``out[j] = step·(totals[j] + shift)``, plus ``product[j]`` if carried, then ReLU's exact difference.
 
-    One pass over 16 lanes where separate loops would take three. All by address: totals and base float32, out
-    and product float32 too, or bfloat16 if ``narrow``.
+    One pass over 16 lanes where separate loops would take three. All by address: totals and base float32; out
+    bfloat16 if ``narrow``, product if ``narrow_product``, else float32 too.
     """
 
     def codegen(context, builder, signature, arguments):
-        out, product, totals, base, step, shift, carried, relu, narrow = arguments
+        out, product, totals, base, step, shift, carried, relu, narrow, narrow_product = arguments
         value = builder.fmul(
             _broadcast(builder, step), builder.fadd(load_vector(builder, totals), _broadcast(builder, shift))
         )
         place = cgutils.alloca_once_value(builder, value)
-        with builder.if_then(carried), builder.if_else(narrow) as (short, full):
+        with builder.if_then(carried), builder.if_else(narrow_product) as (short, full):
             for branch, load in ((short, _load_bfloat16), (full, load_vector)):
                 with branch:
                     builder.store(builder.fadd(builder.load(place), load(builder, product)), place)
@@ -267,8 +267,8 @@ def finish_run(context, out, product, totals, base, step, shift, carried, relu, 
         return context.get_dummy_value()
 
     address, flag = types.uintp, types.boolean
-    signature = types.void(address, address, address, address, types.float32, types.float32, flag, flag, flag)
-    return signature, codegen
+    numbers, flags = (types.float32,) * 2, (flag,) * 4
+    return types.void(address, address, address, address, *numbers, *flags), codegen
 
 
 @intrinsic
