@@ -2,6 +2,7 @@
 
 from zo_triton.cpu.accumulate import accumulate
 from zo_triton.cpu.activation import activation_difference
+from zo_triton.cpu.base import linear
 from zo_triton.cpu.conv2d import perturbed_conv2d
 from zo_triton.cpu.cross_entropy import cross_entropy_difference
 from zo_triton.cpu.gram import gram
@@ -19,6 +20,7 @@ __all__ = [
     "cross_entropy_difference",
     "gram",
     "largest_difference",
+    "linear",
     "mlp_differences",
     "mlp_measure",
     "mlp_update",

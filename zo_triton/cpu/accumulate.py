@@ -12,13 +12,16 @@ import torch
 from numba import float32, uintp
 from torch import Tensor
 
-from zo_triton.cpu.arrays import draw_factors
 from zo_triton.cpu.compiling import kernel
 from zo_triton.cpu.field import code_of, key_of, real_rows, sign_words
+from zo_triton.cpu.low_rank import draw_factors_of, factor_words
 from zo_triton.cpu.scalars import round_bfloat16
-from zo_triton.cpu.threads import one_pool, parallel
+from zo_triton.cpu.threads import parallel
 from zo_triton.cpu.vectors import LANES, dense_rows, float_from_bits, signed_coefficient_sum
 from zo_triton.directions import Directions, matrix_shape, tensor_word
+
+SMALL_PRODUCT = 1 << 20
+"""Multiply-adds of a low-rank update below which a second thread costs more than it gives."""
 
 SMALL_ELEMENTS = 1 << 16
 """Below this many values to draw (weights × K / 32 for signs) a second thread costs more than it gives."""
@@ -79,32 +82,63 @@ def _accumulate_low_rank(
 ) -> None:
     """One product of all factors side by side, [rows, K·r] @ [K·r, cols]."""
     rows, cols = matrix.shape
-    with one_pool():
-        left, right = draw_factors(directions, tensor_id, (rows, cols), dtype)
-        terms = right.shape[0] * right.shape[2]
-        scaled = torch.zeros((rows + 3) // 4 * 4, terms)
-        scaled[:rows] = (left * weights.view(-1, 1, 1)).permute(1, 0, 2).reshape(rows, terms)
-        runs = torch.zeros((cols + LANES - 1) // LANES * LANES, terms)
-        runs[:cols] = right.permute(1, 0, 2).reshape(cols, terms)
-        runs = runs.view(-1, LANES, terms).transpose(1, 2).contiguous()
-    arrays = matrix.numpy(), scaled.numpy(), runs.numpy()
-    parallel(lambda start, stop: _low_rank_kernel(*arrays, start, stop), (rows + 3) // 4)
+    rank = directions.rank or 1
+    left = np.zeros(((rows + 3) // 4 * 4, directions.num * rank), np.float32)
+    right = np.zeros((directions.num * rank, (cols + LANES - 1) // LANES * LANES), np.float32)
+    source = directions.first, key_of(directions), code_of(directions), dtype == torch.bfloat16
+    _factors_kernel(left, right, rows, cols, weights.numpy(), *factor_words(tensor_id), *source)
+    array = matrix.numpy()
+
+    def run(start: int, stop: int) -> None:
+        _low_rank_kernel(array, left, right, start, stop)
+
+    if left.size * cols < SMALL_PRODUCT:
+        run(0, left.shape[0] // 4)
+    else:
+        parallel(run, left.shape[0] // 4)
+
+
+@kernel
+def _factors_kernel(
+    left, right, rows, cols, coefficients, left_word, right_word, first_direction, key, code, rounded
+):
+    """left [at least rows, K·r] = a_k·A_k/√r and right [K·r, at least cols] = B_kᵀ, all directions side by side."""
+    rank = right.shape[0] // coefficients.size
+    one, turned = np.empty((rows, rank), np.float32), np.empty((rank, rows), np.float32)
+    for k in range(coefficients.size):
+        these = slice(k * rank, (k + 1) * rank)
+        draw_factors_of(
+            one,
+            turned,
+            right[these],
+            rows,
+            cols,
+            left_word,
+            right_word,
+            first_direction + k,
+            key,
+            code,
+            rounded,
+        )
+        for row in range(rows):
+            for j in range(rank):
+                left[row, k * rank + j] = coefficients[k] * one[row, j]
 
 
 @kernel
 def _low_rank_kernel(matrix, left, right, start, stop):
     """matrix += left @ right for row blocks start … stop - 1.
 
-    left: float32 [rows rounded up to fours, terms]. right: float32 [⌈cols/32⌉, terms, 32].
+    left: float32 [rows rounded up to fours, terms]. right: float32 [terms, cols rounded up to 32].
     """
     rows, cols = matrix.shape
-    terms = left.shape[1]
+    terms, width = right.shape
     sums = np.empty((4, LANES), np.float32)
     for block in range(start, stop):
-        for run in range(right.shape[0]):
+        for run in range(width // LANES):
             dense_rows(
-                uintp(sums.ctypes.data), uintp(left[4 * block].ctypes.data), terms, uintp(right[run].ctypes.data),
-                terms,
+                uintp(sums.ctypes.data), uintp(left[4 * block].ctypes.data), terms,
+                uintp(right.ctypes.data) + uintp(4 * LANES * run), width, terms,
             )  # fmt: skip
             at = uintp(LANES * run)
             for lane in range(min(4, rows - 4 * block)):

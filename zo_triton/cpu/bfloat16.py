@@ -16,7 +16,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from zo_triton.cpu.compiling import device
+from zo_triton.cpu.compiling import device, kernel
+from zo_triton.cpu.scalars import round_bfloat16
 from zo_triton.cpu.vectors import LANES, WIDTH, load_vector, store_vector
 
 ROWS = 8
@@ -37,12 +38,32 @@ def is_native() -> bool:
 
 
 def pack_weight(weight: Tensor) -> np.ndarray:
-    """A matrix [rows, in] as the product reads it: uint32 [⌈rows/8⌉, ⌈in/2⌉, 8], two bfloat16 of a row a word."""
-    rows, inner = weight.shape
-    padded = torch.zeros(-(-rows // ROWS) * ROWS, -(-inner // 2) * 2, dtype=torch.bfloat16)
-    padded[:rows, :inner] = weight
-    words = padded.view(torch.int32).view(-1, ROWS, padded.shape[1] // 2)
-    return words.transpose(1, 2).contiguous().numpy().view(np.uint32)
+    """A matrix [rows, in] as the product reads it, see :func:`pack_rows`."""
+    matrix = weight.detach().float().contiguous().numpy()
+    packed = np.empty((-(-matrix.shape[0] // ROWS), -(-matrix.shape[1] // 2), ROWS), np.uint32)
+    _pack_kernel(packed, matrix)
+    return packed
+
+
+@kernel
+def _pack_kernel(packed, matrix):
+    pack_rows(packed, matrix)
+
+
+@device
+def pack_rows(packed, matrix):
+    """Two bfloat16 of a row to a word: packed uint32 [⌈rows/8⌉, ⌈in/2⌉, 8], zeros beyond; matrix [rows, in]."""
+    rows, inner = matrix.shape
+    for block in range(packed.shape[0]):
+        for lane in range(ROWS):
+            row = block * ROWS + lane
+            for i in range(packed.shape[1]):
+                word = uint32(0)
+                if row < rows:
+                    word = round_bfloat16(matrix[row, 2 * i])
+                    if 2 * i + 1 < inner:
+                        word |= round_bfloat16(matrix[row, 2 * i + 1]) << uint32(16)
+                packed[block, i, lane] = word
 
 
 @device

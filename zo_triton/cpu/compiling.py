@@ -28,6 +28,9 @@ _drop_stale_results()
 device: Callable[..., Any] = numba.njit(nogil=True, cache=True, inline="always", error_model="numpy")
 """Decorates a function that kernels call; it is compiled into them."""
 
+routine: Callable[..., Any] = numba.njit(nogil=True, cache=True, error_model="numpy")
+"""The same for one too long to be compiled into each of its callers, which works long enough to be worth a call."""
+
 _PATIENCE_SECONDS = 0.7
 _announced = threading.Event()
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from zo_triton.cpu.arrays import as_array
 from zo_triton.cpu.compiling import kernel
 from zo_triton.cpu.field import code_of, fill_matrix, key_of
-from zo_triton.cpu.layer import TILE_ELEMENTS, Layer, carry, difference_or_none, finish, product_buffer
+from zo_triton.cpu.layer import TILE_ELEMENTS, Layer, carry, finish, product_buffer
 from zo_triton.cpu.scalars import load, store
 from zo_triton.directions import tensor_word
 
@@ -24,13 +24,12 @@ def run_dense(layer: Layer, start: int, stop: int) -> None:
     inputs = torch.empty(layer.base.shape[0], (sides if carried else 1) * samples, dtype=layer.dtype)
     moved = torch.zeros(rows, inputs.shape[1], dtype=layer.dtype)
     bias = np.zeros((1, rows), np.float32)
-    source = difference_or_none(layer)
     if not carried:
-        _inputs_kernel(as_array(inputs), layer.base, as_array(source), 0, 0)
+        _inputs_kernel(as_array(inputs), layer.base, layer.moved, 0, 0)
     for k in range(start, stop):
         if carried:
             carry(product, layer, k, k + 1, stop - start)
-            _inputs_kernel(as_array(inputs), layer.base, as_array(source), k * sides, sides)
+            _inputs_kernel(as_array(inputs), layer.base, layer.moved, k * sides, sides)
         if layer.weight_id >= 0:
             _times_direction(moved, inputs, layer, d.first + k)
         if layer.bias_id >= 0:

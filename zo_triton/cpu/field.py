@@ -11,7 +11,7 @@ import numpy as np
 from numba import float32, int32, types, uint32, uint64
 from numba.extending import overload
 
-from zo_triton.cpu.compiling import device, kernel
+from zo_triton.cpu.compiling import device, kernel, routine
 from zo_triton.cpu.scalars import log, round_bfloat16, sincos_turns, store
 from zo_triton.cpu.vectors import float_from_bits
 from zo_triton.directions import DISTRIBUTIONS, PHILOX_MULTIPLIERS, PHILOX_WEYL, Directions
@@ -174,35 +174,45 @@ def fill_matrix(out, row, word, index, key, code):
                 store(target, column, values[lane, column])
 
 
+@routine
+def draw_turned(out, rows, word, index, key, code, rounded):
+    """One direction's matrix [rows, cols], turned over and drawn in one go: for those that fit in a cache.
+
+    out: float32 [cols, at least rows]; ``rounded`` takes the values to bfloat16.
+    """
+    cols = out.shape[0]
+    row_blocks, width = (rows + 3) // 4, (cols + 31) // 32
+    if code == SIGNS:
+        packed, words = np.empty((1, 4 * row_blocks, width), np.uint32), np.empty(4 * row_blocks, np.uint32)
+        sign_words(packed, 0, word, index, key)
+        for column in range(cols):
+            if column % 32 == 0:
+                words[:] = packed[0, :, column // 32]
+            line, shift = out[column], uint32(column % 32)
+            for row in range(rows):
+                minus = (~(words[row] >> shift) & uint32(1)) << uint32(31)
+                line[row] = float_from_bits(uint32(0x3F800000) | minus)
+        return
+    # The blocks of a real-valued matrix are numbered on from row to row: they are drawn as one long row.
+    values = np.empty((4, row_blocks * cols), np.float32)
+    real_rows(values, 0, word, index, key, code)
+    for column in range(cols):
+        line = out[column]
+        for row in range(rows):
+            value = values[row % 4, row // 4 * cols + column]
+            if rounded:
+                value = float_from_bits(round_bfloat16(value) << uint32(16))
+            line[row] = value
+
+
 @kernel
 def fill_matrices(out, word, index, key, code, rounded):
-    """The matrices of several directions from ``index`` on, each drawn in one go: for those that fit in a cache.
-
-    out: float32 [directions, rows, cols]; ``rounded`` takes the values to bfloat16.
-    """
-    count, rows, cols = out.shape
-    row_blocks, width = (rows + 3) // 4, (cols + 31) // 32
-    packed = np.empty((1, 4 * row_blocks if code == SIGNS else 0, width), np.uint32)
-    # The blocks of a real-valued matrix are numbered on from row to row: they are drawn as one long row.
-    values = np.empty((4, 0 if code == SIGNS else row_blocks * cols), np.float32)
-    for k in range(count):
-        if code == SIGNS:
-            sign_words(packed, 0, word, index + k, key)
-        else:
-            real_rows(values, 0, word, index + k, key, code)
-        # Down the columns: a factor of rank 1 has a single one.
-        for column in range(cols):
-            if code == SIGNS:
-                words, shift = packed[0, :, column // 32], uint32(column % 32)
-                for row in range(rows):
-                    bit = (words[row] >> shift) & uint32(1)
-                    out[k, row, column] = float32(1.0) if bit else float32(-1.0)
-            else:
-                for row in range(rows):
-                    value = values[row % 4, row // 4 * cols + column]
-                    if rounded:
-                        value = float_from_bits(round_bfloat16(value) << uint32(16))
-                    out[k, row, column] = value
+    """The matrices of the directions from ``index`` on, by :func:`draw_turned`: out float32 [count, rows, cols]."""
+    rows, cols = out.shape[1:]
+    turned = np.empty((cols, rows), np.float32)
+    for k in range(out.shape[0]):
+        draw_turned(turned, rows, word, index + k, key, code, rounded)
+        out[k] = turned.T
 
 
 @kernel

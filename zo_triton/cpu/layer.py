@@ -6,6 +6,7 @@ is W @ δ, and an evaluation is one piece of memory.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from numba import uintp
 from torch import Tensor
 
 from zo_triton.cpu.activation import NONE, RELU, activate
+from zo_triton.cpu.arrays import as_array
 from zo_triton.cpu.compiling import device
 from zo_triton.cpu.scalars import load, store
 from zo_triton.cpu.vectors import LANES, WIDTH, add_run, finish_run
@@ -46,9 +48,10 @@ class Layer:
     sides: int
     signed_eps: np.ndarray
     out: np.ndarray  # [P, at least out, N]
-    base: np.ndarray  # float32 [in, N], or in runs [N / 32, in, 32], in and N rounded up to multiples of 32
+    base: np.ndarray  # float32 [in, N]; for low rank N, and in runs [N / 32, in, 32] both, rounded up to 32
     fixed: tuple[np.ndarray, np.ndarray]  # that of a first layer in bfloat16, in fixed point: see fixed_point
     difference: Tensor | None  # [P, at least in, N]
+    moved: np.ndarray  # the same as the kernels see it, empty for None
     weight: Tensor  # [out, in]
     stack: Tensor | None  # [copies, out, in], see _stack
     packed: np.ndarray  # W for the product in ``bfloat16``; empty where torch's GEMM does it
@@ -84,15 +87,30 @@ def copies_of(matrix_bytes: int, samples: int, result_bytes: int) -> int:
 
 
 def product_buffer(layer: Layer, directions: int) -> Tensor:
-    """Where W @ δ of so many directions goes, [their evaluations, out, N]; empty in a first layer.
-
-    An inline product goes through float32 scratch for one evaluation, [1, at least out, N rounded up to 32].
-    """
-    if layer.inline_product:
-        rows = layer.packed.shape[0] * layer.packed.shape[2]
-        return torch.empty(1, rows, -(-layer.samples // LANES) * LANES)
+    """Where W @ δ of so many directions goes, [their evaluations, out, N]; empty in a first layer."""
     count = 0 if layer.difference is None else directions * layer.sides
     return torch.empty(count, layer.weight.shape[0], layer.samples, dtype=layer.dtype)
+
+
+def in_groups(layer: Layer, start: int, stop: int) -> Iterator[tuple[np.ndarray, int, int]]:
+    """Directions start … stop - 1 as a kernel takes them: W @ δ or scratch for it, and from which to which.
+
+    Where torch computes W @ δ it is there when a group is yielded. Otherwise there is one group, no torch function
+    is called, and no thread waits for another that has the interpreter: a kernel makes W @ δ of one evaluation at
+    a time in scratch, float32 [1, at least out, N rounded up to 32], or has none to make.
+    """
+    if layer.difference is None:
+        yield np.empty((0, 0, 0), np.uint16 if layer.dtype == torch.bfloat16 else np.float32), start, stop
+    elif layer.inline_product:
+        rows = layer.packed.shape[0] * layer.packed.shape[2]
+        yield np.empty((1, rows, -(-layer.samples // LANES) * LANES), np.float32), start, stop
+    else:
+        group = layer.group(stop - start)
+        product = product_buffer(layer, group)
+        for first in range(start, stop, group):
+            last = min(stop, first + group)
+            carry(product, layer, first, last, stop - start)
+            yield as_array(product), first, last
 
 
 def carry(product: Tensor, layer: Layer, first: int, last: int, share: int) -> None:
@@ -119,9 +137,9 @@ def carry(product: Tensor, layer: Layer, first: int, last: int, share: int) -> N
             torch.bmm(weight[: some.shape[0]], some, out=product[p : p + some.shape[0], row : row + tile])
 
 
-def difference_or_none(layer: Layer) -> Tensor:
-    """δ, or an empty tensor of as many dimensions: a kernel's argument has one type."""
-    return torch.empty(0, 0, 0, dtype=layer.dtype) if layer.difference is None else layer.difference
+def difference_or_none(difference: Tensor | None, dtype: torch.dtype) -> np.ndarray:
+    """δ, or an empty array of as many dimensions: a kernel's argument has one type."""
+    return as_array(torch.empty(0, 0, 0, dtype=dtype) if difference is None else difference)
 
 
 @device

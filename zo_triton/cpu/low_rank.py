@@ -1,6 +1,7 @@
 """A layer whose directions have low rank, U = A·Bᵀ/√r: U @ x is two thin products, and U never exists.
 
-What is left of a layer's work is W @ δ: one product with weights that all directions share.
+U @ (a+δ) = A/√r @ (Bᵀa + Bᵀδ): Bᵀa is one product for all directions, and a first layer has nothing else. What is
+left of a layer's work is W @ δ: one product with weights that all directions share.
 """
 
 from __future__ import annotations
@@ -9,102 +10,146 @@ import numpy as np
 import torch
 from numba import float32, uintp
 
-from zo_triton.cpu.arrays import as_array, draw_factors, draw_several
-from zo_triton.cpu.bfloat16 import pack_run, pair_product
+from zo_triton.cpu.bfloat16 import ROWS, pack_rows, pack_run, pair_product
 from zo_triton.cpu.compiling import device, kernel
-from zo_triton.cpu.layer import Layer, carry, difference_or_none, finish, gather, product_buffer
+from zo_triton.cpu.field import code_of, draw_turned, key_of
+from zo_triton.cpu.layer import Layer, finish, in_groups
+from zo_triton.cpu.scalars import load
 from zo_triton.cpu.signs import line_of_floats
 from zo_triton.cpu.vectors import LANES, dense_rows
-from zo_triton.directions import PART_WHOLE
+from zo_triton.directions import PART_LEFT, PART_RIGHT, tensor_word
 
 
 def run_low_rank(layer: Layer, start: int, stop: int) -> None:
-    """Directions start … stop - 1: their factors are drawn together, W @ δ comes a few evaluations at a time."""
-    d, (rows, inner) = layer.directions[start:stop], layer.weight.shape
-    if layer.weight_id >= 0 and d.rank is not None:
-        left, right = draw_factors(d, layer.weight_id, (rows, inner), layer.dtype)
-    else:
-        left, right = torch.empty(d.num, rows, 0), torch.empty(d.num, inner, 0)
-    if layer.bias_id >= 0:
-        bias = draw_several(d, layer.bias_id, PART_WHOLE, (1, rows), layer.dtype)
-    else:
-        bias = torch.zeros(d.num, 1, rows)
-    factors = left.numpy(), right.numpy(), bias.numpy()
-    in_groups = layer.difference is not None and not layer.inline_product
-    group = layer.group(d.num) if in_groups else d.num
-    product = product_buffer(layer, group)
-    arrays = as_array(difference_or_none(layer)), as_array(product), layer.packed
-    for first in range(start, stop, group):
-        last = min(stop, first + group)
-        if in_groups:
-            carry(product, layer, first, last, d.num)
-        these = slice(first - start, last - start)
+    """Directions start … stop - 1; nothing but one compiled call where torch has no part in W @ δ."""
+    d, shape = layer.directions, layer.weight.shape
+    rank = d.rank if layer.weight_id >= 0 and d.rank is not None else 0
+    words = [*factor_words(max(0, layer.weight_id)), -1 if layer.bias_id < 0 else tensor_word(layer.bias_id)]
+    source = *words, d.first, key_of(d), code_of(d), layer.dtype == torch.bfloat16
+    for product, first, last in in_groups(layer, start, stop):
         _kernel(
-            layer.out, *arrays, layer.base, *(factor[these] for factor in factors),
-            layer.samples, *layer.terms, layer.kind, layer.signed_eps, layer.sides, first,
+            layer.out, layer.moved, product, layer.packed, layer.base, *shape, rank, layer.samples, *layer.terms,
+            layer.kind, layer.signed_eps, layer.sides, *source, first, last,
         )  # fmt: skip
+
+
+def factor_words(tensor_id: int) -> tuple[int, int]:
+    """The counter words of a tensor's factors A and B."""
+    return tensor_word(tensor_id, PART_LEFT), tensor_word(tensor_id, PART_RIGHT)
+
+
+@device
+def draw_factors_of(left, turned, right, rows, inner, left_word, right_word, index, key, code, rounded):
+    """One direction's factors: left[:rows] = A/√r, float32 [at least rows, r]; right = Bᵀ [r, at least inner].
+
+    turned: scratch, float32 [r, at least rows].
+    """
+    rank = left.shape[1]
+    draw_turned(turned, rows, left_word, index, key, code, rounded)
+    scale = float32(np.sqrt(rank))
+    for row in range(rows):
+        for j in range(rank):
+            left[row, j] = turned[j, row] / scale
+    draw_turned(right, inner, right_word, index, key, code, rounded)
 
 
 @kernel
 def _kernel(
-    out, difference, product, packed, base, left, right, bias, samples, a, first_term, second_term, kind,
-    signed_eps, sides, first,
+    out, difference, product, packed, base, rows, inner, rank, samples, a, first_term, second_term, kind,
+    signed_eps, sides, left_word, right_word, bias_word, first_direction, key, code, rounded, start, stop,
 ):  # fmt: skip
-    """Directions from ``first`` on, one for each of the factors.
+    """Directions start … stop - 1 of one layer.
 
-    base: float32 runs, [⌈N/32⌉, at least in, 32]. left: A/√r [directions, rows, r]. right: B [directions, in, r];
-    r is 0 where the weight is not trained. bias [directions, 1, rows]. product: W @ δ of their evaluations,
-    scratch for it if W is ``packed``, or empty in a first layer.
+    ``product`` holds their W @ δ, is scratch for it if W is ``packed``, or is empty in a first layer. base: float32
+    [in, N rounded up to 32].
     """
-    rows, inner, rank = left.shape[1], right.shape[1], left.shape[2]
-    carried, inline = product.shape[0] > 0, packed.shape[0] > 0
-    x = np.zeros((inner if carried else 0, LANES), np.float32)
+    carried, inline, count = product.shape[0] > 0, packed.shape[0] > 0, stop - start
+    # Rows go through a product in fours, or in eights where it is one of pairs.
+    left = np.zeros((count, (rows + 3) // 4 * 4, rank), np.float32)
+    right = np.zeros(((count * rank + 3) // 4 * 4, inner), np.float32)
+    bias = np.zeros((count, rows), np.float32)
+    turned = np.empty((rank, rows), np.float32)
+    for k in range(count):
+        index = first_direction + start + k
+        if rank > 0:
+            ours = right[k * rank : (k + 1) * rank]
+            draw_factors_of(
+                left[k], turned, ours, rows, inner, left_word, right_word, index, key, code, rounded
+            )
+        if bias_word >= 0:
+            draw_turned(bias[k].reshape(rows, 1), 1, bias_word, index, key, code, rounded)
+    through = _base_products(right, base)
+    thin = np.zeros(((rank + ROWS - 1) // ROWS * ROWS, LANES), np.float32)
+    plain = np.zeros((thin.shape[0] if carried and not inline else 0, inner), np.float32)
+    moved = np.zeros((inner if plain.shape[0] > 0 else 0, LANES), np.float32)
+    paired = np.empty((thin.shape[0] // ROWS, packed.shape[1], ROWS), np.uint32)
     pairs = np.zeros((packed.shape[1], LANES), np.uint32)
-    columns = np.zeros(((rows + 3) // 4 * 4, rank), np.float32)
-    turned = np.zeros(((rank + 3) // 4 * 4, inner), np.float32)
-    small = np.zeros((turned.shape[0], LANES), np.float32)
-    totals = line_of_floats(columns.shape[0] * LANES)
+    totals = line_of_floats(left.shape[1] * LANES)
     totals[:] = float32(0.0)
-    sums = totals.reshape(1, columns.shape[0], LANES)
-    for k in range(left.shape[0]):
-        columns[:rows] = left[k]
-        for j in range(rank):
-            for column in range(inner):
-                turned[j, column] = right[k, column, j]
+    sums = totals.reshape(1, left.shape[1], LANES)
+    for k in range(count):
+        ours = right[k * rank : (k + 1) * rank]
+        if inline:
+            pack_rows(paired, ours)
+        elif carried:
+            plain[:rank] = ours
         for side in range(sides if carried else 1):
-            p = (first + k) * sides + side
-            for run in range(base.shape[0]):
+            p = (start + k) * sides + side
+            for run in range(through.shape[0]):
                 sample = run * LANES
                 lanes = min(LANES, samples - sample)
-                inputs_at = uintp(base[run].ctypes.data)
-                if carried:
-                    gather(x, base[run], difference[p], inner, sample, samples)
-                    inputs_at = uintp(x.ctypes.data)
-                if rank > 0:
-                    _product(uintp(small.ctypes.data), turned, inputs_at)
-                    _product(uintp(totals.ctypes.data), columns, uintp(small.ctypes.data))
                 if inline:
                     pack_run(pairs, difference[p], inner, sample, samples)
                     pair_product(product[0], 0, packed, pairs)
+                    pair_product(thin, 0, paired, pairs)
+                elif carried:
+                    _spread(moved, difference[p], sample, lanes)
+                    _product(uintp(thin.ctypes.data), plain, uintp(moved.ctypes.data), LANES)
+                else:
+                    thin[:] = float32(0.0)
+                thin[:rank] += through[run, k * rank : (k + 1) * rank]
+                if rank > 0:
+                    _product(uintp(totals.ctypes.data), left[k], uintp(thin.ctypes.data), LANES)
                 if carried:
                     q, column = (0, 0) if inline else (k * sides + side, sample)
                     finish(
-                        out[p], product[q], column, True, sums[:, :rows], bias[k, 0], signed_eps[p], sample, lanes,
+                        out[p], product[q], column, True, sums[:, :rows], bias[k], signed_eps[p], sample, lanes,
                         a, first_term, second_term, kind,
                     )  # fmt: skip
                     continue
                 for s in range(sides):
                     finish(
-                        out[p + s], out[p + s], sample, False, sums[:, :rows], bias[k, 0], signed_eps[p + s],
-                        sample, lanes, a, first_term, second_term, kind,
+                        out[p + s], out[p + s], sample, False, sums[:, :rows], bias[k], signed_eps[p + s], sample,
+                        lanes, a, first_term, second_term, kind,
                     )  # fmt: skip
 
 
 @device
-def _product(out_at, matrix, x_at):
-    """``out = matrix @ x`` for 32 lanes; matrix float32 [a multiple of four rows, cols]."""
+def _base_products(right, base):
+    """Bᵀa of all directions: float32 [runs, terms, 32] from right [terms, in] and base [in, 32·runs]."""
+    through = np.empty((base.shape[1] // LANES, right.shape[0], LANES), np.float32)
+    for run in range(through.shape[0]):
+        base_at = uintp(base.ctypes.data) + uintp(4 * LANES * run)
+        _product(uintp(through[run].ctypes.data), right, base_at, base.shape[1])
+    return through
+
+
+@device
+def _spread(moved, difference, sample, lanes):
+    """δ of 32 samples in float32: moved [in, 32] from difference [at least in, N]."""
+    for row in range(moved.shape[0]):
+        source, target = difference[row], moved[row]
+        for lane in range(lanes):
+            target[lane] = load(source[uintp(sample) + uintp(lane)])
+
+
+@device
+def _product(out_at, matrix, x_at, x_stride):
+    """``out = matrix @ x`` for 32 lanes; matrix float32 [a multiple of four rows, cols], x [cols, 32]."""
     rows, cols = matrix.shape
     matrix_at = uintp(matrix.ctypes.data)
     for row in range(0, rows, 4):
         shift = uintp(row)
-        dense_rows(out_at + shift * uintp(4 * LANES), matrix_at + shift * uintp(4 * cols), cols, x_at, cols)
+        dense_rows(
+            out_at + shift * uintp(4 * LANES), matrix_at + shift * uintp(4 * cols), cols, x_at, x_stride, cols,
+        )  # fmt: skip

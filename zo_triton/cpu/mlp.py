@@ -362,7 +362,9 @@ def _carry(product, here, matrices, moved, signs, sizes, k, step, trained, activ
         here_at = uintp(here.ctypes.data) + uintp(run) * run_bytes
         for row in range(0, padded, 4):
             rows_at = weights_at + uintp(row) * uintp(width) * row_bytes
-            dense_rows(product_at + uintp(row) * row_bytes, rows_at, LANES * width, here_at, sizes[INNER])
+            dense_rows(
+                product_at + uintp(row) * row_bytes, rows_at, LANES * width, here_at, LANES, sizes[INNER]
+            )
 
 
 @device

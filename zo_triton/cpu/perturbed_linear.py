@@ -21,12 +21,11 @@ from zo_triton.cpu.fixed_point import fixed_runs, fixed_sign_product, to_fixed_p
 from zo_triton.cpu.layer import (
     TILE_ELEMENTS,
     Layer,
-    carry,
     copies_of,
     difference_or_none,
     finish,
     gather,
-    product_buffer,
+    in_groups,
 )
 from zo_triton.cpu.low_rank import run_low_rank
 from zo_triton.cpu.signs import TABLES, fill_runs, line_of_floats, sign_product
@@ -65,11 +64,10 @@ def perturbed_linear(
     lying = _slots(out)
     result = empty((out.shape[0], out.shape[2], out.shape[1]), out.dtype) if lying is None else lying
     signs = directions.elementwise == "rademacher" and directions.rank is None
-    run, in_runs = (
-        (_run_signs, True) if signs else (run_low_rank, True) if directions.rank else (run_dense, False)
-    )
+    run = _run_signs if signs else run_low_rank if directions.rank else run_dense
     first_fixed = signs and difference is None and out.dtype == torch.bfloat16
-    inline = in_runs and difference is not None and out.dtype == torch.bfloat16 and is_native()
+    inline = run is not run_dense and difference is not None and out.dtype == torch.bfloat16 and is_native()
+    moved = None if difference is None else _slots_or_copy(difference)
     base = base.detach().float()
     z = base_output.float().t().contiguous() if base_output is not None else base.new_empty(0, 0)
     first, second = base_terms(z, activation)
@@ -78,9 +76,12 @@ def perturbed_linear(
         sides=signed_eps.numel() // directions.num,
         signed_eps=signed_eps.numpy(),
         out=as_array(result),
-        base=_NO_RUNS if first_fixed else (_in_runs(base) if in_runs else base.t().contiguous()).numpy(),
+        base=_NO_RUNS
+        if first_fixed
+        else (_in_runs(base) if signs else _turned(base, run is run_low_rank)).numpy(),
         fixed=_in_fixed_runs(base) if first_fixed else _NO_FIXED_RUNS,
-        difference=None if difference is None else _slots_or_copy(difference),
+        difference=moved,
+        moved=difference_or_none(moved, out.dtype),
         weight=weight.detach(),
         stack=None if difference is None or inline else _stack(weight.detach(), out),
         packed=pack_weight(weight.detach()) if inline else NOTHING,
@@ -111,6 +112,12 @@ def _slots(tensor: Tensor) -> Tensor | None:
 def _slots_or_copy(tensor: Tensor) -> Tensor:
     lying = _slots(tensor)
     return tensor.transpose(1, 2).contiguous() if lying is None else lying
+
+
+def _turned(base: Tensor, padded: bool) -> Tensor:
+    """[N, in] as [in, N], with zeros up to a multiple of 32 if ``padded``."""
+    missing = -base.shape[0] % LANES if padded else 0
+    return (torch.nn.functional.pad(base, (0, 0, 0, missing)) if missing else base).t().contiguous()
 
 
 def _in_runs(base: Tensor) -> Tensor:
@@ -153,16 +160,9 @@ def _run_signs(layer: Layer, start: int, stop: int) -> None:
     d, rows, inner = layer.directions, *layer.weight.shape
     words = [tensor_word(i) if i >= 0 else -1 for i in (layer.weight_id, layer.bias_id)]
     key = key_of(d)
-    in_groups = layer.difference is not None and not layer.inline_product
-    group = layer.group(stop - start) if in_groups else stop - start
-    product = product_buffer(layer, group)
-    arrays = as_array(difference_or_none(layer)), as_array(product), layer.packed
-    for first in range(start, stop, group):
-        last = min(stop, first + group)
-        if in_groups:
-            carry(product, layer, first, last, stop - start)
+    for product, first, last in in_groups(layer, start, stop):
         _signs_kernel(
-            layer.out, *arrays, layer.base, *layer.fixed, rows, inner, layer.samples,
+            layer.out, layer.moved, product, layer.packed, layer.base, *layer.fixed, rows, inner, layer.samples,
             *layer.terms, layer.kind, layer.signed_eps, layer.sides, words[0], words[1], key, d.first, first, last,
         )  # fmt: skip
 

@@ -187,20 +187,21 @@ add_one_word, add_two_words = _signed_sums(1, False), _signed_sums(2, False)
 
 
 @intrinsic
-def dense_rows(context, out, weights, stride, x, count):
+def dense_rows(context, out, weights, stride, x, x_stride, count):
     """``out[r, j] = Σ_c weights[r, c]·x[c, j]`` for 4 rows and 32 lanes.
 
     out: address of float32 [4, 32]. weights: address of float32 [4, count] with rows ``stride`` elements apart.
-    x: address of float32 [count, 32].
+    x: address of float32 [count, 32] with rows ``x_stride`` apart.
     """
 
     def codegen(context, builder, signature, arguments):
-        out, weights, stride, x, count = arguments
+        out, weights, stride, x, x_stride, count = arguments
         sums = [[cgutils.alloca_once_value(builder, _VECTOR(None)) for _ in range(2)] for _ in range(4)]
+        x_bytes = builder.mul(x_stride, _I64(4))
         kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
         multiply_add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{WIDTH}f32")
         with cgutils.for_range(builder, count) as loop:
-            row_at = builder.add(x, builder.mul(loop.index, _I64(LANES * 4)))
+            row_at = builder.add(x, builder.mul(loop.index, x_bytes))
             inputs = [load_vector(builder, builder.add(row_at, _I64(v * WIDTH * 4))) for v in range(2)]
             for row in range(4):
                 place = builder.add(builder.mul(stride, _I64(row)), loop.index)
@@ -215,7 +216,7 @@ def dense_rows(context, out, weights, stride, x, count):
                 store_vector(builder, builder.load(sums[row][v]), at)
         return context.get_dummy_value()
 
-    return types.void(types.uintp, types.uintp, types.intp, types.uintp, types.intp), codegen
+    return types.void(types.uintp, types.uintp, types.intp, types.uintp, types.intp, types.intp), codegen
 
 
 @intrinsic

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from zo_triton import ops
 from zo_triton.difference.entries import Entry, PendingActivation, PendingLinear, Symbol
 from zo_triton.difference.registry import handler, rule
 
@@ -36,7 +37,7 @@ def _linear(
         or (bias is not None and bias_id < 0 and id(bias) in mode.entries)
         or id(input) in mode.ids
     )
-    base = function(input, weight, bias)
+    base = ops.linear(input, weight, bias)
     if general or weight.dim() != 2:
         return mode.apply(_general, base, function, (input, weight, bias), {})
     if source is not None or weight_id >= 0 or bias_id >= 0:

@@ -20,6 +20,7 @@ from zo_triton.ops.layers import (
     activation_difference,
     cross_entropy_difference,
     largest_difference,
+    linear,
     perturbed_conv2d,
     perturbed_linear,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "is_replayable",
     "kept",
     "largest_difference",
+    "linear",
     "mlp_differences",
     "mlp_measure",
     "mlp_update",

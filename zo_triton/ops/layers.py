@@ -6,12 +6,30 @@ Each function allocates the op's ``out`` in the layout that the engine likes bes
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from zo_triton.directions import Directions
 from zo_triton.memory import empty
-from zo_triton.ops.engines import engine_for
+from zo_triton.ops.engines import engine_for, load_engine
 from zo_triton.ops.registry import call
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``F.linear`` of the base, on the threads of the engine that will evaluate its differences.
+
+    Args:
+        input: [*, in_features].
+        weight: [out_features, in_features].
+        bias: [out_features], or None.
+
+    Returns:
+        [*, out_features].
+    """
+    found = None
+    if input.device.type == "cpu" and engine_for(input.device) == "cpu":
+        found = load_engine("cpu").linear(input, weight, bias)
+    return F.linear(input, weight, bias) if found is None else found
 
 
 def perturbed_linear(
