@@ -1,0 +1,117 @@
+"""The documentation stays true: its code and the docstrings run, what it names exists, its links lead somewhere."""
+
+import doctest
+import importlib
+import re
+import sys
+
+import griffe
+import pytest
+import torch
+from documents import ROOT, broken_links, check_commands, check_targets, python_blocks, run
+
+import zo_triton as zo
+from zo_triton import nzk
+
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+WITH_CODE = [page for page in PAGES if python_blocks(page)]
+REFERENCE = "\n".join(page.read_text(encoding="utf-8") for page in PAGES if page.parent.name == "api")
+WITH_EXAMPLES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in (ROOT / "zo_triton").rglob("*.py")
+    if ">>> " in path.read_text(encoding="utf-8")
+)
+
+
+@pytest.fixture(autouse=True)
+def same_numbers(one_thread):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture
+def tools(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "tools"))
+    yield
+    for name in ("generated", "docstrings"):
+        sys.modules.pop(name, None)
+
+
+def page_id(page):
+    return str(page.relative_to(ROOT / "docs"))
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=page_id)
+def test_the_blocks_of_a_page_run_in_order(page):
+    names: dict[str, object] = {"__name__": page.stem}
+    for block in python_blocks(page):
+        run(block, names)
+
+
+def test_every_block_of_code_is_found():
+    assert sum(len(python_blocks(page)) for page in WITH_CODE) == sum(
+        page.read_text(encoding="utf-8").count("\n```python") for page in PAGES
+    )
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
+def test_the_examples_of_docstrings(name):
+    found = doctest.testmod(importlib.import_module(name))
+    assert found.attempted
+    assert not found.failed
+
+
+def test_every_public_name_is_in_the_reference():
+    documented = set(re.findall(r"^::: zo_triton\.(.*)$", REFERENCE, re.MULTILINE))
+    assert [name for name in zo.__all__ if name not in documented] == []
+    files_and_names = {f"nzk.{file}.{name}" for file, names in nzk._NAMES.items() for name in names}
+    assert files_and_names - documented == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_commands_and_paths_exist(page):
+    assert broken_links(page) == []
+    check_commands(page)
+    check_targets(page)
+    named = re.findall(
+        r"`((?:zo_triton|tests|benchmarks|docs|reports)/[\w./-]+)`", page.read_text(encoding="utf-8")
+    )
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert [page_id(page) for page in PAGES if page_id(page) not in navigation] == []
+
+
+def test_the_table_of_rules_has_every_function(tools):
+    from zo_triton.difference import RULE_FAMILIES
+    from zo_triton.difference.registry import HANDLERS
+
+    assert {handle.__module__ for handle in HANDLERS.values()} <= {each.__name__ for each in RULE_FAMILIES}
+    table = importlib.import_module("generated").rule_table()
+    for name in ("relu", "linear", "conv2d", "cross_entropy", "exp", "scaled_dot_product_attention", "T"):
+        assert f"`{name}`" in table
+    assert len(table.splitlines()) > len(RULE_FAMILIES)
+
+
+def test_the_command_lines_help_is_complete(tools):
+    text = importlib.import_module("generated").command_line()
+    for command in ("train", "report", "race", "nzk", "compile", "gpu", "tune", "render", "bench"):
+        assert f"\n## {command}\n" in text
+    assert "\x1b" not in text
+    assert "--compare-fail" in text
+
+
+def test_roles_of_docstrings_become_links_and_examples_a_section(tools):
+    owner = griffe.visit(
+        "package", filepath=ROOT / "package.py", code="def first(): ...\ndef second(): ...\n"
+    )["second"]
+    text = importlib.import_module("docstrings").markdown_of(
+        "See :func:`first` and :class:`~other.Thing`.\n\nExample:\n    >>> 1\n", owner
+    )
+    assert text == (
+        'See <autoref identifier="package.first" optional><code>first</code></autoref> and '
+        '<autoref identifier="other.Thing" optional><code>Thing</code></autoref>.\n\nExamples:\n    >>> 1\n'
+    )
