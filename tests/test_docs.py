@@ -75,7 +75,7 @@ def test_links_commands_and_paths_exist(page):
     check_commands(page)
     check_targets(page)
     named = re.findall(
-        r"`((?:zo_triton|tests|benchmarks|docs|reports)/[\w./-]+)`", page.read_text(encoding="utf-8")
+        r"`((?:zo_triton|tests|benchmarks|docs)/[\w./-]+)`", page.read_text(encoding="utf-8")
     )
     assert [path for path in named if not (ROOT / path).exists()] == []
 
