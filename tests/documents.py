@@ -10,8 +10,7 @@ from zo_triton import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 _FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-_COMMAND = re.compile(r"^(?: {4})?(zo-triton .*?)(?:\s+#.*)?$", re.MULTILINE)
-_TARGET = re.compile(r"(?:`|^(?: {4})?)make ([a-z]+)", re.MULTILINE)
+_INDENTED = re.compile(r"^ {4}(\S.*)$", re.MULTILINE)
 _LINK = re.compile(r"(?<!`)\]\((?!https?:)([^)#]*)(?:#[^)]*)?\)")
 
 
@@ -49,9 +48,16 @@ def run(block: Block, names: dict[str, object]) -> None:
     assert not told, "".join(told)
 
 
+def _shell_lines(text: str) -> list[str]:
+    """What a reader would type: indented lines, and those of ``bash`` blocks, without their comments."""
+    fenced = [line for match in _FENCE.finditer(text) if match[1] == "bash" for line in match[2].splitlines()]
+    return [line.partition(" #")[0].strip() for line in [*_INDENTED.findall(text), *fenced]]
+
+
 def check_commands(path: Path) -> list[str]:
     """The ``zo-triton`` lines of a file, each of which the command line accepts."""
-    commands = _COMMAND.findall(path.read_text(encoding="utf-8"))
+    lines = _shell_lines(path.read_text(encoding="utf-8"))
+    commands = [line for line in lines if line.startswith("zo-triton ")]
     for command in commands:
         assert cli._parser().parse_args(shlex.split(command)[1:]).run, command
     return commands
@@ -59,7 +65,9 @@ def check_commands(path: Path) -> list[str]:
 
 def check_targets(path: Path) -> set[str]:
     """The targets of ``make`` that a file names, each of which exists."""
-    named = set(_TARGET.findall(path.read_text(encoding="utf-8")))
+    text = path.read_text(encoding="utf-8")
+    named = set(re.findall(r"`make ([a-z]+)", text))
+    named |= {line.split()[1] for line in _shell_lines(text) if line.startswith("make ")}
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert named <= set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
     return named

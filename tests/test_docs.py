@@ -24,7 +24,8 @@ WITH_EXAMPLES = sorted(
 
 
 @pytest.fixture(autouse=True)
-def same_numbers(one_thread):
+def same_numbers(one_thread, monkeypatch):
+    monkeypatch.chdir(ROOT)  # pages name files as from there
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
@@ -74,9 +75,7 @@ def test_links_commands_and_paths_exist(page):
     assert broken_links(page) == []
     check_commands(page)
     check_targets(page)
-    named = re.findall(
-        r"`((?:zo_triton|tests|benchmarks|docs)/[\w./-]+)`", page.read_text(encoding="utf-8")
-    )
+    named = re.findall(r"`((?:zo_triton|tests|benchmarks|docs)/[\w./-]+)`", page.read_text(encoding="utf-8"))
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
@@ -102,6 +101,16 @@ def test_the_command_lines_help_is_complete(tools):
         assert f"\n## {command}\n" in text
     assert "\x1b" not in text
     assert "--compare-fail" in text
+
+
+def test_the_headline_is_the_latest_reports(tools, monkeypatch, tmp_path):
+    generated = importlib.import_module("generated")
+    report = generated.RECORD.with_name("report.md").read_text(encoding="utf-8")
+    lines = generated.headline().splitlines()
+    assert len(lines) > 3
+    assert [line for line in lines if line not in report] == []
+    monkeypatch.setattr(generated, "RECORD", tmp_path / "results.json")
+    assert "make report" in generated.headline()
 
 
 def test_roles_of_docstrings_become_links_and_examples_a_section(tools):

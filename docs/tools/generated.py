@@ -1,15 +1,20 @@
-"""The parts of pages that the package itself knows best: its command line and its table of difference rules."""
+"""Parts of pages that others know best: the command line, the difference rules, the latest report's findings."""
 
 from __future__ import annotations
 
 import argparse
 from collections import defaultdict
 from functools import partial
+from pathlib import Path
 
 from zo_triton import cli
 from zo_triton.difference import RULE_FAMILIES
 from zo_triton.difference.fallback import name_of
 from zo_triton.difference.registry import HANDLERS
+from zo_triton.reporting import read
+from zo_triton.reporting.summary import summarise
+
+RECORD = Path(__file__).resolve().parents[2] / "reports" / "latest" / "results.json"
 
 HelpText = partial(argparse.HelpFormatter, width=96)
 """Of one width, which argparse otherwise takes from the terminal."""
@@ -49,5 +54,12 @@ def _short_name(name: str) -> str:
     return name.removesuffix(".__get__").rpartition(".")[2]
 
 
-PARTS = {"command line": command_line, "rule table": rule_table}
+def headline() -> str:
+    """Markdown: what the latest report found, a line an experiment, losses included."""
+    if not RECORD.exists():
+        return "No report has been written yet: run `make report`."
+    return "\n".join(f"- {line}" for line in summarise(read(RECORD)))
+
+
+PARTS = {"command line": command_line, "rule table": rule_table, "headline": headline}
 """What stands for ``<!-- generated: NAME -->`` in a page."""
