@@ -4,6 +4,7 @@ import doctest
 import importlib
 import re
 import sys
+from types import SimpleNamespace
 
 import griffe
 import pytest
@@ -35,7 +36,7 @@ def same_numbers(one_thread, monkeypatch):
 def tools(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "tools"))
     yield
-    for name in ("generated", "docstrings"):
+    for name in ("generated", "docstrings", "hooks"):
         sys.modules.pop(name, None)
 
 
@@ -111,6 +112,35 @@ def test_the_headline_is_the_latest_reports(tools, monkeypatch, tmp_path):
     assert [line for line in lines if line not in report] == []
     monkeypatch.setattr(generated, "RECORD", tmp_path / "results.json")
     assert "make report" in generated.headline()
+
+
+def test_links_to_outside_lead_to_the_sites_copies(tools):
+    hooks = importlib.import_module("hooks")
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="index.md"))
+    text = "[a](../reports/latest/report.md#memory) [b](../CONTRIBUTING.md) [c](api/index.md)"
+    assert (
+        hooks.on_page_markdown(text, page)
+        == "[a](reports/latest/report.md#memory) [b](CONTRIBUTING.md) [c](api/index.md)"
+    )
+    copied = {path.name for pattern in hooks.OUTSIDE for path in ROOT.glob(pattern)}
+    assert {"report.md", "race_time.svg", "CONTRIBUTING.md", "CHANGELOG.md"} <= copied
+
+
+@pytest.mark.parametrize(
+    "loading",
+    [
+        '<script async src="https://cdn.example/x.js">',
+        "<img alt=a src=//cdn.example/x.png>",
+        '<link rel="stylesheet" href="https://fonts.example/css">',
+    ],
+)
+def test_a_page_that_would_load_from_the_network_is_told(tools, caplog, loading):
+    hooks = importlib.import_module("hooks")
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="index.md"))
+    hooks.on_post_page('<script src="assets/x.js"></script><a href="https://arxiv.org/">', page)
+    assert not caplog.records
+    hooks.on_post_page(f"<head>{loading}</head>", page)
+    assert "index.md loads from the network" in caplog.text
 
 
 def test_roles_of_docstrings_become_links_and_examples_a_section(tools):
