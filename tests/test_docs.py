@@ -67,6 +67,8 @@ def test_the_examples_of_docstrings(name):
 def test_every_public_name_is_in_the_reference():
     documented = set(re.findall(r"^::: zo_triton\.(.*)$", REFERENCE, re.MULTILINE))
     assert [name for name in zo.__all__ if name not in documented] == []
+    of_data = {path.rpartition(".")[2] for path in documented if path.startswith("data.")}
+    assert set(zo.data.__all__) - of_data == set()
     files_and_names = {f"nzk.{file}.{name}" for file, names in nzk._NAMES.items() for name in names}
     assert files_and_names - documented == set()
 

@@ -24,7 +24,7 @@ _log = logging.getLogger("mkdocs.hooks.zo_triton")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds the files from outside, where a page of their own does not exist yet."""
+    """Adds the files from outside docs/."""
     for pattern in OUTSIDE:
         for path in sorted(ROOT.glob(pattern)):
             files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
