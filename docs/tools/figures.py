@@ -12,6 +12,7 @@ import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.patches import FancyArrowPatch, Rectangle
@@ -161,7 +162,22 @@ def draw_field() -> None:
         axes.text(6, -2.3, counter, ha="center", color=INK)
 
 
-FIGURES: tuple[Callable[[], None], ...] = (draw_cancellation, draw_flow, draw_field)
+def draw_stability() -> None:
+    """The largest stable learning rate against K, for a spectrum that falls as 1/i, between its two limits."""
+    eigenvalues = 1 / np.arange(1.0, 201.0)
+    counts = 2 ** np.arange(13)
+    limits = [zo.nzk.max_stable_lr(eigenvalues, num_directions=int(count)) for count in counts]
+    trace, largest = eigenvalues.sum(), eigenvalues.max()
+    with figure("stability", 6.4, 2.8) as axes:
+        axes.loglog(counts, limits, "o-", color=MOVED, markersize=4, label="η* of K averaged directions")
+        axes.axhline(2 / largest, color=INK, linestyle="--", linewidth=0.9, label="2/λ_max, gradient descent")
+        axes.axhline(2 / trace, color=NOISE, linestyle=":", linewidth=1.2, label="2/Tr H, above η* at K = 1")
+        axes.set(xlabel="directions K", ylabel="learning rate", ylim=(0.2, 3))
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(frameon=False, loc="lower right")
+
+
+FIGURES: tuple[Callable[[], None], ...] = (draw_cancellation, draw_flow, draw_field, draw_stability)
 
 if __name__ == "__main__":
     for draw in FIGURES:
