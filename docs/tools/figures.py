@@ -173,8 +173,8 @@ def draw_stability() -> None:
         axes.axhline(2 / largest, color=INK, linestyle="--", linewidth=0.9, label="2/λ_max, gradient descent")
         axes.axhline(2 / trace, color=NOISE, linestyle=":", linewidth=1.2, label="2/Tr H, above η* at K = 1")
         axes.set(xlabel="directions K", ylabel="learning rate", ylim=(0.2, 3))
-        axes.grid(alpha=0.3, which="both")
-        axes.legend(frameon=False, loc="lower right")
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, loc="center right")
 
 
 FIGURES: tuple[Callable[[], None], ...] = (draw_cancellation, draw_flow, draw_field, draw_stability)
