@@ -2,11 +2,16 @@
 
 import os
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
 if shutil.which("nvidia-smi") is None and shutil.which("rocm-smi") is None:
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# Modules that tests share are imported by name, which pytest's importlib mode needs help with.
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Moments against closed forms and against draws; the package's lazy names."""
 
-import doctest
 import importlib
 import subprocess
 import sys
@@ -116,10 +115,3 @@ def zo_nzk():
 def test_every_exported_name_loads():
     for name in zo_nzk().__all__:
         assert getattr(zo_nzk(), name).__name__ == name
-
-
-@pytest.mark.parametrize("file", ["moments", "draws", "expected", "empirical", "responses", "ntk"])
-def test_examples(file):
-    found = doctest.testmod(importlib.import_module(f"zo_triton.nzk.{file}"))
-    assert found.attempted
-    assert not found.failed

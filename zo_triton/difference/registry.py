@@ -9,6 +9,7 @@ A *handler* does everything itself, the base result included.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,6 +60,7 @@ def rule(*names: str, owner: Any = None) -> Callable[[Callable], Callable]:
     """Registers a rule for every function of these names, or for those of ``owner`` alone."""
 
     def register(compute: Callable) -> Callable:
+        @wraps(compute)
         def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
             if not mode.carries(args, kwargs):
                 return function(*args, **kwargs)
