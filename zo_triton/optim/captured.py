@@ -43,8 +43,8 @@ class CapturedStep:
 
     Raises:
         TypeError: ``optimizer`` is no ZOSGD.
-        ValueError: The parameters are not on a GPU, the optimizer has a log, the aggregator or the closure can't be recorded, or all
-            directions don't fit at once.
+        ValueError: The parameters are not on a GPU, the optimizer has a log, the aggregator or the closure can't
+            be recorded, or all directions don't fit at once.
 
     Example:
         >>> import torch, zo_triton as zo
@@ -69,8 +69,8 @@ class CapturedStep:
             )
         if optimizer.log is not None:
             raise ValueError(
-                f"a captured step leaves its coefficients on the device, and the log {optimizer.log.path} needs them; "
-                "close the log, or call optimizer.step."
+                f"a captured step leaves its coefficients on the device, and the log {optimizer.log.path} needs "
+                "them; close the log, or call optimizer.step."
             )
         self._prepare(optimizer, closure)
         stream = torch.cuda.Stream(device)

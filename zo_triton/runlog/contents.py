@@ -21,12 +21,16 @@ class Contents:
         header: What it says of the run: see :func:`zo_triton.runlog.recipe.describe`.
         settings: Those of the last step.
         end: Where the readable records end, and why.
+        checksum: The header's, with which the records' begin.
+        size: Of the whole file in bytes.
     """
 
     path: Path
     header: dict[str, Any]
     settings: dict[str, Any]
     end: End
+    checksum: int
+    size: int
 
     @property
     def first_step(self) -> int:
@@ -78,12 +82,13 @@ def read(path: str | os.PathLike[str], intact_prefix: bool = False) -> Contents:
                 end = record
             else:
                 settings = {**settings, **record.changes}
+        size = os.fstat(file.fileno()).st_size
     if end.damage and not intact_prefix:
         raise DamagedError(
             f"the log {path} is damaged at step {end.step}, byte {end.byte}: {end.damage}. The "
             f"{end.step - header['first_step']} steps before it are intact; ask for the intact prefix to take them."
         )
-    return Contents(path, header, settings, end)
+    return Contents(path, header, settings, end, checksum, size)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from zo_triton.optim import ZOSGD, FusedTrainer
 from zo_triton.runlog.contents import Contents, read
 from zo_triton.runlog.format import encode_header, encode_record
 from zo_triton.runlog.recipe import Replayable, check_fits, describe, settings_of
-from zo_triton.runlog.replay import catch_up
+from zo_triton.runlog.replaying import catch_up
 
 try:
     import fcntl
@@ -54,17 +54,13 @@ class ReplayLog:
             raise ValueError(f"the optimizer writes the log {target.log.path} already; close that first.")
         self.path, self.next_step = contents.path, contents.end.step
         self._target, self._settings, self._length = target, contents.settings, contents.end.byte
-        self._file = open(self.path, "r+b", buffering=0)
+        self._file = open(self.path, "r+b", buffering=0)  # noqa: SIM115 (open until close)
         try:
             if fcntl is not None:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(self._file.fileno()).st_size != contents.size:
+                raise ValueError(f"{self.path} has changed since it was read; resume it again.")
             self._file.truncate(self._length)
-            self._file.seek(0)
-            header = encode_header(contents.header)
-            if self._file.read(len(header)) != header:
-                raise ValueError(
-                    f"the header of {self.path} was written by another program; start a new log."
-                )
             self._file.seek(self._length)
         except BlockingIOError as error:
             self._file.close()
@@ -72,7 +68,7 @@ class ReplayLog:
         except BaseException:
             self._file.close()
             raise
-        self._checksum = int.from_bytes(header[-4:], "little")
+        self._checksum = contents.checksum
         target.log = self
 
     @classmethod

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-import zo_triton
 from zo_triton.optim import ZOSGD
 from zo_triton.optim.gradient_step import GradientStep
 from zo_triton.runlog.weights import digest
@@ -17,7 +17,7 @@ from zo_triton.runlog.weights import digest
 Replayable: TypeAlias = ZOSGD | GradientStep
 """What has an ``apply``; :class:`zo_triton.FusedTrainer` is a :class:`GradientStep`."""
 
-_KINDS: dict[str, type[Optimizer]] = {"Adam": Adam, "AdamW": AdamW, "SGD": SGD}
+_KINDS: dict[str, Any] = {"Adam": Adam, "AdamW": AdamW, "SGD": SGD}
 _FIELD = ("seed", "directions", "compute_dtype", "plan")
 _ZOSGD_FIELD = (*_FIELD, "distribution", "rank", "rounds")
 _MEASURED = ("eps", "sides", "aggregator")
@@ -44,7 +44,7 @@ def settings_of(target: Replayable, compiled: bool = False) -> dict[str, Any]:
     known = optimizer.defaults
     groups = [{key: _plain(group[key]) for key in known} for group in optimizer.param_groups]
     names = _ZOSGD_FIELD if isinstance(target, ZOSGD) else _FIELD
-    settings = {name: getattr(target, name) for name in names}
+    settings = {name: _plain(getattr(target, name)) for name in names}
     settings["compute_dtype"] = str(target.compute_dtype).removeprefix("torch.")
     return {**settings, "groups": groups, "compiled": compiled}
 
@@ -52,12 +52,10 @@ def settings_of(target: Replayable, compiled: bool = False) -> dict[str, Any]:
 def take_settings(target: Replayable, settings: Mapping[str, Any]) -> None:
     """Inverse of :func:`settings_of`."""
     for name in _ZOSGD_FIELD if isinstance(target, ZOSGD) else _FIELD:
-        setattr(target, name, settings[name])
+        setattr(target, name, _from_plain(settings[name]))
     target.compute_dtype = getattr(torch, settings["compute_dtype"])
     for group, saved in zip(_optimizer(target).param_groups, settings["groups"], strict=True):
-        group.update(
-            {key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()}
-        )
+        group.update({key: _from_plain(value) for key, value in saved.items()})
 
 
 def describe(target: Replayable) -> dict[str, Any]:
@@ -84,7 +82,7 @@ def describe(target: Replayable) -> dict[str, Any]:
         )
     params = named_parameters(target)
     return {
-        "zo_triton": zo_triton.__version__,
+        "zo_triton": version("zo_triton"),
         "optimizer": kind.__name__,
         "parameters": [
             {"name": name, "shape": list(param.shape), "dtype": str(param.dtype).removeprefix("torch.")}
@@ -116,7 +114,7 @@ def rebuild(header: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Replaya
         field["compute_dtype"] = getattr(torch, settings["compute_dtype"])
         target = ZOSGD(groups, lr=0.0, **field)
     else:
-        optimizer = _KINDS[kind](groups, lr=0.0)
+        optimizer = _KINDS[kind](groups)
         target = GradientStep(
             list(weights.values()), optimizer, settings["directions"], settings["seed"],
             getattr(torch, settings["compute_dtype"]), list(weights),
@@ -160,3 +158,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return float(value)
     return list(value) if isinstance(value, tuple) else value
+
+
+def _from_plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -22,9 +22,9 @@ def replay(
 ) -> dict[str, Tensor]:
     """Takes a log's steps again.
 
-    The result is bit for bit what the run's weights were, on the engine that the run used; for Rademacher
-    directions of full rank and :class:`zo_triton.ZOSGD` on any engine and device. Other distributions differ between
-    engines by rounding, and so may Adam's square roots between processors.
+    The result is bit for bit what the run's weights were, on the engine that the run used; for full-rank
+    Rademacher directions and :class:`zo_triton.ZOSGD` on any engine and device. Other distributions differ
+    between engines by rounding, and so may Adam's square roots between processors.
 
     Args:
         log: A log's path, or its contents.
@@ -63,8 +63,8 @@ def check_weights(contents: Contents, weights: Mapping[str, Tensor]) -> dict[str
     found, expected = digest(copies), contents.header["weights"]
     if found != expected:
         raise ValueError(
-            f"the weights' digest is {found[:19]}…, the run began with {expected[:19]}…; give the weights of its first "
-            "step, in their dtypes."
+            f"the weights' digest is {found[:19]}…, the run began with {expected[:19]}…; give the weights of its "
+            "first step, in their dtypes."
         )
     return copies
 
