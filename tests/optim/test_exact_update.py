@@ -89,7 +89,9 @@ def test_threads_do_not_change_a_bit(bits):
     assert ends[0] == ends[1]
 
 
-@pytest.mark.parametrize(("count", "most"), [(1, 0.0), (7, 2**-20), (64, 2**-18), (256, 2**-16), (1024, 2**-14)])
+@pytest.mark.parametrize(
+    ("count", "most"), [(1, 0.0), (7, 2**-20), (64, 2**-18), (256, 2**-16), (1024, 2**-14)]
+)
 def test_the_grid_changes_coefficients_this_little(count, most):
     """The figures of ``on_grid``'s docstring, the worst of 100 vectors; the bound there is K·2**-23."""
     worst = 0.0

@@ -22,6 +22,7 @@ class Contents:
         settings: Those of the last step.
         end: Where the readable records end, and why.
         checksum: The header's, with which the records' begin.
+        header_bytes: How many bytes stand before the first record.
         size: Of the whole file in bytes.
     """
 
@@ -30,6 +31,7 @@ class Contents:
     settings: dict[str, Any]
     end: End
     checksum: int
+    header_bytes: int
     size: int
 
     @property
@@ -76,7 +78,8 @@ def read(path: str | os.PathLike[str], intact_prefix: bool = False) -> Contents:
     """
     path = Path(path)
     with _opened(path) as (file, header, checksum):
-        settings, end = header["settings"], End(header["first_step"], file.tell())
+        settings, begin = header["settings"], file.tell()
+        end = End(header["first_step"], begin)
         for record in read_records(file, checksum, header["first_step"]):
             if isinstance(record, End):
                 end = record
@@ -88,7 +91,7 @@ def read(path: str | os.PathLike[str], intact_prefix: bool = False) -> Contents:
             f"the log {path} is damaged at step {end.step}, byte {end.byte}: {end.damage}. The "
             f"{end.step - header['first_step']} steps before it are intact; ask for the intact prefix to take them."
         )
-    return Contents(path, header, settings, end, checksum, size)
+    return Contents(path, header, settings, end, checksum, begin, size)
 
 
 @contextmanager
