@@ -1,0 +1,65 @@
+"""``zo-triton train`` killed at random moments, in processes of its own, ends as if nothing had happened."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+KILLS = 50 if os.environ.get("ZO_TRITON_NIGHTLY") == "1" else 3
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 60 * KILLS
+TOLD = ["--steps", str(STEPS), "--directions", "16", "--checkpoint-every", "3"]
+
+
+def start(*arguments):
+    command = [sys.executable, "-m", "zo_triton.cli", "train", *arguments]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def finish(process):
+    errors = process.communicate(timeout=300)[1].decode()
+    assert process.returncode == 0, errors
+
+
+def size(path):
+    return path.stat().st_size if path.exists() else 0
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_change_nothing(tmp_path):
+    """Every kill hits the steps after a random one, so that the log, or every third time the checkpoint, is at work.
+
+    After each, the log is a beginning of the straight run's, but for a torn record.
+    """
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    finish(start(*TOLD, "--out", str(straight)))
+    expected = (straight / "log.zo").read_bytes()
+    moments, bytes_a_step = random.Random(5), (len(expected) - 1000) // STEPS
+    killed_alive = 0
+    for kill in range(KILLS):
+        process = start(*TOLD, "--out", str(killed)) if kill == 0 else start("--resume", str(killed))
+        wanted = size(killed / "log.zo") + moments.randrange(1, 40) * bytes_a_step
+        while size(killed / "log.zo") < wanted and process.poll() is None:
+            time.sleep(0.0002)
+        time.sleep(moments.random() * 0.002)
+        killed_alive += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        found = (killed / "log.zo").read_bytes()
+        assert expected.startswith(found)
+    assert killed_alive == KILLS
+    finish(start("--resume", str(killed)))
+    for name in ("log.zo", "checkpoint.safetensors", "initial.safetensors", "run.json"):
+        assert (killed / name).read_bytes() == (straight / name).read_bytes(), name
+    assert sorted(path.name for path in killed.iterdir()) == sorted(path.name for path in straight.iterdir())
