@@ -38,9 +38,9 @@ def size(path):
 
 @pytest.mark.slow
 def test_kills_at_random_moments_change_nothing(tmp_path):
-    """Every kill hits the steps after a random one, so that the log, or every third time the checkpoint, is at work.
+    """A kill comes within 2 ms after a random step, so that the log or, at every third, the checkpoint is at work.
 
-    After each, the log is a beginning of the straight run's, but for a torn record.
+    After each, the log is a beginning of the straight run's.
     """
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     finish(start(*TOLD, "--out", str(straight)))

@@ -82,12 +82,14 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path):
 def test_other_settings_are_refused_by_name(tmp_path):
     straight("zo-adam", tmp_path)
     for name, value, known in (
-        ("lr", 0.5, "0.02"), ("directions", 8, "4"), ("seed", 1, "0"), ("steps", 14, "13"), ("method", "sgd", "'zo-adam'"),
+        ("lr", 0.5, "0.02"), ("directions", 8, "4"), ("seed", 1, "0"), ("steps", 14, "13"),
+        ("method", "sgd", "'zo-adam'"),
         ("task", "mnist-mlp", "'digits'"), ("engine", "cpu", "None"), ("checkpoint_every", 6, "5"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=f"{name} is {known} in .*, got {value!r}"):
             resume(tmp_path, **{name: value})
-    assert resume(tmp_path, seed=0, method="zo-adam").done == STEPS
+    run = resume(tmp_path, seed=0, method="zo-adam")
+    assert (run.done, list(run.progress)) == (STEPS, [])
 
 
 def _spoil_settings(folder):
@@ -204,16 +206,17 @@ def test_a_read_only_folder(tmp_path, capsys):
 
 
 def test_a_full_disk_stops_training_and_the_run_goes_on_later(tmp_path, capsys):
-    """First the log runs out of room, then, with more, the checkpoint; what was there stays."""
-    expected = straight("zo-adam", tmp_path / "straight", directions=1024)
-    folder = tmp_path / "full"
-    cut(train(settings("zo-adam", directions=1024), folder), 6)
-    before = files(folder)
+    """Where the log outgrows the checkpoint, it fails; where the checkpoint is larger, that does."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    for room, message in (
-        (len(before["log.zo"]) + 100, "step 6 could not be written to the log"),
-        (len(before["checkpoint.safetensors"]) - 100, "the checkpoint after step 10 could not be written"),
+    for directions, file, message in (
+        (4096, "log.zo", "step 6 could not be written to the log"),
+        (4, "checkpoint.safetensors", "the checkpoint after step 10 could not be written"),
     ):
+        folder, told = tmp_path / str(directions), settings("zo-adam", directions=directions)
+        expected = straight("zo-adam", tmp_path / f"straight-{directions}", directions=directions)
+        cut(train(told, folder), 6)
+        before = files(folder)
+        room = len(before[file]) + (100 if file == "log.zo" else -100)
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
         try:
             assert cli.main(["train", "--resume", str(folder)]) == 2
@@ -222,6 +225,6 @@ def test_a_full_disk_stops_training_and_the_run_goes_on_later(tmp_path, capsys):
         assert message in capsys.readouterr().err
         assert files(folder)["checkpoint.safetensors"] == before["checkpoint.safetensors"]
         assert files(folder).keys() == before.keys()
-    for _ in resume(folder).progress:
-        pass
-    assert files(folder) == expected
+        for _ in resume(folder).progress:
+            pass
+        assert files(folder) == expected
