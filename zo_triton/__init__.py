@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zo_triton import data, difference, directions, nn, nzk, ops, optim
+    from zo_triton import data, difference, directions, nn, nzk, ops, optim, runlog
     from zo_triton.difference import differences
     from zo_triton.directions import Directions
     from zo_triton.nn import ZOMLP, ZOConv2d, ZOLinear
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Measurement,
         estimate_gradient,
     )
+    from zo_triton.runlog import ReplayLog, replay
 
 __version__ = "0.1.0"
 
@@ -40,6 +41,7 @@ __all__ = [
     "Directions",
     "FusedTrainer",
     "Measurement",
+    "ReplayLog",
     "ZOConv2d",
     "ZOLinear",
     "accumulate",
@@ -53,6 +55,8 @@ __all__ = [
     "nzk",
     "ops",
     "optim",
+    "replay",
+    "runlog",
     "sample",
     "use_engine",
 ]
@@ -71,6 +75,7 @@ _NAMES = {
         "Measurement",
         "estimate_gradient",
     ),
+    "runlog": ("ReplayLog", "replay"),
 }
 _SUBMODULES = {"data", "nzk", *_NAMES}
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
