@@ -7,6 +7,8 @@ nor their shares can change a bit.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numba import float32, uintp
@@ -86,26 +88,31 @@ def _accumulate_low_rank(
     left = np.zeros(((rows + 3) // 4 * 4, directions.num * rank), np.float32)
     right = np.zeros((directions.num * rank, (cols + LANES - 1) // LANES * LANES), np.float32)
     source = directions.first, key_of(directions), code_of(directions), dtype == torch.bfloat16
-    _factors_kernel(left, right, rows, cols, weights.numpy(), *factor_words(tensor_id), *source)
-    array = matrix.numpy()
+    array, values, words = matrix.numpy(), weights.numpy(), factor_words(tensor_id)
+
+    def draw(start: int, stop: int) -> None:
+        _factors_kernel(left, right, rows, cols, values, *words, *source, start, stop)
 
     def run(start: int, stop: int) -> None:
         _low_rank_kernel(array, left, right, start, stop)
 
-    if left.size * cols < SMALL_PRODUCT:
-        run(0, left.shape[0] // 4)
-    else:
-        parallel(run, left.shape[0] // 4)
+    share = parallel if left.size * cols >= SMALL_PRODUCT else _alone
+    share(draw, directions.num)
+    share(run, left.shape[0] // 4)
+
+
+def _alone(function: Callable[[int, int], None], count: int) -> None:
+    function(0, count)
 
 
 @kernel
 def _factors_kernel(
-    left, right, rows, cols, coefficients, left_word, right_word, first_direction, key, code, rounded
-):
-    """left [at least rows, K·r] = a_k·A_k/√r and right [K·r, at least cols] = B_kᵀ, all directions side by side."""
+    left, right, rows, cols, coefficients, left_word, right_word, first_direction, key, code, rounded, start, stop
+):  # fmt: skip
+    """Of directions start … stop - 1: left [at least rows, K·r] = a_k·A_k/√r, right [K·r, at least cols] = B_kᵀ."""
     rank = right.shape[0] // coefficients.size
     one, turned = np.empty((rows, rank), np.float32), np.empty((rank, rows), np.float32)
-    for k in range(coefficients.size):
+    for k in range(start, stop):
         these = slice(k * rank, (k + 1) * rank)
         draw_factors_of(
             one,

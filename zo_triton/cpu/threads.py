@@ -8,6 +8,7 @@ cache, and there is nothing to wait for but the end.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -57,10 +58,32 @@ def _tell_and_watch(done, count, seen):
     _glance(count, seen)
 
 
+try:
+    _core = ctypes.CDLL(None).sched_getcpu
+except (AttributeError, OSError, TypeError):  # elsewhere than on Linux
+    _core = None
+
+
+def _leave(core: int) -> None:
+    """Moves the calling thread off a core, if it is there: its caller is at work on it.
+
+    A thread that slept for long may wake up on the core of whoever woke it. The system moves it too, but only
+    after some tens of milliseconds, in which both threads' shares follow one another (measured: steps of 1.0
+    instead of 0.45 ms). The set of allowed cores ends as it was.
+    """
+    if _core is None or _core() != core:
+        return
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) > 1 and core in allowed:
+        os.sched_setaffinity(0, allowed - {core})
+        os.sched_setaffinity(0, allowed)
+
+
 class _Worker:
     """A thread that runs one share at a time."""
 
     def __init__(self) -> None:
+        self._caller = -1
         self._inbox: SimpleQueue[tuple[Share, int, int]] = SimpleQueue()
         self._outbox: SimpleQueue[BaseException | None] = SimpleQueue()
         self._given, self._done = np.zeros(1, np.int64), np.zeros(1, np.int64)
@@ -72,6 +95,7 @@ class _Worker:
         while True:
             _tell_and_watch(self._done, self._given, shares)
             function, start, stop = self._inbox.get()
+            _leave(self._caller)
             result = None
             try:
                 function(start, stop)
@@ -82,6 +106,7 @@ class _Worker:
             del function, result
 
     def start(self, function: Share, start: int, stop: int) -> None:
+        self._caller = -1 if _core is None else _core()
         self._inbox.put((function, start, stop))
         self._given[0] += 1
 

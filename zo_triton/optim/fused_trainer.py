@@ -122,13 +122,14 @@ class FusedTrainer(GradientStep):
                 finite. Nothing has changed then.
         """
         compiled = self.is_fused and x.dtype == torch.float32
-        loss, coefficients = self._measure_compiled(x, y) if compiled else self._measure_general(x, y)
-        self.apply(coefficients, compiled)
+        directions = self.next_directions()
+        run = self._measure_compiled if compiled else self._measure_general
+        loss, coefficients = run(x, y, directions)
+        self._apply(coefficients, compiled, directions)
         return loss
 
-    def _measure_general(self, x: Tensor, y: Tensor) -> tuple[float, Tensor]:
+    def _measure_general(self, x: Tensor, y: Tensor, directions: Directions) -> tuple[float, Tensor]:
         """The loss and the coefficients of the average, [K] float32."""
-        directions = self.next_directions()
         check_parameters(self.params, directions)
         measurement = measure(
             lambda: self.loss(self.model(x), y), self.params, directions, self.eps, self.sides,
@@ -137,7 +138,7 @@ class FusedTrainer(GradientStep):
         self.plan = _as_json(measurement.plan)
         return measurement.loss, measurement.coefficients(self.params, "average")
 
-    def _measure_compiled(self, x: Tensor, y: Tensor) -> tuple[float, Tensor]:
+    def _measure_compiled(self, x: Tensor, y: Tensor, directions: Directions) -> tuple[float, Tensor]:
         """The same in one compiled call."""
         tensors = self._arrays()
         inputs, classes = tensors[0].shape[1], tensors[-1].shape[1]
@@ -151,7 +152,7 @@ class FusedTrainer(GradientStep):
             tensors,
             x.contiguous().numpy(),
             target,
-            self.next_directions(),
+            directions,
             self._signed_eps,
             self.compute_dtype,
         )

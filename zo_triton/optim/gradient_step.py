@@ -82,6 +82,10 @@ class GradientStep:
         """
         directions = self.next_directions()
         check_coefficients(coefficients, directions)
+        self._apply(coefficients, compiled, directions)
+
+    def _apply(self, coefficients: Tensor, compiled: bool, directions: Directions) -> None:
+        """:meth:`apply` for coefficients that were just measured along ``directions``, the next ones."""
         if self.log is not None:
             self.log.append(coefficients, compiled)
         if compiled:
