@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zo_triton import data, difference, directions, nn, nzk, ops, optim
+    from zo_triton import data, difference, directions, nn, nzk, ops, optim, testing
     from zo_triton.difference import differences
     from zo_triton.directions import Directions
     from zo_triton.nn import ZOMLP, ZOConv2d, ZOLinear
@@ -54,6 +54,7 @@ __all__ = [
     "ops",
     "optim",
     "sample",
+    "testing",
     "use_engine",
 ]
 
@@ -72,7 +73,7 @@ _NAMES = {
         "estimate_gradient",
     ),
 }
-_SUBMODULES = {"data", "nzk", *_NAMES}
+_SUBMODULES = {"data", "nzk", "testing", *_NAMES}
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 # Hidden from type checkers, which would otherwise take any misspelt name for one that loads later.

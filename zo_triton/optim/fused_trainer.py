@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from math import isfinite, sqrt
 from typing import Any
@@ -22,6 +23,7 @@ from zo_triton.optim.measure import measure
 COMPILED_LOSSES = (F.cross_entropy, F.mse_loss)
 """Losses that the compiled step knows."""
 
+_FULL = (torch.float32, torch.float64)
 _PLAIN_ADAM = {"amsgrad": False, "maximize": False, "decoupled_weight_decay": False}
 _PLAIN_SGD = {"nesterov": False, "maximize": False, "dampening": 0}
 
@@ -56,6 +58,9 @@ class FusedTrainer:
         TypeError: A parameter is not of a real floating type.
         ValueError: A setting is out of range, or the optimizer holds other tensors than the model.
 
+    Warns:
+        RuntimeWarning: A parameter is of low precision, where torch's optimizers lose small updates.
+
     Example:
         >>> import torch, zo_triton as zo
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
@@ -85,6 +90,14 @@ class FusedTrainer:
             raise ValueError(
                 f"the optimizer holds {len(held)} tensors that are not the model's {len(self.params)} trained "
                 "parameters in their order; make it with model.parameters()."
+            )
+        low = sorted({str(param.dtype) for param in self.params if param.dtype not in _FULL})
+        if low:
+            warnings.warn(
+                f"parameters are in {', '.join(low)}, and torch's optimizers keep no master copy: updates below their "
+                "spacing are lost. Keep them in float32, or train with zo.ZOSGD, which keeps one.",
+                RuntimeWarning,
+                stacklevel=2,
             )
         self.model, self.optimizer = model, optimizer
         self.directions, self.eps, self.seed, self.sides = directions, eps, seed, sides
