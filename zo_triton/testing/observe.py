@@ -70,6 +70,14 @@ class Step:
         return rest / length
 
 
+def agreement(one: Step, other: Step) -> float:
+    """Least cosine between what two steps walked: of all displacements in turn, or else of their noises."""
+    first, second = one.displacements, other.displacements
+    if not len(first) or len(first) != len(second):
+        return cosine(one.noise, other.noise)
+    return float(torch.cosine_similarity(first, second).min())
+
+
 def build(
     factory: Factory, params: Sequence[Tensor], lr: float, eps: float, seed: int
 ) -> object:

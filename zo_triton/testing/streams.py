@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zo_triton.testing.errors import ConformanceError, NotApplicable
-from zo_triton.testing.observe import NOT_SEEN, cosine, first_step, global_seeds, run, split
+from zo_triton.testing.observe import NOT_SEEN, agreement, cosine, first_step, global_seeds, run, split
 from zo_triton.testing.problem import make_network
 from zo_triton.testing.subject import DEFAULT, Factory, Setting
 
@@ -164,7 +164,7 @@ def runs_repeat(factory: Factory, setting: Setting = DEFAULT) -> None:
         with global_seeds(global_seed):
             runs.append(run(factory, make_network(), setting.lr, setting.eps, 7, 3))
     for number, (one, other) in enumerate(zip(*runs, strict=True)):
-        found = cosine(one.noise, other.noise)
+        found = agreement(one, other)
         if found < _SAME:
             raise ConformanceError(
                 "a run does not repeat",

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from zo_triton.testing.errors import ConformanceError, NotApplicable
-from zo_triton.testing.observe import cosine, run
+from zo_triton.testing.observe import Step, agreement, run
 from zo_triton.testing.problem import make_linear, make_network
 from zo_triton.testing.subject import DEFAULT, Factory, Setting
 
@@ -42,12 +41,12 @@ def devices_draw_the_same_noise(factory: Factory, setting: Setting = DEFAULT) ->
     places |= {name: (setting.devices[0], context) for name, context in setting.contexts.items()}
     if len(places) < 2:
         raise NotApplicable(f"there is one device here, {setting.devices[0]}, and no other engine or context was named")
-    noises = {}
+    steps = {}
     for name, (device, context) in places.items():
         with context():
-            noises[name] = [step.noise for step in run(factory, make_network(device), setting.lr, setting.eps, 3, 2)]
+            steps[name] = run(factory, make_network(device), setting.lr, setting.eps, 3, 2)
     _compare(
-        noises,
+        steps,
         "devices draw different noise",
         "Draw from a counter-based generator that you evaluate yourself, or draw on the CPU and copy: torch's own "
         "generators differ between devices, and on a GPU by its number of multiprocessors",
@@ -65,16 +64,16 @@ def threads_do_not_matter(factory: Factory, setting: Setting = DEFAULT) -> None:
         ConformanceError: The directions differ.
     """
     before = torch.get_num_threads()
-    noises = {}
+    steps = {}
     try:
         for threads in (1, max(2, before)):
             torch.set_num_threads(threads)
-            steps = run(factory, make_linear(*_LARGE), setting.lr, setting.eps, 3, 2)
-            noises[f"{threads} thread{'s' * (threads > 1)}"] = [step.noise for step in steps]
+            name = f"{threads} thread{'s' * (threads > 1)}"
+            steps[name] = run(factory, make_linear(*_LARGE), setting.lr, setting.eps, 3, 2)
     finally:
         torch.set_num_threads(before)
     _compare(
-        noises,
+        steps,
         "noise depends on the number of threads",
         "Let an element's number decide its noise, not the thread that draws it or the share it falls in",
     )
@@ -94,24 +93,24 @@ def variants_walk_the_same_directions(factory: Factory, setting: Setting = DEFAU
     if not setting.variants:
         raise NotApplicable("no variants were named, such as other chunk sizes")
     factories = {"the optimizer": factory, **setting.variants}
-    noises = {
-        name: [step.noise for step in run(one, make_network(), setting.lr, setting.eps, 3, 2)]
+    steps = {
+        name: run(one, make_network(), setting.lr, setting.eps, 3, 2)
         for name, one in factories.items()
     }
     _compare(
-        noises,
+        steps,
         "noise depends on how the work is cut up",
         "Let direction and element decide the noise: a generator that is seeded for each chunk, or that runs on "
         "from one chunk to the next, changes with their size",
     )
 
 
-def _compare(noises: dict[str, list[Tensor]], defect: str, remedy: str) -> None:
+def _compare(steps: dict[str, list[Step]], defect: str, remedy: str) -> None:
     """Raises if any other than the first walks other directions."""
-    (first, reference), *others = noises.items()
-    for name, steps in others:
-        for number, (one, other) in enumerate(zip(reference, steps, strict=True)):
-            found = cosine(one, other)
+    (first, reference), *others = steps.items()
+    for name, taken in others:
+        for number, (one, other) in enumerate(zip(reference, taken, strict=True)):
+            found = agreement(one, other)
             if found < _SAME:
                 raise ConformanceError(
                     defect,
