@@ -50,7 +50,7 @@ TINY = FieldConfig(
     readings=("steps",), chunks=1, words=CHUNK // 2, draws=1, values=1 << 10, box=(2, 2, 2), edges=False,
     planted=("neighbouring streams that are equal",),
 )  # fmt: skip
-FULL = FieldConfig(chunks=128, draws=64, values=1 << 16, box=(8, 32, 32), blocks=64)
+FULL = FieldConfig(chunks=128, draws=16, values=1 << 16, box=(8, 16, 32))
 """2**30 words."""
 
 
