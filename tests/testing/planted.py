@@ -292,7 +292,7 @@ class DrawsFromTheGlobalGenerator(Clean):
 
 class Printing(Clean):
     def slope(self, loss, baseline):
-        print("loss", loss)
+        print("loss", loss)  # noqa: T201
         return super().slope(loss, baseline)
 
 

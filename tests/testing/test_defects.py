@@ -16,7 +16,7 @@ DEFECTS = {
     planted.AnotherStreamInOneLayer: (testing.update_follows_the_evaluations, "in parameter 2"),
     planted.SameForEveryLayer: (testing.tensors_get_different_noise, "several layers get the same noise"),
     planted.SameForEveryDirection: (testing.directions_differ, "directions of a step are the same"),
-    planted.CollidingSeeds: (testing.seeds_do_not_collide, r"seeds collide: \(seed, step\) = \(16, 1\) and \(17, 0\)"),
+    planted.CollidingSeeds: (testing.seeds_do_not_collide, r"seeds collide: .* = \(16, 1\) and \(17, 0\) walk"),
     planted.ZeroIsNoSeed: (testing.seed_zero_is_a_seed, "two runs with seed 0"),
     planted.ZeroIsTheDefault: (testing.seed_zero_is_a_seed, "seed 0 walks the directions of seed 42"),
     planted.SameEveryStep: (testing.steps_draw_fresh_noise, "first steps 0 and 1"),

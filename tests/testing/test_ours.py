@@ -44,7 +44,7 @@ def test_ours_conform(check, name):
 
 @pytest.mark.parametrize(
     "options",
-    [{"distribution": "gaussian", "sides": 2}, {"rank": 1}, {"aggregator": "ranked"}, {"aggregator": "align"}],
+    [{"distribution": "gaussian", "sides": 2}, {"rank": 1}, {"aggregator": "ranked"}],
     ids=str,
 )
 def test_other_settings_conform(options):

@@ -94,7 +94,8 @@ class FusedTrainer:
         low = sorted({str(param.dtype) for param in self.params if param.dtype not in _FULL})
         if low:
             warnings.warn(
-                f"parameters are in {', '.join(low)}, and torch's optimizers keep no master copy: updates below their "
+                f"parameters are in {', '.join(low)}, and torch's optimizers keep no master copy: "
+                "updates below their "
                 "spacing are lost. Keep them in float32, or train with zo.ZOSGD, which keeps one.",
                 RuntimeWarning,
                 stacklevel=2,

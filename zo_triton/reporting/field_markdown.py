@@ -19,11 +19,13 @@ def random_quality(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
         + "; ".join(f"*{name}*: {meaning}" for name, meaning in section["readings"].items())
         + ".",
         "### Distributions",
-        "z-scores of the moments of order 1 to 4 against their exact values, and the p-value of Kolmogorov and Smirnov "
+        "z-scores of the moments of order 1 to 4 against their exact values, and the p-value of "
+        "Kolmogorov and Smirnov "
         "for the first draw. *Exact*: no value can deviate, and none did.",
         distributions(section),
         "### Addresses",
-        "Blocks drawn at different addresses (seed, step, direction, tensor, part, block), and how many were equal.",
+        "Blocks drawn at different addresses (seed, step, direction, tensor, part, block), and how "
+        "many were equal.",
         addresses(section),
         "### Planted generators",
         "The same tests on generators with a known fault, which they must flag.",
@@ -52,7 +54,9 @@ def distributions(section: dict[str, Any]) -> str:
         ]
         for law in section["distributions"]
     ]
-    return lay_out(["distribution", "values", "mean", "second", "third", "fourth", "Kolmogorov–Smirnov p"], rows)
+    return lay_out(
+        ["distribution", "values", "mean", "second", "third", "fourth", "Kolmogorov–Smirnov p"], rows
+    )
 
 
 def addresses(section: dict[str, Any]) -> str:

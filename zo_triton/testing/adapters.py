@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zo_triton.directions import Directions
 from zo_triton.optim import ZOSGD, BlackBox, FusedTrainer, estimate_gradient
-from zo_triton.testing.problem import Closure
+from zo_triton.testing.problem import Closure, Problem
 
 DIRECTIONS = 8
 
@@ -41,7 +41,7 @@ def zosgd_black_box(
 
 
 class _Estimating:
-    """Fills ``.grad`` and lets torch's optimizer step, on float32 masters where the weights are of low precision."""
+    """Fills ``.grad`` and lets torch's optimizer step, on float32 masters of low-precision weights."""
 
     def __init__(
         self,
@@ -94,7 +94,12 @@ def estimated(
 class _Training:
     """A trainer is made of a model, which only the closure knows."""
 
-    def __init__(self, params: Sequence[Tensor], lr: float, make: Callable[..., FusedTrainer]) -> None:
+    def __init__(
+        self,
+        params: Sequence[Tensor],
+        lr: float,
+        make: Callable[[Problem, torch.optim.Optimizer], FusedTrainer],
+    ) -> None:
         self._optimizer = torch.optim.SGD(params, lr=lr)
         self._make = make
         self._trainer: FusedTrainer | None = None
@@ -103,7 +108,7 @@ class _Training:
         """One step on the closure's model and batch; on the general way it is evaluated through the closure."""
         problem = closure.problem
         if self._trainer is None:
-            self._trainer = self._make(problem.model, self._optimizer, loss=problem.loss)
+            self._trainer = self._make(problem, self._optimizer)
         return self._trainer.step(problem.x, problem.y)
 
 
@@ -112,7 +117,7 @@ def fused_trainer(
 ) -> _Training:
     """:class:`zo_triton.optim.FusedTrainer` with torch's SGD; ``options`` are the trainer's."""
 
-    def make(*arguments: Any, **named: Any) -> FusedTrainer:
-        return FusedTrainer(*arguments, directions=directions, eps=eps, seed=seed, **named, **options)
+    def make(problem: Problem, optimizer: torch.optim.Optimizer) -> FusedTrainer:
+        return FusedTrainer(problem.model, optimizer, directions, eps, seed, loss=problem.loss, **options)
 
     return _Training(params, lr, make)

@@ -19,5 +19,5 @@ class ConformanceError(AssertionError):
         self.defect, self.measured, self.remedy = defect, measured, remedy
 
 
-class NotApplicable(SkipTest):  # noqa: N818
+class NotApplicable(SkipTest):
     """A property says nothing about this optimizer, or can't be seen on this machine; pytest skips the test."""

@@ -166,7 +166,9 @@ def baseline_is_kept(factory: Factory, setting: Setting = DEFAULT) -> None:
                 NOT_SEEN if not len(directions) else "a single perturbed evaluation has no baseline to lose"
             )
         if 2 * len(directions) > directions.shape[1] or _rank(directions) < len(directions):
-            raise NotApplicable("evaluations come in ± pairs, which need no baseline, or are too many to tell apart")
+            raise NotApplicable(
+                "evaluations come in ± pairs, which need no baseline, or are too many to tell apart"
+            )
         coefficients = torch.linalg.lstsq(directions.T, -step.update).solution
         # What the loss changes along each, to first order, needs no second evaluation.
         changes = directions @ step.gradient

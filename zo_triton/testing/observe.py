@@ -78,9 +78,7 @@ def agreement(one: Step, other: Step) -> float:
     return float(torch.cosine_similarity(first, second).min())
 
 
-def build(
-    factory: Factory, params: Sequence[Tensor], lr: float, eps: float, seed: int
-) -> object:
+def build(factory: Factory, params: Sequence[Tensor], lr: float, eps: float, seed: int) -> object:
     """The optimizer under test.
 
     Raises:
@@ -92,9 +90,7 @@ def build(
         raise NotApplicable(f"the optimizer refuses lr={lr:g}, eps={eps:g}, seed={seed}: {error}") from error
 
 
-def run(
-    factory: Factory, problem: Problem, lr: float, eps: float, seed: int, steps: int
-) -> list[Step]:
+def run(factory: Factory, problem: Problem, lr: float, eps: float, seed: int, steps: int) -> list[Step]:
     """Makes an optimizer and lets it take steps.
 
     Args:

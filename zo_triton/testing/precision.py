@@ -72,7 +72,7 @@ def low_precision_perturbations_survive(factory: Factory, setting: Setting = DEF
 
 
 def _evaluations(factory: Factory, dtype: torch.dtype, eps: float) -> tuple[Tensor, bool]:
-    """Root mean square displacement at each evaluation of a step, [evaluations], and whether a warning was given."""
+    """Root mean square displacement at each evaluation of a step, [n], and whether a warning was given."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         (step,) = run(factory, make_linear(*_SHAPE, dtype), 0.0, eps, 1, 1)
@@ -120,7 +120,8 @@ def low_precision_updates_survive(factory: Factory, setting: Setting = DEFAULT) 
         if found < _LEAST_SHARE * wanted and not told:
             raise ConformanceError(
                 f"{_name(dtype)} weights swallow the update",
-                f"{_STEPS} steps of {scale * largest / spacing:.2g} spacings or less moved them by {found:.2g} (root "
+                f"{_STEPS} steps of {scale * largest / spacing:.2g} spacings or less moved them by "
+                f"{found:.2g} (root "
                 f"mean square), where float32 weights travel {wanted:.2g}; at least half is expected, or a warning",
                 _UPDATE_REMEDY,
             )

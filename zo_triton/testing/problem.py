@@ -23,7 +23,9 @@ class Problem:
         loss: From (output, target) to a scalar.
     """
 
-    def __init__(self, model: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(
+        self, model: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
+    ) -> None:
         self.model, self.x, self.y, self.loss = model, x, y, loss
         self.params = list(model.parameters())
 

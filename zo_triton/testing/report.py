@@ -79,7 +79,9 @@ class Report:
         if self.failures:
             reasons = "\n".join(f"{row.property}: {row.reason}" for row in self.failures)
             raise ConformanceError(
-                f"{len(self.failures)} of {len(self.rows)} properties do not hold", f"\n{reasons}", "See each reason"
+                f"{len(self.failures)} of {len(self.rows)} properties do not hold",
+                f"\n{reasons}",
+                "See each reason",
             )
 
     def __str__(self) -> str:

@@ -67,7 +67,9 @@ def perturbations_do_not_accumulate(factory: Factory, setting: Setting = DEFAULT
         moved = step.displacements
         if len(moved) < 2:
             raise NotApplicable(
-                NOT_SEEN if not len(moved) else "a step has a single perturbed evaluation, nothing can add up in it"
+                NOT_SEEN
+                if not len(moved)
+                else "a step has a single perturbed evaluation, nothing can add up in it"
             )
         unit = moved / moved.norm(dim=1, keepdim=True)
         cosines = (unit @ unit.T).triu(1).abs()
@@ -77,7 +79,8 @@ def perturbations_do_not_accumulate(factory: Factory, setting: Setting = DEFAULT
                 "perturbations add up from one direction to the next",
                 f"{len(shared)} pairs of the {len(moved)} perturbed evaluations of a step are neither independent "
                 f"nor opposite, with cosines up to {float(shared.max()):.2f}",
-                "Put the unperturbed weights back before each direction, from a copy that shares no memory with them",
+                "Put the unperturbed weights back before each direction, from a copy that shares no "
+                "memory with them",
             )
 
 

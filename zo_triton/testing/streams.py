@@ -40,7 +40,8 @@ def tensors_get_different_noise(factory: Factory, setting: Setting = DEFAULT) ->
         if abs(found) > _FRESH:
             raise ConformanceError(
                 "several layers get the same noise",
-                f"the noise of parameters {one} and {other} has a cosine of {found:.2f} over {16 * length} elements, "
+                f"the noise of parameters {one} and {other} has a cosine of {found:.2f} over "
+                f"{16 * length} elements, "
                 f"at most {_FRESH:g} is chance",
                 "Let the tensor's place in the model enter the generator's key or counter, or draw all tensors one "
                 "after the other from one stream without seeding it again",
@@ -87,7 +88,8 @@ def steps_draw_fresh_noise(factory: Factory, setting: Setting = DEFAULT) -> None
         one, other = repeated[0].tolist()
         raise ConformanceError(
             "noise comes again in later steps",
-            f"{len(repeated)} pairs of {_STEPS} steps walk correlated directions, first steps {one} and {other} with a "
+            f"{len(repeated)} pairs of {_STEPS} steps walk correlated directions, first steps {one} "
+            f"and {other} with a "
             f"cosine of {float(noises[one] @ noises[other]):.2f}; at most {_FRESH:g} is chance",
             "Let a count of all steps enter the generator's key or counter, and never seed it again with the same "
             "number, not at the start of an epoch either",
@@ -113,7 +115,8 @@ def seeds_do_not_collide(factory: Factory, setting: Setting = DEFAULT) -> None:
         if one[0] != other[0] and abs(found) > _FRESH:
             raise ConformanceError(
                 "seeds collide",
-                f"(seed, step) = {one} and {other} walk directions with a cosine of {found:.2f}, at most {_FRESH:g} is "
+                f"(seed, step) = {one} and {other} walk directions with a cosine of {found:.2f}, at "
+                f"most {_FRESH:g} is "
                 "chance",
                 "Do not add seed and step, nor multiply them by small numbers: give each a word of its own in the "
                 "counter of a counter-based generator, or hash the pair",
@@ -130,7 +133,9 @@ def seed_zero_is_a_seed(factory: Factory, setting: Setting = DEFAULT) -> None:
     Raises:
         ConformanceError: Two runs with seed 0 differ, or another seed gives the same noise.
     """
-    remedy = "Compare the seed with None: zero is false, so that `seed or default` and `if seed:` both lose it"
+    remedy = (
+        "Compare the seed with None: zero is false, so that `seed or default` and `if seed:` both lose it"
+    )
     first, second = _noise_under(factory, setting, 0, 1), _noise_under(factory, setting, 0, 2)
     again = float(first @ second)
     if again < _SAME:
@@ -168,7 +173,8 @@ def runs_repeat(factory: Factory, setting: Setting = DEFAULT) -> None:
         if found < _SAME:
             raise ConformanceError(
                 "a run does not repeat",
-                f"in step {number} two runs with seed 7 walk directions with a cosine of {found:.2f}, it should be 1",
+                f"in step {number} two runs with seed 7 walk directions with a cosine of {found:.2f}, "
+                "it should be 1",
                 "Draw noise from a generator of your own that the seed alone starts, not from a global one",
             )
 

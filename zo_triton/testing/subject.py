@@ -54,7 +54,9 @@ class Setting:
         for name in ("eps", "lr"):
             value = getattr(self, name)
             if not value > 0 or not isfinite(value):
-                raise ValueError(f"{name} must be positive and finite, got {value}; 1e-3 suits most optimizers.")
+                raise ValueError(
+                    f"{name} must be positive and finite, got {value}; 1e-3 suits most optimizers."
+                )
         if not self.devices:
             raise ValueError('devices must name at least one, got (); pass ("cpu",).')
 

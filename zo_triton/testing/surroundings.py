@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import io
 import pdb
+import pickle
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -40,7 +41,9 @@ def devices_draw_the_same_noise(factory: Factory, setting: Setting = DEFAULT) ->
     }
     places |= {name: (setting.devices[0], context) for name, context in setting.contexts.items()}
     if len(places) < 2:
-        raise NotApplicable(f"there is one device here, {setting.devices[0]}, and no other engine or context was named")
+        raise NotApplicable(
+            f"there is one device here, {setting.devices[0]}, and no other engine or context was named"
+        )
     steps = {}
     for name, (device, context) in places.items():
         with context():
@@ -93,10 +96,7 @@ def variants_walk_the_same_directions(factory: Factory, setting: Setting = DEFAU
     if not setting.variants:
         raise NotApplicable("no variants were named, such as other chunk sizes")
     factories = {"the optimizer": factory, **setting.variants}
-    steps = {
-        name: run(one, make_network(), setting.lr, setting.eps, 3, 2)
-        for name, one in factories.items()
-    }
+    steps = {name: run(one, make_network(), setting.lr, setting.eps, 3, 2) for name, one in factories.items()}
     _compare(
         steps,
         "noise depends on how the work is cut up",
@@ -114,7 +114,8 @@ def _compare(steps: dict[str, list[Step]], defect: str, remedy: str) -> None:
             if found < _SAME:
                 raise ConformanceError(
                     defect,
-                    f"with one seed, {first} and {name} walk directions with a cosine of {found:.2f} in step {number}, "
+                    f"with one seed, {first} and {name} walk directions with a cosine of {found:.2f} "
+                    f"in step {number}, "
                     "it should be 1",
                     remedy,
                 )
@@ -138,7 +139,8 @@ def global_generators_are_left_alone(factory: Factory, setting: Setting = DEFAUL
     if touched:
         raise ConformanceError(
             "a step touches global random numbers",
-            f"two steps changed the state of {', '.join(touched)}; data order and dropout of the whole program change "
+            f"two steps changed the state of {', '.join(touched)}; data order and dropout of the "
+            "whole program change "
             "with it",
             "Draw from a generator object of your own (torch.Generator, numpy.random.Generator), or from a counter",
         )
@@ -147,7 +149,7 @@ def global_generators_are_left_alone(factory: Factory, setting: Setting = DEFAUL
 def _global_states() -> dict[str, object]:
     states: dict[str, object] = {
         "random": random.getstate(),
-        "numpy.random": str(np.random.get_state(legacy=False)) + str(np.random.get_state()[1].tobytes()),  # noqa: NPY002
+        "numpy.random": pickle.dumps(np.random.get_state()),  # noqa: NPY002
         "torch": torch.get_rng_state().numpy().tobytes(),
     }
     if torch.cuda.is_available():

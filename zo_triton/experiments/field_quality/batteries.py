@@ -72,7 +72,11 @@ class Battery:
 
     def _add_birthdays(self, words: np.ndarray) -> None:
         shift = np.uint64(64 - _DAYS_BITS)
-        pairs = words[: words.size // (2 * _BIRTHDAYS) * 2 * _BIRTHDAYS].reshape(-1, _BIRTHDAYS, 2).astype(np.uint64)
+        pairs = (
+            words[: words.size // (2 * _BIRTHDAYS) * 2 * _BIRTHDAYS]
+            .reshape(-1, _BIRTHDAYS, 2)
+            .astype(np.uint64)
+        )
         days = (pairs[:, :, 0] << np.uint64(32) | pairs[:, :, 1]) >> shift
         days.sort(axis=1)
         spacings = np.diff(days, axis=1)
@@ -99,7 +103,9 @@ class Battery:
             "matrix rank": _chi_square(
                 np.array([self._ranks[:30].sum(), *self._ranks[30:]]), _rank_chances()
             ),
-            "birthday spacings": _poisson(self._coincidences, self._years * _BIRTHDAYS**3 / 2 ** (_DAYS_BITS + 2)),
+            "birthday spacings": _poisson(
+                self._coincidences, self._years * _BIRTHDAYS**3 / 2 ** (_DAYS_BITS + 2)
+            ),
         }
 
 

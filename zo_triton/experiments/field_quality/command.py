@@ -8,14 +8,16 @@ import sys
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options; nothing heavy is imported for them."""
-    parser.add_argument("--out", default="reports/field", help="folder, replaced whole (default reports/field)")
+    parser.add_argument(
+        "--out", default="reports/field", help="folder, replaced whole (default reports/field)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the field (default 0)")
     parser.add_argument("--full", action="store_true", help="2**30 words instead of 2**24: some ten minutes")
     parser.add_argument("--tiny", action="store_true", help="prove that everything works, in a second")
     parser.add_argument(
         "--stream", metavar="READING",
-        help="test nothing: write the words of a reading (columns, rows, directions, tensors, steps, seeds, 'seed halves' "
-        "or '7 rounds') to standard output without end, for dieharder -g 200 or PractRand's stdin32",
+        help="test nothing: write the words of a reading (columns, rows, directions, tensors, steps, seeds, "
+        "'seed halves' or '7 rounds') to standard output without end, for dieharder -g 200 or PractRand's stdin32",
     )  # fmt: skip
     parser.set_defaults(run=run)
 
@@ -55,5 +57,5 @@ def _stream(reading: str, seed: int) -> int:
             sys.stdout.buffer.write(words)
     except BrokenPipeError:
         # The reader has had enough; Python must not complain about the flush at its exit.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
     return 0

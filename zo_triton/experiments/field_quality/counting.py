@@ -48,7 +48,7 @@ def count_gaps(words, low, high, gaps):
 def count_runs(words, runs):
     """Lengths of ascending runs, the word that ends one left out: runs [longest], the last for all longer ones.
 
-    Knuth, The Art of Computer Programming 2, 3.3.2 G and exercise 14: with that word left out, runs are independent.
+    Knuth, The Art of Computer Programming 2, 3.3.2 G and exercise 14: runs are independent then.
     """
     length, i = 1, 1
     while i < words.size:

@@ -48,7 +48,10 @@ def _lcg(start: int, count: int) -> np.ndarray:
     states = np.array([start], np.uint64)
     while states.size < count:
         states = np.append(states, states * multiplier + increment & _MASK)
-        multiplier, increment = multiplier * multiplier & _MASK, increment * (multiplier + np.uint64(1)) & _MASK
+        multiplier, increment = (
+            multiplier * multiplier & _MASK,
+            increment * (multiplier + np.uint64(1)) & _MASK,
+        )
     return states[:count].astype(np.uint32)
 
 

@@ -28,7 +28,7 @@ class FieldConfig:
         chunks: Of each reading, 2**20 words each.
         words: Of a chunk that are looked at, a multiple of 2**19.
         draws: Of each distribution.
-        values: A draw.
+        values: A draw, a sixteenth of it for the sphere.
         box: Tensors, directions and steps of the box whose addresses are all drawn.
         blocks: Of each of its addresses.
         edges: Whether addresses at the edges and random ones are drawn as well.
@@ -72,12 +72,16 @@ def run_field_quality(config: FieldConfig, seed: int, say: Callable[[str], None]
     Returns:
         The section; ``smallest_p`` is over everything but the planted generators.
     """
-    batteries = {}
+    batteries: dict[str, dict[str, float]] = {}
     for reading in config.readings:
         say(f"random quality: {reading}")
         batteries[reading] = _examine(read_field, reading, seed, config.chunks, config.words).p_values()
     tests = [
-        {"name": name, "looks": looks, "p": {reading: _digits(batteries[reading][name]) for reading in batteries}}
+        {
+            "name": name,
+            "looks": looks,
+            "p": {reading: _digits(p_values[name]) for reading, p_values in batteries.items()},
+        }
         for name, looks in TESTS.items()
     ]
     say("random quality: distributions")
@@ -130,14 +134,20 @@ def _examine(source: Source, reading: str, seed: int, chunks: int, words: int) -
 def _planted(name: str, seed: int, words: int) -> dict[str, Any]:
     p_values = _examine(PLANTED[name], "directions", seed, 1, words).p_values()
     flagged = [test for test, p in p_values.items() if p < BOUND]
-    return {"name": name, "words": words, "smallest_p": _digits(min(p_values.values())), "flagged_by": flagged}
+    return {
+        "name": name,
+        "words": words,
+        "smallest_p": _digits(min(p_values.values())),
+        "flagged_by": flagged,
+    }
 
 
 def _addresses(config: FieldConfig, seed: int) -> list[dict[str, Any]]:
     tensors, directions, steps = config.box
     whole = np.arange(config.blocks)
     kinds = {
-        f"all of {tensors} tensors, 3 parts each, {directions} directions, {steps} steps, {config.blocks} blocks, seeds "
+        f"all of {tensors} tensors, 3 parts each, {directions} directions, {steps} steps, "
+        f"{config.blocks} blocks, seeds "
         "0 and 2⁶⁴ - 1": (addressing.box(*config.box), whole)
     }
     if config.edges:
@@ -152,8 +162,10 @@ def _addresses(config: FieldConfig, seed: int) -> list[dict[str, Any]]:
 
 def _note(words: int, readings: int) -> str:
     return (
-        f"{words} words of the CPU engine's field in {readings} readings, each test's p-value over all words of a reading. "
-        f"P-values are two-sided; bounds and sizes were fixed before anything was drawn. One below {BOUND:g} would be a "
+        f"{words} words of the CPU engine's field in {readings} readings, each test's p-value over "
+        "all words of a reading. "
+        f"P-values are two-sided; bounds and sizes were fixed before anything was drawn. One below "
+        f"{BOUND:g} would be a "
         "fault."
     )
 
