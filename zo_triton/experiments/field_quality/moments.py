@@ -116,7 +116,7 @@ LAWS: dict[str, Law] = {
 }  # fmt: skip
 
 
-def examine(law: Law, seed: int, chunks: int, count: int) -> dict[str, object]:
+def examine(law: Law, seed: int, chunks: int, count: int, first_step: int = 0) -> dict[str, object]:
     """Moments over many values, and the distribution function over the first chunk's.
 
     Args:
@@ -124,6 +124,7 @@ def examine(law: Law, seed: int, chunks: int, count: int) -> dict[str, object]:
         seed: Of the field.
         chunks: How many draws, of a step each.
         count: Most values a draw.
+        first_step: Of the field; different laws are to use different words.
 
     Returns:
         ``values``: how many; ``z``: z-scores of the moments of order 1 to 4, None where the moment is exact
@@ -131,14 +132,14 @@ def examine(law: Law, seed: int, chunks: int, count: int) -> dict[str, object]:
     """
     sums = np.zeros(4)
     total, ks = 0, None
-    for step in range(chunks):
-        values = law.draw(seed, step, count)
+    for chunk in range(chunks):
+        values = law.draw(seed, first_step + chunk, count)
         total += values.size
         powers = values
         for order in range(4):
             sums[order] += powers.sum()
             powers = powers * values
-        if step == 0 and law.distribution is not None:
+        if chunk == 0 and law.distribution is not None:
             ks = float(stats.kstest(values, law.distribution).pvalue)
     return {
         "values": total,

@@ -76,7 +76,7 @@ def run_field_quality(config: FieldConfig, seed: int, say: Callable[[str], None]
     for reading in config.readings:
         say(f"random quality: {reading}")
         batteries[reading] = _examine(read_field, reading, seed, config.chunks, config.words).p_values()
-    tests = [
+    tests: list[dict[str, Any]] = [
         {
             "name": name,
             "looks": looks,
@@ -86,8 +86,8 @@ def run_field_quality(config: FieldConfig, seed: int, say: Callable[[str], None]
     ]
     say("random quality: distributions")
     laws = []
-    for name, law in moments.LAWS.items():
-        found: dict[str, Any] = moments.examine(law, seed, config.draws, config.values)
+    for number, (name, law) in enumerate(moments.LAWS.items()):
+        found: dict[str, Any] = moments.examine(law, seed, config.draws, config.values, number << 16)
         found["z"] = [None if z is None else round(z, 2) for z in found["z"]]
         found["ks"] = None if found["ks"] is None else _digits(found["ks"])
         laws.append({"name": name, **found})
