@@ -101,9 +101,7 @@ def _parser() -> argparse.ArgumentParser:
 
     from zo_triton.experiments.field_quality import command
 
-    command.add_arguments(
-        commands.add_parser("field", help="test how random the field is, or stream its words")
-    )
+    command.add_arguments(commands.add_parser("field", help="test how random the field is"))
 
     gpu = commands.add_parser(
         "gpu", help="check and measure everything on this machine's GPU (at most eight minutes)"
