@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zo_triton.testing.errors import NotApplicable
 from zo_triton.testing.problem import Closure, Problem, flat, make_network
-from zo_triton.testing.subject import Factory
+from zo_triton.testing.subject import Factory, Optimizer
 
 NOT_SEEN = (
     "the closure was never evaluated on moved weights, so there are no perturbations to look at: give the "
@@ -78,7 +78,7 @@ def agreement(one: Step, other: Step) -> float:
     return float(torch.cosine_similarity(first, second).min())
 
 
-def build(factory: Factory, params: Sequence[Tensor], lr: float, eps: float, seed: int) -> object:
+def build(factory: Factory, params: Sequence[Tensor], lr: float, eps: float, seed: int) -> Optimizer:
     """The optimizer under test.
 
     Raises:
@@ -111,7 +111,7 @@ def run(factory: Factory, problem: Problem, lr: float, eps: float, seed: int, st
     seen = []
     for _ in range(steps):
         gradient, before, closure = flat(problem.gradients()), flat(problem.params), Closure(problem)
-        optimizer.step(closure)  # type: ignore[attr-defined]
+        optimizer.step(closure)
         evaluated = torch.stack(closure.seen) if closure.seen else before.new_empty(0, len(before))
         seen.append(Step(before, flat(problem.params), evaluated, gradient))
     return seen
