@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zo_triton import data, difference, directions, nn, nzk, ops, optim, runlog
+    from zo_triton import data, difference, directions, nn, nzk, ops, optim, runlog, testing
     from zo_triton.difference import differences
     from zo_triton.directions import Directions
     from zo_triton.nn import ZOMLP, ZOConv2d, ZOLinear
@@ -58,6 +58,7 @@ __all__ = [
     "replay",
     "runlog",
     "sample",
+    "testing",
     "use_engine",
 ]
 
@@ -77,7 +78,7 @@ _NAMES = {
     ),
     "runlog": ("ReplayLog", "replay"),
 }
-_SUBMODULES = {"data", "nzk", *_NAMES}
+_SUBMODULES = {"data", "nzk", "testing", *_NAMES}
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 # Hidden from type checkers, which would otherwise take any misspelt name for one that loads later.

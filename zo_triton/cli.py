@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from zo_triton.commands import compiling, device, replaying, reports, theory, training
+from zo_triton.commands import compiling, device, field, replaying, reports, theory, training
 from zo_triton.commands.shared import INTERRUPTED, USER_ERROR, Parser
 
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="zo-triton", description="Zeroth-order training with fused kernels.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (training, replaying, reports, theory, compiling, device):
+    for module in (training, replaying, reports, theory, field, compiling, device):
         module.add(commands)
     return parser
 

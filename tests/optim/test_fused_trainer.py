@@ -197,3 +197,11 @@ def test_settings_out_of_range(name, value):
     model = mlp(6, 5, 4)
     with pytest.raises(ValueError, match=name.rstrip("s") if name == "directions" else name):
         zo.FusedTrainer(model, torch.optim.SGD(model.parameters(), lr=0.1), **{name: value})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_parameters_lose_small_updates_and_it_says_so(dtype):
+    model = mlp(4, 3).to(dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.warns(RuntimeWarning, match=rf"in {dtype}, .*no master copy.*train with zo.ZOSGD"):
+        zo.FusedTrainer(model, optimizer)

@@ -129,6 +129,18 @@ SECTIONS = {
             }
         ],
     },
+    "field_quality": {
+        "note": "1048576 words in 1 readings.",
+        "seed": 0,
+        "words": 1048576,
+        "bound": 1e-6,
+        "smallest_p": 0.0355,
+        "readings": {"steps": "one element in 64 successive steps"},
+        "tests": [{"name": "bits", "looks": "each bit", "p": {"steps": 0.39}}],
+        "distributions": [{"name": "rademacher", "values": 1024, "z": [-0.5, None, 0.5, None], "ks": None}],
+        "addresses": [{"name": "random ones", "addresses": 2400, "collisions": 0}],
+        "planted": [{"name": "equal neighbours", "words": 9, "smallest_p": 2.2e-308, "flagged_by": ["streams"]}],
+    },
     "benchmarks": {
         "entries": [
             {

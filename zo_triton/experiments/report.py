@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from zo_triton.experiments import accuracy, curves, gates, memory, races, step_time
+from zo_triton.experiments.field_quality import run as field_quality
 from zo_triton.experiments.machine import environment
 from zo_triton.reporting import Record, new_record
 
@@ -48,6 +49,9 @@ def run_report(
         sections["curves"] = curves.run_curves(curves.TINY if tiny else curves.CONFIG, say)
         sections["accuracy"] = accuracy.run_accuracy(
             accuracy.TINY if tiny else accuracy.AccuracyConfig(), say
+        )
+        sections["field_quality"] = field_quality.run_field_quality(
+            field_quality.choose_config(tiny), seed, say
         )
         # Peak memory is read from Linux's /proc.
         if platform.system() == "Linux":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from math import isfinite
@@ -17,6 +18,7 @@ from zo_triton import ops
 from zo_triton.difference import Plan
 from zo_triton.directions import Directions
 from zo_triton.optim.checks import check_eps, check_evaluation, check_parameters
+from zo_triton.optim.descent import FULL
 from zo_triton.optim.gradient_step import GradientStep, is_plain
 from zo_triton.optim.measure import measure
 
@@ -55,6 +57,9 @@ class FusedTrainer(GradientStep):
         TypeError: A parameter is not of a real floating type.
         ValueError: A setting is out of range, or the optimizer holds other tensors than the model.
 
+    Warns:
+        RuntimeWarning: A parameter is of low precision, where torch's optimizers lose small updates.
+
     Example:
         >>> import torch, zo_triton as zo
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
@@ -85,6 +90,14 @@ class FusedTrainer(GradientStep):
             raise ValueError(
                 f"the optimizer holds {len(held)} tensors that are not the model's {len(params)} trained "
                 "parameters in their order; make it with model.parameters()."
+            )
+        low = sorted({str(param.dtype) for param in params if param.dtype not in FULL})
+        if low:
+            warnings.warn(
+                f"parameters are in {', '.join(low)}, and torch's optimizers keep no master copy: updates below "
+                "their spacing are lost. Keep them in float32, or train with zo.ZOSGD, which keeps one.",
+                RuntimeWarning,
+                stacklevel=2,
             )
         super().__init__(params, optimizer, directions, seed, compute_dtype, tuple(trained))
         self.model, self.eps, self.sides, self.loss = model, eps, sides, loss

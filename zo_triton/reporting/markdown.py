@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zo_triton.reporting import gpu_markdown, tables
+from zo_triton.reporting.field_markdown import random_quality
 from zo_triton.reporting.ops_table import ops
 from zo_triton.reporting.records import Record, check_record, races_of
 from zo_triton.reporting.summary import summarise
@@ -172,5 +173,6 @@ _BUILD: dict[str, Builder] = {
     "gpu_checks": gpu_markdown.checks,
     "gate": _gate,
     "gpu_stages": gpu_markdown.stages,
+    "field_quality": random_quality,
     "benchmarks": _benchmarks,
 }

@@ -27,6 +27,9 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "memory": ("note", "cases"),
     "curves": ("note", "throughput", "growth"),
     "benchmarks": ("entries",),
+    "field_quality": (
+        "note", "words", "bound", "smallest_p", "readings", "tests", "distributions", "addresses", "planted",
+    ),
     "gpu_stages": ("note", "rows", "incidents"),
     "gpu_goals": ("note", "rows"),
     "gpu_checks": ("note", "seed", "rows"),
@@ -34,7 +37,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "gpu_kernels": ("note", "rows"),
     "gpu_layers": ("note", "pass_us", "rows"),
     "nzk": ("name", "title", "settings", "notes", "cases", "network"),
-}
+}  # fmt: skip
 """Every section a report knows, with the keys it must have. All are optional.
 
 A further race is a section ``race_…`` with the keys of ``race``.

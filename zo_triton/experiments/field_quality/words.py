@@ -1,0 +1,106 @@
+"""The field's 32-bit words as streams, read along each axis of its address.
+
+A generator that is good along one stream may still repeat itself from one stream to the next: neighbouring seeds,
+steps or directions are where bad ones correlate. So most readings interleave 64 neighbours: the word that follows
+another is the same element's in the next direction, tensor, step or seed, and every test of one stream becomes a
+test between streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+import zo_triton as zo
+from zo_triton import ops
+
+NEIGHBOURS = 64
+"""Streams that a reading interleaves."""
+
+CHUNK = 1 << 20
+"""Words that a reading gives at once."""
+
+_BLOCKS = CHUNK // NEIGHBOURS // 4
+_MATRIX = 4, 32 * _BLOCKS
+
+Source = Callable[[str, int, int], np.ndarray]
+"""From (reading, seed, number of the chunk) to its words, uint32 [CHUNK]."""
+
+READINGS = {
+    "columns": "along a row of the tensor",
+    "rows": "the four rows of a block, block after block",
+    "directions": "one element in 64 successive directions",
+    "tensors": "one element of 64 successive tensors",
+    "steps": "one element in 64 successive steps",
+    "seeds": "one element under 64 successive seeds",
+    "seed halves": "one element under seeds that differ in their upper half",
+    "7 rounds": "as directions, with 7 rounds of Philox instead of 10",
+}
+"""What follows what in each reading."""
+
+
+def read_field(reading: str, seed: int, number: int) -> np.ndarray:
+    """One chunk of a reading, as the CPU engine draws it.
+
+    Args:
+        reading: In :data:`READINGS`.
+        seed: Of the field, in [0, 2**64).
+        number: Which chunk; all chunks of all readings are different numbers of the field.
+
+    Returns:
+        uint32 [CHUNK].
+
+    Raises:
+        ValueError: There is no such reading.
+    """
+    if reading not in READINGS:
+        raise ValueError(f"there is no reading {reading!r}; choose one of {tuple(READINGS)}.")
+    # Every reading has a range of steps of its own.
+    step = (list(READINGS).index(reading) << 28) + number
+    many = zo.Directions(seed, step, NEIGHBOURS)
+    one = replace(many, num=1)
+    if reading == "columns":
+        return _draw(many).ravel()
+    if reading == "rows":
+        return np.ascontiguousarray(_draw(many).transpose(0, 2, 1)).ravel()
+    if reading == "directions":
+        return _interleave(_draw(many))
+    if reading == "7 rounds":
+        return _interleave(_draw(replace(many, rounds=7)))
+    neighbours = range(NEIGHBOURS)
+    if reading == "tensors":
+        return _interleave(np.concatenate([_draw(one, tensor) for tensor in neighbours]))
+    if reading == "steps":
+        first = step + number * (NEIGHBOURS - 1)
+        several = [replace(one, step=first + other) for other in neighbours]
+    elif reading == "seeds":
+        several = [replace(one, seed=(seed + other) % 2**64) for other in neighbours]
+    else:
+        several = [replace(one, seed=(seed + (other << 32)) % 2**64) for other in neighbours]
+    return _interleave(np.concatenate([_draw(directions) for directions in several]))
+
+
+def stream(reading: str, seed: int) -> Iterator[bytes]:
+    """The reading's words without end, little-endian: what an outside battery takes from its standard input.
+
+    Args:
+        reading: In :data:`READINGS`.
+        seed: Of the field.
+    """
+    number = 0
+    while True:
+        yield read_field(reading, seed, number).astype("<u4", copy=False).tobytes()
+        number += 1
+
+
+def _draw(directions: zo.Directions, tensor_id: int = 0) -> np.ndarray:
+    """uint32 [K, 4, blocks]."""
+    with zo.use_engine("cpu"):
+        return ops.stage(directions, tensor_id, _MATRIX).numpy().view(np.uint32)
+
+
+def _interleave(drawn: np.ndarray) -> np.ndarray:
+    """The neighbours' words in turn, from [neighbours, 4, blocks]."""
+    return np.ascontiguousarray(drawn.reshape(NEIGHBOURS, -1).T).ravel()

@@ -1,0 +1,98 @@
+"""Two small losses whose gradient is known, as closures that remember at which weights they were evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+WIDTH = 24
+"""Of the network, whose two layers have the same shapes."""
+
+
+class Problem:
+    """A model, a batch and a loss: what a closure is made of.
+
+    Args:
+        model: Its parameters are trained.
+        x: Inputs of the batch.
+        y: Targets.
+        loss: From (output, target) to a scalar.
+    """
+
+    def __init__(
+        self, model: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
+    ) -> None:
+        self.model, self.x, self.y, self.loss = model, x, y, loss
+        self.params = list(model.parameters())
+
+    def value(self) -> Tensor:
+        """The loss at what the parameters hold, a scalar."""
+        return self.loss(self.model(self.x), self.y)
+
+    def gradients(self) -> list[Tensor]:
+        """The true gradient here, by backpropagation: one tensor a parameter, in its shape and dtype."""
+        with torch.enable_grad():
+            return list(torch.autograd.grad(self.value(), self.params))
+
+
+class Closure:
+    """What the optimizer is given: it evaluates the loss, and keeps the weights of each evaluation.
+
+    Attributes:
+        problem: With ``model``, ``x``, ``y`` and ``loss``, for optimizers that take these instead of a closure.
+        seen: The weights at each call, float64 [d], all parameters one after the other.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.seen: list[Tensor] = []
+
+    def __call__(self) -> Tensor:
+        """The loss, a scalar tensor."""
+        # An optimizer may trace the closure by modes of torch; the look at the weights is none of its business.
+        with torch._C.DisableTorchFunction(), _disable_current_modes():
+            self.seen.append(flat(self.problem.params))
+        return self.problem.value()
+
+
+def flat(tensors: Sequence[Tensor]) -> Tensor:
+    """A copy of all of them, one after the other, float64 [d] on the CPU."""
+    return torch.cat([tensor.detach().to("cpu", torch.float64).flatten() for tensor in tensors])
+
+
+def make_network(device: str = "cpu") -> Problem:
+    """A ReLU network of 1 200 weights with a squared error: tensors [24, 24], [24], [24, 24], [24]."""
+    generator = torch.Generator().manual_seed(2026)
+    first, second = (nn.utils.skip_init(nn.Linear, WIDTH, WIDTH) for _ in range(2))
+    model = nn.Sequential(first, nn.ReLU(), second)
+    with torch.no_grad():
+        for param in model.parameters():
+            param.copy_(torch.randn(param.shape, generator=generator) * 0.3)
+    x, y = (torch.randn(8, WIDTH, generator=generator) for _ in range(2))
+    return Problem(model.to(device), x.to(device), y.to(device), F.mse_loss)
+
+
+class _Linear(nn.Module):
+    """⟨slope, weight⟩ in float32, whatever the weight's dtype."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, slope: Tensor) -> Tensor:
+        return (self.weight.float() * slope).sum()
+
+
+def make_linear(rows: int, cols: int, dtype: torch.dtype = torch.float32) -> Problem:
+    """A linear loss of one weight [rows, cols], whose elements lie in ±[1, 2): equally far apart in any dtype."""
+    generator = torch.Generator().manual_seed(2027)
+    magnitude = 1.0 + torch.rand(rows, cols, generator=generator)
+    weight = (magnitude * (torch.rand(rows, cols, generator=generator) - 0.5).sign()).to(dtype)
+    slope = torch.randn(rows, cols, generator=generator) / (rows * cols) ** 0.5
+    # Nothing is left at the start, so that float32 resolves the differences.
+    start = (weight.float() * slope).sum()
+    return Problem(_Linear(weight), slope, start, lambda output, target: output - target)
