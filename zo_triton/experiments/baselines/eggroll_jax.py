@@ -37,7 +37,9 @@ class EggrollJax(Contender):
         self._weights = to_jax(self.layers)
         self._state = self._optimizer.init(self._weights)
         self._key = jax.random.PRNGKey(setting.seed)
-        self._step: Any = jax.jit(_make_step(self._optimizer, setting.directions, sigma), donate_argnums=(0, 1))
+        self._step: Any = jax.jit(
+            _make_step(self._optimizer, setting.directions, sigma), donate_argnums=(0, 1)
+        )
 
     def step(self, x: Tensor, y: Tensor) -> float:
         """One update; returns the mean of the 2K losses."""
