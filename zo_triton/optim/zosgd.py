@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from math import isfinite
 from typing import Any
@@ -14,8 +14,9 @@ from zo_triton import ops
 from zo_triton.difference import Plan
 from zo_triton.directions import Directions
 from zo_triton.optim.aggregators import get_aggregator
-from zo_triton.optim.checks import check_eps, check_evaluation, check_parameters
+from zo_triton.optim.checks import check_eps, check_evaluation, check_low_precision, check_parameters
 from zo_triton.optim.measure import Measurement, measure
+from zo_triton.optim.stochastic import descend_stochastically
 
 _SAVED = (
     "seed",
@@ -28,6 +29,7 @@ _SAVED = (
     "compute_dtype",
     "rank",
     "rounds",
+    "low_precision",
     "plan",
 )
 _UNSAVED = ("chunk", "strict")
@@ -45,7 +47,8 @@ class ZOSGD(torch.optim.Optimizer):
     Every parameter passed is trained, also with ``requires_grad=False``: no autograd takes part. A
     parameter's place in the groups, all in order, is its id in the field. float16 and bfloat16 parameters
     keep a float32 master copy in the state, in which small updates add up; if a parameter was overwritten
-    from outside (``model.load_state_dict``), its new value is taken over.
+    from outside (``model.load_state_dict``), its new value is taken over. With ``low_precision="stochastic"``
+    there is no copy: the moved weight is rounded up or down at random, right in the mean, and reproducibly.
 
     ``lr``, ``momentum`` and ``weight_decay`` belong to each parameter group, so torch's schedulers work; the
     other settings are attributes and may be changed between steps. The state dict holds them and the
@@ -71,6 +74,7 @@ class ZOSGD(torch.optim.Optimizer):
         rounds: Philox rounds, 10 or 7.
         chunk: Directions evaluated at once; None chooses.
         strict: Refuse functions without an exact difference rule instead of warning.
+        low_precision: How float16 and bfloat16 parameters are updated: "master" or "stochastic".
 
     Attributes:
         steps_done: Successful steps, the ``step`` of the directions drawn next.
@@ -110,10 +114,12 @@ class ZOSGD(torch.optim.Optimizer):
         rounds: int = 10,
         chunk: int | None = None,
         strict: bool = False,
+        low_precision: str = "master",
     ) -> None:
         self.seed, self.directions, self.eps, self.distribution = seed, directions, eps, distribution
         self.sides, self.aggregator, self.compute_dtype = sides, aggregator, compute_dtype
         self.rank, self.rounds, self.chunk, self.strict = rank, rounds, chunk, strict
+        self.low_precision = low_precision
         self.steps_done, self.last, self.plan = 0, None, None
         _check_settings(vars(self))
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -171,6 +177,7 @@ class ZOSGD(torch.optim.Optimizer):
         params, directions = self._parameters(), self.next_directions()
         check_eps(self.eps)
         check_evaluation(self.sides, self.compute_dtype, self.chunk)
+        check_low_precision(self.low_precision)
         for group in self.param_groups:
             _check_group(group)
         if self._checked_field != (self.distribution, self.rank):
@@ -210,12 +217,22 @@ class ZOSGD(torch.optim.Optimizer):
         params: list[Tensor] = group["params"]
         momentum, decay = group["momentum"], group["weight_decay"]
         moves = isinstance(lr, Tensor) or lr != 0
-        ids = range(first_id, first_id + len(params))
+        ids: Sequence[int] = range(first_id, first_id + len(params))
+        if self.low_precision == "stochastic":
+            for tensor_id, param in zip(ids, params, strict=True):
+                if param.dtype not in _FULL:
+                    self.state.get(param, {}).pop("master", None)
+                    buffer = self._momentum_buffer(param) if momentum else None
+                    descend_stochastically(
+                        param, tensor_id, buffer, coefficients, directions, self.compute_dtype, lr, momentum, decay
+                    )  # fmt: skip
+            ids = [i for i, param in zip(ids, params, strict=True) if param.dtype in _FULL]
+            params = [param for param in params if param.dtype in _FULL]
+            if not params:
+                return
         weights = [param if param.dtype in _FULL else self._master(param) for param in params]
         if momentum:
-            buffers = [
-                self._momentum_buffer(param, weight) for param, weight in zip(params, weights, strict=True)
-            ]
+            buffers = [self._momentum_buffer(param) for param in params]
             torch._foreach_mul_(buffers, momentum)
             if decay:
                 torch._foreach_add_(buffers, weights, alpha=decay)
@@ -250,10 +267,11 @@ class ZOSGD(torch.optim.Optimizer):
             state["master"].copy_(param)
         return state["master"]
 
-    def _momentum_buffer(self, param: Tensor, weight: Tensor) -> Tensor:
+    def _momentum_buffer(self, param: Tensor) -> Tensor:
         state = self.state[param]
         if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(weight, requires_grad=False)
+            dtype = param.dtype if param.dtype in _FULL else torch.float32
+            state["momentum_buffer"] = torch.zeros_like(param, dtype=dtype, requires_grad=False)
         return state["momentum_buffer"]
 
     def _parameters(self) -> list[Tensor]:
@@ -286,7 +304,8 @@ class ZOSGD(torch.optim.Optimizer):
             ValueError: It is no state of a ZOSGD, its groups differ, or a saved setting is out of range.
                 Nothing has changed then.
         """
-        settings = dict(state_dict.get("zo", {}))
+        # States saved before there was a choice kept a master copy.
+        settings = {"low_precision": "master", **state_dict.get("zo", {})}
         if set(settings) != set(_SAVED):
             raise ValueError(
                 f"the state dict's entry 'zo' must hold {_SAVED}, got {tuple(settings)}; load one that "
@@ -325,6 +344,7 @@ def _check_settings(settings: dict[str, Any]) -> None:
     check_eps(settings["eps"])
     check_evaluation(settings["sides"], settings["compute_dtype"], settings["chunk"])
     get_aggregator(settings["aggregator"])
+    check_low_precision(settings["low_precision"])
 
 
 def _check_group(group: dict[str, Any]) -> None:
