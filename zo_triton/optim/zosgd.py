@@ -56,7 +56,8 @@ class ZOSGD(torch.optim.Optimizer):
     are left out: they belong to the machine, and change a difference by rounding at most.
 
     If the closure raises, or the loss is NaN or infinite (ValueError), the step has not happened: weights,
-    state and ``steps_done`` are as they were.
+    state, ``steps_done`` and torch's random state are as they were. If memory runs out while directions are
+    evaluated, half as many are tried at once; if one is still too many, MemoryError, and nothing has happened.
 
     Args:
         params: Tensors, named tensors or parameter groups, as for any torch optimizer.
@@ -163,11 +164,13 @@ class ZOSGD(torch.optim.Optimizer):
             The base loss, before the move.
 
         Raises:
+            MemoryError: Not even one direction at a time fits in memory.
             TypeError: The closure returned neither a tensor nor a number.
             ValueError: There is no closure, the loss is not a finite scalar, or a setting is out of range.
 
         Warns:
-            RuntimeWarning: Some directions' differences were not finite and have been left out.
+            RuntimeWarning: Some directions' differences were not finite and have been left out, or memory ran
+                out and fewer directions were evaluated at once.
         """
         if closure is None:
             raise ValueError(
@@ -195,6 +198,7 @@ class ZOSGD(torch.optim.Optimizer):
             self._plan(),
         )
         coefficients = measurement.coefficients(params, self.aggregator)
+        self._make_state()
         first_id = 0
         for group in self.param_groups:
             self._descend(group, first_id, coefficients, directions, float(group["lr"]))
@@ -266,6 +270,21 @@ class ZOSGD(torch.optim.Optimizer):
         elif not ops.is_replayable() and not torch.equal(state["master"].to(param.dtype), param):
             state["master"].copy_(param)
         return state["master"]
+
+    def _make_state(self) -> None:
+        """Makes what the step will keep before anything moves, so that running out of memory here moves nothing."""
+        before = {param: dict(state) for param, state in self.state.items()}
+        try:
+            for group in self.param_groups:
+                for param in group["params"]:
+                    if group["momentum"]:
+                        self._momentum_buffer(param)
+                    if param.dtype not in _FULL and self.low_precision == "master":
+                        self._master(param)
+        except BaseException:
+            self.state.clear()
+            self.state.update(before)
+            raise
 
     def _momentum_buffer(self, param: Tensor) -> Tensor:
         state = self.state[param]
