@@ -75,6 +75,7 @@ def networks(draw):
     return function, trained
 
 
+@share(0.5)
 @given(networks(), st.data(), EPS, st.integers(1, 2), st.sampled_from(["cpu", "reference"]))
 def test_differences_are_the_float64_finite_differences(network, data, eps, sides, engine):
     function, params = network
@@ -94,7 +95,7 @@ def test_differences_are_the_float64_finite_differences(network, data, eps, side
     assert all(torch.equal(param, old) for param, old in zip(params, before, strict=True))
 
 
-@share(0.5)
+@share(0.3)
 @given(networks(), st.data(), st.integers(1, 2))
 def test_chunks_change_nothing_beyond_rounding(network, data, sides):
     function, params = network

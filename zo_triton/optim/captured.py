@@ -10,6 +10,7 @@ from torch import Tensor
 from zo_triton import difference, ops
 from zo_triton.optim.aggregators import get_aggregator
 from zo_triton.optim.black_box import BlackBox
+from zo_triton.optim.checks import LARGEST_SLOPE
 from zo_triton.optim.zosgd import ZOSGD
 
 REPLAYABLE = ("average", "normalized", "best")
@@ -149,7 +150,7 @@ class CapturedStep:
             )
             slopes = found if optimizer.sides == 1 else (found[:, 0] - found[:, 1]) / 2
             slopes = slopes / optimizer.eps
-            usable = slopes.isfinite().all() & loss.isfinite().all()
+            usable = (slopes.abs() < LARGEST_SLOPE).all() & loss.isfinite().all()
             coefficients = get_aggregator(optimizer.aggregator)(slopes, _no_gram)
             if scales is not None:
                 coefficients = coefficients * scales

@@ -11,6 +11,10 @@ from torch import Tensor
 from zo_triton.directions import Directions
 
 LOW_PRECISION = ("master", "stochastic")
+LARGEST_SLOPE = 2.0**60
+LARGEST_LR = 2.0**40
+"""A step along a slope this steep at this rate is far from float32's range: weights can't silently overflow."""
+
 COMPUTE_DTYPES = (torch.float32, torch.bfloat16)
 
 

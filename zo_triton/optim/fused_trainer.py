@@ -15,7 +15,7 @@ from torch.optim import SGD, Adam, Optimizer
 from zo_triton import ops
 from zo_triton.difference import Plan
 from zo_triton.directions import Directions
-from zo_triton.optim.checks import check_eps, check_evaluation, check_parameters
+from zo_triton.optim.checks import LARGEST_SLOPE, check_eps, check_evaluation, check_parameters
 from zo_triton.optim.estimate import write_gradients
 from zo_triton.optim.measure import measure
 
@@ -165,7 +165,7 @@ class FusedTrainer:
                 "checkpoint with a lower lr."
             )
         projected = found if self.sides == 1 else (found[::2] - found[1::2]) / np.float32(2)
-        usable = np.isfinite(projected)
+        usable = np.abs(projected / np.float32(self.eps)) < LARGEST_SLOPE
         count = np.count_nonzero(usable)
         if count == 0:
             raise ValueError(

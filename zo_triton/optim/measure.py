@@ -17,6 +17,7 @@ from zo_triton.difference import NotATensorError, Plan
 from zo_triton.directions import Directions
 from zo_triton.optim.aggregators import get_aggregator
 from zo_triton.optim.black_box import BlackBox, black_box_differences
+from zo_triton.optim.checks import LARGEST_SLOPE
 
 _warned_closures: set[str] = set()
 
@@ -30,7 +31,7 @@ class Measurement:
         projected: Projected gradients c_k, [K] float32: ΔL/ε, or (ΔL₊ - ΔL₋)/2ε with two sides. The slope
             along the direction as it was walked, its scale included.
         differences: L(θ + sεz_k) - L(θ), float32 [K], or [K, 2] with the plus side first.
-        usable: [K] bool, False where the projected gradient is not finite; None where all are.
+        usable: [K] bool, False where the projected gradient is not finite, or beyond 2**60; None where all are.
         scales: [K] float32 factors on ε (``sphere``), or None where they are 1.
         directions: The directions walked.
         compute_dtype: The dtype whose rounding defines z.
@@ -141,10 +142,10 @@ def measure(
 
 
 def _judge(value: Tensor, found: Tensor, eps: float, sides: int) -> tuple[float, Tensor, Tensor | None]:
-    """Loss, projected gradients and which of them are finite (None: all); refuses what no step can use."""
+    """Loss, projected gradients and which of them are usable (None: all); refuses what no step can use."""
     loss = _checked_loss(value)
     projected = found / eps if sides == 1 else (found[:, 0] - found[:, 1]) / (2 * eps)
-    usable = projected.isfinite()
+    usable = projected.abs() < LARGEST_SLOPE  # which a NaN is not
     if bool(usable.all()):
         return loss, projected, None
     _report_unusable(usable, loss, eps)
@@ -191,11 +192,12 @@ def _report_unusable(usable: Tensor, loss: float, eps: float) -> None:
     if missing == total:
         raise ValueError(
             f"the loss is {loss} but its difference along each of the {total} directions is NaN or "
-            f"infinite: the step is refused and the weights stay as they are; lower eps={eps}."
+            "infinite, or its slope beyond 2**60: the step is refused and the weights stay as they are; lower "
+            f"eps={eps}."
         )
     warnings.warn(
-        f"the loss difference along {missing} of {total} directions is NaN or infinite; they are left out of "
-        f"this step. Lower eps={eps} if this goes on.",
+        f"the loss difference along {missing} of {total} directions is NaN or infinite, or its slope beyond "
+        f"2**60; they are left out of this step. Lower eps={eps} if this goes on.",
         RuntimeWarning,
         stacklevel=3,
     )

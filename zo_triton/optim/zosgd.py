@@ -14,7 +14,13 @@ from zo_triton import ops
 from zo_triton.difference import Plan
 from zo_triton.directions import Directions
 from zo_triton.optim.aggregators import get_aggregator
-from zo_triton.optim.checks import check_eps, check_evaluation, check_low_precision, check_parameters
+from zo_triton.optim.checks import (
+    LARGEST_LR,
+    check_eps,
+    check_evaluation,
+    check_low_precision,
+    check_parameters,
+)
 from zo_triton.optim.measure import Measurement, measure
 from zo_triton.optim.stochastic import descend_stochastically
 
@@ -370,6 +376,8 @@ def _check_group(group: dict[str, Any]) -> None:
     lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
     if not lr >= 0 or not isfinite(lr):
         raise ValueError(f"lr must be finite and not negative, got {lr}.")
+    if lr > LARGEST_LR:
+        raise ValueError(f"lr must be at most 2**40, got {lr}: such a step leaves the range of float32.")
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum must be in [0, 1), got {momentum}.")
     if not decay >= 0 or not isfinite(decay):
