@@ -6,12 +6,23 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if shutil.which("nvidia-smi") is None and shutil.which("rocm-smi") is None:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # Modules that tests share are imported by name, which pytest's importlib mode needs help with.
 sys.path.insert(0, str(Path(__file__).parent))
+
+# Properties try the same 100 inputs in every run; the nightly profile draws new ones, twenty times as many.
+CALM = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+}
+settings.register_profile("ci", max_examples=100, derandomize=True, **CALM)
+settings.register_profile("nightly", max_examples=2000, print_blob=True, **CALM)
+NIGHTLY = os.environ.get("ZO_TRITON_NIGHTLY") == "1"
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("nightly" if NIGHTLY else "ci"))
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ CALLS = {
     "sample": lambda: (torch.empty(4, 5, 3), D, 0, torch.float32),
     "accumulate": lambda: ([torch.zeros(5, 3), torch.zeros(7)], [0, 1], torch.ones(4), D, torch.float32),
     "gram": lambda: (torch.empty(4, 4, dtype=torch.float64), [torch.zeros(5, 3)], [0], D, torch.float32),
+    "stochastic_add": lambda: (torch.ones(5, 3, dtype=torch.bfloat16), torch.full((5, 3), 1e-3), D, 0),
     "perturbed_linear": lambda: (
         torch.empty(4, 6, 3), torch.randn(6, 5), torch.randn(4, 6, 5), torch.randn(3, 5), torch.randn(6, 3),
         D, 0, 1, EPS, "relu",

@@ -21,16 +21,21 @@ DISTRIBUTIONS = ("rademacher", "gaussian", "uniform", "laplace", "sphere")
 PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
 
-PART_WHOLE, PART_LEFT, PART_RIGHT = 0, 1, 2
-"""Which matrix of a tensor is drawn: the tensor itself, or the factors A and B of a low-rank A·Bᵀ/√r."""
+PART_WHOLE, PART_LEFT, PART_RIGHT, PART_ROUNDING = 0, 1, 2, 3
+"""What of a tensor is drawn: itself, the factors A and B of a low-rank A·Bᵀ/√r, or the words that round it."""
 
 PART_SHIFT = 30
-"""The part stands in the two highest bits of the tensor's counter word: factors never share a block."""
+"""The part stands in the two highest bits of the tensor's counter word: no two share a block."""
 
 ROWS_PER_BLOCK = 4
 SIGN_COLUMNS_PER_BLOCK = 32
 MAX_BLOCKS = 2**32
 MAX_TENSORS = 2**PART_SHIFT
+
+MANTISSA_BITS = {"float16": 10, "bfloat16": 7}
+SMALLEST_EXPONENT = {"float16": -14, "bfloat16": -126}
+LARGEST_PATTERN = {"float16": 0x7BFF, "bfloat16": 0x7F7F}
+"""The formats that stochastic rounding rounds to; the last are the bits of the largest finite value."""
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ VARIANTS = [
     "gram rademacher",
     "gram rank 4",
     "activation gelu",
+    "stochastic add bf16",
 ]
 
 COMPILE = """

@@ -99,7 +99,7 @@ def png_header(width, height):
             for kept in (300, -1000, -10, -2, -1)
         ],
         (encoded()[:20], "is no whole JPEG or PNG image"),
-        (encoded("PNG")[:-200], "is no whole JPEG or PNG image .*truncated"),
+        (encoded("PNG")[:-200], "is no whole JPEG or PNG image .*runcated"),
     ],
     ids=["empty", "text", "gif", "tiff", "size", "16-bit", "bomb", "png-header"]
     + [f"cut-{kept}" for kept in (300, -1000, -10, -2, -1, 20)]

@@ -306,3 +306,16 @@ def test_a_number_is_handed_back_after_one_run(model):
     assert isinstance(caught.value, TypeError)
     assert isinstance(caught.value.value, float)
     assert len(runs) == 1
+
+
+def test_the_mean_of_no_elements_has_a_rule():
+    weight = torch.randn(3, 4)
+    value, found = differences(
+        lambda: F.linear(INPUTS[:0], weight).mean(1).sum() + weight.sum(),
+        [weight],
+        DIRECTIONS,
+        1e-3,
+        strict=True,
+    )
+    torch.testing.assert_close(value, weight.sum())
+    assert found.isfinite().all()

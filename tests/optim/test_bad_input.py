@@ -11,6 +11,7 @@ from zo_triton.optim import ZOSGD, BlackBox, estimate_gradient
 SETTINGS = [
     ({"lr": -0.1}, ValueError, "lr must be finite and not negative, got -0.1"),
     ({"lr": math.nan}, ValueError, "lr must be finite and not negative, got nan"),
+    ({"lr": 1e30}, ValueError, r"lr must be at most 2\*\*40, got 1e\+30"),
     ({"lr": math.inf}, ValueError, "lr must be finite and not negative, got inf"),
     ({"eps": 0.0}, ValueError, "eps must be positive and finite, got 0.0"),
     ({"eps": -1e-3}, ValueError, "eps must be positive and finite, got -0.001"),
@@ -194,3 +195,13 @@ def test_no_direction_with_a_finite_difference():
         opt.step(BlackBox(lambda: math.nan if next(calls) else 1.0))
     assert torch.equal(weight, torch.zeros(3))
     assert opt.steps_done == 0
+
+
+@pytest.mark.parametrize("wrap", [lambda closure: closure, BlackBox], ids=["tensor", "black-box"])
+def test_a_slope_that_would_overflow_the_weights_is_refused(wrap):
+    weight = torch.zeros(3)
+    opt = ZOSGD([weight], lr=1e12, directions=2, momentum=0.9)
+    with pytest.raises(ValueError, match=r"or its slope beyond 2\*\*60: the step is refused"):
+        opt.step(wrap(lambda: (weight * 1e19).sum()))
+    assert torch.equal(weight, torch.zeros(3))
+    assert not opt.state

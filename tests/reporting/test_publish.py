@@ -1,4 +1,5 @@
 import os
+import sys
 
 import pytest
 
@@ -31,7 +32,7 @@ def test_a_new_report_replaces_the_old_one_whole(short_record, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("where", ["drawing", "first rename", "second rename"])
+@pytest.mark.parametrize("where", ["drawing", "exchange", "first rename", "second rename"])
 def test_a_crash_leaves_the_old_report(short_record, tmp_path, monkeypatch, where):
     target = tmp_path / "out"
     publish(short_record, target)
@@ -46,9 +47,13 @@ def test_a_crash_leaves_the_old_report(short_record, tmp_path, monkeypatch, wher
             raise KeyboardInterrupt
         rename(source, destination)
 
+    module = sys.modules["zo_triton.reporting.publish"]  # hidden by its function as the package's attribute
     if where == "drawing":
         monkeypatch.setattr(figures, "draw_all", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    elif where == "exchange":
+        monkeypatch.setattr(module, "exchange", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     else:
+        monkeypatch.setattr(module, "exchange", lambda *a: False)
         monkeypatch.setattr(os, "rename", failing)
     with pytest.raises(KeyboardInterrupt):
         publish(short_record, target)

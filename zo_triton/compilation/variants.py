@@ -23,6 +23,7 @@ from zo_triton.kernels.gram import gram
 from zo_triton.kernels.launch import recording
 from zo_triton.kernels.mlp import launch_mlp_differences
 from zo_triton.kernels.perturbed_linear import launch_perturbed_linear
+from zo_triton.kernels.rounding import stochastic_add
 from zo_triton.kernels.sample import sample
 from zo_triton.kernels.stage import stage
 from zo_triton.kernels.windows import largest_difference
@@ -152,6 +153,10 @@ def _stage(config: Config | None) -> None:
     stage(Directions(0, 0, 2), 0, 512, 1024, torch.device("cpu"))
 
 
+def _rounded(dtype: torch.dtype, config: Config | None) -> None:
+    stochastic_add(torch.empty(1024, 1024, dtype=dtype), torch.empty(1024, 1024), Directions(0, 0, 2), 0)
+
+
 def _activation(name: str, config: Config | None) -> None:
     activation_difference(torch.empty(4, 256, 512), torch.empty(256, 512), torch.empty(4, 256, 512), name)
 
@@ -250,6 +255,8 @@ VARIANTS: dict[str, Variant] = {
     "sample laplace": Variant("sample", partial(_sample, "laplace")),
     "sample gaussian": Variant("sample", partial(_sample, "gaussian")),
     "stage signs": Variant("stage", _stage),
+    "stochastic add bf16": Variant("stochastic_add", partial(_rounded, torch.bfloat16)),
+    "stochastic add fp16": Variant("stochastic_add", partial(_rounded, torch.float16)),
     "activation gelu": Variant("activation_difference", partial(_activation, "gelu")),
     "largest of 3x3": Variant("largest_difference", _windows),
     "cross entropy": Variant("cross_entropy_difference", _cross_entropy),

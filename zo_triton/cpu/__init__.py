@@ -9,6 +9,7 @@ from zo_triton.cpu.gram import gram
 from zo_triton.cpu.mlp import mlp_differences
 from zo_triton.cpu.mlp_step import mlp_measure, mlp_update
 from zo_triton.cpu.perturbed_linear import perturbed_linear
+from zo_triton.cpu.rounding import stochastic_add
 from zo_triton.cpu.sample import sample, stage
 from zo_triton.cpu.threads import one_pool
 from zo_triton.cpu.windows import largest_difference
@@ -29,6 +30,7 @@ __all__ = [
     "perturbed_linear",
     "sample",
     "stage",
+    "stochastic_add",
 ]
 
 keep_freed_memory()

@@ -68,7 +68,7 @@ def _counter_of(source, i):
 
 
 @device
-def _philox_words(out, count, blocks, indices, word, key):
+def philox_words(out, count, blocks, indices, word, key):
     """Four words of each of ``count`` blocks of one tensor: out uint32 [4, at least count].
 
     ``blocks`` and ``indices``, the directions', are what :func:`_counter` takes.
@@ -105,7 +105,7 @@ def sign_words(out, row_block, word, index, key):
             for i in range(each):
                 blocks[k * each + i] = uint32(row_block * width + i)
                 indices[k * each + i] = uint32(index + first + k)
-        _philox_words(words, some * each, blocks, indices, uint32(word), key)
+        philox_words(words, some * each, blocks, indices, uint32(word), key)
         for k in range(some):
             for lane in range(4):
                 for block_row in range(rows // 4):
@@ -120,7 +120,7 @@ def real_rows(out, row_block, word, index, key, code):
     cols = out.shape[1]
     scratch = np.empty((4, cols), np.uint32)
     blocks, indices = (uint32(row_block * cols), uint32(1)), (uint32(index), uint32(0))
-    _philox_words(scratch, cols, blocks, indices, uint32(word), key)
+    philox_words(scratch, cols, blocks, indices, uint32(word), key)
     if code == GAUSSIAN:
         for pair in range(2):
             for column in range(cols):

@@ -190,6 +190,9 @@ def decode_image(path: Path) -> np.ndarray:
     try:
         # Formats are named so that no other decoder of Pillow's, some of which start programs, ever runs.
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
+            # A PNG's checksums, which decoding does not look at; an image that was verified must be opened again.
+            image.verify()
+        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
             found = f"{image.height}×{image.width} pixels of the kind {image.mode}"
             if (image.height, image.width) == SHAPE[1:] and image.mode in PILLOW_MODES:
                 return np.asarray(image.convert("RGB"))

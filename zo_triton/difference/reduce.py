@@ -57,10 +57,11 @@ def mean(
     **rest: Any,
 ) -> Any:
     """ΣΔ/n."""
-    if more or base.numel() == 0:
+    if more:
         return NotImplemented
     total = _reduce(mode, base, input, rest.get("axis", dim), rest.get("keepdims", keepdim))
-    return total / (input.numel() / base.numel())
+    # Of no elements there is nothing to divide.
+    return total / (input.numel() / base.numel()) if base.numel() else total
 
 
 @rule("cumsum")

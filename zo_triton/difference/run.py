@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from torch import Tensor
 from zo_triton import ops
 from zo_triton.difference.arguments import check_params, check_settings
 from zo_triton.difference.errors import NotATensorError
+from zo_triton.difference.exhaustion import halved, is_out_of_memory, make_room, report_shrunk
 from zo_triton.difference.mode import DifferenceMode
 from zo_triton.difference.plan import Plan, RestartError
 from zo_triton.difference.random_state import RandomState
@@ -55,7 +57,9 @@ def differences(
 
     The closure runs once (once a chunk of directions, with torch's random state and the buffers that it wrote
     put back, so that each run is the same) under ``torch.no_grad()``. Inside it tensors, ``.item()`` and
-    control flow are those of the base. No parameter is modified; buffers are as after one ordinary run.
+    control flow are those of the base. No parameter is modified; buffers are as after one ordinary run. If it
+    fails, buffers and random state are as before the call. Where memory runs out, half as many directions are
+    tried at once, down to one.
 
     Args:
         closure: Takes no argument, returns a tensor of any shape: a loss, per-sample losses, logits.
@@ -64,7 +68,7 @@ def differences(
         eps: Smoothing radius ε > 0.
         sides: 1 for L(θ+εz) − L(θ); 2 for that and L(θ−εz) − L(θ).
         compute_dtype: Of the activations' differences: float32, or bfloat16 for speed. Losses stay float32.
-        chunk: Directions evaluated at once; None for as many as the memory budget allows. Beyond
+        chunk: Directions evaluated at once, at most; None for as many as the memory budget allows. Beyond
             float32 rounding no value depends on it.
         strict: Refuse a torch function without a difference rule instead of subtracting its values.
         scales: [K] float32 factor on ε for each direction; None for the distribution's own (``sphere``) or 1.
@@ -76,8 +80,12 @@ def differences(
     Raises:
         TypeError: A parameter is no floating-point tensor, ``directions`` is no :class:`Directions`, or the
             closure returns something else than a tensor (:class:`NotATensorError`, which holds it).
+        MemoryError: Not even one direction at a time fits in memory.
         ValueError: Anything else that is out of range, a closure whose value depends on no parameter, or an
             in-place function that differences can't follow.
+
+    Warns:
+        RuntimeWarning: Memory ran out; the message says how many directions at once it was enough for.
     """
     value, found, _ = measure(closure, params, directions, eps, sides, compute_dtype, chunk, strict, scales)
     return value, found
@@ -94,11 +102,13 @@ def measure(
     strict: bool = False,
     scales: Tensor | None = None,
     plan: Plan | None = None,
+    accept: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Measurement:
     """:func:`differences` for a caller that measures the same closure again and again.
 
-    Args are those of :func:`differences`, and ``plan``: the plan of the last measurement, which saves this
-    one from starting twice.
+    Args are those of :func:`differences`; ``plan``: the plan of the last measurement, which saves this one from
+    starting twice; and ``accept``, which gets the value and the differences, and raises if they are no good: then
+    what the closure wrote is put back as well.
     """
     params = list(params)
     check_params(params, directions)
@@ -115,13 +125,17 @@ def measure(
     budget = BUDGET_CPU if device.type == "cpu" else BUDGET_GPU
     start = None if ops.is_replayable() else RandomState.capture(device)
     first, again, value = 0, False, None
+    too_many, short = 0, False  # the largest chunk that did not fit; whether the last attempt failed for it
     parts: list[Tensor] = []
-    with torch.no_grad(), ops.whole_step(device):
+    with torch.no_grad(), ops.whole_step(device), _restored_on_failure(start):
         while first < directions.num:
             if again:
                 assert start is not None, "what is replayable evaluates all directions at once"
                 start.restore()
             again = True
+            if short:
+                make_room(device)
+                short = False
             some = directions if plan.chunk >= directions.num else directions[first : first + plan.chunk]
             steps = signed_eps[first * sides : (first + some.num) * sides]
             mode = DifferenceMode(params, some, steps, compute_dtype, plan, budget, strict)
@@ -132,23 +146,44 @@ def measure(
                 else:
                     with uncompiled(plan.compiled):
                         base, part = _run_once(closure, mode)
+                value = base if value is None else _check_same(value, base)
                 if first + some.num < directions.num:
                     mode.undo()
+                else:
+                    found = torch.cat([*parts, part]) if parts else part
+                    found = found.view(directions.num, *(() if sides == 1 else (2,)), *value.shape)
+                    if accept is not None:
+                        accept(value, found)
             except RestartError as restart:
                 mode.undo()
                 plan = restart.plan
                 continue
-            except BaseException:
+            except BaseException as error:
                 mode.undo()
-                raise
+                if start is None or not is_out_of_memory(error):
+                    raise
+                plan, short = halved(plan, some.num, error), True
+                too_many = max(too_many, some.num)
+                continue
             finally:
                 mode.close()
-            value = base if value is None else _check_same(value, base)
             parts.append(part)
             first += some.num
     assert value is not None
-    found = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return Measurement(value, found.view(directions.num, *(() if sides == 1 else (2,)), *value.shape), plan)
+    if too_many:
+        report_shrunk(too_many, plan.chunk)
+    return Measurement(value, found, plan)
+
+
+@contextmanager
+def _restored_on_failure(state: RandomState | None) -> Iterator[None]:
+    """Puts torch's random state back if the block raises: what has failed can be tried again as it was."""
+    try:
+        yield
+    except BaseException:
+        if state is not None:
+            state.restore()
+        raise
 
 
 def _run_once(closure: Callable[[], Any], mode: DifferenceMode) -> tuple[Tensor, Tensor]:

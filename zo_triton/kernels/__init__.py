@@ -9,6 +9,7 @@ from zo_triton.kernels.gram import gram
 from zo_triton.kernels.mlp import launch_mlp_differences as mlp_differences
 from zo_triton.kernels.mlp import mlp_fits as mlp_fits
 from zo_triton.kernels.perturbed_linear import launch_perturbed_linear as perturbed_linear
+from zo_triton.kernels.rounding import stochastic_add
 from zo_triton.kernels.sample import sample
 from zo_triton.kernels.stage import stage
 from zo_triton.kernels.windows import largest_difference
@@ -24,4 +25,5 @@ __all__ = [
     "perturbed_linear",
     "sample",
     "stage",
+    "stochastic_add",
 ]

@@ -15,7 +15,7 @@ from zo_triton.ops.engines import (
     use_engine,
     whole_step,
 )
-from zo_triton.ops.field import accumulate, direction_scales, gram, sample, stage
+from zo_triton.ops.field import accumulate, direction_scales, gram, sample, stage, stochastic_add
 from zo_triton.ops.grid import accumulate_on_grid, on_grid
 from zo_triton.ops.layers import (
     activation_difference,
@@ -54,6 +54,7 @@ __all__ = [
     "replayable",
     "sample",
     "stage",
+    "stochastic_add",
     "use_engine",
     "whole_step",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from zo_triton.directions import Directions, matrix_shape
+from zo_triton.directions import MANTISSA_BITS, MAX_BLOCKS, ROWS_PER_BLOCK, Directions, matrix_shape
 from zo_triton.memory import empty
 from zo_triton.ops.engines import engine_on, is_replayable
 from zo_triton.ops.registry import call
@@ -83,6 +83,39 @@ def accumulate(
         dtype: The compute dtype that the differences were measured in.
     """
     call("accumulate", tensors[0].device, list(tensors), list(tensor_ids), coefficients, directions, dtype)
+
+
+def stochastic_add(tensor: Tensor, update: Tensor, directions: Directions, tensor_id: int) -> None:
+    """``tensor += update`` in place, rounded stochastically: each element's mean is the exact sum.
+
+    Rounding up or down is decided by words of the field that no direction uses, named by seed, step, tensor and
+    element: the same everywhere and in every repetition. A finite sum never becomes infinite: beyond the largest
+    finite value it becomes that. NaN and infinities pass. An update below 2⁻³² of the weight's spacing is lost.
+
+    Args:
+        tensor: float16 or bfloat16.
+        update: float32, of the same shape and device.
+        directions: Supplies seed, step and rounds.
+        tensor_id: Its position in the list of trained parameters.
+
+    Raises:
+        TypeError: The tensor is neither float16 nor bfloat16, or the update not float32.
+        ValueError: The shapes differ, or the tensor has more than 2**34 elements.
+    """
+    if str(tensor.dtype).removeprefix("torch.") not in MANTISSA_BITS or update.dtype != torch.float32:
+        raise TypeError(
+            f"stochastic_add adds a float32 update to a float16 or bfloat16 tensor, got {update.dtype} and "
+            f"{tensor.dtype}."
+        )
+    if tensor.shape != update.shape:
+        raise ValueError(
+            f"the update must have the tensor's shape {tuple(tensor.shape)}, got {tuple(update.shape)}."
+        )
+    if tensor.numel() > MAX_BLOCKS * ROWS_PER_BLOCK:
+        raise ValueError(
+            f"a tensor of {tensor.numel()} elements has more than 2**34, which the field can't round; split it."
+        )
+    call("stochastic_add", tensor.device, tensor, update, directions, tensor_id)
 
 
 def gram(

@@ -16,6 +16,7 @@ SCHEMAS = {
     "accumulate": "(Tensor(a!)[] tensors, int[] tensor_ids, Tensor coefficients, int[] directions, "
     "ScalarType dtype) -> ()",
     "gram": "(Tensor(a!) out, Tensor[] tensors, int[] tensor_ids, int[] directions, ScalarType dtype) -> ()",
+    "stochastic_add": "(Tensor(a!) out, Tensor update, int[] directions, int tensor_id) -> ()",
     "perturbed_linear": "(Tensor(a!) out, Tensor base, Tensor? difference, Tensor weight, Tensor? base_output, "
     "int[] directions, int weight_id, int bias_id, Tensor signed_eps, str activation) -> ()",
     "mlp_differences": "(Tensor(a!) out, Tensor[] inputs, Tensor[] outputs, Tensor[] weights, int[] weight_ids, "

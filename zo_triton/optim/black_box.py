@@ -25,7 +25,7 @@ class BlackBox:
     torch functions do not see. Each evaluation writes W + sεz into the live parameters and calls the closure
     under ``no_grad``, with torch's random state put back first, so that all see the same dropout masks. Then
     the weights are copied back from a saved copy: they are bit for bit what they were, whatever the closure
-    raises. The random state is left as one single run leaves it.
+    raises. The random state is left as one single run leaves it, or as it was if one fails.
 
     Two limits: a difference of two float32 losses loses digits as ε shrinks, so prefer ε near 1e-3; and state
     that the closure itself changes (BatchNorm's running statistics) changes at every evaluation.
@@ -60,6 +60,7 @@ def black_box_differences(
     sides: int = 1,
     compute_dtype: torch.dtype = torch.float32,
     scales: Tensor | None = None,
+    accept: Callable[[Tensor, Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Loss differences by moving the live weights, one evaluation after the other.
 
@@ -71,6 +72,7 @@ def black_box_differences(
         sides: 1 for L(θ+εz) - L(θ), 2 for the plus and the minus side.
         compute_dtype: Dtype whose rounding defines z, as in difference propagation.
         scales: [K] float32 factors on ε, or None where they are 1.
+        accept: Gets what is returned, and raises if it is no good: then the random state is as before.
 
     Returns:
         The base loss [] float64, and the differences, float32 [K] or [K, 2], plus side first.
@@ -83,11 +85,11 @@ def black_box_differences(
     evaluations = [(k, side) for k in range(directions.num) for side in (1.0, -1.0)[:sides]]
     losses = []
     factors = [1.0] * directions.num if scales is None else scales.tolist()
-    before = RandomState.capture(device)
+    before = after = RandomState.capture(device)
     with torch.no_grad():
-        base = _number(closure())
-        after = RandomState.capture(device)
         try:
+            base = _number(closure())
+            drawn = RandomState.capture(device)
             with _restored(params) as saved:
                 for index, (k, side) in enumerate(evaluations):
                     signed_eps = side * eps * factors[k]
@@ -96,11 +98,16 @@ def black_box_differences(
                         _warn_if_swallowed(params, saved, eps)
                     before.restore()
                     losses.append(_number(closure()))
+            value = torch.tensor(base, dtype=torch.float64)
+            differences = torch.tensor(losses, dtype=torch.float64) - value
+            shape = (directions.num,) if sides == 1 else (directions.num, 2)
+            differences = differences.float().view(shape).to(device)
+            if accept is not None:
+                accept(value, differences)
+            after = drawn
         finally:
             after.restore()
-    differences = torch.tensor(losses, dtype=torch.float64) - base
-    shape = (directions.num,) if sides == 1 else (directions.num, 2)
-    return torch.tensor(base, dtype=torch.float64), differences.float().view(shape).to(device)
+    return value, differences
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor
 from zo_triton import difference, ops
 from zo_triton.optim.aggregators import get_aggregator
 from zo_triton.optim.black_box import BlackBox
+from zo_triton.optim.checks import LARGEST_SLOPE
 from zo_triton.optim.descent import descend
 from zo_triton.optim.zosgd import ZOSGD
 
@@ -155,7 +156,7 @@ class CapturedStep:
             )
             slopes = found if optimizer.sides == 1 else (found[:, 0] - found[:, 1]) / 2
             slopes = slopes / optimizer.eps
-            usable = slopes.isfinite().all() & loss.isfinite().all()
+            usable = (slopes.abs() < LARGEST_SLOPE).all() & loss.isfinite().all()
             coefficients = get_aggregator(optimizer.aggregator)(slopes, _no_gram)
             if scales is not None:
                 coefficients = coefficients * scales
@@ -164,7 +165,7 @@ class CapturedStep:
             for group, (_, rate) in zip(optimizer.param_groups, self._rates, strict=True):
                 descend(
                     group["params"], first_id, optimizer.state, rate, group["momentum"], group["weight_decay"],
-                    coefficients, directions, optimizer.compute_dtype,
+                    coefficients, directions, optimizer.compute_dtype, optimizer.low_precision == "stochastic",
                 )  # fmt: skip
                 first_id += len(group["params"])
             self.loss.copy_(loss)

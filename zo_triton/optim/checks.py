@@ -10,6 +10,11 @@ from torch import Tensor
 
 from zo_triton.directions import Directions
 
+LOW_PRECISION = ("master", "stochastic")
+LARGEST_SLOPE = 2.0**60
+LARGEST_LR = 2.0**40
+"""A step along a slope this steep at this rate is far from float32's range: weights can't silently overflow."""
+
 COMPUTE_DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -36,6 +41,18 @@ def check_evaluation(sides: int, compute_dtype: torch.dtype, chunk: int | None) 
         raise ValueError(f"compute_dtype must be torch.float32 or torch.bfloat16, got {compute_dtype}.")
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be at least 1 direction, or None to choose it, got {chunk}.")
+
+
+def check_low_precision(choice: str) -> None:
+    """Refuses a way of updating low-precision weights that there is not.
+
+    Raises:
+        ValueError: ``choice`` is not in :data:`LOW_PRECISION`.
+    """
+    if choice not in LOW_PRECISION:
+        raise ValueError(
+            f"low_precision must be one of {LOW_PRECISION}, got {choice!r}: a float32 copy, or stochastic rounding."
+        )
 
 
 def check_parameters(params: Sequence[Tensor], directions: Directions, names: Sequence[str] = ()) -> None:

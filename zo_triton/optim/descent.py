@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zo_triton import ops
 from zo_triton.directions import Directions
+from zo_triton.optim.stochastic import descend_stochastically
 
 FULL = (torch.float32, torch.float64)
 """Dtypes of weights that are updated where they are; others have a float32 master copy."""
@@ -32,6 +33,7 @@ def descend(
     coefficients: Tensor,
     directions: Directions,
     compute_dtype: torch.dtype,
+    stochastic: bool = False,
 ) -> None:
     """Moves one group's weights; a learning rate of 0 that is known to be one leaves every bit of them.
 
@@ -45,12 +47,33 @@ def descend(
         coefficients: a_k, [K] float32, scales included.
         directions: Names the K directions.
         compute_dtype: Dtype whose rounding defines z.
+        stochastic: float16 and bfloat16 weights have no master copy and are rounded stochastically.
     """
     moves = isinstance(lr, Tensor) or lr != 0
-    ids = range(first_id, first_id + len(params))
+    numbered = list(enumerate(params, first_id))
+    if stochastic:
+        for tensor_id, param in numbered:
+            if param.dtype not in FULL:
+                state[param].pop("master", None)
+                buffer = _buffer(param, state) if momentum else None
+                descend_stochastically(
+                    param,
+                    tensor_id,
+                    buffer,
+                    coefficients,
+                    directions,
+                    compute_dtype,
+                    lr,
+                    momentum,
+                    weight_decay,
+                )
+        numbered = [(tensor_id, param) for tensor_id, param in numbered if param.dtype in FULL]
+    if not numbered:
+        return
+    ids, params = zip(*numbered, strict=True)
     weights = [_in_full_precision(param, state) for param in params]
     if momentum:
-        buffers = [_buffer(param, weight, state) for param, weight in zip(params, weights, strict=True)]
+        buffers = [_buffer(param, state) for param in params]
         torch._foreach_mul_(buffers, momentum)
         if weight_decay:
             for buffer, weight in zip(buffers, weights, strict=True):
@@ -66,12 +89,29 @@ def descend(
     if moves:
         for param, weight in zip(params, weights, strict=True):
             if param is not weight:
-                _round_into(param, weight)
+                param.copy_(weight)
 
 
-def _round_into(param: Tensor, weight: Tensor) -> None:
-    """Writes a low-precision parameter, the rounding of its master copy."""
-    param.copy_(weight)
+def make_state(groups: Sequence[dict[str, Any]], state: State, stochastic: bool) -> None:
+    """Makes what a step will keep before anything moves, so that running out of memory here moves nothing.
+
+    Args:
+        groups: The optimizer's.
+        state: Its state; as it was if this raises.
+        stochastic: As in :func:`descend`.
+    """
+    before = {param: dict(own) for param, own in state.items()}
+    try:
+        for group in groups:
+            for param in group["params"]:
+                if group["momentum"]:
+                    _buffer(param, state)
+                if not stochastic:
+                    _in_full_precision(param, state)
+    except BaseException:
+        state.clear()
+        state.update(before)
+        raise
 
 
 def _in_full_precision(param: Tensor, state: State) -> Tensor:
@@ -86,8 +126,9 @@ def _in_full_precision(param: Tensor, state: State) -> Tensor:
     return own["master"]
 
 
-def _buffer(param: Tensor, weight: Tensor, state: State) -> Tensor:
+def _buffer(param: Tensor, state: State) -> Tensor:
     own = state[param]
     if "momentum_buffer" not in own:
-        own["momentum_buffer"] = torch.zeros_like(weight, requires_grad=False)
+        dtype = param.dtype if param.dtype in FULL else torch.float32
+        own["momentum_buffer"] = torch.zeros_like(param, dtype=dtype, requires_grad=False)
     return own["momentum_buffer"]

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from zo_triton import ops
 from zo_triton.difference import Plan
 from zo_triton.directions import Directions
-from zo_triton.optim.checks import check_eps, check_evaluation, check_parameters
+from zo_triton.optim.checks import LARGEST_SLOPE, check_eps, check_evaluation, check_parameters
 from zo_triton.optim.descent import FULL
 from zo_triton.optim.gradient_step import GradientStep, is_plain
 from zo_triton.optim.measure import measure
@@ -175,7 +175,7 @@ class FusedTrainer(GradientStep):
                 "checkpoint with a lower lr."
             )
         projected = found if self.sides == 1 else (found[::2] - found[1::2]) / np.float32(2)
-        usable = np.isfinite(projected)
+        usable = np.abs(projected / np.float32(self.eps)) < LARGEST_SLOPE
         count = np.count_nonzero(usable)
         if count == 0:
             raise ValueError(

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from zo_triton import difference, ops
 from zo_triton.difference import NotATensorError, Plan
-from zo_triton.difference.random_state import RandomState
 from zo_triton.directions import Directions
 from zo_triton.optim.aggregators import get_aggregator
 from zo_triton.optim.black_box import BlackBox, black_box_differences
+from zo_triton.optim.checks import LARGEST_SLOPE
 
 _warned_closures: set[str] = set()
 
@@ -31,7 +31,7 @@ class Measurement:
         projected: Projected gradients c_k, [K] float32: ΔL/ε, or (ΔL₊ - ΔL₋)/2ε with two sides. The slope
             along the direction as it was walked, its scale included.
         differences: L(θ + sεz_k) - L(θ), float32 [K], or [K, 2] with the plus side first.
-        usable: [K] bool, False where the projected gradient is not finite; None where all are.
+        usable: [K] bool, False where the projected gradient is not finite, or beyond 2**60; None where all are.
         scales: [K] float32 factors on ε (``sphere``), or None where they are 1.
         directions: The directions walked.
         compute_dtype: The dtype whose rounding defines z.
@@ -90,7 +90,7 @@ def measure(
     strict: bool = False,
     plan: Plan | None = None,
 ) -> Measurement:
-    """Evaluates the loss and its differences; changes nothing.
+    """Evaluates the loss and its differences; changes nothing but torch's random state, and if it fails not that.
 
     The arguments are taken as checked (:mod:`zo_triton.optim.checks`).
 
@@ -111,36 +111,45 @@ def measure(
 
     Raises:
         TypeError: The closure returned neither a tensor nor a number.
+        MemoryError: Not even one direction at a time fits in memory.
         ValueError: The loss is not a scalar, it is NaN or infinite, or every direction's difference is.
 
     Warns:
-        RuntimeWarning: Some directions' differences are not finite; they are left out.
+        RuntimeWarning: Some directions' differences are not finite; they are left out. Or memory ran out, and
+            the step went on with fewer directions at once.
     """
     scales = ops.direction_scales(params, range(len(params)), directions, compute_dtype)
-    if isinstance(closure, BlackBox):
-        value, found = black_box_differences(closure, params, directions, eps, sides, compute_dtype, scales)
-        plan = None
-    else:
-        before = RandomState.capture(params[0].device)
+    judged: list[tuple[float, Tensor, Tensor | None]] = []
+
+    def accept(value: Tensor, found: Tensor) -> None:
+        judged.append(_judge(value, found, eps, sides))
+
+    found = None
+    if not isinstance(closure, BlackBox):
         try:
-            value, found, plan = difference.measure(
-                closure, params, directions, eps, sides, compute_dtype, chunk, strict, scales, plan
+            _, found, plan = difference.measure(
+                closure, params, directions, eps, sides, compute_dtype, chunk, strict, scales, plan, accept
             )
         except NotATensorError as error:
             _accept_number(closure, error)
-            before.restore()
-            value, found = black_box_differences(
-                closure, params, directions, eps, sides, compute_dtype, scales
-            )
+    if found is None:
+        plan = None
+        _, found = black_box_differences(
+            closure, params, directions, eps, sides, compute_dtype, scales, accept
+        )
+    loss, projected, usable = judged[-1]
+    return Measurement(loss, projected, found, usable, scales, directions, compute_dtype, plan)
+
+
+def _judge(value: Tensor, found: Tensor, eps: float, sides: int) -> tuple[float, Tensor, Tensor | None]:
+    """Loss, projected gradients and which of them are usable (None: all); refuses what no step can use."""
     loss = _checked_loss(value)
     projected = found / eps if sides == 1 else (found[:, 0] - found[:, 1]) / (2 * eps)
-    usable = projected.isfinite()
-    everything = bool(usable.all())
-    if not everything:
-        _report_unusable(usable, loss, eps)
-    return Measurement(
-        loss, projected, found, None if everything else usable, scales, directions, compute_dtype, plan
-    )
+    usable = projected.abs() < LARGEST_SLOPE  # which a NaN is not
+    if bool(usable.all()):
+        return loss, projected, None
+    _report_unusable(usable, loss, eps)
+    return loss, projected, usable
 
 
 def _accept_number(closure: Callable[[], Any], error: NotATensorError) -> None:
@@ -183,11 +192,12 @@ def _report_unusable(usable: Tensor, loss: float, eps: float) -> None:
     if missing == total:
         raise ValueError(
             f"the loss is {loss} but its difference along each of the {total} directions is NaN or "
-            f"infinite: the step is refused and the weights stay as they are; lower eps={eps}."
+            "infinite, or its slope beyond 2**60: the step is refused and the weights stay as they are; lower "
+            f"eps={eps}."
         )
     warnings.warn(
-        f"the loss difference along {missing} of {total} directions is NaN or infinite; they are left out of "
-        f"this step. Lower eps={eps} if this goes on.",
+        f"the loss difference along {missing} of {total} directions is NaN or infinite, or its slope beyond "
+        f"2**60; they are left out of this step. Lower eps={eps} if this goes on.",
         RuntimeWarning,
         stacklevel=3,
     )

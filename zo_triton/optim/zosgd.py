@@ -13,8 +13,15 @@ from torch import Tensor
 from zo_triton.difference import Plan
 from zo_triton.directions import Directions
 from zo_triton.optim.aggregators import get_aggregator
-from zo_triton.optim.checks import check_coefficients, check_eps, check_evaluation, check_parameters
-from zo_triton.optim.descent import FULL, descend
+from zo_triton.optim.checks import (
+    LARGEST_LR,
+    check_coefficients,
+    check_eps,
+    check_evaluation,
+    check_low_precision,
+    check_parameters,
+)
+from zo_triton.optim.descent import FULL, descend, make_state
 from zo_triton.optim.measure import Measurement, measure
 from zo_triton.optim.step_log import StepLog
 
@@ -29,6 +36,7 @@ _SAVED = (
     "compute_dtype",
     "rank",
     "rounds",
+    "low_precision",
     "plan",
 )
 _UNSAVED = ("chunk", "strict")
@@ -45,7 +53,8 @@ class ZOSGD(torch.optim.Optimizer):
     Every parameter passed is trained, also with ``requires_grad=False``: no autograd takes part. A
     parameter's place in the groups, all in order, is its id in the field. float16 and bfloat16 parameters
     keep a float32 master copy in the state, in which small updates add up; if a parameter was overwritten
-    from outside (``model.load_state_dict``), its new value is taken over.
+    from outside (``model.load_state_dict``), its new value is taken over. With ``low_precision="stochastic"``
+    there is no copy: the moved weight is rounded up or down at random, right in the mean, and reproducibly.
 
     ``lr``, ``momentum`` and ``weight_decay`` belong to each parameter group, so torch's schedulers work; the
     other settings are attributes and may be changed between steps. The state dict holds them and the
@@ -53,7 +62,8 @@ class ZOSGD(torch.optim.Optimizer):
     are left out: they belong to the machine, and change a difference by rounding at most.
 
     If the closure raises, or the loss is NaN or infinite (ValueError), the step has not happened: weights,
-    state and ``steps_done`` are as they were.
+    state, ``steps_done`` and torch's random state are as they were. If memory runs out while directions are
+    evaluated, half as many are tried at once; if one is still too many, MemoryError, and nothing has happened.
 
     Args:
         params: Tensors, named tensors or parameter groups, as for any torch optimizer.
@@ -71,6 +81,7 @@ class ZOSGD(torch.optim.Optimizer):
         rounds: Philox rounds, 10 or 7.
         chunk: Directions evaluated at once; None chooses.
         strict: Refuse functions without an exact difference rule instead of warning.
+        low_precision: How float16 and bfloat16 parameters are updated: "master" or "stochastic".
 
     Attributes:
         steps_done: Successful steps, the ``step`` of the directions drawn next.
@@ -113,10 +124,12 @@ class ZOSGD(torch.optim.Optimizer):
         rounds: int = 10,
         chunk: int | None = None,
         strict: bool = False,
+        low_precision: str = "master",
     ) -> None:
         self.seed, self.directions, self.eps, self.distribution = seed, directions, eps, distribution
         self.sides, self.aggregator, self.compute_dtype = sides, aggregator, compute_dtype
         self.rank, self.rounds, self.chunk, self.strict = rank, rounds, chunk, strict
+        self.low_precision = low_precision
         self.steps_done, self.last, self.plan, self.log = 0, None, None, None
         _check_settings(vars(self))
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -160,11 +173,13 @@ class ZOSGD(torch.optim.Optimizer):
             The base loss, before the move.
 
         Raises:
+            MemoryError: Not even one direction at a time fits in memory.
             TypeError: The closure returned neither a tensor nor a number.
             ValueError: There is no closure, the loss is not a finite scalar, or a setting is out of range.
 
         Warns:
-            RuntimeWarning: Some directions' differences were not finite and have been left out.
+            RuntimeWarning: Some directions' differences were not finite and have been left out, or memory ran
+                out and fewer directions were evaluated at once.
         """
         if closure is None:
             raise ValueError(
@@ -212,19 +227,22 @@ class ZOSGD(torch.optim.Optimizer):
         directions = self.next_directions()
         check_coefficients(coefficients, directions)
         self._check_move(directions)
+        stochastic = self.low_precision == "stochastic"
+        make_state(self.param_groups, self.state, stochastic)
         if self.log is not None:
             self.log.append(coefficients)
         first_id = 0
         for group in self.param_groups:
             descend(
                 group["params"], first_id, self.state, float(group["lr"]), group["momentum"],
-                group["weight_decay"], coefficients, directions, self.compute_dtype,
+                group["weight_decay"], coefficients, directions, self.compute_dtype, stochastic,
             )  # fmt: skip
             first_id += len(group["params"])
         self.steps_done += 1
 
     def _check_move(self, directions: Directions) -> None:
         """Refuses settings that were changed to something no step can be made of."""
+        check_low_precision(self.low_precision)
         for group in self.param_groups:
             _check_group(group)
         if self._checked_field != (self.distribution, self.rank):
@@ -270,7 +288,8 @@ class ZOSGD(torch.optim.Optimizer):
             ValueError: It is no state of a ZOSGD, its groups differ, or a saved setting is out of range.
                 Nothing has changed then.
         """
-        settings = dict(state_dict.get("zo", {}))
+        # States saved before there was a choice kept a master copy.
+        settings = {"low_precision": "master", **state_dict.get("zo", {})}
         if set(settings) != set(_SAVED):
             raise ValueError(
                 f"the state dict's entry 'zo' must hold {_SAVED}, got {tuple(settings)}; load one that "
@@ -309,12 +328,15 @@ def _check_settings(settings: dict[str, Any]) -> None:
     check_eps(settings["eps"])
     check_evaluation(settings["sides"], settings["compute_dtype"], settings["chunk"])
     get_aggregator(settings["aggregator"])
+    check_low_precision(settings["low_precision"])
 
 
 def _check_group(group: dict[str, Any]) -> None:
     lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
     if not lr >= 0 or not isfinite(lr):
         raise ValueError(f"lr must be finite and not negative, got {lr}.")
+    if lr > LARGEST_LR:
+        raise ValueError(f"lr must be at most 2**40, got {lr}: such a step leaves the range of float32.")
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum must be in [0, 1), got {momentum}.")
     if not decay >= 0 or not isfinite(decay):

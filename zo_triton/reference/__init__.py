@@ -16,6 +16,7 @@ from zo_triton.reference.operations import (
     perturbed_linear,
     sample,
 )
+from zo_triton.reference.rounding import stochastic_add
 from zo_triton.reference.stage import stage
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "sample",
     "sample_matrix",
     "stage",
+    "stochastic_add",
 ]

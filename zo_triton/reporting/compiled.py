@@ -5,12 +5,12 @@ Nothing is compiled here: a record is read, checked and laid out.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from zo_triton.reporting.json_files import load
 from zo_triton.reporting.tables import lay_out, number
 
 FORMAT, SCHEMA = "zo_triton compile", 1
@@ -32,12 +32,7 @@ def read(path: Path) -> dict[str, Any]:
         FileNotFoundError: There is no such file.
         ValueError: The file is truncated, foreign, or of another schema; the message names it.
     """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} is not complete JSON ({error}); delete it or run `zo-triton compile --out` again."
-        ) from error
+    record = load(path, "delete it or run `zo-triton compile --out` again")
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ValueError(f"{path} is not a {FORMAT} record; delete it.")
     if record.get("schema") != SCHEMA:

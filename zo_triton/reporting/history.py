@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from zo_triton.reporting.json_files import load
 from zo_triton.reporting.records import Record, races_of
 from zo_triton.reporting.statistics import find, median_reached
 from zo_triton.reporting.tables import lay_out, number
@@ -63,9 +64,12 @@ def extended(record: Record, folder: Path) -> list[Entry]:
     entries: list[Entry] = []
     if file.exists():
         try:
-            entries = json.loads(file.read_text(encoding="utf-8"))
-            [(entry["commit"], entry["device"], entry["figures"], entry["date"]) for entry in entries]
-        except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError) as error:
+            entries = load(file, "delete it to begin another")
+            # Laid out once for the proof: twice each, as there is nothing to show of a single one.
+            render([entry for entry in entries for _ in range(2)])
+            [entry["commit"] for entry in entries]
+        # What is damaged raises almost anything.
+        except Exception as error:
             raise ValueError(
                 f"{file} is no history of reports ({error!r}); delete it to begin another."
             ) from error

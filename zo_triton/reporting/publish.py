@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from glob import escape
 from pathlib import Path
 
+from zo_triton.files import exchange, locked
 from zo_triton.reporting import compiled, figures, history, nzk_figures, nzk_markdown, records
 from zo_triton.reporting.html import page
 from zo_triton.reporting.markdown import render
 
 RECORD_NAME = "results.json"
 REPORT_NAME, PAGE_NAME = "report.md", "report.html"
+RETIRED = ".old"
 
 
 def check_destination(folder: str | os.PathLike[str]) -> Path:
@@ -39,6 +42,9 @@ def check_destination(folder: str | os.PathLike[str]) -> Path:
 def publish(record: records.Record, folder: str | os.PathLike[str]) -> Path:
     """Renders record, figures and text into a sibling folder, then puts it in the place of ``folder``.
 
+    Whoever reads the folder meanwhile finds the old report or the new one, never a part. Processes that publish
+    beside each other take turns.
+
     Args:
         record: A valid record.
         folder: The destination, made if it does not exist.
@@ -47,35 +53,46 @@ def publish(record: records.Record, folder: str | os.PathLike[str]) -> Path:
         The path of the rendered text.
 
     Raises:
+        OSError: It can't be written (a full disk, a read-only folder); the old report stays.
         ValueError: The record is invalid or the destination unsuitable; the old report stays.
     """
     target = check_destination(folder)
     records.check_record(record, "the record to be published")
-    entries = history.extended(record, target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
-    try:
-        fresh.chmod(0o755)
-        records.write(fresh / RECORD_NAME, record)
-        module, text_of = (
-            (nzk_figures, nzk_markdown.render) if "nzk" in record["sections"] else (figures, render)
-        )
+    with locked(target.parent) as alone:
+        if alone:
+            _sweep(target)
+        entries = history.extended(record, target)
+        fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
         try:
-            text = text_of(record, module.draw_all(record, fresh))
-        except ModuleNotFoundError as error:
-            if error.name != "matplotlib":
-                raise
-            text = text_of(record, []) + "\nThe figures are left out: matplotlib is not installed.\n"
-        text = compiled.append(text, target, fresh)
-        if entries:
-            records.write_text(fresh / history.NAME, history.dumps(entries))
-            text = "\n".join(filter(None, (text, history.render(entries)))).rstrip() + "\n"
-        records.write_text(fresh / REPORT_NAME, text)
-        _write_page(fresh, text)
-        _swap(fresh, target)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+            fresh.chmod(0o755)
+            records.write(fresh / RECORD_NAME, record)
+            text = compiled.append(_rendered(record, fresh), target, fresh)
+            if entries:
+                records.write_text(fresh / history.NAME, history.dumps(entries))
+                text = "\n".join(filter(None, (text, history.render(entries)))).rstrip() + "\n"
+            records.write_text(fresh / REPORT_NAME, text)
+            _write_page(fresh, text)
+            _swap(fresh, target)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
     return target / REPORT_NAME
+
+
+def _rendered(record: records.Record, folder: Path) -> str:
+    """The text, its figures drawn into the folder where matplotlib is installed."""
+    module, text_of = (nzk_figures, nzk_markdown.render) if "nzk" in record["sections"] else (figures, render)
+    try:
+        return text_of(record, module.draw_all(record, folder))
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        return text_of(record, []) + "\nThe figures are left out: matplotlib is not installed.\n"
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise ValueError(
+            f"the record to be published can't be shown ({type(error).__name__}: {error}); run "
+            "`zo-triton report` again."
+        ) from error
 
 
 def _write_page(folder: Path, text: str) -> None:
@@ -90,11 +107,16 @@ def _write_page(folder: Path, text: str) -> None:
 
 
 def _swap(fresh: Path, target: Path) -> None:
-    """Two renames, the first undone if the second fails: a folder can't be renamed onto a full one."""
+    """Puts the new folder in the old one's place, which the caller then finds under the new one's name.
+
+    In one step where the file system can; otherwise in two renames, the first undone if the second fails.
+    """
     if not target.exists():
         os.rename(fresh, target)
         return
-    retired = fresh.with_name(fresh.name + ".old")
+    if exchange(fresh, target):
+        return
+    retired = fresh.with_name(fresh.name + RETIRED)
     os.rename(target, retired)
     try:
         os.rename(fresh, target)
@@ -102,6 +124,15 @@ def _swap(fresh: Path, target: Path) -> None:
         os.rename(retired, target)
         raise
     shutil.rmtree(retired, ignore_errors=True)
+
+
+def _sweep(target: Path) -> None:
+    """Removes what a killed process has left beside the report; only while no other can be at work there."""
+    for left in sorted(target.parent.glob(f".{escape(target.name)}.*.tmp*"), reverse=True):
+        if left.name.endswith(RETIRED) and not target.exists():
+            os.rename(left, target)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _belongs(entry: Path) -> bool:

@@ -136,21 +136,3 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as file:
         file.write(text.encode())
-
-
-def read(path: str | os.PathLike[str]) -> Record:
-    """Reads and checks a record.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is truncated, foreign, or of a newer schema; the message names it.
-    """
-    target = Path(path)
-    try:
-        record = json.loads(target.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{target} is not complete JSON ({error}); delete it and run `zo-triton report`."
-        ) from error
-    check_record(record, str(target))
-    return record

@@ -19,7 +19,7 @@ Replayable: TypeAlias = ZOSGD | GradientStep
 
 _KINDS: dict[str, Any] = {"Adam": Adam, "AdamW": AdamW, "SGD": SGD}
 _FIELD = ("seed", "directions", "compute_dtype", "plan")
-_ZOSGD_FIELD = (*_FIELD, "distribution", "rank", "rounds")
+_ZOSGD_FIELD = (*_FIELD, "distribution", "rank", "rounds", "low_precision")
 _MEASURED = ("eps", "sides", "aggregator")
 
 

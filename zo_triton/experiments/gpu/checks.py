@@ -139,6 +139,18 @@ def _accumulate(distribution: str) -> Run:
     return run
 
 
+def _stochastic_add(dtype: torch.dtype) -> Run:
+    def run(trial: Trial) -> tuple[float, float]:
+        directions = trial.directions("rademacher")
+        wanted, update = trial.normal(37, 67).to(dtype), 1e-2 * trial.normal(37, 67)
+        moved = trial.place(wanted.clone())
+        call("stochastic_add", trial.device, moved, trial.place(update), directions, 3)
+        reference.stochastic_add(wanted, update, directions, 3)
+        return (moved.cpu() != wanted).double().mean().item(), 0.0
+
+    return run
+
+
 def _gram(distribution: str) -> Run:
     def run(trial: Trial) -> tuple[float, float]:
         directions = trial.directions(distribution)
@@ -234,6 +246,8 @@ _FIELDS = (
     Check("stage", "signs", FLOAT, _stage),
     Check("accumulate", "signs", FLOAT, _accumulate("rademacher")),
     Check("accumulate", "Gaussian", FLOAT, _accumulate("gaussian")),
+    Check("stochastic_add", "bfloat16", HALF, _stochastic_add(HALF)),
+    Check("stochastic_add", "float16", FLOAT, _stochastic_add(torch.float16)),
     Check("gram", "signs", FLOAT, _gram("rademacher")),
     Check("gram", "Gaussian", FLOAT, _gram("gaussian")),
 )

@@ -1,0 +1,60 @@
+"""Out of memory: known by its errors, answered by evaluating fewer directions at once."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import warnings
+from dataclasses import replace
+
+import torch
+
+from zo_triton.difference.plan import Plan
+
+PHRASES = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
+"""What torch's plain RuntimeErrors say, in lower case, where an allocation has failed."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was not to be had, on the host or on a GPU."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in PHRASES)
+
+
+def halved(plan: Plan, attempted: int, error: BaseException) -> Plan:
+    """The plan for another attempt, with half as many directions at once.
+
+    Args:
+        plan: That of the failed attempt.
+        attempted: Directions that it evaluated at once.
+        error: What it failed with.
+
+    Raises:
+        MemoryError: It was one direction already.
+    """
+    if attempted == 1:
+        raise MemoryError(
+            f"not even one direction at a time fits in memory ({error}); nothing has changed. Use a smaller "
+            "batch, compute_dtype=torch.bfloat16, or zo.BlackBox, which needs no more than inference does."
+        ) from error
+    return replace(plan, chunk=attempted // 2)
+
+
+def make_room(device: torch.device) -> None:
+    """Frees what the failed attempt left: objects in cycles, and on a GPU torch's cache, which fragments."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def report_shrunk(attempted: int, chunk: int) -> None:
+    """Warns that a measurement had to go on with fewer directions at once."""
+    warnings.warn(
+        f"{attempted} directions at once did not fit in memory: this step went on with {chunk} at once; pass "
+        f"chunk={chunk} to spare the failed attempts.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
