@@ -58,10 +58,15 @@ def _tell_and_watch(done, count, seen):
     _glance(count, seen)
 
 
-try:
-    _core = ctypes.CDLL(None).sched_getcpu
-except (AttributeError, OSError, TypeError):  # elsewhere than on Linux
-    _core = None
+def _find_core() -> Callable[[], int] | None:
+    """What tells the core that the calling thread is on; None elsewhere than on Linux."""
+    try:
+        return ctypes.CDLL(None).sched_getcpu
+    except (AttributeError, OSError, TypeError):
+        return None
+
+
+_core = _find_core()
 
 
 def _leave(core: int) -> None:
