@@ -49,7 +49,7 @@ def directions(draw, shape=None, most=6):
 def laid_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
     """The same values with other strides; unchanged where the layout makes no sense."""
     if layout == "transposed" and tensor.dim() >= 2:
-        return tensor.mT.contiguous().mT
+        return tensor.mT.clone(memory_format=torch.contiguous_format).mT
     if layout == "spread" and tensor.dim() >= 1:
         wide = torch.full((*tensor.shape, 2), float("nan"), dtype=tensor.dtype)
         wide[..., 0] = tensor
@@ -59,7 +59,7 @@ def laid_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
         flat[3:] = tensor.reshape(-1)
         return flat[3:].view(tensor.shape)
     if layout == "channels last" and tensor.dim() == 4:
-        return tensor.contiguous(memory_format=torch.channels_last)
+        return tensor.clone(memory_format=torch.channels_last)
     return tensor.clone()
 
 
