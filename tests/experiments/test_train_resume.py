@@ -163,6 +163,15 @@ def test_the_command_line_from_end_to_end(tmp_path, capsys):
     assert "the run began with" in capsys.readouterr().err
 
 
+def test_an_interrupt_tells_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("zo_triton.FusedTrainer.step", interrupted)
+    assert cli.main(["train", "--out", str(tmp_path)]) == 130
+    assert f"go on with: zo-triton train --resume {tmp_path}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -4,6 +4,7 @@ import copy
 import resource
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
@@ -129,6 +130,24 @@ def test_a_step_set_back_is_refused_before_anything_moves(tmp_path, quadratic, s
         with pytest.raises(ValueError, match="goes on with step 2, the optimizer is at step 1"):
             run.steps(1)
     assert same(run.weights, before)
+
+
+def test_parameters_added_later_are_refused(tmp_path, quadratic):
+    run = quadratic()
+    with zo.ReplayLog.start(tmp_path / "log.zo", run.opt):
+        run.steps(1)
+        run.opt.add_param_group({"params": [("more", torch.ones(2))]})
+        with pytest.raises(ValueError, match="parameters were added after the log"):
+            run.steps(1)
+    assert runlog.read(tmp_path / "log.zo").steps == 1
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path, quadratic, same):
+    run = quadratic()
+    with zo.ReplayLog.start(tmp_path / "log.zo", run.opt):
+        run.opt.param_groups[0]["lr"] = np.float32(0.1)
+        run.steps(2)
+    assert same(zo.replay(tmp_path / "log.zo", run.initial), run.weights)
 
 
 def test_a_closed_log_lets_the_optimizer_go_on(tmp_path, quadratic):

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from typing import TYPE_CHECKING
 
-from zo_triton.commands.shared import Parser, make_console
+from zo_triton.commands.shared import INTERRUPTED, Parser, make_console
+
+if TYPE_CHECKING:
+    from zo_triton.experiments.train import Run
 
 _ASKED = ("task", "method", "lr", "directions", "seed", "steps", "engine", "checkpoint_every")
 
@@ -50,6 +55,19 @@ def _train(options: argparse.Namespace) -> int:
         if options.resume is None
         else resume(options.resume, options.intact_prefix, **asked)
     )
+    try:
+        _show(run)
+    except KeyboardInterrupt:
+        folder = options.out or options.resume
+        if folder is None:
+            raise
+        print(f"zo-triton: interrupted; go on with: zo-triton train --resume {folder}", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _show(run: Run) -> None:
+    """Trains, and tells on a bar or in lines how it goes."""
     steps, console = run.settings.steps, make_console()
     if run.note:
         console.print(run.note, highlight=False, soft_wrap=True)
@@ -59,7 +77,7 @@ def _train(options: argparse.Namespace) -> int:
         for now in run.progress:
             if now.step % 50 == 0 or now.step in (1, steps):
                 print(f"step {now.step}/{steps} loss {now.loss:.4f} accuracy {100 * now.accuracy:.1f} %")
-        return 0
+        return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -72,4 +90,3 @@ def _train(options: argparse.Namespace) -> int:
         )
         for now in run.progress:
             bar.update(task, completed=now.step, loss=now.loss, accuracy=100 * now.accuracy)
-    return 0

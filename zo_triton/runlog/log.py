@@ -121,7 +121,7 @@ class ReplayLog:
 
         Raises:
             OSError: It can't be written; the log ends before it.
-            ValueError: It is closed, or the optimizer has been set to another step.
+            ValueError: It is closed, the optimizer has been set to another step, or parameters were added.
         """
         step = self._target.steps_done
         if self._file.closed:
@@ -132,6 +132,10 @@ class ReplayLog:
                 "the log with it, or start a new one."
             )
         settings = settings_of(self._target, compiled)
+        if len(settings["groups"]) != len(self._settings["groups"]):
+            raise ValueError(
+                f"parameters were added after the log {self.path} was started, which does not know them; close it."
+            )
         changes = {key: value for key, value in settings.items() if self._settings[key] != value}
         record = encode_record(self._checksum, step, changes, coefficients.detach().cpu().numpy())
         self._write(record)
