@@ -94,11 +94,13 @@ def measure(
     strict: bool = False,
     scales: Tensor | None = None,
     plan: Plan | None = None,
+    period: int | None = None,
 ) -> Measurement:
     """:func:`differences` for a caller that measures the same closure again and again.
 
     Args are those of :func:`differences`, and ``plan``: the plan of the last measurement, which saves this
-    one from starting twice.
+    one from starting twice; ``period``: no chunk crosses a multiple of so many directions, so that each run of
+    them is evaluated bit for bit as it would be alone.
     """
     params = list(params)
     check_params(params, directions)
@@ -109,7 +111,7 @@ def measure(
     signed_eps = _signed_eps(directions.num, sides, eps, scales, device)
     watched = plan is None
     if plan is None:
-        plan = Plan(directions.num)
+        plan = Plan(min(period or directions.num, directions.num))
     if chunk is not None:
         plan = replace(plan, chunk=min(chunk, directions.num), fixed=True)
     budget = BUDGET_CPU if device.type == "cpu" else BUDGET_GPU
@@ -122,7 +124,10 @@ def measure(
                 assert start is not None, "what is replayable evaluates all directions at once"
                 start.restore()
             again = True
-            some = directions if plan.chunk >= directions.num else directions[first : first + plan.chunk]
+            stop = min(
+                first + plan.chunk, directions.num, (first // period + 1) * period if period else 2**32
+            )
+            some = directions if stop - first == directions.num else directions[first:stop]
             steps = signed_eps[first * sides : (first + some.num) * sides]
             mode = DifferenceMode(params, some, steps, compute_dtype, plan, budget, strict)
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import isfinite, sqrt
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from zo_triton.directions import Directions
 from zo_triton.optim.checks import check_eps, check_evaluation, check_parameters
 from zo_triton.optim.estimate import write_gradients
 from zo_triton.optim.measure import measure
+
+if TYPE_CHECKING:
+    from zo_triton.distributed import Facts, Ranks, Take
 
 COMPILED_LOSSES = (F.cross_entropy, F.mse_loss)
 """Losses that the compiled step knows."""
@@ -47,6 +50,7 @@ class FusedTrainer:
         fused: False always takes the general way.
         loss: From (output, target) to what is minimised; any but ``F.cross_entropy`` and ``F.mse_loss`` takes
             the general way.
+        ranks: Share each step's measuring among processes that all hold this trainer.
 
     Attributes:
         steps_done: Successful steps, the ``step`` of the directions drawn next.
@@ -75,6 +79,7 @@ class FusedTrainer:
         compute_dtype: torch.dtype = torch.float32,
         fused: bool = True,
         loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+        ranks: Ranks | None = None,
     ) -> None:
         self.params = [param for param in model.parameters() if param.requires_grad]
         check_eps(eps)
@@ -86,7 +91,9 @@ class FusedTrainer:
                 f"the optimizer holds {len(held)} tensors that are not the model's {len(self.params)} trained "
                 "parameters in their order; make it with model.parameters()."
             )
-        self.model, self.optimizer = model, optimizer
+        if ranks is not None:
+            ranks.check_directions(directions)
+        self.model, self.optimizer, self.ranks = model, optimizer, ranks
         self.directions, self.eps, self.seed, self.sides = directions, eps, seed, sides
         self.compute_dtype, self.loss = compute_dtype, loss
         self.fused = fused and loss in COMPILED_LOSSES
@@ -127,6 +134,9 @@ class FusedTrainer:
                 finite. Nothing has changed then.
         """
         directions = Directions(self.seed, self.steps_done, self.directions)
+        if self.ranks is not None:
+            self.ranks.note(x, y)
+            self.ranks.check(self._facts)
         if self.is_fused and x.dtype == torch.float32:
             loss = self._fused_step(x, y, directions)
         else:
@@ -136,9 +146,13 @@ class FusedTrainer:
 
     def _general_step(self, x: Tensor, y: Tensor, directions: Directions) -> float:
         check_parameters(self.params, directions)
+
+        def closure(take: Take = _whole) -> Tensor:
+            return self.loss(self.model(take(x)), take(y))
+
         measurement = measure(
-            lambda: self.loss(self.model(x), y), self.params, directions, self.eps, self.sides,
-            self.compute_dtype, plan=self._plan,
+            closure, self.params, directions, self.eps, self.sides, self.compute_dtype, plan=self._plan,
+            ranks=self.ranks,
         )  # fmt: skip
         self._plan = measurement.plan
         # On one thread where the engine has its own: torch's others would spin on into the next step.
@@ -156,9 +170,21 @@ class FusedTrainer:
             if self.loss is F.mse_loss
             else _checked_labels(y, x.shape[0], classes)
         )
-        loss, found = ops.mlp_measure(
-            tensors, x.contiguous().numpy(), target, directions, self._signed_eps, self.compute_dtype
-        )
+        x = x.contiguous()
+
+        def measured(first: int, stop: int, take: Take) -> tuple[float, Tensor]:
+            # Each direction is measured by itself: how many go through one call changes no bit.
+            loss, found = ops.mlp_measure(
+                tensors, take(x).numpy(), take(target), directions[first:stop],
+                self._signed_eps[first * self.sides : stop * self.sides], self.compute_dtype,
+            )  # fmt: skip
+            return loss, torch.from_numpy(found).view(stop - first, self.sides)
+
+        if self.ranks is None:
+            loss, differences = measured(0, directions.num, _whole)
+        else:
+            loss, differences = self.ranks.share(measured, directions.num)
+        found = differences.view(-1).numpy()
         if not isfinite(loss):
             raise ValueError(
                 f"the loss is {loss}: the step is refused and the weights stay as they are; restart from a "
@@ -177,6 +203,23 @@ class FusedTrainer:
         # By this torch's schedulers know that the optimizer has stepped.
         self.optimizer._opt_called = True  # type: ignore[attr-defined]
         return loss
+
+    def _facts(self) -> Facts:
+        """What the ranks must have in common."""
+        group = {key: value for key, value in self.optimizer.param_groups[0].items() if key != "params"}
+        names = ("steps_done", "directions", "eps", "seed", "sides", "compute_dtype", "fused")
+        settings = {name: getattr(self, name) for name in names}
+        memory = [
+            value
+            for state in self._states()
+            for _, value in sorted(state.items())
+            if isinstance(value, Tensor)
+        ]
+        return {
+            "weights": [*self.params, *self.model.buffers()],
+            "optimizer state": memory,
+            "settings": {**settings, "optimizer": type(self.optimizer).__name__, **group},
+        }
 
     def _rule(self) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray], tuple[float, ...]]:
         """The optimizer's memory and this step's numbers, as ``ops.mlp_update`` takes them."""
@@ -204,6 +247,10 @@ class FusedTrainer:
             if state.get(key) is None:
                 state[key] = torch.zeros_like(param, requires_grad=False)
         return [self._array_of(state[key]) for state in states]
+
+
+def _whole(batch: Any) -> Any:
+    return batch
 
 
 class _Arrays:

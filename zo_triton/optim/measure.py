@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from zo_triton.difference.random_state import RandomState
 from zo_triton.directions import Directions
 from zo_triton.optim.aggregators import get_aggregator
 from zo_triton.optim.black_box import BlackBox, black_box_differences
+
+if TYPE_CHECKING:
+    from zo_triton.distributed import Ranks, Take
 
 _warned_closures: set[str] = set()
 
@@ -89,6 +93,7 @@ def measure(
     chunk: int | None = None,
     strict: bool = False,
     plan: Plan | None = None,
+    ranks: Ranks | None = None,
 ) -> Measurement:
     """Evaluates the loss and its differences; changes nothing.
 
@@ -105,6 +110,7 @@ def measure(
         chunk: Directions evaluated at once; None chooses.
         strict: Refuse functions without an exact difference rule.
         plan: That of the last measurement of such a closure.
+        ranks: Share the work; each measures some of the directions, and all get all results.
 
     Returns:
         The measurement, with a finite loss and at least one usable direction.
@@ -112,27 +118,40 @@ def measure(
     Raises:
         TypeError: The closure returned neither a tensor nor a number.
         ValueError: The loss is not a scalar, it is NaN or infinite, or every direction's difference is.
+        RankError: A rank is gone, or has measured another loss than the others.
 
     Warns:
         RuntimeWarning: Some directions' differences are not finite; they are left out.
     """
     scales = ops.direction_scales(params, range(len(params)), directions, compute_dtype)
-    if isinstance(closure, BlackBox):
-        value, found = black_box_differences(closure, params, directions, eps, sides, compute_dtype, scales)
+    before = RandomState.capture(params[0].device)
+
+    def evaluate(
+        run: Callable[[], Any], first: int, stop: int, period: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        nonlocal plan
+        some = directions if stop - first == directions.num else directions[first:stop]
+        some_scales = None if scales is None else scales[first:stop]
+        if not isinstance(run, BlackBox):
+            try:
+                value, found, plan = difference.measure(
+                    run, params, some, eps, sides, compute_dtype, chunk, strict, some_scales, plan, period
+                )
+                return value, found
+            except NotATensorError as error:
+                _accept_number(run, error)
+                before.restore()
+        value, found = black_box_differences(run, params, some, eps, sides, compute_dtype, some_scales)
         plan = None
+        return value, found
+
+    if ranks is None:
+        value, found = evaluate(closure, 0, directions.num)
+        loss = _checked_loss(value)
     else:
-        before = RandomState.capture(params[0].device)
-        try:
-            value, found, plan = difference.measure(
-                closure, params, directions, eps, sides, compute_dtype, chunk, strict, scales, plan
-            )
-        except NotATensorError as error:
-            _accept_number(closure, error)
-            before.restore()
-            value, found = black_box_differences(
-                closure, params, directions, eps, sides, compute_dtype, scales
-            )
-    loss = _checked_loss(value)
+        loss, found = _shared(ranks, closure, evaluate, directions.num, before)
+        found = found.to(params[0].device)
+    _check_finite(loss)
     projected = found / eps if sides == 1 else (found[:, 0] - found[:, 1]) / (2 * eps)
     usable = projected.isfinite()
     everything = bool(usable.all())
@@ -163,19 +182,50 @@ def _accept_number(closure: Callable[[], Any], error: NotATensorError) -> None:
         _warned_closures.add(name)
 
 
+def _shared(
+    ranks: Ranks,
+    closure: Callable[..., Any],
+    evaluate: Callable[..., tuple[Tensor, Tensor]],
+    num: int,
+    before: RandomState,
+) -> tuple[float, Tensor]:
+    """The loss and all differences, measured by all ranks together."""
+    calls = 0
+
+    def share(first: int, stop: int, take: Take) -> tuple[float, Tensor]:
+        nonlocal calls
+        if calls:
+            before.restore()
+        calls += 1
+        run = closure
+        if ranks.batch_shards > 1:
+            run = (
+                BlackBox(partial(closure.closure, take))
+                if isinstance(closure, BlackBox)
+                else partial(closure, take)
+            )
+        value, found = evaluate(run, first, stop, num // ranks.shards)
+        return _checked_loss(value), found
+
+    # Two evaluations of a black box need not agree: it may be a simulator that draws.
+    return ranks.share(share, num, comparable=not isinstance(closure, BlackBox))
+
+
 def _checked_loss(value: Tensor) -> float:
     if value.dim() != 0:
         raise ValueError(
             f"the loss must be a scalar, got a tensor of shape {tuple(value.shape)}; reduce it, for example "
             "with .mean()."
         )
-    loss = float(value)
+    return float(value)
+
+
+def _check_finite(loss: float) -> None:
     if not isfinite(loss):
         raise ValueError(
             f"the loss is {loss}: the step is refused and the weights stay as they are; look for overflow in "
             "the model, or restart from a checkpoint with a lower lr."
         )
-    return loss
 
 
 def _report_unusable(usable: Tensor, loss: float, eps: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import chain
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from zo_triton.directions import Directions
 from zo_triton.optim.aggregators import get_aggregator
 from zo_triton.optim.checks import check_eps, check_evaluation, check_parameters
 from zo_triton.optim.measure import Measurement, measure
+
+if TYPE_CHECKING:
+    from zo_triton.distributed import Facts, Ranks
 
 _SAVED = (
     "seed",
@@ -71,6 +74,7 @@ class ZOSGD(torch.optim.Optimizer):
         rounds: Philox rounds, 10 or 7.
         chunk: Directions evaluated at once; None chooses.
         strict: Refuse functions without an exact difference rule instead of warning.
+        ranks: Share each step's measuring among processes that all hold this optimizer.
 
     Attributes:
         steps_done: Successful steps, the ``step`` of the directions drawn next.
@@ -110,11 +114,15 @@ class ZOSGD(torch.optim.Optimizer):
         rounds: int = 10,
         chunk: int | None = None,
         strict: bool = False,
+        ranks: Ranks | None = None,
     ) -> None:
         self.seed, self.directions, self.eps, self.distribution = seed, directions, eps, distribution
         self.sides, self.aggregator, self.compute_dtype = sides, aggregator, compute_dtype
         self.rank, self.rounds, self.chunk, self.strict = rank, rounds, chunk, strict
         self.steps_done, self.last, self.plan = 0, None, None
+        self.ranks = ranks
+        if ranks is not None:
+            ranks.check_directions(directions)
         _check_settings(vars(self))
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
@@ -176,6 +184,8 @@ class ZOSGD(torch.optim.Optimizer):
         if self._checked_field != (self.distribution, self.rank):
             check_parameters(params, directions)
             self._checked_field = self.distribution, self.rank
+        if self.ranks is not None:
+            self.ranks.check(self._facts)
         measurement = measure(
             closure,
             params,
@@ -186,6 +196,7 @@ class ZOSGD(torch.optim.Optimizer):
             self.chunk,
             self.strict,
             self._plan(),
+            self.ranks,
         )
         coefficients = measurement.coefficients(params, self.aggregator)
         first_id = 0
@@ -240,6 +251,19 @@ class ZOSGD(torch.optim.Optimizer):
         if self.plan is None or self.plan[0] != self.directions:
             return None
         return Plan(self.plan[1], keep=frozenset(self.plan[2]))
+
+    def _facts(self) -> Facts:
+        """What the ranks must have in common."""
+        groups = [
+            {key: value for key, value in group.items() if key != "params"} for group in self.param_groups
+        ]
+        own = {name: getattr(self, name) for name in _SAVED if name != "plan"}
+        memory = [value for param in self._parameters() for value in self.state.get(param, {}).values()]
+        return {
+            "weights": self._parameters(),
+            "optimizer state": memory,
+            "settings": {**own, "groups": groups},
+        }
 
     def _master(self, param: Tensor) -> Tensor:
         """The float32 copy that a low-precision parameter is the rounding of."""
@@ -310,7 +334,8 @@ class ZOSGD(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in (*_SAVED, *_UNSAVED, "_checked_field")}
-        return {**super().__getstate__(), **own, "last": None}
+        # A copy in another process belongs to no group of ranks.
+        return {**super().__getstate__(), **own, "last": None, "ranks": None}
 
 
 def _check_settings(settings: dict[str, Any]) -> None:
