@@ -94,14 +94,14 @@ def differ(folder, what):
     if what == "version" and odd:
         zo.__version__ = "0.0.1"
     ranks = zo.Ranks(shards=4, check_every=3)
-    model = network(seed=odd if what == "weights" else 0)
+    model = network(seed=int(odd) if what == "weights" else 0)
     settings = {"eps": 1e-3 if odd and what == "settings" else 1e-4}
     adam = torch.optim.Adam(model.parameters(), lr=0.02)
     trainer = zo.FusedTrainer(model, adam, directions=16, ranks=ranks, **settings)
     for step in range(8):
         if what == "later" and odd and step == 4:
             adam.param_groups[0]["lr"] = 0.0200001
-        trainer.step(*batch(step, seed=odd and what == "batches" and step >= 4))
+        trainer.step(*batch(step, seed=int(odd and what == "batches" and step >= 4)))
 
 
 def leave(folder, what):

@@ -206,7 +206,9 @@ class FusedTrainer:
 
     def _facts(self) -> Facts:
         """What the ranks must have in common."""
-        group = {key: value for key, value in self.optimizer.param_groups[0].items() if key != "params"}
+        group = {
+            f"group.{key}": value for key, value in self.optimizer.param_groups[0].items() if key != "params"
+        }
         names = ("steps_done", "directions", "eps", "seed", "sides", "compute_dtype", "fused")
         settings = {name: getattr(self, name) for name in names}
         memory = [

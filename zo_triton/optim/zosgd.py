@@ -254,16 +254,11 @@ class ZOSGD(torch.optim.Optimizer):
 
     def _facts(self) -> Facts:
         """What the ranks must have in common."""
-        groups = [
-            {key: value for key, value in group.items() if key != "params"} for group in self.param_groups
-        ]
-        own = {name: getattr(self, name) for name in _SAVED if name != "plan"}
+        settings = {name: getattr(self, name) for name in _SAVED if name != "plan"}
+        for number, group in enumerate(self.param_groups):
+            settings |= {f"group {number}.{key}": value for key, value in group.items() if key != "params"}
         memory = [value for param in self._parameters() for value in self.state.get(param, {}).values()]
-        return {
-            "weights": self._parameters(),
-            "optimizer state": memory,
-            "settings": {**own, "groups": groups},
-        }
+        return {"weights": self._parameters(), "optimizer state": memory, "settings": settings}
 
     def _master(self, param: Tensor) -> Tensor:
         """The float32 copy that a low-precision parameter is the rounding of."""
