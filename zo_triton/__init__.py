@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zo_triton import data, difference, directions, distributed, nn, nzk, ops, optim
+    from zo_triton import data, difference, directions, distributed, nn, nzk, ops, optim, runlog
     from zo_triton.difference import differences
     from zo_triton.directions import Directions
     from zo_triton.distributed import RankError, Ranks
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Measurement,
         estimate_gradient,
     )
+    from zo_triton.runlog import ReplayLog, replay
 
 __version__ = "0.1.0"
 
@@ -43,6 +44,7 @@ __all__ = [
     "Measurement",
     "RankError",
     "Ranks",
+    "ReplayLog",
     "ZOConv2d",
     "ZOLinear",
     "accumulate",
@@ -57,6 +59,8 @@ __all__ = [
     "nzk",
     "ops",
     "optim",
+    "replay",
+    "runlog",
     "sample",
     "use_engine",
 ]
@@ -76,6 +80,7 @@ _NAMES = {
         "Measurement",
         "estimate_gradient",
     ),
+    "runlog": ("ReplayLog", "replay"),
 }
 _SUBMODULES = {"data", "nzk", *_NAMES}
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

@@ -7,7 +7,7 @@ import zo_triton as zo
 from zo_triton.data import Dataset
 from zo_triton.experiments import tasks
 from zo_triton.experiments.contender import count_parameters
-from zo_triton.experiments.train import train
+from zo_triton.experiments.train import choose, train
 
 
 def test_networks_are_as_small_as_zeroth_order_steps_want_them():
@@ -44,7 +44,7 @@ def test_only_large_feature_maps_are_averaged(size, pools):
 @pytest.mark.parametrize("name", ["mnist-mlp", "mnist-cnn", "cifar-cnn", "tiny-imagenet-cnn"])
 def test_digits_stand_in_for_data_that_is_not_there_and_it_is_said(name, tmp_path, monkeypatch):
     monkeypatch.setenv("ZO_TRITON_DATA", str(tmp_path))
-    run = train(name, directions=4, steps=2)
+    run = train(choose(name, directions=4, steps=2))
     assert "digits instead" in run.note
     assert str(tmp_path) in run.note
     assert [now.step for now in run.progress] == [1, 2]
@@ -52,7 +52,7 @@ def test_digits_stand_in_for_data_that_is_not_there_and_it_is_said(name, tmp_pat
 
 def test_a_cnn_learns_digits_by_zeroth_order_steps(tmp_path, monkeypatch):
     monkeypatch.setenv("ZO_TRITON_DATA", str(tmp_path))
-    run = train("mnist-cnn", "zo-adam", directions=64, steps=60, lr=0.02)
+    run = train(choose("mnist-cnn", "zo-adam", directions=64, steps=60, lr=0.02))
     last = list(run.progress)[-1]
     assert last.accuracy > 0.6
 

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
 from math import sqrt
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from zo_triton import ZOSGD, FusedTrainer
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From (output, target) of a batch to its mean loss."""
@@ -50,6 +54,18 @@ class Contender:
 
     def prepare(self, x: Tensor, y: Tensor) -> None:
         """Compiles for such batches, off the clock; trains nothing."""
+
+    def replayable(self) -> ZOSGD | FusedTrainer | None:
+        """What a replay log can be attached to; None where steps can't be replayed."""
+        return None
+
+    def state(self) -> Any:
+        """What it remembers beside the weights, while its learning rate is kept: dicts of tensors and numbers."""
+        raise NotImplementedError(f"{type(self).__name__} can't be saved.")
+
+    def load_state(self, state: Any) -> None:
+        """Takes over what :meth:`state` gave."""
+        raise NotImplementedError(f"{type(self).__name__} can't be restored.")
 
     def write_weights(self) -> None:
         """Brings the model's parameters up to date, off the clock: for methods that train a copy elsewhere."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -55,6 +57,18 @@ class Fused(Contender):
         self._decay()
         return loss
 
+    def replayable(self) -> zo.FusedTrainer:
+        """The trainer."""
+        return self.trainer
+
+    def state(self) -> dict[str, Any]:
+        """The trainer's."""
+        return self.trainer.state_dict()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Takes it over."""
+        self.trainer.load_state_dict(state)
+
 
 class FusedSGD(Contender):
     """:class:`zo_triton.ZOSGD` behind the contenders' interface.
@@ -100,6 +114,18 @@ class FusedSGD(Contender):
     def step(self, x: Tensor, y: Tensor) -> float:
         """One update; returns the base loss."""
         return self.optimizer.step(lambda: self.loss(self.model(x), y))
+
+    def replayable(self) -> zo.ZOSGD:
+        """The optimizer."""
+        return self.optimizer
+
+    def state(self) -> dict[str, Any]:
+        """The optimizer's."""
+        return self.optimizer.state_dict()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Takes it over."""
+        self.optimizer.load_state_dict(state)
 
 
 MOMENTUM = 0.9

@@ -71,15 +71,20 @@ class RaceConfig:
     overrun: float = 1.3
 
 
-def batches(course: Prepared, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled batches of inputs and targets without end; the same seed gives the same ones to every method."""
+def batches(course: Prepared, size: int, seed: int, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """Shuffled batches of inputs and targets without end; the same seed gives the same ones to every method.
+
+    The first ``skip`` of them are passed over without being formed.
+    """
     generator = np.random.default_rng(seed)
     x = torch.from_numpy(course.data.train_x)
     y = course.target_of(torch.from_numpy(course.data.train_y))
     while True:
         order = torch.from_numpy(generator.permutation(len(x)))
         for rows in order.split(size):
-            if len(rows) == size:
+            if len(rows) == size and skip > 0:
+                skip -= 1
+            elif len(rows) == size:
                 yield x[rows], y[rows]
 
 

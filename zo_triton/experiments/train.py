@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
 
 import zo_triton as zo
+from zo_triton.experiments.contender import Contender
 from zo_triton.experiments.methods import find_method
-from zo_triton.experiments.race import batches, evaluate, setting
+from zo_triton.experiments.race import RaceConfig, batches, evaluate, setting
 from zo_triton.experiments.races import CONFIG, DEFAULT_RATES, probe
-from zo_triton.experiments.tasks import find_task
+from zo_triton.experiments.run_folder import RunFolder, check_empty, read_settings
+from zo_triton.experiments.tasks import Prepared, find_task
 
 LARGE = 10_000
 """From so many training examples on, accuracy is looked at less often."""
+
+CHECKPOINT_EVERY = 100
+"""Steps between checkpoints by default."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that a run is told.
+
+    Args:
+        task: A name in ``zo_triton.experiments.tasks.TASKS``.
+        method: A name in ``zo_triton.experiments.races.DEFAULT_RATES``.
+        lr: Learning rate.
+        directions: K.
+        seed: Of weights, batches and directions.
+        steps: How many.
+        engine: reference, cpu or triton; None lets the device decide.
+        checkpoint_every: Steps between checkpoints, where there is a folder for them.
+    """
+
+    task: str
+    method: str
+    lr: float
+    directions: int
+    seed: int
+    steps: int
+    engine: str | None
+    checkpoint_every: int
 
 
 @dataclass(frozen=True)
@@ -27,77 +60,169 @@ class Progress:
 
 @dataclass(frozen=True)
 class Run:
-    """A training run that is about to start.
+    """A training run that is about to start, or to go on.
 
     Attributes:
-        steps: How many it takes.
+        settings: What it was told.
+        done: Steps that an earlier process has taken.
         note: What a reader must know: other data than the task says, a learning rate beyond the stable one.
         progress: Trains, and yields after every step.
     """
 
-    steps: int
+    settings: Settings
+    done: int
     note: str
     progress: Iterator[Progress]
 
 
-def train(
-    task: str,
-    method: str = "zo-adam",
+def choose(
+    task: str | None = None,
+    method: str | None = None,
     lr: float | None = None,
     directions: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     steps: int | None = None,
     engine: str | None = None,
-) -> Run:
-    """Prepares a run.
-
-    Args:
-        task: A name in ``zo_triton.experiments.tasks.TASKS``.
-        method: A name in ``zo_triton.experiments.races.DEFAULT_RATES``.
-        lr: Learning rate; None takes the task's for the method.
-        directions: K; None takes the task's.
-        seed: Of weights, batches and directions.
-        steps: How many; None takes the task's.
-        engine: reference, cpu or triton; None lets the device decide.
+    checkpoint_every: int | None = None,
+) -> Settings:
+    """The settings of a run; None takes what suits the task and the method.
 
     Raises:
-        ValueError: A name is unknown, a number out of range or the data damaged; raised before the first step.
+        ValueError: A name is unknown or a number out of range.
     """
-    found = find_task(task)
+    found = find_task("digits" if task is None else task)
     steps = found.steps if steps is None else steps
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}.")
     if lr is not None and not 0 <= lr < float("inf"):
         raise ValueError(f"lr must be finite and not negative, got {lr}.")
+    seed = 0 if seed is None else seed
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed must be in [0, 2**63), got {seed}.")
-    config = replace(CONFIG, directions=found.directions if directions is None else directions)
-    if config.directions < 1:
+    directions = found.directions if directions is None else directions
+    if directions < 1:
         raise ValueError(f"directions must be at least 1, got {directions}.")
+    method = "zo-adam" if method is None else method
     if method not in DEFAULT_RATES:
         raise ValueError(f"unknown method {method!r}; choose one of {tuple(DEFAULT_RATES)}.")
-    build = find_method(method).build
-    # An unknown engine is told before the data is read.
-    with nullcontext() if engine is None else zo.use_engine(engine):
-        prepared = found.prepare()
+    every = CHECKPOINT_EVERY if checkpoint_every is None else checkpoint_every
+    if every < 1:
+        raise ValueError(f"checkpoint_every must be at least 1 step, got {every}.")
     rate = {**DEFAULT_RATES, **dict(found.rates)}[method] if lr is None else lr
+    return Settings(found.name, method, rate, directions, seed, steps, engine, every)
 
+
+def train(settings: Settings, out: str | os.PathLike[str] | None = None) -> Run:
+    """Prepares a run from its first step.
+
+    Args:
+        settings: From :func:`choose`.
+        out: The folder that gets its files; None keeps nothing.
+
+    Raises:
+        OSError: The folder can't be written.
+        ValueError: The folder holds a run, the engine is unknown, or the data is damaged.
+    """
+    if out is not None:
+        check_empty(out)
+    prepared = _prepare(settings)
+    model, contender = _build(settings, prepared)
+    folder = None
+    if out is not None:
+        folder = RunFolder(Path(out), {**asdict(settings), "data": prepared.name}, model, contender)
+        folder.begin()
+    return Run(
+        settings, 0, _note(settings, prepared), _progress(settings, prepared, model, contender, folder, 0)
+    )
+
+
+def resume(path: str | os.PathLike[str], intact_prefix: bool = False, **asked: Any) -> Run:
+    """Prepares to go on with the run in a folder, from its last step.
+
+    Args:
+        path: The folder.
+        intact_prefix: Take a damaged log up to its damage, instead of refusing it.
+        asked: Settings that the caller thinks the run has; None where it does not care.
+
+    Raises:
+        OSError: A file can't be read or written.
+        ValueError: There is no run, a file is damaged, or the run has other settings than those asked for.
+    """
+    saved = read_settings(path)
+    for name, value in asked.items():
+        if value is not None and saved.get(name) != value:
+            raise ValueError(
+                f"{name} is {saved.get(name)!r} in {path}, got {value!r}; a run goes on as it began: leave "
+                f"--{name.replace('_', '-')} out, or start another run."
+            )
+    names = [field.name for field in fields(Settings)]
+    if sorted(saved) != sorted([*names, "data"]):
+        raise ValueError(f"{Path(path) / 'run.json'} must hold {names} and data, got {list(saved)}.")
+    settings = choose(**{name: saved[name] for name in names})
+    prepared = _prepare(settings)
+    if prepared.name != saved["data"]:
+        raise ValueError(
+            f"the run in {path} trains on {saved['data']!r}, and {prepared.name!r} is what is here."
+        )
+    model, contender = _build(settings, prepared)
+    folder = RunFolder(Path(path), saved, model, contender)
+    with _engine(settings):
+        done = folder.go_on(intact_prefix)
+    return Run(
+        settings,
+        done,
+        _note(settings, prepared),
+        _progress(settings, prepared, model, contender, folder, done),
+    )
+
+
+def _prepare(settings: Settings) -> Prepared:
+    # An unknown engine is told before the data is read.
+    with _engine(settings):
+        return find_task(settings.task).prepare()
+
+
+def _build(settings: Settings, prepared: Prepared) -> tuple[Any, Contender]:
+    model = prepared.make_model(settings.seed)
+    told = setting(_config(settings), settings.lr, settings.seed, prepared.loss)
+    return model, find_method(settings.method).build(model, told)
+
+
+def _note(settings: Settings, prepared: Prepared) -> str:
     notes = [prepared.note]
-    if method == "zo-sgd" and rate > 0:
-        stability = probe(prepared.make_model(seed), prepared.data, rate, config)
+    if settings.method == "zo-sgd" and settings.lr > 0:
+        model = prepared.make_model(settings.seed)
+        stability = probe(model, prepared.data, settings.lr, _config(settings))
         notes.append(f"{stability}" if stability.is_beyond else "")
+    return "\n".join(filter(None, notes))
 
-    def progress() -> Iterator[Progress]:
-        model = prepared.make_model(seed)
-        contender = build(model, setting(config, rate, seed, prepared.loss))
-        source = batches(prepared, found.batch, seed)
-        every = 10 if len(prepared.data.train_x) < LARGE else 50
-        accuracy = evaluate(model, prepared)[1]
-        with nullcontext() if engine is None else zo.use_engine(engine):
-            for step in range(1, steps + 1):
-                loss = contender.step(*next(source))
-                if step % every == 0 or step == steps:
-                    accuracy = evaluate(model, prepared)[1]
-                yield Progress(step, loss, accuracy)
 
-    return Run(steps, "\n".join(filter(None, notes)), progress())
+def _progress(
+    settings: Settings,
+    prepared: Prepared,
+    model: Any,
+    contender: Contender,
+    folder: RunFolder | None,
+    done: int,
+) -> Iterator[Progress]:
+    source = batches(prepared, find_task(settings.task).batch, settings.seed, done)
+    look = 10 if len(prepared.data.train_x) < LARGE else 50
+    accuracy = evaluate(model, prepared)[1]
+    with _engine(settings):
+        for step in range(done + 1, settings.steps + 1):
+            loss = contender.step(*next(source))
+            if folder is not None and (step % settings.checkpoint_every == 0 or step == settings.steps):
+                folder.save(step)
+            if step % look == 0 or step == settings.steps:
+                accuracy = evaluate(model, prepared)[1]
+            yield Progress(step, loss, accuracy)
+    if folder is not None:
+        folder.close()
+
+
+def _config(settings: Settings) -> RaceConfig:
+    return replace(CONFIG, directions=settings.directions)
+
+
+def _engine(settings: Settings) -> Any:
+    return nullcontext() if settings.engine is None else zo.use_engine(settings.engine)

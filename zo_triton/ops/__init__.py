@@ -16,6 +16,7 @@ from zo_triton.ops.engines import (
     whole_step,
 )
 from zo_triton.ops.field import accumulate, direction_scales, gram, sample, stage
+from zo_triton.ops.grid import accumulate_on_grid, on_grid
 from zo_triton.ops.layers import (
     activation_difference,
     cross_entropy_difference,
@@ -30,6 +31,7 @@ __all__ = [
     "ENGINES",
     "SCHEMAS",
     "accumulate",
+    "accumulate_on_grid",
     "activation_difference",
     "any_set",
     "cross_entropy_difference",
@@ -44,6 +46,7 @@ __all__ = [
     "mlp_update",
     "offers_mlp",
     "offers_mlp_step",
+    "on_grid",
     "perturbed_conv2d",
     "perturbed_linear",
     "replayable",

@@ -10,6 +10,7 @@ from torch import Tensor
 from zo_triton import difference, ops
 from zo_triton.optim.aggregators import get_aggregator
 from zo_triton.optim.black_box import BlackBox
+from zo_triton.optim.descent import descend
 from zo_triton.optim.zosgd import ZOSGD
 
 REPLAYABLE = ("average", "normalized", "best")
@@ -42,8 +43,8 @@ class CapturedStep:
 
     Raises:
         TypeError: ``optimizer`` is no ZOSGD.
-        ValueError: The parameters are not on a GPU, the aggregator or the closure can't be recorded, or all
-            directions don't fit at once.
+        ValueError: The parameters are not on a GPU, the optimizer has a log, the aggregator or the closure can't
+            be recorded, or all directions don't fit at once.
 
     Example:
         >>> import torch, zo_triton as zo
@@ -65,6 +66,11 @@ class CapturedStep:
             raise ValueError(
                 f"CUDA graphs need parameters on a GPU, got {device}; call optimizer.step, or on a "
                 "CPU zo.FusedTrainer."
+            )
+        if optimizer.log is not None:
+            raise ValueError(
+                f"a captured step leaves its coefficients on the device, and the log {optimizer.log.path} needs "
+                "them; close the log, or call optimizer.step."
             )
         self._prepare(optimizer, closure)
         stream = torch.cuda.Stream(device)
@@ -156,7 +162,10 @@ class CapturedStep:
             coefficients = torch.where(usable, coefficients, torch.zeros_like(coefficients))
             first_id = 0
             for group, (_, rate) in zip(optimizer.param_groups, self._rates, strict=True):
-                optimizer._descend(group, first_id, coefficients, directions, rate)
+                descend(
+                    group["params"], first_id, optimizer.state, rate, group["momentum"], group["weight_decay"],
+                    coefficients, directions, optimizer.compute_dtype,
+                )  # fmt: skip
                 first_id += len(group["params"])
             self.loss.copy_(loss)
             self.skipped.add_(~usable)

@@ -76,3 +76,23 @@ def check_parameters(params: Sequence[Tensor], directions: Directions, names: Se
             f"{len(params)} parameters are only {different} different tensors; pass each once, or one "
             "would be moved along two directions."
         )
+
+
+def check_coefficients(coefficients: Tensor, directions: Directions) -> None:
+    """Refuses what can't be the coefficients of these directions.
+
+    Raises:
+        TypeError: They are no float32 tensor.
+        ValueError: There are not K of them, or one is not finite.
+    """
+    if not isinstance(coefficients, Tensor) or coefficients.dtype != torch.float32:
+        raise TypeError(
+            f"coefficients must be a float32 tensor, got {getattr(coefficients, 'dtype', type(coefficients))}; "
+            "call .float()."
+        )
+    if coefficients.shape != (directions.num,):
+        raise ValueError(
+            f"expected {directions.num} coefficients, one a direction, got shape {tuple(coefficients.shape)}."
+        )
+    if not bool(coefficients.isfinite().all()):
+        raise ValueError("a coefficient is NaN or infinite; leave that direction out by a coefficient of 0.")

@@ -72,11 +72,24 @@ def estimate_gradient(
 def write_gradients(params: Sequence[Tensor], measurement: Measurement, aggregator: str) -> None:
     """Sets the ``.grad`` of each parameter to the estimate ĝ that a measurement gives."""
     coefficients = measurement.coefficients(params, aggregator)
+    fill_gradients(params, coefficients, measurement.directions, measurement.compute_dtype)
+
+
+@torch.no_grad()
+def fill_gradients(
+    params: Sequence[Tensor], coefficients: Tensor, directions: Directions, compute_dtype: torch.dtype
+) -> None:
+    """Sets the ``.grad`` of each parameter to Σ_k a_k·z_k, for Rademacher signs the same bits on every engine.
+
+    Args:
+        params: The trained tensors in the order of their ids.
+        coefficients: a_k, [K] float32, scales included.
+        directions: Names the K directions.
+        compute_dtype: Dtype whose rounding defines z.
+    """
     gradients = [_gradient_memory(param) for param in params]
     torch._foreach_zero_(gradients)
-    ops.accumulate(
-        gradients, range(len(params)), coefficients, measurement.directions, measurement.compute_dtype
-    )
+    ops.accumulate_on_grid(gradients, range(len(params)), coefficients, directions, compute_dtype)
     for param, gradient in zip(params, gradients, strict=True):
         if param.grad is None:
             param.grad = gradient.to(param.dtype)

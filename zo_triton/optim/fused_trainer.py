@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import isfinite, sqrt
+from dataclasses import asdict
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import Optimizer
 
 from zo_triton import ops
 from zo_triton.difference import Plan
 from zo_triton.directions import Directions
 from zo_triton.optim.checks import check_eps, check_evaluation, check_parameters
-from zo_triton.optim.estimate import write_gradients
+from zo_triton.optim.gradient_step import GradientStep, is_plain
 from zo_triton.optim.measure import measure
 
 if TYPE_CHECKING:
@@ -25,11 +26,8 @@ if TYPE_CHECKING:
 COMPILED_LOSSES = (F.cross_entropy, F.mse_loss)
 """Losses that the compiled step knows."""
 
-_PLAIN_ADAM = {"amsgrad": False, "maximize": False, "decoupled_weight_decay": False}
-_PLAIN_SGD = {"nesterov": False, "maximize": False, "dampening": 0}
 
-
-class FusedTrainer:
+class FusedTrainer(GradientStep):
     """Training on K loss differences a step, with a torch optimizer.
 
     A step does what ``zo.estimate_gradient`` on ``loss(model(x), y)`` and ``optimizer.step()`` do.
@@ -54,6 +52,7 @@ class FusedTrainer:
 
     Attributes:
         steps_done: Successful steps, the ``step`` of the directions drawn next.
+        log: Gets each step's coefficients before the weights move; see :class:`zo_triton.ReplayLog`.
         is_fused: Whether the next step will run in compiled calls.
 
     Raises:
@@ -81,26 +80,23 @@ class FusedTrainer:
         loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
         ranks: Ranks | None = None,
     ) -> None:
-        self.params = [param for param in model.parameters() if param.requires_grad]
+        trained = {name: param for name, param in model.named_parameters() if param.requires_grad}
+        params = list(trained.values())
         check_eps(eps)
         check_evaluation(sides, compute_dtype, None)
-        check_parameters(self.params, Directions(seed, 0, directions))
+        check_parameters(params, Directions(seed, 0, directions))
         held = [param for group in optimizer.param_groups for param in group["params"]]
-        if [id(param) for param in held] != [id(param) for param in self.params]:
+        if [id(param) for param in held] != [id(param) for param in params]:
             raise ValueError(
-                f"the optimizer holds {len(held)} tensors that are not the model's {len(self.params)} trained "
+                f"the optimizer holds {len(held)} tensors that are not the model's {len(params)} trained "
                 "parameters in their order; make it with model.parameters()."
             )
         if ranks is not None:
             ranks.check_directions(directions)
-        self.model, self.optimizer, self.ranks = model, optimizer, ranks
-        self.directions, self.eps, self.seed, self.sides = directions, eps, seed, sides
-        self.compute_dtype, self.loss = compute_dtype, loss
+        super().__init__(params, optimizer, directions, seed, compute_dtype, tuple(trained))
+        self.model, self.eps, self.sides, self.loss = model, eps, sides, loss
+        self.ranks = ranks
         self.fused = fused and loss in COMPILED_LOSSES
-        self.steps_done = 0
-        self._plan: Plan | None = None  # how the last general step was cut up
-        self._array_of = _Arrays(12 * len(self.params))
-        self._scratch: list[dict[str, Any]] = [{} for _ in self.params]  # for SGD, which remembers nothing
         self._signed_eps = np.tile(np.array([eps, -eps][:sides], np.float32), directions)
         self._is_small = ops.offers_mlp_step(
             self.params[0].device, Directions(seed, 0, directions), self.params[::2]
@@ -114,7 +110,7 @@ class FusedTrainer:
             and self._is_small
             and _is_relu_mlp(self.model, self.params)  # it may have got a hook, or another dtype
             and ops.engine_for(self.params[0].device) == "cpu"
-            and _is_plain(self.optimizer)
+            and is_plain(self.optimizer)
         )
 
     @torch.no_grad()
@@ -133,36 +129,32 @@ class FusedTrainer:
             ValueError: Shapes do not fit, a label is out of range, or the loss or every difference is not
                 finite. Nothing has changed then.
         """
-        directions = Directions(self.seed, self.steps_done, self.directions)
         if self.ranks is not None:
             self.ranks.note(x, y)
             self.ranks.check(self._facts)
-        if self.is_fused and x.dtype == torch.float32:
-            loss = self._fused_step(x, y, directions)
-        else:
-            loss = self._general_step(x, y, directions)
-        self.steps_done += 1
+        compiled = self.is_fused and x.dtype == torch.float32
+        loss, coefficients = self._measure_compiled(x, y) if compiled else self._measure_general(x, y)
+        self.apply(coefficients, compiled)
         return loss
 
-    def _general_step(self, x: Tensor, y: Tensor, directions: Directions) -> float:
+    def _measure_general(self, x: Tensor, y: Tensor) -> tuple[float, Tensor]:
+        """The loss and the coefficients of the average, [K] float32."""
+        directions = self.next_directions()
         check_parameters(self.params, directions)
 
         def closure(take: Take = _whole) -> Tensor:
             return self.loss(self.model(take(x)), take(y))
 
         measurement = measure(
-            closure, self.params, directions, self.eps, self.sides, self.compute_dtype, plan=self._plan,
-            ranks=self.ranks,
+            closure, self.params, directions, self.eps, self.sides, self.compute_dtype,
+            plan=_from_json(self.plan), ranks=self.ranks,
         )  # fmt: skip
-        self._plan = measurement.plan
-        # On one thread where the engine has its own: torch's others would spin on into the next step.
-        with ops.whole_step(self.params[0].device):
-            write_gradients(self.params, measurement, "average")
-            self.optimizer.step()
-        return measurement.loss
+        self.plan = _as_json(measurement.plan)
+        return measurement.loss, measurement.coefficients(self.params, "average")
 
-    def _fused_step(self, x: Tensor, y: Tensor, directions: Directions) -> float:
-        tensors = [self._array_of(param) for param in self.params]
+    def _measure_compiled(self, x: Tensor, y: Tensor) -> tuple[float, Tensor]:
+        """The same in one compiled call."""
+        tensors = self._arrays()
         inputs, classes = tensors[0].shape[1], tensors[-1].shape[1]
         _check_inputs(x, inputs)
         target = (
@@ -170,7 +162,7 @@ class FusedTrainer:
             if self.loss is F.mse_loss
             else _checked_labels(y, x.shape[0], classes)
         )
-        x = x.contiguous()
+        directions, x = self.next_directions(), x.contiguous()
 
         def measured(first: int, stop: int, take: Take) -> tuple[float, Tensor]:
             # Each direction is measured by itself: how many go through one call changes no bit.
@@ -198,82 +190,28 @@ class FusedTrainer:
                 f"the loss is {loss} but none of its {projected.size} differences is finite: the step is refused "
                 f"and the weights stay as they are; lower eps={self.eps}."
             )
-        coefficients = np.where(usable, projected, 0) / np.float32(self.eps * count)
-        ops.mlp_update(tensors, *self._rule(), coefficients, directions)
-        # By this torch's schedulers know that the optimizer has stepped.
-        self.optimizer._opt_called = True  # type: ignore[attr-defined]
-        return loss
+        return loss, torch.from_numpy(np.where(usable, projected, 0) / np.float32(self.eps * count))
 
     def _facts(self) -> Facts:
         """What the ranks must have in common."""
-        group = {
-            f"group.{key}": value for key, value in self.optimizer.param_groups[0].items() if key != "params"
-        }
         names = ("steps_done", "directions", "eps", "seed", "sides", "compute_dtype", "fused")
         settings = {name: getattr(self, name) for name in names}
+        settings["optimizer"] = type(self.optimizer).__name__
+        for number, group in enumerate(self.optimizer.param_groups):
+            settings |= {f"group {number}.{key}": value for key, value in group.items() if key != "params"}
+        states = [self.optimizer.state.get(param, {}) for param in self.params]
         memory = [
-            value
-            for state in self._states()
-            for _, value in sorted(state.items())
-            if isinstance(value, Tensor)
+            value for state in states for _, value in sorted(state.items()) if isinstance(value, Tensor)
         ]
         return {
             "weights": [*self.params, *self.model.buffers()],
             "optimizer state": memory,
-            "settings": {**settings, "optimizer": type(self.optimizer).__name__, **group},
+            "settings": settings,
         }
-
-    def _rule(self) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray], tuple[float, ...]]:
-        """The optimizer's memory and this step's numbers, as ``ops.mlp_update`` takes them."""
-        group = self.optimizer.param_groups[0]
-        if isinstance(self.optimizer, SGD):
-            momentum = group["momentum"]
-            first = self._memory(self._states() if momentum else self._scratch, "momentum_buffer")
-            return first, first, (group["lr"], momentum, -1.0, 1.0, 0.0, group["weight_decay"])
-        states = self._states()
-        beta1, beta2 = group["betas"]
-        for state in states:
-            if "step" not in state:
-                state["step"] = torch.zeros(())
-            self._array_of(state["step"])[...] += 1
-        taken = float(self._array_of(states[0]["step"])[0, 0])
-        first, second = self._memory(states, "exp_avg"), self._memory(states, "exp_avg_sq")
-        lr = float(group["lr"]) / (1 - beta1**taken)
-        return first, second, (lr, beta1, beta2, sqrt(1 - beta2**taken), group["eps"], group["weight_decay"])
-
-    def _states(self) -> list[dict[str, Any]]:
-        return [self.optimizer.state[param] for param in self.params]
-
-    def _memory(self, states: Sequence[dict[str, Any]], key: str) -> list[np.ndarray]:
-        for state, param in zip(states, self.params, strict=True):
-            if state.get(key) is None:
-                state[key] = torch.zeros_like(param, requires_grad=False)
-        return [self._array_of(state[key]) for state in states]
 
 
 def _whole(batch: Any) -> Any:
     return batch
-
-
-class _Arrays:
-    """Matrices over the memory of at most ``most`` tensors, kept: making them costs a tenth of a small step."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._kept: dict[int, tuple[Tensor, int, torch.Size, np.ndarray]] = {}
-
-    def __call__(self, tensor: Tensor) -> np.ndarray:
-        """The tensor as a matrix of its rows, [1, 1] for a scalar; a write to one is a write to the other."""
-        kept = self._kept.get(id(tensor))
-        current = (tensor.data_ptr(), tensor.shape)
-        if kept is None or kept[0] is not tensor or kept[1:3] != current:
-            if len(self._kept) >= self._most:  # another state was loaded, again and again
-                self._kept.clear()
-            columns = tensor.shape[-1] if tensor.dim() else 1
-            array = tensor.detach().numpy().reshape(-1, columns)
-            # The tensor is kept too: another could take its place in memory, and its id.
-            kept = self._kept[id(tensor)] = (tensor, *current, array)
-        return kept[3]
 
 
 def _check_inputs(x: Tensor, inputs: int) -> None:
@@ -303,17 +241,6 @@ def _checked_targets(y: Tensor, examples: int, outputs: int) -> np.ndarray:
     return y.contiguous().numpy()
 
 
-def _is_plain(optimizer: Optimizer) -> bool:
-    """Whether the compiled update knows the optimizer's rule: one group of torch's own Adam or SGD."""
-    if len(optimizer.param_groups) != 1:
-        return False
-    group, kind = optimizer.param_groups[0], type(optimizer)
-    expected = _PLAIN_ADAM if kind is Adam else _PLAIN_SGD if kind is SGD else None
-    if expected is None or isinstance(group["lr"], Tensor):
-        return False
-    return all(group.get(key, value) == value for key, value in expected.items())
-
-
 def _is_relu_mlp(model: nn.Module, params: Sequence[Tensor]) -> bool:
     """Whether the model is Linear, ReLU, Linear, … Linear, all float32, contiguous, with bias and trained."""
     if not isinstance(model, nn.Sequential) or type(model).forward is not nn.Sequential.forward:
@@ -331,3 +258,11 @@ def _is_relu_mlp(model: nn.Module, params: Sequence[Tensor]) -> bool:
         param.dtype == torch.float32 and param.is_contiguous() and param.device.type == "cpu"
         for param in params
     )
+
+
+def _as_json(plan: Plan | None) -> dict[str, Any] | None:
+    return None if plan is None else {**asdict(plan), "keep": sorted(plan.keep)}
+
+
+def _from_json(plan: dict[str, Any] | None) -> Plan | None:
+    return None if plan is None else Plan(**{**plan, "keep": frozenset(plan["keep"])})

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zo_triton import ops
 from zo_triton.difference import Plan
 from zo_triton.directions import Directions
 from zo_triton.optim.aggregators import get_aggregator
-from zo_triton.optim.checks import check_eps, check_evaluation, check_parameters
+from zo_triton.optim.checks import check_coefficients, check_eps, check_evaluation, check_parameters
+from zo_triton.optim.descent import FULL, descend
 from zo_triton.optim.measure import Measurement, measure
+from zo_triton.optim.step_log import StepLog
 
 if TYPE_CHECKING:
     from zo_triton.distributed import Facts, Ranks
@@ -34,7 +35,6 @@ _SAVED = (
     "plan",
 )
 _UNSAVED = ("chunk", "strict")
-_FULL = (torch.float32, torch.float64)
 
 
 class ZOSGD(torch.optim.Optimizer):
@@ -80,6 +80,8 @@ class ZOSGD(torch.optim.Optimizer):
         steps_done: Successful steps, the ``step`` of the directions drawn next.
         last: The :class:`Measurement` of the latest step, None before the first.
         plan: How the latest step was cut up: K, the chunk, and the layers that keep their input's memory.
+        log: Gets each step's coefficients before the weights move, as :class:`zo_triton.ReplayLog` does when it is
+            attached; None if nothing does. Copies of the optimizer have none.
 
     Raises:
         TypeError: A parameter is not of a real floating type, or a count is no integer.
@@ -96,6 +98,7 @@ class ZOSGD(torch.optim.Optimizer):
     steps_done: int
     last: Measurement | None
     plan: tuple[int, int, list[int]] | None
+    log: StepLog | None
 
     def __init__(
         self,
@@ -119,7 +122,7 @@ class ZOSGD(torch.optim.Optimizer):
         self.seed, self.directions, self.eps, self.distribution = seed, directions, eps, distribution
         self.sides, self.aggregator, self.compute_dtype = sides, aggregator, compute_dtype
         self.rank, self.rounds, self.chunk, self.strict = rank, rounds, chunk, strict
-        self.steps_done, self.last, self.plan = 0, None, None
+        self.steps_done, self.last, self.plan, self.log = 0, None, None, None
         self.ranks = ranks
         if ranks is not None:
             ranks.check_directions(directions)
@@ -179,11 +182,7 @@ class ZOSGD(torch.optim.Optimizer):
         params, directions = self._parameters(), self.next_directions()
         check_eps(self.eps)
         check_evaluation(self.sides, self.compute_dtype, self.chunk)
-        for group in self.param_groups:
-            _check_group(group)
-        if self._checked_field != (self.distribution, self.rank):
-            check_parameters(params, directions)
-            self._checked_field = self.distribution, self.rank
+        self._check_move(directions)
         if self.ranks is not None:
             self.ranks.check(self._facts)
         measurement = measure(
@@ -199,49 +198,49 @@ class ZOSGD(torch.optim.Optimizer):
             self.ranks,
         )
         coefficients = measurement.coefficients(params, self.aggregator)
-        first_id = 0
-        for group in self.param_groups:
-            self._descend(group, first_id, coefficients, directions, float(group["lr"]))
-            first_id += len(group["params"])
-        self.steps_done += 1
-        self.last = measurement
         plan = measurement.plan
         self.plan = None if plan is None or plan.fixed else (self.directions, plan.chunk, sorted(plan.keep))
+        self.apply(coefficients)
+        self.last = measurement
         return measurement.loss
 
-    def _descend(
-        self,
-        group: dict[str, Any],
-        first_id: int,
-        coefficients: Tensor,
-        directions: Directions,
-        lr: float | Tensor,
-    ) -> None:
-        """One group's update; a learning rate of 0 that is known to be one leaves every bit of its weights."""
-        params: list[Tensor] = group["params"]
-        momentum, decay = group["momentum"], group["weight_decay"]
-        moves = isinstance(lr, Tensor) or lr != 0
-        ids = range(first_id, first_id + len(params))
-        weights = [param if param.dtype in _FULL else self._master(param) for param in params]
-        if momentum:
-            buffers = [
-                self._momentum_buffer(param, weight) for param, weight in zip(params, weights, strict=True)
-            ]
-            torch._foreach_mul_(buffers, momentum)
-            if decay:
-                torch._foreach_add_(buffers, weights, alpha=decay)
-            ops.accumulate(buffers, ids, coefficients, directions, self.compute_dtype)
-            if isinstance(lr, Tensor):
-                torch._foreach_sub_(weights, torch._foreach_mul(buffers, lr))
-            elif moves:
-                torch._foreach_add_(weights, buffers, alpha=-lr)
-        elif moves:
-            if decay:
-                torch._foreach_mul_(weights, 1.0 - lr * decay)
-            ops.accumulate(weights, ids, coefficients * -lr, directions, self.compute_dtype)
-        for param, weight in zip(params, weights, strict=True):
-            if param is not weight and moves:
-                param.copy_(weight)
+    @torch.no_grad()
+    def apply(self, coefficients: Tensor) -> None:
+        """Moves the weights along the next directions: the second half of :meth:`step`, which has no other effect.
+
+        What happens depends on the weights, the state, ``steps_done``, the settings and the coefficients alone.
+        With Rademacher signs at full rank every engine and device writes the same bits.
+
+        Args:
+            coefficients: a_k of ĝ = Σ_k a_k·z_k, [K] float32, scales included: what
+                :meth:`Measurement.coefficients` gives.
+
+        Raises:
+            TypeError: They are no float32 tensor.
+            ValueError: There are not K of them, one is not finite, or a setting is out of range.
+            OSError: The log can't be written; the step has not happened then.
+        """
+        directions = self.next_directions()
+        check_coefficients(coefficients, directions)
+        self._check_move(directions)
+        if self.log is not None:
+            self.log.append(coefficients)
+        first_id = 0
+        for group in self.param_groups:
+            descend(
+                group["params"], first_id, self.state, float(group["lr"]), group["momentum"],
+                group["weight_decay"], coefficients, directions, self.compute_dtype,
+            )  # fmt: skip
+            first_id += len(group["params"])
+        self.steps_done += 1
+
+    def _check_move(self, directions: Directions) -> None:
+        """Refuses settings that were changed to something no step can be made of."""
+        for group in self.param_groups:
+            _check_group(group)
+        if self._checked_field != (self.distribution, self.rank):
+            check_parameters(self._parameters(), directions)
+            self._checked_field = self.distribution, self.rank
 
     def _plan(self) -> Plan | None:
         """The latest step's plan, unless it was made for another number of directions.
@@ -259,21 +258,6 @@ class ZOSGD(torch.optim.Optimizer):
             settings |= {f"group {number}.{key}": value for key, value in group.items() if key != "params"}
         memory = [value for param in self._parameters() for value in self.state.get(param, {}).values()]
         return {"weights": self._parameters(), "optimizer state": memory, "settings": settings}
-
-    def _master(self, param: Tensor) -> Tensor:
-        """The float32 copy that a low-precision parameter is the rounding of."""
-        state = self.state[param]
-        if "master" not in state:
-            state["master"] = param.detach().float()
-        elif not ops.is_replayable() and not torch.equal(state["master"].to(param.dtype), param):
-            state["master"].copy_(param)
-        return state["master"]
-
-    def _momentum_buffer(self, param: Tensor, weight: Tensor) -> Tensor:
-        state = self.state[param]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(weight, requires_grad=False)
-        return state["momentum_buffer"]
 
     def _parameters(self) -> list[Tensor]:
         if len(self.param_groups) == 1:
@@ -320,7 +304,7 @@ class ZOSGD(torch.optim.Optimizer):
         # Torch has cast the state to the parameters' dtype, and shares memory where it had nothing to cast.
         indices = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         for index, param in zip(indices, params, strict=True):
-            dtype = param.dtype if param.dtype in _FULL else torch.float32
+            dtype = param.dtype if param.dtype in FULL else torch.float32
             for key, value in state_dict["state"].get(index, {}).items():
                 self.state[param][key] = value.to(param.device, dtype, copy=True)
         vars(self).update(settings)
@@ -330,7 +314,7 @@ class ZOSGD(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in (*_SAVED, *_UNSAVED, "_checked_field")}
         # A copy in another process belongs to no group of ranks.
-        return {**super().__getstate__(), **own, "last": None, "ranks": None}
+        return {**super().__getstate__(), **own, "last": None, "log": None, "ranks": None}
 
 
 def _check_settings(settings: dict[str, Any]) -> None:

@@ -5,6 +5,8 @@ Adam: Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, in
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -46,6 +48,14 @@ class Backprop(Contender):
         self.optimizer.step()
         self._decay()
         return loss.item()
+
+    def state(self) -> dict[str, Any]:
+        """The optimizer's."""
+        return self.optimizer.state_dict()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Takes it over."""
+        self.optimizer.load_state_dict(state)
 
 
 METHODS = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +66,19 @@ class MeZO(Contender):
             self.adam.step()
             self._decay()
         return total / (2 * self.directions)
+
+    def state(self) -> dict[str, Any]:
+        """Where its seeds go on, and Adam's state."""
+        return {
+            "seeds": self._seeds.get_state(),
+            "adam": None if self.adam is None else self.adam.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Takes it over."""
+        self._seeds.set_state(state["seeds"])
+        if self.adam is not None:
+            self.adam.load_state_dict(state["adam"])
 
     def _perturb(self, seed: int, scale: float) -> None:
         for parameter, noise in self._replay(seed):

@@ -1,0 +1,93 @@
+"""What a step of ZOSGD does to the weights, given its coefficients: the rule of SGD along ĝ = Σ_k a_k·z_k.
+
+A function of the weights, the state, the settings, the directions and the coefficients, and of nothing else. Each
+operation rounds once (a product and a sum are never fused), and Rademacher signs are summed without rounding, so
+that for them every engine and device writes the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zo_triton import ops
+from zo_triton.directions import Directions
+
+FULL = (torch.float32, torch.float64)
+"""Dtypes of weights that are updated where they are; others have a float32 master copy."""
+
+State = MutableMapping[Tensor, dict[str, Any]]
+
+
+def descend(
+    params: Sequence[Tensor],
+    first_id: int,
+    state: State,
+    lr: float | Tensor,
+    momentum: float,
+    weight_decay: float,
+    coefficients: Tensor,
+    directions: Directions,
+    compute_dtype: torch.dtype,
+) -> None:
+    """Moves one group's weights; a learning rate of 0 that is known to be one leaves every bit of them.
+
+    Args:
+        params: The group's tensors, changed in place.
+        first_id: Of the first of them in the field.
+        state: The optimizer's; gets what a parameter needs when it is first needed.
+        lr: η; a 0-dim float32 tensor is read when the kernels run.
+        momentum: μ.
+        weight_decay: λ.
+        coefficients: a_k, [K] float32, scales included.
+        directions: Names the K directions.
+        compute_dtype: Dtype whose rounding defines z.
+    """
+    moves = isinstance(lr, Tensor) or lr != 0
+    ids = range(first_id, first_id + len(params))
+    weights = [_in_full_precision(param, state) for param in params]
+    if momentum:
+        buffers = [_buffer(param, weight, state) for param, weight in zip(params, weights, strict=True)]
+        torch._foreach_mul_(buffers, momentum)
+        if weight_decay:
+            for buffer, weight in zip(buffers, weights, strict=True):
+                buffer.add_(weight * weight_decay)
+        ops.accumulate_on_grid(buffers, ids, coefficients, directions, compute_dtype)
+        if moves:
+            for weight, buffer in zip(weights, buffers, strict=True):
+                weight.sub_(buffer * lr)
+    elif moves:
+        if weight_decay:
+            torch._foreach_mul_(weights, 1.0 - lr * weight_decay)
+        ops.accumulate_on_grid(weights, ids, coefficients * -lr, directions, compute_dtype)
+    if moves:
+        for param, weight in zip(params, weights, strict=True):
+            if param is not weight:
+                _round_into(param, weight)
+
+
+def _round_into(param: Tensor, weight: Tensor) -> None:
+    """Writes a low-precision parameter, the rounding of its master copy."""
+    param.copy_(weight)
+
+
+def _in_full_precision(param: Tensor, state: State) -> Tensor:
+    """The parameter itself, or the float32 copy that a low-precision one is the rounding of."""
+    if param.dtype in FULL:
+        return param
+    own = state[param]
+    if "master" not in own:
+        own["master"] = param.detach().float()
+    elif not ops.is_replayable() and not torch.equal(own["master"].to(param.dtype), param):
+        own["master"].copy_(param)
+    return own["master"]
+
+
+def _buffer(param: Tensor, weight: Tensor, state: State) -> Tensor:
+    own = state[param]
+    if "momentum_buffer" not in own:
+        own["momentum_buffer"] = torch.zeros_like(weight, requires_grad=False)
+    return own["momentum_buffer"]

@@ -1,0 +1,168 @@
+"""What a step of FusedTrainer does to the weights, given its coefficients: a torch optimizer's rule along ĝ.
+
+ĝ = Σ_k a_k·z_k. A function of the weights, the optimizer's state and settings, the directions and the
+coefficients. There are two ways, which agree to rounding: the compiled one, and the general one
+through ``.grad`` and ``optimizer.step``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adam, Optimizer
+
+from zo_triton import ops
+from zo_triton.directions import Directions
+from zo_triton.optim.checks import check_coefficients
+from zo_triton.optim.estimate import fill_gradients
+from zo_triton.optim.step_log import StepLog
+
+_PLAIN_ADAM = {"amsgrad": False, "maximize": False, "decoupled_weight_decay": False}
+_PLAIN_SGD = {"nesterov": False, "maximize": False, "dampening": 0}
+
+
+class GradientStep:
+    """Moves parameters along an estimate by a torch optimizer, whose state is read and written in place.
+
+    Args:
+        params: The trained tensors in the order of their ids.
+        optimizer: Holds them.
+        directions: K, directions a step.
+        seed: Key of the noise, in [0, 2**64).
+        compute_dtype: Dtype whose rounding defines z.
+        names: Of the parameters.
+
+    Attributes:
+        steps_done: Steps taken, the ``step`` of the directions drawn next.
+        plan: How the latest general step was cut up, as JSON can hold it: what another one starts with.
+        log: Gets each step's coefficients before the weights move; None if nothing does.
+    """
+
+    def __init__(
+        self,
+        params: Sequence[Tensor],
+        optimizer: Optimizer,
+        directions: int,
+        seed: int,
+        compute_dtype: torch.dtype,
+        names: Sequence[str],
+    ) -> None:
+        self.params, self.optimizer, self.names = params, optimizer, names
+        self.directions, self.seed, self.compute_dtype = directions, seed, compute_dtype
+        self.steps_done = 0
+        self.plan: dict[str, Any] | None = None
+        self.log: StepLog | None = None
+        self._array_of = _Arrays(12 * len(params))
+        self._scratch: list[dict[str, Any]] = [{} for _ in params]  # for SGD, which remembers nothing
+
+    def next_directions(self) -> Directions:
+        """The directions that the next step walks."""
+        return Directions(self.seed, self.steps_done, self.directions)
+
+    @torch.no_grad()
+    def apply(self, coefficients: Tensor, compiled: bool) -> None:
+        """Moves the weights along the next directions: the second half of a step, which has no other effect.
+
+        What happens depends on the weights, the optimizer, ``steps_done``, the settings and the arguments alone.
+
+        Args:
+            coefficients: a_k of ĝ = Σ_k a_k·z_k, [K] float32.
+            compiled: In one compiled call, in which ĝ is never written out and for which the optimizer must be
+                :func:`is_plain`, rather than through ``.grad``; the two agree to rounding.
+
+        Raises:
+            TypeError: The coefficients are no float32 tensor.
+            ValueError: There are not K of them, or one is not finite.
+            OSError: The log can't be written; the step has not happened then.
+        """
+        directions = self.next_directions()
+        check_coefficients(coefficients, directions)
+        if self.log is not None:
+            self.log.append(coefficients, compiled)
+        if compiled:
+            ops.mlp_update(self._arrays(), *self._rule(), coefficients.numpy(), directions)
+            # By this torch's schedulers know that the optimizer has stepped.
+            self.optimizer._opt_called = True  # type: ignore[attr-defined]
+        else:
+            # On one thread where the engine has its own: torch's others would spin on into the next step.
+            with ops.whole_step(self.params[0].device):
+                fill_gradients(self.params, coefficients, directions, self.compute_dtype)
+                self.optimizer.step()
+        self.steps_done += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run needs to go on beside the weights and the arguments, the optimizer's state included."""
+        return {"steps_done": self.steps_done, "plan": self.plan, "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over what :meth:`state_dict` of the same model and optimizer returned."""
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        self.steps_done, self.plan = state_dict["steps_done"], state_dict["plan"]
+
+    def _arrays(self) -> list[np.ndarray]:
+        """The parameters as matrices over their own memory, as the compiled calls take them."""
+        return [self._array_of(param) for param in self.params]
+
+    def _rule(self) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray], tuple[float, ...]]:
+        """The optimizer's memory and this step's numbers, as ``ops.mlp_update`` takes them."""
+        group = self.optimizer.param_groups[0]
+        if isinstance(self.optimizer, SGD):
+            momentum = group["momentum"]
+            first = self._memory(self._states() if momentum else self._scratch, "momentum_buffer")
+            return first, first, (group["lr"], momentum, -1.0, 1.0, 0.0, group["weight_decay"])
+        states = self._states()
+        beta1, beta2 = group["betas"]
+        for state in states:
+            if "step" not in state:
+                state["step"] = torch.zeros(())
+            self._array_of(state["step"])[...] += 1
+        taken = float(self._array_of(states[0]["step"])[0, 0])
+        first, second = self._memory(states, "exp_avg"), self._memory(states, "exp_avg_sq")
+        lr = float(group["lr"]) / (1 - beta1**taken)
+        return first, second, (lr, beta1, beta2, sqrt(1 - beta2**taken), group["eps"], group["weight_decay"])
+
+    def _states(self) -> list[dict[str, Any]]:
+        return [self.optimizer.state[param] for param in self.params]
+
+    def _memory(self, states: Sequence[dict[str, Any]], key: str) -> list[np.ndarray]:
+        for state, param in zip(states, self.params, strict=True):
+            if state.get(key) is None:
+                state[key] = torch.zeros_like(param, requires_grad=False)
+        return [self._array_of(state[key]) for state in states]
+
+
+class _Arrays:
+    """Matrices over the memory of at most ``most`` tensors, kept: making them costs a tenth of a small step."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: dict[int, tuple[Tensor, int, torch.Size, np.ndarray]] = {}
+
+    def __call__(self, tensor: Tensor) -> np.ndarray:
+        """The tensor as a matrix of its rows, [1, 1] for a scalar; a write to one is a write to the other."""
+        kept = self._kept.get(id(tensor))
+        current = (tensor.data_ptr(), tensor.shape)
+        if kept is None or kept[0] is not tensor or kept[1:3] != current:
+            if len(self._kept) >= self._most:  # another state was loaded, again and again
+                self._kept.clear()
+            columns = tensor.shape[-1] if tensor.dim() else 1
+            array = tensor.detach().numpy().reshape(-1, columns)
+            # The tensor is kept too: another could take its place in memory, and its id.
+            kept = self._kept[id(tensor)] = (tensor, *current, array)
+        return kept[3]
+
+
+def is_plain(optimizer: Optimizer) -> bool:
+    """Whether the compiled update knows the optimizer's rule: one group of torch's own Adam or SGD."""
+    if len(optimizer.param_groups) != 1:
+        return False
+    group, kind = optimizer.param_groups[0], type(optimizer)
+    expected = _PLAIN_ADAM if kind is Adam else _PLAIN_SGD if kind is SGD else None
+    if expected is None or isinstance(group["lr"], Tensor):
+        return False
+    return all(group.get(key, value) == value for key, value in expected.items())

@@ -1,0 +1,164 @@
+"""What a log says of an optimizer, and an optimizer made from what a log says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from zo_triton.optim import ZOSGD
+from zo_triton.optim.gradient_step import GradientStep
+from zo_triton.runlog.weights import digest
+
+Replayable: TypeAlias = ZOSGD | GradientStep
+"""What has an ``apply``; :class:`zo_triton.FusedTrainer` is a :class:`GradientStep`."""
+
+_KINDS: dict[str, Any] = {"Adam": Adam, "AdamW": AdamW, "SGD": SGD}
+_FIELD = ("seed", "directions", "compute_dtype", "plan")
+_ZOSGD_FIELD = (*_FIELD, "distribution", "rank", "rounds")
+_MEASURED = ("eps", "sides", "aggregator")
+
+
+def named_parameters(target: Replayable) -> dict[str, Tensor]:
+    """The trained tensors by name in the order of their ids; unnamed ones are named by their position."""
+    if isinstance(target, GradientStep):
+        return dict(zip(target.names, target.params, strict=True))
+    groups = target.param_groups
+    params = [param for group in groups for param in group["params"]]
+    names = [name for group in groups for name in group.get("param_names", ())]
+    return dict(zip(names or map(str, range(len(params))), params, strict=True))
+
+
+def settings_of(target: Replayable, compiled: bool = False) -> dict[str, Any]:
+    """All that a step's update depends on beside weights, state and coefficients, as JSON can hold it.
+
+    Args:
+        target: The optimizer or trainer.
+        compiled: The step is a compiled one of :class:`zo_triton.FusedTrainer`.
+    """
+    optimizer = _optimizer(target)
+    known = optimizer.defaults
+    groups = [{key: _plain(group[key]) for key in known} for group in optimizer.param_groups]
+    names = _ZOSGD_FIELD if isinstance(target, ZOSGD) else _FIELD
+    settings = {name: _plain(getattr(target, name)) for name in names}
+    settings["compute_dtype"] = str(target.compute_dtype).removeprefix("torch.")
+    return {**settings, "groups": groups, "compiled": compiled}
+
+
+def take_settings(target: Replayable, settings: Mapping[str, Any]) -> None:
+    """Inverse of :func:`settings_of`."""
+    for name in _ZOSGD_FIELD if isinstance(target, ZOSGD) else _FIELD:
+        setattr(target, name, _from_plain(settings[name]))
+    target.compute_dtype = getattr(torch, settings["compute_dtype"])
+    for group, saved in zip(_optimizer(target).param_groups, settings["groups"], strict=True):
+        group.update({key: _from_plain(value) for key, value in saved.items()})
+
+
+def describe(target: Replayable) -> dict[str, Any]:
+    """A log's header.
+
+    Raises:
+        TypeError: The optimizer is none that can be made again from its settings, or a setting is a tensor.
+        ValueError: It remembers steps that the log would not hold.
+    """
+    optimizer = _optimizer(target)
+    kind = type(optimizer)
+    if kind is not ZOSGD and kind not in _KINDS.values():
+        raise TypeError(f"a log replays zo.ZOSGD, {', '.join(_KINDS)}, got {kind.__name__}.")
+    if isinstance(target, GradientStep) and any(
+        isinstance(value, Tensor) for group in optimizer.param_groups for value in _settings(group).values()
+    ):
+        raise TypeError(
+            "a setting of the optimizer is a tensor, which no log holds; give the number instead."
+        )
+    if any(optimizer.state.values()):
+        raise ValueError(
+            f"the optimizer remembers the {target.steps_done} steps it has done, and a log starts with one that "
+            "remembers none; start the log before the first step, or resume the log of those steps."
+        )
+    params = named_parameters(target)
+    return {
+        "zo_triton": version("zo_triton"),
+        "optimizer": kind.__name__,
+        "parameters": [
+            {"name": name, "shape": list(param.shape), "dtype": str(param.dtype).removeprefix("torch.")}
+            for name, param in params.items()
+        ],
+        "group_sizes": [len(group["params"]) for group in optimizer.param_groups],
+        "first_step": target.steps_done,
+        "weights": digest(params),
+        "settings": settings_of(target),
+        "measured": {name: getattr(target, name) for name in _MEASURED if hasattr(target, name)},
+    }
+
+
+def rebuild(header: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Replayable:
+    """The optimizer that a header describes, over these tensors, as it was before the first step."""
+    params, groups = list(weights.items()), []
+    settings = header["settings"]
+    for size, saved in zip(header["group_sizes"], settings["groups"], strict=True):
+        groups.append({"params": params[:size], **saved})
+        params = params[size:]
+    kind = header["optimizer"]
+    if kind != "ZOSGD" and kind not in _KINDS:
+        raise ValueError(
+            f"the log is of an optimizer {kind!r}; this program replays ZOSGD, {', '.join(_KINDS)}."
+        )
+    target: Replayable
+    if kind == "ZOSGD":
+        field = {name: settings[name] for name in _ZOSGD_FIELD if name != "plan"}
+        field["compute_dtype"] = getattr(torch, settings["compute_dtype"])
+        target = ZOSGD(groups, lr=0.0, **field)
+    else:
+        optimizer = _KINDS[kind](groups)
+        target = GradientStep(
+            list(weights.values()), optimizer, settings["directions"], settings["seed"],
+            getattr(torch, settings["compute_dtype"]), list(weights),
+        )  # fmt: skip
+    take_settings(target, settings)
+    target.steps_done = header["first_step"]
+    return target
+
+
+def check_fits(header: Mapping[str, Any], target: Replayable) -> None:
+    """Refuses an optimizer that is not built as the header says.
+
+    Raises:
+        ValueError: The optimizer's kind, its groups, or a parameter's name, shape or dtype differs.
+    """
+    optimizer = _optimizer(target)
+    own = {
+        "optimizer": type(optimizer).__name__,
+        "group_sizes": [len(group["params"]) for group in optimizer.param_groups],
+        "parameters": [
+            {"name": name, "shape": list(param.shape), "dtype": str(param.dtype).removeprefix("torch.")}
+            for name, param in named_parameters(target).items()
+        ],
+    }
+    for key, value in own.items():
+        if header[key] != value:
+            raise ValueError(
+                f"the log's {key} is {header[key]}, the optimizer's {value}; build it as it was."
+            )
+
+
+def _optimizer(target: Replayable) -> Optimizer:
+    return target if isinstance(target, ZOSGD) else target.optimizer
+
+
+def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key not in ("params", "param_names")}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return float(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _from_plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
