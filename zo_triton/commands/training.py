@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from zo_triton.commands.shared import Parser, make_console
 
-_ASKED = ("task", "method", "lr", "directions", "seed", "steps", "engine", "checkpoint_every")
+if TYPE_CHECKING:
+    from zo_triton.experiments.train import Run
+
+_ASKED = ("task", "method", "lr", "directions", "seed", "steps", "engine", "checkpoint_every", "shards")
 
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -34,6 +38,14 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         action="store_true",
         help="with --resume: cut a damaged log off where its damage begins",
     )
+    train.add_argument(
+        "--distributed", action="store_true",
+        help="share zo-adam or zo-sgd among the processes of torchrun -m zo_triton.cli train --distributed",
+    )  # fmt: skip
+    train.add_argument(
+        "--shards", type=int, metavar="S",
+        help="with --distributed: runs into which the directions are cut, a multiple of the ranks (default 4)",
+    )  # fmt: skip
     train.set_defaults(run=_train)
 
 
@@ -45,11 +57,29 @@ def _train(options: argparse.Namespace) -> int:
         raise ValueError("--intact-prefix needs --resume DIR, the run whose log is damaged.")
     if options.checkpoint_every is not None and options.out is None and options.resume is None:
         raise ValueError("--checkpoint-every needs --out DIR, where the checkpoints go.")
-    run = (
-        train(choose(**asked), options.out)
-        if options.resume is None
-        else resume(options.resume, options.intact_prefix, **asked)
-    )
+    if options.shards is not None and not options.distributed:
+        raise ValueError("--shards needs --distributed, the ranks that share them.")
+    if not options.distributed:
+        run = (
+            train(choose(**asked), options.out)
+            if options.resume is None
+            else resume(options.resume, options.intact_prefix, **asked)
+        )
+        _show(run)
+        return 0
+    from zo_triton.experiments.shared_training import shared_run
+
+    with shared_run(asked, options.out, options.resume, options.intact_prefix) as (run, leads):
+        if leads:
+            _show(run)
+        else:
+            for _ in run.progress:
+                pass
+    return 0
+
+
+def _show(run: Run) -> None:
+    """Trains, and tells how it goes."""
     steps, console = run.settings.steps, make_console()
     if run.note:
         console.print(run.note, highlight=False, soft_wrap=True)
@@ -59,7 +89,7 @@ def _train(options: argparse.Namespace) -> int:
         for now in run.progress:
             if now.step % 50 == 0 or now.step in (1, steps):
                 print(f"step {now.step}/{steps} loss {now.loss:.4f} accuracy {100 * now.accuracy:.1f} %")
-        return 0
+        return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -72,4 +102,3 @@ def _train(options: argparse.Namespace) -> int:
         )
         for now in run.progress:
             bar.update(task, completed=now.step, loss=now.loss, accuracy=100 * now.accuracy)
-    return 0

@@ -69,7 +69,7 @@ class Ranks:
     """
 
     def __init__(
-        self, shards: int = 8, batch_shards: int = 1, timeout: float = 20.0, check_every: int = 100
+        self, shards: int = 4, batch_shards: int = 1, timeout: float = 20.0, check_every: int = 100
     ) -> None:
         if not dist.is_available() or not dist.is_initialized():
             raise ValueError(
@@ -91,14 +91,14 @@ class Ranks:
         self.timeout, self.check_every = timeout, check_every
         # The store of torchrun outlives every rank; torch has no public name for it.
         self._roll = RollCall(dist.distributed_c10d._get_default_store(), self.rank, self.size)
-        self._checks, self._batches = 0, 0
+        self._checks, self._batches, self._meets = 0, 0, 0
         self._failure: RankError | None = None
         self._facts: Callable[[], Facts] = dict
         self._meet("start", FIRST_SECONDS)
         # A group of its own has a timeout of its own, and is there also if the default one is NCCL's.
         self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
         arguments = {name: vars(self)[name] for name in ("shards", "batch_shards", "timeout", "check_every")}
-        self._compare({"versions": _versions(), "arguments of Ranks": arguments}, "at the start")
+        self.compare({"versions": _versions(), "arguments of Ranks": arguments})
 
     def check_directions(self, num: int) -> None:
         """Refuses a number of directions that the shards don't divide.
@@ -111,6 +111,36 @@ class Ranks:
                 f"{num} directions can't be cut into {self.shards} equal shards; choose a multiple of "
                 f"{self.shards}, or other shards."
             )
+
+    def compare(self, facts: Facts) -> None:
+        """Compares something at once.
+
+        Args:
+            facts: What must be the same on all ranks, by name.
+
+        Raises:
+            RankError: Names who differs, and in what; or who is gone.
+        """
+        self._compare(facts, "at the start")
+
+    def from_first(self, value: Any, patience: float = FIRST_SECONDS) -> Any:
+        """Rank 0's value, on all ranks; what the others pass is dropped.
+
+        Args:
+            value: Anything that can be pickled.
+            patience: Seconds for rank 0 to come here.
+
+        Raises:
+            RankError: A rank is gone.
+        """
+        self._meets += 1
+        self._meet(f"from first {self._meets}", patience)
+        values = [value]
+        try:
+            dist.broadcast_object_list(values, 0, group=self._group)
+        except RuntimeError as error:
+            self._meet("failure", self.timeout / 4, error)
+        return values[0]
 
     def note(self, *batch: Tensor) -> None:
         """Adds a batch to the running checksum that the ranks compare; a FusedTrainer does this by itself."""

@@ -81,7 +81,7 @@ class RunFolder:
         if self._log is not None:
             self._log.sync()
         save_checkpoint(
-            self.path / "checkpoint.safetensors", step, _tensors(self._model), self._contender.state()
+            self.path / "checkpoint.safetensors", step, tensors_of(self._model), self._contender.state()
         )
 
     def close(self) -> None:
@@ -94,7 +94,7 @@ class RunFolder:
         return self.path / "initial.safetensors"
 
     def _begin_files(self) -> None:
-        save_weights(_tensors(self._model), self._initial)
+        save_weights(tensors_of(self._model), self._initial)
         target = self._contender.replayable()
         if target is not None:
             self._log = ReplayLog.start(self.path / "log.zo", target)
@@ -104,7 +104,7 @@ class RunFolder:
         if not path.exists():
             return 0
         checkpoint = load_checkpoint(path)
-        own = _tensors(self._model)
+        own = tensors_of(self._model)
         shapes = {name: tensor.shape for name, tensor in own.items()}
         if shapes != {name: tensor.shape for name, tensor in checkpoint.weights.items()}:
             raise ValueError(f"the tensors in {path} are not those of the run's model; restore the file.")
@@ -148,6 +148,6 @@ def check_empty(path: str | os.PathLike[str]) -> None:
         )
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, each once."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
