@@ -69,7 +69,7 @@ class Ranks:
     """
 
     def __init__(
-        self, shards: int = 4, batch_shards: int = 1, timeout: float = 20.0, check_every: int = 100
+        self, shards: int = 4, batch_shards: int = 1, timeout: float = 16.0, check_every: int = 100
     ) -> None:
         if not dist.is_available() or not dist.is_initialized():
             raise ValueError(

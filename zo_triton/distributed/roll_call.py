@@ -44,17 +44,17 @@ class RollCall:
             patience: Seconds after which who has not answered is given up.
 
         Returns:
-            Who is missing, and whether their processes are known to have ended.
+            Who is missing, and whether their processes are known to have ended; if some have, these alone. Others
+            may be waiting for a rank that waits here.
         """
         deadline = time.monotonic() + patience
         try:
             self._store.set(f"{event}/{self._rank}", "here")
             while missing := self._without(event):
                 gone = [rank for rank in missing if self._has_ended(rank)]
-                late = time.monotonic() > deadline
-                if gone and (late or len(gone) == len(missing)):
+                if gone:
                     return tuple(gone), True
-                if late:
+                if time.monotonic() > deadline:
                     return tuple(missing), False
                 time.sleep(LOOK_SECONDS)
         except RuntimeError:

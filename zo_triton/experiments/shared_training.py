@@ -57,7 +57,7 @@ def shared_run(
         ValueError: torchrun is missing, or the run can't begin as asked.
     """
     folder = out or resume_from
-    with _process_group():
+    with _deferred_end() as ends, _process_group():
         try:
             settings = _agree(asked, resume_from)
             assert settings.shards is not None
@@ -71,8 +71,7 @@ def shared_run(
                 run = train(settings, out, ranks)
             else:
                 run = resume(resume_from, intact_prefix, ranks, **asked)
-            with _deferred_end() as ends:
-                yield Run(run.settings, run.done, run.note, _until(ends, run.progress)), leads
+            yield Run(run.settings, run.done, run.note, _until(ends, run.progress)), leads
         except zo.RankError as error:
             hint = "" if folder is None else f" The same command with --resume {folder} goes on with the run."
             raise zo.RankError(f"{error}{hint}", error.ranks) from error
@@ -111,14 +110,13 @@ def _process_group() -> Iterator[None]:
 def _deferred_end() -> Iterator[list[int]]:
     """SIGTERM waits for the end of a step; gives a list that is no longer empty when one has come.
 
-    When a rank dies torchrun ends the others at once. They find out by themselves in the same moment, and say who.
+    When a rank dies torchrun ends the others at once. They find out by themselves in the same moment, and must have
+    the time to say who: after an error the process is about to end, and the signal stays deferred.
     """
     ends: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: ends.append(number))
-    try:
-        yield ends
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    yield ends
+    signal.signal(signal.SIGTERM, before)
 
 
 def _until(ends: list[int], progress: Iterator[Progress]) -> Iterator[Progress]:
