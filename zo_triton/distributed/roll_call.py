@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from itertools import count
 from pathlib import Path
 
 from torch.distributed.distributed_c10d import PrefixStore, Store
@@ -19,6 +20,9 @@ LOOK_SECONDS = 0.02
 
 FAREWELL_SECONDS = 3.0
 """How long a rank stays for the others' sake: the store may live in its process."""
+
+
+_number = count()
 
 
 class RollCall:
@@ -31,7 +35,8 @@ class RollCall:
     """
 
     def __init__(self, store: Store, rank: int, size: int) -> None:
-        self._store = PrefixStore("zo_triton/roll_call", store)
+        # Every rank makes its lists in the same order.
+        self._store = PrefixStore(f"zo_triton/roll_call/{next(_number)}", store)
         self._rank, self._size = rank, size
         self._machine = _machine()
         self._store.set(f"process/{rank}", f"{self._machine} {os.getpid()}")

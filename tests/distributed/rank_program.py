@@ -1,4 +1,4 @@
-"""What one rank runs: ``python program.py CASE FOLDER``; the rank and its peers stand in the environment."""
+"""What one rank runs: ``python rank_program.py FOLDER CASE …``; the rank and its peers stand in the environment."""
 
 import os
 import sys
@@ -86,46 +86,89 @@ def every_run():
     return found | {name: run(ranks) for name, run in BATCH_RUNS.items()}
 
 
-def differ(folder, what):
-    """Rank 1 is in another state than the others; the error is what every rank tells."""
+def told(program):
+    """What a program ends with: the ranks that the error names, its text, and the seconds until it was raised."""
+    start = time.monotonic()
+    try:
+        program()
+    except zo.RankError as error:
+        return error.ranks, str(error), time.monotonic() - start
+    return None
+
+
+def differ(what):
+    """Rank 1 is in another state than the others."""
     odd = dist.get_rank() == 1
-    if what == "arguments":
-        zo.Ranks(shards=4, check_every=7 if odd else 5)
-    if what == "version" and odd:
-        zo.__version__ = "0.0.1"
-    ranks = zo.Ranks(shards=4, check_every=3)
-    model = network(seed=int(odd) if what == "weights" else 0)
-    settings = {"eps": 1e-3 if odd and what == "settings" else 1e-4}
+    version, zo.__version__ = zo.__version__, "0.0.1" if odd and what == "version" else zo.__version__
+    try:
+        ranks = zo.Ranks(shards=4, check_every=5 if odd and what == "arguments" else 3)
+    finally:
+        zo.__version__ = version
+    model = network(seed=int(odd and what == "weights"))
     adam = torch.optim.Adam(model.parameters(), lr=0.02)
-    trainer = zo.FusedTrainer(model, adam, directions=16, ranks=ranks, **settings)
+    eps = 1e-3 if odd and what == "settings" else 1e-4
+    trainer = zo.FusedTrainer(model, adam, directions=16, eps=eps, ranks=ranks)
     for step in range(8):
-        if what == "later" and odd and step == 4:
+        if odd and what == "lr" and step == 4:
             adam.param_groups[0]["lr"] = 0.0200001
+        if odd and what == "memory" and step == 4:
+            adam.state[next(model.parameters())]["exp_avg"] += 1e-8
         trainer.step(*batch(step, seed=int(odd and what == "batches" and step >= 4)))
 
 
-def leave(folder, what):
-    """Rank 1 is killed, or hangs, in the fourth step; the others must say so."""
-    ranks = zo.Ranks(shards=4, timeout=4.0)
+DIFFERENCES = (
+    "version",
+    "arguments",
+    "weights",
+    "settings",
+    "lr",
+    "memory",
+    "batches",
+    "random",
+    "random loss",
+)
+
+
+def differ_in_draws(what):
+    """Rank 1 draws other dropout masks, or evaluates a loss of its own."""
+    odd = dist.get_rank() == 1
+    model = network(dropout=True)
+    torch.manual_seed(int(odd and what == "random"))
+    opt = zo.ZOSGD(model.parameters(), lr=0.05, directions=16, ranks=zo.Ranks(shards=4))
+    x, y = batch(0)
+    opt.step(lambda: F.cross_entropy(model(x), y) + (0.5 if odd and what == "random loss" else 0.0))
+
+
+def leave(by_force):
+    """The last rank is killed, or hangs, in the fourth step."""
+    ranks = zo.Ranks(shards=4, timeout=2.0)
     model = network()
     opt = zo.ZOSGD(model.parameters(), lr=0.05, directions=16, ranks=ranks)
+    x, y = batch(0)
     for step in range(8):
-        x, y = batch(step)
-        if dist.get_rank() == 1 and step == 3:
-            if what == "hang":
-                time.sleep(30.0)
-            os.kill(os.getpid(), 9)
-        opt.step(lambda x=x, y=y: F.cross_entropy(model(x), y))
+        if ranks.rank == ranks.size - 1 and step == 3:
+            if by_force:
+                os.kill(os.getpid(), 9)
+            time.sleep(3600.0)
+        opt.step(lambda: F.cross_entropy(model(x), y))
 
 
 def main():
-    case, folder = sys.argv[1], Path(sys.argv[2])
+    folder, cases = Path(sys.argv[1]), sys.argv[2:]
     dist.init_process_group("gloo")
-    if case == "runs":
-        torch.save(every_run(), folder / f"{dist.get_world_size()}-{dist.get_rank()}.pt")
-    else:
-        {"differ": differ, "leave": leave}[case](folder, sys.argv[3])
-    dist.destroy_process_group()
+    mine = f"{dist.get_world_size()}-{dist.get_rank()}.pt"
+    found = {}
+    for case in cases:
+        if case == "runs":
+            found[case] = every_run()
+        elif case == "differ":
+            found[case] = {
+                what: told(lambda what=what: (differ_in_draws if "random" in what else differ)(what))
+                for what in DIFFERENCES
+            }
+        else:
+            found[case] = told(lambda case=case: leave(case == "kill"))
+        torch.save(found, folder / mine)
 
 
 if __name__ == "__main__":

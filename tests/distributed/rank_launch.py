@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PROGRAM = Path(__file__).with_name("program.py")
+PROGRAM = Path(__file__).with_name("rank_program.py")
 SECONDS = 120.0
 
 
@@ -31,12 +31,12 @@ def environment(size, port, rank):
     }
 
 
-def start(size, *arguments):
-    """The ranks' processes of ``program.py``."""
+def start(size, *arguments, program=(str(PROGRAM),)):
+    """The ranks' processes of a program, without its number of ranks and its port being known to it."""
     port = free_port()
     return [
         subprocess.Popen(
-            [sys.executable, str(PROGRAM), *map(str, arguments)],
+            [sys.executable, *program, *map(str, arguments)],
             env=environment(size, port, rank),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -47,12 +47,16 @@ def start(size, *arguments):
 
 
 def finish(processes, seconds=SECONDS):
-    """Exit codes and what each wrote to stderr; ends those that are still there when the time is over."""
+    """Exit codes and what each wrote to stderr.
+
+    Processes that are still there when the time is over are ended; waits for all but the last, which is ended then.
+    """
+    errors = []
     try:
-        errors = [process.communicate(timeout=seconds)[1] for process in processes]
+        errors = [process.communicate(timeout=seconds)[1] for process in processes[:-1]]
     finally:
         for process in processes:
             if process.poll() is None:
                 process.kill()
-                process.communicate()
+        errors.append(processes[-1].communicate()[1])
     return [process.returncode for process in processes], errors
