@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from zo_triton.experiments import accuracy, curves, gates, memory, races, step_time
+from zo_triton.experiments import accuracy, curves, gates, memory, races, scaling, step_time
 from zo_triton.experiments.machine import environment
 from zo_triton.reporting import Record, new_record
 
@@ -49,6 +49,7 @@ def run_report(
         sections["accuracy"] = accuracy.run_accuracy(
             accuracy.TINY if tiny else accuracy.AccuracyConfig(), say
         )
+        sections["scaling"] = scaling.run_scaling(scaling.TINY if tiny else scaling.CONFIG, say)
         # Peak memory is read from Linux's /proc.
         if platform.system() == "Linux":
             some = ("zo", "mezo") if tiny else memory.METHODS

@@ -44,9 +44,9 @@ class ScalingConfig:
     batches: tuple[int, ...] = (128, 1024)
     directions: int = 64
     many: int = 1 << 17
-    probes: tuple[int, int] = (4, 20)
-    seconds: float = 1.5
-    bursts: int = 10
+    probes: tuple[int, int] = (4, 12)
+    seconds: float = 1.0
+    bursts: int = 8
 
 
 CONFIG = ScalingConfig()
@@ -69,26 +69,17 @@ def run_scaling(config: ScalingConfig, say: Callable[[str], None]) -> dict[str, 
         loopback = {key: two[key] for key in ("latency_us", "bytes_a_second")}
         networks.insert(0, {"name": "gloo over loopback", **loopback, "rounds": "ring"})
     weights = count_parameters(StepCase(config.sizes, 1, 1).make_model(0))
-    counts = [1 << power for power in range(int(log2(config.many)) + 1)]
-    curves = [
-        {
-            "batch": part["batch"],
-            "network": network["name"],
-            "ranks": counts,
-            "step_ms": [round_digits(step_ms(part, network, count, config.many)) for count in counts],
-        }
-        for network in networks
-        for part in parts
-    ]
+    curves = [_curve(part, network, config.many) for network in networks for part in parts]
+    small = [_curve(parts[0], network, config.directions) for network in networks]
     note = (
-        f"Network {'-'.join(map(str, config.sizes))} ({weights:,} weights), one thread a rank, float32. *Measured* on "
-        f"this machine: the parts of a step, and the step of {RANKS} ranks, each on a core of its own, in turns with "
-        "one that has it to itself. *Simulated*: every other number. The model of a step on W ranks: a "
-        "start (base pass and what is done once), K/W directions measured, K directions applied (each rank applies "
-        "all), and the exchange, rounds·α + bytes/β with W - 1 rounds in gloo's ring and log₂ W in a tree. α and β "
-        "of loopback are measured; those of the network are assumed "
-        "(5 µs a message, 100 Gb/s). The ranks are taken as equally fast, and nobody waits. A rank gets the "
-        f"differences of all directions, 4 bytes each; averaged gradients would be {8 * weights:,} bytes in and out."
+        f"Network {'-'.join(map(str, config.sizes))} ({weights:,} weights), one thread a rank, float32. *Measured* "
+        f"on this machine: the parts of a step, and the step of {RANKS} ranks, each on a core of its own, in turns "
+        "with one rank that takes the whole step. *Simulated*: every other number. The model of a step on W ranks: "
+        "a start (base pass and what is done once), K/W directions measured, K directions applied (each rank "
+        "applies all), and the exchange, rounds·α + bytes/β with W - 1 rounds in gloo's ring and log₂ W in a tree. "
+        "α and β of loopback are measured; those of the network are assumed (5 µs a message, 100 Gb/s). In the "
+        "model the ranks are equally fast and share no memory. A rank gets the differences of all directions, "
+        f"4 bytes each; averaging gradients would move {8 * weights:,} bytes in and out of each."
     )
     return {
         "note": note,
@@ -98,7 +89,21 @@ def run_scaling(config: ScalingConfig, say: Callable[[str], None]) -> dict[str, 
         "parts": parts,
         "two_ranks": two,
         "networks": networks,
+        "small_curves": small,
         "curves": curves,
+    }
+
+
+def _curve(part: dict[str, Any], network: dict[str, Any], directions: int) -> dict[str, Any]:
+    """A simulated step of so many directions by the number of ranks, powers of two up to a direction a rank."""
+    counts = [1 << power for power in range(int(log2(directions)) + 1)]
+    return {
+        "batch": part["batch"],
+        "network": network["name"],
+        "directions": directions,
+        "ranks": counts,
+        "step_ms": [round_digits(step_ms(part, network, count, directions)) for count in counts],
+        "received_bytes": [round(received_bytes(count, directions)) for count in counts],
     }
 
 

@@ -35,9 +35,9 @@ def measure(case: StepCase, bursts: int) -> dict[str, Any]:
     """What one rank sees; both call it together.
 
     Returns:
-        ``alone_ms`` and ``step_ms``, medians of a step by one rank and shared; ``payload_bytes``, what a rank sends;
-        ``wire_bytes`` that a step moves over the loopback, both ranks and all protocols together; ``latency_us`` and
-        ``bytes_a_second`` of an exchange.
+        ``alone_ms`` and ``step_ms``, medians of a step by one rank and shared; ``payload_bytes``, what a rank
+        sends; ``wire_bytes`` that a step moves over the loopback, both ranks and all protocols together;
+        ``latency_us`` and ``bytes_a_second`` of an exchange.
     """
     rank = dist.get_rank()
     ranks = zo.Ranks(shards=RANKS, check_every=10**9)
@@ -100,11 +100,10 @@ def _loopback_bytes() -> int:
 
 def _rank(case: StepCase, bursts: int) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    # gloo's own threads, started by now, stay free to run on either core.
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) >= RANKS:
-        os.sched_setaffinity(0, {cores[dist.get_rank()]})
+        os.sched_setaffinity(0, {cores[int(os.environ["RANK"])]})
+    dist.init_process_group("gloo")
     found = measure(case, bursts)
     if dist.get_rank() == 0:
         sys.stdout.write(json.dumps(found) + "\n")

@@ -26,6 +26,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "accuracy": ("model", "batch", "directions", "rows"),
     "memory": ("note", "cases"),
     "curves": ("note", "throughput", "growth"),
+    "scaling": ("note", "directions", "many", "parts", "two_ranks", "networks", "small_curves", "curves"),
     "benchmarks": ("entries",),
     "gpu_stages": ("note", "rows", "incidents"),
     "gpu_goals": ("note", "rows"),
