@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
-from zo_triton.commands.shared import Parser, make_console
+from zo_triton.commands.shared import INTERRUPTED, Parser, make_console
 
 if TYPE_CHECKING:
     from zo_triton.experiments.train import Run
@@ -59,27 +60,32 @@ def _train(options: argparse.Namespace) -> int:
         raise ValueError("--checkpoint-every needs --out DIR, where the checkpoints go.")
     if options.shards is not None and not options.distributed:
         raise ValueError("--shards needs --distributed, the ranks that share them.")
-    if not options.distributed:
-        run = (
-            train(choose(**asked), options.out)
-            if options.resume is None
-            else resume(options.resume, options.intact_prefix, **asked)
-        )
-        _show(run)
-        return 0
-    from zo_triton.experiments.shared_training import shared_run
+    try:
+        if options.distributed:
+            from zo_triton.experiments.shared_training import shared_run
 
-    with shared_run(asked, options.out, options.resume, options.intact_prefix) as (run, leads):
-        if leads:
-            _show(run)
+            with shared_run(asked, options.out, options.resume, options.intact_prefix) as (run, leads):
+                _show(run, leads)
+        elif options.resume is None:
+            _show(train(choose(**asked), options.out))
         else:
-            for _ in run.progress:
-                pass
+            _show(resume(options.resume, options.intact_prefix, **asked))
+    except KeyboardInterrupt:
+        folder = options.out or options.resume
+        if folder is None:
+            raise
+        more = " --distributed, under torchrun" if options.distributed else ""
+        print(f"zo-triton: interrupted; go on with: zo-triton train --resume {folder}{more}", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 
-def _show(run: Run) -> None:
-    """Trains, and tells how it goes."""
+def _show(run: Run, leads: bool = True) -> None:
+    """Trains, and tells on a bar or in lines how it goes; of many ranks only the one that leads does."""
+    if not leads:
+        for _ in run.progress:
+            pass
+        return
     steps, console = run.settings.steps, make_console()
     if run.note:
         console.print(run.note, highlight=False, soft_wrap=True)

@@ -77,12 +77,21 @@ class RunFolder:
         return target.steps_done
 
     def save(self, step: int) -> None:
-        """Writes the checkpoint; the log up to it is made safe from a power failure first."""
+        """Writes the checkpoint; the log up to it is made safe from a power failure first.
+
+        Raises:
+            OSError: It can't be written; the one before it stays.
+        """
         if self._log is not None:
             self._log.sync()
-        save_checkpoint(
-            self.path / "checkpoint.safetensors", step, tensors_of(self._model), self._contender.state()
-        )
+        path = self.path / "checkpoint.safetensors"
+        try:
+            save_checkpoint(path, step, tensors_of(self._model), self._contender.state())
+        except OSError as error:
+            raise OSError(
+                f"the checkpoint after step {step} could not be written to {path}: {error.strerror}. The one "
+                "before it stays; free space and resume."
+            ) from error
 
     def close(self) -> None:
         """Closes the log."""

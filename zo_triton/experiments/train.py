@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -274,7 +274,7 @@ def _progress(
     source = batches(prepared, find_task(settings.task).batch, settings.seed, done)
     look = 10 if len(prepared.data.train_x) < LARGE else 50
     accuracy = evaluate(model, prepared)[1]
-    with _engine(settings):
+    with _engine(settings), nullcontext() if folder is None else closing(folder):
         for step in range(done + 1, settings.steps + 1):
             loss = contender.step(*next(source))
             if folder is not None and (step % settings.checkpoint_every == 0 or step == settings.steps):
@@ -282,8 +282,6 @@ def _progress(
             if step % look == 0 or step == settings.steps:
                 accuracy = evaluate(model, prepared)[1]
             yield Progress(step, loss, accuracy)
-    if folder is not None:
-        folder.close()
 
 
 def _config(settings: Settings) -> RaceConfig:

@@ -16,7 +16,7 @@ from zo_triton.runlog.tree import pack, unpack
 from zo_triton.runlog.weights import digest, save_weights
 
 _KEY = "zo_triton"
-"""Of the file's metadata: the step and the state's JSON; the digest stands beside it."""
+"""The only entry of the file's metadata, a digest and a JSON text: of several, the format leaves the order open."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def save_checkpoint(
     text = json.dumps({"step": step, "state": pack(state, "state", tensors)}, separators=(",", ":"))
     # State dicts share memory here and there, which the file format refuses.
     copies = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-    save_weights(copies, path, {_KEY: text, "digest": _digest(text, copies)})
+    save_weights(copies, path, {_KEY: f"{_digest(text, copies)} {text}"})
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -66,8 +66,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise DamagedError(f"the checkpoint {path} can't be read: {' '.join(str(error).split())}.") from error
-    text = metadata.get(_KEY)
-    if text is None or metadata.get("digest") != _digest(text, tensors):
+    found, _, text = metadata.get(_KEY, "").partition(" ")
+    if found != _digest(text, tensors):
         raise DamagedError(
             f"the checkpoint {path} does not match its digest: it is damaged or of another program."
         )

@@ -50,8 +50,6 @@ class ReplayLog:
     next_step: int
 
     def __init__(self, target: Replayable, contents: Contents) -> None:
-        if target.log is not None:
-            raise ValueError(f"the optimizer writes the log {target.log.path} already; close that first.")
         self.path, self.next_step = contents.path, contents.end.step
         self._target, self._settings, self._length = target, contents.settings, contents.end.byte
         self._file = open(self.path, "r+b", buffering=0)  # noqa: SIM115 (open until close)
@@ -85,6 +83,7 @@ class ReplayLog:
             ValueError: The file is there, or the optimizer has done steps that it remembers.
         """
         path = Path(path)
+        _check_free(target)
         if path.exists():
             raise ValueError(f"{path} is there already; resume it, or choose another name.")
         header = encode_header(describe(target))
@@ -111,6 +110,7 @@ class ReplayLog:
             ValueError: The log is damaged, was written by an optimizer built otherwise, or does not hold the
                 optimizer's next step.
         """
+        _check_free(target)
         contents = read(path, intact_prefix)
         check_fits(contents.header, target)
         catch_up(target, contents)
@@ -121,7 +121,7 @@ class ReplayLog:
 
         Raises:
             OSError: It can't be written; the log ends before it.
-            ValueError: It is closed, or the optimizer has been set to another step.
+            ValueError: It is closed, the optimizer has been set to another step, or parameters were added.
         """
         step = self._target.steps_done
         if self._file.closed:
@@ -132,6 +132,10 @@ class ReplayLog:
                 "the log with it, or start a new one."
             )
         settings = settings_of(self._target, compiled)
+        if len(settings["groups"]) != len(self._settings["groups"]):
+            raise ValueError(
+                f"parameters were added after the log {self.path} was started, which does not know them; close it."
+            )
         changes = {key: value for key, value in settings.items() if self._settings[key] != value}
         record = encode_record(self._checksum, step, changes, coefficients.detach().cpu().numpy())
         self._write(record)
@@ -170,3 +174,8 @@ class ReplayLog:
 
     def __exit__(self, *error: Any) -> None:
         self.close()
+
+
+def _check_free(target: Replayable) -> None:
+    if target.log is not None:
+        raise ValueError(f"the optimizer writes the log {target.log.path} already; close that first.")

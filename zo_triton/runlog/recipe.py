@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -155,8 +156,8 @@ def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return float(value)
+    if isinstance(value, (Tensor, np.generic)):
+        return value.item()
     return list(value) if isinstance(value, tuple) else value
 
 
