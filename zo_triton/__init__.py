@@ -14,9 +14,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zo_triton import data, difference, directions, nn, nzk, ops, optim, runlog, testing
+    from zo_triton import (
+        data,
+        difference,
+        directions,
+        distributed,
+        nn,
+        nzk,
+        ops,
+        optim,
+        runlog,
+        testing,
+    )
     from zo_triton.difference import differences
     from zo_triton.directions import Directions
+    from zo_triton.distributed import RankError, Ranks
     from zo_triton.nn import ZOMLP, ZOConv2d, ZOLinear
     from zo_triton.ops import accumulate, gram, sample, use_engine
     from zo_triton.optim import (
@@ -41,6 +53,8 @@ __all__ = [
     "Directions",
     "FusedTrainer",
     "Measurement",
+    "RankError",
+    "Ranks",
     "ReplayLog",
     "ZOConv2d",
     "ZOLinear",
@@ -49,6 +63,7 @@ __all__ = [
     "difference",
     "differences",
     "directions",
+    "distributed",
     "estimate_gradient",
     "gram",
     "nn",
@@ -65,6 +80,7 @@ __all__ = [
 _NAMES = {
     "difference": ("differences",),
     "directions": ("Directions",),
+    "distributed": ("RankError", "Ranks"),
     "nn": ("ZOMLP", "ZOConv2d", "ZOLinear"),
     "ops": ("accumulate", "gram", "sample", "use_engine"),
     "optim": (

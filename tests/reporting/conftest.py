@@ -141,6 +141,30 @@ SECTIONS = {
         "addresses": [{"name": "random ones", "addresses": 2400, "collisions": 0}],
         "planted": [{"name": "equal neighbours", "words": 9, "smallest_p": 2.2e-308, "flagged_by": ["streams"]}],
     },
+    "scaling": {
+        "note": "Measured and simulated.",
+        "directions": 4,
+        "many": 8,
+        "weights": 100,
+        "parts": [{"batch": 16, "base_ms": 0.5, "start_ms": 1.0, "direction_ms": 0.4, "update_ms": 0.02}],
+        "two_ranks": {
+            "ranks": 2, "probe_bytes": [64, 1024], "alone_ms": 3.0, "step_ms": 2.0, "payload_bytes": 16.0,
+            "wire_bytes": None, "latency_us": 100.0, "bytes_a_second": 1e9,
+        },
+        "networks": [{"name": "fast", "latency_us": 5.0, "bytes_a_second": 1e10, "rounds": "log2"}],
+        "small_curves": [
+            {
+                "batch": 16, "network": "fast", "directions": 4, "ranks": [1, 2, 4], "step_ms": [2.7, 1.9, 1.5],
+                "received_bytes": [0, 16, 36],
+            }
+        ],
+        "curves": [
+            {
+                "batch": 16, "network": "fast", "directions": 8, "ranks": [1, 2, 4, 8],
+                "step_ms": [4.4, 2.8, 2.0, 1.6], "received_bytes": [0, 24, 48, 84],
+            }
+        ],
+    },
     "benchmarks": {
         "entries": [
             {

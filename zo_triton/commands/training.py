@@ -11,7 +11,7 @@ from zo_triton.commands.shared import INTERRUPTED, Parser, make_console
 if TYPE_CHECKING:
     from zo_triton.experiments.train import Run
 
-_ASKED = ("task", "method", "lr", "directions", "seed", "steps", "engine", "checkpoint_every")
+_ASKED = ("task", "method", "lr", "directions", "seed", "steps", "engine", "checkpoint_every", "shards")
 
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -39,6 +39,14 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         action="store_true",
         help="with --resume: cut a damaged log off where its damage begins",
     )
+    train.add_argument(
+        "--distributed", action="store_true",
+        help="share zo-adam or zo-sgd among the processes of torchrun -m zo_triton.cli train --distributed",
+    )  # fmt: skip
+    train.add_argument(
+        "--shards", type=int, metavar="S",
+        help="with --distributed: runs into which the directions are cut, a multiple of the ranks (default 4)",
+    )  # fmt: skip
     train.set_defaults(run=_train)
 
 
@@ -50,24 +58,34 @@ def _train(options: argparse.Namespace) -> int:
         raise ValueError("--intact-prefix needs --resume DIR, the run whose log is damaged.")
     if options.checkpoint_every is not None and options.out is None and options.resume is None:
         raise ValueError("--checkpoint-every needs --out DIR, where the checkpoints go.")
-    run = (
-        train(choose(**asked), options.out)
-        if options.resume is None
-        else resume(options.resume, options.intact_prefix, **asked)
-    )
+    if options.shards is not None and not options.distributed:
+        raise ValueError("--shards needs --distributed, the ranks that share them.")
     try:
-        _show(run)
+        if options.distributed:
+            from zo_triton.experiments.shared_training import shared_run
+
+            with shared_run(asked, options.out, options.resume, options.intact_prefix) as (run, leads):
+                _show(run, leads)
+        elif options.resume is None:
+            _show(train(choose(**asked), options.out))
+        else:
+            _show(resume(options.resume, options.intact_prefix, **asked))
     except KeyboardInterrupt:
         folder = options.out or options.resume
         if folder is None:
             raise
-        print(f"zo-triton: interrupted; go on with: zo-triton train --resume {folder}", file=sys.stderr)
+        more = " --distributed, under torchrun" if options.distributed else ""
+        print(f"zo-triton: interrupted; go on with: zo-triton train --resume {folder}{more}", file=sys.stderr)
         return INTERRUPTED
     return 0
 
 
-def _show(run: Run) -> None:
-    """Trains, and tells on a bar or in lines how it goes."""
+def _show(run: Run, leads: bool = True) -> None:
+    """Trains, and tells on a bar or in lines how it goes; of many ranks only the one that leads does."""
+    if not leads:
+        for _ in run.progress:
+            pass
+        return
     steps, console = run.settings.steps, make_console()
     if run.note:
         console.print(run.note, highlight=False, soft_wrap=True)

@@ -103,12 +103,14 @@ def measure(
     scales: Tensor | None = None,
     plan: Plan | None = None,
     accept: Callable[[Tensor, Tensor], None] | None = None,
+    period: int | None = None,
 ) -> Measurement:
     """:func:`differences` for a caller that measures the same closure again and again.
 
     Args are those of :func:`differences`; ``plan``: the plan of the last measurement, which saves this one from
-    starting twice; and ``accept``, which gets the value and the differences, and raises if they are no good: then
-    what the closure wrote is put back as well.
+    starting twice; ``accept``, which gets the value and the differences, and raises if they are no good: then
+    what the closure wrote is put back as well; and ``period``: no chunk crosses a multiple of so many directions,
+    so that each run of them is evaluated bit for bit as it would be alone.
     """
     params = list(params)
     check_params(params, directions)
@@ -119,7 +121,7 @@ def measure(
     signed_eps = _signed_eps(directions.num, sides, eps, scales, device)
     watched = plan is None
     if plan is None:
-        plan = Plan(directions.num)
+        plan = Plan(min(period or directions.num, directions.num))
     if chunk is not None:
         plan = replace(plan, chunk=min(chunk, directions.num), fixed=True)
     budget = BUDGET_CPU if device.type == "cpu" else BUDGET_GPU
@@ -136,7 +138,9 @@ def measure(
             if short:
                 make_room(device)
                 short = False
-            some = directions if plan.chunk >= directions.num else directions[first : first + plan.chunk]
+            boundary = directions.num if period is None else (first // period + 1) * period
+            stop = min(first + plan.chunk, directions.num, boundary)
+            some = directions if stop - first == directions.num else directions[first:stop]
             steps = signed_eps[first * sides : (first + some.num) * sides]
             mode = DifferenceMode(params, some, steps, compute_dtype, plan, budget, strict)
             try:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from zo_triton import ZOSGD, FusedTrainer
+    from zo_triton import ZOSGD, FusedTrainer, Ranks
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From (output, target) of a batch to its mean loss."""
@@ -32,6 +32,7 @@ class Setting:
             differences would drown in rounding.
         decay_steps: Over which the learning rate falls linearly to nothing; None keeps it.
         loss: What is minimised.
+        ranks: Share the measuring of a step; only this project's own methods can.
     """
 
     lr: float
@@ -40,6 +41,7 @@ class Setting:
     eps: float = 1e-4
     decay_steps: int | None = None
     loss: Loss = F.cross_entropy
+    ranks: Ranks | None = None
 
 
 class Contender:

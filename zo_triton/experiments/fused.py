@@ -46,7 +46,7 @@ class Fused(Contender):
             optimizer = torch.optim.SGD(model.parameters(), lr=setting.lr, momentum=momentum)
         self.trainer = zo.FusedTrainer(
             model, optimizer, setting.directions, setting.eps, setting.seed, sides,
-            compute_dtype or hardware_dtype(), loss=setting.loss,
+            compute_dtype or hardware_dtype(), loss=setting.loss, ranks=setting.ranks,
         )  # fmt: skip
         self.evaluations_per_step = 1 + sides * setting.directions
         self._decay = falling_rate(optimizer, setting.decay_steps)
@@ -108,6 +108,7 @@ class FusedSGD(Contender):
             rank=rank,
             aggregator=aggregator,
             chunk=chunk,
+            ranks=setting.ranks,
         )
         self.evaluations_per_step = 1 + sides * setting.directions
 

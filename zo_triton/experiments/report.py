@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from zo_triton.experiments import accuracy, curves, gates, memory, races, step_time
+from zo_triton.experiments import accuracy, curves, gates, memory, races, scaling, step_time
 from zo_triton.experiments.field_quality import run as field_quality
 from zo_triton.experiments.machine import environment
 from zo_triton.reporting import Record, new_record
@@ -53,6 +53,7 @@ def run_report(
         sections["field_quality"] = field_quality.run_field_quality(
             field_quality.choose_config(tiny), seed, say
         )
+        sections["scaling"] = scaling.run_scaling(scaling.TINY if tiny else scaling.CONFIG, say)
         # Peak memory is read from Linux's /proc.
         if platform.system() == "Linux":
             some = ("zo", "mezo") if tiny else memory.METHODS

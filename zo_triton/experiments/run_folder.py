@@ -86,7 +86,7 @@ class RunFolder:
             self._log.sync()
         path = self.path / "checkpoint.safetensors"
         try:
-            save_checkpoint(path, step, _tensors(self._model), self._contender.state())
+            save_checkpoint(path, step, tensors_of(self._model), self._contender.state())
         except OSError as error:
             raise OSError(
                 f"the checkpoint after step {step} could not be written to {path}: {error.strerror}. The one "
@@ -103,7 +103,7 @@ class RunFolder:
         return self.path / "initial.safetensors"
 
     def _begin_files(self) -> None:
-        save_weights(_tensors(self._model), self._initial)
+        save_weights(tensors_of(self._model), self._initial)
         target = self._contender.replayable()
         if target is not None:
             self._log = ReplayLog.start(self.path / "log.zo", target)
@@ -113,7 +113,7 @@ class RunFolder:
         if not path.exists():
             return 0
         checkpoint = load_checkpoint(path)
-        own = _tensors(self._model)
+        own = tensors_of(self._model)
         shapes = {name: tensor.shape for name, tensor in own.items()}
         if shapes != {name: tensor.shape for name, tensor in checkpoint.weights.items()}:
             raise ValueError(f"the tensors in {path} are not those of the run's model; restore the file.")
@@ -157,6 +157,6 @@ def check_empty(path: str | os.PathLike[str]) -> None:
         )
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, each once."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}

@@ -9,16 +9,25 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 import zo_triton as zo
 from zo_triton.experiments.contender import Contender
 from zo_triton.experiments.methods import find_method
 from zo_triton.experiments.race import RaceConfig, batches, evaluate, setting
 from zo_triton.experiments.races import CONFIG, DEFAULT_RATES, probe
-from zo_triton.experiments.run_folder import RunFolder, check_empty, read_settings
+from zo_triton.experiments.run_folder import RunFolder, check_empty, read_settings, tensors_of
 from zo_triton.experiments.tasks import Prepared, find_task
 
 LARGE = 10_000
 """From so many training examples on, accuracy is looked at less often."""
+
+SHARED_METHODS = ("zo-adam", "zo-sgd")
+"""Those that ranks can share."""
+
+TORCHRUN = "torchrun --nproc-per-node 2 -m zo_triton.cli train --distributed"
+"""How a run is shared among ranks."""
 
 CHECKPOINT_EVERY = 100
 """Steps between checkpoints by default."""
@@ -37,6 +46,7 @@ class Settings:
         steps: How many.
         engine: reference, cpu or triton; None lets the device decide.
         checkpoint_every: Steps between checkpoints, where there is a folder for them.
+        shards: Into how many runs ranks cut the directions; None where there are no ranks.
     """
 
     task: str
@@ -47,6 +57,7 @@ class Settings:
     steps: int
     engine: str | None
     checkpoint_every: int
+    shards: int | None
 
 
 @dataclass(frozen=True)
@@ -84,8 +95,9 @@ def choose(
     steps: int | None = None,
     engine: str | None = None,
     checkpoint_every: int | None = None,
+    shards: int | None = None,
 ) -> Settings:
-    """The settings of a run; None takes what suits the task and the method.
+    """The settings of a run; None takes what suits the task and the method, and for ``shards`` no ranks.
 
     Raises:
         ValueError: A name is unknown or a number out of range.
@@ -108,16 +120,21 @@ def choose(
     every = CHECKPOINT_EVERY if checkpoint_every is None else checkpoint_every
     if every < 1:
         raise ValueError(f"checkpoint_every must be at least 1 step, got {every}.")
+    if shards is not None and method not in SHARED_METHODS:
+        raise ValueError(f"method {method!r} can't be shared among ranks; choose one of {SHARED_METHODS}.")
     rate = {**DEFAULT_RATES, **dict(found.rates)}[method] if lr is None else lr
-    return Settings(found.name, method, rate, directions, seed, steps, engine, every)
+    return Settings(found.name, method, rate, directions, seed, steps, engine, every, shards)
 
 
-def train(settings: Settings, out: str | os.PathLike[str] | None = None) -> Run:
+def train(
+    settings: Settings, out: str | os.PathLike[str] | None = None, ranks: zo.Ranks | None = None
+) -> Run:
     """Prepares a run from its first step.
 
     Args:
         settings: From :func:`choose`.
         out: The folder that gets its files; None keeps nothing.
+        ranks: Share the work; the other ranks :func:`follow` the first.
 
     Raises:
         OSError: The folder can't be written.
@@ -126,26 +143,26 @@ def train(settings: Settings, out: str | os.PathLike[str] | None = None) -> Run:
     if out is not None:
         check_empty(out)
     prepared = _prepare(settings)
-    model, contender = _build(settings, prepared)
+    model, contender = _build(settings, prepared, ranks)
     folder = None
     if out is not None:
         folder = RunFolder(Path(out), {**asdict(settings), "data": prepared.name}, model, contender)
         folder.begin()
+    _hand_out(ranks, 0, model, contender)
     return Run(
         settings, 0, _note(settings, prepared), _progress(settings, prepared, model, contender, folder, 0)
     )
 
 
-def resume(path: str | os.PathLike[str], intact_prefix: bool = False, **asked: Any) -> Run:
-    """Prepares to go on with the run in a folder, from its last step.
+def saved_settings(path: str | os.PathLike[str], **asked: Any) -> Settings:
+    """The settings of the run in a folder.
 
     Args:
         path: The folder.
-        intact_prefix: Take a damaged log up to its damage, instead of refusing it.
         asked: Settings that the caller thinks the run has; None where it does not care.
 
     Raises:
-        OSError: A file can't be read or written.
+        OSError: A file can't be read.
         ValueError: There is no run, a file is damaged, or the run has other settings than those asked for.
     """
     saved = read_settings(path)
@@ -158,16 +175,41 @@ def resume(path: str | os.PathLike[str], intact_prefix: bool = False, **asked: A
     names = [field.name for field in fields(Settings)]
     if sorted(saved) != sorted([*names, "data"]):
         raise ValueError(f"{Path(path) / 'run.json'} must hold {names} and data, got {list(saved)}.")
-    settings = choose(**{name: saved[name] for name in names})
+    return choose(**{name: saved[name] for name in names})
+
+
+def resume(
+    path: str | os.PathLike[str], intact_prefix: bool = False, ranks: zo.Ranks | None = None, **asked: Any
+) -> Run:
+    """Prepares to go on with the run in a folder, from its last step.
+
+    Args:
+        path: The folder.
+        intact_prefix: Take a damaged log up to its damage, instead of refusing it.
+        ranks: Share the work, as they did before; the other ranks :func:`follow` the first.
+        asked: Settings that the caller thinks the run has; None where it does not care.
+
+    Raises:
+        OSError: A file can't be read or written.
+        ValueError: There is no run, a file is damaged, the run has other settings than those asked for, or
+            one with ranks is to go on without, or the other way round.
+    """
+    settings, saved = saved_settings(path, **asked), read_settings(path)
+    if (settings.shards is None) != (ranks is None):
+        remedy = (
+            "no ranks: leave --distributed out" if ranks else f"ranks: go on with {TORCHRUN} --resume {path}"
+        )
+        raise ValueError(f"the run in {path} has {remedy}.")
     prepared = _prepare(settings)
     if prepared.name != saved["data"]:
         raise ValueError(
             f"the run in {path} trains on {saved['data']!r}, and {prepared.name!r} is what is here."
         )
-    model, contender = _build(settings, prepared)
+    model, contender = _build(settings, prepared, ranks)
     folder = RunFolder(Path(path), saved, model, contender)
     with _engine(settings):
         done = folder.go_on(intact_prefix)
+    _hand_out(ranks, done, model, contender)
     return Run(
         settings,
         done,
@@ -176,15 +218,39 @@ def resume(path: str | os.PathLike[str], intact_prefix: bool = False, **asked: A
     )
 
 
+def follow(settings: Settings, ranks: zo.Ranks) -> Run:
+    """Prepares the part of a rank that writes nothing, from where rank 0 begins or goes on.
+
+    Raises:
+        RankError: Another rank is gone.
+        ValueError: The data is damaged.
+    """
+    prepared = _prepare(settings)
+    model, contender = _build(settings, prepared, ranks)
+    done, tensors, state = ranks.from_first(None)
+    if done:
+        with torch.no_grad():
+            for name, tensor in tensors_of(model).items():
+                tensor.copy_(tensors[name])
+        contender.load_state(state)
+    return Run(settings, done, "", _progress(settings, prepared, model, contender, None, done))
+
+
+def _hand_out(ranks: zo.Ranks | None, done: int, model: nn.Module, contender: Contender) -> None:
+    """Brings the ranks that follow to where this one stands; at the beginning they are there already."""
+    if ranks is not None:
+        ranks.from_first((done, tensors_of(model), contender.state()) if done else (0, {}, None))
+
+
 def _prepare(settings: Settings) -> Prepared:
     # An unknown engine is told before the data is read.
     with _engine(settings):
         return find_task(settings.task).prepare()
 
 
-def _build(settings: Settings, prepared: Prepared) -> tuple[Any, Contender]:
+def _build(settings: Settings, prepared: Prepared, ranks: zo.Ranks | None) -> tuple[Any, Contender]:
     model = prepared.make_model(settings.seed)
-    told = setting(_config(settings), settings.lr, settings.seed, prepared.loss)
+    told = replace(setting(_config(settings), settings.lr, settings.seed, prepared.loss), ranks=ranks)
     return model, find_method(settings.method).build(model, told)
 
 

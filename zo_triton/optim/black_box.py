@@ -31,7 +31,8 @@ class BlackBox:
     that the closure itself changes (BatchNorm's running statistics) changes at every evaluation.
 
     Args:
-        closure: Takes nothing, returns a number or a scalar tensor.
+        closure: Takes nothing, returns a number or a scalar tensor. Ranks that share out the batch call it with
+            their ``take``.
 
     Raises:
         TypeError: ``closure`` can't be called.
@@ -42,7 +43,7 @@ class BlackBox:
         0.5
     """
 
-    def __init__(self, closure: Callable[[], Any]) -> None:
+    def __init__(self, closure: Callable[..., Any]) -> None:
         if not callable(closure):
             raise TypeError(f"BlackBox takes a closure, got {closure!r} of type {type(closure).__name__}.")
         self.closure = closure

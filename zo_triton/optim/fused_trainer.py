@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from zo_triton.optim.checks import LARGEST_SLOPE, check_eps, check_evaluation, c
 from zo_triton.optim.descent import FULL
 from zo_triton.optim.gradient_step import GradientStep, is_plain
 from zo_triton.optim.measure import measure
+
+if TYPE_CHECKING:
+    from zo_triton.distributed import Facts, Ranks, Take
 
 COMPILED_LOSSES = (F.cross_entropy, F.mse_loss)
 """Losses that the compiled step knows."""
@@ -47,6 +50,7 @@ class FusedTrainer(GradientStep):
         fused: False always takes the general way.
         loss: From (output, target) to what is minimised; any but ``F.cross_entropy`` and ``F.mse_loss`` takes
             the general way.
+        ranks: Share each step's measuring among processes that all hold this trainer.
 
     Attributes:
         steps_done: Successful steps, the ``step`` of the directions drawn next.
@@ -79,6 +83,7 @@ class FusedTrainer(GradientStep):
         compute_dtype: torch.dtype = torch.float32,
         fused: bool = True,
         loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+        ranks: Ranks | None = None,
     ) -> None:
         trained = {name: param for name, param in model.named_parameters() if param.requires_grad}
         params = list(trained.values())
@@ -99,8 +104,11 @@ class FusedTrainer(GradientStep):
                 RuntimeWarning,
                 stacklevel=2,
             )
+        if ranks is not None:
+            ranks.check_directions(directions)
         super().__init__(params, optimizer, directions, seed, compute_dtype, tuple(trained))
         self.model, self.eps, self.sides, self.loss = model, eps, sides, loss
+        self.ranks = ranks
         self.fused = fused and loss in COMPILED_LOSSES
         self._signed_eps = np.tile(np.array([eps, -eps][:sides], np.float32), directions)
         self._is_small = ops.offers_mlp_step(
@@ -134,6 +142,9 @@ class FusedTrainer(GradientStep):
             ValueError: Shapes do not fit, a label is out of range, or the loss or every difference is not
                 finite. Nothing has changed then.
         """
+        if self.ranks is not None:
+            self.ranks.note(x, y)
+            self.ranks.check(self._facts)
         compiled = self.is_fused and x.dtype == torch.float32
         directions = self.next_directions()
         run = self._measure_compiled if compiled else self._measure_general
@@ -144,9 +155,13 @@ class FusedTrainer(GradientStep):
     def _measure_general(self, x: Tensor, y: Tensor, directions: Directions) -> tuple[float, Tensor]:
         """The loss and the coefficients of the average, [K] float32."""
         check_parameters(self.params, directions)
+
+        def closure(take: Take = _whole) -> Tensor:
+            return self.loss(self.model(take(x)), take(y))
+
         measurement = measure(
-            lambda: self.loss(self.model(x), y), self.params, directions, self.eps, self.sides,
-            self.compute_dtype, plan=_from_json(self.plan),
+            closure, self.params, directions, self.eps, self.sides, self.compute_dtype,
+            plan=_from_json(self.plan), ranks=self.ranks,
         )  # fmt: skip
         self.plan = _as_json(measurement.plan)
         return measurement.loss, measurement.coefficients(self.params, "average")
@@ -161,14 +176,23 @@ class FusedTrainer(GradientStep):
             if self.loss is F.mse_loss
             else _checked_labels(y, x.shape[0], classes)
         )
-        loss, found = ops.mlp_measure(
-            tensors,
-            x.contiguous().numpy(),
-            target,
-            directions,
-            self._signed_eps,
-            self.compute_dtype,
-        )
+        x = x.contiguous()
+
+        def measured(first: int, stop: int, take: Take) -> tuple[float, Tensor]:
+            # Each direction is measured by itself: how many go through one call changes no bit.
+            loss, found = ops.mlp_measure(
+                tensors, take(x).numpy(), take(target), directions[first:stop],
+                self._signed_eps[first * self.sides : stop * self.sides], self.compute_dtype,
+            )  # fmt: skip
+            return loss, torch.from_numpy(found).view(stop - first, self.sides)
+
+        if self.ranks is None:
+            loss, found = ops.mlp_measure(
+                tensors, x.numpy(), target, directions, self._signed_eps, self.compute_dtype
+            )
+        else:
+            loss, differences = self.ranks.share(measured, directions.num)
+            found = differences.view(-1).numpy()
         if not isfinite(loss):
             raise ValueError(
                 f"the loss is {loss}: the step is refused and the weights stay as they are; restart from a "
@@ -183,6 +207,27 @@ class FusedTrainer(GradientStep):
                 f"and the weights stay as they are; lower eps={self.eps}."
             )
         return loss, torch.from_numpy(np.where(usable, projected, 0) / np.float32(self.eps * count))
+
+    def _facts(self) -> Facts:
+        """What the ranks must have in common."""
+        names = ("steps_done", "directions", "eps", "seed", "sides", "compute_dtype", "fused")
+        settings = {name: getattr(self, name) for name in names}
+        settings["optimizer"] = type(self.optimizer).__name__
+        for number, group in enumerate(self.optimizer.param_groups):
+            settings |= {f"group {number}.{key}": value for key, value in group.items() if key != "params"}
+        states = [self.optimizer.state.get(param, {}) for param in self.params]
+        memory = [
+            value for state in states for _, value in sorted(state.items()) if isinstance(value, Tensor)
+        ]
+        return {
+            "weights": [*self.params, *self.model.buffers()],
+            "optimizer state": memory,
+            "settings": settings,
+        }
+
+
+def _whole(batch: Any) -> Any:
+    return batch
 
 
 def _check_inputs(x: Tensor, inputs: int) -> None:

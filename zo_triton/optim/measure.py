@@ -5,19 +5,26 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from zo_triton import difference, ops
 from zo_triton.difference import NotATensorError, Plan
+from zo_triton.difference.random_state import RandomState
 from zo_triton.directions import Directions
 from zo_triton.optim.aggregators import get_aggregator
 from zo_triton.optim.black_box import BlackBox, black_box_differences
 from zo_triton.optim.checks import LARGEST_SLOPE
+
+if TYPE_CHECKING:
+    from zo_triton.distributed import Ranks, Take
+
+Accept: TypeAlias = Callable[[Tensor, Tensor], None]
 
 _warned_closures: set[str] = set()
 
@@ -89,6 +96,7 @@ def measure(
     chunk: int | None = None,
     strict: bool = False,
     plan: Plan | None = None,
+    ranks: Ranks | None = None,
 ) -> Measurement:
     """Evaluates the loss and its differences; changes nothing but torch's random state, and if it fails not that.
 
@@ -105,6 +113,7 @@ def measure(
         chunk: Directions evaluated at once; None chooses.
         strict: Refuse functions without an exact difference rule.
         plan: That of the last measurement of such a closure.
+        ranks: Share the work; each measures some of the directions, and all get all results.
 
     Returns:
         The measurement, with a finite loss and at least one usable direction.
@@ -113,37 +122,64 @@ def measure(
         TypeError: The closure returned neither a tensor nor a number.
         MemoryError: Not even one direction at a time fits in memory.
         ValueError: The loss is not a scalar, it is NaN or infinite, or every direction's difference is.
+        RankError: A rank is gone, or has measured another loss than the others.
 
     Warns:
         RuntimeWarning: Some directions' differences are not finite; they are left out. Or memory ran out, and
             the step went on with fewer directions at once.
     """
     scales = ops.direction_scales(params, range(len(params)), directions, compute_dtype)
+    before = None if ranks is None else RandomState.capture(params[0].device)
     judged: list[tuple[float, Tensor, Tensor | None]] = []
 
     def accept(value: Tensor, found: Tensor) -> None:
-        judged.append(_judge(value, found, eps, sides))
+        judged.append(_judge(_checked_loss(value), found, eps, sides))
 
-    found = None
-    if not isinstance(closure, BlackBox):
-        try:
-            _, found, plan = difference.measure(
-                closure, params, directions, eps, sides, compute_dtype, chunk, strict, scales, plan, accept
-            )
-        except NotATensorError as error:
-            _accept_number(closure, error)
-    if found is None:
+    def evaluate(
+        run: Callable[[], Any], first: int, stop: int, accept: Accept | None = None, period: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        nonlocal plan
+        some = directions if stop - first == directions.num else directions[first:stop]
+        some_scales = None if scales is None else scales[first:stop]
+        if not isinstance(run, BlackBox):
+            try:
+                value, found, plan = difference.measure(
+                    run,
+                    params,
+                    some,
+                    eps,
+                    sides,
+                    compute_dtype,
+                    chunk,
+                    strict,
+                    some_scales,
+                    plan,
+                    accept,
+                    period,
+                )
+                return value, found
+            except NotATensorError as error:
+                _accept_number(run, error)
         plan = None
-        _, found = black_box_differences(
-            closure, params, directions, eps, sides, compute_dtype, scales, accept
-        )
-    loss, projected, usable = judged[-1]
+        return black_box_differences(run, params, some, eps, sides, compute_dtype, some_scales, accept)
+
+    if ranks is None or before is None:
+        _, found = evaluate(closure, 0, directions.num, accept)
+        loss, projected, usable = judged[-1]
+    else:
+        try:
+            loss, found = _shared(ranks, closure, evaluate, directions.num, before)
+            found = found.to(params[0].device)
+            loss, projected, usable = _judge(loss, found, eps, sides)
+        except BaseException:
+            before.restore()
+            raise
     return Measurement(loss, projected, found, usable, scales, directions, compute_dtype, plan)
 
 
-def _judge(value: Tensor, found: Tensor, eps: float, sides: int) -> tuple[float, Tensor, Tensor | None]:
+def _judge(loss: float, found: Tensor, eps: float, sides: int) -> tuple[float, Tensor, Tensor | None]:
     """Loss, projected gradients and which of them are usable (None: all); refuses what no step can use."""
-    loss = _checked_loss(value)
+    _check_finite(loss)
     projected = found / eps if sides == 1 else (found[:, 0] - found[:, 1]) / (2 * eps)
     usable = projected.abs() < LARGEST_SLOPE  # which a NaN is not
     if bool(usable.all()):
@@ -172,19 +208,50 @@ def _accept_number(closure: Callable[[], Any], error: NotATensorError) -> None:
         _warned_closures.add(name)
 
 
+def _shared(
+    ranks: Ranks,
+    closure: Callable[..., Any],
+    evaluate: Callable[..., tuple[Tensor, Tensor]],
+    num: int,
+    before: RandomState,
+) -> tuple[float, Tensor]:
+    """The loss and all differences, measured by all ranks together."""
+    calls = 0
+
+    def share(first: int, stop: int, take: Take) -> tuple[float, Tensor]:
+        nonlocal calls
+        if calls:
+            before.restore()
+        calls += 1
+        run = closure
+        if ranks.batch_shards > 1:
+            run = (
+                BlackBox(partial(closure.closure, take))
+                if isinstance(closure, BlackBox)
+                else partial(closure, take)
+            )
+        value, found = evaluate(run, first, stop, period=num // ranks.shards)
+        return _checked_loss(value), found
+
+    # Two evaluations of a black box need not agree: it may be a simulator that draws.
+    return ranks.share(share, num, comparable=not isinstance(closure, BlackBox))
+
+
 def _checked_loss(value: Tensor) -> float:
     if value.dim() != 0:
         raise ValueError(
             f"the loss must be a scalar, got a tensor of shape {tuple(value.shape)}; reduce it, for example "
             "with .mean()."
         )
-    loss = float(value)
+    return float(value)
+
+
+def _check_finite(loss: float) -> None:
     if not isfinite(loss):
         raise ValueError(
             f"the loss is {loss}: the step is refused and the weights stay as they are; look for overflow in "
             "the model, or restart from a checkpoint with a lower lr."
         )
-    return loss
 
 
 def _report_unusable(usable: Tensor, loss: float, eps: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import chain
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ from zo_triton.optim.checks import (
 from zo_triton.optim.descent import FULL, descend, make_state
 from zo_triton.optim.measure import Measurement, measure
 from zo_triton.optim.step_log import StepLog
+
+if TYPE_CHECKING:
+    from zo_triton.distributed import Facts, Ranks
 
 _SAVED = (
     "seed",
@@ -82,6 +85,7 @@ class ZOSGD(torch.optim.Optimizer):
         chunk: Directions evaluated at once; None chooses.
         strict: Refuse functions without an exact difference rule instead of warning.
         low_precision: How float16 and bfloat16 parameters are updated: "master" or "stochastic".
+        ranks: Share each step's measuring among processes that all hold this optimizer.
 
     Attributes:
         steps_done: Successful steps, the ``step`` of the directions drawn next.
@@ -125,12 +129,16 @@ class ZOSGD(torch.optim.Optimizer):
         chunk: int | None = None,
         strict: bool = False,
         low_precision: str = "master",
+        ranks: Ranks | None = None,
     ) -> None:
         self.seed, self.directions, self.eps, self.distribution = seed, directions, eps, distribution
         self.sides, self.aggregator, self.compute_dtype = sides, aggregator, compute_dtype
         self.rank, self.rounds, self.chunk, self.strict = rank, rounds, chunk, strict
         self.low_precision = low_precision
         self.steps_done, self.last, self.plan, self.log = 0, None, None, None
+        self.ranks = ranks
+        if ranks is not None:
+            ranks.check_directions(directions)
         _check_settings(vars(self))
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
@@ -190,6 +198,8 @@ class ZOSGD(torch.optim.Optimizer):
         check_eps(self.eps)
         check_evaluation(self.sides, self.compute_dtype, self.chunk)
         self._check_move(directions)
+        if self.ranks is not None:
+            self.ranks.check(self._facts)
         measurement = measure(
             closure,
             params,
@@ -200,6 +210,7 @@ class ZOSGD(torch.optim.Optimizer):
             self.chunk,
             self.strict,
             self._plan(),
+            self.ranks,
         )
         coefficients = measurement.coefficients(params, self.aggregator)
         plan = measurement.plan
@@ -258,6 +269,14 @@ class ZOSGD(torch.optim.Optimizer):
             return None
         return Plan(self.plan[1], keep=frozenset(self.plan[2]))
 
+    def _facts(self) -> Facts:
+        """What the ranks must have in common."""
+        settings = {name: getattr(self, name) for name in _SAVED if name != "plan"}
+        for number, group in enumerate(self.param_groups):
+            settings |= {f"group {number}.{key}": value for key, value in group.items() if key != "params"}
+        memory = [value for param in self._parameters() for value in self.state.get(param, {}).values()]
+        return {"weights": self._parameters(), "optimizer state": memory, "settings": settings}
+
     def _parameters(self) -> list[Tensor]:
         if len(self.param_groups) == 1:
             return self.param_groups[0]["params"]
@@ -313,7 +332,8 @@ class ZOSGD(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in (*_SAVED, *_UNSAVED, "_checked_field")}
-        return {**super().__getstate__(), **own, "last": None, "log": None}
+        # A copy in another process belongs to no group of ranks.
+        return {**super().__getstate__(), **own, "last": None, "log": None, "ranks": None}
 
 
 def _check_settings(settings: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from zo_triton.reporting import scaling
 from zo_triton.reporting.records import Record, races_of
 from zo_triton.reporting.statistics import curve_of_median_run
 from zo_triton.reporting.tables import number as spell
@@ -285,4 +286,5 @@ _FIGURES: dict[str, tuple[str, Callable[[Any, dict[str, Any]], None]]] = {
     "step_split": ("step_split", _step_split),
     "accuracy": ("accuracy", _accuracy),
     "memory": ("memory", _memory),
+    "scaling": ("scaling", scaling.draw),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from zo_triton.reporting import gpu_markdown, tables
+from zo_triton.reporting import gpu_markdown, scaling, tables
 from zo_triton.reporting.field_markdown import random_quality
 from zo_triton.reporting.ops_table import ops
 from zo_triton.reporting.records import Record, check_record, races_of
@@ -23,6 +23,7 @@ CAPTIONS = {
     "step_split": "Where a fused step's time goes",
     "accuracy": "Error of a loss difference against ε",
     "memory": "Peak memory over inference",
+    "scaling": "Milliseconds of a step against the number of ranks: two measured, the rest simulated",
 }
 
 Builder = Callable[[dict[str, Any], dict[str, str]], list[str]]
@@ -159,6 +160,13 @@ def _benchmarks(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
     ]  # fmt: skip
 
 
+def _scaling(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
+    return [
+        "## Many ranks", section["note"], "### Measured", *scaling.measured(section), "### Simulated",
+        scaling.simulated(section), *_picture(drawn, "scaling"),
+    ]  # fmt: skip
+
+
 _BUILD: dict[str, Builder] = {
     "gpu_goals": gpu_markdown.goals,
     "race": _race,
@@ -175,4 +183,5 @@ _BUILD: dict[str, Builder] = {
     "gpu_stages": gpu_markdown.stages,
     "field_quality": random_quality,
     "benchmarks": _benchmarks,
+    "scaling": _scaling,
 }

@@ -26,6 +26,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "accuracy": ("model", "batch", "directions", "rows"),
     "memory": ("note", "cases"),
     "curves": ("note", "throughput", "growth"),
+    "scaling": ("note", "directions", "many", "parts", "two_ranks", "networks", "small_curves", "curves"),
     "benchmarks": ("entries",),
     "field_quality": (
         "note", "words", "bound", "smallest_p", "readings", "tests", "distributions", "addresses", "planted",
