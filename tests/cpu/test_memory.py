@@ -58,7 +58,7 @@ def run(script: str) -> str:
         capture_output=True,
         text=True,
         env={**os.environ, **memory.ENVIRONMENT},
-        timeout=120,
+        timeout=600,  # a hang ends too; compiling takes its time on a busy machine
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
