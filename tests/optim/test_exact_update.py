@@ -1,5 +1,7 @@
 """With the same coefficients, Rademacher steps write the same bits on every engine, in any order of summation."""
 
+import os
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from zo_triton import ops
 from zo_triton.optim import ZOSGD
 
 ENGINES = ("reference", "cpu", "triton")
-SHAPES = [(5, 33), (7,), (3, 2, 3)]
+SHAPES = [(5, 33), (7,)]
 # One direction, a prime, a power of two, and one more than another: past a word of signs and past a tile.
 COUNTS = (1, 7, 64, 257)
 RULES = {
@@ -26,7 +28,7 @@ def coefficients(count, seed):
     return draws[0] * (2 * draws[1]).exp()
 
 
-def walk(engine, count, rule, dtype=torch.float32, steps=3):
+def walk(engine, count, rule, dtype=torch.float32, steps=2):
     weights = [torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype) for shape in SHAPES]
     opt = ZOSGD(weights, directions=count, seed=5, **rule)
     with zo.use_engine(engine):
@@ -35,21 +37,27 @@ def walk(engine, count, rule, dtype=torch.float32, steps=3):
     return [*weights, *(value for state in opt.state.values() for value in state.values())]
 
 
-@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-@pytest.mark.parametrize("count", COUNTS)
+# Every rule with one count and every count with one rule, for Triton's interpreter takes its time; nightly, all.
+NIGHTLY = os.environ.get("ZO_TRITON_NIGHTLY") == "1"
+CASES = [(name, count) for name in RULES for count in COUNTS if NIGHTLY or count == 7 or name == "both"]
+ORDERS = [
+    (engine, count) for engine in ENGINES for count in COUNTS if NIGHTLY or count < 64 or engine != "triton"
+]
+
+
+@pytest.mark.parametrize(("rule", "count"), CASES)
 def test_engines_write_the_same_bits(count, rule, bits):
-    ends = [bits(walk(engine, count, rule)) for engine in ENGINES]
+    ends = [bits(walk(engine, count, RULES[rule])) for engine in ENGINES]
     assert ends[0] == ends[1] == ends[2]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_so_they_do_for_other_weights(dtype, bits):
-    ends = [bits(walk(engine, 64, RULES["both"], dtype)) for engine in ENGINES]
+    ends = [bits(walk(engine, 7, RULES["both"], dtype)) for engine in ENGINES]
     assert ends[0] == ends[1] == ends[2]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize(("engine", "count"), ORDERS)
 def test_order_and_chunks_do_not_change_a_bit(engine, count):
     exact = ops.on_grid(coefficients(count, 0))
     directions = zo.Directions(5, 0, count)
