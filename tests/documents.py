@@ -57,7 +57,7 @@ def _shell_lines(text: str) -> list[str]:
 def check_commands(path: Path) -> list[str]:
     """The ``zo-triton`` lines of a file, each of which the command line accepts."""
     lines = _shell_lines(path.read_text(encoding="utf-8"))
-    commands = [line for line in lines if line.startswith("zo-triton ")]
+    commands = [line.partition(" | ")[0] for line in lines if line.startswith("zo-triton ")]
     for command in commands:
         assert cli._parser().parse_args(shlex.split(command)[1:]).run, command
     return commands

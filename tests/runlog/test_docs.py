@@ -1,4 +1,4 @@
-"""The page on replay stays true: its code runs, its commands exist, its figures are the program's."""
+"""The page on replay stays true: its commands exist, its figures are the program's."""
 
 import re
 import shlex
@@ -11,18 +11,11 @@ from zo_triton.runlog import OVERHEAD
 from zo_triton.runlog.format import MAGIC
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "replay.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 COMMANDS = re.findall(r"^    (zo-triton .*?)$", PAGE, re.MULTILINE)
 
 
-def test_the_patterns_find_what_is_there():
-    assert len(BLOCKS) == PAGE.count("```python") == 3
+def test_the_pattern_finds_what_is_there():
     assert len(COMMANDS) == 6
-
-
-@pytest.mark.parametrize("block", BLOCKS, ids=["zosgd", "trainer", "resume"])
-def test_each_block_runs_alone(block):
-    exec(compile(block, "replay.md", "exec"), {"__name__": "page"})
 
 
 @pytest.mark.parametrize("command", COMMANDS)

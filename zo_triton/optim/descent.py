@@ -54,7 +54,7 @@ def descend(
     if stochastic:
         for tensor_id, param in numbered:
             if param.dtype not in FULL:
-                state[param].pop("master", None)
+                state.get(param, {}).pop("master", None)
                 buffer = _buffer(param, state) if momentum else None
                 descend_stochastically(
                     param,
