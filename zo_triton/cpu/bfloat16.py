@@ -16,7 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from zo_triton.cpu.compiling import device, kernel
+from zo_triton.cpu.compiling import kernel, routine
 from zo_triton.cpu.scalars import round_bfloat16
 from zo_triton.cpu.vectors import LANES, WIDTH, load_vector, store_vector
 
@@ -50,7 +50,7 @@ def _pack_kernel(packed, matrix):
     pack_rows(packed, matrix)
 
 
-@device
+@routine
 def pack_rows(packed, matrix):
     """Two bfloat16 of a row to a word: packed uint32 [⌈rows/8⌉, ⌈in/2⌉, 8], zeros beyond; matrix [rows, in]."""
     rows, inner = matrix.shape
@@ -66,7 +66,7 @@ def pack_rows(packed, matrix):
                 packed[block, i, lane] = word
 
 
-@device
+@routine
 def pack_run(pairs, difference, inner, sample, samples):
     """Two features of a sample to a word, for 32 samples: pairs uint32 [⌈in/2⌉, 32], zeros after the last.
 
@@ -88,7 +88,7 @@ def pack_run(pairs, difference, inner, sample, samples):
         source, target = source + uintp(2) * row_bytes, target + uintp(4 * LANES)
 
 
-@device
+@routine
 def pair_product(product, column, packed, pairs):
     """``product[:, column : column + 32] = W @ δ``: float32 [8·blocks, at least column + 32]."""
     stride = product.shape[1]

@@ -88,7 +88,7 @@ def philox_words(out, count, blocks, indices, word, key):
             )
 
 
-@device
+@routine
 def sign_words(out, row_block, word, index, key):
     """Packed signs of the directions from ``index`` on: out uint32 [count, 4·row blocks, words a row].
 
@@ -114,7 +114,7 @@ def sign_words(out, row_block, word, index, key):
                         out[first + k, 4 * block_row + lane, column] = words[lane, place]
 
 
-@device
+@routine
 def real_rows(out, row_block, word, index, key, code):
     """Four rows of a real-valued matrix: out float32 [4, cols]."""
     cols = out.shape[1]

@@ -14,7 +14,7 @@ from numba import float32, types, uintp
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from zo_triton.cpu.compiling import device, kernel
+from zo_triton.cpu.compiling import kernel, routine
 from zo_triton.cpu.signs import turn_run
 from zo_triton.cpu.vectors import LANES, sum_of_entries
 
@@ -29,7 +29,7 @@ _MOST = np.float32(32750.0)
 _ROUNDER = 12582912.0  # 1.5·2²³: adding it leaves the nearest integer in the low mantissa bits
 
 
-@device
+@routine
 def to_fixed_point(short, scale, x):
     """``short·scale ≈ x`` for 32 samples.
 
@@ -57,7 +57,7 @@ def fixed_runs(short, scale, base):
         to_fixed_point(short[run], scale[run], x)
 
 
-@device
+@routine
 def fixed_sign_product(totals, words, short, scale, tables):
     """``totals = U @ (short·scale)`` for 32 samples.
 

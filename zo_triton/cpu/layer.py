@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zo_triton.cpu.activation import NONE, RELU, activate
 from zo_triton.cpu.arrays import as_array
-from zo_triton.cpu.compiling import device
+from zo_triton.cpu.compiling import routine
 from zo_triton.cpu.scalars import load, store
 from zo_triton.cpu.vectors import LANES, WIDTH, add_run, finish_run
 from zo_triton.directions import Directions
@@ -26,6 +26,9 @@ TILE_ELEMENTS = 1 << 18
 
 GROUP_ELEMENTS = 1 << 18
 """Elements of W @ δ that one GEMM makes before the epilogue takes them from the cache."""
+
+TOTALS_ELEMENTS = 1 << 13
+"""Float32 totals of a sign product that the epilogue takes together: 32 KiB, 32 samples of 256 features."""
 
 PRODUCT_SHARE, COPIES_SHARE = 8, 16
 """W @ δ that waits for its epilogue, and copies of W, may take one part in so many of a layer's result."""
@@ -92,18 +95,23 @@ def product_buffer(layer: Layer, directions: int) -> Tensor:
     return torch.empty(count, layer.weight.shape[0], layer.samples, dtype=layer.dtype)
 
 
+def columns_of(rows: int, samples: int) -> int:
+    """How many samples of a layer's float32 totals the epilogue takes together, in whole runs of 32."""
+    return LANES * max(1, min(-(-samples // LANES), TOTALS_ELEMENTS // (LANES * rows)))
+
+
 def in_groups(layer: Layer, start: int, stop: int) -> Iterator[tuple[np.ndarray, int, int]]:
     """Directions start … stop - 1 as a kernel takes them: W @ δ or scratch for it, and from which to which.
 
     Where torch computes W @ δ it is there when a group is yielded. Otherwise there is one group, no torch function
     is called, and no thread waits for another that has the interpreter: a kernel makes W @ δ of one evaluation at
-    a time in scratch, float32 [1, at least out, N rounded up to 32], or has none to make.
+    a time in scratch, float32 [1, at least out, :func:`columns_of`], or has none to make.
     """
     if layer.difference is None:
         yield np.empty((0, 0, 0), np.uint16 if layer.dtype == torch.bfloat16 else np.float32), start, stop
     elif layer.inline_product:
         rows = layer.packed.shape[0] * layer.packed.shape[2]
-        yield np.empty((1, rows, -(-layer.samples // LANES) * LANES), np.float32), start, stop
+        yield np.empty((1, rows, columns_of(rows, layer.samples)), np.float32), start, stop
     else:
         group = layer.group(stop - start)
         product = product_buffer(layer, group)
@@ -142,7 +150,7 @@ def difference_or_none(difference: Tensor | None, dtype: torch.dtype) -> np.ndar
     return as_array(torch.empty(0, 0, 0, dtype=dtype) if difference is None else difference)
 
 
-@device
+@routine
 def gather(x, base, difference, rows, sample, samples):
     """X = a + δ for a run of 32 samples, [at least rows, 32] each; difference [at least rows, N]."""
     at, lanes = uintp(sample), min(LANES, samples - sample)
@@ -162,7 +170,7 @@ def gather(x, base, difference, rows, sample, samples):
             target[j] = source[j] + load(moved[at + uintp(j)])
 
 
-@device
+@routine
 def finish(out, product, column, carried, sums, bias, step, sample, lanes, a, first_term, second_term, kind):
     """out[:, sample …] = activation(W @ δ + step·(U @ (a+δ) + v)) for one evaluation.
 

@@ -11,7 +11,7 @@ import torch
 from numba import float32, uintp
 
 from zo_triton.cpu.bfloat16 import ROWS, pack_rows, pack_run, pair_product
-from zo_triton.cpu.compiling import device, kernel
+from zo_triton.cpu.compiling import kernel, routine
 from zo_triton.cpu.field import code_of, draw_turned, key_of
 from zo_triton.cpu.layer import Layer, finish, in_groups
 from zo_triton.cpu.scalars import load
@@ -38,7 +38,7 @@ def factor_words(tensor_id: int) -> tuple[int, int]:
     return tensor_word(tensor_id, PART_LEFT), tensor_word(tensor_id, PART_RIGHT)
 
 
-@device
+@routine
 def draw_factors_of(left, turned, right, rows, inner, left_word, right_word, index, key, code, rounded):
     """One direction's factors: left[:rows] = A/√r, float32 [at least rows, r]; right = Bᵀ [r, at least inner].
 
@@ -124,7 +124,7 @@ def _kernel(
                     )  # fmt: skip
 
 
-@device
+@routine
 def _base_products(right, base):
     """Bᵀa of all directions: float32 [runs, terms, 32] from right [terms, in] and base [in, 32·runs]."""
     through = np.empty((base.shape[1] // LANES, right.shape[0], LANES), np.float32)
@@ -134,7 +134,7 @@ def _base_products(right, base):
     return through
 
 
-@device
+@routine
 def _spread(moved, difference, sample, lanes):
     """δ of 32 samples in float32: moved [in, 32] from difference [at least in, N]."""
     for row in range(moved.shape[0]):
@@ -143,7 +143,7 @@ def _spread(moved, difference, sample, lanes):
             target[lane] = load(source[uintp(sample) + uintp(lane)])
 
 
-@device
+@routine
 def _product(out_at, matrix, x_at, x_stride):
     """``out = matrix @ x`` for 32 lanes; matrix float32 [a multiple of four rows, cols], x [cols, 32]."""
     rows, cols = matrix.shape

@@ -20,6 +20,7 @@ from zo_triton.cpu.field import key_of, sign_words
 from zo_triton.cpu.fixed_point import fixed_runs, fixed_sign_product, to_fixed_point
 from zo_triton.cpu.layer import (
     TILE_ELEMENTS,
+    TOTALS_ELEMENTS,
     Layer,
     copies_of,
     difference_or_none,
@@ -33,9 +34,6 @@ from zo_triton.cpu.threads import parallel
 from zo_triton.cpu.vectors import LANES
 from zo_triton.directions import Directions, tensor_word
 from zo_triton.memory import empty
-
-TOTALS_ELEMENTS = 1 << 13
-"""Float32 totals of a sign product that the epilogue takes together: 64 KiB, 64 samples of 256 features."""
 
 DRAWN_ROWS = 64
 """Rows of packed signs that are drawn at a time, a multiple of 4."""
@@ -66,7 +64,9 @@ def perturbed_linear(
     signs = directions.elementwise == "rademacher" and directions.rank is None
     run = _run_signs if signs else run_low_rank if directions.rank else run_dense
     first_fixed = signs and difference is None and out.dtype == torch.bfloat16
-    inline = run is not run_dense and difference is not None and out.dtype == torch.bfloat16 and is_native()
+    # A large W would take as much memory packed as half of what it works on: it is cast a tile at a time.
+    inline = run is not run_dense and difference is not None and weight.numel() <= TILE_ELEMENTS
+    inline = inline and out.dtype == torch.bfloat16 and is_native()
     moved = None if difference is None else _slots_or_copy(difference)
     base = base.detach().float()
     z = base_output.float().t().contiguous() if base_output is not None else base.new_empty(0, 0)

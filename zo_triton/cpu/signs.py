@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import float32, intp, uintp
 
-from zo_triton.cpu.compiling import device, kernel
+from zo_triton.cpu.compiling import device, kernel, routine
 from zo_triton.cpu.vectors import (
     LANES,
     WIDTH,
@@ -38,7 +38,7 @@ def line_of_floats(count):
     return held[start : start + count]
 
 
-@device
+@routine
 def turn_run(x, base, run):
     """Samples 32·run … of base [N, in], feature-major, zeros after the last: x float32 [at least in, 32]."""
     samples, inner = base.shape
@@ -60,7 +60,7 @@ def fill_runs(runs, base):
         turn_run(runs[run], base, run)
 
 
-@device
+@routine
 def sign_product(totals, first_row, words, x, tables, lanes):
     """``totals = U @ x`` for the first ``lanes`` samples, a multiple of 32.
 

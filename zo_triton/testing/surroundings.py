@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import io
 import pdb
-import pickle
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -147,9 +146,10 @@ def global_generators_are_left_alone(factory: Factory, setting: Setting = DEFAUL
 
 
 def _global_states() -> dict[str, object]:
+    drawn = np.random.get_state()  # noqa: NPY002
     states: dict[str, object] = {
         "random": random.getstate(),
-        "numpy.random": pickle.dumps(np.random.get_state()),  # noqa: NPY002
+        "numpy.random": repr([part.tolist() if isinstance(part, np.ndarray) else part for part in drawn]),
         "torch": torch.get_rng_state().numpy().tobytes(),
     }
     if torch.cuda.is_available():
