@@ -83,7 +83,7 @@ def test_what_is_not_installed_is_left_out_and_named(tmp_path):
         f"raise SystemExit(cli.main(['gpu', '--tiny', '--out', {str(tmp_path / 'out')!r}]))\n"
     )
     environment = {
-        **os.environ, "HIDDEN": "matplotlib tabulate markdown rich sklearn scipy PIL",
+        **os.environ, "HIDDEN": "matplotlib tabulate markdown rich sklearn scipy PIL safetensors",
         "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT))),
     }  # fmt: skip
     done = subprocess.run(
