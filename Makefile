@@ -14,7 +14,7 @@ report: $(STAMP) ## Train on digits with fused ZO, MeZO and backprop; write repo
 	$(BIN)/zo-triton report
 
 test: $(STAMP) ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -p no:benchmark -n 2
 
 bench: $(STAMP) ## Run the benchmarks and refresh reports/latest
 	$(BIN)/python -m pytest --benchmark

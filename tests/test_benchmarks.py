@@ -14,13 +14,16 @@ from zo_triton.reporting import new_record, read, write
 ROOT = Path(__file__).resolve().parents[1]
 ONE = "benchmarks/bench_ops.py::bench_op[gram-fused-middle]"
 
+# A session that runs on several workers is not what a user types: their marks are taken off.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+
 pytest.importorskip("pytest_benchmark")
 
 
 def benchmark(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 
 
@@ -97,6 +100,7 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path):
     with subprocess.Popen(
         [*command, *arguments, *files],
         cwd=ROOT,
+        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         text=True,
         preexec_fn=hear_interrupts,
