@@ -51,6 +51,7 @@ def test_the_blocks_of_a_page_run_in_order(page):
     names: dict[str, object] = {"__name__": page.stem}
     for block in python_blocks(page):
         run(block, names)
+    assert len(names) > 1, "the page's code has left nothing behind"
 
 
 def test_every_block_of_code_is_found():

@@ -46,7 +46,7 @@ def test_the_report_tells_defect_figures_and_remedy():
 
 
 def test_clean_reports_raise_nothing():
-    testing.Report((testing.Row("a_property", "passed"),)).raise_on_failure()
+    assert testing.Report((testing.Row("a_property", "passed"),)).raise_on_failure() is None
 
 
 def test_an_optimizers_own_error_is_not_hidden():
