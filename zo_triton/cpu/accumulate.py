@@ -7,25 +7,28 @@ nor their shares can change a bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from numba import float32, uintp
 from torch import Tensor
 
-from zo_triton.cpu.compiling import kernel
 from zo_triton.cpu.field import code_of, key_of, real_rows, sign_words
 from zo_triton.cpu.low_rank import draw_factors_of, factor_words
 from zo_triton.cpu.scalars import round_bfloat16
-from zo_triton.cpu.threads import parallel
+from zo_triton.cpu.sharing import shared
+from zo_triton.cpu.threads import together
 from zo_triton.cpu.vectors import LANES, dense_rows, float_from_bits, signed_coefficient_sum
 from zo_triton.directions import Directions, matrix_shape, tensor_word
 
-SMALL_PRODUCT = 1 << 20
+PIECE_FACTORS, PIECE_BLOCKS = 4, 4
+"""Directions, and blocks of four rows, that a thread takes at a time of a low-rank update."""
+
+SMALL_PRODUCT = 1 << 18
 """Multiply-adds of a low-rank update below which a second thread costs more than it gives."""
 
-SMALL_ELEMENTS = 1 << 16
+SMALL_ELEMENTS = 1 << 14
 """Below this many values to draw (weights × K / 32 for signs) a second thread costs more than it gives."""
 
 
@@ -62,21 +65,12 @@ def _accumulate_one(
     array, values, key = matrix.numpy(), weights.numpy(), key_of(directions)
     word, code = tensor_word(tensor_id), code_of(directions)
     if directions.elementwise == "rademacher":
-        cost = tensor.numel() * directions.num // LANES
-
-        def run(start: int, stop: int) -> None:
-            _signs_kernel(array, values, word, directions.first, key, start, stop)
+        cost, kernel = tensor.numel() * directions.num // LANES, _signs_kernel
+        arguments: tuple[Any, ...] = array, values, word, directions.first, key
     else:
-        cost, rounded = tensor.numel() * directions.num, dtype == torch.bfloat16
-
-        def run(start: int, stop: int) -> None:
-            _real_kernel(array, values, word, directions.first, key, code, rounded, start, stop)
-
-    row_blocks = (matrix.shape[0] + 3) // 4
-    if cost < SMALL_ELEMENTS:
-        run(0, row_blocks)
-    else:
-        parallel(run, row_blocks)
+        cost, kernel = tensor.numel() * directions.num, _real_kernel
+        arguments = array, values, word, directions.first, key, code, dtype == torch.bfloat16
+    together(kernel, arguments, (matrix.shape[0] + 3) // 4, alone=cost < SMALL_ELEMENTS)
 
 
 def _accumulate_low_rank(
@@ -89,23 +83,18 @@ def _accumulate_low_rank(
     right = np.zeros((directions.num * rank, (cols + LANES - 1) // LANES * LANES), np.float32)
     source = directions.first, key_of(directions), code_of(directions), dtype == torch.bfloat16
     array, values, words = matrix.numpy(), weights.numpy(), factor_words(tensor_id)
-
-    def draw(start: int, stop: int) -> None:
-        _factors_kernel(left, right, rows, cols, values, *words, *source, start, stop)
-
-    def run(start: int, stop: int) -> None:
-        _low_rank_kernel(array, left, right, start, stop)
-
-    share = parallel if left.size * cols >= SMALL_PRODUCT else _alone
-    share(draw, directions.num)
-    share(run, left.shape[0] // 4)
-
-
-def _alone(function: Callable[[int, int], None], count: int) -> None:
-    function(0, count)
+    alone = left.size * cols < SMALL_PRODUCT
+    together(
+        _factors_kernel,
+        (left, right, rows, cols, values, *words, *source),
+        directions.num,
+        PIECE_FACTORS,
+        alone,
+    )
+    together(_low_rank_kernel, (array, left, right), left.shape[0] // 4, PIECE_BLOCKS, alone)
 
 
-@kernel
+@shared
 def _factors_kernel(
     left, right, rows, cols, coefficients, left_word, right_word, first_direction, key, code, rounded, start, stop
 ):  # fmt: skip
@@ -132,7 +121,7 @@ def _factors_kernel(
                 left[row, k * rank + j] = coefficients[k] * one[row, j]
 
 
-@kernel
+@shared
 def _low_rank_kernel(matrix, left, right, start, stop):
     """matrix += left @ right for row blocks start … stop - 1.
 
@@ -154,7 +143,7 @@ def _low_rank_kernel(matrix, left, right, start, stop):
                     target[at + uintp(j)] += total[j]
 
 
-@kernel
+@shared
 def _signs_kernel(matrix, coefficients, word, first_direction, key, start, stop):
     """Row blocks start … stop - 1; the words of all K directions for one row block are drawn together."""
     rows, cols = matrix.shape
@@ -178,7 +167,7 @@ def _signs_kernel(matrix, coefficients, word, first_direction, key, start, stop)
                     target[at + uintp(j)] += sums[j]
 
 
-@kernel
+@shared
 def _real_kernel(matrix, coefficients, word, first_direction, key, code, rounded, start, stop):
     """Row blocks start … stop - 1 of a real-valued distribution; ``rounded`` takes z to bfloat16 first."""
     rows, cols = matrix.shape

@@ -20,9 +20,10 @@ from numba import float32, uintp
 from torch import Tensor
 
 from zo_triton.cpu.arrays import as_array
-from zo_triton.cpu.compiling import device, kernel
+from zo_triton.cpu.compiling import device
 from zo_triton.cpu.scalars import expm1, load, store
-from zo_triton.cpu.threads import parallel
+from zo_triton.cpu.sharing import shared
+from zo_triton.cpu.threads import together
 
 NAMES = ("none", "relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh")
 NONE, RELU, TANH, SIGMOID, SILU, GELU, GELU_TANH = range(len(NAMES))
@@ -146,7 +147,7 @@ def activate(steps, a, first, second, at, count, kind):
             steps[j] = float32(0.5) * (d * (one + first[at + uintp(j)]) + (x + d) * change)
 
 
-@kernel
+@shared
 def _activation_kernel(out, difference, a, first, second, kind, start, stop):
     """Evaluations start … stop - 1 of out, difference [P, M]; a, first, second float32 [M]."""
     n = a.shape[0]
@@ -172,5 +173,5 @@ def activation_difference(out: Tensor, base: Tensor, difference: Tensor, activat
     moved = as_array(source.contiguous().view(evaluations, base.numel()))
     result = torch.empty(source.shape, dtype=out.dtype)
     target, kind = as_array(result.view(evaluations, -1)), NAMES.index(activation)
-    parallel(lambda lo, hi: _activation_kernel(target, moved, *terms, kind, lo, hi), evaluations)
+    together(_activation_kernel, (target, moved, *terms, kind), evaluations)
     out.copy_(result if source is difference else result.transpose(-2, -1))

@@ -35,30 +35,31 @@ _PATIENCE_SECONDS = 0.7
 _announced = threading.Event()
 
 
-class _Kernel:
+class Kernel:
     """A compiled function that says so on stderr when its first call has to wait for the compiler.
 
     Numba keeps the result beside this file (or in NUMBA_CACHE_DIR), so the wait comes once a machine. Code that
     measures time makes one untimed call first.
     """
 
-    def __init__(self, function: Callable[..., None]) -> None:
-        self._compiled = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    def __init__(self, compiled: Callable[..., Any]) -> None:
+        self._compiled = compiled
         self._ready = False
-        update_wrapper(self, function)
+        update_wrapper(self, compiled)
 
-    def __call__(self, *arguments: Any) -> None:
+    def __call__(self, *arguments: Any) -> Any:
+        """What the function returns."""
         if self._ready:
-            self._compiled(*arguments)
-            return
+            return self._compiled(*arguments)
         timer = threading.Timer(_PATIENCE_SECONDS, _announce)
         timer.daemon = True
         timer.start()
         try:
-            self._compiled(*arguments)
+            result = self._compiled(*arguments)
         finally:
             timer.cancel()
         self._ready = True
+        return result
 
 
 def _announce() -> None:
@@ -67,5 +68,6 @@ def _announce() -> None:
         sys.stderr.write("zo_triton: compiling the CPU kernels once; later runs load them from the cache …\n")
 
 
-kernel = _Kernel
-"""Decorates a function that Python calls. Arguments are arrays (bfloat16 as uint16) and numbers."""
+def kernel(function: Callable[..., Any]) -> Kernel:
+    """Decorates a function that Python calls. Arguments are arrays (bfloat16 as uint16) and numbers."""
+    return Kernel(routine(function))

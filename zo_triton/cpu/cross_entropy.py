@@ -13,11 +13,15 @@ from numba import float32, uintp
 from torch import Tensor
 
 from zo_triton.cpu.arrays import as_array
-from zo_triton.cpu.compiling import device, kernel
+from zo_triton.cpu.compiling import device
 from zo_triton.cpu.scalars import expm1, load, log1p
-from zo_triton.cpu.threads import parallel
+from zo_triton.cpu.sharing import shared
+from zo_triton.cpu.threads import together
 
-SMALL_ELEMENTS = 1 << 15
+GRAIN = 4
+"""Evaluations that a thread takes at a time."""
+
+SMALL_ELEMENTS = 1 << 13
 """Below this many logit differences a second thread costs more than it gives."""
 
 _LARGE, _NEARLY_ALL = np.float32(30.0), np.float32(-0.5)
@@ -43,14 +47,8 @@ def cross_entropy_difference(
         result.numpy(),
         np.float32(label_smoothing),
     )
-
-    def run(start: int, stop: int) -> None:
-        _kernel(result_array, probabilities, moved, target_array, smoothing, start, stop)
-
-    if lying.numel() < SMALL_ELEMENTS:
-        run(0, evaluations)
-    else:
-        parallel(run, evaluations)
+    arguments = result_array, probabilities, moved, target_array, smoothing
+    together(_kernel, arguments, evaluations, GRAIN, alone=lying.numel() < SMALL_ELEMENTS)
     if result is not out:
         out.copy_(result)
 
@@ -82,7 +80,9 @@ def sample_losses(result, moved, probabilities, target, first, count, smoothing,
             gap = load(source[n]) - own[n]
             total[n] += weight[at + uintp(n)] * expm1(gap)
             highest[n] = max(highest[n], gap)
-            mean[n] += gap
+        if smoothing != float32(0.0):
+            for n in range(count):
+                mean[n] += load(source[n]) - own[n]
     for n in range(count):
         result[at + uintp(n)] = log1p(total[n]) - smoothing * mean[n] / float32(classes)
     for n in range(count):
@@ -93,7 +93,7 @@ def sample_losses(result, moved, probabilities, target, first, count, smoothing,
             result[first + n] = exact - smoothing * mean[n] / float32(classes)
 
 
-@kernel
+@shared
 def _kernel(out, probabilities, difference, target, smoothing, start, stop):
     """Evaluations start … stop - 1: out [P, N], probabilities [C, N], difference [P, at least C, N]."""
     samples = probabilities.shape[1]

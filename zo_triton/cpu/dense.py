@@ -11,10 +11,16 @@ from zo_triton.cpu.compiling import kernel
 from zo_triton.cpu.field import code_of, fill_matrix, key_of
 from zo_triton.cpu.layer import TILE_ELEMENTS, Layer, carry, finish, product_buffer
 from zo_triton.cpu.scalars import load, store
+from zo_triton.cpu.threads import parallel
 from zo_triton.directions import tensor_word
 
 
-def run_dense(layer: Layer, start: int, stop: int) -> None:
+def run_dense(layer: Layer) -> None:
+    """All directions; the threads share them out."""
+    parallel(lambda start, stop: _run(layer, start, stop), layer.directions.num)
+
+
+def _run(layer: Layer, start: int, stop: int) -> None:
     """One direction after the other: its U a tile of rows at a time, both sides from the same tile."""
     d, rows = layer.directions, layer.weight.shape[0]
     samples, sides = layer.samples, layer.sides

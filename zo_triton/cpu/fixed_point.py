@@ -14,8 +14,9 @@ from numba import float32, types, uintp
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from zo_triton.cpu.compiling import kernel, routine
-from zo_triton.cpu.signs import turn_run
+from zo_triton.cpu.compiling import routine
+from zo_triton.cpu.sharing import shared
+from zo_triton.cpu.turning import turn_run
 from zo_triton.cpu.vectors import LANES, sum_of_entries
 
 _SHORTS, _WORDS = ir.VectorType(ir.IntType(16), LANES), ir.VectorType(ir.IntType(32), LANES)
@@ -45,14 +46,14 @@ def to_fixed_point(short, scale, x):
     _round(uintp(short.ctypes.data), x_at, uintp(inverse.ctypes.data), x.shape[0])
 
 
-@kernel
-def fixed_runs(short, scale, base):
-    """A whole batch, 32 samples after 32: short int16 [runs, 32·width, 32], scale float32 [runs, 32], written.
+@shared
+def fixed_runs(short, scale, base, start, stop):
+    """Runs start … stop - 1 of 32 samples: short int16 [runs, 32·width, 32], scale float32 [runs, 32], written.
 
     base: float32 [N, at most 32·width].
     """
     x = np.zeros(short.shape[1:], np.float32)
-    for run in range(short.shape[0]):
+    for run in range(start, stop):
         turn_run(x, base, run)
         to_fixed_point(short[run], scale[run], x)
 

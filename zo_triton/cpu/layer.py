@@ -6,8 +6,8 @@ is W @ δ, and an evaluation is one piece of memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from zo_triton.cpu.activation import NONE, RELU, activate
 from zo_triton.cpu.arrays import as_array
 from zo_triton.cpu.compiling import routine
 from zo_triton.cpu.scalars import load, store
+from zo_triton.cpu.sharing import SharedKernel
+from zo_triton.cpu.threads import parallel, together
 from zo_triton.cpu.vectors import LANES, WIDTH, add_run, finish_run
 from zo_triton.directions import Directions
 
@@ -51,7 +53,7 @@ class Layer:
     sides: int
     signed_eps: np.ndarray
     out: np.ndarray  # [P, at least out, N]
-    base: np.ndarray  # float32 [in, N]; for low rank N, and in runs [N / 32, in, 32] both, rounded up to 32
+    base: np.ndarray  # float32 [N / 32, in, 32], both rounded up to 32; for a dense product [in, N]
     fixed: tuple[np.ndarray, np.ndarray]  # that of a first layer in bfloat16, in fixed point: see fixed_point
     difference: Tensor | None  # [P, at least in, N]
     moved: np.ndarray  # the same as the kernels see it, empty for None
@@ -95,30 +97,32 @@ def product_buffer(layer: Layer, directions: int) -> Tensor:
     return torch.empty(count, layer.weight.shape[0], layer.samples, dtype=layer.dtype)
 
 
-def columns_of(rows: int, samples: int) -> int:
-    """How many samples of a layer's float32 totals the epilogue takes together, in whole runs of 32."""
-    return LANES * max(1, min(-(-samples // LANES), TOTALS_ELEMENTS // (LANES * rows)))
+def run_layer(layer: Layer, kernel: SharedKernel, arguments: tuple[Any, ...], grain: int) -> None:
+    """All directions of a layer, ``grain`` of them at a time where torch has no part in it.
 
-
-def in_groups(layer: Layer, start: int, stop: int) -> Iterator[tuple[np.ndarray, int, int]]:
-    """Directions start … stop - 1 as a kernel takes them: W @ δ or scratch for it, and from which to which.
-
-    Where torch computes W @ δ it is there when a group is yielded. Otherwise there is one group, no torch function
-    is called, and no thread waits for another that has the interpreter: a kernel makes W @ δ of one evaluation at
-    a time in scratch, float32 [1, at least out, :func:`columns_of`], or has none to make.
+    Args:
+        layer: The layer.
+        kernel: Takes W @ δ of its directions, [their evaluations, out, N], empty where it makes them or there are
+            none; ``arguments``; and from which direction to which it goes.
+        arguments: For the kernel.
+        grain: Directions that are worth a call.
     """
-    if layer.difference is None:
-        yield np.empty((0, 0, 0), np.uint16 if layer.dtype == torch.bfloat16 else np.float32), start, stop
-    elif layer.inline_product:
-        rows = layer.packed.shape[0] * layer.packed.shape[2]
-        yield np.empty((1, rows, columns_of(rows, layer.samples)), np.float32), start, stop
-    else:
+    if layer.difference is None or layer.inline_product:
+        together(kernel, (_NO_PRODUCT, *arguments), layer.directions.num, grain)
+        return
+
+    def run(start: int, stop: int) -> None:
         group = layer.group(stop - start)
         product = product_buffer(layer, group)
         for first in range(start, stop, group):
             last = min(stop, first + group)
             carry(product, layer, first, last, stop - start)
-            yield as_array(product), first, last
+            kernel(as_array(product), *arguments, first, last)
+
+    parallel(run, layer.directions.num)
+
+
+_NO_PRODUCT = np.empty((0, 0, 0), np.float32)
 
 
 def carry(product: Tensor, layer: Layer, first: int, last: int, share: int) -> None:

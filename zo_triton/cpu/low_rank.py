@@ -8,29 +8,32 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import float32, uintp
+from numba import float32, intp, uintp
 
 from zo_triton.cpu.bfloat16 import ROWS, pack_rows, pack_run, pair_product
-from zo_triton.cpu.compiling import kernel, routine
+from zo_triton.cpu.compiling import routine
 from zo_triton.cpu.field import code_of, draw_turned, key_of
-from zo_triton.cpu.layer import Layer, finish, in_groups
+from zo_triton.cpu.layer import Layer, finish, run_layer
 from zo_triton.cpu.scalars import load
+from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.signs import line_of_floats
 from zo_triton.cpu.vectors import LANES, dense_rows
 from zo_triton.directions import PART_LEFT, PART_RIGHT, tensor_word
 
+GRAIN = 4
+"""Directions that a thread takes at a time: factors go through a product in fours."""
 
-def run_low_rank(layer: Layer, start: int, stop: int) -> None:
-    """Directions start … stop - 1; nothing but one compiled call where torch has no part in W @ δ."""
+
+def run_low_rank(layer: Layer) -> None:
+    """All directions."""
     d, shape = layer.directions, layer.weight.shape
     rank = d.rank if layer.weight_id >= 0 and d.rank is not None else 0
     words = [*factor_words(max(0, layer.weight_id)), -1 if layer.bias_id < 0 else tensor_word(layer.bias_id)]
-    source = *words, d.first, key_of(d), code_of(d), layer.dtype == torch.bfloat16
-    for product, first, last in in_groups(layer, start, stop):
-        _kernel(
-            layer.out, layer.moved, product, layer.packed, layer.base, *shape, rank, layer.samples, *layer.terms,
-            layer.kind, layer.signed_eps, layer.sides, *source, first, last,
-        )  # fmt: skip
+    arguments = (
+        layer.out, layer.moved, layer.packed, layer.base, *shape, rank, layer.samples, *layer.terms, layer.kind,
+        layer.signed_eps, layer.sides, *words, d.first, key_of(d), code_of(d), layer.dtype == torch.bfloat16,
+    )  # fmt: skip
+    run_layer(layer, _kernel, arguments, GRAIN)
 
 
 def factor_words(tensor_id: int) -> tuple[int, int]:
@@ -53,17 +56,17 @@ def draw_factors_of(left, turned, right, rows, inner, left_word, right_word, ind
     draw_turned(right, inner, right_word, index, key, code, rounded)
 
 
-@kernel
+@shared
 def _kernel(
-    out, difference, product, packed, base, rows, inner, rank, samples, a, first_term, second_term, kind,
+    product, out, difference, packed, base, rows, inner, rank, samples, a, first_term, second_term, kind,
     signed_eps, sides, left_word, right_word, bias_word, first_direction, key, code, rounded, start, stop,
 ):  # fmt: skip
     """Directions start … stop - 1 of one layer.
 
-    ``product`` holds their W @ δ, is scratch for it if W is ``packed``, or is empty in a first layer. base: float32
-    [in, N rounded up to 32].
+    ``product`` holds their W @ δ; it is empty if W is ``packed``, and in a first layer. base: float32 [runs of
+    32 samples, at least in, 32].
     """
-    carried, inline, count = product.shape[0] > 0, packed.shape[0] > 0, stop - start
+    carried, inline, count = difference.shape[0] > 0, packed.shape[0] > 0, stop - start
     # Rows go through a product in fours, or in eights where it is one of pairs.
     left = np.zeros((count, (rows + 3) // 4 * 4, rank), np.float32)
     right = np.zeros(((count * rank + 3) // 4 * 4, inner), np.float32)
@@ -83,6 +86,8 @@ def _kernel(
     plain = np.zeros((thin.shape[0] if carried and not inline else 0, inner), np.float32)
     moved = np.zeros((inner if plain.shape[0] > 0 else 0, LANES), np.float32)
     paired = np.empty((thin.shape[0] // ROWS, packed.shape[1], ROWS), np.uint32)
+    first_column = intp(0)  # a variable, or the epilogue would be compiled for it apart
+    made = np.empty((packed.shape[0] * packed.shape[2], LANES), np.float32)
     pairs = np.zeros((packed.shape[1], LANES), np.uint32)
     totals = line_of_floats(left.shape[1] * LANES)
     totals[:] = float32(0.0)
@@ -100,37 +105,41 @@ def _kernel(
                 lanes = min(LANES, samples - sample)
                 if inline:
                     pack_run(pairs, difference[p], inner, sample, samples)
-                    pair_product(product[0], 0, packed, pairs)
+                    pair_product(made, 0, packed, pairs)
                     pair_product(thin, 0, paired, pairs)
                 elif carried:
                     _spread(moved, difference[p], sample, lanes)
-                    _product(uintp(thin.ctypes.data), plain, uintp(moved.ctypes.data), LANES)
+                    _product(uintp(thin.ctypes.data), plain, uintp(moved.ctypes.data))
                 else:
                     thin[:] = float32(0.0)
                 thin[:rank] += through[run, k * rank : (k + 1) * rank]
                 if rank > 0:
-                    _product(uintp(totals.ctypes.data), left[k], uintp(thin.ctypes.data), LANES)
-                if carried:
-                    q, column = (0, 0) if inline else (k * sides + side, sample)
+                    _product(uintp(totals.ctypes.data), left[k], uintp(thin.ctypes.data))
+                if inline:
                     finish(
-                        out[p], product[q], column, True, sums[:, :rows], bias[k], signed_eps[p], sample, lanes,
+                        out[p], made, first_column, carried, sums[:, :rows], bias[k], signed_eps[p], sample, lanes,
                         a, first_term, second_term, kind,
+                    )  # fmt: skip
+                    continue
+                if carried:
+                    finish(
+                        out[p], product[k * sides + side], sample, carried, sums[:, :rows], bias[k], signed_eps[p],
+                        sample, lanes, a, first_term, second_term, kind,
                     )  # fmt: skip
                     continue
                 for s in range(sides):
                     finish(
-                        out[p + s], out[p + s], sample, False, sums[:, :rows], bias[k], signed_eps[p + s], sample,
+                        out[p + s], made, first_column, carried, sums[:, :rows], bias[k], signed_eps[p + s], sample,
                         lanes, a, first_term, second_term, kind,
                     )  # fmt: skip
 
 
 @routine
 def _base_products(right, base):
-    """Bᵀa of all directions: float32 [runs, terms, 32] from right [terms, in] and base [in, 32·runs]."""
-    through = np.empty((base.shape[1] // LANES, right.shape[0], LANES), np.float32)
+    """Bᵀa of all directions: float32 [runs, terms, 32] from right [terms, in] and base [runs, at least in, 32]."""
+    through = np.empty((base.shape[0], right.shape[0], LANES), np.float32)
     for run in range(through.shape[0]):
-        base_at = uintp(base.ctypes.data) + uintp(4 * LANES * run)
-        _product(uintp(through[run].ctypes.data), right, base_at, base.shape[1])
+        _product(uintp(through[run].ctypes.data), right, uintp(base[run].ctypes.data))
     return through
 
 
@@ -144,12 +153,12 @@ def _spread(moved, difference, sample, lanes):
 
 
 @routine
-def _product(out_at, matrix, x_at, x_stride):
+def _product(out_at, matrix, x_at):
     """``out = matrix @ x`` for 32 lanes; matrix float32 [a multiple of four rows, cols], x [cols, 32]."""
     rows, cols = matrix.shape
     matrix_at = uintp(matrix.ctypes.data)
     for row in range(0, rows, 4):
         shift = uintp(row)
         dense_rows(
-            out_at + shift * uintp(4 * LANES), matrix_at + shift * uintp(4 * cols), cols, x_at, x_stride, cols,
+            out_at + shift * uintp(4 * LANES), matrix_at + shift * uintp(4 * cols), cols, x_at, LANES, cols,
         )  # fmt: skip

@@ -11,18 +11,19 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import float32, uint32, uintp
+from numba import float32, uintp
 from torch import Tensor
 
 from zo_triton.cpu.activation import NAMES, NONE, RELU, activate, base_terms
-from zo_triton.cpu.compiling import device, kernel
+from zo_triton.cpu.compiling import device, kernel, routine
 from zo_triton.cpu.cross_entropy import sample_losses
 from zo_triton.cpu.field import key_of, sign_words
-from zo_triton.cpu.fixed_point import fixed_sign_product, to_fixed_point
+from zo_triton.cpu.fixed_point import fixed_sign_product
 from zo_triton.cpu.scalars import expm1
+from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.signs import TABLES, line_of_floats, sign_product
-from zo_triton.cpu.threads import parallel
-from zo_triton.cpu.vectors import LANES, WIDTH, add_signs, atomic_next, dense_rows, finish_run
+from zo_triton.cpu.threads import together
+from zo_triton.cpu.vectors import LANES, WIDTH, add_signs, dense_rows, finish_run
 from zo_triton.directions import Directions, tensor_word
 
 GROUP = 8
@@ -32,8 +33,9 @@ BLOCK = 128
 """Samples that go through the network together."""
 
 NO_RESIDUAL, NO_LABELS = np.empty((0, 0), np.float32), np.empty(0, np.int64)
+NO_FIXED = np.empty((0, 0, LANES), np.int16), np.empty((0, 0, LANES), np.float32)
 
-SMALL_WORK = 1 << 22
+SMALL_WORK = 1 << 19
 """Below this many multiply-adds a second thread costs more than it gives."""
 
 
@@ -107,30 +109,22 @@ def run_passes(
     signed_eps: np.ndarray,
     directions: Directions,
     residual: np.ndarray = NO_RESIDUAL,
-    fixed: bool = False,
 ) -> None:
     """Every sample's loss difference, out [P, N], on all threads; layout, ids, kinds: see :func:`plan`.
 
-    ``residual`` [C, N] makes it the squared error; ``fixed`` takes U·a in 16-bit fixed point.
+    ``residual`` [C, N] makes it the squared error.
     """
-    runs, words = (base.inputs.shape[1] // LANES if fixed else 0), int(layout[:, WIDTH_IN_WORDS].sum())
-    short = np.empty((runs, LANES * words, LANES), np.int16)
-    scale = np.empty((runs, len(layout), LANES), np.float32)
-    if fixed:
-        _fix_kernel(short, scale, base.inputs, layout)
     arguments = (
-        out, *base[:3], short, scale, layout, ids, kinds, base.probabilities, residual, target,
+        out, *base[:3], *NO_FIXED, layout, ids, kinds, base.probabilities, residual, target,
         np.float32(label_smoothing), signed_eps, out.shape[0] // directions.num, key_of(directions),
-        directions.first, directions.num, np.zeros(1, np.int64),
+        directions.first,
     )  # fmt: skip
+    together(_mlp_kernel, arguments, directions.num, GROUP, alone=is_small(out.size, layout))
 
-    def run(start: int, stop: int) -> None:
-        _mlp_kernel(*arguments)
 
-    if out.size * int((layout[:, INNER] * layout[:, ROWS]).sum()) < SMALL_WORK:
-        run(0, 1)
-    else:
-        parallel(run, -(-directions.num // GROUP))
+def is_small(outputs: int, layout: np.ndarray) -> bool:
+    """Whether so many evaluations of a sample are too little work for a second thread."""
+    return outputs * int((layout[:, INNER] * layout[:, ROWS]).sum()) < SMALL_WORK
 
 
 INNER, ROWS, PADDED_ROWS, WIDTH_IN_WORDS, BASE_AT, ROW_AT, PADDED_ROW_AT, WORD_AT = range(8)
@@ -179,56 +173,55 @@ def _pack_kernel(inputs, outputs, weights, layout, base, terms, matrices, probab
             at = LANES * (sizes[WORD_AT] + row * sizes[WIDTH_IN_WORDS])
             for column in range(sizes[INNER]):
                 matrices[at + column] = weight[row, column]
-    base_softmax(probabilities, terms[0, layout[len(weights) - 1, ROW_AT] :])
+    base_softmax(probabilities, terms[0, layout[len(weights) - 1, ROW_AT] :], 0, samples)
 
 
 @device
-def base_softmax(probabilities, logits):
-    """Softmax over the classes: probabilities [C, N], logits [C, at least N], float32.
+def base_softmax(probabilities, logits, first, count):
+    """Softmax over the classes for some samples: probabilities [C, N], logits [C, at least N], float32.
 
-    Returns each sample's largest logit and Σ_c exp(logit - largest), float32 [N].
+    Returns each one's largest logit and Σ_c exp(logit - largest), float32 [count].
     """
-    classes, samples = probabilities.shape
-    highest, total = logits[0, :samples].copy(), np.zeros(samples, np.float32)
+    classes, at = probabilities.shape[0], uintp(first)
+    highest, total = logits[0, first : first + count].copy(), np.zeros(count, np.float32)
     for c in range(1, classes):
-        for n in range(samples):
-            highest[n] = max(highest[n], logits[c, n])
+        source = logits[c]
+        for n in range(count):
+            highest[n] = max(highest[n], source[at + uintp(n)])
     for c in range(classes):
-        for n in range(samples):
-            probabilities[c, n] = float32(1.0) + expm1(logits[c, n] - highest[n])
-            total[n] += probabilities[c, n]
+        source, target = logits[c], probabilities[c]
+        for n in range(count):
+            target[at + uintp(n)] = float32(1.0) + expm1(source[at + uintp(n)] - highest[n])
+            total[n] += target[at + uintp(n)]
     for c in range(classes):
-        for n in range(samples):
-            probabilities[c, n] /= total[n]
+        target = probabilities[c]
+        for n in range(count):
+            target[at + uintp(n)] /= total[n]
     return highest, total
 
 
-@kernel
-def _fix_kernel(short, scale, base, layout):
-    """Each layer's input in fixed point: short int16 [runs, Σ 32·width, 32], scale float32 [runs, depth, 32]."""
-    at = 0
-    for layer in range(layout.shape[0]):
-        sizes = layout[layer]
-        columns, first = LANES * sizes[WIDTH_IN_WORDS], sizes[BASE_AT]
-        x = np.zeros((columns, LANES), np.float32)
-        for run in range(short.shape[0]):
-            for column in range(sizes[INNER]):
-                x[column] = base[first + column, run * LANES : run * LANES + LANES]
-            to_fixed_point(short[run, at : at + columns], scale[run, layer], x)
-        at += columns
-
-
-@kernel
+@shared
 def _mlp_kernel(
     out, base, terms, matrices, short, scale, layout, ids, kinds, probabilities, residual, target, smoothing,
-    signed_eps, sides, key, first_direction, num, taken,
+    signed_eps, sides, key, first_direction, start, stop,
 ):  # fmt: skip
-    """All ``num`` directions, shared with whoever else runs this: each takes the next group, int64 taken[0].
+    """Directions start … stop - 1, at most :data:`GROUP`."""
+    passes(
+        out, base, terms, matrices, short, scale, layout, ids, kinds, probabilities, residual, target, smoothing,
+        signed_eps, sides, key, first_direction, start, stop,
+    )  # fmt: skip
 
-    A second thread may come late, by the time that Python takes to wake it: shares cut beforehand would wait.
-    out [P, N]. base [Σ inner, padded N]: each layer's input; short and scale the same in fixed point, or empty.
-    terms [3, Σ rows, padded N]: what the activations read. matrices: the padded weights. ids [2, depth]: counter
-    words of weights and biases, -1 if not trained.
+
+@routine
+def passes(
+    out, base, terms, matrices, short, scale, layout, ids, kinds, probabilities, residual, target, smoothing,
+    signed_eps, sides, key, first_direction, start, stop,
+):  # fmt: skip
+    """Directions start … stop - 1, at most :data:`GROUP` for tables to serve them all: out [P, N].
+
+    base [Σ inner, padded N]: each layer's input; short and scale the same in fixed point, or empty. terms
+    [3, Σ rows, padded N]: what the activations read. matrices: the padded weights. ids [2, depth]: counter words
+    of weights and biases, -1 if not trained.
     """
     depth, samples = kinds.shape[0], out.shape[1]
     all_rows = layout[depth - 1, PADDED_ROW_AT] + layout[depth - 1, PADDED_ROWS]
@@ -238,21 +231,22 @@ def _mlp_kernel(
     widest = max(LANES * layout[:, WIDTH_IN_WORDS].max(), layout[:, PADDED_ROWS].max())
     block = min(BLOCK, base.shape[1])
     runs = block // LANES
-    signs = np.zeros(GROUP * all_words, np.uint32)
-    bias = np.zeros((GROUP, all_rows), np.float32)
-    sums = np.zeros((runs, GROUP * all_rows, LANES), np.float32)
-    x = np.zeros((widest, block), np.float32)
+    signs = np.empty(GROUP * all_words, np.uint32)
+    bias = np.empty((GROUP, all_rows + LANES), np.float32)
+    sums = np.empty((runs, GROUP * all_rows, LANES), np.float32)
+    x = np.empty((widest, block if short.size == 0 else 0), np.float32)
     tables = line_of_floats(TABLES)
-    moved = np.zeros(all_words * LANES, np.float32)
+    moved = np.empty(all_words * LANES, np.float32)
     here = np.empty((runs, widest, LANES), np.float32)
     there = np.empty((runs, widest, LANES), np.float32)
     product = np.empty((runs, widest, LANES), np.float32)
     work = np.empty((4, LANES), np.float32)
-    while True:
-        first = GROUP * atomic_next(taken.ctypes.data)
-        if first >= num:
-            break
-        count = min(GROUP, num - first)
+    for layer in range(depth):
+        if ids[0, layer] < 0:  # nothing else writes there
+            first_total = GROUP * layout[layer, PADDED_ROW_AT]
+            sums[:, first_total : first_total + GROUP * layout[layer, PADDED_ROWS]] = float32(0.0)
+    for first in range(start, stop, GROUP):
+        count = min(GROUP, stop - first)
         _draw(signs, bias, layout, ids, first_direction + first, count, key)
         for sample in range(0, samples, block):
             active = (min(block, samples - sample) + LANES - 1) // LANES
@@ -308,7 +302,11 @@ def _squared_errors(result, moved, residual, first, count):
 
 @device
 def _draw(signs, bias, layout, ids, first_index, count, key):
-    """The packed signs of ``count`` directions, layer by layer: [depth][GROUP][padded rows][words]."""
+    """The packed signs of ``count`` directions, layer by layer: [depth][GROUP][padded rows][words].
+
+    And bias [GROUP, padded rows of all layers and 32 more], ±1 where a bias is trained, else 0.
+    """
+    zeros = np.zeros(LANES, np.float32)
     for layer in range(layout.shape[0]):
         rows, padded, width = layout[layer, ROWS], layout[layer, PADDED_ROWS], layout[layer, WIDTH_IN_WORDS]
         if ids[0, layer] >= 0:
@@ -319,9 +317,14 @@ def _draw(signs, bias, layout, ids, first_index, count, key):
             words = np.empty((count, 4, (rows + LANES - 1) // LANES), np.uint32)
             sign_words(words, 0, ids[1, layer], first_index, key)
             for k in range(count):
-                for row in range(rows):
-                    bit = (words[k, 0, row // LANES] >> uint32(row % LANES)) & uint32(1)
-                    bias[k, layout[layer, PADDED_ROW_AT] + row] = float32(1.0) if bit else float32(-1.0)
+                # Whole words: the next layer's signs come over what is beyond a layer's rows.
+                to = uintp(bias[k, layout[layer, PADDED_ROW_AT] :].ctypes.data)
+                for column in range(words.shape[2]):
+                    add_signs(to, zeros.ctypes.data, words[k, 0, column], float32(1.0))
+                    to += uintp(4 * LANES)
+        else:
+            first = layout[layer, PADDED_ROW_AT]
+            bias[:, first : first + padded] = float32(0.0)
 
 
 @device

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import float32, uint32
+from numba import float32, intp, uint32
 from torch import Tensor
 
 from zo_triton.cpu.activation import NAMES, base_terms
 from zo_triton.cpu.arrays import as_array
 from zo_triton.cpu.bfloat16 import NOTHING, is_native, pack_run, pack_weight, pair_product
-from zo_triton.cpu.compiling import kernel
 from zo_triton.cpu.dense import run_dense
 from zo_triton.cpu.field import key_of, sign_words
 from zo_triton.cpu.fixed_point import fixed_runs, fixed_sign_product, to_fixed_point
@@ -26,17 +25,22 @@ from zo_triton.cpu.layer import (
     difference_or_none,
     finish,
     gather,
-    in_groups,
+    run_layer,
 )
 from zo_triton.cpu.low_rank import run_low_rank
-from zo_triton.cpu.signs import TABLES, fill_runs, line_of_floats, sign_product
-from zo_triton.cpu.threads import parallel
+from zo_triton.cpu.sharing import shared
+from zo_triton.cpu.signs import TABLES, line_of_floats, sign_product
+from zo_triton.cpu.threads import together
+from zo_triton.cpu.turning import SMALL_ELEMENTS, in_runs, turned
 from zo_triton.cpu.vectors import LANES
 from zo_triton.directions import Directions, tensor_word
 from zo_triton.memory import empty
 
 DRAWN_ROWS = 64
 """Rows of packed signs that are drawn at a time, a multiple of 4."""
+
+MIN_PIECES = 8
+"""Into how many pieces a first layer is cut at least, for threads to take."""
 
 SHARED_ROWS = 256
 """Rows of U that share one set of tables in a first layer: their float32 totals for 32 samples take 32 KiB."""
@@ -69,16 +73,14 @@ def perturbed_linear(
     inline = inline and out.dtype == torch.bfloat16 and is_native()
     moved = None if difference is None else _slots_or_copy(difference)
     base = base.detach().float()
-    z = base_output.float().t().contiguous() if base_output is not None else base.new_empty(0, 0)
+    z = base.new_empty(0, 0) if base_output is None else torch.from_numpy(turned(base_output))
     first, second = base_terms(z, activation)
     layer = Layer(
         directions=directions,
         sides=signed_eps.numel() // directions.num,
         signed_eps=signed_eps.numpy(),
         out=as_array(result),
-        base=_NO_RUNS
-        if first_fixed
-        else (_in_runs(base) if signs else _turned(base, run is run_low_rank)).numpy(),
+        base=_NO_RUNS if first_fixed else turned(base) if run is run_dense else in_runs(base),
         fixed=_in_fixed_runs(base) if first_fixed else _NO_FIXED_RUNS,
         difference=moved,
         moved=difference_or_none(moved, out.dtype),
@@ -92,7 +94,7 @@ def perturbed_linear(
         dtype=out.dtype,
         samples=base.shape[0],
     )
-    parallel(lambda start, stop: run(layer, start, stop), directions.num)
+    run(layer)
     if lying is None:
         out.copy_(result.transpose(1, 2))
 
@@ -114,27 +116,14 @@ def _slots_or_copy(tensor: Tensor) -> Tensor:
     return tensor.transpose(1, 2).contiguous() if lying is None else lying
 
 
-def _turned(base: Tensor, padded: bool) -> Tensor:
-    """[N, in] as [in, N], with zeros up to a multiple of 32 if ``padded``."""
-    missing = -base.shape[0] % LANES if padded else 0
-    return (torch.nn.functional.pad(base, (0, 0, 0, missing)) if missing else base).t().contiguous()
-
-
-def _in_runs(base: Tensor) -> Tensor:
-    """[N, in] as [⌈N/32⌉, in, 32], what the sign product reads; N and in filled up to multiples of 32."""
-    samples, inner = base.shape
-    runs = torch.empty((samples + LANES - 1) // LANES, (inner + 31) // 32 * 32, LANES)
-    fill_runs(runs.numpy(), base.contiguous().numpy())
-    return runs
-
-
 def _in_fixed_runs(base: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`_in_runs` in fixed point, int16 [⌈N/32⌉, in, 32], and its scales, float32 [⌈N/32⌉, 32]."""
+    """``turning.in_runs`` in fixed point, int16 [⌈N/32⌉, in, 32], and its scales, float32 [⌈N/32⌉, 32]."""
     samples, inner = base.shape
     runs = (samples + LANES - 1) // LANES
     short = np.empty((runs, (inner + 31) // 32 * 32, LANES), np.int16)
     scale = np.empty((runs, LANES), np.float32)
-    fixed_runs(short, scale, base.contiguous().numpy())
+    alone = base.numel() < SMALL_ELEMENTS
+    together(fixed_runs, (short, scale, base.contiguous().numpy()), runs, alone=alone)
     return short, scale
 
 
@@ -156,28 +145,29 @@ def _stack(weight: Tensor, out: Tensor) -> Tensor | None:
     return torch.empty(copies, *weight.shape, dtype=out.dtype).copy_(weight)
 
 
-def _run_signs(layer: Layer, start: int, stop: int) -> None:
+def _run_signs(layer: Layer) -> None:
     d, rows, inner = layer.directions, *layer.weight.shape
     words = [tensor_word(i) if i >= 0 else -1 for i in (layer.weight_id, layer.bias_id)]
-    key = key_of(d)
-    for product, first, last in in_groups(layer, start, stop):
-        _signs_kernel(
-            layer.out, layer.moved, product, layer.packed, layer.base, *layer.fixed, rows, inner, layer.samples,
-            *layer.terms, layer.kind, layer.signed_eps, layer.sides, words[0], words[1], key, d.first, first, last,
-        )  # fmt: skip
+    arguments = (
+        layer.out, layer.moved, layer.packed, layer.base, *layer.fixed, rows, inner, layer.samples, *layer.terms,
+        layer.kind, layer.signed_eps, layer.sides, *words, key_of(d), d.first,
+    )  # fmt: skip
+    # Directions of a first layer share tables, those of another have nothing in common.
+    grain = max(1, min(SHARED_ROWS // rows, d.num // MIN_PIECES)) if layer.difference is None else 1
+    run_layer(layer, _signs_kernel, arguments, grain)
 
 
-@kernel
+@shared
 def _signs_kernel(
-    out, difference, product, packed, base, short, scale, rows, inner, samples, a, first_term, second_term, kind,
+    product, out, difference, packed, base, short, scale, rows, inner, samples, a, first_term, second_term, kind,
     signed_eps, sides, weight_word, bias_word, key, first_direction, start, stop,
 ):  # fmt: skip
     """Directions start … stop - 1 of one layer.
 
-    ``product`` holds their W @ δ, is scratch for it if W is ``packed``, or is empty in a first layer. In bfloat16
-    the inputs of U are in fixed point: those of a first layer come so, once for all directions.
+    ``product`` holds their W @ δ; it is empty if W is ``packed``, and in a first layer. In bfloat16 the inputs of U
+    are in fixed point: those of a first layer come so, once for all directions.
     """
-    carried, inline = product.shape[0] > 0, packed.shape[0] > 0
+    carried, inline = difference.shape[0] > 0, packed.shape[0] > 0
     runs = (samples + LANES - 1) // LANES
     padded_rows, width = (rows + 3) // 4 * 4, (inner + 31) // 32
     shared = 1 if carried else max(1, min(SHARED_ROWS // padded_rows, stop - start))
@@ -192,6 +182,8 @@ def _signs_kernel(
     totals[:] = float32(0.0)
     totals = totals.reshape(together, shared * padded_rows, LANES)
     tables = line_of_floats(TABLES)
+    first_column = intp(0)  # a variable, or the epilogue would be compiled for it apart
+    made = np.empty((packed.shape[0] * packed.shape[2], together * LANES), np.float32)
     pairs = np.zeros((packed.shape[1], LANES), np.uint32)
     if narrow and carried:
         short, scale = np.zeros((1, 32 * width, LANES), np.int16), np.zeros((1, LANES), np.float32)
@@ -230,19 +222,23 @@ def _signs_kernel(
                 if inline:
                     for run in range(first_run, min(first_run + together, runs)):
                         pack_run(pairs, difference[first * sides + side], inner, run * LANES, samples)
-                        pair_product(product[0], (run - first_run) * LANES, packed, pairs)
+                        pair_product(made, (run - first_run) * LANES, packed, pairs)
                 for k in range(count):
                     sums = totals[:, k * padded_rows : k * padded_rows + rows]
                     p = (first + k) * sides + side
-                    if carried:
-                        q, column = (0, 0) if inline else (p - start * sides, sample)
+                    if inline:
                         finish(
-                            out[p], product[q], column, True, sums, bias[k], signed_eps[p], sample, lanes,
+                            out[p], made, first_column, carried, sums, bias[k], signed_eps[p], sample, lanes,
                             a, first_term, second_term, kind,
+                        )  # fmt: skip
+                    elif carried:
+                        finish(
+                            out[p], product[p - start * sides], sample, carried, sums, bias[k], signed_eps[p],
+                            sample, lanes, a, first_term, second_term, kind,
                         )  # fmt: skip
                     else:
                         for s in range(sides):
                             finish(
-                                out[p + s], out[p + s], sample, False, sums, bias[k], signed_eps[p + s], sample,
+                                out[p + s], made, first_column, carried, sums, bias[k], signed_eps[p + s], sample,
                                 lanes, a, first_term, second_term, kind,
                             )  # fmt: skip

@@ -11,9 +11,10 @@ import torch
 from numba import float64, int64, uint32
 from torch import Tensor
 
-from zo_triton.cpu.compiling import device, kernel
+from zo_triton.cpu.compiling import device
 from zo_triton.cpu.field import key_of, philox_words
-from zo_triton.cpu.threads import parallel
+from zo_triton.cpu.sharing import shared
+from zo_triton.cpu.threads import together
 from zo_triton.cpu.vectors import float_from_bits
 from zo_triton.directions import (
     LARGEST_PATTERN,
@@ -26,6 +27,9 @@ from zo_triton.directions import (
 
 RUN = 1024
 """Elements whose words are drawn together."""
+
+PIECE_RUNS = 8
+"""Runs that a thread takes at a time."""
 
 _MAGNITUDE = (1 << 63) - 1
 _HIDDEN = 1 << 52
@@ -40,14 +44,12 @@ def stochastic_add(out: Tensor, update: Tensor, directions: Directions, tensor_i
     arrays = work.view(torch.uint16).view(-1).numpy(), update.detach().contiguous().view(-1).numpy()
     word, key = tensor_word(tensor_id, PART_ROUNDING), key_of(directions)
     numbers = MANTISSA_BITS[name], SMALLEST_EXPONENT[name], LARGEST_PATTERN[name]
-    parallel(
-        lambda start, stop: _round_kernel(*arrays, word, key, *numbers, start, stop), -(-out.numel() // RUN)
-    )
+    together(_round_kernel, (*arrays, word, key, *numbers), -(-out.numel() // RUN), grain=PIECE_RUNS)
     if work is not flat:
         flat.copy_(work)
 
 
-@kernel
+@shared
 def _round_kernel(out, update, word, key, mantissa, smallest, largest, start, stop):
     """Runs start … stop - 1 of the flattened tensor: out uint16, the format's bits; update float32."""
     words = np.empty((4, RUN // 4), np.uint32)

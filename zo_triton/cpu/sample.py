@@ -8,13 +8,16 @@ from numba import uintp
 from torch import Tensor
 
 from zo_triton.cpu.arrays import draw_factors, draw_several, draw_whole
-from zo_triton.cpu.compiling import kernel
 from zo_triton.cpu.field import key_of, sign_words
-from zo_triton.cpu.threads import parallel
+from zo_triton.cpu.sharing import shared
+from zo_triton.cpu.threads import parallel, together
 from zo_triton.directions import PART_WHOLE, Directions, matrix_shape, tensor_word
 
 SMALL_ELEMENTS = 1 << 14
 """Matrices up to this size are drawn in one call: calling for each would take longer than drawing it."""
+
+PIECE_ROWS = 16
+"""Rows of a low-rank z that a thread forms at a time."""
 
 
 def sample(
@@ -52,12 +55,12 @@ def _low_rank(out: Tensor, left: Tensor, right: Tensor) -> None:
         left.flatten(0, 1).numpy(),
         right.mT.contiguous().numpy(),
     )
-    parallel(lambda start, stop: _product_kernel(*arrays, rows, start, stop), out.shape[0] * rows)
+    together(_product_kernel, (*arrays, rows), out.shape[0] * rows, grain=PIECE_ROWS)
     if result is not out:
         out.copy_(result)
 
 
-@kernel
+@shared
 def _product_kernel(out, left, right, rows, start, stop):
     """Rows start … stop - 1 of all directions' one after the other: out [K·rows, cols], right [K, r, cols]."""
     for row in range(start, stop):
@@ -76,13 +79,11 @@ def stage(directions: Directions, tensor_id: int, rows: int, cols: int, device: 
     """Packed signs of a matrix, int32 [K, 4·ceil(rows/4), ceil(cols/32)]; bit 1 is +1."""
     out = torch.empty(directions.num, -(-rows // 4) * 4, -(-cols // 32), dtype=torch.int32)
     words, word, key = out.numpy().view(np.uint32), tensor_word(tensor_id), key_of(directions)
-    parallel(
-        lambda start, stop: _stage_kernel(words, word, directions.first, key, start, stop), directions.num
-    )
+    together(_stage_kernel, (words, word, directions.first, key), directions.num)
     return out
 
 
-@kernel
+@shared
 def _stage_kernel(out, word, first_direction, key, start, stop):
     """Directions start … stop - 1 of out [K, padded rows, words a row]."""
     sign_words(out[start:stop], 0, word, first_direction + start, key)

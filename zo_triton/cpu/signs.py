@@ -9,9 +9,9 @@ do the work of four multiply-adds, in exact float32.
 from __future__ import annotations
 
 import numpy as np
-from numba import float32, intp, uintp
+from numba import intp, uintp
 
-from zo_triton.cpu.compiling import device, kernel, routine
+from zo_triton.cpu.compiling import device, routine
 from zo_triton.cpu.vectors import (
     LANES,
     WIDTH,
@@ -36,28 +36,6 @@ def line_of_floats(count):
     held = np.empty(count + LINE // 4, np.float32)
     start = intp((uintp(LINE) - uintp(held.ctypes.data) % uintp(LINE)) % uintp(LINE)) // 4
     return held[start : start + count]
-
-
-@routine
-def turn_run(x, base, run):
-    """Samples 32·run … of base [N, in], feature-major, zeros after the last: x float32 [at least in, 32]."""
-    samples, inner = base.shape
-    count = min(LANES, samples - run * LANES)
-    x[:, count:] = float32(0.0)
-    for first in range(0, inner, LANES):
-        # A tile at a time: its rows and its columns lie in the cache together.
-        for j in range(count):
-            source = base[run * LANES + j]
-            for row in range(first, min(first + LANES, inner)):
-                x[row, j] = source[row]
-
-
-@kernel
-def fill_runs(runs, base):
-    """A whole batch, base float32 [N, in], 32 samples after 32: runs float32 [⌈N/32⌉, at least in, 32]."""
-    runs[:, base.shape[1] :] = float32(0.0)
-    for run in range(runs.shape[0]):
-        turn_run(runs[run], base, run)
 
 
 @routine

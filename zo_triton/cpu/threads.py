@@ -15,47 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from queue import SimpleQueue
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from zo_triton.cpu.compiling import device, kernel
-from zo_triton.cpu.vectors import atomic_load, atomic_store, relax
+from zo_triton.cpu.sharing import AWAKE, GIVEN, SLOT_WORDS, SharedKernel, serve, watch
 
 Share = Callable[[int, int], None]
-
-
-_GLANCES = 12_000
-"""About 300 µs, the longest gap between the operations of a small model's training loop."""
-
-
-@device
-def _glance(count, seen):
-    for _ in range(_GLANCES):
-        if atomic_load(count.ctypes.data) != seen:
-            break
-        relax()
-
-
-@kernel
-def _watch(count, seen):
-    """Waits a moment for a count to leave ``seen``, before the caller goes to sleep.
-
-    Waking a sleeping thread takes about 50 µs on a virtual machine, as long as a small layer's whole share of
-    work; the next share usually comes sooner than that. The queues alone carry the work: a watch that ends too
-    early or too late only costs time.
-    """
-    _glance(count, seen)
-
-
-@kernel
-def _tell_and_watch(done, count, seen):
-    """Tells that ``seen`` shares are done, and watches for the next.
-
-    In compiled code, which holds no interpreter lock: who is told needs that lock at once, and would go to sleep.
-    """
-    atomic_store(done.ctypes.data, seen)
-    _glance(count, seen)
 
 
 def _find_core() -> Callable[[], int] | None:
@@ -85,22 +52,24 @@ def _leave(core: int) -> None:
 
 
 class _Worker:
-    """A thread that runs one share at a time."""
+    """A thread that runs shares of Python functions, one at a time, and between them what its slot offers."""
 
-    def __init__(self) -> None:
-        self._caller = -1
-        self._inbox: SimpleQueue[tuple[Share, int, int]] = SimpleQueue()
+    def __init__(self, slot: np.ndarray) -> None:
+        self._slot, self._caller = slot, -1
+        self._inbox: SimpleQueue[tuple[Share, int, int] | None] = SimpleQueue()
         self._outbox: SimpleQueue[BaseException | None] = SimpleQueue()
-        self._given, self._done = np.zeros(1, np.int64), np.zeros(1, np.int64)
         threading.Thread(target=self._run, name="zo_triton", daemon=True).start()
 
     def _run(self) -> None:
         torch.set_num_threads(1)
         shares = 0
         while True:
-            _tell_and_watch(self._done, self._given, shares)
-            function, start, stop = self._inbox.get()
+            serve(self._slot, shares)
+            given = self._inbox.get()
             _leave(self._caller)
+            if given is None:
+                continue
+            function, start, stop = given
             result = None
             try:
                 function(start, stop)
@@ -108,25 +77,42 @@ class _Worker:
                 result = error
             shares += 1
             self._outbox.put(result)
-            del function, result
+            del function, given, result
+
+    def wake(self) -> None:
+        """Has the slot looked at, if it is not."""
+        if not self._slot[AWAKE]:
+            self._slot[AWAKE] = 1
+            self._caller = -1 if _core is None else _core()
+            self._inbox.put(None)
 
     def start(self, function: Share, start: int, stop: int) -> None:
         self._caller = -1 if _core is None else _core()
         self._inbox.put((function, start, stop))
-        self._given[0] += 1
+        self._slot[GIVEN] += 1
 
     def finish(self) -> BaseException | None:
-        _watch(self._done, int(self._given[0]) - 1)
+        watch(self._slot)
         return self._outbox.get()
 
 
-@cache
-def _workers(count: int) -> list[_Worker]:
-    return [_Worker() for _ in range(count)]
+class _Crew(NamedTuple):
+    """The threads beside the caller's, and what they are offered: int64 [threads, SLOT_WORDS]."""
 
+    workers: list[_Worker]
+    slots: np.ndarray
+
+
+@cache
+def _crew(count: int) -> _Crew:
+    slots = np.zeros((count, SLOT_WORDS), np.int64)
+    return _Crew([_Worker(slot) for slot in slots], slots)
+
+
+_NOBODY = np.zeros((0, SLOT_WORDS), np.int64)
 
 # A forked child has none of the threads.
-os.register_at_fork(after_in_child=_workers.cache_clear)
+os.register_at_fork(after_in_child=_crew.cache_clear)
 _lock = threading.Lock()
 _held = 0
 
@@ -157,19 +143,47 @@ def parallel(function: Share, count: int) -> None:
 
     A call from inside a share, or while another thread's call is under way, runs in the caller alone.
     """
-    shares = min(_held or torch.get_num_threads(), count)
+    threads = _held or torch.get_num_threads()
+    shares = min(threads, count)
     if shares <= 1 or not _lock.acquire(blocking=False):
         function(0, count)
         return
     try:
         with one_pool():
-            _share_out(function, [count * share // shares for share in range(shares + 1)])
+            workers = _crew(threads - 1).workers[: shares - 1]
+            _share_out(function, [count * share // shares for share in range(shares + 1)], workers)
     finally:
         _lock.release()
 
 
-def _share_out(function: Share, bounds: list[int]) -> None:
-    workers = _workers(len(bounds) - 2)
+def together(
+    kernel: SharedKernel, arguments: tuple[Any, ...], count: int, grain: int = 1, alone: bool = False
+) -> None:
+    """Runs a kernel on ``range(count)``, ``grain`` items at a time, on as many threads as torch has.
+
+    The caller alone does it if it is told to, in a share, or while another thread's call is under way.
+
+    Raises:
+        MemoryError: A thread had too little.
+    """
+    job = np.array([0, count, grain], np.int64)
+    threads = _held or torch.get_num_threads()
+    others = min(threads, -(-count // grain)) - 1
+    if alone or others < 1 or not _lock.acquire(blocking=False):
+        failures = kernel.everywhere(_NOBODY, job, *arguments)
+    else:
+        try:
+            crew = _crew(threads - 1)
+            for worker in crew.workers[:others]:
+                worker.wake()
+            failures = kernel.everywhere(crew.slots[:others], job, *arguments)
+        finally:
+            _lock.release()
+    if failures:
+        raise MemoryError(f"{failures} threads had too little memory for {kernel.__name__}.")
+
+
+def _share_out(function: Share, bounds: list[int], workers: list[_Worker]) -> None:
     for worker, start, stop in zip(workers, bounds[1:-1], bounds[2:], strict=True):
         worker.start(function, start, stop)
     errors: list[BaseException | None] = []

@@ -5,8 +5,6 @@ Written as LLVM vectors of 16 float32; LLVM splits them where the processor's re
 
 from __future__ import annotations
 
-import platform
-
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -51,53 +49,6 @@ def fma(context, a, b, c):
         return builder.fma(*arguments)
 
     return types.float32(types.float32, types.float32, types.float32), codegen
-
-
-@intrinsic
-def atomic_load(context, address):
-    """The int64 at an address, read from memory each time."""
-
-    def codegen(context, builder, signature, arguments):
-        pointer = builder.inttoptr(arguments[0], _I64.as_pointer())
-        return builder.load_atomic(pointer, "acquire", 8)
-
-    return types.int64(types.uintp), codegen
-
-
-@intrinsic
-def atomic_store(context, address, value):
-    """Writes an int64 to an address, after everything that this thread has written before."""
-
-    def codegen(context, builder, signature, arguments):
-        pointer = builder.inttoptr(arguments[0], _I64.as_pointer())
-        builder.store_atomic(arguments[1], pointer, "release", 8)
-        return context.get_dummy_value()
-
-    return types.void(types.uintp, types.int64), codegen
-
-
-@intrinsic
-def atomic_next(context, address):
-    """The int64 at an address, which is one more afterwards: no two threads get the same."""
-
-    def codegen(context, builder, signature, arguments):
-        pointer = builder.inttoptr(arguments[0], _I64.as_pointer())
-        return builder.atomic_rmw("add", pointer, _I64(1), "monotonic")
-
-    return types.int64(types.uintp), codegen
-
-
-@intrinsic
-def relax(context):
-    """Tells the processor that this is a spinning loop: the core's other hardware thread may have its turn."""
-
-    def codegen(context, builder, signature, arguments):
-        if platform.machine().lower() in ("x86_64", "amd64"):
-            kind = ir.FunctionType(ir.VoidType(), [])
-            builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
-        return context.get_dummy_value()
-
-    return types.void(), codegen
 
 
 @intrinsic

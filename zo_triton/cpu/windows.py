@@ -12,10 +12,14 @@ from numba import uintp
 from torch import Tensor
 
 from zo_triton.cpu.arrays import as_array
-from zo_triton.cpu.compiling import device, kernel
+from zo_triton.cpu.compiling import device
 from zo_triton.cpu.scalars import load, store
-from zo_triton.cpu.threads import parallel
+from zo_triton.cpu.sharing import shared
+from zo_triton.cpu.threads import together
 from zo_triton.cpu.vectors import WIDTH, largest_sums
+
+PIECES = 16
+"""Into how many the planes are cut, for threads to take: each forms the runs anew."""
 
 
 def largest_difference(out: Tensor, difference: Tensor, gaps: Tensor, places: Tensor) -> None:
@@ -23,13 +27,14 @@ def largest_difference(out: Tensor, difference: Tensor, gaps: Tensor, places: Te
     result = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype)
     target, moved = as_array(result), as_array(difference.contiguous())
     table, distances = places.contiguous().numpy(), gaps.contiguous().numpy()
+    planes = out.shape[1]
     # By planes, not by evaluations: one plane's gaps serve them all from the cache.
-    parallel(lambda start, stop: _largest_kernel(target, moved, distances, table, start, stop), out.shape[1])
+    together(_largest_kernel, (target, moved, distances, table), planes, grain=-(-planes // PIECES))
     if result is not out:
         out.copy_(result)
 
 
-@kernel
+@shared
 def _largest_kernel(out, difference, gaps, places, start, stop):
     """Planes start … stop - 1 of out [P, M, R]; difference [P, M, S], gaps [M, J, R], places [J, R]."""
     (count, results), size = places.shape, difference.shape[2]

@@ -124,7 +124,8 @@ class GradientStep:
         for state in states:
             if "step" not in state:
                 state["step"] = torch.zeros(())
-            self._array_of(state["step"])[...] += 1
+            step = self._array_of(state["step"])
+            step += 1
         taken = float(self._array_of(states[0]["step"])[0, 0])
         first, second = self._memory(states, "exp_avg"), self._memory(states, "exp_avg_sq")
         lr = float(group["lr"]) / (1 - beta1**taken)

@@ -1,0 +1,155 @@
+"""The engine's threads: each piece of a kernel's work is done once, whoever comes, fails or sleeps."""
+
+import os
+import threading
+import time
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zo_triton.cpu.atomics import atomic_load, atomic_next, give_way
+from zo_triton.cpu.sharing import shared
+from zo_triton.cpu.threads import parallel, together
+
+
+@shared
+def count_kernel(out, step, start, stop):
+    """Adds to each item, and notes how many pieces there were."""
+    for i in range(start, stop):
+        out[i] += step
+    atomic_next(out[out.size - 1 :].ctypes.data)
+
+
+@shared
+def meet_kernel(met, start, stop):
+    """Each item waits, for seconds at most, until all others have been begun too."""
+    for _ in range(start, stop):
+        atomic_next(met.ctypes.data)
+        for _ in range(3_000_000):
+            if atomic_load(met.ctypes.data) >= met[1]:
+                met[2] = 1
+                break
+            give_way()
+
+
+@shared
+def hungry_kernel(out, size, start, stop):
+    """Allocates more than there is, in the pieces from the second on."""
+    for i in range(start, stop):
+        scratch = np.empty(size if i > 0 else 1, np.float32)
+        scratch[0] = 1.0
+        out[i] = scratch[0]
+
+
+@pytest.fixture(params=[1, 2, 3], autouse=True)
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def counted(count, grain, alone=False):
+    out = np.zeros(count + 1, np.int64)
+    together(count_kernel, (out, 3), count, grain, alone)
+    return out
+
+
+@settings(max_examples=30, deadline=None)
+@given(count=st.integers(0, 300), grain=st.integers(1, 400), alone=st.booleans())
+def test_each_item_is_done_once(count, grain, alone):
+    out = counted(count, grain, alone)
+    assert out[:-1].tolist() == [3] * count
+    assert out[-1] == -(-count // grain)
+
+
+def test_the_threads_work_at_the_same_time(threads):
+    met = np.array([0, threads, 0], np.int64)
+    for _ in range(50):  # one may be on its way from an earlier test
+        met[0] = met[2] = 0
+        together(meet_kernel, (met,), threads)
+        if met[2]:
+            break
+    assert met.tolist() == [threads, threads, 1]
+
+
+def test_called_like_any_other_kernel():
+    out = np.zeros(6, np.int64)
+    count_kernel(out, 2, 1, 4)
+    assert out.tolist() == [0, 2, 2, 2, 0, 1]
+
+
+def test_a_thread_without_memory_says_so_and_the_next_call_is_well():
+    out = np.zeros(8, np.float32)
+    with pytest.raises(MemoryError, match="hungry_kernel"):
+        together(hungry_kernel, (out, 1 << 60), 8)
+    together(hungry_kernel, (out, 1), 8)
+    assert out.tolist() == [1.0] * 8
+
+
+def test_arguments_are_let_go():
+    class Array(np.ndarray):
+        """One that can be watched."""
+
+    out = np.zeros(65, np.int64).view(Array)
+    watch = weakref.ref(out)
+    together(count_kernel, (out.view(np.ndarray), 1), 64)
+    del out
+    assert watch() is None
+
+
+def test_threads_that_have_gone_to_sleep_are_woken():
+    for pause in (0.0, 0.0002, 0.002, 0.02):
+        time.sleep(pause)
+        assert counted(64, 1)[:-1].tolist() == [3] * 64
+
+
+def test_functions_and_kernels_take_turns():
+    for turn in range(200):
+        seen = np.zeros(16, np.int64)
+
+        def share(start, stop, seen=seen):
+            seen[start:stop] += 1
+
+        parallel(share, 16)
+        assert seen.tolist() == [1] * 16
+        assert counted(turn % 40, 1 + turn % 3)[:-1].tolist() == [3] * (turn % 40)
+
+
+def test_a_kernel_inside_a_share_runs_in_it_alone():
+    rows = [None] * 4
+
+    def share(start, stop):
+        for i in range(start, stop):
+            rows[i] = counted(20, 3)[:-1].tolist()
+
+    parallel(share, 4)
+    assert rows == [[3] * 20] * 4
+
+
+def test_callers_in_several_threads():
+    wrong = []
+
+    def call():
+        wrong.extend(1 for _ in range(200) if counted(50, 4)[:-1].tolist() != [3] * 50)
+
+    callers = [threading.Thread(target=call) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert wrong == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork.*")
+def test_a_forked_child_has_threads_of_its_own():
+    counted(10, 1)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if counted(40, 1)[:-1].tolist() == [3] * 40 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
