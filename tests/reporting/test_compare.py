@@ -86,6 +86,27 @@ def test_a_race_is_judged_by_the_range_of_its_seeds(record):
     assert verdicts(record, slow)[what] == compare.WORSE
 
 
+def raced(record, times):
+    """All of a race at other speeds: of each method's steps and seconds, in turn."""
+    found = copy.deepcopy(record)
+    for row, factor in zip(found["sections"]["race"]["methods"], times, strict=True):
+        row["step_ms"] *= factor
+        for run in row["runs"]:
+            for reached in filter(None, run["reached"].values()):
+                reached["seconds"] *= factor
+    return found
+
+
+def test_a_race_on_a_slower_machine_is_no_regression(record):
+    count = len(record["sections"]["race"]["methods"])
+    after = raced(record, [3.0] * count)
+    ratios = [each.ratio for each in compare.compare(record, after) if each.what.startswith("race")]
+    assert ratios == pytest.approx([1.0] * len(ratios))
+    assert set(verdicts(record, after).values()) == {compare.SAME}
+    ours_alone = raced(record, [3.0] + [1.0] * (count - 1))
+    assert verdicts(record, ours_alone)["race, digits: fused ZO + Adam to 95 %"] == compare.WORSE
+
+
 def test_a_target_that_is_no_longer_reached_is_worse(record):
     lost = copy.deepcopy(record)
     for run in lost["sections"]["race"]["methods"][3]["runs"]:

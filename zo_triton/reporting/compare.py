@@ -1,8 +1,8 @@
 """Two records side by side: what became slower or larger, with intervals, and what only looks so.
 
-Step times are taken relative to contenders of the same process that are not ours, because one machine runs at
-different speeds on different days; races are compared over the ranges of their seeds. Nothing is flagged unless the
-whole interval lies beyond the allowed ratio.
+Times are taken relative to the steps of contenders of the same process that are not ours, because one machine runs
+at different speeds at different times; races are compared over the ranges of their seeds. Nothing is flagged unless
+the whole interval lies beyond the allowed ratio.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ ALLOWED = 1.1
 """Ratios up to this are taken for noise unless the caller says otherwise."""
 
 OURS = "fused"
+
+SCATTER = 3 * 1.4826
+"""Three standard deviations in median absolute deviations: tens of figures are looked at together."""
+
 NOTCH = 1.57
 """Half-width of a median's interval in interquartile ranges over √n (McGill, Tukey and Larsen, "Variations of box
 plots", 1978)."""
@@ -120,7 +124,9 @@ def _step_time(old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:
             continue
         found = [(find(earlier["contenders"], after["name"]), after) for after in case["contenders"]]
         both = [(before, after) for before, after in found if before is not None]
-        drift, doubt = _drift([pair for pair in both if pair[1]["family"] != OURS])
+        drift, doubt = _drift(
+            [(one["median_ms"], other["median_ms"]) for one, other in both if other["family"] != OURS]
+        )
         for before, after in both:
             if after["family"] != OURS:
                 continue
@@ -132,13 +138,16 @@ def _step_time(old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:
             )  # fmt: skip
 
 
-def _drift(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> tuple[float, float]:
-    """How many times slower the machine was for code that is not ours, and how far its parts disagree on that."""
-    if not pairs:
+def _drift(pairs: list[tuple[float | None, float | None]]) -> tuple[float, float]:
+    """How many times slower the machine was for code that is not ours, and how far a contender may be from that.
+
+    The others' scatter about their median is what a machine does to one contender and not to the next.
+    """
+    ratios = [math.log(after / before) for before, after in pairs if before and after]
+    if not ratios:
         return 1.0, 0.0
-    ratios = [math.log(after["median_ms"] / before["median_ms"]) for before, after in pairs]
     middle = median(ratios)
-    return math.exp(middle), 2 * median(abs(ratio - middle) for ratio in ratios)
+    return math.exp(middle), SCATTER * median(abs(ratio - middle) for ratio in ratios)
 
 
 def _doubt(row: dict[str, Any]) -> float:
@@ -151,8 +160,11 @@ def _race(old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:
     if old["task"] != new["task"]:
         return
     targets = [f"{target:g}" for target in new["config"]["targets"] if target in old["config"]["targets"]]
-    for method in new["methods"]:
-        earlier = find(old["methods"], method["name"])
+    found = [(find(old["methods"], method["name"]), method) for method in new["methods"]]
+    drift, doubt = _drift(
+        [(one["step_ms"], other["step_ms"]) for one, other in found if one and other["family"] != OURS]
+    )
+    for earlier, method in found:
         both = earlier is not None and earlier["runs"] and method["runs"]
         for target in targets if both else ():
             assert earlier is not None
@@ -160,9 +172,12 @@ def _race(old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:
             if not (math.isfinite(before[1]) or math.isfinite(after[1])):
                 continue
             share = f"{100 * float(target):g} %"
+            ratio, low, high = (
+                _over(after[late], before[early]) / drift for late, early in ((1, 1), (0, 2), (2, 0))
+            )
             yield Change(
                 f"race, {new['task']}: {method['label']} to {share}", _reached(before[1]), _reached(after[1]),
-                _over(after[1], before[1]), _over(after[0], before[2]), _over(after[2], before[0]),
+                ratio, low / math.exp(doubt), high * math.exp(doubt),
             )  # fmt: skip
 
 
