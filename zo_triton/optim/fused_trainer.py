@@ -1,4 +1,4 @@
-"""Training by the fused estimate and a torch optimizer; a small MLP takes three compiled calls."""
+"""Training by the fused estimate and a torch optimizer; a small MLP takes two compiled calls."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FusedTrainer(GradientStep):
 
     A step does what ``zo.estimate_gradient`` on ``loss(model(x), y)`` and ``optimizer.step()`` do.
     Where model and optimizer allow it (an ``nn.Sequential`` of ``Linear`` and ``ReLU`` in float32 that
-    ``ops.offers_mlp`` accepts, plain Adam or SGD, the CPU engine) all of it runs in three compiled calls and
+    ``ops.offers_mlp`` accepts, plain Adam or SGD, the CPU engine) all of it runs in two compiled calls and
     ĝ is never written out; anything else takes the general way. The optimizer's state and settings
     are read and written in place, so its state dict, and schedulers of its learning rate, work as always.
 
