@@ -7,7 +7,6 @@ tables of signed sums serve a group of directions and both sides, and only the f
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -76,50 +75,12 @@ def mlp_differences(
         if activation not in ("none", "relu"):
             for place, term in enumerate(base_terms(z, activation), 1):
                 terms[place, row : row + z.shape[1], :samples] = term.t()
-    run_passes(
-        out.numpy(), Base(base.numpy(), terms.numpy(), matrices.numpy(), probabilities.numpy()), layout, ids, kinds,
-        labels, label_smoothing, signed_eps.numpy(), directions, error,
-    )  # fmt: skip
-
-
-class Base(NamedTuple):
-    """The base as the passes read it, float32, feature-major, samples rounded up to a multiple of 32.
-
-    Attributes:
-        inputs: [Σ inner, padded N], each layer's input.
-        terms: [3, Σ rows, padded N], each layer's output and what its activation makes of it.
-        matrices: The weights one after the other, their rows padded to 32 columns.
-        probabilities: Softmax of the logits, [C, N].
-    """
-
-    inputs: np.ndarray
-    terms: np.ndarray
-    matrices: np.ndarray
-    probabilities: np.ndarray
-
-
-def run_passes(
-    out: np.ndarray,
-    base: Base,
-    layout: np.ndarray,
-    ids: np.ndarray,
-    kinds: np.ndarray,
-    target: np.ndarray,
-    label_smoothing: float,
-    signed_eps: np.ndarray,
-    directions: Directions,
-    residual: np.ndarray = NO_RESIDUAL,
-) -> None:
-    """Every sample's loss difference, out [P, N], on all threads; layout, ids, kinds: see :func:`plan`.
-
-    ``residual`` [C, N] makes it the squared error.
-    """
     arguments = (
-        out, *base[:3], *NO_FIXED, layout, ids, kinds, base.probabilities, residual, target,
-        np.float32(label_smoothing), signed_eps, out.shape[0] // directions.num, key_of(directions),
-        directions.first,
+        out.numpy(), base.numpy(), terms.numpy(), matrices.numpy(), *NO_FIXED, layout, ids, kinds,
+        probabilities.numpy(), error, labels, np.float32(label_smoothing), signed_eps.numpy(),
+        signed_eps.numel() // directions.num, key_of(directions), directions.first,
     )  # fmt: skip
-    together(_mlp_kernel, arguments, directions.num, GROUP, alone=is_small(out.size, layout))
+    together(_mlp_kernel, arguments, directions.num, GROUP, alone=is_small(out.numel(), layout))
 
 
 def is_small(outputs: int, layout: np.ndarray) -> bool:
@@ -219,9 +180,11 @@ def passes(
 ):  # fmt: skip
     """Directions start … stop - 1, at most :data:`GROUP` for tables to serve them all: out [P, N].
 
-    base [Σ inner, padded N]: each layer's input; short and scale the same in fixed point, or empty. terms
-    [3, Σ rows, padded N]: what the activations read. matrices: the padded weights. ids [2, depth]: counter words
-    of weights and biases, -1 if not trained.
+    Float32, samples rounded up to a multiple of 32. base [Σ inner, padded N]: each layer's input; short and scale
+    the same in fixed point, or empty. terms [3, Σ rows, padded N]: each output, and what its activation makes
+    of it. matrices: the weights one after the other, their rows padded to 32 columns. probabilities [C, N]: softmax
+    of the logits. ids [2, depth]: counter words of weights and biases, -1 if not trained. layout, ids, kinds: see
+    :func:`plan`. A residual [C, N] makes it the squared error.
     """
     depth, samples = kinds.shape[0], out.shape[1]
     all_rows = layout[depth - 1, PADDED_ROW_AT] + layout[depth - 1, PADDED_ROWS]

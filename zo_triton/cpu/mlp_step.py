@@ -20,11 +20,11 @@ from zo_triton.cpu.mlp import (
     NO_FIXED,
     NO_LABELS,
     NO_RESIDUAL,
+    PADDED_ROWS,
     ROW_AT,
     ROWS,
     WIDTH_IN_WORDS,
     WORD_AT,
-    Base,
     base_softmax,
     is_small,
     passes,
@@ -71,12 +71,10 @@ def mlp_measure(
     )
     last = layout[-1].tolist()
     padded = -(-samples // LANES) * LANES
-    base = Base(
-        np.empty((last[BASE_AT] + last[INNER], padded), np.float32),
-        np.empty((3, last[ROW_AT] + last[ROWS], padded), np.float32),
-        np.zeros(LANES * (last[WORD_AT] + -(-last[ROWS] // 4) * 4 * last[WIDTH_IN_WORDS]), np.float32),
-        np.empty((last[ROWS], samples), np.float32),
-    )
+    inputs = np.empty((last[BASE_AT] + last[INNER], padded), np.float32)
+    terms = np.empty((3, last[ROW_AT] + last[ROWS], padded), np.float32)
+    matrices = np.zeros(LANES * (last[WORD_AT] + last[PADDED_ROWS] * last[WIDTH_IN_WORDS]), np.float32)
+    probabilities = np.empty((last[ROWS], samples), np.float32)
     squared = target.ndim == 2
     labels = NO_LABELS if squared else target
     residual = np.negative(target.T, order="C") if squared else NO_RESIDUAL
@@ -88,12 +86,13 @@ def mlp_measure(
         short = np.empty((runs, LANES * words_in_all, LANES), np.int16)
         scale = np.empty((runs, depth, LANES), np.float32)
     arguments = (
-        losses, differences, out, x, tuple(tensors), *base[:3], short, scale, layout, words, kinds,
-        base.probabilities, residual, labels, signed_eps, signed_eps.size // directions.num, key_of(directions),
+        losses, differences, out, x, tuple(tensors), inputs, terms, matrices, short, scale, layout, words, kinds,
+        probabilities, residual, labels, signed_eps, signed_eps.size // directions.num, key_of(directions),
         directions.first, np.float32(1 / target.size), np.zeros(2, np.int64),
     )  # fmt: skip
     together(_measure_kernel, arguments, directions.num, GROUP, alone=is_small(out.size, layout))
-    return float(losses.sum()) / target.size, differences
+    with np.errstate(all="ignore"):  # the caller looks at what is not finite
+        return float(losses.sum()) / target.size, differences
 
 
 @shared

@@ -2,8 +2,8 @@
 
 Giving a thread work through Python takes two changes of the interpreter lock and often the wake-up of a sleeper,
 50 µs on a virtual machine, as long as a small layer takes. A thread that waits here, without the lock, is told
-where a function and its arguments lie, and calls it: a microsecond. Nobody waits for one that is late: each takes
-the next piece of the work while there is one, and who comes when all are taken is not needed.
+where a function and its arguments lie, and calls it: two microseconds. Nobody waits for one that is late: each
+takes the next piece of the work while there is one, and who comes when all are taken is not needed.
 """
 
 from __future__ import annotations
