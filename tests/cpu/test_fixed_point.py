@@ -11,7 +11,7 @@ from zo_triton.cpu.signs import TABLES, line_of_floats
 @kernel
 def _product(totals, words, x):
     short, scale = np.zeros(x.shape, np.int16), np.zeros(32, np.float32)
-    to_fixed_point(short, scale, x)
+    to_fixed_point(short, scale, x, np.empty(32, np.float32))
     fixed_sign_product(totals, words, short, scale, line_of_floats(TABLES))
 
 

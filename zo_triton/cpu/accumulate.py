@@ -19,7 +19,7 @@ from zo_triton.cpu.low_rank import draw_factors_of, factor_words
 from zo_triton.cpu.scalars import round_bfloat16
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.threads import together
-from zo_triton.cpu.vectors import LANES, dense_rows, float_from_bits, signed_coefficient_sum
+from zo_triton.cpu.vectors import LANES, dense_rows, float_from_bits, signed_coefficient_sums
 from zo_triton.directions import Directions, matrix_shape, tensor_word
 
 PIECE_FACTORS, PIECE_BLOCKS = 4, 4
@@ -149,22 +149,23 @@ def _signs_kernel(matrix, coefficients, word, first_direction, key, start, stop)
     rows, cols = matrix.shape
     count, width = coefficients.shape[0], (cols + LANES - 1) // LANES
     words = np.empty((count, 4, width), np.uint32)
-    sums = np.empty(LANES, np.float32)
+    sums = np.empty((4, LANES), np.float32)
     for block in range(start, stop):
         sign_words(words, block, word, first_direction, key)
-        for lane in range(min(4, rows - 4 * block)):
-            target = matrix[4 * block + lane]
-            for column in range(width):
-                signed_coefficient_sum(
-                    sums.ctypes.data,
-                    words[0, lane, column:].ctypes.data,
-                    4 * width,
-                    coefficients.ctypes.data,
-                    count,
-                )
-                at = uintp(LANES * column)
+        for column in range(width):
+            signed_coefficient_sums(
+                sums.ctypes.data,
+                words[0, 0, column:].ctypes.data,
+                width,
+                4 * width,
+                coefficients.ctypes.data,
+                count,
+            )
+            at = uintp(LANES * column)
+            for lane in range(min(4, rows - 4 * block)):
+                target, total = matrix[4 * block + lane], sums[lane]
                 for j in range(min(LANES, cols - LANES * column)):
-                    target[at + uintp(j)] += sums[j]
+                    target[at + uintp(j)] += total[j]
 
 
 @shared

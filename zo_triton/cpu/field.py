@@ -8,7 +8,7 @@ tensor's counter word; ``index`` the direction's absolute index.
 from __future__ import annotations
 
 import numpy as np
-from numba import float32, int32, types, uint32, uint64
+from numba import float32, int32, types, uint32, uint64, uintp
 from numba.extending import overload
 
 from zo_triton.cpu.compiling import device, kernel, routine
@@ -21,7 +21,10 @@ _W0, _W1 = np.uint32(PHILOX_WEYL[0]), np.uint32(PHILOX_WEYL[1])
 _HIGH = np.uint64(32)
 _UNIT = np.float32(2.0**-24)
 TOGETHER = 256
-"""Blocks of signs that go through the generator in one run."""
+"""Blocks of a narrow matrix's signs that go through the generator in one run."""
+
+WIDE = 64
+"""Blocks from which a direction is a run of its own."""
 
 _SQRT3, _SQRT_HALF = np.float32(3.0**0.5), np.float32(0.5**0.5)
 
@@ -56,7 +59,7 @@ def _rounds(count, c0, c1, c2, c3, k0, k1):
 
 
 def _counter(source, i):
-    """A counter word of the i-th block: ``source`` is an array of them, or (the first, what each adds)."""
+    """A counter word of the i-th block: source[i] of an array, source[0] + i·source[1] of a pair, or a number."""
     raise NotImplementedError("only inside a kernel")
 
 
@@ -64,14 +67,16 @@ def _counter(source, i):
 def _counter_of(source, i):
     if isinstance(source, types.Array):
         return lambda source, i: source[i]
-    return lambda source, i: uint32(source[0] + uint32(i) * source[1])
+    if isinstance(source, types.BaseTuple):
+        return lambda source, i: uint32(source[0] + uint32(i) * source[1])
+    return lambda source, i: source
 
 
 @device
 def philox_words(out, count, blocks, indices, word, key):
-    """Four words of each of ``count`` blocks of one tensor: out uint32 [4, at least count].
+    """Four words of each of ``count`` blocks: out uint32 [4, at least count].
 
-    ``blocks`` and ``indices``, the directions', are what :func:`_counter` takes.
+    ``blocks``, ``indices`` (the directions') and ``word`` (the tensor's) are what :func:`_counter` takes.
     """
     o0, o1, o2, o3 = out[0], out[1], out[2], out[3]
     step, k0, k1 = key[2], key[0], key[1]
@@ -79,12 +84,12 @@ def philox_words(out, count, blocks, indices, word, key):
     if key[3] == 7:
         for i in range(count):
             o0[i], o1[i], o2[i], o3[i] = _rounds(
-                7, _counter(blocks, i), word, _counter(indices, i), step, k0, k1
+                7, _counter(blocks, i), _counter(word, i), _counter(indices, i), step, k0, k1
             )
     else:
         for i in range(count):
             o0[i], o1[i], o2[i], o3[i] = _rounds(
-                10, _counter(blocks, i), word, _counter(indices, i), step, k0, k1
+                10, _counter(blocks, i), _counter(word, i), _counter(indices, i), step, k0, k1
             )
 
 
@@ -92,26 +97,38 @@ def philox_words(out, count, blocks, indices, word, key):
 def sign_words(out, row_block, word, index, key):
     """Packed signs of the directions from ``index`` on: out uint32 [count, 4·row blocks, words a row].
 
-    Rows begin at ``row_block``. A narrow matrix has few blocks: several directions share a run of the generator.
+    Rows begin at ``row_block``. A narrow matrix has few blocks: several directions share a run of the generator,
+    all their first blocks, then all their second ones, so that the inner loops are long.
     """
     count, rows, width = out.shape
-    each = rows // 4 * width
+    each, start = rows // 4 * width, uint32(row_block * width)
+    if each >= WIDE:
+        words = np.empty((4, each), np.uint32)
+        for k in range(count):
+            philox_words(words, each, (start, uint32(1)), (uint32(index + k), uint32(0)), uint32(word), key)
+            for row in range(rows):
+                target, source = out[k, row], words[row % 4]
+                at = uintp(row // 4 * width)
+                for column in range(width):
+                    target[column] = source[at + uintp(column)]
+        return
     together = max(1, min(count, TOGETHER // each))
-    words = np.empty((4, together * each), np.uint32)
-    blocks, indices = np.empty(together * each, np.uint32), np.empty(together * each, np.uint32)
+    words, counters = np.empty((4, together * each), np.uint32), np.empty((2, together * each), np.uint32)
+    blocks, indices = counters[0], counters[1]
     for first in range(0, count, together):
         some = min(together, count - first)
-        for k in range(some):
-            for i in range(each):
-                blocks[k * each + i] = uint32(row_block * width + i)
-                indices[k * each + i] = uint32(index + first + k)
+        for block in range(each):
+            at = uintp(block * some)
+            for k in range(some):
+                blocks[at + uintp(k)] = start + uint32(block)
+                indices[at + uintp(k)] = uint32(index + first) + uint32(k)
         philox_words(words, some * each, blocks, indices, uint32(word), key)
-        for k in range(some):
+        for block in range(each):
+            at, column = uintp(block * some), block % width
             for lane in range(4):
-                for block_row in range(rows // 4):
-                    for column in range(width):
-                        place = k * each + block_row * width + column
-                        out[first + k, 4 * block_row + lane, column] = words[lane, place]
+                target, source = out[first:, block // width * 4 + lane, column], words[lane]
+                for k in range(some):
+                    target[k] = source[at + uintp(k)]
 
 
 @routine

@@ -31,13 +31,12 @@ _ROUNDER = 12582912.0  # 1.5·2²³: adding it leaves the nearest integer in the
 
 
 @routine
-def to_fixed_point(short, scale, x):
+def to_fixed_point(short, scale, x, inverse):
     """``short·scale ≈ x`` for 32 samples.
 
     short: int16 [32·width, 32], written. scale: float32 [32], written; not finite where a sample is not.
-    x: float32 [32·width, 32].
+    x: float32 [32·width, 32]. inverse: scratch, float32 [32].
     """
-    inverse = np.empty(LANES, np.float32)
     x_at, scale_at = uintp(x.ctypes.data), uintp(scale.ctypes.data)
     _largest_word(scale_at, x_at, x.shape[0] // 32)
     for j in range(LANES):
@@ -52,10 +51,10 @@ def fixed_runs(short, scale, base, start, stop):
 
     base: float32 [N, at most 32·width].
     """
-    x = np.zeros(short.shape[1:], np.float32)
+    x, inverse = np.zeros(short.shape[1:], np.float32), np.empty(LANES, np.float32)
     for run in range(start, stop):
         turn_run(x, base, run)
-        to_fixed_point(short[run], scale[run], x)
+        to_fixed_point(short[run], scale[run], x, inverse)
 
 
 @routine

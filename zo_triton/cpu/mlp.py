@@ -10,17 +10,17 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from numba import float32, uintp
+from numba import float32, uint32, uintp
 from torch import Tensor
 
 from zo_triton.cpu.activation import NAMES, NONE, RELU, activate, base_terms
 from zo_triton.cpu.compiling import device, kernel, routine
 from zo_triton.cpu.cross_entropy import sample_losses
-from zo_triton.cpu.field import key_of, sign_words
+from zo_triton.cpu.field import key_of, philox_words
 from zo_triton.cpu.fixed_point import fixed_sign_product
 from zo_triton.cpu.scalars import expm1
 from zo_triton.cpu.sharing import shared
-from zo_triton.cpu.signs import TABLES, line_of_floats, sign_product
+from zo_triton.cpu.signs import LINE, TABLES, line_of_floats, part, sign_product
 from zo_triton.cpu.threads import together
 from zo_triton.cpu.vectors import LANES, WIDTH, add_signs, dense_rows, finish_run
 from zo_triton.directions import Directions, tensor_word
@@ -53,15 +53,15 @@ def mlp_differences(
 ) -> None:
     """Same contract as the reference; full-rank signs only, computed in float32."""
     samples = inputs[0].shape[0]
-    layout, ids, kinds = plan(
+    layout, ids, kinds, draws = plan(
         tuple(weight.shape for weight in weights), tuple(weight_ids), tuple(bias_ids), tuple(activations)
     )
     padded = -(-samples // LANES) * LANES
-    last = layout[-1].tolist()
-    base = torch.empty(last[BASE_AT] + last[INNER], padded)
-    terms = torch.empty(3, last[ROW_AT] + last[ROWS], padded)
-    matrices = torch.empty(LANES * (last[WORD_AT] + last[PADDED_ROWS] * last[WIDTH_IN_WORDS]))
-    probabilities = torch.empty(last[ROWS], samples)
+    ends = layout[-1].tolist()
+    base = torch.empty(ends[BASE_AT], padded)
+    terms = torch.empty(3, ends[ROW_AT], padded)
+    matrices = torch.empty(LANES * ends[WORD_AT])
+    probabilities = torch.empty(weights[-1].shape[0], samples)
     if target.is_floating_point():
         error = (outputs[-1].detach() - target).t().contiguous().numpy()
         labels = NO_LABELS
@@ -71,25 +71,27 @@ def mlp_differences(
         _arrays(inputs), _arrays(outputs), _arrays(weights), layout, base.numpy(), terms.numpy(), matrices.numpy(),
         probabilities.numpy(),
     )  # fmt: skip
-    for z, activation, row in zip(outputs, activations, layout[:, ROW_AT].tolist(), strict=True):
+    for z, activation, row in zip(outputs, activations, layout[:-1, ROW_AT].tolist(), strict=True):
         if activation not in ("none", "relu"):
             for place, term in enumerate(base_terms(z, activation), 1):
                 terms[place, row : row + z.shape[1], :samples] = term.t()
     arguments = (
-        out.numpy(), base.numpy(), terms.numpy(), matrices.numpy(), *NO_FIXED, layout, ids, kinds,
+        out.numpy(), base.numpy(), terms.numpy(), matrices.numpy(), *NO_FIXED, layout, ids, kinds, draws,
         probabilities.numpy(), error, labels, np.float32(label_smoothing), signed_eps.numpy(),
         signed_eps.numel() // directions.num, key_of(directions), directions.first,
     )  # fmt: skip
-    together(_mlp_kernel, arguments, directions.num, GROUP, alone=is_small(out.numel(), layout))
+    alone = out.numel() * sum(weight.numel() for weight in weights) < SMALL_WORK
+    together(_mlp_kernel, arguments, directions.num, GROUP, alone)
 
 
-def is_small(outputs: int, layout: np.ndarray) -> bool:
-    """Whether so many evaluations of a sample are too little work for a second thread."""
-    return outputs * int((layout[:, INNER] * layout[:, ROWS]).sum()) < SMALL_WORK
+INNER, ROWS, PADDED_ROWS, WIDTH_IN_WORDS, BASE_AT, ROW_AT, PADDED_ROW_AT, WORD_AT, BIAS_WORD_AT = range(9)
+"""Columns of the layout: a layer's sizes, and where its parts begin among those of all layers.
 
+One more row says where they end.
+"""
 
-INNER, ROWS, PADDED_ROWS, WIDTH_IN_WORDS, BASE_AT, ROW_AT, PADDED_ROW_AT, WORD_AT = range(8)
-"""Columns of the layout: a layer's sizes, and where its parts begin among those of all layers."""
+BLOCK_NUMBER, TENSOR_WORD, DIRECTION, PLACE, ROW_STEP = range(5)
+"""Rows of the draws: for each block of the generator for a group its counter, and where its four words go."""
 
 
 @lru_cache(maxsize=64)
@@ -98,18 +100,38 @@ def plan(
     weight_ids: tuple[int, ...],
     bias_ids: tuple[int, ...],
     activations: tuple[str, ...],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What stays the same from step to step: layout int64 [depth, 8], counter words [2, depth], kinds [depth]."""
-    layout = np.zeros((len(shapes), 8), np.int64)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What stays the same from step to step.
+
+    Returns:
+        layout int64 [depth + 1, 9], counter words [2, depth], kinds [depth], draws uint32 [5, blocks]: a group's
+        directions one after the other.
+    """
+    layout = np.zeros((len(shapes) + 1, 9), np.int64)
     for layer, (rows, inner) in enumerate(shapes):
         padded, width = -(-rows // 4) * 4, -(-inner // LANES)
         layout[layer, :4] = inner, rows, padded, width
-        if layer + 1 < len(shapes):
-            layout[layer + 1, 4:] = layout[layer, 4:] + (inner, rows, padded, padded * width)
+        layout[layer + 1, 4:] = layout[layer, 4:] + (inner, rows, padded, padded * width, -(-rows // LANES))
     words = np.array(
         [[tensor_word(i) if i >= 0 else -1 for i in ids] for ids in (weight_ids, bias_ids)], np.int64
     )
-    return layout, words, np.array([NAMES.index(activation) for activation in activations], np.int64)
+    kinds = np.array([NAMES.index(activation) for activation in activations], np.int64)
+    draws = []
+    for k in range(GROUP):
+        for sizes, (weight_word, bias_word) in zip(layout[:-1].tolist(), words.T.tolist(), strict=True):
+            padded, width, bias_width = sizes[PADDED_ROWS], sizes[WIDTH_IN_WORDS], -(-sizes[ROWS] // LANES)
+            at = GROUP * sizes[WORD_AT] + k * padded * width
+            bias_at = GROUP * (int(layout[-1, WORD_AT]) + 4 * sizes[BIAS_WORD_AT]) + 4 * k * bias_width
+            for word, place, rows, step in (
+                (weight_word, at, padded, width),
+                (bias_word, bias_at, 4, bias_width),
+            ):
+                if word >= 0:
+                    draws += [
+                        (block, word, k, place + block // step * 4 * step + block % step, step)
+                        for block in range(rows // 4 * step)
+                    ]
+    return layout, words, kinds, np.array(draws, np.uint32).reshape(-1, 5).T.copy()
 
 
 def _arrays(tensors: list[Tensor]) -> tuple[np.ndarray, ...]:
@@ -134,17 +156,19 @@ def _pack_kernel(inputs, outputs, weights, layout, base, terms, matrices, probab
             at = LANES * (sizes[WORD_AT] + row * sizes[WIDTH_IN_WORDS])
             for column in range(sizes[INNER]):
                 matrices[at + column] = weight[row, column]
-    base_softmax(probabilities, terms[0, layout[len(weights) - 1, ROW_AT] :], 0, samples)
+    highest, total = np.empty(samples, np.float32), np.empty(samples, np.float32)
+    base_softmax(probabilities, terms[0, layout[len(weights) - 1, ROW_AT] :], 0, samples, highest, total)
 
 
 @device
-def base_softmax(probabilities, logits, first, count):
+def base_softmax(probabilities, logits, first, count, highest, total):
     """Softmax over the classes for some samples: probabilities [C, N], logits [C, at least N], float32.
 
-    Returns each one's largest logit and Σ_c exp(logit - largest), float32 [count].
+    Written too: each one's largest logit and Σ_c exp(logit - largest), float32 [count].
     """
     classes, at = probabilities.shape[0], uintp(first)
-    highest, total = logits[0, first : first + count].copy(), np.zeros(count, np.float32)
+    highest[:count] = logits[0, first : first + count]
+    total[:count] = float32(0.0)
     for c in range(1, classes):
         source = logits[c]
         for n in range(count):
@@ -158,59 +182,70 @@ def base_softmax(probabilities, logits, first, count):
         target = probabilities[c]
         for n in range(count):
             target[at + uintp(n)] /= total[n]
-    return highest, total
 
 
 @shared
 def _mlp_kernel(
-    out, base, terms, matrices, short, scale, layout, ids, kinds, probabilities, residual, target, smoothing,
-    signed_eps, sides, key, first_direction, start, stop,
+    out, base, terms, matrices, short, scale, layout, ids, kinds, draws, probabilities, residual, target,
+    smoothing, signed_eps, sides, key, first_direction, start, stop,
 ):  # fmt: skip
     """Directions start … stop - 1, at most :data:`GROUP`."""
     passes(
-        out, base, terms, matrices, short, scale, layout, ids, kinds, probabilities, residual, target, smoothing,
-        signed_eps, sides, key, first_direction, start, stop,
+        out, base, terms, matrices, short, scale, layout, ids, kinds, draws, probabilities, residual, target,
+        smoothing, signed_eps, sides, key, first_direction, start, stop,
     )  # fmt: skip
 
 
 @routine
 def passes(
-    out, base, terms, matrices, short, scale, layout, ids, kinds, probabilities, residual, target, smoothing,
-    signed_eps, sides, key, first_direction, start, stop,
+    out, base, terms, matrices, short, scale, layout, ids, kinds, draws, probabilities, residual, target,
+    smoothing, signed_eps, sides, key, first_direction, start, stop,
 ):  # fmt: skip
     """Directions start … stop - 1, at most :data:`GROUP` for tables to serve them all: out [P, N].
 
     Float32, samples rounded up to a multiple of 32. base [Σ inner, padded N]: each layer's input; short and scale
     the same in fixed point, or empty. terms [3, Σ rows, padded N]: each output, and what its activation makes
     of it. matrices: the weights one after the other, their rows padded to 32 columns. probabilities [C, N]: softmax
-    of the logits. ids [2, depth]: counter words of weights and biases, -1 if not trained. layout, ids, kinds: see
-    :func:`plan`. A residual [C, N] makes it the squared error.
+    of the logits. ids [2, depth]: counter words of weights and biases, -1 if not trained. layout, ids, kinds,
+    draws: see :func:`plan`. A residual [C, N] makes it the squared error.
     """
     depth, samples = kinds.shape[0], out.shape[1]
-    all_rows = layout[depth - 1, PADDED_ROW_AT] + layout[depth - 1, PADDED_ROWS]
-    all_words = (
-        layout[depth - 1, WORD_AT] + layout[depth - 1, PADDED_ROWS] * layout[depth - 1, WIDTH_IN_WORDS]
-    )
+    ends, blocks, block = layout[depth], draws.shape[1], min(BLOCK, base.shape[1])
+    all_rows, all_words, runs = ends[PADDED_ROW_AT], ends[WORD_AT], block // LANES
     widest = max(LANES * layout[:, WIDTH_IN_WORDS].max(), layout[:, PADDED_ROWS].max())
-    block = min(BLOCK, base.shape[1])
-    runs = block // LANES
-    signs = np.empty(GROUP * all_words, np.uint32)
-    bias = np.empty((GROUP, all_rows + LANES), np.float32)
-    sums = np.empty((runs, GROUP * all_rows, LANES), np.float32)
-    x = np.empty((widest, block if short.size == 0 else 0), np.float32)
-    tables = line_of_floats(TABLES)
-    moved = np.empty(all_words * LANES, np.float32)
-    here = np.empty((runs, widest, LANES), np.float32)
-    there = np.empty((runs, widest, LANES), np.float32)
-    product = np.empty((runs, widest, LANES), np.float32)
-    work = np.empty((4, LANES), np.float32)
+    sign_count, sum_count = GROUP * (all_words + 4 * ends[BIAS_WORD_AT]), runs * GROUP * all_rows * LANES
+    bias_count, run_count = GROUP * (all_rows + LANES), runs * widest * LANES
+    x_count = widest * block if short.size == 0 else 0
+    count = 3 * run_count + sum_count + x_count + TABLES + LANES * all_words + bias_count + sign_count
+    # One piece of memory: to ask for each part costs as much as a direction.
+    space, at = line_of_floats(count + 5 * blocks + 4 * LANES + 11 * LINE // 4), 0
+    tables, at = part(space, at, TABLES)
+    flat, at = part(space, at, run_count)
+    here = flat.reshape(runs, widest, LANES)
+    flat, at = part(space, at, run_count)
+    there = flat.reshape(runs, widest, LANES)
+    flat, at = part(space, at, run_count)
+    product = flat.reshape(runs, widest, LANES)
+    flat, at = part(space, at, sum_count)
+    sums = flat.reshape(runs, GROUP * all_rows, LANES)
+    flat, at = part(space, at, x_count)
+    x = flat.reshape(widest, x_count // widest)
+    moved, at = part(space, at, LANES * all_words)
+    flat, at = part(space, at, bias_count)
+    bias = flat.reshape(GROUP, all_rows + LANES)
+    flat, at = part(space, at, sign_count)
+    signs = flat.view(np.uint32)
+    flat, at = part(space, at, 5 * blocks)
+    drawn = flat.view(np.uint32).reshape(5, blocks)
+    flat, at = part(space, at, 4 * LANES)
+    work = flat.reshape(4, LANES)
     for layer in range(depth):
         if ids[0, layer] < 0:  # nothing else writes there
             first_total = GROUP * layout[layer, PADDED_ROW_AT]
             sums[:, first_total : first_total + GROUP * layout[layer, PADDED_ROWS]] = float32(0.0)
     for first in range(start, stop, GROUP):
         count = min(GROUP, stop - first)
-        _draw(signs, bias, layout, ids, first_direction + first, count, key)
+        _draw(signs, bias, drawn, layout, ids, draws, first_direction + first, count, key)
         for sample in range(0, samples, block):
             active = (min(block, samples - sample) + LANES - 1) // LANES
             column = 0
@@ -264,30 +299,34 @@ def _squared_errors(result, moved, residual, first, count):
 
 
 @device
-def _draw(signs, bias, layout, ids, first_index, count, key):
+def _draw(signs, bias, drawn, layout, ids, draws, first_index, count, key):
     """The packed signs of ``count`` directions, layer by layer: [depth][GROUP][padded rows][words].
 
-    And bias [GROUP, padded rows of all layers and 32 more], ±1 where a bias is trained, else 0.
+    And bias [GROUP, padded rows of all layers and 32 more], ±1 where a bias is trained, else 0. drawn: scratch,
+    uint32 [5, blocks of the draws].
     """
+    blocks, indices = draws.shape[1] // GROUP * count, drawn[4]
+    for i in range(blocks):
+        indices[i] = uint32(first_index) + draws[DIRECTION, i]
+    philox_words(drawn, blocks, draws[BLOCK_NUMBER], indices, draws[TENSOR_WORD], key)
+    for lane in range(4):
+        for i in range(blocks):
+            signs[draws[PLACE, i] + uint32(lane) * draws[ROW_STEP, i]] = drawn[lane, i]
     zeros = np.zeros(LANES, np.float32)
-    for layer in range(layout.shape[0]):
-        rows, padded, width = layout[layer, ROWS], layout[layer, PADDED_ROWS], layout[layer, WIDTH_IN_WORDS]
-        if ids[0, layer] >= 0:
-            at = GROUP * layout[layer, WORD_AT]
-            part = signs[at : at + count * padded * width].reshape(count, padded, width)
-            sign_words(part, 0, ids[0, layer], first_index, key)
-        if ids[1, layer] >= 0:
-            words = np.empty((count, 4, (rows + LANES - 1) // LANES), np.uint32)
-            sign_words(words, 0, ids[1, layer], first_index, key)
-            for k in range(count):
-                # Whole words: the next layer's signs come over what is beyond a layer's rows.
-                to = uintp(bias[k, layout[layer, PADDED_ROW_AT] :].ctypes.data)
-                for column in range(words.shape[2]):
-                    add_signs(to, zeros.ctypes.data, words[k, 0, column], float32(1.0))
-                    to += uintp(4 * LANES)
-        else:
-            first = layout[layer, PADDED_ROW_AT]
-            bias[:, first : first + padded] = float32(0.0)
+    bias_words = signs[GROUP * layout[ids.shape[1], WORD_AT] :]
+    for layer in range(ids.shape[1]):
+        row, width = layout[layer, PADDED_ROW_AT], (layout[layer, ROWS] + LANES - 1) // LANES
+        if ids[1, layer] < 0:
+            bias[:, row : row + layout[layer, PADDED_ROWS]] = float32(0.0)
+            continue
+        word = 4 * GROUP * layout[layer, BIAS_WORD_AT]
+        for k in range(count):
+            # Whole words: the next layer's signs come over what is beyond a layer's rows.
+            to = uintp(bias.ctypes.data) + uintp(4 * (k * bias.shape[1] + row))
+            for column in range(width):
+                add_signs(to, zeros.ctypes.data, bias_words[word + column], float32(1.0))
+                to += uintp(4 * LANES)
+            word += 4 * width
 
 
 @device

@@ -5,6 +5,9 @@ For networks so small that Python between the layers would cost as much as the w
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import NamedTuple
+
 import numpy as np
 from numba import float32, uintp
 
@@ -17,23 +20,25 @@ from zo_triton.cpu.mlp import (
     BASE_AT,
     GROUP,
     INNER,
-    NO_FIXED,
     NO_LABELS,
     NO_RESIDUAL,
-    PADDED_ROWS,
     ROW_AT,
     ROWS,
+    SMALL_WORK,
     WIDTH_IN_WORDS,
     WORD_AT,
     base_softmax,
-    is_small,
     passes,
     plan,
 )
 from zo_triton.cpu.sharing import shared
+from zo_triton.cpu.signs import LINE, part, to_line
 from zo_triton.cpu.threads import together
-from zo_triton.cpu.vectors import LANES, dense_rows, signed_coefficient_sum
+from zo_triton.cpu.vectors import LANES, dense_rows, signed_coefficient_sums
 from zo_triton.directions import Directions, tensor_word
+
+PARTS = 9
+"""Parts of the space that the first half takes, each from a cache line on."""
 
 SMALL_UPDATE = 1 << 16
 """Sums of signed coefficients below which a second thread costs more than it gives."""
@@ -61,51 +66,96 @@ def mlp_measure(
     Returns:
         The loss and its differences, float32 [P].
     """
-    depth, samples = len(tensors) // 2, x.shape[0]
-    ids = tuple(range(2 * depth))
-    layout, words, kinds = plan(
-        tuple(weight.shape for weight in tensors[::2]),
-        ids[::2],
-        ids[1::2],
-        ("relu",) * (depth - 1) + ("none",),
-    )
-    last = layout[-1].tolist()
-    padded = -(-samples // LANES) * LANES
-    inputs = np.empty((last[BASE_AT] + last[INNER], padded), np.float32)
-    terms = np.empty((3, last[ROW_AT] + last[ROWS], padded), np.float32)
-    matrices = np.zeros(LANES * (last[WORD_AT] + last[PADDED_ROWS] * last[WIDTH_IN_WORDS]), np.float32)
-    probabilities = np.empty((last[ROWS], samples), np.float32)
-    squared = target.ndim == 2
+    samples, evaluations, squared = x.shape[0], signed_eps.size, target.ndim == 2
+    network = _network(tuple([tensor.shape for tensor in tensors]))
     labels = NO_LABELS if squared else target
     residual = np.negative(target.T, order="C") if squared else NO_RESIDUAL
-    losses, differences = np.empty(samples, np.float32), np.empty(signed_eps.size, np.float32)
-    out = np.empty((signed_eps.size, samples), np.float32)
-    runs, words_in_all = padded // LANES, int(layout[:, WIDTH_IN_WORDS].sum())
-    short, scale = NO_FIXED
-    if fixed:
-        short = np.empty((runs, LANES * words_in_all, LANES), np.int16)
-        scale = np.empty((runs, depth, LANES), np.float32)
+    found = np.empty(1 + evaluations, np.float32)
+    runs = -(-samples // LANES)
+    floats = (
+        network.floats + runs * (network.run_floats + fixed * network.fixed_floats) + evaluations * samples
+    )
+    space = np.empty(floats, np.float32)
     arguments = (
-        losses, differences, out, x, tuple(tensors), inputs, terms, matrices, short, scale, layout, words, kinds,
-        probabilities, residual, labels, signed_eps, signed_eps.size // directions.num, key_of(directions),
-        directions.first, np.float32(1 / target.size), np.zeros(2, np.int64),
+        found, x, tuple(tensors), space, fixed, network.layout, network.ids, network.kinds, network.draws, residual,
+        labels, signed_eps, evaluations // directions.num, key_of(directions), directions.first,
+        np.zeros(2, np.int64),
     )  # fmt: skip
-    together(_measure_kernel, arguments, directions.num, GROUP, alone=is_small(out.size, layout))
-    with np.errstate(all="ignore"):  # the caller looks at what is not finite
-        return float(losses.sum()) / target.size, differences
+    alone = evaluations * samples * network.weights < SMALL_WORK
+    together(_measure_kernel, arguments, directions.num, GROUP, alone)
+    return float(found[0]), found[1:]
+
+
+class _Network(NamedTuple):
+    """What stays the same from step to step: a plan, and for the update tensors' counter words and sizes."""
+
+    layout: np.ndarray
+    ids: np.ndarray
+    kinds: np.ndarray
+    draws: np.ndarray
+    tensor_words: np.ndarray  # int64 [tensors]
+    weights: int
+    parameters: int
+    row_blocks: int  # of four rows, in all tensors
+    floats: int  # of the space that the first half takes, and for each run of 32 samples
+    run_floats: int
+    fixed_floats: int
+
+
+@lru_cache(maxsize=64)
+def _network(shapes: tuple[tuple[int, ...], ...]) -> _Network:
+    depth = len(shapes) // 2
+    numbers, activations = tuple(range(2 * depth)), ("relu",) * (depth - 1) + ("none",)
+    matrices = tuple((rows, columns) for rows, columns in shapes[::2])
+    layout, ids, kinds, draws = plan(matrices, numbers[::2], numbers[1::2], activations)
+    ends, classes = layout[-1].tolist(), matrices[-1][0]
+    words = int(layout[:, WIDTH_IN_WORDS].sum())
+    return _Network(
+        layout,
+        ids,
+        kinds,
+        draws,
+        np.array([tensor_word(i) for i in numbers], np.int64),
+        sum(rows * columns for rows, columns in matrices),
+        sum(rows * columns for rows, columns in shapes),
+        sum(-(-rows // 4) for rows, _ in shapes),
+        LANES * ends[WORD_AT] + PARTS * LINE // 4,
+        LANES * (ends[BASE_AT] + 3 * ends[ROW_AT] + classes + 1),
+        LANES * (words * LANES // 2 + depth),
+    )
 
 
 @shared
 def _measure_kernel(
-    losses, differences, out, x, tensors, inputs, terms, matrices, short, scale, layout, ids, kinds, probabilities,
-    residual, target, signed_eps, sides, key, first_direction, share, progress, start, stop,
+    found, x, tensors, space, fixed, layout, ids, kinds, draws, residual, target, signed_eps, sides, key,
+    first_direction, progress, start, stop,
 ):  # fmt: skip
-    """Mean loss differences of the directions start … stop - 1, and before them the base, whoever comes first.
+    """The mean loss and the mean differences of the directions start … stop - 1: found [1 + P].
 
-    The base is done 32 samples at a time; progress: int64 [2], how many such runs are begun, and are over.
+    Before the differences the base, whoever comes first, 32 samples at a time; progress: int64 [2], how many such
+    runs are begun, and are over. space: what all threads write to. Memory is asked for before a run is begun,
+    as the others wait until it is over.
     """
-    runs, depth = inputs.shape[1] // LANES, kinds.shape[0]
-    wide = np.empty((LANES * layout[:, WIDTH_IN_WORDS].max(), LANES), np.float32)
+    depth, samples = kinds.shape[0], x.shape[0]
+    runs, ends, sizes = (samples + LANES - 1) // LANES, layout[depth], layout[depth - 1]
+    padded, evaluations = LANES * runs, signed_eps.size
+    at = to_line(space)
+    flat, at = part(space, at, ends[BASE_AT] * padded)
+    inputs = flat.reshape(ends[BASE_AT], padded)
+    flat, at = part(space, at, 3 * ends[ROW_AT] * padded)
+    terms = flat.reshape(3, ends[ROW_AT], padded)
+    matrices, at = part(space, at, LANES * ends[WORD_AT])
+    flat, at = part(space, at, sizes[ROWS] * padded)
+    probabilities = flat.reshape(sizes[ROWS], padded)
+    losses, at = part(space, at, padded)
+    words = layout[:, WIDTH_IN_WORDS].sum() if fixed else 0
+    flat, at = part(space, at, words * LANES // 2 * padded)
+    short = flat.view(np.int16).reshape(runs, LANES * words, LANES)
+    flat, at = part(space, at, depth * padded)
+    scale = flat.reshape(runs, depth, LANES)
+    flat, at = part(space, at, evaluations * samples)
+    out = flat.reshape(evaluations, samples)
+    scratch = np.empty((LANES * layout[:, WIDTH_IN_WORDS].max() + 1, LANES), np.float32)
     begun_at, over_at = progress.ctypes.data, progress[1:].ctypes.data
     while True:
         run = atomic_next(begun_at)
@@ -115,35 +165,44 @@ def _measure_kernel(
             _fill_matrices(matrices, tensors, layout)
         else:
             at = LANES * run
-            count = min(LANES, x.shape[0] - at)
-            _base_of_run(inputs, terms[0], x, at, count, tensors, layout, kinds)
-            logits = terms[0, layout[depth - 1, ROW_AT] :]
+            count = min(LANES, samples - at)
+            _base_of_run(inputs, terms[0], x, at, count, tensors, layout, kinds, scratch)
+            logits = terms[0, sizes[ROW_AT] :]
             if residual.size > 0:
                 _squared_losses(losses, residual, logits, at, count)
             else:
-                highest, total = base_softmax(probabilities, logits, at, count)
+                highest, total = scratch[0], scratch[1]
+                base_softmax(probabilities, logits, at, count, highest, total)
                 for n in range(count):
                     losses[at + n] = np.log(total[n]) + highest[n] - logits[target[at + n], at + n]
             if short.size > 0:
-                _fix_run(short[run], scale[run], inputs, at, wide, layout)
+                _fix_run(short[run], scale[run], inputs, at, scratch, layout)
         atomic_next(over_at)
     while atomic_load(over_at) <= runs:
         relax()
     passes(
-        out, inputs, terms, matrices, short, scale, layout, ids, kinds, probabilities, residual, target,
+        out, inputs, terms, matrices, short, scale, layout, ids, kinds, draws, probabilities, residual, target,
         float32(0.0), signed_eps, sides, key, first_direction, start, stop,
     )  # fmt: skip
+    terms_a_sample = max(1, residual.shape[0])
+    share = 1.0 / (samples * terms_a_sample)
     for p in range(start * sides, stop * sides):
         total_difference = 0.0
-        for n in range(out.shape[1]):
+        for n in range(samples):
             total_difference += out[p, n]
-        differences[p] = share * float32(total_difference)
+        found[1 + p] = float32(share) * float32(total_difference)
+    if start == 0:
+        total_loss = 0.0
+        for n in range(samples):
+            total_loss += losses[n]
+        found[0] = total_loss * share
 
 
 @device
 def _fill_matrices(matrices, tensors, layout):
-    """The weights, their rows padded to 32 columns."""
-    for layer in range(layout.shape[0]):
+    """The weights, their rows padded to 32 columns, and to a multiple of 4."""
+    matrices[:] = float32(0.0)
+    for layer in range(layout.shape[0] - 1):
         weight, sizes = tensors[2 * layer], layout[layer]
         for row in range(sizes[ROWS]):
             at = LANES * (sizes[WORD_AT] + row * sizes[WIDTH_IN_WORDS])
@@ -152,20 +211,20 @@ def _fill_matrices(matrices, tensors, layout):
 
 
 @device
-def _base_of_run(inputs, outputs, x, first, count, tensors, layout, kinds):
+def _base_of_run(inputs, outputs, x, first, count, tensors, layout, kinds, sums):
     """The base of the samples first … first + count - 1, zeros up to 32.
 
-    x [N, in]; written: inputs [Σ inner, padded N] and outputs [Σ rows, padded N] of the layers.
+    x [N, in]; written: inputs [Σ inner, padded N] and outputs [Σ rows, padded N] of the layers. sums: scratch,
+    float32 [at least 4, 32].
     """
     at, row_bytes = uintp(first), uintp(4 * inputs.shape[1])
-    sums = np.empty((4, LANES), np.float32)
     for column in range(x.shape[1]):
         target = inputs[column]
         for n in range(count):
             target[at + uintp(n)] = x[first + n, column]
         for n in range(count, LANES):
             target[at + uintp(n)] = float32(0.0)
-    for layer in range(layout.shape[0]):
+    for layer in range(kinds.shape[0]):
         weight, bias, sizes = tensors[2 * layer], tensors[2 * layer + 1], layout[layer]
         inner, rows = sizes[INNER], sizes[ROWS]
         here_at = uintp(inputs.ctypes.data) + uintp(sizes[BASE_AT]) * row_bytes + uintp(4) * at
@@ -176,7 +235,7 @@ def _base_of_run(inputs, outputs, x, first, count, tensors, layout, kinds):
                 weights_at = uintp(weight[start:].ctypes.data)
                 dense_rows(uintp(sums.ctypes.data), weights_at, inner, here_at, inputs.shape[1], inner)
             else:
-                sums[:] = float32(0.0)
+                sums[:4] = float32(0.0)
                 for row in range(rows):
                     for column in range(inner):
                         source = inputs[sizes[BASE_AT] + column]
@@ -206,10 +265,11 @@ def _squared_losses(losses, residual, outputs, first, count):
 def _fix_run(short, scale, inputs, first, wide, layout):
     """Each layer's inputs [Σ inner, padded N] in fixed point for 32 samples.
 
-    short: int16 [Σ 32·width, 32]. scale: float32 [depth, 32]. wide: scratch, float32 [at least 32·width, 32].
+    short: int16 [Σ 32·width, 32]. scale: float32 [depth, 32]. wide: scratch, float32
+    [more than 32·width, 32].
     """
     place, at = 0, uintp(first)
-    for layer in range(layout.shape[0]):
+    for layer in range(scale.shape[0]):
         sizes = layout[layer]
         columns, inner = LANES * sizes[WIDTH_IN_WORDS], sizes[INNER]
         for column in range(inner):
@@ -217,7 +277,7 @@ def _fix_run(short, scale, inputs, first, wide, layout):
             for n in range(LANES):
                 target[n] = source[at + uintp(n)]
         wide[inner:columns] = float32(0.0)
-        to_fixed_point(short[place : place + columns], scale[layer], wide[:columns])
+        to_fixed_point(short[place : place + columns], scale[layer], wide[:columns], wide[columns])
         place += columns
 
 
@@ -230,18 +290,14 @@ def mlp_update(
     directions: Directions,
 ) -> None:
     """Adam or SGD along ĝ = Σ a_k z_k, ĝ itself staying in the cache; the arguments are those of the op."""
-    words = np.array([tensor_word(i) for i in range(len(tensors))], np.int64)
-    numbers = tuple(np.float32(value) for value in rule)
-    blocks = sum(-(-tensor.shape[0] // 4) for tensor in tensors)
-    together(
-        _update_kernel,
-        (
-            tuple(tensors), tuple(first), tuple(second), numbers, coefficients, words,
-            directions.first, key_of(directions),
-        ),
-        blocks,
-        alone=sum(tensor.size for tensor in tensors) * directions.num < SMALL_UPDATE,
+    network = _network(tuple([tensor.shape for tensor in tensors]))
+    numbers = tuple([np.float32(value) for value in rule])
+    arguments = (
+        tuple(tensors), tuple(first), tuple(second), numbers, coefficients, network.tensor_words, directions.first,
+        key_of(directions),
     )  # fmt: skip
+    alone = network.parameters * directions.num < SMALL_UPDATE
+    together(_update_kernel, arguments, network.row_blocks, alone=alone)
 
 
 @shared
@@ -262,7 +318,7 @@ def _update_kernel(
     The generator gives the signs of all K directions for four rows at a time.
     """
     count = coefficients.shape[0]
-    gradient = np.empty(LANES, np.float32)
+    gradient = np.empty((4, LANES), np.float32)
     passed = 0
     for i in range(len(tensors)):
         rows, cols = tensors[i].shape
@@ -274,20 +330,21 @@ def _update_kernel(
         words = np.empty((count, 4, width), np.uint32)
         for block in range(first, last):
             sign_words(words, block, tensor_words[i], first_direction, key)
-            for lane in range(min(4, rows - 4 * block)):
-                row = 4 * block + lane
-                for column in range(width):
-                    signed_coefficient_sum(
-                        gradient.ctypes.data,
-                        words[0, lane, column:].ctypes.data,
-                        4 * width,
-                        coefficients.ctypes.data,
-                        count,
-                    )
-                    here = slice(LANES * column, min(LANES * column + LANES, cols))
+            for column in range(width):
+                signed_coefficient_sums(
+                    gradient.ctypes.data,
+                    words[0, 0, column:].ctypes.data,
+                    width,
+                    4 * width,
+                    coefficients.ctypes.data,
+                    count,
+                )
+                here = slice(LANES * column, min(LANES * column + LANES, cols))
+                for lane in range(min(4, rows - 4 * block)):
+                    row = 4 * block + lane
                     _move(
                         tensors[i][row, here], first_moments[i][row, here], second_moments[i][row, here],
-                        gradient, rule,
+                        gradient[lane], rule,
                     )  # fmt: skip
 
 

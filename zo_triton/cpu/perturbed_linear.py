@@ -187,6 +187,7 @@ def _signs_kernel(
     pairs = np.zeros((packed.shape[1], LANES), np.uint32)
     if narrow and carried:
         short, scale = np.zeros((1, 32 * width, LANES), np.int16), np.zeros((1, LANES), np.float32)
+    inverse = np.empty(LANES, np.float32)
     for first in range(start, stop, shared):
         count = min(shared, stop - first)
         index = first_direction + first
@@ -213,7 +214,7 @@ def _signs_kernel(
                             source = difference[first * sides + side]
                             gather(moved, base[run], source, inner, run * LANES, samples)
                             if narrow:
-                                to_fixed_point(short[0], scale[0], moved)
+                                to_fixed_point(short[0], scale[0], moved, inverse)
                         if narrow:
                             fixed_sign_product(totals[at], drawn_rows, short[fixed], scale[fixed], tables)
                         else:

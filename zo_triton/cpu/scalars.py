@@ -18,6 +18,19 @@ _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 _LOG2_E = np.float32(1.44269504)
 _ROUNDER = np.float32(12582912.0)  # 1.5·2²³: adding it leaves an integer in the low mantissa bits
 _SQRT_HALF = np.float32(0.70710678)
+
+EXPM1 = tuple(
+    np.float32(c)
+    for c in (
+        1.9875691500e-4,
+        1.3981999507e-3,
+        8.3334519073e-3,
+        4.1665795894e-2,
+        1.6666665459e-1,
+        5.0000001201e-1,
+    )
+)
+"""Of (e^x - 1 - x)/x² where |x| is at most ln(2)/2, highest power first."""
 _TWO_PI = np.float32(6.2831853)
 
 
@@ -27,12 +40,9 @@ def expm1(x):
     x = min(max(x, float32(-87.0)), float32(88.0))
     n = fma(x, _LOG2_E, _ROUNDER) - _ROUNDER
     r = fma(n, -_LN2_LOW, fma(n, -_LN2_HIGH, x))
-    p = float32(1.9875691500e-4)
-    p = fma(p, r, float32(1.3981999507e-3))
-    p = fma(p, r, float32(8.3334519073e-3))
-    p = fma(p, r, float32(4.1665795894e-2))
-    p = fma(p, r, float32(1.6666665459e-1))
-    p = fma(p, r, float32(5.0000001201e-1))
+    p = EXPM1[0]
+    for i in range(1, len(EXPM1)):
+        p = fma(p, r, EXPM1[i])
     small = fma(p * r, r, r)
     # 2^127 is the largest power there is: scale in two steps so that e^88 does not overflow on the way.
     half = float_from_bits(uint32(int32(n) - int32(1) + int32(127)) << uint32(23))

@@ -34,8 +34,20 @@ level-1 cache."""
 def line_of_floats(count):
     """An uninitialised float32 array that starts at a cache line: a vector that straddles two costs two loads."""
     held = np.empty(count + LINE // 4, np.float32)
-    start = intp((uintp(LINE) - uintp(held.ctypes.data) % uintp(LINE)) % uintp(LINE)) // 4
+    start = to_line(held)
     return held[start : start + count]
+
+
+@device
+def to_line(space):
+    """Float32 values of an array that lie before its first cache line."""
+    return intp((uintp(LINE) - uintp(space.ctypes.data) % uintp(LINE)) % uintp(LINE)) // 4
+
+
+@device
+def part(space, at, count):
+    """``space[at : at + count]``, and where the next part begins: at a cache line if this one does; float32."""
+    return space[at : at + count], at + (count + LINE // 4 - 1) // (LINE // 4) * (LINE // 4)
 
 
 @routine

@@ -202,7 +202,7 @@ def finish_run(context, out, product, totals, base, step, shift, carried, relu, 
         )
         place = cgutils.alloca_once_value(builder, value)
         with builder.if_then(carried), builder.if_else(narrow_product) as (short, full):
-            for branch, load in ((short, _load_bfloat16), (full, load_vector)):
+            for branch, load in ((short, load_bfloat16), (full, load_vector)):
                 with branch:
                     builder.store(builder.fadd(builder.load(place), load(builder, product)), place)
         with builder.if_then(relu):
@@ -236,7 +236,7 @@ def add_run(context, out, base, moved, narrow):
             floats = _I64(_ENTRY_BYTES * half)
             here, target = (builder.add(each, floats) for each in (base, out))
             with builder.if_else(narrow) as (short, full):
-                for branch, load, size in ((short, _load_bfloat16, 2), (full, load_vector, 4)):
+                for branch, load, size in ((short, load_bfloat16, 2), (full, load_vector, 4)):
                     with branch:
                         value = load(builder, builder.add(moved, _I64(size * WIDTH * half)))
                         store_vector(builder, builder.fadd(load_vector(builder, here), value), target)
@@ -273,32 +273,38 @@ def largest_sums(context, out, values, starts, gaps, stride, count):
 
 
 @intrinsic
-def signed_coefficient_sum(context, out, words, stride, coefficients, count):
-    """``out[j] = Σ_k ±coefficients[k]``, the sign being bit j of ``words[k·stride]``, for 32 lanes j.
+def signed_coefficient_sums(context, out, words, row_stride, stride, coefficients, count):
+    """``out[r, j] = Σ_k ±coefficients[k]``, the sign being bit j of ``words[r·row_stride + k·stride]``.
 
-    out: address of float32 [32]. words: address of uint32, stride in elements. coefficients: float32 [count].
-    The sum runs in the order of k.
+    For four rows r and 32 lanes j: additions that follow one another would wait for each other. out: address of
+    float32 [4, 32]. words: address of uint32, strides in elements. coefficients: float32 [count]. The sums run in
+    the order of k.
     """
 
     def codegen(context, builder, signature, arguments):
-        out, words, stride, coefficients, count = arguments
-        halves = [cgutils.alloca_once_value(builder, _VECTOR(None)) for _ in range(2)]
+        out, words, row_stride, stride, coefficients, count = arguments
+        sums = [[cgutils.alloca_once_value(builder, _VECTOR(None)) for _ in range(2)] for _ in range(4)]
         with cgutils.for_range(builder, count) as loop:
             k = loop.index
-            word_at = builder.add(words, builder.mul(builder.mul(k, stride), _I64(4)))
-            word = builder.load(builder.inttoptr(word_at, ir.IntType(32).as_pointer()))
             value_at = builder.add(coefficients, builder.mul(k, _I64(4)))
             value = builder.load(builder.inttoptr(value_at, ir.FloatType().as_pointer()))
             positive = _broadcast(builder, value)
             negative = _broadcast(builder, builder.fneg(value))
+            for row, halves in enumerate(sums):
+                place = builder.add(builder.mul(k, stride), builder.mul(row_stride, _I64(row)))
+                at = builder.add(words, builder.mul(place, _I64(4)))
+                word = builder.load(builder.inttoptr(at, ir.IntType(32).as_pointer()))
+                for half, total in enumerate(halves):
+                    term = builder.select(_mask(builder, word, half), positive, negative)
+                    builder.store(builder.fadd(builder.load(total), term), total)
+        for row, halves in enumerate(sums):
             for half, total in enumerate(halves):
-                term = builder.select(_mask(builder, word, half), positive, negative)
-                builder.store(builder.fadd(builder.load(total), term), total)
-        for half, total in enumerate(halves):
-            store_vector(builder, builder.load(total), builder.add(out, _I64(half * WIDTH * 4)))
+                at = builder.add(out, _I64((row * LANES + half * WIDTH) * 4))
+                store_vector(builder, builder.load(total), at)
         return context.get_dummy_value()
 
-    return types.void(types.uintp, types.uintp, types.intp, types.uintp, types.intp), codegen
+    address, size = types.uintp, types.intp
+    return types.void(address, address, size, size, address, size), codegen
 
 
 def _mask(builder, word, half):
@@ -325,7 +331,8 @@ def store_vector(builder, value, address):
     builder.store(value, builder.inttoptr(address, _VECTOR.as_pointer())).align = 4
 
 
-def _load_bfloat16(builder, address):
+def load_bfloat16(builder, address):
+    """Emits the load of 16 bfloat16 at any address, as float32."""
     halves = ir.VectorType(ir.IntType(16), WIDTH)
     words = ir.VectorType(ir.IntType(32), WIDTH)
     value = builder.load(builder.inttoptr(address, halves.as_pointer()))

@@ -201,12 +201,14 @@ class FusedTrainer(GradientStep):
         projected = found if self.sides == 1 else (found[::2] - found[1::2]) / np.float32(2)
         usable = np.abs(projected / np.float32(self.eps)) < LARGEST_SLOPE
         count = np.count_nonzero(usable)
+        if count < projected.size:
+            projected = np.where(usable, projected, np.float32(0))
         if count == 0:
             raise ValueError(
                 f"the loss is {loss} but none of its {projected.size} differences is finite: the step is refused "
                 f"and the weights stay as they are; lower eps={self.eps}."
             )
-        return loss, torch.from_numpy(np.where(usable, projected, 0) / np.float32(self.eps * count))
+        return loss, torch.from_numpy(projected / np.float32(self.eps * count))
 
     def _facts(self) -> Facts:
         """What the ranks must have in common."""
@@ -241,7 +243,9 @@ def _checked_labels(y: Tensor, examples: int, classes: int) -> np.ndarray:
     if y.dtype != torch.int64:
         raise TypeError(f"y must hold class indices in int64, got {y.dtype}.")
     labels = y.contiguous().numpy()
-    if labels.min() < 0 or labels.max() >= classes:
+    if (
+        labels.view(np.uint64).max() >= classes
+    ):  # as an unsigned number a negative one is larger than any class
         raise ValueError(f"labels must be in [0, {classes}), got {labels.min()} to {labels.max()}.")
     return labels
 
@@ -268,12 +272,13 @@ def _is_relu_mlp(model: nn.Module, params: Sequence[Tensor]) -> bool:
         return False
     if len(params) != len(model) + 1:
         return False
-    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
-        return False
-    return all(
-        param.dtype == torch.float32 and param.is_contiguous() and param.device.type == "cpu"
-        for param in params
-    )
+    for module in (model, *model):
+        if module._forward_hooks or module._forward_pre_hooks:
+            return False
+    for param in params:
+        if param.dtype != torch.float32 or not param.is_contiguous() or not param.is_cpu:
+            return False
+    return True
 
 
 def _as_json(plan: Plan | None) -> dict[str, Any] | None:

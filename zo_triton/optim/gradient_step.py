@@ -57,7 +57,7 @@ class GradientStep:
         self.steps_done = 0
         self.plan: dict[str, Any] | None = None
         self.log: StepLog | None = None
-        self._array_of = _Arrays(12 * len(params))
+        self._arrays_of = _Arrays(12 * len(params))
         self._scratch: list[dict[str, Any]] = [{} for _ in params]  # for SGD, which remembers nothing
 
     def next_directions(self) -> Directions:
@@ -110,7 +110,7 @@ class GradientStep:
 
     def _arrays(self) -> list[np.ndarray]:
         """The parameters as matrices over their own memory, as the compiled calls take them."""
-        return [self._array_of(param) for param in self.params]
+        return self._arrays_of(self.params)
 
     def _rule(self) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray], tuple[float, ...]]:
         """The optimizer's memory and this step's numbers, as ``ops.mlp_update`` takes them."""
@@ -124,9 +124,10 @@ class GradientStep:
         for state in states:
             if "step" not in state:
                 state["step"] = torch.zeros(())
-            step = self._array_of(state["step"])
-            step += 1
-        taken = float(self._array_of(states[0]["step"])[0, 0])
+        steps = self._arrays_of([state["step"] for state in states])
+        for step in steps:
+            step[0, 0] += 1
+        taken = float(steps[0][0, 0])
         first, second = self._memory(states, "exp_avg"), self._memory(states, "exp_avg_sq")
         lr = float(group["lr"]) / (1 - beta1**taken)
         return first, second, (lr, beta1, beta2, sqrt(1 - beta2**taken), group["eps"], group["weight_decay"])
@@ -138,7 +139,7 @@ class GradientStep:
         for state, param in zip(states, self.params, strict=True):
             if state.get(key) is None:
                 state[key] = torch.zeros_like(param, requires_grad=False)
-        return [self._array_of(state[key]) for state in states]
+        return self._arrays_of([state[key] for state in states])
 
 
 class _Arrays:
@@ -148,18 +149,29 @@ class _Arrays:
         self._most = most
         self._kept: dict[int, tuple[Tensor, int, torch.Size, np.ndarray]] = {}
 
-    def __call__(self, tensor: Tensor) -> np.ndarray:
-        """The tensor as a matrix of its rows, [1, 1] for a scalar; a write to one is a write to the other."""
-        kept = self._kept.get(id(tensor))
-        current = (tensor.data_ptr(), tensor.shape)
-        if kept is None or kept[0] is not tensor or kept[1:3] != current:
-            if len(self._kept) >= self._most:  # another state was loaded, again and again
-                self._kept.clear()
-            columns = tensor.shape[-1] if tensor.dim() else 1
-            array = tensor.detach().numpy().reshape(-1, columns)
-            # The tensor is kept too: another could take its place in memory, and its id.
-            kept = self._kept[id(tensor)] = (tensor, *current, array)
-        return kept[3]
+    def __call__(self, tensors: Sequence[Tensor]) -> list[np.ndarray]:
+        """Each tensor as a matrix of its rows, [1, 1] for a scalar; a write to one is a write to the other."""
+        arrays = []
+        for tensor in tensors:
+            kept = self._kept.get(id(tensor))
+            if (
+                kept is None
+                or kept[0] is not tensor
+                or kept[1] != tensor.data_ptr()
+                or kept[2] != tensor.shape
+            ):
+                kept = self._keep(tensor)
+            arrays.append(kept[3])
+        return arrays
+
+    def _keep(self, tensor: Tensor) -> tuple[Tensor, int, torch.Size, np.ndarray]:
+        if len(self._kept) >= self._most:  # another state was loaded, again and again
+            self._kept.clear()
+        columns = tensor.shape[-1] if tensor.dim() else 1
+        array = tensor.detach().numpy().reshape(-1, columns)
+        # The tensor is kept too: another could take its place in memory, and its id.
+        kept = self._kept[id(tensor)] = (tensor, tensor.data_ptr(), tensor.shape, array)
+        return kept
 
 
 def is_plain(optimizer: Optimizer) -> bool:
