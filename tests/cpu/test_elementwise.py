@@ -53,9 +53,27 @@ def test_cross_entropy(size, smoothing, layout):
     assert (ours - expected).abs().max() <= 1e-6 * expected.abs().max()
 
 
-def test_not_a_number_stays_one():
-    step = torch.zeros(1, 2, 3)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cross_entropy_of_a_sample_has_nothing_to_do_with_its_neighbours(dtype):
+    # One sample alone never goes through the registers, and steps of all lengths meet around 0.34.
+    generator = torch.Generator().manual_seed(3)
+    logits, target = torch.randn(71, 10, generator=generator), torch.arange(71) % 10
+    step = torch.randn(2, 71, 10, generator=generator) * torch.logspace(-6, 2, 71)[torch.randperm(71), None]
+    step[0, :40] = torch.randn(40, 10, generator=generator) * 0.1
+    step = step.to(dtype)
+    together, alone = torch.empty(2, 71), torch.empty(2, 71)
+    cpu.cross_entropy_difference(together, logits, step, target, 0.0)
+    for n in range(71):
+        one = torch.empty(2, 1)
+        cpu.cross_entropy_difference(one, logits[n : n + 1], step[:, n : n + 1], target[n : n + 1], 0.0)
+        alone[:, n] = one[:, 0]
+    assert torch.equal(together, alone)
+
+
+@pytest.mark.parametrize("samples", [2, 33])
+def test_not_a_number_stays_one(samples):
+    step = torch.zeros(1, samples, 3)
     step[0, 1, 2] = torch.nan
-    out = torch.empty(1, 2)
-    cpu.cross_entropy_difference(out, torch.zeros(2, 3), step, torch.tensor([0, 1]), 0.0)
-    assert out.isnan().tolist() == [[False, True]]
+    out = torch.empty(1, samples)
+    cpu.cross_entropy_difference(out, torch.zeros(samples, 3), step, torch.arange(samples) % 2, 0.0)
+    assert out.isnan().nonzero().tolist() == [[0, 1]]

@@ -7,7 +7,7 @@ import torch
 import zo_triton as zo
 from zo_triton import ops
 from zo_triton.cpu.arrays import as_array
-from zo_triton.cpu.field import code_of, fill_matrix, fill_rows, key_of
+from zo_triton.cpu.field import TOGETHER, WIDE, code_of, fill_matrix, fill_rows, key_of
 from zo_triton.directions import tensor_word
 from zo_triton.reference import sample_matrix
 
@@ -32,6 +32,21 @@ def _sample(engine, directions, shape, dtype=torch.float32):
 @pytest.mark.parametrize("rounds", [7, 10])
 def test_signs_are_the_same_bit_for_bit(shape, rounds):
     directions = zo.Directions(SEED, 5, 3, rounds=rounds)
+    assert torch.equal(_sample("cpu", directions, shape), _sample("reference", directions, shape))
+
+
+@pytest.mark.parametrize(
+    ("num", "shape"),
+    [
+        (300, (5, 33)),
+        (3, (4 * WIDE - 4, 32)),
+        (3, (4 * WIDE, 32)),
+        (2, (9, 32 * WIDE + 1)),
+        (TOGETHER + 1, (1, 1)),
+    ],
+)
+def test_signs_are_the_same_however_many_share_a_run_of_the_generator(num, shape):
+    directions = zo.Directions(SEED, 5, num + 2)[2:]
     assert torch.equal(_sample("cpu", directions, shape), _sample("reference", directions, shape))
 
 

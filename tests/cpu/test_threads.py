@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zo_triton.cpu.atomics import atomic_load, atomic_next, give_way
+from zo_triton.cpu.atomics import atomic_load, atomic_next, give_way, leave_place, relax, take_place
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.threads import parallel, together
 
@@ -45,6 +45,20 @@ def hungry_kernel(out, size, start, stop):
         out[i] = scratch[0]
 
 
+@shared
+def place_kernel(users, places, start, stop):
+    """Each piece takes a place, counts itself in and out there, and notes if it was not alone."""
+    for _ in range(start, stop):
+        place = take_place(places)
+        at = users[place:].ctypes.data
+        if atomic_next(at) % 2 != 0:
+            users[users.size - 1] = 1
+        for _ in range(100):
+            relax()
+        atomic_next(at)
+        leave_place(places, place)
+
+
 @pytest.fixture(params=[1, 2, 3], autouse=True)
 def threads(request):
     before = torch.get_num_threads()
@@ -75,6 +89,14 @@ def test_the_threads_work_at_the_same_time(threads):
         if met[2]:
             break
     assert met.tolist() == [threads, threads, 1]
+
+
+def test_a_place_is_one_piece_s_alone(threads):
+    users, places = np.zeros(threads + 1, np.int64), np.zeros(threads, np.int64)
+    together(place_kernel, (users, places), 500)
+    assert users[-1] == 0
+    assert users.sum() == 1000
+    assert not places.any()
 
 
 def test_called_like_any_other_kernel():

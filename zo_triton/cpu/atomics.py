@@ -6,9 +6,11 @@ import os
 import platform
 
 from llvmlite import ir
-from numba import types
+from numba import types, uintp
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from zo_triton.cpu.compiling import device
 
 _I64 = ir.IntType(64)
 
@@ -57,6 +59,21 @@ def atomic_swap(context, address, old, new):
         return builder.extract_value(pair, 1)
 
     return types.boolean(types.uintp, types.int64, types.int64), codegen
+
+
+@device
+def take_place(places):
+    """The index of a place that is free from now on for its taker alone: int64 [at least threads], 1 if taken."""
+    at, i = uintp(places.ctypes.data), 0
+    while not atomic_swap(at + uintp(8 * i), 0, 1):
+        i = i + 1 if i + 1 < places.size else 0
+    return i
+
+
+@device
+def leave_place(places, i):
+    """Frees it again."""
+    atomic_store(uintp(places.ctypes.data) + uintp(8 * i), 0)
 
 
 @intrinsic

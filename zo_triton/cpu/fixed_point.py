@@ -82,14 +82,10 @@ def fixed_sign_product(totals, words, short, scale, tables):
         target, source = uintp(totals.ctypes.data), uintp(words[0, column:].ctypes.data)
         for _ in range(rows):
             if pair:
-                _add_two_words(target, tables_at, source, column == 0)
+                _add_two_words(target, tables_at, source, scale_at, column == 0, column + 2 >= width)
             else:
-                _add_one_word(target, tables_at, source, column == 0)
+                _add_one_word(target, tables_at, source, scale_at, column == 0, True)
             target, source = target + total_bytes, source + word_bytes
-    target = uintp(totals.ctypes.data)
-    for _ in range(rows):
-        _to_float(target, scale_at)
-        target += total_bytes
 
 
 @intrinsic
@@ -164,14 +160,15 @@ def _write_signed_sums(context, table, x):
 
 def _adder(count):
     @intrinsic
-    def add(context, totals, tables, words, fresh):
+    def add(context, totals, tables, words, scale, fresh, last):
         """``totals[j] += Σ_g tables[g, nibble g of the words, j]``, or ``=`` if fresh, for 32 lanes j.
 
-        totals: address of int32 [32]. tables: address of int16 [8·count, 16, 32]. words: of uint32 [count].
+        totals: address of int32 [32]; if last they end as float32, times scale[j]. tables: address of int16
+        [8·count, 16, 32]. words: of uint32 [count]. scale: of float32 [32].
         """
 
         def codegen(context, builder, signature, arguments):
-            totals, tables, words, fresh = arguments
+            totals, tables, words, scale, fresh, last = arguments
             wide = None
             for place in range(count):
                 table = builder.add(tables, _I64(8 * 16 * _ENTRY_BYTES * place))
@@ -180,28 +177,22 @@ def _adder(count):
                 part = builder.sext(short, _WORDS)
                 wide = part if wide is None else builder.add(wide, part)
             before = builder.select(fresh, _WORDS(None), _load(builder, totals, _WORDS))
-            _store(builder, builder.add(before, wide), totals)
+            total = builder.add(before, wide)
+            with builder.if_else(last) as (end, more):
+                with end:
+                    value = builder.fmul(builder.sitofp(total, _FLOATS), _load(builder, scale, _FLOATS))
+                    _store(builder, value, totals)
+                with more:
+                    _store(builder, total, totals)
             return context.get_dummy_value()
 
-        return types.void(types.uintp, types.uintp, types.uintp, types.boolean), codegen
+        address, flag = types.uintp, types.boolean
+        return types.void(address, address, address, address, flag, flag), codegen
 
     return add
 
 
 _add_one_word, _add_two_words = _adder(1), _adder(2)
-
-
-@intrinsic
-def _to_float(context, totals, scale):
-    """``totals[j] = scale[j]·totals[j]`` in place for 32 lanes j: int32 before, float32 after."""
-
-    def codegen(context, builder, signature, arguments):
-        totals, scale = arguments
-        value = builder.sitofp(_load(builder, totals, _WORDS), _FLOATS)
-        _store(builder, builder.fmul(value, _load(builder, scale, _FLOATS)), totals)
-        return context.get_dummy_value()
-
-    return types.void(types.uintp, types.uintp), codegen
 
 
 def _load(builder, address, kind):

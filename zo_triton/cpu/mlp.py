@@ -11,25 +11,24 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numba import float32, uint32, uintp
+from numba.extending import register_jitable
 from torch import Tensor
 
 from zo_triton.cpu.activation import NAMES, NONE, RELU, activate, base_terms
+from zo_triton.cpu.atomics import leave_place, take_place
 from zo_triton.cpu.compiling import device, kernel, routine
 from zo_triton.cpu.cross_entropy import sample_losses
 from zo_triton.cpu.field import key_of, philox_words
 from zo_triton.cpu.fixed_point import fixed_sign_product
 from zo_triton.cpu.scalars import expm1
 from zo_triton.cpu.sharing import shared
-from zo_triton.cpu.signs import LINE, TABLES, line_of_floats, part, sign_product
-from zo_triton.cpu.threads import together
-from zo_triton.cpu.vectors import LANES, WIDTH, add_signs, dense_rows, finish_run
+from zo_triton.cpu.signs import LINE, TABLES, lines, part, sign_product, to_line
+from zo_triton.cpu.threads import thread_count, together
+from zo_triton.cpu.vectors import LANES, WIDTH, add_signs, dense_pair, dense_rows, finish_run
 from zo_triton.directions import Directions, tensor_word
 
 GROUP = 8
 """Directions that share the base's tables."""
-
-BLOCK = 128
-"""Samples that go through the network together."""
 
 NO_RESIDUAL, NO_LABELS = np.empty((0, 0), np.float32), np.empty(0, np.int64)
 NO_FIXED = np.empty((0, 0, LANES), np.int16), np.empty((0, 0, LANES), np.float32)
@@ -79,6 +78,7 @@ def mlp_differences(
         out.numpy(), base.numpy(), terms.numpy(), matrices.numpy(), *NO_FIXED, layout, ids, kinds, draws,
         probabilities.numpy(), error, labels, np.float32(label_smoothing), signed_eps.numpy(),
         signed_eps.numel() // directions.num, key_of(directions), directions.first,
+        *own_spaces(pass_floats(layout, draws)),
     )  # fmt: skip
     alone = out.numel() * sum(weight.numel() for weight in weights) < SMALL_WORK
     together(_mlp_kernel, arguments, directions.num, GROUP, alone)
@@ -138,6 +138,12 @@ def _arrays(tensors: list[Tensor]) -> tuple[np.ndarray, ...]:
     return tuple(tensor.detach().contiguous().numpy() for tensor in tensors)
 
 
+def own_spaces(floats: int) -> tuple[np.ndarray, np.ndarray]:
+    """Memory for each thread, float32 [threads, floats], and who has taken which."""
+    threads = thread_count()
+    return np.empty((threads, floats), np.float32), np.zeros(threads, np.int64)
+
+
 @kernel
 def _pack_kernel(inputs, outputs, weights, layout, base, terms, matrices, probabilities):
     """The base as the passes read it: transposed, padded, one layer after the other; and softmax of the logits."""
@@ -187,19 +193,29 @@ def base_softmax(probabilities, logits, first, count, highest, total):
 @shared
 def _mlp_kernel(
     out, base, terms, matrices, short, scale, layout, ids, kinds, draws, probabilities, residual, target,
-    smoothing, signed_eps, sides, key, first_direction, start, stop,
+    smoothing, signed_eps, sides, key, first_direction, spaces, places, start, stop,
 ):  # fmt: skip
     """Directions start … stop - 1, at most :data:`GROUP`."""
+    place = take_place(places)
     passes(
         out, base, terms, matrices, short, scale, layout, ids, kinds, draws, probabilities, residual, target,
-        smoothing, signed_eps, sides, key, first_direction, start, stop,
+        smoothing, signed_eps, sides, key, first_direction, spaces[place], start, stop,
     )  # fmt: skip
+    leave_place(places, place)
+
+
+def pass_floats(layout: np.ndarray, draws: np.ndarray) -> int:
+    """How much memory of its own a thread needs for :func:`passes`, float32 values."""
+    ends, widest = layout[-1].tolist(), _widest(layout)
+    lines = 4 * widest + GROUP * ends[PADDED_ROW_AT] + ends[WORD_AT] + GROUP + 5
+    words = GROUP * (ends[PADDED_ROW_AT] + ends[WORD_AT] + 4 * ends[BIAS_WORD_AT]) + draws.size
+    return TABLES + LANES * lines + words + 12 * (LINE // 4)
 
 
 @routine
 def passes(
     out, base, terms, matrices, short, scale, layout, ids, kinds, draws, probabilities, residual, target,
-    smoothing, signed_eps, sides, key, first_direction, start, stop,
+    smoothing, signed_eps, sides, key, first_direction, space, start, stop,
 ):  # fmt: skip
     """Directions start … stop - 1, at most :data:`GROUP` for tables to serve them all: out [P, N].
 
@@ -207,59 +223,46 @@ def passes(
     the same in fixed point, or empty. terms [3, Σ rows, padded N]: each output, and what its activation makes
     of it. matrices: the weights one after the other, their rows padded to 32 columns. probabilities [C, N]: softmax
     of the logits. ids [2, depth]: counter words of weights and biases, -1 if not trained. layout, ids, kinds,
-    draws: see :func:`plan`. A residual [C, N] makes it the squared error.
+    draws: see :func:`plan`. A residual [C, N] makes it the squared error. space: scratch, :func:`pass_floats`
+    values.
     """
     depth, samples = kinds.shape[0], out.shape[1]
-    ends, blocks, block = layout[depth], draws.shape[1], min(BLOCK, base.shape[1])
-    all_rows, all_words, runs = ends[PADDED_ROW_AT], ends[WORD_AT], block // LANES
-    widest = max(LANES * layout[:, WIDTH_IN_WORDS].max(), layout[:, PADDED_ROWS].max())
-    sign_count, sum_count = GROUP * (all_words + 4 * ends[BIAS_WORD_AT]), runs * GROUP * all_rows * LANES
-    bias_count, run_count = GROUP * (all_rows + LANES), runs * widest * LANES
-    x_count = widest * block if short.size == 0 else 0
-    count = 3 * run_count + sum_count + x_count + TABLES + LANES * all_words + bias_count + sign_count
-    # One piece of memory: to ask for each part costs as much as a direction.
-    space, at = line_of_floats(count + 5 * blocks + 4 * LANES + 11 * LINE // 4), 0
-    tables, at = part(space, at, TABLES)
-    flat, at = part(space, at, run_count)
-    here = flat.reshape(runs, widest, LANES)
-    flat, at = part(space, at, run_count)
-    there = flat.reshape(runs, widest, LANES)
-    flat, at = part(space, at, run_count)
-    product = flat.reshape(runs, widest, LANES)
-    flat, at = part(space, at, sum_count)
-    sums = flat.reshape(runs, GROUP * all_rows, LANES)
-    flat, at = part(space, at, x_count)
-    x = flat.reshape(widest, x_count // widest)
-    moved, at = part(space, at, LANES * all_words)
-    flat, at = part(space, at, bias_count)
+    all_rows, all_words, widest = layout[depth, PADDED_ROW_AT], layout[depth, WORD_AT], _widest(layout)
+    tables, at = part(space, to_line(space), TABLES)
+    here, at = lines(space, at, widest)
+    there, at = lines(space, at, widest)
+    product, at = lines(space, at, widest)
+    x, at = lines(space, at, widest)
+    sums, at = lines(space, at, GROUP * all_rows)
+    moved, at = lines(space, at, all_words)
+    work, at = lines(space, at, 5)
+    flat, at = part(space, at, GROUP * (all_rows + LANES))
     bias = flat.reshape(GROUP, all_rows + LANES)
-    flat, at = part(space, at, sign_count)
+    flat, at = part(space, at, GROUP * (all_words + 4 * layout[depth, BIAS_WORD_AT]))
     signs = flat.view(np.uint32)
-    flat, at = part(space, at, 5 * blocks)
-    drawn = flat.view(np.uint32).reshape(5, blocks)
-    flat, at = part(space, at, 4 * LANES)
-    work = flat.reshape(4, LANES)
+    flat, at = part(space, at, draws.size)
+    drawn = flat.view(np.uint32).reshape(draws.shape)
+    work[4] = float32(0.0)
     for layer in range(depth):
         if ids[0, layer] < 0:  # nothing else writes there
             first_total = GROUP * layout[layer, PADDED_ROW_AT]
-            sums[:, first_total : first_total + GROUP * layout[layer, PADDED_ROWS]] = float32(0.0)
+            sums[first_total : first_total + GROUP * layout[layer, PADDED_ROWS]] = float32(0.0)
     for first in range(start, stop, GROUP):
         count = min(GROUP, stop - first)
-        _draw(signs, bias, drawn, layout, ids, draws, first_direction + first, count, key)
-        for sample in range(0, samples, block):
-            active = (min(block, samples - sample) + LANES - 1) // LANES
-            column = 0
+        _draw(signs, bias, drawn, layout, ids, draws, first_direction + first, count, key, work[4])
+        for sample in range(0, samples, LANES):
+            valid, column = min(LANES, samples - sample), 0
             for layer in range(depth):
                 sizes = layout[layer]
                 columns = LANES * sizes[WIDTH_IN_WORDS]
-                if ids[0, layer] >= 0 and short.size > 0:
-                    total, words = GROUP * sizes[PADDED_ROW_AT], _words_of(signs, sizes, count)
-                    for run in range(active):
-                        at = sample // LANES + run
-                        fixed = short[at, column : column + columns]
-                        fixed_sign_product(sums[run, total:], words, fixed, scale[at, layer], tables)
-                elif ids[0, layer] >= 0:
-                    _base_product(sums, signs, base, x, tables, sizes, count, sample, active)
+                if ids[0, layer] >= 0:
+                    totals, words = sums[GROUP * sizes[PADDED_ROW_AT] :], _words_of(signs, sizes, count)
+                    if short.size > 0:
+                        run = sample // LANES
+                        fixed = short[run, column : column + columns]
+                        fixed_sign_product(totals, words, fixed, scale[run, layer], tables)
+                    else:
+                        _base_product(totals, words, base, x, tables, sizes, sample)
                 column += columns
             for k in range(count):
                 for side in range(sides):
@@ -268,23 +271,22 @@ def passes(
                     for layer in range(depth):
                         if layer > 0:
                             trained = ids[0, layer] >= 0
-                            _carry(
-                                product, here, matrices, moved, signs, layout[layer], k, step, trained, active
-                            )
+                            _carry(product, here, matrices, moved, signs, layout[layer], k, step, trained)
                         _finish(
                             there, product, sums, bias[k], terms, layout[layer], k, step, kinds[layer], layer > 0,
-                            sample, active,
+                            sample,
                         )  # fmt: skip
                         here, there = there, here
-                    for run in range(active):
-                        at = sample + run * LANES
-                        valid = min(LANES, samples - at)
-                        if residual.size > 0:
-                            _squared_errors(out[p], here[run], residual, at, valid)
-                        else:
-                            sample_losses(
-                                out[p], here[run], probabilities, target, at, valid, smoothing, work
-                            )
+                    if residual.size > 0:
+                        _squared_errors(out[p], here, residual, sample, valid)
+                    else:
+                        sample_losses(out[p], here, probabilities, target, sample, valid, smoothing, work)
+
+
+@register_jitable
+def _widest(layout):
+    """The most rows that a layer's input or output takes, padded."""
+    return max(LANES * layout[:, WIDTH_IN_WORDS].max(), layout[:, PADDED_ROWS].max())
 
 
 @device
@@ -299,11 +301,11 @@ def _squared_errors(result, moved, residual, first, count):
 
 
 @device
-def _draw(signs, bias, drawn, layout, ids, draws, first_index, count, key):
+def _draw(signs, bias, drawn, layout, ids, draws, first_index, count, key, zeros):
     """The packed signs of ``count`` directions, layer by layer: [depth][GROUP][padded rows][words].
 
     And bias [GROUP, padded rows of all layers and 32 more], ±1 where a bias is trained, else 0. drawn: scratch,
-    uint32 [5, blocks of the draws].
+    uint32 like the draws. zeros: float32 [32].
     """
     blocks, indices = draws.shape[1] // GROUP * count, drawn[4]
     for i in range(blocks):
@@ -312,7 +314,6 @@ def _draw(signs, bias, drawn, layout, ids, draws, first_index, count, key):
     for lane in range(4):
         for i in range(blocks):
             signs[draws[PLACE, i] + uint32(lane) * draws[ROW_STEP, i]] = drawn[lane, i]
-    zeros = np.zeros(LANES, np.float32)
     bias_words = signs[GROUP * layout[ids.shape[1], WORD_AT] :]
     for layer in range(ids.shape[1]):
         row, width = layout[layer, PADDED_ROW_AT], (layout[layer, ROWS] + LANES - 1) // LANES
@@ -330,17 +331,15 @@ def _draw(signs, bias, drawn, layout, ids, draws, first_index, count, key):
 
 
 @device
-def _base_product(sums, signs, base, x, tables, sizes, count, sample, active):
-    """U·a of one layer for a group of directions and a run of samples."""
-    inner, width = sizes[INNER], sizes[WIDTH_IN_WORDS]
-    at = uintp(sample)
+def _base_product(totals, words, base, x, tables, sizes, sample):
+    """U·a of one layer for a group of directions and 32 samples: totals [count · padded rows, 32]."""
+    inner, width, at = sizes[INNER], sizes[WIDTH_IN_WORDS], uintp(sample)
     for row in range(inner):
         source, target = base[sizes[BASE_AT] + row], x[row]
-        for j in range(active * LANES):
+        for j in range(LANES):
             target[j] = source[at + uintp(j)]
     x[inner : LANES * width] = float32(0.0)
-    words = _words_of(signs, sizes, count)
-    sign_product(sums, GROUP * sizes[PADDED_ROW_AT], words, x, tables, active * LANES)
+    sign_product(totals.reshape(1, totals.shape[0], LANES), 0, words, x, tables, LANES)
 
 
 @device
@@ -351,49 +350,44 @@ def _words_of(signs, sizes, count):
 
 
 @device
-def _carry(product, here, matrices, moved, signs, sizes, k, step, trained, active):
-    """(W + step·U)·δ for one evaluation: product and here [runs, features, 32]."""
-    padded, width = sizes[PADDED_ROWS], sizes[WIDTH_IN_WORDS]
-    first, word = sizes[WORD_AT] * LANES, GROUP * sizes[WORD_AT] + k * padded * width
-    plain_at, moved_at = uintp(matrices.ctypes.data), uintp(moved.ctypes.data)
+def _carry(product, here, matrices, moved, signs, sizes, k, step, trained):
+    """(W + step·U)·δ for one evaluation: product and here [features, 32]."""
+    padded, width, first = sizes[PADDED_ROWS], sizes[WIDTH_IN_WORDS], uintp(4 * LANES * sizes[WORD_AT])
+    weights_at = uintp(matrices.ctypes.data) + first
     if trained:
+        plain_at, word = weights_at, GROUP * sizes[WORD_AT] + k * padded * width
+        weights_at = uintp(moved.ctypes.data) + first
         for i in range(padded * width):
-            at = uintp(4 * (first + LANES * i))
-            add_signs(moved_at + at, plain_at + at, signs[word + i], step)
-    weights_at = (moved_at if trained else plain_at) + uintp(4 * first)
-    run_bytes, row_bytes = uintp(4 * LANES * here.shape[1]), uintp(4 * LANES)
-    for run in range(active):
-        product_at = uintp(product.ctypes.data) + uintp(run) * run_bytes
-        here_at = uintp(here.ctypes.data) + uintp(run) * run_bytes
-        for row in range(0, padded, 4):
-            rows_at = weights_at + uintp(row) * uintp(width) * row_bytes
-            dense_rows(
-                product_at + uintp(row) * row_bytes, rows_at, LANES * width, here_at, LANES, sizes[INNER]
-            )
+            at = uintp(4 * LANES * i)
+            add_signs(weights_at + at, plain_at + at, signs[word + i], step)
+    here_at, to, row_bytes = uintp(here.ctypes.data), uintp(product.ctypes.data), uintp(4 * LANES)
+    for row in range(0, sizes[ROWS], 4):
+        if sizes[ROWS] - row > 2:
+            dense_rows(to, weights_at, LANES * width, here_at, LANES, sizes[INNER])
+        else:
+            dense_pair(to, weights_at, LANES * width, here_at, LANES, sizes[INNER])
+        weights_at, to = weights_at + uintp(4 * width) * row_bytes, to + uintp(4) * row_bytes
 
 
 @device
-def _finish(there, product, sums, bias, terms, sizes, k, step, kind, carried, sample, active):
+def _finish(there, product, sums, bias, terms, sizes, k, step, kind, carried, sample):
     """There = activation(product + step·(U·a + v)) for one layer of one evaluation."""
     rows, first_total = sizes[ROWS], GROUP * sizes[PADDED_ROW_AT] + k * sizes[PADDED_ROWS]
-    vector, row_bytes, wide = uintp(4 * WIDTH), uintp(4 * LANES), uintp(4 * LANES * there.shape[1])
-    for run in range(active):
-        at = sample + run * LANES
-        target_at = uintp(there.ctypes.data) + uintp(run) * wide
-        moved_at = uintp(product.ctypes.data) + uintp(run) * wide
-        total_at = uintp(sums.ctypes.data) + uintp(run * sums.shape[1] + first_total) * row_bytes
-        base_at = uintp(terms.ctypes.data) + uintp(4 * (sizes[ROW_AT] * terms.shape[2] + at))
+    vector, row_bytes = uintp(4 * WIDTH), uintp(4 * LANES)
+    target_at, moved_at = uintp(there.ctypes.data), uintp(product.ctypes.data)
+    total_at = uintp(sums.ctypes.data) + uintp(first_total) * row_bytes
+    base_at = uintp(terms.ctypes.data) + uintp(4 * (sizes[ROW_AT] * terms.shape[2] + sample))
+    for row in range(rows):
+        shift = bias[sizes[PADDED_ROW_AT] + row]
+        for _ in range(LANES // WIDTH):
+            finish_run(
+                target_at, moved_at, total_at, base_at, step, shift, carried, kind == RELU, False, False
+            )
+            target_at, moved_at, total_at = target_at + vector, moved_at + vector, total_at + vector
+            base_at += vector
+        base_at += uintp(4 * terms.shape[2]) - row_bytes
+    if kind != NONE and kind != RELU:
         for row in range(rows):
-            shift = bias[sizes[PADDED_ROW_AT] + row]
-            for _ in range(LANES // WIDTH):
-                finish_run(
-                    target_at, moved_at, total_at, base_at, step, shift, carried, kind == RELU, False, False
-                )
-                target_at, moved_at, total_at = target_at + vector, moved_at + vector, total_at + vector
-                base_at += vector
-            base_at += uintp(4 * terms.shape[2]) - row_bytes
-        if kind != NONE and kind != RELU:
-            for row in range(rows):
-                place = sizes[ROW_AT] + row
-                a, first, second = terms[0, place], terms[1, place], terms[2, place]
-                activate(there[run, row], a, first, second, uintp(at), LANES, kind)
+            place = sizes[ROW_AT] + row
+            a, first, second = terms[0, place], terms[1, place], terms[2, place]
+            activate(there[row], a, first, second, uintp(sample), LANES, kind)

@@ -12,7 +12,7 @@ import numpy as np
 from numba import float32, uintp
 
 from zo_triton.cpu.activation import RELU
-from zo_triton.cpu.atomics import atomic_load, atomic_next, relax
+from zo_triton.cpu.atomics import atomic_load, atomic_next, leave_place, relax, take_place
 from zo_triton.cpu.compiling import device
 from zo_triton.cpu.field import key_of, sign_words
 from zo_triton.cpu.fixed_point import to_fixed_point
@@ -28,13 +28,15 @@ from zo_triton.cpu.mlp import (
     WIDTH_IN_WORDS,
     WORD_AT,
     base_softmax,
+    own_spaces,
+    pass_floats,
     passes,
     plan,
 )
 from zo_triton.cpu.sharing import shared
-from zo_triton.cpu.signs import LINE, part, to_line
+from zo_triton.cpu.signs import LINE, lines, part, to_line
 from zo_triton.cpu.threads import together
-from zo_triton.cpu.vectors import LANES, dense_rows, signed_coefficient_sums
+from zo_triton.cpu.vectors import LANES, dense_rows, signed_coefficient_sums, sum_of_doubles
 from zo_triton.directions import Directions, tensor_word
 
 PARTS = 9
@@ -79,7 +81,7 @@ def mlp_measure(
     arguments = (
         found, x, tuple(tensors), space, fixed, network.layout, network.ids, network.kinds, network.draws, residual,
         labels, signed_eps, evaluations // directions.num, key_of(directions), directions.first,
-        np.zeros(2, np.int64),
+        np.zeros(2, np.int64), *own_spaces(network.own_floats),
     )  # fmt: skip
     alone = evaluations * samples * network.weights < SMALL_WORK
     together(_measure_kernel, arguments, directions.num, GROUP, alone)
@@ -100,6 +102,7 @@ class _Network(NamedTuple):
     floats: int  # of the space that the first half takes, and for each run of 32 samples
     run_floats: int
     fixed_floats: int
+    own_floats: int  # of each thread's own
 
 
 @lru_cache(maxsize=64)
@@ -122,19 +125,19 @@ def _network(shapes: tuple[tuple[int, ...], ...]) -> _Network:
         LANES * ends[WORD_AT] + PARTS * LINE // 4,
         LANES * (ends[BASE_AT] + 3 * ends[ROW_AT] + classes + 1),
         LANES * (words * LANES // 2 + depth),
+        pass_floats(layout, draws),
     )
 
 
 @shared
 def _measure_kernel(
     found, x, tensors, space, fixed, layout, ids, kinds, draws, residual, target, signed_eps, sides, key,
-    first_direction, progress, start, stop,
+    first_direction, progress, spaces, places, start, stop,
 ):  # fmt: skip
     """The mean loss and the mean differences of the directions start … stop - 1: found [1 + P].
 
     Before the differences the base, whoever comes first, 32 samples at a time; progress: int64 [2], how many such
-    runs are begun, and are over. space: what all threads write to. Memory is asked for before a run is begun,
-    as the others wait until it is over.
+    runs are begun, and are over. space: what all threads write to; spaces: what each has to itself.
     """
     depth, samples = kinds.shape[0], x.shape[0]
     runs, ends, sizes = (samples + LANES - 1) // LANES, layout[depth], layout[depth - 1]
@@ -148,14 +151,16 @@ def _measure_kernel(
     flat, at = part(space, at, sizes[ROWS] * padded)
     probabilities = flat.reshape(sizes[ROWS], padded)
     losses, at = part(space, at, padded)
-    words = layout[:, WIDTH_IN_WORDS].sum() if fixed else 0
+    words, scales = (layout[:, WIDTH_IN_WORDS].sum(), depth) if fixed else (0, 0)
     flat, at = part(space, at, words * LANES // 2 * padded)
     short = flat.view(np.int16).reshape(runs, LANES * words, LANES)
-    flat, at = part(space, at, depth * padded)
-    scale = flat.reshape(runs, depth, LANES)
+    flat, at = part(space, at, scales * padded)
+    scale = flat.reshape(runs, scales, LANES)
     flat, at = part(space, at, evaluations * samples)
     out = flat.reshape(evaluations, samples)
-    scratch = np.empty((LANES * layout[:, WIDTH_IN_WORDS].max() + 1, LANES), np.float32)
+    place = take_place(places)
+    own = spaces[place]
+    scratch, _ = lines(own, to_line(own), LANES * layout[:, WIDTH_IN_WORDS].max() + 1)
     begun_at, over_at = progress.ctypes.data, progress[1:].ctypes.data
     while True:
         run = atomic_next(begun_at)
@@ -182,20 +187,15 @@ def _measure_kernel(
         relax()
     passes(
         out, inputs, terms, matrices, short, scale, layout, ids, kinds, draws, probabilities, residual, target,
-        float32(0.0), signed_eps, sides, key, first_direction, start, stop,
+        float32(0.0), signed_eps, sides, key, first_direction, own, start, stop,
     )  # fmt: skip
+    leave_place(places, place)
     terms_a_sample = max(1, residual.shape[0])
     share = 1.0 / (samples * terms_a_sample)
     for p in range(start * sides, stop * sides):
-        total_difference = 0.0
-        for n in range(samples):
-            total_difference += out[p, n]
-        found[1 + p] = float32(share) * float32(total_difference)
+        found[1 + p] = float32(share) * float32(sum_of(out[p]))
     if start == 0:
-        total_loss = 0.0
-        for n in range(samples):
-            total_loss += losses[n]
-        found[0] = total_loss * share
+        found[0] = sum_of(losses[:samples]) * share
 
 
 @device
@@ -249,6 +249,16 @@ def _base_of_run(inputs, outputs, x, first, count, tensors, layout, kinds, sums)
                     result = inputs[layout[layer + 1, BASE_AT] + row]
                     for n in range(LANES):
                         result[at + uintp(n)] = max(total[n] + shift, float32(0.0))
+
+
+@device
+def sum_of(values):
+    """The sum of float32 values in float64."""
+    whole = values.size // 8 * 8
+    total = sum_of_doubles(values.ctypes.data, whole // 8)
+    for n in range(whole, values.size):
+        total += values[n]
+    return total
 
 
 @device

@@ -50,6 +50,13 @@ def part(space, at, count):
     return space[at : at + count], at + (count + LINE // 4 - 1) // (LINE // 4) * (LINE // 4)
 
 
+@device
+def lines(space, at, count):
+    """The next ``count`` runs of 32 values, float32 [count, 32], and where the part after them begins."""
+    flat, after = part(space, at, LANES * count)
+    return flat.reshape(count, LANES), after
+
+
 @routine
 def sign_product(totals, first_row, words, x, tables, lanes):
     """``totals = U @ x`` for the first ``lanes`` samples, a multiple of 32.

@@ -138,12 +138,17 @@ def one_pool() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def thread_count() -> int:
+    """Threads that work at most, the caller's included."""
+    return _held or torch.get_num_threads()
+
+
 def parallel(function: Share, count: int) -> None:
     """Calls ``function(start, stop)`` on contiguous shares of ``range(count)``, one for each torch thread.
 
     A call from inside a share, or while another thread's call is under way, runs in the caller alone.
     """
-    threads = _held or torch.get_num_threads()
+    threads = thread_count()
     shares = min(threads, count)
     if shares <= 1 or not _lock.acquire(blocking=False):
         function(0, count)
@@ -167,7 +172,7 @@ def together(
         MemoryError: A thread had too little.
     """
     job = np.array([0, count, grain], np.int64)
-    threads = _held or torch.get_num_threads()
+    threads = thread_count()
     others = min(threads, -(-count // grain)) - 1
     if alone or others < 1 or not _lock.acquire(blocking=False):
         failures = kernel.everywhere(_NOBODY, job, *arguments)

@@ -137,37 +137,48 @@ set_one_word, set_two_words = _signed_sums(1, True), _signed_sums(2, True)
 add_one_word, add_two_words = _signed_sums(1, False), _signed_sums(2, False)
 
 
-@intrinsic
-def dense_rows(context, out, weights, stride, x, x_stride, count):
-    """``out[r, j] = Σ_c weights[r, c]·x[c, j]`` for 4 rows and 32 lanes.
+def _dense(rows):
+    """The product of so many rows: four keep the processor busiest."""
 
-    out: address of float32 [4, 32]. weights: address of float32 [4, count] with rows ``stride`` elements apart.
-    x: address of float32 [count, 32] with rows ``x_stride`` apart.
-    """
+    @intrinsic
+    def dense(context, out, weights, stride, x, x_stride, count):
+        """``out[r, j] = Σ_c weights[r, c]·x[c, j]`` for some rows r and 32 lanes j.
 
-    def codegen(context, builder, signature, arguments):
-        out, weights, stride, x, x_stride, count = arguments
-        sums = [[cgutils.alloca_once_value(builder, _VECTOR(None)) for _ in range(2)] for _ in range(4)]
-        x_bytes = builder.mul(x_stride, _I64(4))
-        kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-        multiply_add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{WIDTH}f32")
-        with cgutils.for_range(builder, count) as loop:
-            row_at = builder.add(x, builder.mul(loop.index, x_bytes))
-            inputs = [load_vector(builder, builder.add(row_at, _I64(v * WIDTH * 4))) for v in range(2)]
-            for row in range(4):
-                place = builder.add(builder.mul(stride, _I64(row)), loop.index)
-                at = builder.add(weights, builder.mul(place, _I64(4)))
-                weight = builder.load(builder.inttoptr(at, ir.FloatType().as_pointer()))
-                wide = _broadcast(builder, weight)
-                for total, value in zip(sums[row], inputs, strict=True):
-                    builder.store(builder.call(multiply_add, [wide, value, builder.load(total)]), total)
-        for row in range(4):
-            for v in range(2):
-                at = builder.add(out, _I64((row * LANES + v * WIDTH) * 4))
-                store_vector(builder, builder.load(sums[row][v]), at)
-        return context.get_dummy_value()
+        out: address of float32 [rows, 32]. weights: address of float32 [rows, count] with rows ``stride`` elements
+        apart. x: address of float32 [count, 32] with rows ``x_stride`` apart.
+        """
 
-    return types.void(types.uintp, types.uintp, types.intp, types.uintp, types.intp, types.intp), codegen
+        def codegen(context, builder, signature, arguments):
+            out, weights, stride, x, x_stride, count = arguments
+            sums = [
+                [cgutils.alloca_once_value(builder, _VECTOR(None)) for _ in range(2)] for _ in range(rows)
+            ]
+            x_bytes = builder.mul(x_stride, _I64(4))
+            kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
+            multiply_add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{WIDTH}f32")
+            with cgutils.for_range(builder, count) as loop:
+                row_at = builder.add(x, builder.mul(loop.index, x_bytes))
+                inputs = [load_vector(builder, builder.add(row_at, _I64(v * WIDTH * 4))) for v in range(2)]
+                for row in range(rows):
+                    place = builder.add(builder.mul(stride, _I64(row)), loop.index)
+                    at = builder.add(weights, builder.mul(place, _I64(4)))
+                    weight = builder.load(builder.inttoptr(at, ir.FloatType().as_pointer()))
+                    wide = _broadcast(builder, weight)
+                    for total, value in zip(sums[row], inputs, strict=True):
+                        builder.store(builder.call(multiply_add, [wide, value, builder.load(total)]), total)
+            for row in range(rows):
+                for v in range(2):
+                    at = builder.add(out, _I64((row * LANES + v * WIDTH) * 4))
+                    store_vector(builder, builder.load(sums[row][v]), at)
+            return context.get_dummy_value()
+
+        address, size = types.uintp, types.intp
+        return types.void(address, address, size, address, size, size), codegen
+
+    return dense
+
+
+dense_rows, dense_pair = _dense(4), _dense(2)
 
 
 @intrinsic
@@ -305,6 +316,27 @@ def signed_coefficient_sums(context, out, words, row_stride, stride, coefficient
 
     address, size = types.uintp, types.intp
     return types.void(address, address, size, size, address, size), codegen
+
+
+@intrinsic
+def sum_of_doubles(context, values, count):
+    """The sum of 8·count float32 values at an address, in float64: eight sums side by side, then one."""
+
+    def codegen(context, builder, signature, arguments):
+        values, count = arguments
+        wide, narrow = ir.VectorType(ir.DoubleType(), 8), ir.VectorType(ir.FloatType(), 8)
+        sums = cgutils.alloca_once_value(builder, wide(None))
+        with cgutils.for_range(builder, count) as loop:
+            at = builder.add(values, builder.mul(loop.index, _I64(4 * 8)))
+            some = builder.load(builder.inttoptr(at, narrow.as_pointer()))
+            some.align = 4
+            builder.store(builder.fadd(builder.load(sums), builder.fpext(some, wide)), sums)
+        parts = [builder.extract_element(builder.load(sums), ir.IntType(32)(i)) for i in range(8)]
+        while len(parts) > 1:
+            parts = [builder.fadd(parts[i], parts[i + 1]) for i in range(0, len(parts), 2)]
+        return parts[0]
+
+    return types.float64(types.uintp, types.intp), codegen
 
 
 def _mask(builder, word, half):
