@@ -7,7 +7,7 @@ import torch
 import zo_triton as zo
 from zo_triton import ops
 from zo_triton.cpu.arrays import as_array
-from zo_triton.cpu.field import TOGETHER, WIDE, code_of, fill_matrix, fill_rows, key_of
+from zo_triton.cpu.field import TOGETHER, code_of, fill_matrix, fill_rows, key_of
 from zo_triton.directions import tensor_word
 from zo_triton.reference import sample_matrix
 
@@ -39,9 +39,9 @@ def test_signs_are_the_same_bit_for_bit(shape, rounds):
     ("num", "shape"),
     [
         (300, (5, 33)),
-        (3, (4 * WIDE - 4, 32)),
-        (3, (4 * WIDE, 32)),
-        (2, (9, 32 * WIDE + 1)),
+        (3, (4 * TOGETHER, 32)),
+        (3, (9, 32 * TOGETHER)),
+        (12, (44, 33)),
         (TOGETHER + 1, (1, 1)),
     ],
 )

@@ -21,10 +21,7 @@ _W0, _W1 = np.uint32(PHILOX_WEYL[0]), np.uint32(PHILOX_WEYL[1])
 _HIGH = np.uint64(32)
 _UNIT = np.float32(2.0**-24)
 TOGETHER = 256
-"""Blocks of a narrow matrix's signs that go through the generator in one run."""
-
-WIDE = 64
-"""Blocks from which a direction is a run of its own."""
+"""Blocks of signs that go through the generator in one run, if a direction has no more."""
 
 _SQRT3, _SQRT_HALF = np.float32(3.0**0.5), np.float32(0.5**0.5)
 
@@ -97,38 +94,53 @@ def philox_words(out, count, blocks, indices, word, key):
 def sign_words(out, row_block, word, index, key):
     """Packed signs of the directions from ``index`` on: out uint32 [count, 4·row blocks, words a row].
 
-    Rows begin at ``row_block``. A narrow matrix has few blocks: several directions share a run of the generator,
-    all their first blocks, then all their second ones, so that the inner loops are long.
+    Rows begin at ``row_block``. Directions of few blocks share a run of the generator; if each has fewer than there
+    are directions in it, it goes block by block and not direction by direction: inner loops must be long.
     """
     count, rows, width = out.shape
     each, start = rows // 4 * width, uint32(row_block * width)
-    if each >= WIDE:
-        words = np.empty((4, each), np.uint32)
-        for k in range(count):
-            philox_words(words, each, (start, uint32(1)), (uint32(index + k), uint32(0)), uint32(word), key)
-            for row in range(rows):
-                target, source = out[k, row], words[row % 4]
-                at = uintp(row // 4 * width)
-                for column in range(width):
-                    target[column] = source[at + uintp(column)]
-        return
     together = max(1, min(count, TOGETHER // each))
-    words, counters = np.empty((4, together * each), np.uint32), np.empty((2, together * each), np.uint32)
-    blocks, indices = counters[0], counters[1]
+    words = np.empty((4, together * each), np.uint32)
+    counters = together * each if together > 1 else 0
+    blocks, indices = np.empty(counters, np.uint32), np.empty(counters, np.uint32)
     for first in range(0, count, together):
-        some = min(together, count - first)
+        some, this = min(together, count - first), uint32(index + first)
+        if together == 1:
+            philox_words(words, each, (start, uint32(1)), (this, uint32(0)), uint32(word), key)
+        else:
+            _count_off(blocks, indices, each, some, start, this)
+            philox_words(words, some * each, blocks, indices, uint32(word), key)
+        if each < some:
+            for block in range(each):
+                at, column = uintp(block * some), block % width
+                for lane in range(4):
+                    target, source = out[first:, block // width * 4 + lane, column], words[lane]
+                    for k in range(some):
+                        target[k] = source[at + uintp(k)]
+        else:
+            for k in range(some):
+                for row in range(rows):
+                    target, source = out[first + k, row], words[row % 4]
+                    at = uintp(k * each + row // 4 * width)
+                    for column in range(width):
+                        target[column] = source[at + uintp(column)]
+
+
+@device
+def _count_off(blocks, indices, each, some, first_block, first_index):
+    """The counters of ``each`` blocks of ``some`` directions, in the order of :func:`sign_words`."""
+    if each < some:
         for block in range(each):
             at = uintp(block * some)
             for k in range(some):
-                blocks[at + uintp(k)] = start + uint32(block)
-                indices[at + uintp(k)] = uint32(index + first) + uint32(k)
-        philox_words(words, some * each, blocks, indices, uint32(word), key)
-        for block in range(each):
-            at, column = uintp(block * some), block % width
-            for lane in range(4):
-                target, source = out[first:, block // width * 4 + lane, column], words[lane]
-                for k in range(some):
-                    target[k] = source[at + uintp(k)]
+                blocks[at + uintp(k)] = first_block + uint32(block)
+                indices[at + uintp(k)] = first_index + uint32(k)
+    else:
+        for k in range(some):
+            at = uintp(k * each)
+            for block in range(each):
+                blocks[at + uintp(block)] = first_block + uint32(block)
+                indices[at + uintp(block)] = first_index + uint32(k)
 
 
 @routine

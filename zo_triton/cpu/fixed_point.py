@@ -81,11 +81,19 @@ def fixed_sign_product(totals, words, short, scale, tables):
             )
         target, source = uintp(totals.ctypes.data), uintp(words[0, column:].ctypes.data)
         for _ in range(rows):
-            if pair:
-                _add_two_words(target, tables_at, source, scale_at, column == 0, column + 2 >= width)
+            if width == 2:
+                _two_words(target, tables_at, source, scale_at)
+            elif width == 1:
+                _one_word(target, tables_at, source, scale_at)
+            elif pair:
+                _add_two_words(target, tables_at, source, column == 0)
             else:
-                _add_one_word(target, tables_at, source, scale_at, column == 0, True)
+                _add_one_word(target, tables_at, source, column == 0)
             target, source = target + total_bytes, source + word_bytes
+    target = uintp(totals.ctypes.data)
+    for _ in range(rows if width > 2 else 0):
+        _to_float(target, scale_at)
+        target += total_bytes
 
 
 @intrinsic
@@ -158,41 +166,69 @@ def _write_signed_sums(context, table, x):
     return types.void(types.uintp, types.uintp), codegen
 
 
+def _sum_of_words(builder, count, tables, words):
+    """Emits Σ_g tables[g, nibble g of the words] in int32."""
+    wide = None
+    for place in range(count):
+        table = builder.add(tables, _I64(8 * 16 * _ENTRY_BYTES * place))
+        at = builder.add(words, _I64(4 * place))
+        short = sum_of_entries(builder, table, at, _ENTRY_BYTES, _SHORTS)
+        part = builder.sext(short, _WORDS)
+        wide = part if wide is None else builder.add(wide, part)
+    return wide
+
+
 def _adder(count):
     @intrinsic
-    def add(context, totals, tables, words, scale, fresh, last):
+    def add(context, totals, tables, words, fresh):
         """``totals[j] += Σ_g tables[g, nibble g of the words, j]``, or ``=`` if fresh, for 32 lanes j.
 
-        totals: address of int32 [32]; if last they end as float32, times scale[j]. tables: address of int16
-        [8·count, 16, 32]. words: of uint32 [count]. scale: of float32 [32].
+        totals: address of int32 [32]. tables: address of int16 [8·count, 16, 32]. words: of uint32 [count].
         """
 
         def codegen(context, builder, signature, arguments):
-            totals, tables, words, scale, fresh, last = arguments
-            wide = None
-            for place in range(count):
-                table = builder.add(tables, _I64(8 * 16 * _ENTRY_BYTES * place))
-                at = builder.add(words, _I64(4 * place))
-                short = sum_of_entries(builder, table, at, _ENTRY_BYTES, _SHORTS)
-                part = builder.sext(short, _WORDS)
-                wide = part if wide is None else builder.add(wide, part)
+            totals, tables, words, fresh = arguments
+            wide = _sum_of_words(builder, count, tables, words)
             before = builder.select(fresh, _WORDS(None), _load(builder, totals, _WORDS))
-            total = builder.add(before, wide)
-            with builder.if_else(last) as (end, more):
-                with end:
-                    value = builder.fmul(builder.sitofp(total, _FLOATS), _load(builder, scale, _FLOATS))
-                    _store(builder, value, totals)
-                with more:
-                    _store(builder, total, totals)
+            _store(builder, builder.add(before, wide), totals)
             return context.get_dummy_value()
 
-        address, flag = types.uintp, types.boolean
-        return types.void(address, address, address, address, flag, flag), codegen
+        return types.void(types.uintp, types.uintp, types.uintp, types.boolean), codegen
 
     return add
 
 
+def _setter(count):
+    @intrinsic
+    def set_to(context, totals, tables, words, scale):
+        """``totals[j] = scale[j]·Σ_g tables[g, nibble g of the words, j]`` for 32 lanes j, float32 at once."""
+
+        def codegen(context, builder, signature, arguments):
+            totals, tables, words, scale = arguments
+            value = builder.sitofp(_sum_of_words(builder, count, tables, words), _FLOATS)
+            _store(builder, builder.fmul(value, _load(builder, scale, _FLOATS)), totals)
+            return context.get_dummy_value()
+
+        return types.void(types.uintp, types.uintp, types.uintp, types.uintp), codegen
+
+    return set_to
+
+
 _add_one_word, _add_two_words = _adder(1), _adder(2)
+_one_word, _two_words = _setter(1), _setter(2)
+
+
+@intrinsic
+def _to_float(context, totals, scale):
+    """``totals[j] = scale[j]·totals[j]`` in place for 32 lanes j: int32 before, float32 after."""
+
+    def codegen(context, builder, signature, arguments):
+        totals, scale = arguments
+        value = builder.sitofp(_load(builder, totals, _WORDS), _FLOATS)
+        _store(builder, builder.fmul(value, _load(builder, scale, _FLOATS)), totals)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.uintp), codegen
 
 
 def _load(builder, address, kind):
