@@ -181,33 +181,62 @@ def finish(out, product, column, carried, sums, bias, step, sample, lanes, a, fi
     out: [at least rows, N]. product: W @ δ, [at least rows, columns], read from ``column`` on if ``carried``. sums:
     float32 [runs, rows, samples a run], U @ (a+δ) for these samples.
     """
+    whole = lanes // WIDTH * WIDTH if kind in (NONE, RELU) else 0
+    width, size, moved_size = sums.shape[2], uintp(out.itemsize), uintp(product.itemsize)
+    row_bytes, moved_bytes = size * uintp(out.shape[1]), moved_size * uintp(product.shape[1])
+    base_bytes, sum_bytes, relu = uintp(4 * a.shape[1]), uintp(sums.strides[1]), kind == RELU
+    for first in range(0, whole, width):
+        # By address: a slice for each vector would cost more than the vector.
+        out_at = uintp(out.ctypes.data) + size * uintp(sample + first)
+        product_at = uintp(product.ctypes.data) + moved_size * uintp(column + first)
+        base_at = uintp(a.ctypes.data) + uintp(4 * (sample + first))
+        sums_at = uintp(sums.ctypes.data) + uintp(first // width * sums.strides[0])
+        for row in range(sums.shape[1]):
+            for j in range(0, min(width, whole - first), WIDTH):
+                on = uintp(j)
+                finish_run(
+                    out_at + size * on, product_at + moved_size * on, sums_at + uintp(4) * on,
+                    base_at + uintp(4) * on, step, bias[row], carried, relu, out.itemsize == 2,
+                    product.itemsize == 2,
+                )  # fmt: skip
+            out_at, product_at = out_at + row_bytes, product_at + moved_bytes
+            base_at, sums_at = base_at + base_bytes, sums_at + sum_bytes
+    if whole < lanes:
+        _finish_rest(
+            out,
+            product,
+            column,
+            carried,
+            sums,
+            bias,
+            step,
+            sample,
+            whole,
+            lanes,
+            a,
+            first_term,
+            second_term,
+            kind,
+        )
+
+
+@routine
+def _finish_rest(
+    out, product, column, carried, sums, bias, step, sample, start, lanes, a, first_term, second_term, kind
+):
+    """The same for the samples from ``start`` on, element by element and with any activation."""
     # Unsigned offsets: a signed one could be negative, and Numba would test each element for that.
     at, moved_at, width = uintp(sample), uintp(column), sums.shape[2]
-    steps = np.empty(sums.shape[0] * width, np.float32)
-    whole = lanes // WIDTH * WIDTH if kind in (NONE, RELU) else 0
+    steps = np.empty(lanes, np.float32)
     for row in range(sums.shape[1]):
         shift, target, moved = bias[row], out[row], product[row]
-        for j in range(0, whole, WIDTH):
-            # By address: a slice for each vector would cost more than the vector.
-            place, moved_place = row * out.shape[1] + sample + j, row * product.shape[1] + column + j
-            sums_at = (
-                sums.ctypes.data + (j // width) * sums.strides[0] + row * sums.strides[1] + j % width * 4
-            )
-            finish_run(
-                uintp(out.ctypes.data + place * out.itemsize),
-                uintp(product.ctypes.data + moved_place * product.itemsize),
-                uintp(sums_at), uintp(a.ctypes.data + place * 4), step, shift, carried, kind == RELU,
-                out.itemsize == 2, product.itemsize == 2,
-            )  # fmt: skip
-        if whole == lanes:
-            continue
-        for j in range(whole, lanes):
+        for j in range(start, lanes):
             steps[j] = step * (sums[j // width, row, j % width] + shift)
         if carried:
-            for j in range(whole, lanes):
+            for j in range(start, lanes):
                 steps[j] += load(moved[moved_at + uintp(j)])
         if kind != NONE:
-            rest = at + uintp(whole)
-            activate(steps[whole:], a[row], first_term[row], second_term[row], rest, lanes - whole, kind)
-        for j in range(whole, lanes):
+            rest = at + uintp(start)
+            activate(steps[start:], a[row], first_term[row], second_term[row], rest, lanes - start, kind)
+        for j in range(start, lanes):
             store(target, at + uintp(j), steps[j])

@@ -13,7 +13,7 @@ import torch
 def alternate(
     actions: Sequence[Callable[[], object]],
     seconds: float,
-    burst_seconds: float = 0.02,
+    burst_seconds: float = 0.05,
     warm_up: int = 2,
     pause_seconds: float = 0.01,
 ) -> list[list[float]]:
