@@ -5,7 +5,7 @@ from importlib import metadata
 import pytest
 import torch
 
-from zo_triton.experiments import accuracy, gates, machine, memory, step_time
+from zo_triton.experiments import accuracy, gates, machine, memory, step_time, timing
 from zo_triton.experiments.baselines import Backprop, MeZO, VmapEnsemble
 from zo_triton.experiments.contender import count_parameters
 from zo_triton.experiments.fused import FusedSGD, hardware_dtype
@@ -22,6 +22,22 @@ def test_actions_take_turns_after_their_warm_up():
     assert [len(taken) for taken in times] == [1, 1]
     with pytest.raises(ValueError, match="seconds must be positive, got 0"):
         alternate([], 0)
+
+
+def test_a_slow_action_leaves_the_others_as_much_time(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(timing, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(timing, "sleep", lambda seconds: None)
+
+    def taking(seconds):
+        def action():
+            clock[0] += seconds
+
+        return action
+
+    quick, slow = alternate([taking(0.001), taking(0.1)], 3.0, burst_seconds=0.01)
+    assert len(slow) >= timing.ENOUGH
+    assert sum(quick) == pytest.approx(sum(slow), rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def run_report(
     """
     chosen = {name: races.find_race(name) for name in names}
     origin = environment(seed)
-    seconds = 0.2 if tiny else 4.0
+    seconds = 0.2 if tiny else 8.0
     cases = step_time.TINY_CASES if tiny else step_time.CASES
     sections: dict[str, Any] = {}
     try:
@@ -45,7 +45,7 @@ def run_report(
             config = replace(config, seeds=tuple(seed + number for number in config.seeds))
             sections[races.section_of(name)] = races.run_race(name, config, say)
         sections["step_time"] = step_time.run_step_time(cases, seconds, say)
-        sections["step_split"] = step_time.run_step_split(cases, seconds / 2, say)
+        sections["step_split"] = step_time.run_step_split(cases, seconds / 4, say)
         sections["curves"] = curves.run_curves(curves.TINY if tiny else curves.CONFIG, say)
         sections["accuracy"] = accuracy.run_accuracy(
             accuracy.TINY if tiny else accuracy.AccuracyConfig(), say

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from statistics import median
 from time import perf_counter, sleep
 
 import torch
+
+ENOUGH = 3
+"""Calls from which a median tells something."""
 
 
 def alternate(
@@ -20,7 +24,8 @@ def alternate(
     """Times every action, in turns of short bursts, until the time is used up.
 
     A burst runs one action at least once and until ``burst_seconds`` have passed, so that quick actions are
-    measured as they run in a training loop, one after the other, and often enough.
+    measured as they run in a training loop, one after the other, and often enough. An action of which one call takes
+    longer than a burst waits, once it was timed :data:`ENOUGH` times, until the others have had as much time.
 
     Args:
         actions: Take nothing.
@@ -43,8 +48,11 @@ def alternate(
             action()
     times: list[list[float]] = [[] for _ in actions]
     deadline = perf_counter() + seconds
-    while True:
+    for round_number in count():
         for action, taken in zip(actions, times, strict=True):
+            slow = len(taken) >= ENOUGH and min(taken) > burst_seconds > 0
+            if slow and sum(taken) > round_number * burst_seconds:
+                continue
             sleep(pause_seconds)
             turn = perf_counter()
             while True:
@@ -55,7 +63,8 @@ def alternate(
                 if end - turn >= burst_seconds:
                     break
         if perf_counter() >= deadline:
-            return times
+            break
+    return times
 
 
 def milliseconds(times: Sequence[float]) -> float:
