@@ -24,8 +24,8 @@ def alternate(
     """Times every action, in turns of short bursts, until the time is used up.
 
     A burst runs one action at least once and until ``burst_seconds`` have passed, so that quick actions are
-    measured as they run in a training loop, one after the other, and often enough. An action of which one call takes
-    longer than a burst waits, once it was timed :data:`ENOUGH` times, until the others have had as much time.
+    measured as they run in a training loop, one after the other, and often enough. An action whose calls are longer
+    than a burst waits, once it was timed :data:`ENOUGH` times, until the others have had as much time.
 
     Args:
         actions: Take nothing.
