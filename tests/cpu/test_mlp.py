@@ -122,3 +122,32 @@ def test_fixed_point_is_nearer_to_float32_than_bfloat16(samples, squared):
     assert measured[0][0] == measured[1][0], "the base is float32 always"
     error = abs(measured[0][1] - measured[1][1]).max() / abs(measured[0][1]).max()
     assert 0 < error < 2e-3
+
+
+@pytest.mark.parametrize("widths", [(33, 5), (1, 1, 1), (65, 37, 13, 10), (20, 9, 33, 3)])
+@pytest.mark.parametrize("samples", [1, 32, 131])
+@pytest.mark.parametrize("squared", [False, True])
+def test_a_measurement_is_the_base_and_the_differences_of_it(widths, samples, squared):
+    activations = ["relu"] * (len(widths) - 2) + ["none"]
+    inputs, outputs, weights, target = _network(widths, samples, activations)
+    if squared:
+        target = torch.randn(samples, widths[-1])
+    directions, signed_eps = zo.Directions(3, 1, 19), torch.tensor([1e-3, -1e-3]).repeat(19)
+    ids = range(len(weights))
+    found = ops.mlp_differences(
+        inputs, outputs, weights, [2 * i for i in ids], [2 * i + 1 for i in ids], activations, target, directions,
+        signed_eps,
+    )  # fmt: skip
+    if squared:
+        loss, share = torch.nn.functional.mse_loss(outputs[-1], target), 1 / widths[-1]
+    else:
+        loss, share = torch.nn.functional.cross_entropy(outputs[-1], target), 1.0
+    expected = share * found.double().mean(1)
+    arrays = [matrix.numpy() for w in weights for matrix in (w, torch.zeros(1, w.shape[0]))]
+    for dtype, tolerance in ((torch.float32, 2e-6), (torch.bfloat16, 3e-3)):
+        measured, differences = ops.mlp_measure(
+            arrays, inputs[0].numpy(), target.numpy(), directions, signed_eps.numpy(), dtype
+        )
+        assert measured == pytest.approx(loss.item(), rel=2e-6, abs=1e-7)
+        error = (torch.from_numpy(differences).double() - expected).abs().max()
+        assert error <= tolerance * found.abs().max()

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from copy import deepcopy
 
 import pytest
 
@@ -27,6 +28,16 @@ def test_summary_lists_every_loss(record):
 def test_what_one_rival_does_better_stands_together(record):
     record["sections"]["race_again"] = {**record["sections"]["race"], "task": "letters"}
     assert "backprop + Adam was sooner: digits (4.7×), letters (4.7×);" in summary.summarise(record)[-1]
+
+
+def test_by_how_much_is_told_of_the_races_that_were_won(record):
+    again = record["sections"]["race_again"] = deepcopy(record["sections"]["race"])
+    for method in again["methods"]:
+        if method["family"] == "first":
+            for run in method["runs"]:
+                run["reached"]["0.95"]["seconds"] = 50.0
+    verdict = summary.summarise(record)[0]
+    assert "backpropagation was sooner in 1 of 2 races (by 4.7× where both got there)" in verdict
 
 
 def test_summary_admits_a_race_that_was_not_finished(record):

@@ -156,7 +156,8 @@ def run_step_split(cases: Sequence[StepCase], seconds: float, say: Callable[[str
         "plain forward pass and its loss. *draw*: the generator's words for all directions, written out "
         "twice, as a step draws them for the differences and again for the update (one "
         "thread's time over the number of threads). *differences* and *update* "
-        "(all K directions into the gradient, then Adam) are without their draw. *rest*: what the whole "
+        "(all K directions into the gradient, then Adam) are without their draw; a step in compiled calls draws as "
+        "it goes, so that it stands with them, and its *base* is a call for one direction. *rest*: what the whole "
         "step takes beyond the parts, mostly Python."
     )
     return {"note": note, "cases": rows}
@@ -180,15 +181,17 @@ def _split(case: StepCase, seconds: float) -> tuple[dict[str, float], float]:
             for position, param in enumerate(params):
                 ops.stage(directions, position, param.shape)
 
-    if stepper.trainer.is_fused:
-        measure, update = _compiled_parts(params, x, y, directions)
-    else:
-        measure, update = _general_parts(params, closure, directions, dtype)
     # Single calls in turns: what is subtracted was measured side by side.
-    actions = [base, draw, measure, update, _bind(stepper, x, y)]
-    times = alternate(actions, seconds, burst_seconds=0.0, pause_seconds=0.0)
-    forward, drawn, full, add, step = (milliseconds(taken) for taken in times)
-    drawn = drawn / torch.get_num_threads() if x.device.type == "cpu" else drawn
+    if stepper.trainer.is_fused:
+        actions = [*_compiled_parts(params, x, y, directions), _bind(stepper, x, y)]
+        times = alternate(actions, seconds, burst_seconds=0.0, pause_seconds=0.0)
+        forward, full, add, step = (milliseconds(taken) for taken in times)
+        drawn = 0.0
+    else:
+        actions = [base, draw, *_general_parts(params, closure, directions, dtype), _bind(stepper, x, y)]
+        times = alternate(actions, seconds, burst_seconds=0.0, pause_seconds=0.0)
+        forward, drawn, full, add, step = (milliseconds(taken) for taken in times)
+        drawn = drawn / torch.get_num_threads() if x.device.type == "cpu" else drawn
     parts = {
         "draw": 2 * drawn,
         "base": forward,
@@ -221,13 +224,16 @@ def _general_parts(
     return lambda: zo.differences(closure, params, directions, EPS, compute_dtype=dtype), update
 
 
-def _compiled_parts(params: list[nn.Parameter], x: Tensor, y: Tensor, directions: zo.Directions) -> Parts:
-    """Of a step in compiled calls."""
+def _compiled_parts(
+    params: list[nn.Parameter], x: Tensor, y: Tensor, directions: zo.Directions
+) -> tuple[Callable[[], object], ...]:
+    """Base (with one direction), measurement and update of a step in compiled calls, which draw as they go."""
     tensors = [param.detach().numpy().reshape(-1, param.shape[-1]) for param in params]
     first, second = ([tensor * 0 for tensor in tensors] for _ in range(2))
     rule = (0.0, 0.9, 0.999, 1.0, 1e-8, 0.0)
     steps, coefficients = np.full(directions.num, EPS, np.float32), np.zeros(directions.num, np.float32)
     return (
+        lambda: ops.mlp_measure(tensors, x.numpy(), y.numpy(), directions[:1], steps[:1]),
         lambda: ops.mlp_measure(tensors, x.numpy(), y.numpy(), directions, steps),
         lambda: ops.mlp_update(tensors, first, second, rule, coefficients, directions),
     )

@@ -65,13 +65,10 @@ def _verdict(record: Record) -> str:
     if not any(isfinite(ratio) for ratio in behind) and not any(ahead):
         return "**In short:** the fused method reached no race's target."
     text = "**In short:** where a gradient can be had, take it"
-    lost, far = sum(ratio > 1 for ratio in behind), [ratio for ratio in behind if 0 < ratio < inf]
-    text += f": backpropagation was sooner in {lost} of {len(behind)} races"
-    text += f" (by {_range(far)} where both got there)" if far else ""
-    won, near = sum(ratio > 1 for ratio in ahead), [ratio for ratio in ahead if 0 < ratio < inf]
+    lost, won = ([ratio for ratio in ratios if ratio > 1] for ratios in (behind, ahead))
+    text += f": backpropagation was sooner in {len(lost)} of {len(behind)} races{_range(lost, 'both')}"
     text += ". Where only losses can be had, the fused method was the soonest of the forward-only ones in "
-    text += f"{won} of {len(ahead)} races"
-    return text + (f" (by {_range(near)} where another got there)." if near else ".")
+    return f"{text}{len(won)} of {len(ahead)} races{_range(won, 'another')}."
 
 
 def _soonest(section: dict[str, Any], family: str) -> float:
@@ -85,9 +82,13 @@ def _soonest(section: dict[str, Any], family: str) -> float:
     return min((seconds for seconds in taken if seconds is not None), default=inf)
 
 
-def _range(ratios: list[float]) -> str:
-    low, high = _times(min(ratios)), _times(max(ratios))
-    return low if low == high else f"{low} to {high}"
+def _range(ratios: list[float], who: str) -> str:
+    """By how much, in brackets; nothing where nobody else ever got there."""
+    finite = [ratio for ratio in ratios if isfinite(ratio)]
+    if not finite:
+        return ""
+    low, high = _times(min(finite)), _times(max(finite))
+    return f" (by {low if low == high else f'{low} to {high}'} where {who} got there)"
 
 
 def _race(section: dict[str, Any]) -> tuple[str, list[Loss]]:
