@@ -18,8 +18,9 @@ from zo_triton.cpu.field import code_of, key_of, real_rows, sign_words
 from zo_triton.cpu.low_rank import draw_factors_of, factor_words
 from zo_triton.cpu.scalars import round_bfloat16
 from zo_triton.cpu.sharing import shared
+from zo_triton.cpu.signs import sums_of_signs
 from zo_triton.cpu.threads import together
-from zo_triton.cpu.vectors import LANES, dense_rows, float_from_bits, signed_coefficient_sums
+from zo_triton.cpu.vectors import LANES, dense_rows, float_from_bits
 from zo_triton.directions import Directions, matrix_shape, tensor_word
 
 PIECE_FACTORS, PIECE_BLOCKS = 4, 4
@@ -153,14 +154,7 @@ def _signs_kernel(matrix, coefficients, word, first_direction, key, start, stop)
     for block in range(start, stop):
         sign_words(words, block, word, first_direction, key)
         for column in range(width):
-            signed_coefficient_sums(
-                sums.ctypes.data,
-                words[0, 0, column:].ctypes.data,
-                width,
-                4 * width,
-                coefficients.ctypes.data,
-                count,
-            )
+            sums_of_signs(sums, words, column, coefficients)
             at = uintp(LANES * column)
             for lane in range(min(4, rows - 4 * block)):
                 target, total = matrix[4 * block + lane], sums[lane]

@@ -203,21 +203,8 @@ def finish(out, product, column, carried, sums, bias, step, sample, lanes, a, fi
             base_at, sums_at = base_at + base_bytes, sums_at + sum_bytes
     if whole < lanes:
         _finish_rest(
-            out,
-            product,
-            column,
-            carried,
-            sums,
-            bias,
-            step,
-            sample,
-            whole,
-            lanes,
-            a,
-            first_term,
-            second_term,
-            kind,
-        )
+            out, product, column, carried, sums, bias, step, sample, whole, lanes, a, first_term, second_term, kind,
+        )  # fmt: skip
 
 
 @routine

@@ -34,9 +34,9 @@ from zo_triton.cpu.mlp import (
     plan,
 )
 from zo_triton.cpu.sharing import shared
-from zo_triton.cpu.signs import LINE, lines, part, to_line
+from zo_triton.cpu.signs import LINE, lines, part, sums_of_signs, to_line
 from zo_triton.cpu.threads import together
-from zo_triton.cpu.vectors import LANES, dense_rows, signed_coefficient_sums, sum_of_doubles
+from zo_triton.cpu.vectors import LANES, dense_rows, sum_of_doubles
 from zo_triton.directions import Directions, tensor_word
 
 PARTS = 9
@@ -193,9 +193,9 @@ def _measure_kernel(
     terms_a_sample = max(1, residual.shape[0])
     share = 1.0 / (samples * terms_a_sample)
     for p in range(start * sides, stop * sides):
-        found[1 + p] = float32(share) * float32(sum_of(out[p]))
+        found[1 + p] = float32(share) * float32(_sum(out[p]))
     if start == 0:
-        found[0] = sum_of(losses[:samples]) * share
+        found[0] = _sum(losses[:samples]) * share
 
 
 @device
@@ -252,7 +252,7 @@ def _base_of_run(inputs, outputs, x, first, count, tensors, layout, kinds, sums)
 
 
 @device
-def sum_of(values):
+def _sum(values):
     """The sum of float32 values in float64."""
     whole = values.size // 8 * 8
     total = sum_of_doubles(values.ctypes.data, whole // 8)
@@ -341,14 +341,7 @@ def _update_kernel(
         for block in range(first, last):
             sign_words(words, block, tensor_words[i], first_direction, key)
             for column in range(width):
-                signed_coefficient_sums(
-                    gradient.ctypes.data,
-                    words[0, 0, column:].ctypes.data,
-                    width,
-                    4 * width,
-                    coefficients.ctypes.data,
-                    count,
-                )
+                sums_of_signs(gradient, words, column, coefficients)
                 here = slice(LANES * column, min(LANES * column + LANES, cols))
                 for lane in range(min(4, rows - 4 * block)):
                     row = 4 * block + lane

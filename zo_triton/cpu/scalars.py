@@ -18,6 +18,7 @@ _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 _LOG2_E = np.float32(1.44269504)
 _ROUNDER = np.float32(12582912.0)  # 1.5·2²³: adding it leaves an integer in the low mantissa bits
 _SQRT_HALF = np.float32(0.70710678)
+_TWO_PI = np.float32(6.2831853)
 
 EXPM1 = tuple(
     np.float32(c)
@@ -31,7 +32,6 @@ EXPM1 = tuple(
     )
 )
 """Of (e^x - 1 - x)/x² where |x| is at most ln(2)/2, highest power first."""
-_TWO_PI = np.float32(6.2831853)
 
 
 @device

@@ -19,6 +19,7 @@ from zo_triton.cpu.vectors import (
     add_two_words,
     set_one_word,
     set_two_words,
+    signed_coefficient_sums,
     write_signed_sums,
 )
 
@@ -55,6 +56,19 @@ def lines(space, at, count):
     """The next ``count`` runs of 32 values, float32 [count, 32], and where the part after them begins."""
     flat, after = part(space, at, LANES * count)
     return flat.reshape(count, LANES), after
+
+
+@device
+def sums_of_signs(sums, words, column, coefficients):
+    """``sums[r, j] = Σ_k ±coefficients[k]`` for four rows and the 32 columns of word ``column``.
+
+    sums: float32 [4, 32]. words: uint32 [K, 4, words a row], what ``sign_words`` writes. coefficients: float32 [K].
+    """
+    width = words.shape[2]
+    signed_coefficient_sums(
+        sums.ctypes.data, words[0, 0, column:].ctypes.data, width, 4 * width, coefficients.ctypes.data,
+        coefficients.size,
+    )  # fmt: skip
 
 
 @routine

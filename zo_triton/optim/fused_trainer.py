@@ -201,13 +201,13 @@ class FusedTrainer(GradientStep):
         projected = found if self.sides == 1 else (found[::2] - found[1::2]) / np.float32(2)
         usable = np.abs(projected / np.float32(self.eps)) < LARGEST_SLOPE
         count = np.count_nonzero(usable)
-        if count < projected.size:
-            projected = np.where(usable, projected, np.float32(0))
         if count == 0:
             raise ValueError(
                 f"the loss is {loss} but none of its {projected.size} differences is finite: the step is refused "
                 f"and the weights stay as they are; lower eps={self.eps}."
             )
+        if count < projected.size:
+            projected = np.where(usable, projected, np.float32(0))
         return loss, torch.from_numpy(projected / np.float32(self.eps * count))
 
     def _facts(self) -> Facts:
@@ -243,9 +243,8 @@ def _checked_labels(y: Tensor, examples: int, classes: int) -> np.ndarray:
     if y.dtype != torch.int64:
         raise TypeError(f"y must hold class indices in int64, got {y.dtype}.")
     labels = y.contiguous().numpy()
-    if (
-        labels.view(np.uint64).max() >= classes
-    ):  # as an unsigned number a negative one is larger than any class
+    # As an unsigned number a negative one is larger than any class.
+    if labels.view(np.uint64).max() >= classes:
         raise ValueError(f"labels must be in [0, {classes}), got {labels.min()} to {labels.max()}.")
     return labels
 
