@@ -11,7 +11,7 @@ help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 report: $(STAMP) ## Train on digits with fused ZO, MeZO and backprop; write reports/latest
-	$(BIN)/zo-triton report
+	$(BIN)/python -m benchmarks report
 
 test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest -p no:benchmark -n 2
@@ -21,7 +21,7 @@ bench: $(STAMP) ## Run the benchmarks and refresh reports/latest
 
 # Nothing may be installable where the GPU is: without an environment, the Python that is there will do.
 gpu: ## Check and measure everything on this machine's GPU (eight minutes); says so if there is none
-	@python=$(BIN)/python; [ -x "$$python" ] || python=$(PYTHON); PYTHONPATH=. exec "$$python" -m zo_triton.cli gpu
+	@python=$(BIN)/python; [ -x "$$python" ] || python=$(PYTHON); PYTHONPATH=. exec "$$python" -m benchmarks gpu
 
 lint: $(STAMP) ## Check style, types, the import layers and the documentation
 	$(BIN)/ruff check .

@@ -56,7 +56,7 @@ class _Refresh:
         self.config, self.folder, self.complete = config, folder, complete
         self.passed, self.failed = set(), set()
         if folder is not None:
-            from zo_triton.reporting import check_destination
+            from benchmarks.report import check_destination
 
             try:
                 check_destination(folder)
@@ -81,8 +81,8 @@ class _Refresh:
             session.exitstatus = exitstatus or pytest.ExitCode.TESTS_FAILED
 
     def _refresh(self, exitstatus):
-        from zo_triton.experiments.machine import environment
-        from zo_triton.reporting import merge_benchmarks, new_record, publish, read
+        from benchmarks.report import merge_benchmarks, new_record, publish, read
+        from zo_triton._machine import environment
 
         facts = environment(seed=0)
         file = Path(self.folder) / "results.json"

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks import __main__ as suite
 from zo_triton import cli
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,13 +55,19 @@ def _shell_lines(text: str) -> list[str]:
     return [line.partition(" #")[0].strip() for line in [*_INDENTED.findall(text), *fenced]]
 
 
+PROGRAMS = {"zo-triton ": cli, "python -m benchmarks ": suite}
+
+
 def check_commands(path: Path) -> list[str]:
-    """The ``zo-triton`` lines of a file, each of which the command line accepts."""
-    lines = _shell_lines(path.read_text(encoding="utf-8"))
-    commands = [line.partition(" | ")[0] for line in lines if line.startswith("zo-triton ")]
-    for command in commands:
-        assert cli._parser().parse_args(shlex.split(command)[1:]).run, command
-    return commands
+    """The command lines of a file, each of which its program accepts."""
+    found = []
+    for line in _shell_lines(path.read_text(encoding="utf-8")):
+        command = line.partition(" | ")[0]
+        for program, module in PROGRAMS.items():
+            if command.startswith(program):
+                assert module._parser().parse_args(shlex.split(command.removeprefix(program))).run, command
+                found.append(command)
+    return found
 
 
 def check_targets(path: Path) -> set[str]:

@@ -1,10 +1,9 @@
-import json
 import sys
 
 import pytest
 
+from benchmarks import __main__ as suite
 from zo_triton import cli
-from zo_triton.reporting import read
 
 
 def test_help_lists_the_commands(capsys):
@@ -12,36 +11,21 @@ def test_help_lists_the_commands(capsys):
         cli.main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert all(command in text for command in ("train", "report", "nzk", "compile", "bench"))
+    assert all(command in text for command in ("compile", "replay"))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "required: COMMAND"),
-        (["trian"], "invalid choice: 'trian'"),
-        (["train", "--steps", "many"], "invalid int value: 'many'"),
-        (["train", "--steps", "0"], "steps must be at least 1, got 0"),
-        (["train", "--task", "mnist"], "unknown task 'mnist'; choose one of ('digits', 'mnist-mlp'"),
-        (["train", "--method", "lbfgs"], "unknown method 'lbfgs'; choose one of ('zo-adam'"),
-        (["train", "--engine", "abacus"], "unknown engine 'abacus'"),
-        (["train", "--lr", "nan"], "lr must be finite and not negative, got nan"),
-        (["train", "--directions", "0"], "directions must be at least 1, got 0"),
-        (["train", "--seed", "-1"], "seed must be in [0, 2**63), got -1"),
-        (["report", "--seed", "-1"], "seed must be in [0, 2**32), got -1"),
-        (["nzk"], "required: NAME"),
-        (["nzk", "minst"], "invalid choice: 'minst'"),
-        (["nzk", "linear", "--steps", "0"], "steps must be from 10"),
-        (["nzk", "linear", "--lr", "-1"], "lr must be positive and finite, got -1.0"),
-        (["nzk", "mnist", "--resize", "cubic"], "unknown resize 'cubic'"),
-        (["nzk", "linear", "--engine", "abacus"], "unknown engine 'abacus'"),
+        (["relpay"], "invalid choice: 'relpay'"),
         (["compile", "--target", "sm_91"], "unknown target 'sm_91'; choose among ('sm_80', 'sm_90'"),
         (
             ["compile", "--kernel", "attention"],
             "no kernel's name has 'attention' in it; known are ('linear bf16",
         ),
         (["compile", "--figure", "clocks.pdf"], "a figure is a .png or a .svg, got 'clocks.pdf'"),
-        (["nzk", "linear", "--tiny", "--export", "nowhere/data.mat"], "nowhere does not exist"),
+        (["report"], "python -m benchmarks report"),
     ],
 )
 def test_mistakes_get_one_line_and_code_2(arguments, message, capsys, tmp_path, monkeypatch):
@@ -65,84 +49,11 @@ def test_compiling_without_triton_gets_one_line_and_code_2(capsys, monkeypatch):
     assert message.count("\n") == 1
 
 
-def test_a_folder_with_strangers_is_refused_before_anything_runs(tmp_path, capsys, monkeypatch):
-    (tmp_path / "thesis.tex").write_text("")
-    monkeypatch.setattr("zo_triton.experiments.report.run_report", lambda *a: pytest.fail("it ran"))
-    assert cli.main(["report", "--out", str(tmp_path)]) == 2
-    assert "'thesis.tex'" in capsys.readouterr().err
+def commands_of(parser):
+    (commands,) = (action for action in parser._actions if hasattr(action, "choices") and action.choices)
+    return set(commands.choices)
 
 
-def test_an_interrupted_report_replaces_nothing(tmp_path, capsys, monkeypatch):
-    def interrupted(*arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("zo_triton.experiments.report.run_report", interrupted)
-    assert cli.main(["report", "--out", str(tmp_path / "out")]) == 130
-    assert "nothing was replaced" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("method", ["zo-adam", "adam"])
-def test_train_prints_plain_lines_when_it_is_not_a_terminal(method, capsys):
-    assert cli.main(["train", "--method", method, "--steps", "60", "--directions", "16"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[1] for line in lines] == ["1/60", "50/60", "60/60"]
-    losses = [float(line.split()[3]) for line in lines]
-    assert losses[-1] < losses[0]
-
-
-def test_train_shows_a_bar_on_a_terminal(capsys, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("TERM", "xterm")
-    assert cli.main(["train", "--method", "sgd", "--steps", "5"]) == 0
-    text = capsys.readouterr().out
-    assert "5/5" in text
-    assert "loss" in text
-
-
-def test_a_tiny_report_from_end_to_end(tmp_path, capsys):
-    out = tmp_path / "latest"
-    assert cli.main(["report", "--tiny", "--out", str(out)]) == 0
-    assert str(out / "report.md") in capsys.readouterr().out
-    record = read(out / "results.json")
-    assert record["tiny"] is True
-    assert {"race", "step_time", "step_split", "accuracy"} <= set(record["sections"])
-    text = (out / "report.md").read_text()
-    assert "Where fused lost" in text
-    assert sorted(entry.suffix for entry in out.iterdir()).count(".svg") >= 5
-    assert json.loads((out / "results.json").read_text())["environment"]["commit"] in text
-    assert [entry.name for entry in tmp_path.iterdir()] == ["latest"]
-
-
-def test_a_tiny_experiment_from_end_to_end(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ZO_TRITON_DATA", str(tmp_path / "data"))
-    assert cli.main(["nzk", "mnist", "--tiny", "--export", "data.mat"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("note: mnist is not in")
-    assert "digits 3 v 5" in lines[0]
-    out = tmp_path / "reports" / "nzk" / "mnist"
-    assert lines[-1] == f"wrote {out / 'report.md'}"
-    assert {entry.name for entry in out.iterdir()} == {
-        "report.html", "report.md", "results.json", "losses.svg", "kernels.svg", "snapshots.svg", "network.svg",
-    }  # fmt: skip
-    assert (tmp_path / "data.mat").is_file()
-
-
-def test_an_experiment_shows_a_bar_on_a_terminal(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("TERM", "xterm")
-    out = tmp_path / "out"
-    assert cli.main(["nzk", "variances", "--tiny", "--lr", "1", "--out", str(out)]) == 0
-    text = capsys.readouterr().out
-    assert "note: normal(1.5): lr 1 is beyond the stable limit" in text.replace("\n", " ")
-    assert f"{out / 'report.md'}" in text
-
-
-def test_an_interrupted_experiment_replaces_nothing(tmp_path, capsys, monkeypatch):
-    def interrupted(*arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("zo_triton.experiments.nzk.run.run_experiment", interrupted)
-    assert cli.main(["nzk", "linear", "--out", str(tmp_path / "out")]) == 130
-    assert list(tmp_path.iterdir()) == []
+def test_every_command_of_the_suite_is_known_by_name_and_only_those():
+    assert set(cli.SUITE) == commands_of(suite._parser())
+    assert not set(cli.SUITE) & commands_of(cli._parser())

@@ -2,7 +2,7 @@ import stat
 
 import pytest
 
-from zo_triton.files import replacing
+from zo_triton._files import replacing
 
 
 def test_the_new_file_is_there_only_when_it_is_whole(tmp_path):

@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 
-from zo_triton.memory import LARGE, empty
+from zo_triton._memory import LARGE, empty
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int32])

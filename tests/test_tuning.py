@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import zo_triton as zo
-from zo_triton import cli, tuning
-from zo_triton.experiments.gpu import tune as command
+from benchmarks import __main__ as cli
+from benchmarks.gpu import tune as command
+from zo_triton import tuning
 from zo_triton.kernels.choices import CANDIDATES, trying
 from zo_triton.kernels.gram import gram
 from zo_triton.kernels.launch import recording
@@ -110,7 +111,7 @@ def test_the_command_says_why_it_can_not_run(capsys, monkeypatch):
 @pytest.mark.parametrize("dry", [True, False])
 def test_the_command_keeps_what_was_faster(dry, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("ZO_TRITON_CACHE", str(tmp_path))
-    monkeypatch.setattr("zo_triton.experiments.gpu.chip.why_not", lambda: None)
+    monkeypatch.setattr("benchmarks.gpu.chip.why_not", lambda: None)
     monkeypatch.setattr("zo_triton.kernels.choices.device_name", lambda index: "a-device")
     found = [choose([4.0, 3.0, 2.0]), replace(choose([4.0, 4.0, 4.0]), key="gram dtype=float32 rows=to-1")]
     monkeypatch.setattr(command, "tune_everything", lambda say: found)
@@ -124,12 +125,12 @@ def test_the_command_keeps_what_was_faster(dry, capsys, monkeypatch, tmp_path):
 
 
 def test_every_work_of_the_command_has_something_to_choose():
-    from zo_triton.experiments.gpu.desk import Place
+    from benchmarks.gpu.results import StageContext
 
     def measure(call):
         return 1.0
 
-    place = Place(torch.device("cpu"), True, 0, True)
-    found = command.tune_works(place, "", lambda message: None, measure)
+    context = StageContext(torch.device("cpu"), True, 0, True)
+    found = command.tune_works(context, "", lambda message: None, measure)
     assert {choice.key.split()[0] for choice in found} == {op for op, _ in CANDIDATES}
     assert len(found) == len(command.WORKS)

@@ -1,12 +1,15 @@
-"""The command line. Heavy imports wait until a subcommand needs them."""
+"""``zo-triton``, the library's commands. Heavy imports wait until one of them runs."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
-from zo_triton.commands import compiling, device, field, replaying, reports, theory, training
-from zo_triton.commands.shared import INTERRUPTED, USER_ERROR, Parser
+from zo_triton.commands import compile, replay
+from zo_triton.commands.shared import USER_ERROR, Parser, run
+
+SUITE = ("report", "race", "gpu", "nzk", "field", "train", "render", "bench", "tune")
+"""Commands of the benchmark suite, which is no part of the installed package."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,25 +19,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; None takes those of the process.
 
     Returns:
-        0, 1 if a kernel failed to compile or a check or measurement on the GPU failed, 2 after a user's mistake,
-        told in one line on stderr, or 130 after an interrupt.
+        0, 1 if a kernel failed to compile, 2 after a user's mistake, told in one line on stderr, or 130 after an
+        interrupt.
     """
-    options = _parser().parse_args(arguments)
-    try:
-        return options.run(options)
-    except KeyboardInterrupt:
-        print("zo-triton: interrupted; nothing was replaced.", file=sys.stderr)
-        return INTERRUPTED
-    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
-        text = " ".join(str(error).split())
-        print(f"zo-triton: error: {text}", file=sys.stderr)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] in SUITE:
+        print(
+            f"zo-triton: error: {given[0]} belongs to the benchmark suite; from a checkout of the project run: "
+            f"python -m benchmarks {given[0]}",
+            file=sys.stderr,
+        )
         return USER_ERROR
+    return run(_parser(), given)
 
 
 def _parser() -> Parser:
     parser = Parser(prog="zo-triton", description="Zeroth-order training with fused kernels.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (training, replaying, reports, theory, field, compiling, device):
+    for module in (replay, compile):
         module.add(commands)
     return parser
 

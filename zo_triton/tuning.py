@@ -1,4 +1,4 @@
-"""Finding out which tile sizes a device likes best, and keeping them for it.
+"""Finding out which tile sizes are fastest on a device, and keeping them for it.
 
 The candidates are plain data (:data:`zo_triton.kernels.choices.CANDIDATES`). The static model weeds them first:
 each is compiled, and what spills, does not fit or is predicted to be far slower than the best is never timed. What

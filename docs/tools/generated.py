@@ -7,12 +7,13 @@ from collections import defaultdict
 from functools import partial
 from pathlib import Path
 
+from benchmarks import __main__ as suite
+from benchmarks.report import read
+from benchmarks.report.summary import summarise
 from zo_triton import cli
 from zo_triton.difference import RULE_FAMILIES
 from zo_triton.difference.fallback import name_of
 from zo_triton.difference.registry import HANDLERS
-from zo_triton.reporting import read
-from zo_triton.reporting.summary import summarise
 
 RECORD = Path(__file__).resolve().parents[2] / "reports" / "latest" / "results.json"
 
@@ -21,11 +22,14 @@ HelpText = partial(argparse.HelpFormatter, width=96)
 
 
 def command_line() -> str:
-    """Markdown: every subcommand with its ``--help``."""
-    parser = cli._parser()
+    """Markdown: every subcommand of the library and of the suite with its ``--help``."""
+    return "\n\n".join(_commands(module._parser()) for module in (cli, suite))
+
+
+def _commands(parser: argparse.ArgumentParser) -> str:
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    pages = [_help(parser)]
-    pages += [f"## {name}\n\n{_help(command)}" for name, command in commands.choices.items()]
+    pages = [f"## {parser.prog}\n\n{_help(parser)}"]
+    pages += [f"### {parser.prog} {name}\n\n{_help(command)}" for name, command in commands.choices.items()]
     return "\n\n".join(pages)
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from zo_triton.reporting import check_destination, compiled
+from benchmarks.report import check_destination, compiled
 
 ROW = {
     "variant": "linear bf16", "kernel": "perturbed_linear", "target": "sm_90", "default": True, "error": None,

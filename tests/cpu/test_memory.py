@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from zo_triton.experiments import memory
+from benchmarks.measure import memory
 
 SCRIPT = """
 import json
@@ -16,9 +16,9 @@ import sys
 
 import torch
 
-from zo_triton.experiments.contender import Setting
-from zo_triton.experiments.fused import FusedSGD
-from zo_triton.experiments.memory import CASES, chunk_bytes, excess
+from benchmarks.contenders.contender import Setting
+from benchmarks.contenders.fused import FusedSGD
+from benchmarks.measure.memory import CASES, chunk_bytes, excess
 
 torch.set_num_threads(2)
 ratios = {}
@@ -33,7 +33,7 @@ import sys
 
 import torch
 
-from zo_triton.experiments.memory import Allocated
+from benchmarks.measure.memory import Allocated
 
 held = torch.ones(3 * 2**20)
 with Allocated() as first:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from rank_launch import environment, free_port
 
 import zo_triton as zo
-from zo_triton import cli
+from benchmarks import __main__ as cli
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "distributed.md").read_text(encoding="utf-8")
 
@@ -26,7 +26,7 @@ def test_the_program_runs(monkeypatch, capsys):
 
 
 def test_the_command_is_the_command_line():
-    (command,) = re.findall(r"^    torchrun .*? -m zo_triton.cli (.*?)$", PAGE, re.MULTILINE)
+    (command,) = re.findall(r"^    torchrun .*? -m benchmarks (.*?)$", PAGE, re.MULTILINE)
     assert cli._parser().parse_args(shlex.split(command)).distributed
 
 

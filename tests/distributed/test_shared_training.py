@@ -1,4 +1,4 @@
-"""``zo-triton train --distributed``: two processes, of which one is killed; another goes on alone."""
+"""``python -m benchmarks train --distributed``: two processes, of which one is killed; another goes on alone."""
 
 import re
 import time
@@ -9,8 +9,8 @@ import torch.distributed as dist
 from rank_launch import environment, finish, free_port, start
 from safetensors.torch import load_file
 
-from zo_triton import cli
-from zo_triton.experiments.shared_training import shared_run
+from benchmarks import __main__ as cli
+from benchmarks.train.shared_training import shared_run
 from zo_triton.runlog import read
 
 ASKED = dict.fromkeys(
@@ -72,7 +72,7 @@ def test_a_killed_rank_is_named_and_the_run_goes_on(tmp_path, as_rank_zero_of_on
     log = folder / "log.zo"
     program = (
         "-m",
-        "zo_triton.cli",
+        "benchmarks",
         "train",
         "--distributed",
         "--steps",

@@ -175,7 +175,7 @@ def test_a_file_that_can_not_be_written_leaves_the_old_one(device, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("zo_triton.files.os.fsync", full)
+    monkeypatch.setattr("zo_triton._files.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         choices.keep(device, {})
     assert path.read_bytes() == before

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
+from benchmarks.field.batteries import TESTS
 from zo_triton import testing
-from zo_triton.experiments.field_quality.batteries import TESTS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")
 

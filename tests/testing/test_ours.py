@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import zo_triton as zo
+from benchmarks.contenders.contender import Setting
+from benchmarks.contenders.mezo import MeZO
 from zo_triton import testing
-from zo_triton.experiments.baselines.mezo import MeZO
-from zo_triton.experiments.contender import Setting
 
 REFERENCE = {"the reference engine": lambda: zo.use_engine("reference")}
 CHUNKS = {f"chunk {chunk}": partial(testing.zosgd, chunk=chunk) for chunk in (1, 3)}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
@@ -26,3 +28,24 @@ def make_console() -> Console:
     from rich.console import Console
 
     return Console()
+
+
+def run(parser: Parser, arguments: Sequence[str] | None) -> int:
+    """Runs the subcommand that the arguments name, and tells a user's mistake in one line on stderr.
+
+    Args:
+        parser: Its subcommands set ``run``.
+        arguments: Without the program's name; None takes those of the process.
+
+    Returns:
+        What the subcommand returns; :data:`USER_ERROR` or :data:`INTERRUPTED` where it did not come to that.
+    """
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; nothing was replaced.", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
+        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return USER_ERROR

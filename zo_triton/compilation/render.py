@@ -10,13 +10,13 @@ from typing import Any
 
 from tabulate import tabulate
 
+from zo_triton._figures import FAMILIES, save_figure
+from zo_triton._files import write_text
+from zo_triton._tables import environment, lay_out
 from zo_triton.compilation import roofline
 from zo_triton.compilation.run import dumps, failures
+from zo_triton.compilation.table import NAMES, cells, headers
 from zo_triton.compilation.targets import TARGETS
-from zo_triton.reporting.compiled import NAMES, cells, headers
-from zo_triton.reporting.figures import FAMILIES, save_figure
-from zo_triton.reporting.records import write_text
-from zo_triton.reporting.tables import environment, lay_out
 
 FURTHEST = 8.0
 """Where the axis of the figure ends; a longer bar is cut and its number says so."""

@@ -19,11 +19,11 @@ from itertools import chain
 from typing import Any
 
 from zo_triton.compilation.compiler import Job, compile_row, interpreted, options_of
+from zo_triton.compilation.table import FORMAT, SCHEMA
 from zo_triton.compilation.targets import TARGETS
 from zo_triton.compilation.variants import Variant
 from zo_triton.kernels.choices import Config
 from zo_triton.kernels.launch import launching_for
-from zo_triton.reporting.compiled import FORMAT, SCHEMA
 
 
 def choose(

@@ -1,5 +1,6 @@
 """The CPU engine: Numba draws and fuses, torch multiplies; the embedded default, useful with no GPU."""
 
+from zo_triton._memory import keep_freed_memory
 from zo_triton.cpu.accumulate import accumulate
 from zo_triton.cpu.activation import activation_difference
 from zo_triton.cpu.base import linear
@@ -13,7 +14,6 @@ from zo_triton.cpu.rounding import stochastic_add
 from zo_triton.cpu.sample import sample, stage
 from zo_triton.cpu.threads import one_pool
 from zo_triton.cpu.windows import largest_difference
-from zo_triton.memory import keep_freed_memory
 
 __all__ = [
     "accumulate",

@@ -15,8 +15,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from zo_triton.cpu.compiling import routine
+from zo_triton.cpu.layout import turn_run
 from zo_triton.cpu.sharing import shared
-from zo_triton.cpu.turning import turn_run
 from zo_triton.cpu.vectors import LANES, sum_of_entries
 
 _SHORTS, _WORDS = ir.VectorType(ir.IntType(16), LANES), ir.VectorType(ir.IntType(32), LANES)

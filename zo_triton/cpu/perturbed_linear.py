@@ -11,6 +11,7 @@ import torch
 from numba import float32, intp, uint32
 from torch import Tensor
 
+from zo_triton._memory import empty
 from zo_triton.cpu.activation import NAMES, base_terms
 from zo_triton.cpu.arrays import as_array
 from zo_triton.cpu.bfloat16 import NOTHING, is_native, pack_run, pack_weight, pair_product
@@ -27,14 +28,13 @@ from zo_triton.cpu.layer import (
     gather,
     run_layer,
 )
+from zo_triton.cpu.layout import SMALL_ELEMENTS, in_runs, turned
 from zo_triton.cpu.low_rank import run_low_rank
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.signs import TABLES, line_of_floats, sign_product
 from zo_triton.cpu.threads import together
-from zo_triton.cpu.turning import SMALL_ELEMENTS, in_runs, turned
 from zo_triton.cpu.vectors import LANES
 from zo_triton.directions import Directions, tensor_word
-from zo_triton.memory import empty
 
 DRAWN_ROWS = 64
 """Rows of packed signs that are drawn at a time, a multiple of 4."""
@@ -117,7 +117,7 @@ def _slots_or_copy(tensor: Tensor) -> Tensor:
 
 
 def _in_fixed_runs(base: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """``turning.in_runs`` in fixed point, int16 [⌈N/32⌉, in, 32], and its scales, float32 [⌈N/32⌉, 32]."""
+    """``layout.in_runs`` in fixed point, int16 [⌈N/32⌉, in, 32], and its scales, float32 [⌈N/32⌉, 32]."""
     samples, inner = base.shape
     runs = (samples + LANES - 1) // LANES
     short = np.empty((runs, (inner + 31) // 32 * 32, LANES), np.int16)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from zo_triton._files import replacing
 from zo_triton.data.pairs import Pair
-from zo_triton.files import replacing
 
 
 def export_mat(pair: Pair, path: str | os.PathLike[str]) -> Path:

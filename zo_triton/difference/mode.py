@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from zo_triton._memory import empty
 from zo_triton.difference import fallback, inplace
 from zo_triton.difference.entries import Entry, PendingActivation, PendingLayer, Symbol, storage_of
 from zo_triton.difference.plan import Plan, RestartError
 from zo_triton.difference.registry import HANDLERS, Handler
 from zo_triton.directions import Directions
-from zo_triton.memory import empty
 
 PIECES = 2
 """Into how many the memory budget falls for what is made and used up piece by piece."""

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 import triton
 
-from zo_triton.files import replacing, slug
+from zo_triton._files import replacing, slug
 from zo_triton.kernels.layer import tiles
 
 Config = Mapping[str, int]

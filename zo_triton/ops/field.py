@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from zo_triton._memory import empty
 from zo_triton.directions import MANTISSA_BITS, MAX_BLOCKS, ROWS_PER_BLOCK, Directions, matrix_shape
-from zo_triton.memory import empty
 from zo_triton.ops.engines import engine_on, is_replayable
 from zo_triton.ops.registry import call
 

@@ -1,6 +1,6 @@
 """Differences through one layer, for all evaluations in one call.
 
-Each function allocates the op's ``out`` in the layout that the engine likes best.
+Each function allocates the op's ``out`` in the layout that is fastest on the engine.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zo_triton._memory import empty
 from zo_triton.directions import Directions
-from zo_triton.memory import empty
 from zo_triton.ops.engines import engine_for, load_engine
 from zo_triton.ops.registry import call
 

@@ -17,7 +17,7 @@ from zo_triton import ops
 from zo_triton.directions import Directions
 from zo_triton.optim.stochastic import descend_stochastically
 
-FULL = (torch.float32, torch.float64)
+FULL_PRECISION = (torch.float32, torch.float64)
 """Dtypes of weights that are updated where they are; others have a float32 master copy."""
 
 State = MutableMapping[Tensor, dict[str, Any]]
@@ -53,7 +53,7 @@ def descend(
     numbered = list(enumerate(params, first_id))
     if stochastic:
         for tensor_id, param in numbered:
-            if param.dtype not in FULL:
+            if param.dtype not in FULL_PRECISION:
                 state.get(param, {}).pop("master", None)
                 buffer = _buffer(param, state) if momentum else None
                 descend_stochastically(
@@ -67,7 +67,7 @@ def descend(
                     momentum,
                     weight_decay,
                 )
-        numbered = [(tensor_id, param) for tensor_id, param in numbered if param.dtype in FULL]
+        numbered = [(tensor_id, param) for tensor_id, param in numbered if param.dtype in FULL_PRECISION]
     if not numbered:
         return
     ids, params = zip(*numbered, strict=True)
@@ -116,7 +116,7 @@ def make_state(groups: Sequence[dict[str, Any]], state: State, stochastic: bool)
 
 def _in_full_precision(param: Tensor, state: State) -> Tensor:
     """The parameter itself, or the float32 copy that a low-precision one is the rounding of."""
-    if param.dtype in FULL:
+    if param.dtype in FULL_PRECISION:
         return param
     own = state[param]
     if "master" not in own:
@@ -129,6 +129,6 @@ def _in_full_precision(param: Tensor, state: State) -> Tensor:
 def _buffer(param: Tensor, state: State) -> Tensor:
     own = state[param]
     if "momentum_buffer" not in own:
-        dtype = param.dtype if param.dtype in FULL else torch.float32
+        dtype = param.dtype if param.dtype in FULL_PRECISION else torch.float32
         own["momentum_buffer"] = torch.zeros_like(param, dtype=dtype, requires_grad=False)
     return own["momentum_buffer"]

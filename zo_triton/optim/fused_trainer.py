@@ -18,7 +18,7 @@ from zo_triton import ops
 from zo_triton.difference import Plan
 from zo_triton.directions import Directions
 from zo_triton.optim.checks import LARGEST_SLOPE, check_eps, check_evaluation, check_parameters
-from zo_triton.optim.descent import FULL
+from zo_triton.optim.descent import FULL_PRECISION
 from zo_triton.optim.gradient_step import GradientStep, is_plain
 from zo_triton.optim.measure import measure
 
@@ -96,7 +96,7 @@ class FusedTrainer(GradientStep):
                 f"the optimizer holds {len(held)} tensors that are not the model's {len(params)} trained "
                 "parameters in their order; make it with model.parameters()."
             )
-        low = sorted({str(param.dtype) for param in params if param.dtype not in FULL})
+        low = sorted({str(param.dtype) for param in params if param.dtype not in FULL_PRECISION})
         if low:
             warnings.warn(
                 f"parameters are in {', '.join(low)}, and torch's optimizers keep no master copy: updates below "

@@ -21,7 +21,7 @@ from zo_triton.optim.checks import (
     check_low_precision,
     check_parameters,
 )
-from zo_triton.optim.descent import FULL, descend, make_state
+from zo_triton.optim.descent import FULL_PRECISION, descend, make_state
 from zo_triton.optim.measure import Measurement, measure
 from zo_triton.optim.step_log import StepLog
 
@@ -323,7 +323,7 @@ class ZOSGD(torch.optim.Optimizer):
         # Torch has cast the state to the parameters' dtype, and shares memory where it had nothing to cast.
         indices = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         for index, param in zip(indices, params, strict=True):
-            dtype = param.dtype if param.dtype in FULL else torch.float32
+            dtype = param.dtype if param.dtype in FULL_PRECISION else torch.float32
             for key, value in state_dict["state"].get(index, {}).items():
                 self.state[param][key] = value.to(param.device, dtype, copy=True)
         vars(self).update(settings)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from zo_triton.files import replacing
+from zo_triton._files import replacing
 from zo_triton.optim import ZOSGD, FusedTrainer
 from zo_triton.runlog.contents import Contents, read
 from zo_triton.runlog.format import encode_header, encode_record

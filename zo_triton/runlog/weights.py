@@ -48,7 +48,7 @@ def save_weights(
     """
     from safetensors.torch import save
 
-    from zo_triton.files import replacing
+    from zo_triton._files import replacing
 
     data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
     with replacing(path) as file:

@@ -1,0 +1,113 @@
+"""``python -m benchmarks train``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from zo_triton.commands.shared import INTERRUPTED, Parser, make_console
+
+if TYPE_CHECKING:
+    from benchmarks.train.training import Run
+
+_ASKED = ("task", "method", "lr", "directions", "seed", "steps", "engine", "checkpoint_every", "shards")
+
+
+def add(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Adds the command."""
+    train = commands.add_parser("train", help="train a model with a progress bar")
+    train.add_argument(
+        "--task",
+        help="digits (default), nzk-linear, nzk-network, tiny-gpt, mnist-mlp, mnist-cnn, cifar-cnn or "
+        "tiny-imagenet-cnn",
+    )
+    train.add_argument("--method", help="zo-adam (default), zo-sgd, mezo-adam, mezo-1, adam or sgd")
+    train.add_argument("--lr", type=float, help="learning rate; default: one that suits the method")
+    train.add_argument("--directions", type=int, help="directions a step of a zeroth-order method")
+    train.add_argument("--seed", type=int, help="of weights, batches and directions (default 0)")
+    train.add_argument("--steps", type=int, help="default: what suits the task, 500 for digits")
+    train.add_argument("--engine", help="reference, cpu or triton; default: the device's own")
+    place = train.add_mutually_exclusive_group()
+    place.add_argument("--out", metavar="DIR", help="keep settings, first weights, log and checkpoints there")
+    place.add_argument("--resume", metavar="DIR", help="go on with the run that is there, from its last step")
+    train.add_argument(
+        "--checkpoint-every", type=int, metavar="N", help="steps between checkpoints with --out (default 100)"
+    )
+    train.add_argument(
+        "--intact-prefix",
+        action="store_true",
+        help="with --resume: cut a damaged log off where its damage begins",
+    )
+    train.add_argument(
+        "--distributed", action="store_true",
+        help="share zo-adam or zo-sgd among the processes of torchrun -m benchmarks train --distributed",
+    )  # fmt: skip
+    train.add_argument(
+        "--shards", type=int, metavar="S",
+        help="with --distributed: runs into which the directions are cut, a multiple of the ranks (default 4)",
+    )  # fmt: skip
+    train.set_defaults(run=_train)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from benchmarks.train.training import choose, resume, train
+
+    asked = {name: getattr(options, name) for name in _ASKED}
+    if options.intact_prefix and options.resume is None:
+        raise ValueError("--intact-prefix needs --resume DIR, the run whose log is damaged.")
+    if options.checkpoint_every is not None and options.out is None and options.resume is None:
+        raise ValueError("--checkpoint-every needs --out DIR, where the checkpoints go.")
+    if options.shards is not None and not options.distributed:
+        raise ValueError("--shards needs --distributed, the ranks that share them.")
+    try:
+        if options.distributed:
+            from benchmarks.train.shared_training import shared_run
+
+            with shared_run(asked, options.out, options.resume, options.intact_prefix) as (run, leads):
+                _show(run, leads)
+        elif options.resume is None:
+            _show(train(choose(**asked), options.out))
+        else:
+            _show(resume(options.resume, options.intact_prefix, **asked))
+    except KeyboardInterrupt:
+        folder = options.out or options.resume
+        if folder is None:
+            raise
+        more = " --distributed, under torchrun" if options.distributed else ""
+        print(
+            f"python -m benchmarks: interrupted; go on with: python -m benchmarks train --resume {folder}{more}",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    return 0
+
+
+def _show(run: Run, leads: bool = True) -> None:
+    """Trains, and tells on a bar or in lines how it goes; of many ranks only the one that leads does."""
+    if not leads:
+        for _ in run.progress:
+            pass
+        return
+    steps, console = run.settings.steps, make_console()
+    if run.note:
+        console.print(run.note, highlight=False, soft_wrap=True)
+    if run.done:
+        print(f"going on after step {run.done} of {steps}", flush=True)
+    if not console.is_terminal:
+        for now in run.progress:
+            if now.step % 50 == 0 or now.step in (1, steps):
+                print(f"step {now.step}/{steps} loss {now.loss:.4f} accuracy {100 * now.accuracy:.1f} %")
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn(run.settings.method), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("loss {task.fields[loss]:.4f} accuracy {task.fields[accuracy]:.1f} %"),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(
+            run.settings.task, total=steps, completed=run.done, loss=float("nan"), accuracy=float("nan")
+        )
+        for now in run.progress:
+            bar.update(task, completed=now.step, loss=now.loss, accuracy=100 * now.accuracy)

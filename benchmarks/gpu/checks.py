@@ -1,0 +1,265 @@
+"""Every operation on this device against the float64 reference, on random inputs that are new in every run.
+
+Results are written into memory that is filled with NaN before the call. Allowed errors are those of the kernels'
+tests: none for signs, twice torch's own for products in the same dtype, a few roundings elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import isfinite
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import zo_triton as zo
+from benchmarks.contenders.contender import LeftOutError, Setting
+from benchmarks.contenders.cuda_graphs import RecordedZO
+from benchmarks.gpu.layer_checks import LAYERS
+from benchmarks.gpu.results import FAILED, PASSED, StageContext, StageResults
+from benchmarks.gpu.trial import Check, Trial, absolute_error, relative_error
+from benchmarks.measure.accuracy import direct_differences
+from benchmarks.timing import round_digits
+from zo_triton import ops, reference
+from zo_triton.ops.registry import call
+
+FLOAT, HALF = torch.float32, torch.bfloat16
+Run = Callable[[Trial], tuple[float, float]]
+
+FIELD_ERROR = 1e-5
+"""Of Gaussian and Laplace values, absolute: logarithm and cosine in float32."""
+
+ROUNDING = {FLOAT: 1e-6, HALF: 2.0**-8}
+LOSS_ROUNDING = 2e-6
+
+
+def run_checks(results: StageResults) -> None:
+    """The sections ``gpu_checks`` and ``gate``."""
+    context = results.context
+    section: dict[str, Any] = {
+        "note": (
+            f"Fresh random inputs (seed {context.seed}), outputs filled with NaN before each call, against "
+            "float64. The error is relative to the results' size, for fields absolute."
+        ),
+        "seed": context.seed,
+        "rows": [],
+    }
+    for number, check in enumerate(CHECKS):
+        section["rows"].append(_row(check, results, number))
+        results.put("gpu_checks", section)
+    _walk(results)
+
+
+def _row(check: Check, results: StageResults, number: int) -> dict[str, Any]:
+    what = f"{check.op}: {check.label}"
+    row: dict[str, Any] = {"op": check.op, "case": check.label, "error": None, "allowed": None}
+    found = results.attempt(what, lambda: _measure(check, results.context, number))
+    if found is None:
+        return {**row, "status": results.incidents[-1]["status"]}
+    error, allowed = found
+    row["error"], row["allowed"] = round_digits(error, 3) if isfinite(error) else None, allowed
+    if not error <= allowed:
+        results.report(what, FAILED, f"the error is {error:.2g}, allowed are {allowed:.2g}.")
+    return {**row, "status": PASSED if error <= allowed else FAILED}
+
+
+def _measure(check: Check, context: StageContext, number: int) -> tuple[float, float]:
+    context.need(check.dtype)
+    # Each check has a stream of its own: one more in the list changes no other's inputs.
+    found = check.run(Trial(context.device, context.tiny, context.seed + 1000 * number))
+    context.clock.wait()
+    return found
+
+
+def _walk(results: StageResults) -> None:
+    """Training through the kernels must follow the theory's recursion."""
+
+    def walk() -> dict[str, Any]:
+        from benchmarks.measure.gates import check_walks
+
+        steps = results.context.shapes.walk_steps
+        note = (
+            "A linear model under squared loss, trained through the fused kernels (float32, signs), against the "
+            "realised-kernel recursion of the NZK theory in float64 (arXiv 2603.21169). The error is the largest "
+            "over all steps, relative to the outputs."
+        )
+        return {"note": note, "rows": check_walks(steps, results.context.device)}
+
+    found = results.attempt("walks against the kernel recursion", walk)
+    if found is not None:
+        results.put("gate", found)
+
+
+def _sample(distribution: str, dtype: torch.dtype, rank: int | None = None) -> Run:
+    def run(trial: Trial) -> tuple[float, float]:
+        directions = trial.directions(distribution, rank)
+        shape = (37, 67)
+        out, wanted = trial.poisoned(directions.num, *shape), torch.empty(directions.num, *shape).double()
+        call("sample", out.device, out, directions, 3, dtype, None)
+        reference.sample(wanted, directions, 3, dtype)
+        exact = distribution == "rademacher" and rank is None
+        return absolute_error(out, wanted), 0.0 if exact else 2 * FIELD_ERROR
+
+    return run
+
+
+def _sample_rows(trial: Trial) -> tuple[float, float]:
+    directions = trial.directions("rademacher")
+    rows = torch.randint(101, (9,), generator=trial.generator)
+    out, wanted = trial.poisoned(directions.num, 9, 33), torch.empty(directions.num, 9, 33).double()
+    call("sample", out.device, out, directions, 3, FLOAT, rows.to(trial.device))
+    wanted = zo.sample(directions, 3, (101, 33))[:, rows].double()
+    return absolute_error(out, wanted), 0.0
+
+
+def _stage(trial: Trial) -> tuple[float, float]:
+    directions = trial.directions("rademacher")
+    staged = ops.stage(directions, 3, (37, 67), trial.device).cpu()
+    wanted = reference.stage(directions, 3, 37, 67, torch.device("cpu"))
+    return (staged != wanted).double().mean().item(), 0.0
+
+
+def _accumulate(distribution: str) -> Run:
+    def run(trial: Trial) -> tuple[float, float]:
+        directions = trial.directions(distribution)
+        coefficients = trial.normal(directions.num)
+        tensors = [trial.normal(37, 67), trial.normal(97)]
+        moved = [trial.place(tensor) for tensor in tensors]
+        call("accumulate", trial.device, moved, [2, 5], trial.place(coefficients), directions, FLOAT)
+        wanted = [tensor.double() for tensor in tensors]
+        reference.accumulate(wanted, [2, 5], coefficients, directions, FLOAT)
+        worst = max(absolute_error(one, other) for one, other in zip(moved, wanted, strict=True))
+        size = max(other.abs().max().item() for other in wanted)
+        total = coefficients.abs().sum().item()
+        drawn = 0.0 if distribution == "rademacher" else FIELD_ERROR * total
+        return worst, round_digits(2.0**-22 * (directions.num + 1) * (size + total) + drawn, 3)
+
+    return run
+
+
+def _stochastic_add(dtype: torch.dtype) -> Run:
+    def run(trial: Trial) -> tuple[float, float]:
+        directions = trial.directions("rademacher")
+        wanted, update = trial.normal(37, 67).to(dtype), 1e-2 * trial.normal(37, 67)
+        moved = trial.place(wanted.clone())
+        call("stochastic_add", trial.device, moved, trial.place(update), directions, 3)
+        reference.stochastic_add(wanted, update, directions, 3)
+        return (moved.cpu() != wanted).double().mean().item(), 0.0
+
+    return run
+
+
+def _gram(distribution: str) -> Run:
+    def run(trial: Trial) -> tuple[float, float]:
+        directions = trial.directions(distribution)
+        tensors = [torch.zeros(37, 67), torch.zeros(97)]
+        out = trial.poisoned(directions.num, directions.num, dtype=torch.float64)
+        wanted = torch.empty(directions.num, directions.num).double()
+        call("gram", trial.device, out, [trial.place(one) for one in tensors], [0, 1], directions, FLOAT)
+        reference.gram(wanted, tensors, [0, 1], directions, FLOAT)
+        return relative_error(out, wanted), 1e-14 if distribution == "rademacher" else LOSS_ROUNDING
+
+    return run
+
+
+def _activation(name: str, dtype: torch.dtype) -> Run:
+    def run(trial: Trial) -> tuple[float, float]:
+        base, difference = trial.normal(31, 67), (1e-2 * trial.normal(3, 31, 67)).to(dtype)
+        out, wanted = trial.poisoned(3, 31, 67, dtype=dtype), torch.empty(3, 31, 67).double()
+        call("activation_difference", trial.device, out, trial.place(base), trial.place(difference), name)
+        reference.activation_difference(wanted, base, difference, name)
+        return relative_error(out, wanted), ROUNDING[dtype]
+
+    return run
+
+
+def _cross_entropy(smoothing: float) -> Run:
+    def run(trial: Trial) -> tuple[float, float]:
+        logits, difference = trial.normal(33, 131), 1e-3 * trial.normal(3, 33, 131)
+        target = torch.randint(131, (33,), generator=trial.generator)
+        out, wanted = trial.poisoned(3, 33), torch.empty(3, 33).double()
+        moved = [trial.place(one) for one in (logits, difference, target)]
+        call("cross_entropy_difference", trial.device, out, *moved, smoothing)
+        reference.cross_entropy_difference(wanted, logits, difference, target, smoothing)
+        size = difference.abs().max().item()
+        return absolute_error(out, wanted) / size, LOSS_ROUNDING
+
+    return run
+
+
+def _largest(trial: Trial) -> tuple[float, float]:
+    places = torch.randint(19, (3, 7), generator=trial.generator)
+    difference, gaps = trial.normal(2, 103, 19), -trial.normal(103, 3, 7).abs()
+    out, wanted = trial.poisoned(2, 103, 7), torch.empty(2, 103, 7).double()
+    call("largest_difference", trial.device, out, *(trial.place(one) for one in (difference, gaps, places)))
+    reference.largest_difference(wanted, difference, gaps, places)
+    return relative_error(out, wanted), ROUNDING[FLOAT]
+
+
+def _differences(trial: Trial) -> tuple[float, float]:
+    """A whole convolutional network, seen by difference propagation, against two float64 losses."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(trial.seed)
+        model = nn.Sequential(
+            nn.Unflatten(1, (2, 8, 8)), nn.Conv2d(2, 5, 3, padding=1), nn.GELU(), nn.MaxPool2d(2), nn.Flatten(),
+            nn.Linear(80, 33), nn.ReLU(), nn.Linear(33, 5),
+        )  # fmt: skip
+    x, y = trial.normal(9, 128), torch.randint(5, (9,), generator=trial.generator)
+    directions, eps = trial.directions("rademacher"), 1e-3
+    params = list(model.parameters())
+    noise = [zo.sample(directions, number, param.shape) for number, param in enumerate(params)]
+    wanted = direct_differences(model, x, y, noise, eps, torch.float64)
+    model, x, y = model.to(trial.device), trial.place(x), trial.place(y)
+    _, found = zo.differences(lambda: F.cross_entropy(model(x), y), list(model.parameters()), directions, eps)
+    return relative_error(found, wanted), 1e-4
+
+
+def _captured(trial: Trial) -> tuple[float, float]:
+    """Three replays of a recorded step against three ordinary steps from the same weights."""
+    if trial.device.type != "cuda":
+        raise LeftOutError("CUDA graphs need a GPU.")
+    weights = [trial.normal(200, 40) / 7, trial.normal(5, 200) / 14]
+    x, y = trial.place(trial.normal(32, 40)), trial.place(torch.randint(5, (32,), generator=trial.generator))
+    results: list[Tensor] = []
+    for recorded in (True, False):
+        layers = [nn.utils.skip_init(nn.Linear, w.shape[1], w.shape[0], bias=False) for w in weights]
+        for layer, weight in zip(layers, weights, strict=True):
+            layer.weight.data.copy_(weight)
+        model = nn.Sequential(layers[0], nn.ReLU(), layers[1]).to(trial.device)
+        stepper = RecordedZO(model, Setting(1e-2, 0, 16, 1e-3), momentum=0.9, dtype=FLOAT)
+        stepper.prepare(x, y, recorded)
+        for _ in range(3):
+            stepper.step(x, y)
+        results.append(torch.cat([param.detach().flatten() for param in model.parameters()]))
+    return relative_error(results[0], results[1].cpu().double()), 1e-5
+
+
+_FIELDS = (
+    Check("sample", "signs", FLOAT, _sample("rademacher", FLOAT)),
+    Check("sample", "Gaussian", FLOAT, _sample("gaussian", FLOAT)),
+    Check("sample", "Laplace", FLOAT, _sample("laplace", FLOAT)),
+    Check("sample", "uniform", FLOAT, _sample("uniform", FLOAT)),
+    Check("sample", "signs of rank 3", FLOAT, _sample("rademacher", FLOAT, 3)),
+    Check("sample", "signs, only some rows", FLOAT, _sample_rows),
+    Check("stage", "signs", FLOAT, _stage),
+    Check("accumulate", "signs", FLOAT, _accumulate("rademacher")),
+    Check("accumulate", "Gaussian", FLOAT, _accumulate("gaussian")),
+    Check("stochastic_add", "bfloat16", HALF, _stochastic_add(HALF)),
+    Check("stochastic_add", "float16", FLOAT, _stochastic_add(torch.float16)),
+    Check("gram", "signs", FLOAT, _gram("rademacher")),
+    Check("gram", "Gaussian", FLOAT, _gram("gaussian")),
+)
+_LOSSES = (
+    Check("activation_difference", "GELU", FLOAT, _activation("gelu", FLOAT)),
+    Check("activation_difference", "tanh", FLOAT, _activation("tanh", FLOAT)),
+    Check("activation_difference", "SiLU, bfloat16", HALF, _activation("silu", HALF)),
+    Check("cross_entropy_difference", "classes", FLOAT, _cross_entropy(0.0)),
+    Check("cross_entropy_difference", "smoothed labels", FLOAT, _cross_entropy(0.1)),
+    Check("largest_difference", "windows that overlap", FLOAT, _largest),
+    Check("differences", "a convolutional network", FLOAT, _differences),
+    Check("CapturedStep", "against ordinary steps", FLOAT, _captured),
+)
+CHECKS = (*_FIELDS, *LAYERS, *_LOSSES)
+"""In the order of the report: what others build on first."""

@@ -1,0 +1,120 @@
+"""Where a stage lays down what it finds: on disk as soon as it is known, errors beside figures."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, TypeVar
+
+import torch
+
+from benchmarks.clock import Clock
+from benchmarks.contenders.contender import LeftOutError
+from benchmarks.gpu.settings import FULL, TINY, Shapes
+from zo_triton._files import write_text
+
+PASSED, FAILED, LEFT_OUT = "passed", "failed", "left out"
+LONGEST_MESSAGE = 400
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """Where and how a stage runs.
+
+    Attributes:
+        device: A GPU, or the CPU for Triton's interpreter.
+        tiny: Small shapes whose times mean nothing.
+        seed: Of every random input.
+        has_bfloat16: Whether the chip multiplies bfloat16 itself.
+    """
+
+    device: torch.device
+    tiny: bool
+    seed: int
+    has_bfloat16: bool
+
+    @property
+    def shapes(self) -> Shapes:
+        """What is measured."""
+        return TINY if self.tiny else FULL
+
+    @property
+    def clock(self) -> Clock:
+        """The device's."""
+        return Clock(self.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What evaluations compute in where one dtype is asked for."""
+        return torch.bfloat16 if self.has_bfloat16 else torch.float32
+
+    def need(self, dtype: torch.dtype) -> None:
+        """Leaves out what needs a dtype that the chip lacks.
+
+        Raises:
+            LeftOutError: It lacks it.
+        """
+        if dtype == torch.bfloat16 and not self.has_bfloat16:
+            raise LeftOutError("this chip has no bfloat16 of its own; float32 works.")
+
+
+class StageResults:
+    """A stage's findings.
+
+    Args:
+        file: Rewritten, whole, at every change, so that a stage that is killed leaves what it had.
+        context: Where the stage runs.
+        seconds: From now, after which nothing new is begun.
+
+    Attributes:
+        sections: The record's, as far as they go.
+        incidents: What failed or was left out: what, status, message.
+    """
+
+    def __init__(self, file: str | os.PathLike[str], context: StageContext, seconds: float) -> None:
+        self.file, self.context = Path(file), context
+        self.deadline = monotonic() + seconds
+        self.sections: dict[str, Any] = {}
+        self.incidents: list[dict[str, str]] = []
+
+    def put(self, name: str, section: dict[str, Any]) -> None:
+        """Lays down a section, or what there is of it so far."""
+        self.sections[name] = section
+        self.write()
+
+    def attempt(self, what: str, measure: Callable[[], T]) -> T | None:
+        """A measurement's result; None, and an incident, if it fails, is left out, or comes too late.
+
+        Args:
+            what: For the incident.
+            measure: Any error of its own is its failure alone.
+        """
+        if monotonic() > self.deadline:
+            self.report(what, FAILED, "the stage's time was used up before its turn.")
+            return None
+        try:
+            return measure()
+        except LeftOutError as error:
+            self.report(what, LEFT_OUT, str(error))
+        except ModuleNotFoundError as error:
+            self.report(what, LEFT_OUT, f"{error.name} is not installed.")
+        except Exception as error:
+            self.report(what, FAILED, f"{type(error).__name__}: {error}")
+        return None
+
+    def report(self, what: str, status: str, message: str) -> None:
+        """Lays down an incident, its message cut to one line."""
+        line = " ".join(message.split())[:LONGEST_MESSAGE]
+        self.incidents.append({"what": what, "status": status, "message": line})
+        self.write()
+
+    def write(self) -> None:
+        """Replaces the file."""
+        findings = {"sections": self.sections, "incidents": self.incidents}
+        write_text(self.file, json.dumps(findings, allow_nan=False))

@@ -1,0 +1,1 @@
+"""Measurements beside the races: gates, step times, cost curves, accuracy, memory, many ranks."""

@@ -1,0 +1,1 @@
+"""Benchmarks of single operations, steps and the field, for ``pytest --benchmark``."""

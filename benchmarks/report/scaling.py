@@ -1,0 +1,100 @@
+"""The report on many ranks: what was measured, what was simulated, and a figure that tells them apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zo_triton._tables import lay_out, number
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+DASHES: tuple[Any, ...] = ((0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1)))
+MARKED = 4
+"""Every so many powers of two are in the table."""
+
+NOT_MEASURED = "not measured"
+
+
+def measured(section: dict[str, Any]) -> list[str]:
+    """Blocks of all that was measured: parts of a step, and two ranks beside one."""
+    headers = ["batch", "base pass ms", "start ms", "measuring a direction ms", "applying a direction ms"]
+    keys = ("base_ms", "start_ms", "direction_ms", "update_ms")
+    parts = lay_out(
+        headers, [[part["batch"], *(number(part[key]) for key in keys)] for part in section["parts"]]
+    )
+    two = section["two_ranks"]
+    if two is None:
+        return [parts, f"Two ranks: {NOT_MEASURED}."]
+    headers = [
+        "ranks",
+        "ms a step",
+        "speed-up",
+        "bytes a rank sends",
+        "bytes on the wire, both",
+        "exchange µs",
+    ]
+    sent, wire = number(two["payload_bytes"]), number(two["wire_bytes"], missing=NOT_MEASURED)
+    rows = [
+        ["1", number(two["alone_ms"]), "1", "0", "0", ""],
+        [
+            str(two["ranks"]), number(two["step_ms"]), number(two["alone_ms"] / two["step_ms"]), sent, wire,
+            number(two["latency_us"]),
+        ],
+    ]  # fmt: skip
+    intro = (
+        f"K = {section['directions']}, batch {section['parts'][0]['batch']}. The bytes on the wire are the "
+        "loopback interface's own count in a network namespace without other traffic, headers and "
+        "acknowledgements included."
+    )
+    return [parts, intro, lay_out(headers, rows)]
+
+
+def simulated(section: dict[str, Any]) -> str:
+    """Milliseconds of a step by ranks, one column a curve, and what a rank receives."""
+    curves = section["curves"]
+    headers = ["ranks", "bytes a rank gets"]
+    headers += [f"ms, batch {curve['batch']}, {curve['network']}" for curve in curves]
+    rows = []
+    for at, count in enumerate(curves[0]["ranks"]):
+        if at % MARKED and at != len(curves[0]["ranks"]) - 1:
+            continue
+        received = number(curves[0]["received_bytes"][at])
+        rows.append([str(count), received, *(number(curve["step_ms"][at]) for curve in curves)])
+    title = f"K = {section['many']:,}; every number is the model's."
+    return f"{title}\n\n{lay_out(headers, rows)}"
+
+
+def draw(figure: Any, section: dict[str, Any]) -> None:
+    """Left the step that two ranks really took and what the model says of it; right the model alone.
+
+    Points are measured, dashes simulated.
+    """
+    figure.set_size_inches(8.2, 3.9)
+    left, right = figure.subplots(1, 2)
+    _draw_small(left, section)
+    batches = [part["batch"] for part in section["parts"]]
+    networks = [network["name"] for network in section["networks"]]
+    for curve in section["curves"]:
+        right.plot(
+            curve["ranks"], curve["step_ms"], color=COLOURS[networks.index(curve["network"]) % len(COLOURS)],
+            linestyle=DASHES[batches.index(curve["batch"]) % len(DASHES)], linewidth=1.7,
+            label=f"simulated: batch {curve['batch']}, {curve['network']}",
+        )  # fmt: skip
+    right.set(xscale="log", yscale="log", xlabel="ranks", title=f"K = {section['many']:,}: simulated only")
+    left.set_ylabel("milliseconds a step")
+    figure.legend(loc="outside lower center", ncols=2)
+
+
+def _draw_small(axes: Any, section: dict[str, Any]) -> None:
+    part, directions = section["parts"][0], section["directions"]
+    for curve, colour in zip(section["small_curves"], COLOURS, strict=False):
+        axes.plot(curve["ranks"], curve["step_ms"], color=colour, linestyle=DASHES[0], linewidth=1.7)
+    two = section["two_ranks"]
+    if two is not None:
+        axes.plot(
+            [1, two["ranks"]], [two["alone_ms"], two["step_ms"]], "o", color="#000000", markersize=7, zorder=3,
+            label="measured: one rank, two ranks",
+        )  # fmt: skip
+    axes.set(
+        xscale="log", yscale="log", xlabel="ranks",
+        title=f"K = {directions}, batch {part['batch']}: measured and simulated",
+    )  # fmt: skip

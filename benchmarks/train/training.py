@@ -1,0 +1,292 @@
+"""One training run, step by step, for the command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import zo_triton as zo
+from benchmarks.contenders.contender import Contender
+from benchmarks.contenders.registry import find_method
+from benchmarks.race.loop import RaceConfig, batches, evaluate, setting
+from benchmarks.race.races import CONFIG, DEFAULT_RATES, probe
+from benchmarks.race.tasks import LoadedTask, find_task
+from benchmarks.train.run_folder import RunFolder, check_empty, read_settings, tensors_of
+
+LARGE = 10_000
+"""From so many training examples on, accuracy is looked at less often."""
+
+SHARED_METHODS = ("zo-adam", "zo-sgd")
+"""Those that ranks can share."""
+
+TORCHRUN = "torchrun --nproc-per-node 2 -m benchmarks train --distributed"
+"""How a run is shared among ranks."""
+
+CHECKPOINT_EVERY = 100
+"""Steps between checkpoints by default."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that a run is told.
+
+    Args:
+        task: A name in ``benchmarks.race.tasks.TASKS``.
+        method: A name in ``benchmarks.race.races.DEFAULT_RATES``.
+        lr: Learning rate.
+        directions: K.
+        seed: Of weights, batches and directions.
+        steps: How many.
+        engine: reference, cpu or triton; None lets the device decide.
+        checkpoint_every: Steps between checkpoints, where there is a folder for them.
+        shards: Into how many runs ranks cut the directions; None where there are no ranks.
+    """
+
+    task: str
+    method: str
+    lr: float
+    directions: int
+    seed: int
+    steps: int
+    engine: str | None
+    checkpoint_every: int
+    shards: int | None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: steps done, the step's loss, and test accuracy as of the latest look."""
+
+    step: int
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run that is about to start, or to go on.
+
+    Attributes:
+        settings: What it was told.
+        done: Steps that an earlier process has taken.
+        note: What a reader must know: other data than the task says, a learning rate beyond the stable one.
+        progress: Trains, and yields after every step.
+    """
+
+    settings: Settings
+    done: int
+    note: str
+    progress: Iterator[Progress]
+
+
+def choose(
+    task: str | None = None,
+    method: str | None = None,
+    lr: float | None = None,
+    directions: int | None = None,
+    seed: int | None = None,
+    steps: int | None = None,
+    engine: str | None = None,
+    checkpoint_every: int | None = None,
+    shards: int | None = None,
+) -> Settings:
+    """The settings of a run; None takes what suits the task and the method, and for ``shards`` no ranks.
+
+    Raises:
+        ValueError: A name is unknown or a number out of range.
+    """
+    found = find_task("digits" if task is None else task)
+    steps = found.steps if steps is None else steps
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}.")
+    if lr is not None and not 0 <= lr < float("inf"):
+        raise ValueError(f"lr must be finite and not negative, got {lr}.")
+    seed = 0 if seed is None else seed
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be in [0, 2**63), got {seed}.")
+    directions = found.directions if directions is None else directions
+    if directions < 1:
+        raise ValueError(f"directions must be at least 1, got {directions}.")
+    method = "zo-adam" if method is None else method
+    if method not in DEFAULT_RATES:
+        raise ValueError(f"unknown method {method!r}; choose one of {tuple(DEFAULT_RATES)}.")
+    every = CHECKPOINT_EVERY if checkpoint_every is None else checkpoint_every
+    if every < 1:
+        raise ValueError(f"checkpoint_every must be at least 1 step, got {every}.")
+    if shards is not None and method not in SHARED_METHODS:
+        raise ValueError(f"method {method!r} can't be shared among ranks; choose one of {SHARED_METHODS}.")
+    rate = {**DEFAULT_RATES, **dict(found.rates)}[method] if lr is None else lr
+    return Settings(found.name, method, rate, directions, seed, steps, engine, every, shards)
+
+
+def train(
+    settings: Settings, out: str | os.PathLike[str] | None = None, ranks: zo.Ranks | None = None
+) -> Run:
+    """Prepares a run from its first step.
+
+    Args:
+        settings: From :func:`choose`.
+        out: The folder that gets its files; None keeps nothing.
+        ranks: Share the work; the other ranks :func:`follow` the first.
+
+    Raises:
+        OSError: The folder can't be written.
+        ValueError: The folder holds a run, the engine is unknown, or the data is damaged.
+    """
+    if out is not None:
+        check_empty(out)
+    prepared = _prepare(settings)
+    model, contender = _build(settings, prepared, ranks)
+    folder = None
+    if out is not None:
+        folder = RunFolder(Path(out), {**asdict(settings), "data": prepared.name}, model, contender)
+        folder.begin()
+    _hand_out(ranks, 0, model, contender)
+    return Run(
+        settings, 0, _note(settings, prepared), _progress(settings, prepared, model, contender, folder, 0)
+    )
+
+
+def saved_settings(path: str | os.PathLike[str], **asked: Any) -> Settings:
+    """The settings of the run in a folder.
+
+    Args:
+        path: The folder.
+        asked: Settings that the caller thinks the run has; None where it does not care.
+
+    Raises:
+        OSError: A file can't be read.
+        ValueError: There is no run, a file is damaged, or the run has other settings than those asked for.
+    """
+    saved = read_settings(path)
+    for name, value in asked.items():
+        if value is not None and saved.get(name) != value:
+            raise ValueError(
+                f"{name} is {saved.get(name)!r} in {path}, got {value!r}; a run goes on as it began: leave "
+                f"--{name.replace('_', '-')} out, or start another run."
+            )
+    names = [field.name for field in fields(Settings)]
+    if sorted(saved) != sorted([*names, "data"]):
+        raise ValueError(f"{Path(path) / 'run.json'} must hold {names} and data, got {list(saved)}.")
+    return choose(**{name: saved[name] for name in names})
+
+
+def resume(
+    path: str | os.PathLike[str], intact_prefix: bool = False, ranks: zo.Ranks | None = None, **asked: Any
+) -> Run:
+    """Prepares to go on with the run in a folder, from its last step.
+
+    Args:
+        path: The folder.
+        intact_prefix: Take a damaged log up to its damage, instead of refusing it.
+        ranks: Share the work, as they did before; the other ranks :func:`follow` the first.
+        asked: Settings that the caller thinks the run has; None where it does not care.
+
+    Raises:
+        OSError: A file can't be read or written.
+        ValueError: There is no run, a file is damaged, the run has other settings than those asked for, or
+            one with ranks is to go on without, or the other way round.
+    """
+    settings, saved = saved_settings(path, **asked), read_settings(path)
+    if (settings.shards is None) != (ranks is None):
+        remedy = (
+            "no ranks: leave --distributed out" if ranks else f"ranks: go on with {TORCHRUN} --resume {path}"
+        )
+        raise ValueError(f"the run in {path} has {remedy}.")
+    prepared = _prepare(settings)
+    if prepared.name != saved["data"]:
+        raise ValueError(
+            f"the run in {path} trains on {saved['data']!r}, and {prepared.name!r} is what is here."
+        )
+    model, contender = _build(settings, prepared, ranks)
+    folder = RunFolder(Path(path), saved, model, contender)
+    with _engine(settings):
+        done = folder.go_on(intact_prefix)
+    _hand_out(ranks, done, model, contender)
+    return Run(
+        settings,
+        done,
+        _note(settings, prepared),
+        _progress(settings, prepared, model, contender, folder, done),
+    )
+
+
+def follow(settings: Settings, ranks: zo.Ranks) -> Run:
+    """Prepares the part of a rank that writes nothing, from where rank 0 begins or goes on.
+
+    Raises:
+        RankError: Another rank is gone.
+        ValueError: The data is damaged.
+    """
+    prepared = _prepare(settings)
+    model, contender = _build(settings, prepared, ranks)
+    done, tensors, state = ranks.from_first(None)
+    if done:
+        with torch.no_grad():
+            for name, tensor in tensors_of(model).items():
+                tensor.copy_(tensors[name])
+        contender.load_state(state)
+    return Run(settings, done, "", _progress(settings, prepared, model, contender, None, done))
+
+
+def _hand_out(ranks: zo.Ranks | None, done: int, model: nn.Module, contender: Contender) -> None:
+    """Brings the ranks that follow to where this one stands; at the beginning they are there already."""
+    if ranks is not None:
+        ranks.from_first((done, tensors_of(model), contender.state()) if done else (0, {}, None))
+
+
+def _prepare(settings: Settings) -> LoadedTask:
+    # An unknown engine is told before the data is read.
+    with _engine(settings):
+        return find_task(settings.task).prepare()
+
+
+def _build(settings: Settings, prepared: LoadedTask, ranks: zo.Ranks | None) -> tuple[Any, Contender]:
+    model = prepared.make_model(settings.seed)
+    told = replace(setting(_config(settings), settings.lr, settings.seed, prepared.loss), ranks=ranks)
+    return model, find_method(settings.method).build(model, told)
+
+
+def _note(settings: Settings, prepared: LoadedTask) -> str:
+    notes = [prepared.note]
+    if settings.method == "zo-sgd" and settings.lr > 0:
+        model = prepared.make_model(settings.seed)
+        stability = probe(model, prepared.data, settings.lr, _config(settings))
+        notes.append(f"{stability}" if stability.is_beyond else "")
+    return "\n".join(filter(None, notes))
+
+
+def _progress(
+    settings: Settings,
+    prepared: LoadedTask,
+    model: Any,
+    contender: Contender,
+    folder: RunFolder | None,
+    done: int,
+) -> Iterator[Progress]:
+    source = batches(prepared, find_task(settings.task).batch, settings.seed, done)
+    look = 10 if len(prepared.data.train_x) < LARGE else 50
+    accuracy = evaluate(model, prepared)[1]
+    with _engine(settings), nullcontext() if folder is None else closing(folder):
+        for step in range(done + 1, settings.steps + 1):
+            loss = contender.step(*next(source))
+            if folder is not None and (step % settings.checkpoint_every == 0 or step == settings.steps):
+                folder.save(step)
+            if step % look == 0 or step == settings.steps:
+                accuracy = evaluate(model, prepared)[1]
+            yield Progress(step, loss, accuracy)
+
+
+def _config(settings: Settings) -> RaceConfig:
+    return replace(CONFIG, directions=settings.directions)
+
+
+def _engine(settings: Settings) -> Any:
+    return nullcontext() if settings.engine is None else zo.use_engine(settings.engine)

@@ -1,0 +1,96 @@
+"""Contenders: found by file, told apart by name, honest about what is not installed."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmarks import contenders as baselines
+from benchmarks.contenders import registry as methods
+from benchmarks.contenders.contender import Method, Setting, make_mlp
+from benchmarks.contenders.jax_network import relu_layers
+from benchmarks.contenders.rank_one import RankOne
+from benchmarks.contenders.registry import METHODS, find_method, find_methods
+
+
+def test_a_new_file_is_a_new_contender(tmp_path, monkeypatch):
+    (tmp_path / "another.py").write_text(
+        "from benchmarks.contenders.contender import Method\nMETHODS = (Method('another', 'x', 'zeroth', None),)\n"
+    )
+    monkeypatch.setattr(baselines, "__path__", [*baselines.__path__, str(tmp_path)])
+    assert "another" in methods._collect()
+    (tmp_path / "twice.py").write_text((tmp_path / "another.py").read_text())
+    with pytest.raises(ValueError, match="two contenders have one name"):
+        methods._collect()
+
+
+def test_what_is_not_installed_is_left_out(monkeypatch):
+    absent = Method("absent", "absent", "zeroth", lambda model, setting: None, needs=("no_such_package",))
+    monkeypatch.setitem(METHODS, "absent", absent)
+    assert absent.missing == ("no_such_package",)
+    assert [method.name for method in find_methods(("absent", "zo"))] == ["zo"]
+    assert find_method("absent") is absent
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_installed_contender_trains_a_small_network(name):
+    method = METHODS[name]
+    if method.missing:
+        pytest.skip(f"needs {method.missing}")
+    if "compiled" in name:
+        pytest.skip("compiling takes most of a minute")
+    model = make_mlp((6, 5, 3), 0)
+    before = [param.detach().clone() for param in model.parameters()]
+    contender = method.build(model, Setting(0.1, 0, 8))
+    x, y = torch.randn(16, 6), torch.arange(16) % 3
+    contender.prepare(x, y)
+    contender.write_weights()
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+    for _ in range(2):
+        loss = contender.step(x, y)
+    contender.write_weights()
+    assert 0.5 < loss < 3
+    moved = any(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+    assert moved == (method.family != "inference")
+
+
+def test_rank_one_noise_equals_materialised_noise():
+    model = nn.Sequential(
+        nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)
+    )
+    model = model.double()
+    contender = RankOne(model, Setting(0.1, 0, 1))
+    noise = {name: contender._draw(weight) for name, weight in contender.weights.items()}
+    noise = {name: tuple(part[0].double() for part in parts) for name, parts in noise.items()}
+    x = torch.randn(5, 16).double()
+    found = contender._forward(noise, torch.tensor(0.3).double(), x)
+    moved = {
+        name: weight + 0.3 * (part[0] if len(part) == 1 else torch.outer(*part).view_as(weight))
+        for (name, weight), part in zip(contender.weights.items(), noise.values(), strict=True)
+    }
+    torch.testing.assert_close(found, torch.func.functional_call(model, moved, (x,)))
+    assert not model[4]._forward_hooks
+
+
+@pytest.mark.parametrize(
+    "model", [nn.Linear(3, 2), nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 2))]
+)
+def test_jax_contenders_refuse_other_networks(model):
+    with pytest.raises(ValueError, match="written for ReLU networks"):
+        relu_layers(model, F.cross_entropy)
+    with pytest.raises(ValueError, match="written for cross-entropy"):
+        relu_layers(make_mlp((3, 2), 0), F.mse_loss)
+
+
+def test_another_loss_is_minimised_too():
+    def loss(output, target):
+        return F.mse_loss(output[:, 0], target.float())
+
+    for name in ("zo", "zo-adam", "mezo", "vmap", "forward", "rank-one", "adam"):
+        model = nn.Sequential(nn.Linear(4, 1))
+        x, y = torch.randn(32, 4), torch.arange(32) % 2
+        before = loss(model(x), y).item()
+        contender = find_method(name).build(model, Setting(0.05, 0, 16, loss=loss))
+        for _ in range(20):
+            contender.step(x, y)
+        assert loss(model(x), y).item() < before

@@ -1,0 +1,217 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.contenders.backprop import Backprop
+from benchmarks.contenders.contender import Contender, Method, make_mlp
+from benchmarks.contenders.registry import find_method
+from benchmarks.race import loop as racing
+from benchmarks.race.loop import batches, log_uniform, race, run, tune
+from benchmarks.race.races import RACES, TINY, run_race
+from benchmarks.race.tasks import find_task
+from zo_triton.data import Dataset
+
+SHORT = replace(TINY, learning_rates=(1e-3, 1e-2), trial_seconds=20.0, run_seconds=20.0, targets=(0.3, 0.6))
+ADAM = Method("adam", "backprop + Adam", "first", Backprop)
+
+
+@pytest.fixture(scope="module")
+def task():
+    return find_task("digits").prepare()
+
+
+class Recorder(Contender):
+    """Trains nothing; keeps what it was given."""
+
+    evaluations_per_step = 7
+
+    def __init__(self, model, loss=1.0):
+        self.weights = [parameter.detach().clone() for parameter in model.parameters()]
+        self.loss, self.seen = loss, []
+
+    def step(self, x, y):
+        self.seen.append((x, y))
+        return self.loss
+
+
+def recording(made, loss=1.0):
+    def build(model, setting):
+        made.append(Recorder(model, loss))
+        return made[-1]
+
+    return Method("recorder", "recorder", "zeroth", build)
+
+
+def test_every_method_gets_the_same_weights_and_batches(task):
+    made = []
+    for _ in range(2):
+        run(recording(made), task, SHORT, seed=4, lr=0.1, seconds=0.05)
+    for one, other in zip(made[0].weights, made[1].weights, strict=True):
+        assert torch.equal(one, other)
+    assert min(len(made[0].seen), len(made[1].seen)) >= 15, "more than an epoch"
+    for (x, y), (x_too, y_too) in zip(made[0].seen, made[1].seen, strict=False):
+        assert torch.equal(x, x_too)
+        assert torch.equal(y, y_too)
+
+
+def test_an_epoch_visits_no_example_twice(task):
+    numbers = np.arange(300, dtype=np.float32)[:, None]
+    labels = np.zeros(300, np.int64)
+    numbered = replace(task, data=Dataset("numbers", numbers, labels, numbers, labels))
+    source = batches(numbered, 128, seed=0)
+    first, second, third = (next(source)[0] for _ in range(3))
+    assert len(torch.unique(torch.cat([first, second]))) == 256
+    assert not torch.equal(first, third)
+
+
+def test_a_run_reaches_its_targets_in_order(task):
+    result = run(ADAM, task, SHORT, seed=0, lr=1e-2, seconds=20.0)
+    early, late = result["reached"]["0.3"], result["reached"]["0.6"]
+    assert 0 < early["steps"] <= late["steps"]
+    assert late["evaluations"] == 3 * late["steps"]
+    assert result["curve"][-1][4] >= 0.3
+    assert [point[0] for point in result["curve"]][:2] == [0, 5]
+
+
+def test_a_target_that_is_not_reached_is_null(task):
+    result = run(recording([]), task, SHORT, seed=0, lr=0.1, seconds=0.05)
+    assert result["reached"] == {"0.3": None, "0.6": None}
+    assert len(result["curve"]) > 1
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_diverged_run_stops(task, loss):
+    made = []
+    result = run(recording(made, loss), task, SHORT, seed=0, lr=0.1, seconds=0.05)
+    assert result["diverged"] is True
+    assert len(made[0].seen) == 1
+
+
+def test_other_errors_are_not_taken_for_divergence(task):
+    class Broken(Recorder):
+        def step(self, x, y):
+            raise ValueError("a mistake")
+
+    method = Method("broken", "broken", "zeroth", lambda model, setting: Broken(model))
+    with pytest.raises(ValueError, match="a mistake"):
+        run(method, task, SHORT, seed=0, lr=0.1, seconds=0.05)
+
+
+def test_tuning_takes_the_fewest_steps_and_never_sees_the_test_examples(task, monkeypatch):
+    seen = []
+    original = racing.run
+
+    def spy(method, used, *rest):
+        seen.append(used.data)
+        return original(method, used, *rest)
+
+    monkeypatch.setattr(racing, "run", spy)
+    lr, trials = tune(ADAM, task, SHORT)
+    assert lr == 1e-2
+    assert [trial["lr"] for trial in trials] == [1e-3, 1e-2]
+    assert trials[1]["steps"] is not None
+    assert all(len(used.train_x) + len(used.test_x) == len(task.data.train_x) for used in seen)
+
+
+def test_without_a_finisher_the_lowest_loss_wins(task):
+    impossible = replace(SHORT, targets=(1.01,), trial_seconds=0.05)
+    lr, trials = tune(ADAM, task, impossible)
+    assert all(trial["steps"] is None for trial in trials)
+    assert lr == min(trials, key=lambda trial: trial["loss"])["lr"]
+
+
+def test_methods_take_turns_and_none_always_starts(task):
+    order = []
+    quick = replace(SHORT, targets=(0.05,), learning_rates=(1e-2,), seeds=(0, 1, 2))
+    other = replace(ADAM, name="other", label="other")
+    rows = race([ADAM, other], task, quick, order.append)
+    assert [line for line in order if line.startswith("seed")] == [
+        "seed 0: backprop + Adam", "seed 0: other",
+        "seed 1: other", "seed 1: backprop + Adam",
+        "seed 2: backprop + Adam", "seed 2: other",
+    ]  # fmt: skip
+    assert [len(row["runs"]) for row in rows] == [3, 3]
+
+
+def test_every_method_of_the_digits_race_runs():
+    section = run_race("digits-mlp", replace(TINY, learning_rates=(1e-2,), seeds=(0,)), lambda message: None)
+    known = [name for name in RACES["digits-mlp"].methods if not find_method(name).missing]
+    assert [row["name"] for row in section["methods"]] == known
+    assert section["parameters"] == 2410
+    for row in section["methods"]:
+        assert "error" not in row
+        assert len(row["runs"][0]["curve"]) >= 2
+
+
+def test_a_method_that_fails_is_a_row_and_the_others_go_on(task):
+    def build(model, setting):
+        raise RuntimeError("no such luck\nand more")
+
+    broken = Method("broken", "broken", "zeroth", build)
+    late = Method("late", "late", "zeroth", lambda model, setting: FailsLater(model))
+    rows = race([broken, ADAM, late], task, replace(SHORT, learning_rates=(1e-2,)), lambda message: None)
+    assert rows[0]["error"] == "RuntimeError: no such luck"
+    assert rows[2]["error"] == "ValueError: out of luck"
+    assert rows[0]["runs"] == rows[2]["runs"] == []
+    assert len(rows[1]["runs"]) == 2
+
+
+class FailsLater(Recorder):
+    def step(self, x, y):
+        if len(self.seen) > 7:
+            raise ValueError("out of luck")
+        return super().step(x, y)
+
+
+def test_learning_rates_are_drawn_log_uniformly_one_from_each_part():
+    rates = log_uniform(1e-3, 10.0, 8, seed=3)
+    parts = [int(8 * np.log(rate / 1e-3) / np.log(1e4)) for rate in rates]
+    assert parts == list(range(8))
+    assert rates == log_uniform(1e-3, 10.0, 8, seed=3) != log_uniform(1e-3, 10.0, 8, seed=4)
+
+
+def test_weights_that_live_elsewhere_are_fetched_before_an_accuracy(task):
+    class Remote(Recorder):
+        fetched = 0
+
+        def write_weights(self):
+            self.fetched += 1
+
+    made = []
+
+    def build(model, setting):
+        made.append(Remote(model))
+        return made[-1]
+
+    result = run(Method("remote", "remote", "zeroth", build), task, SHORT, seed=0, lr=0.1, seconds=0.05)
+    assert made[0].fetched == len(result["curve"]) - 1
+
+
+def test_unknown_methods_are_named():
+    assert find_method("mezo-1").label == "MeZO loop, K = 1"
+    with pytest.raises(ValueError, match=r"unknown contender 'mezzo'; choose one of \('zo'"):
+        find_method("mezzo")
+
+
+def test_a_single_output_tells_two_classes_apart():
+    model = torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    x = np.array([[-2.0], [-1.0], [1.0], [3.0]], np.float32)
+    data = Dataset("signs", x, np.array([0, 0, 1, 1]), x, np.array([0, 1, 1, 1]))
+    signs = replace(find_task("nzk-linear").prepare(), data=data)
+    loss, accuracy = racing.evaluate(model, signs)
+    assert accuracy == 0.75
+    assert loss == pytest.approx((1 + 0 + 0 + 4) / 4)
+
+
+def test_evaluation_is_right_on_a_known_model(task):
+    model = make_mlp((64, 10), 0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model[0].bias[3] = 1.0
+    _, accuracy = racing.evaluate(model, task)
+    assert accuracy == pytest.approx((task.data.test_y == 3).mean())

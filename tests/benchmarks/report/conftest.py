@@ -1,0 +1,190 @@
+import copy
+
+import pytest
+
+from benchmarks.report import new_record
+
+ENVIRONMENT = {
+    "commit": "0123456789abcdef",
+    "dirty": False,
+    "versions": {"python": "3.11", "torch": "2.13"},
+    "device": "a processor",
+    "threads": 2,
+    "seed": 0,
+    "date": "2026-01-01T00:00:00+00:00",
+}
+
+
+def run(seed, seconds, accuracy=0.96):
+    """A run that reaches 95 % after ``seconds``, or never if that is None."""
+    taken = None if seconds is None else {"seconds": seconds, "steps": 20, "evaluations": 600}
+    early = {"seconds": (seconds or 1.0) / 2, "steps": 10, "evaluations": 300}
+    return {
+        "seed": seed,
+        "curve": [
+            [0, 0.0, 0, 2.3, 0.1],
+            [10, early["seconds"], 300, 0.5, 0.91],
+            [20, seconds or 2.0, 600, 0.1, accuracy],
+        ],
+        "reached": {"0.9": early, "0.95": taken},
+        "diverged": False,
+        "step_ms": 1.0,
+        "evaluations_per_step": 30,
+    }
+
+
+def method(name, label, family, seconds):
+    return {
+        "name": name,
+        "label": label,
+        "family": family,
+        "dtype": "float32",
+        "set_up_seconds": 0.1,
+        "lr": 0.1,
+        "trials": [
+            {"lr": 0.01, "steps": None, "best_accuracy": 0.4, "loss": 1.5},
+            {"lr": 0.1, "steps": 25, "best_accuracy": 0.96, "loss": 0.1},
+        ],
+        "runs": [run(seed, one) for seed, one in enumerate(seconds)],
+        "step_ms": 1.0,
+        "evaluations_per_step": 30,
+    }
+
+
+def contender(name, label, family, time):
+    return {
+        "name": name,
+        "label": label,
+        "family": family,
+        "dtype": "float32",
+        "evaluations": 33,
+        "median_ms": time,
+        "fastest_ms": 0.9 * time,
+        "repeats": 9,
+    }
+
+
+SECTIONS = {
+    "gate": {
+        "note": "Before anything was timed.",
+        "rows": [{"kernel": "update", "directions": 8, "steps": 300, "worst": 1.4e-7, "allowed": 1e-5}],
+    },
+    "race": {
+        "task": "digits",
+        "config": {
+            "sizes": [64, 32, 10], "batch": 128, "directions": 64, "seeds": [0, 1, 2], "targets": [0.9, 0.95],
+            "run_seconds": 6.0,
+        },
+        "parameters": 2410,
+        "tuning": {"learning_rates": [0.01, 0.1], "note": "A sweep."},
+        "methods": [
+            method("zo-adam", "fused ZO + Adam", "fused", [0.3, 0.25, 0.28]),
+            method("mezo", "MeZO loop", "zeroth", [4.2, None, 3.9]),
+            method("mezo-1", "MeZO loop, K = 1", "zeroth", [None, None, 5.5]),
+            method("adam", "backprop + Adam", "first", [0.05, 0.07, 0.06]),
+        ],
+    },
+    "step_time": {
+        "note": "Medians.",
+        "cases": [
+            {
+                "name": "784-256-256-10, batch 128, K = 32",
+                "contenders": [
+                    contender("zo", "fused, one-sided", "fused", 8.0),
+                    contender("mezo", "MeZO loop", "zeroth", 120.0),
+                    contender("sgd", "backprop + SGD", "first", 1.3),
+                ],
+            }
+        ],
+    },
+    "step_split": {
+        "note": "Parts.",
+        "cases": [
+            {
+                "name": "64-32-10",
+                "parts": {"draw": 0.1, "base": 0.05, "differences": 0.3, "update": 0.02, "rest": 0.1},
+                "step_ms": 0.57,
+            }
+        ],
+    },
+    "accuracy": {
+        "model": "64-32-10",
+        "batch": 128,
+        "directions": 16,
+        "rows": [
+            {"eps": 1e-2, "errors": {"propagated float32": 1e-7, "direct float32": 1e-5}},
+            {"eps": 1e-6, "errors": {"propagated float32": None, "direct float32": 0.4}},
+        ],
+    },
+    "memory": {
+        "note": "Peaks.",
+        "cases": [
+            {
+                "name": "64-32-10",
+                "chunk_mib": 2.0,
+                "methods": [
+                    {"name": "zo", "label": "fused", "family": "fused", "excess_mib": 2.6},
+                    {"name": "mezo", "label": "MeZO loop", "family": "zeroth", "excess_mib": 0.0},
+                ],
+            }
+        ],
+    },
+    "field_quality": {
+        "note": "1048576 words in 1 readings.",
+        "seed": 0,
+        "words": 1048576,
+        "bound": 1e-6,
+        "smallest_p": 0.0355,
+        "readings": {"steps": "one element in 64 successive steps"},
+        "tests": [{"name": "bits", "looks": "each bit", "p": {"steps": 0.39}}],
+        "distributions": [{"name": "rademacher", "values": 1024, "z": [-0.5, None, 0.5, None], "ks": None}],
+        "addresses": [{"name": "random ones", "addresses": 2400, "collisions": 0}],
+        "planted": [{"name": "equal neighbours", "words": 9, "smallest_p": 2.2e-308, "flagged_by": ["streams"]}],
+    },
+    "scaling": {
+        "note": "Measured and simulated.",
+        "directions": 4,
+        "many": 8,
+        "weights": 100,
+        "parts": [{"batch": 16, "base_ms": 0.5, "start_ms": 1.0, "direction_ms": 0.4, "update_ms": 0.02}],
+        "two_ranks": {
+            "ranks": 2, "probe_bytes": [64, 1024], "alone_ms": 3.0, "step_ms": 2.0, "payload_bytes": 16.0,
+            "wire_bytes": None, "latency_us": 100.0, "bytes_a_second": 1e9,
+        },
+        "networks": [{"name": "fast", "latency_us": 5.0, "bytes_a_second": 1e10, "rounds": "log2"}],
+        "small_curves": [
+            {
+                "batch": 16, "network": "fast", "directions": 4, "ranks": [1, 2, 4], "step_ms": [2.7, 1.9, 1.5],
+                "received_bytes": [0, 16, 36],
+            }
+        ],
+        "curves": [
+            {
+                "batch": 16, "network": "fast", "directions": 8, "ranks": [1, 2, 4, 8],
+                "step_ms": [4.4, 2.8, 2.0, 1.6], "received_bytes": [0, 24, 48, 84],
+            }
+        ],
+    },
+    "benchmarks": {
+        "entries": [
+            {
+                "id": "benchmarks/bench_ops.py::bench_gram", "group": "op: gram", "name": "gram",
+                "median_ms": 0.5, "min_ms": 0.4, "rounds": 9, "extra": {"K": 32, "gflop": 1.25},
+                "commit": "0123456789abcdef", "dirty": True, "date": "2026-01-01", "threads": 2,
+            }
+        ]
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def record():
+    """A small record that has every section."""
+    return new_record(copy.deepcopy(ENVIRONMENT), copy.deepcopy(SECTIONS))
+
+
+@pytest.fixture
+def short_record(record):
+    """One quick figure: for what does not depend on the figures."""
+    record["sections"] = {name: record["sections"][name] for name in ("step_split", "accuracy")}
+    return record

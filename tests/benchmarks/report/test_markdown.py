@@ -1,0 +1,130 @@
+import subprocess
+import sys
+from copy import deepcopy
+
+import pytest
+
+from benchmarks.report import summary, tables
+from benchmarks.report.markdown import render
+from benchmarks.report.statistics import median_reached
+
+
+def test_summary_says_who_won_and_by_how_much(record):
+    text = "\n".join(summary.summarise(record))
+    assert "fused ZO + Adam takes **0.28 s**" in text
+    assert "MeZO loop 4.2 s (15× slower)" in text
+    assert "backprop + Adam 0.06 s (**4.7× faster**)" in text
+    assert "15× faster than MeZO loop" in text
+
+
+def test_summary_lists_every_loss(record):
+    last = summary.summarise(record)[-1]
+    assert "backprop + Adam was sooner: digits (4.7×)" in last
+    assert "backprop + SGD has the quicker step: " in last
+    assert "(6.2×)" in last
+    assert "MeZO loop needs less memory: 64-32-10" in last
+
+
+def test_what_one_rival_does_better_stands_together(record):
+    record["sections"]["race_again"] = {**record["sections"]["race"], "task": "letters"}
+    assert "backprop + Adam was sooner: digits (4.7×), letters (4.7×);" in summary.summarise(record)[-1]
+
+
+def test_by_how_much_is_told_of_the_races_that_were_won(record):
+    again = record["sections"]["race_again"] = deepcopy(record["sections"]["race"])
+    for method in again["methods"]:
+        if method["family"] == "first":
+            for run in method["runs"]:
+                run["reached"]["0.95"]["seconds"] = 50.0
+    verdict = summary.summarise(record)[0]
+    assert "backpropagation was sooner in 1 of 2 races (by 4.7× where both got there)" in verdict
+
+
+def test_summary_admits_a_race_that_was_not_finished(record):
+    for run in record["sections"]["race"]["methods"][0]["runs"]:
+        run["reached"]["0.95"] = None
+    lines = summary.summarise(record)
+    assert lines[0] == "**In short:** the fused method reached no race's target."
+    assert "fused ZO + Adam did not get there" in lines[1]
+    assert "never got there: 95 % test accuracy on digits" in lines[-1]
+
+
+def test_methods_that_fail_stay_in_the_table(record):
+    lines = tables.race(record["sections"]["race"]).splitlines()
+    row = next(line for line in lines if "K = 1" in line)
+    assert row.count(tables.NOT_REACHED) == 2
+
+
+def test_a_failed_run_counts_as_infinite(record):
+    methods = record["sections"]["race"]["methods"]
+    assert median_reached(methods[1]["runs"], 0.95, "seconds") == 4.2
+    assert median_reached(methods[2]["runs"], 0.95, "seconds") is None
+
+
+def test_any_subset_of_sections_renders(record):
+    for name, section in record["sections"].items():
+        alone = {**record, "sections": {name: section}}
+        assert "## Where the numbers come from" in render(alone, [])
+
+
+def test_tiny_runs_say_so(record):
+    record["tiny"] = True
+    assert "its numbers mean nothing" in render(record, [])
+
+
+def test_a_busy_machine_is_told(record):
+    record["environment"]["load before"] = 0.1
+    assert "machine was busy" not in render(record, [])
+    record["environment"]["load before"] = 1.7
+    assert "machine was busy** before anything ran (load 1.7 on 2 threads)" in render(record, [])
+
+
+def test_invalid_records_are_not_rendered(record):
+    record["schema"] = 7
+    with pytest.raises(ValueError, match="schema 7, newer than 1"):
+        render(record, [])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "not reached"), (0.0, "0"), (1234.5, "1234"), (0.051234, "0.0512"), (3.4e-7, "3.4e-07")],
+)
+def test_numbers(value, text):
+    assert tables.number(value) == text
+
+
+def test_reporting_does_not_reach_for_torch():
+    code = (
+        "import sys, benchmarks.report;"
+        "raise SystemExit(bool({'torch', 'triton', 'numba'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (8.2e10, "8.2e+10"),
+        (999_999.0, "999999"),
+        (123.4, "123"),
+        (0.012345, "0.0123"),
+        (3e-7, "3.0e-07"),
+        (0.0, "0"),
+    ],
+)
+def test_numbers_are_short(value, text):
+    assert tables.number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("headers", "rows"),
+    [
+        (["a", "β"], [["x", "1"], ["longer text ×", "–"]]),
+        (["", ""], [["commit", "`1`"]]),
+        (["k", "a very long title"], [[" a ", 1], ["b", "c"]]),
+    ],
+)
+def test_a_table_without_tabulate_has_the_same_bytes(headers, rows, monkeypatch):
+    with_tabulate = tables.lay_out(headers, rows)
+    monkeypatch.setattr(tables, "tabulate", None)
+    assert tables.lay_out(headers, rows) == with_tabulate

@@ -1,1 +1,0 @@
-"""The runs behind the reports. They use the package as any user would, through its public names."""

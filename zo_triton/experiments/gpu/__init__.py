@@ -1,1 +1,0 @@
-"""``zo-triton gpu``: everything that only a GPU can tell, checked and measured in stages within eight minutes."""
