@@ -5,18 +5,21 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help report test lint docs bench gpu format clean
+.PHONY: help report report-full test lint docs bench gpu format clean
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-report: $(STAMP) ## Train on digits with fused ZO, MeZO and backprop; write reports/latest
+report: $(STAMP) ## Race fused ZO against MeZO and backprop on digits (three minutes); write reports/latest
 	$(BIN)/python -m benchmarks report
+
+report-full: $(STAMP) ## Run the whole suite (ten minutes); write reports/full
+	$(BIN)/python -m benchmarks report --full
 
 test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest -p no:benchmark -n 2
 
-bench: $(STAMP) ## Run the benchmarks and refresh reports/latest
+bench: $(STAMP) ## Run the benchmarks and refresh reports/full
 	$(BIN)/python -m pytest --benchmark
 
 # Nothing may be installable where the GPU is: without an environment, the Python that is there will do.

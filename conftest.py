@@ -20,7 +20,7 @@ def pytest_addoption(parser):
     group.addoption(
         "--report-dir",
         metavar="DIR",
-        help="with --benchmark: the report to refresh (default reports/latest; none with --tiny)",
+        help="with --benchmark: the report to refresh (default reports/full; none with --tiny)",
     )
 
 
@@ -30,7 +30,7 @@ def pytest_configure(config):
     if not config.getoption("benchmark"):
         return
     if not config.pluginmanager.hasplugin("benchmark"):
-        raise pytest.UsageError("--benchmark needs pytest-benchmark: pip install 'zo_triton[bench]'")
+        raise pytest.UsageError("--benchmark needs pytest-benchmark: pip install -e '.[suite]'")
     config.addinivalue_line("python_files", "bench_*.py")
     config.addinivalue_line("python_functions", "bench_")
     # A red gate or Ctrl-C ends a benchmark before its timing starts, which is no news of its own.
@@ -44,7 +44,7 @@ def pytest_configure(config):
         if f"--benchmark-{name.replace('_', '-')}" not in given:
             setattr(config.option, f"benchmark_{name}", value)
     chosen = config.getoption("report_dir")
-    folder = chosen or (None if config.getoption("tiny") else str(ROOT / "reports" / "latest"))
+    folder = chosen or (None if config.getoption("tiny") else str(ROOT / "reports" / "full"))
     filtered = bool(config.getoption("keyword") or config.getoption("markexpr"))
     config.pluginmanager.register(_Refresh(config, folder, everything and not filtered), "zo_triton_refresh")
 

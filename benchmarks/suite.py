@@ -1,29 +1,139 @@
-"""Everything that ``python -m benchmarks report`` measures, put together as one record."""
+"""What ``make report`` measures, in parts: the quick profile, the whole suite, and a tiny dry run."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
+from time import monotonic
 from typing import Any
 
+from benchmarks.contenders.registry import find_methods
 from benchmarks.field import run as field_quality
 from benchmarks.measure import accuracy, curves, gates, memory, scaling, step_time
 from benchmarks.race import races
+from benchmarks.race.loop import RaceConfig
 from benchmarks.report import Record, new_record
 from zo_triton._machine import environment
+from zo_triton._progress import Monitor
+
+Say = Callable[[str], None]
+
+QUICK_RACES = {
+    "digits-mlp": ("zo-adam", "zo-sgd", "mezo-adam", "vmap-adam", "rank-one-adam", "adam"),
+    "nzk-network": ("zo-adam", "mezo-adam", "vmap-adam", "adam"),
+}
+"""The quick profile's races and who runs: ours, a loop, an ensemble, an evolution strategy, backpropagation."""
 
 
-def run_report(
-    seed: int, tiny: bool, say: Callable[[str], None], names: Sequence[str] = races.DEFAULT_RACES
-) -> Record:
-    """Runs the races and the measurements beside them.
+@dataclass(frozen=True)
+class Part:
+    """One section of a report.
+
+    Attributes:
+        section: Its name in the record.
+        seconds: What it takes on two quiet cores; the display of what is left counts on it.
+        run: Measures it; told whom to tell what runs now.
+    """
+
+    section: str
+    seconds: float
+    run: Callable[[Say], dict[str, Any]]
+
+
+def quick(seed: int) -> list[Part]:
+    """The default: the gate, two races, two cases of step times, accuracy."""
+    return [
+        Part("gate", 30, partial(gates.run_gate, 300)),
+        *(
+            _race(name, seconds, _shorter(races.find_race(name).config), seed, methods)
+            for (name, methods), seconds in zip(QUICK_RACES.items(), (70, 35), strict=True)
+        ),
+        Part("step_time", 15, partial(step_time.run_step_time, step_time.CASES[:2], 5.0)),
+        Part("accuracy", 10, partial(accuracy.run_accuracy, accuracy.AccuracyConfig())),
+    ]
+
+
+def full(seed: int) -> list[Part]:
+    """The whole suite."""
+    field = field_quality.choose_config(tiny=False)
+    return [
+        Part("gate", 30, partial(gates.run_gate, 300)),
+        *(_race(name, seconds, races.find_race(name).config, seed) for name, seconds in FULL_RACES.items()),
+        Part("step_time", 60, partial(step_time.run_step_time, step_time.CASES, 8.0)),
+        Part("step_split", 10, partial(step_time.run_step_split, step_time.CASES, 2.0)),
+        Part("curves", 60, partial(curves.run_curves, curves.CONFIG)),
+        Part("accuracy", 10, partial(accuracy.run_accuracy, accuracy.AccuracyConfig())),
+        Part("field_quality", 15, partial(field_quality.run_field_quality, field, seed)),
+        Part("scaling", 60, partial(scaling.run_scaling, scaling.CONFIG)),
+        *_memory(60, memory.CASES, memory.METHODS),
+    ]
+
+
+FULL_RACES = {"digits-mlp": 170.0, "nzk-linear": 35.0, "nzk-network": 35.0, "tiny-gpt": 80.0}
+"""The whole suite's races and their seconds; the others of ``races.RACES`` take minutes each."""
+
+
+def tiny(seed: int) -> list[Part]:
+    """Everything, in seconds instead of minutes: proves that it works, measures nothing."""
+    field = field_quality.choose_config(tiny=True)
+    return [
+        Part("gate", 5, partial(gates.run_gate, 20)),
+        *(_race(name, 5, races.TINY, seed) for name in FULL_RACES),
+        Part("step_time", 2, partial(step_time.run_step_time, step_time.TINY_CASES, 0.2)),
+        Part("step_split", 1, partial(step_time.run_step_split, step_time.TINY_CASES, 0.05)),
+        Part("curves", 2, partial(curves.run_curves, curves.TINY)),
+        Part("accuracy", 2, partial(accuracy.run_accuracy, accuracy.TINY)),
+        Part("field_quality", 2, partial(field_quality.run_field_quality, field, seed)),
+        Part("scaling", 5, partial(scaling.run_scaling, scaling.TINY)),
+        *_memory(5, memory.TINY_CASES, ("zo", "mezo")),
+    ]
+
+
+PROFILES: dict[str, Callable[[int], list[Part]]] = {"quick": quick, "full": full, "tiny": tiny}
+"""From a profile's name to its parts for the first of the races' seeds."""
+
+
+def one_race(name: str, seed: int) -> list[Part]:
+    """The gate and one race.
+
+    Raises:
+        ValueError: There is no such race.
+    """
+    race = _race(name, 600, races.find_race(name).config, seed)
+    return [Part("gate", 30, partial(gates.run_gate, 300)), replace(race, section="race")]
+
+
+def _shorter(config: RaceConfig) -> RaceConfig:
+    """A race of the quick profile: fewer rates and seeds, less time for each."""
+    rates = races.log_uniform(*races.SPACE, 6)
+    return replace(config, learning_rates=rates, trial_seconds=0.5, run_seconds=2.5, seeds=config.seeds[:3])
+
+
+def _race(
+    name: str, seconds: float, config: RaceConfig, seed: int, methods: Sequence[str] | None = None
+) -> Part:
+    config = replace(config, seeds=tuple(seed + number for number in config.seeds))
+    chosen = None if methods is None else find_methods(methods)
+    return Part(races.section_of(name), seconds, lambda say: races.run_race(name, config, say, chosen))
+
+
+def _memory(seconds: float, cases: Any, methods: Sequence[str]) -> list[Part]:
+    """Peak memory is read from Linux's /proc."""
+    if platform.system() != "Linux":
+        return []
+    return [Part("memory", seconds, lambda say: memory.run_memory(cases, say, methods))]
+
+
+def run_parts(parts: Sequence[Part], seed: int, profile: str, told: Monitor) -> Record:
+    """Measures the parts, one after the other.
 
     Args:
+        parts: The gate first: nothing is timed where it fails.
         seed: First of the races' seeds.
-        tiny: Seconds instead of minutes, to prove that everything works.
-        say: Told what runs now.
-        names: The races, of ``benchmarks.race.races.RACES``.
+        profile: Which parts these are; the numbers of ``tiny`` mean nothing.
+        told: Told what runs now; its plan are the parts.
 
     Returns:
         A valid record, not yet written. After Ctrl-C it holds what was finished, and ``interrupted`` in its
@@ -31,55 +141,23 @@ def run_report(
 
     Raises:
         GateError: The fused kernels do not compute what the theory says; nothing is timed then.
-        KeyboardInterrupt: Nothing was finished yet.
-        ValueError: A race is unknown, or its data damaged.
+        KeyboardInterrupt: Nothing but the gate was finished yet.
+        ValueError: A race's data is damaged.
     """
-    chosen = {name: races.find_race(name) for name in names}
-    origin = environment(seed)
-    seconds = 0.2 if tiny else 8.0
-    cases = step_time.TINY_CASES if tiny else step_time.CASES
+    origin, start = {**environment(seed), "profile": profile}, monotonic()
     sections: dict[str, Any] = {}
     try:
-        sections["gate"] = gates.run_gate(20 if tiny else 300, say)
-        for name, race in chosen.items():
-            config = races.TINY if tiny else race.config
-            config = replace(config, seeds=tuple(seed + number for number in config.seeds))
-            sections[races.section_of(name)] = races.run_race(name, config, say)
-        sections["step_time"] = step_time.run_step_time(cases, seconds, say)
-        sections["step_split"] = step_time.run_step_split(cases, seconds / 4, say)
-        sections["curves"] = curves.run_curves(curves.TINY if tiny else curves.CONFIG, say)
-        sections["accuracy"] = accuracy.run_accuracy(
-            accuracy.TINY if tiny else accuracy.AccuracyConfig(), say
-        )
-        sections["field_quality"] = field_quality.run_field_quality(
-            field_quality.choose_config(tiny), seed, say
-        )
-        sections["scaling"] = scaling.run_scaling(scaling.TINY if tiny else scaling.CONFIG, say)
-        # Peak memory is read from Linux's /proc.
-        if platform.system() == "Linux":
-            some = ("zo", "mezo") if tiny else memory.METHODS
-            sections["memory"] = memory.run_memory(memory.TINY_CASES if tiny else memory.CASES, say, some)
+        for part in parts:
+            told.begin(part.section)
+            sections[part.section] = part.run(told.say)
     except KeyboardInterrupt:
-        if len(sections) < 2:  # the gate alone is no report
+        if len(sections) < 2:
             raise
         origin["interrupted"] = True
-    return new_record(origin, sections, tiny)
+    origin["run time"] = f"{monotonic() - start:.0f} s"
+    return new_record(origin, sections, profile == "tiny")
 
 
-def run_race(name: str, seed: int, say: Callable[[str], None]) -> Record:
-    """One race and the gate before it.
-
-    Args:
-        name: In ``benchmarks.race.races.RACES``.
-        seed: First of the race's seeds.
-        say: Told what runs now.
-
-    Raises:
-        GateError: The fused kernels do not compute what the theory says; nothing is timed then.
-        ValueError: There is no such race, or the data is damaged.
-    """
-    config = races.find_race(name).config
-    config = replace(config, seeds=tuple(seed + number for number in config.seeds))
-    origin = environment(seed)
-    gate = gates.run_gate(300, say)
-    return new_record(origin, {"gate": gate, "race": races.run_race(name, config, say)})
+def plan_of(parts: Sequence[Part]) -> dict[str, float]:
+    """What a monitor's plan says of the parts."""
+    return {part.section: part.seconds for part in parts}

@@ -73,10 +73,10 @@ def check_commands(path: Path) -> list[str]:
 def check_targets(path: Path) -> set[str]:
     """The targets of ``make`` that a file names, each of which exists."""
     text = path.read_text(encoding="utf-8")
-    named = set(re.findall(r"`make ([a-z]+)", text))
+    named = set(re.findall(r"`make ([a-z-]+)", text))
     named |= {line.split()[1] for line in _shell_lines(text) if line.startswith("make ")}
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert named <= set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    assert named <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     return named
 
 

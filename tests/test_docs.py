@@ -103,8 +103,10 @@ def test_the_table_of_rules_has_every_function(tools):
 
 def test_the_command_lines_help_is_complete(tools):
     text = importlib.import_module("generated").command_line()
-    for command in ("train", "report", "race", "nzk", "compile", "gpu", "tune", "render", "bench"):
-        assert f"\n## {command}\n" in text
+    for command in ("compile", "replay", "tune"):
+        assert f"\n### zo-triton {command}\n" in text
+    for command in ("train", "report", "race", "nzk", "field", "gpu", "render", "bench"):
+        assert f"\n### python -m benchmarks {command}\n" in text
     assert "\x1b" not in text
     assert "--compare-fail" in text
 

@@ -72,8 +72,11 @@ def test_a_name_loads_the_custom_ops():
 
 def test_help_needs_nothing_heavy():
     run = "sys.argv[0] = 'zo-triton'; from zo_triton.cli import main; main()"
-    assert "report" in python(run, "--help")
-    assert "--method" in python(run, "train", "--help")
+    assert "replay" in python(run, "--help")
+    assert "--intact-prefix" in python(run, "replay", "--help")
+    suite = f"sys.path.insert(0, {str(ROOT)!r}); from benchmarks.__main__ import main; main()"
+    assert "report" in python(suite, "--help")
+    assert "--method" in python(suite, "train", "--help")
 
 
 def test_the_command_is_installed():

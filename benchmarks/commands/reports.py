@@ -7,19 +7,24 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from zo_triton.commands.shared import FAILED, Parser, make_console
+from zo_triton.commands.shared import FAILED, Parser
+
+if TYPE_CHECKING:
+    from benchmarks.suite import Part
 
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
     """Adds the commands."""
-    report = commands.add_parser("report", help="run the races and write a report (some minutes)")
+    report = commands.add_parser("report", help="run races and measurements, write a report (three minutes)")
     report.add_argument(
-        "--out", default="reports/latest", help="folder, replaced whole (default reports/latest)"
+        "--out", help="folder, replaced whole (default reports/latest; with --full reports/full)"
     )
     report.add_argument("--seed", type=int, default=0, help="first of the seeds (default 0)")
-    report.add_argument("--tiny", action="store_true", help="prove that everything works, in seconds")
+    size = report.add_mutually_exclusive_group()
+    size.add_argument("--full", action="store_true", help="the whole suite (ten minutes)")
+    size.add_argument("--tiny", action="store_true", help="prove that everything works, in seconds")
     report.add_argument(
         "--compare",
         nargs=2,
@@ -55,9 +60,11 @@ def _report(options: argparse.Namespace) -> int:
         return _compare(options)
     if options.compare_fail is not None:
         raise ValueError("--compare-fail needs --compare A B, the two reports.")
-    from benchmarks.suite import run_report
+    from benchmarks.suite import PROFILES
 
-    return _measure(options, options.out, lambda say: run_report(options.seed, options.tiny, say))
+    profile = "full" if options.full else "tiny" if options.tiny else "quick"
+    folder = options.out or ("reports/full" if options.full else "reports/latest")
+    return _measure(options.seed, folder, profile, PROFILES[profile])
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -74,33 +81,25 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _race(options: argparse.Namespace) -> int:
-    from benchmarks.race.races import find_race
-    from benchmarks.suite import run_race
+    from benchmarks.suite import one_race
 
-    find_race(options.race)
-    return _measure(
-        options,
-        options.out or f"reports/{options.race}",
-        lambda say: run_race(options.race, options.seed, say),
-    )
+    folder = options.out or f"reports/{options.race}"
+    return _measure(options.seed, folder, options.race, lambda seed: one_race(options.race, seed))
 
 
-def _measure(
-    options: argparse.Namespace, folder: str, run: Callable[[Callable[[str], None]], dict[str, Any]]
-) -> int:
-    """Runs an experiment, telling what it does, and publishes its record."""
-    # A wrong folder is told before the minutes are spent, not after.
+def _measure(seed: int, folder: str, profile: str, parts_of: Callable[[int], list[Part]]) -> int:
+    """Runs a profile's parts, telling what is left, and publishes their record."""
+    # A wrong folder or seed is told before the minutes are spent, not after.
     from benchmarks.report import check_destination, publish
+    from benchmarks.suite import plan_of, run_parts
+    from zo_triton._progress import monitor
 
     target = check_destination(folder)
-    if not 0 <= options.seed < 2**32:
-        raise ValueError(f"seed must be in [0, 2**32), got {options.seed}.")
-    console = make_console()
-    if console.is_terminal:
-        with console.status("starting") as status:
-            record = run(status.update)
-    else:
-        record = run(lambda message: print(message, flush=True))
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be in [0, 2**32), got {seed}.")
+    parts = parts_of(seed)
+    with monitor(plan_of(parts)) as told:
+        record = run_parts(parts, seed, profile, told)
     print(f"wrote {publish(record, target)}")
     return 0
 

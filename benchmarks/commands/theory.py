@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from zo_triton.commands.shared import Parser, make_console
+from zo_triton.commands.shared import Parser
 
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -47,7 +47,7 @@ def _nzk(options: argparse.Namespace) -> int:
         options.resize,
         options.tiny,
     )
-    with monitor(make_console()) as told:
+    with monitor() as told:
         record = run_experiment(settings, told, options.engine, options.export)
     print(f"wrote {publish(record, target)}")
     return 0

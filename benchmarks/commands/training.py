@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from zo_triton.commands.shared import INTERRUPTED, Parser, make_console
+from zo_triton.commands.shared import INTERRUPTED, Parser
 
 if TYPE_CHECKING:
     from benchmarks.train.training import Run
@@ -89,25 +89,17 @@ def _show(run: Run, leads: bool = True) -> None:
         for _ in run.progress:
             pass
         return
-    steps, console = run.settings.steps, make_console()
-    if run.note:
-        console.print(run.note, highlight=False, soft_wrap=True)
-    if run.done:
-        print(f"going on after step {run.done} of {steps}", flush=True)
-    if not console.is_terminal:
-        for now in run.progress:
-            if now.step % 50 == 0 or now.step in (1, steps):
-                print(f"step {now.step}/{steps} loss {now.loss:.4f} accuracy {100 * now.accuracy:.1f} %")
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from zo_triton._progress import NOTE, monitor
 
-    columns = (
-        TextColumn(run.settings.method), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("loss {task.fields[loss]:.4f} accuracy {task.fields[accuracy]:.1f} %"),
-    )  # fmt: skip
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(
-            run.settings.task, total=steps, completed=run.done, loss=float("nan"), accuracy=float("nan")
-        )
+    steps = run.settings.steps
+    with monitor() as told:
+        if run.note:
+            told.say(NOTE + run.note)
+        if run.done:
+            told.say(f"{NOTE}going on after step {run.done} of {steps}")
         for now in run.progress:
-            bar.update(task, completed=now.step, loss=now.loss, accuracy=100 * now.accuracy)
+            told.progress(
+                now.step,
+                steps,
+                f"step {now.step}/{steps} loss {now.loss:.4f} accuracy {100 * now.accuracy:.1f} %",
+            )

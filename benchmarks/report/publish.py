@@ -1,4 +1,4 @@
-"""Turns a record into the folder reports/latest: replaced whole, or not at all."""
+"""Turns a record into a folder, such as reports/latest: replaced whole, or not at all."""
 
 from __future__ import annotations
 

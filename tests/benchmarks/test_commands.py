@@ -52,7 +52,7 @@ def test_mistakes_get_one_line_and_code_2(arguments, message, capsys, tmp_path, 
 
 def test_a_folder_with_strangers_is_refused_before_anything_runs(tmp_path, capsys, monkeypatch):
     (tmp_path / "thesis.tex").write_text("")
-    monkeypatch.setattr("benchmarks.suite.run_report", lambda *a: pytest.fail("it ran"))
+    monkeypatch.setattr("benchmarks.suite.run_parts", lambda *a: pytest.fail("it ran"))
     assert cli.main(["report", "--out", str(tmp_path)]) == 2
     assert "'thesis.tex'" in capsys.readouterr().err
 
@@ -61,7 +61,7 @@ def test_an_interrupted_report_replaces_nothing(tmp_path, capsys, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("benchmarks.suite.run_report", interrupted)
+    monkeypatch.setattr("benchmarks.suite.run_parts", interrupted)
     assert cli.main(["report", "--out", str(tmp_path / "out")]) == 130
     assert "nothing was replaced" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

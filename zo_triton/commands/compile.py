@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from zo_triton.commands.shared import FAILED, Parser, make_console
+from zo_triton.commands.shared import FAILED, Parser
 
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -45,7 +45,7 @@ def _compile(options: argparse.Namespace) -> int:
     from zo_triton._machine import environment
     from zo_triton._progress import monitor
 
-    with monitor(make_console()) as told:
+    with monitor() as told:
         told.say("compiling")
         record = run.compile_all(jobs, environment(seed=0), told.progress)
     print(render.table(record))

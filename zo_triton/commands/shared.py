@@ -1,14 +1,11 @@
-"""What all subcommands share: exit codes, the parser, the console."""
+"""What all subcommands share: exit codes, the parser, how a command is run."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from typing import NoReturn
 
 FAILED = 1
 USER_ERROR = 2
@@ -21,13 +18,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Ends the program."""
         self.exit(USER_ERROR, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
-
-
-def make_console() -> Console:
-    """Where progress is shown."""
-    from rich.console import Console
-
-    return Console()
 
 
 def run(parser: Parser, arguments: Sequence[str] | None) -> int:

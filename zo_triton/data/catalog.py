@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 
 # By "from module import name": as attributes of the package these modules are hidden by their functions.
 from zo_triton.data.cifar import cifar10
@@ -44,14 +45,14 @@ def available(name: str, root: str | os.PathLike[str] | None = None) -> bool:
     """Whether a data set's files are there; not whether they are whole, which loading finds out.
 
     Args:
-        name: One of :data:`NAMES`; digits come with scikit-learn and are always there.
+        name: One of :data:`NAMES`; digits are there wherever scikit-learn is.
         root: The folder of the data sets; None for :func:`zo_triton.data.root`.
 
     Raises:
         ValueError: The name is unknown.
     """
     if check_name(name) == "digits":
-        return True
+        return find_spec("sklearn") is not None
     try:
         _FINDERS[name](root)
     except FileNotFoundError:

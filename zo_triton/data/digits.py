@@ -27,6 +27,7 @@ def digits(seed: int = 0, test_fraction: float = 0.2) -> Dataset:
         64 features an example; with the default fraction 1438 training and 359 test examples.
 
     Raises:
+        ModuleNotFoundError: scikit-learn, which has them, is not installed.
         TypeError: The seed is not an integer.
         ValueError: The seed is negative or the fraction out of range.
 
@@ -35,7 +36,12 @@ def digits(seed: int = 0, test_fraction: float = 0.2) -> Dataset:
         >>> digits(seed=0).train_x.shape[1]
         64
     """
-    from sklearn.datasets import load_digits
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "the digits come with scikit-learn: pip install 'zo_triton[data]'.", name=error.name
+        ) from error
 
     images, labels = load_digits(return_X_y=True)
     x = (images / MAX_INTENSITY).astype(np.float32)

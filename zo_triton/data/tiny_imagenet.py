@@ -179,10 +179,16 @@ def decode_image(path: Path) -> np.ndarray:
         [64, 64, 3] uint8: red, green, blue.
 
     Raises:
+        ModuleNotFoundError: Pillow is not installed.
         ValueError: It is truncated, no image of these formats, or of another size.
     """
     # Pillow takes a tenth of a second to import, which users of other data sets need not wait for.
-    from PIL import Image
+    try:
+        from PIL import Image
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"images of {TITLE} are decoded by Pillow: pip install 'zo_triton[data]'.", name=error.name
+        ) from error
 
     damage = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
     bombs = (Image.DecompressionBombError, Image.DecompressionBombWarning)
