@@ -1,10 +1,10 @@
 """Convergence per wall-clock: training by forward passes only against backpropagation. Read this file first.
 
-Run as ``python -m benchmarks.convergence``; half a minute. Every larger benchmark of this suite is these three steps:
+Run as ``python -m benchmarks.convergence``; half a minute. Every race of this suite is these three steps:
 
 1. The gate. A linear model is trained through the fused kernels, and at every step its outputs must be where the
-   Neural Zeroth-order Kernel (arXiv 2603.21169) says, computed in float64 from the same random directions. Where they
-   are not, nothing is timed.
+   Neural Zeroth-order Kernel (arXiv 2603.21169) says, computed in float64 from the same random directions. Where
+   they are not, nothing is timed.
 2. The race. All methods train the same network from the same first weights on the same batches; each has tried the
    same learning rates before. The clock runs during training steps only.
 3. The table. Seconds to a test accuracy, who was soonest first; losing to backpropagation is a row like any other.
