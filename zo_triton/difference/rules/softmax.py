@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from zo_triton import ops
-from zo_triton.difference.elementwise import wide
 from zo_triton.difference.registry import rule
+from zo_triton.difference.rules.elementwise import wide
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode

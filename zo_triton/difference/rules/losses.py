@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from zo_triton import ops
-from zo_triton.difference.elementwise import operand, wide
 from zo_triton.difference.network import loss_through_mlp
 from zo_triton.difference.registry import rule
-from zo_triton.difference.softmax import log_softmax_difference
+from zo_triton.difference.rules.elementwise import operand, wide
+from zo_triton.difference.rules.softmax import log_softmax_difference
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
