@@ -12,9 +12,9 @@ import zo_triton as zo
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLIC = {
-    "AGGREGATORS", "BlackBox", "Directions", "FusedTrainer", "Measurement", "ZOConv2d", "ZOLinear", "ZOMLP",
-    "ZOSGD", "accumulate", "data", "differences", "estimate_gradient", "gram", "nzk", "sample", "testing",
-    "use_engine",
+    "AGGREGATORS", "BlackBox", "Directions", "FusedTrainer", "Measurement", "NonFiniteLossError", "ZOConv2d",
+    "ZOLinear", "ZOMLP", "ZOSGD", "accumulate", "data", "differences", "estimate_gradient", "gram", "nzk",
+    "sample", "testing", "use_engine",
 }  # fmt: skip
 HEAVY = ("torch", "numpy", "numba", "triton", "matplotlib", "sklearn", "rich")
 
@@ -72,8 +72,8 @@ def test_a_name_loads_the_custom_ops():
 
 def test_help_needs_nothing_heavy():
     run = "sys.argv[0] = 'zo-triton'; from zo_triton.cli import main; main()"
-    assert "report" in python(run, "--help")
-    assert "--method" in python(run, "train", "--help")
+    assert "replay" in python(run, "--help")
+    assert "--engine" in python(run, "replay", "--help")
 
 
 def test_the_command_is_installed():

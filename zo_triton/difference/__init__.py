@@ -8,16 +8,18 @@ them, ``run`` is the entry.
 """
 
 from zo_triton.difference.errors import MissingRuleError, NotATensorError
+from zo_triton.difference.evaluation import Evaluation
 from zo_triton.difference.plan import Plan
 from zo_triton.difference.rules import RULE_FAMILIES
-from zo_triton.difference.run import Measurement, differences, measure
+from zo_triton.difference.run import Propagation, differences, propagate
 
 __all__ = [
     "RULE_FAMILIES",
-    "Measurement",
+    "Evaluation",
     "MissingRuleError",
     "NotATensorError",
     "Plan",
+    "Propagation",
     "differences",
-    "measure",
+    "propagate",
 ]
