@@ -5,6 +5,7 @@ import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 
@@ -50,6 +51,21 @@ def test_classes_are_those_of_their_modules():
     assert zo.Measurement is optim.Measurement
     assert zo.Directions is directions.Directions
     assert zo.sample is ops.sample
+
+
+def test_a_module_is_public_or_says_that_it_is_not():
+    """The reference's page names what is neither exported nor underscored."""
+    modules = {module.name for module in iter_modules(zo.__path__) if module.name[0] != "_"}
+    own = modules - set(zo.__all__)
+    assert own == {"cli", "commands", "compilation", "cpu", "kernels", "reference", "tuning"}
+
+
+@pytest.mark.parametrize("name", [name for name in zo.__all__ if hasattr(getattr(zo, name), "__path__")])
+def test_a_public_package_exports_what_there_is(name):
+    package = getattr(zo, name)
+    for exported in package.__all__:
+        assert exported[0] != "_"
+        assert hasattr(package, exported)
 
 
 def test_a_misspelt_name_is_an_attribute_error():

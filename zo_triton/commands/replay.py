@@ -69,7 +69,7 @@ def _write(options: argparse.Namespace, contents: Contents) -> int:
 def _description(contents: Contents) -> str:
     from math import prod
 
-    from zo_triton.runlog import OVERHEAD
+    from zo_triton.runlog.format import OVERHEAD
 
     header, count = contents.header, contents.settings["directions"]
     weights = sum(prod(shape) for shape in contents.shapes.values())

@@ -21,6 +21,7 @@ from zo_triton.difference.plan import Plan, RestartError
 from zo_triton.difference.random_state import RandomState
 from zo_triton.difference.watch import Watch, uncompiled
 from zo_triton.directions import Directions
+from zo_triton.ops import engines
 
 BUDGET_CPU = 16 * 2**20
 """Bytes that one tensor of differences may take on a CPU before the directions are cut into chunks."""
@@ -132,11 +133,11 @@ def propagate(
     if chunk is not None:
         plan = replace(plan, chunk=min(chunk, directions.num), fixed=True)
     budget = BUDGET_CPU if device.type == "cpu" else BUDGET_GPU
-    start = None if ops.is_replayable() else RandomState.capture(device)
+    start = None if engines.is_replayable() else RandomState.capture(device)
     first, again, value = 0, False, None
     too_many, short = 0, False  # the largest chunk that did not fit; whether the last attempt failed for it
     parts: list[Tensor] = []
-    with torch.no_grad(), ops.whole_step(device), _restored_on_failure(start):
+    with torch.no_grad(), engines.whole_step(device), _restored_on_failure(start):
         while first < directions.num:
             if again:
                 assert start is not None, "what is replayable evaluates all directions at once"
@@ -243,7 +244,7 @@ def _check_same(first: Tensor, again: Tensor) -> Tensor:
 
 def _signed_eps(num: int, steps: tuple[float, ...], scales: Tensor | None, device: torch.device) -> Tensor:
     """sε·scale of each evaluation, [K·sides] float32; the plus side stands first."""
-    unscaled = ops.kept(_unscaled_eps(num, steps, device))
+    unscaled = engines.kept(_unscaled_eps(num, steps, device))
     if scales is None:
         return unscaled
     return unscaled * scales.to(device, torch.float32).repeat_interleave(len(steps))

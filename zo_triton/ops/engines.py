@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 ENGINES = ("reference", "cpu", "triton")
+"""What :func:`use_engine` knows: the executable specification, and the two that are fast."""
+
 _MODULES = {"reference": "zo_triton.reference", "cpu": "zo_triton.cpu", "triton": "zo_triton.kernels"}
 _NEEDS = {"reference": "numpy", "cpu": "numba", "triton": "triton"}
 _kept: ContextVar[list[Tensor] | None] = ContextVar("zo_triton_kept", default=None)

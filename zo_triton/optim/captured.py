@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zo_triton import ops
 from zo_triton.difference import propagate
+from zo_triton.ops import engines
 from zo_triton.optim.aggregators import get_aggregator
 from zo_triton.optim.black_box import BlackBox
 from zo_triton.optim.checks import LARGEST_SLOPE
@@ -142,7 +143,7 @@ class CapturedStep:
         """What is recorded: measure, aggregate, move, count."""
         optimizer = self.optimizer
         params, directions = optimizer._parameters(), optimizer.next_directions()
-        with ops.replayable(self._number) as self._kept:
+        with engines.replayable(self._number) as self._kept:
             scales = ops.direction_scales(params, range(len(params)), directions, optimizer.compute_dtype)
             evaluation = replace(optimizer.evaluation, strict=True)
             loss, found, _ = propagate(self.closure, params, directions, evaluation, scales, self._plan)

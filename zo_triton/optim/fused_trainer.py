@@ -25,7 +25,8 @@ from zo_triton.optim.gradient_step import GradientStep, is_plain
 from zo_triton.optim.measure import measure
 
 if TYPE_CHECKING:
-    from zo_triton.distributed import Facts, Ranks, Take
+    from zo_triton.distributed import Ranks, Take
+    from zo_triton.distributed.agreement import Facts
 
 COMPILED_LOSSES = (F.cross_entropy, F.mse_loss)
 """Losses that the compiled step knows."""

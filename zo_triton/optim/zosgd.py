@@ -24,7 +24,8 @@ from zo_triton.optim.measure import Measurement, measure
 from zo_triton.optim.step_log import StepLog
 
 if TYPE_CHECKING:
-    from zo_triton.distributed import Facts, Ranks
+    from zo_triton.distributed import Ranks
+    from zo_triton.distributed.agreement import Facts
 
 _SAVED = (
     "seed",

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zo_triton import ops
 from zo_triton.difference.entries import Entry, Symbol
 from zo_triton.difference.registry import handler, handler_of_any, named, register, rule
+from zo_triton.ops import engines
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -121,7 +121,7 @@ def index_select(mode: DifferenceMode, base: Tensor, input: Tensor, dim: int, in
 def _look_up(mode: DifferenceMode, table: Tensor, indices: Tensor) -> Tensor:
     """The rows of the table's difference that integers pick; of a trained table no others are drawn."""
     tensor_id = mode.trained(table)
-    if tensor_id < 0 or table.dim() < 2 or ops.is_replayable():
+    if tensor_id < 0 or table.dim() < 2 or engines.is_replayable():
         return _needed(mode, table)[:, indices]
     rows, places = torch.unique(indices.long() % max(1, len(table)), return_inverse=True)
     return mode.materialise(tensor_id, table, rows)[:, places]
