@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import resolve_name
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -56,7 +57,7 @@ def register(targets: Iterable[Any], handle: Handler) -> None:
         present = HANDLERS.setdefault(target, handle)
         if present is not handle:
             raise ValueError(
-                f"{target} has a rule in {present.__module__} already; {handle.__module__} must not register "
+                f"{resolve_name(target) or target} has a rule in {present.__module__} already; {handle.__module__} must not register "
                 "another: keep one of the two."
             )
 
