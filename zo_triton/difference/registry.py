@@ -57,8 +57,8 @@ def register(targets: Iterable[Any], handle: Handler) -> None:
         present = HANDLERS.setdefault(target, handle)
         if present is not handle:
             raise ValueError(
-                f"{resolve_name(target) or target} has a rule in {present.__module__} already; {handle.__module__} must not register "
-                "another: keep one of the two."
+                f"{resolve_name(target) or target} has a rule in {present.__module__} already; "
+                f"{handle.__module__} must not register another: keep one of the two."
             )
 
 
