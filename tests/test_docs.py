@@ -19,6 +19,7 @@ ALONE = ("distributed.md",)
 """Needs a process group: tests/distributed runs it."""
 WITH_CODE = [page for page in PAGES if python_blocks(page) and page.name not in ALONE]
 REFERENCE = "\n".join(page.read_text(encoding="utf-8") for page in PAGES if page.parent.name == "api")
+PACKAGES = [public for public in (getattr(zo, name) for name in zo.__all__) if hasattr(public, "__path__")]
 WITH_EXAMPLES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for path in (ROOT / "zo_triton").rglob("*.py")
@@ -70,8 +71,10 @@ def test_the_examples_of_docstrings(name):
 def test_every_public_name_is_in_the_reference():
     documented = set(re.findall(r"^::: zo_triton\.(.*)$", REFERENCE, re.MULTILINE))
     assert [name for name in zo.__all__ if name not in documented] == []
-    of_data = {path.rpartition(".")[2] for path in documented if path.startswith("data.")}
-    assert set(zo.data.__all__) - of_data == set()
+    entries = {path.rpartition(".")[2] for path in documented}
+    entries.update(*(re.findall(r"\w+", members) for members in re.findall(r"members: \[(.*)\]", REFERENCE)))
+    for package in PACKAGES:
+        assert set(package.__all__) - entries == set(), package.__name__
     files_and_names = {f"nzk.{file}.{name}" for file, names in nzk._NAMES.items() for name in names}
     assert files_and_names - documented == set()
 

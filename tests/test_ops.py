@@ -66,6 +66,11 @@ def test_engines_are_picked_by_device_and_overridden_in_a_block():
         with zo.use_engine("cpu"):
             assert ops.engine_for(cpu) == "cpu"
         assert ops.engine_for(cpu) == "reference"
+        with zo.use_engine(None):
+            assert ops.engine_for(cpu) == "reference"
+    with zo.use_engine(None):
+        assert ops.engine_for(cpu) == "cpu"
+        assert ops.engine_for(torch.device("cuda")) == "triton"
     assert ops.engine_for(cpu) == "cpu"
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 
@@ -12,9 +13,9 @@ import zo_triton as zo
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLIC = {
-    "AGGREGATORS", "BlackBox", "Directions", "FusedTrainer", "Measurement", "ZOConv2d", "ZOLinear", "ZOMLP",
-    "ZOSGD", "accumulate", "data", "differences", "estimate_gradient", "gram", "nzk", "sample", "testing",
-    "use_engine",
+    "AGGREGATORS", "BlackBox", "Directions", "FusedTrainer", "Measurement", "NonFiniteLossError", "ZOConv2d",
+    "ZOLinear", "ZOMLP", "ZOSGD", "accumulate", "data", "differences", "estimate_gradient", "gram", "nzk",
+    "sample", "testing", "use_engine",
 }  # fmt: skip
 HEAVY = ("torch", "numpy", "numba", "triton", "matplotlib", "sklearn", "rich")
 
@@ -50,6 +51,21 @@ def test_classes_are_those_of_their_modules():
     assert zo.Measurement is optim.Measurement
     assert zo.Directions is directions.Directions
     assert zo.sample is ops.sample
+
+
+def test_a_module_is_public_or_says_that_it_is_not():
+    """The reference's page names what is neither exported nor underscored."""
+    modules = {module.name for module in iter_modules(zo.__path__) if module.name[0] != "_"}
+    own = modules - set(zo.__all__)
+    assert own == {"cli", "commands", "compilation", "cpu", "kernels", "reference", "tuning"}
+
+
+@pytest.mark.parametrize("name", [name for name in zo.__all__ if hasattr(getattr(zo, name), "__path__")])
+def test_a_public_package_exports_what_there_is(name):
+    package = getattr(zo, name)
+    for exported in package.__all__:
+        assert exported[0] != "_"
+        assert hasattr(package, exported)
 
 
 def test_a_misspelt_name_is_an_attribute_error():

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         CapturedStep,
         FusedTrainer,
         Measurement,
+        NonFiniteLossError,
         estimate_gradient,
     )
     from zo_triton.runlog import ReplayLog, replay
@@ -53,6 +54,7 @@ __all__ = [
     "Directions",
     "FusedTrainer",
     "Measurement",
+    "NonFiniteLossError",
     "RankError",
     "Ranks",
     "ReplayLog",
@@ -90,6 +92,7 @@ _NAMES = {
         "CapturedStep",
         "FusedTrainer",
         "Measurement",
+        "NonFiniteLossError",
         "estimate_gradient",
     ),
     "runlog": ("ReplayLog", "replay"),

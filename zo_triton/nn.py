@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from zo_triton import ops
 from zo_triton.directions import Directions
+
+__all__ = ["ZOMLP", "ZOConv2d", "ZOLinear"]
 
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda x: x,
@@ -38,38 +40,18 @@ _MODULES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-class ZOLinear(nn.Linear):
-    """``activation(x Wᵀ + b)``: an ``nn.Linear`` that knows what follows it.
+class _Activated(nn.Module):
+    """What the layers share: the activation behind torch's own forward pass, and the fused op for both.
 
-    Args:
-        in_features: Size of the last axis of the input.
-        out_features: Size of the last axis of the output.
-        bias: Whether there is a b.
-        activation: none, relu, tanh, sigmoid, gelu, gelu_tanh or silu.
-        device: Of the parameters.
-        dtype: Of the parameters, a real floating type.
-
-    Raises:
-        TypeError: A size is no integer, or ``dtype`` is not floating.
-        ValueError: A size is below 1, or the activation is unknown.
+    Stands before the torch layer among a class's bases.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        activation: str = "none",
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        _check_sizes(in_features=in_features, out_features=out_features)
-        _check_kind(activation, dtype)
-        super().__init__(in_features, out_features, bias, device, dtype)
-        self.activation = activation
+    activation: str
+    _layout: ClassVar[str]
+    """Of one input, as an error names it."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """The layer of an input [*, in_features], as [*, out_features]."""
+        """The layer of an input of torch's own layer, activated."""
         return _FUNCTIONS[self.activation](super().forward(input))
 
     @torch.no_grad()
@@ -86,8 +68,8 @@ class ZOLinear(nn.Linear):
         """The fused op itself: the output at the base, and how it differs in each evaluation.
 
         Args:
-            base: a, the unperturbed input, [N, in_features].
-            difference: δ, [P, N, in_features] in ``dtype``, or None where the input is the same in all.
+            base: a, the unperturbed input: [N, in_features] of a linear layer, [N, C, H, W] of a convolution.
+            difference: δ, [P, *base.shape] in ``dtype``, or None where the input is the same in all.
             directions: Names the K directions.
             signed_eps: [P] float32, sε of each evaluation; P = K, or 2K with a direction's two sides together.
             weight_id: The weight's tensor id; -1 freezes it.
@@ -95,26 +77,68 @@ class ZOLinear(nn.Linear):
             dtype: The compute dtype, float32 or bfloat16.
 
         Returns:
-            The output [N, out_features], and its differences, [P, N, out_features] in ``dtype``.
+            The output, and its differences, [P, *output.shape] in ``dtype``.
 
         Raises:
-            ValueError: Shapes do not fit together.
+            ValueError: Shapes do not fit together, or the padding "same" needs more zeros on one side than on the
+                other.
         """
-        _check_evaluations(base, difference, directions, signed_eps, 2, "[N, in_features]")
+        _check_evaluations(base, difference, directions, signed_eps, self._layout)
+        perturbed = self._perturbed()
         before = super().forward(base)
-        moved = ops.perturbed_linear(
+        moved = perturbed(
             base, difference, self.weight, directions, signed_eps, weight_id=weight_id,
             bias_id=-1 if self.bias is None else bias_id, base_output=before, activation=self.activation,
             dtype=dtype,
         )  # fmt: skip
         return _FUNCTIONS[self.activation](before), moved
 
+    def _perturbed(self) -> Callable[..., Tensor]:
+        """The fused op of this kind of layer."""
+        raise NotImplementedError
+
     def extra_repr(self) -> str:
         """What stands between the parentheses of the layer's repr."""
         return f"{super().extra_repr()}, activation={self.activation!r}"
 
 
-class ZOConv2d(nn.Conv2d):
+class ZOLinear(_Activated, nn.Linear):
+    """``activation(x Wᵀ + b)``: an ``nn.Linear`` that knows what follows it.
+
+    Args:
+        in_features: Size of the last axis of the input.
+        out_features: Size of the last axis of the output.
+        bias: Whether there is a b.
+        activation: none, relu, tanh, sigmoid, gelu, gelu_tanh or silu.
+        device: Of the parameters.
+        dtype: Of the parameters, a real floating type.
+
+    Raises:
+        TypeError: A size is no integer, or ``dtype`` is not floating.
+        ValueError: A size is below 1, or the activation is unknown.
+    """
+
+    _layout = "[N, in_features]"
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        activation: str = "none",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        _check_sizes(in_features=in_features, out_features=out_features)
+        _check_kind(activation, dtype)
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self.activation = activation
+
+    def _perturbed(self) -> Callable[..., Tensor]:
+        return ops.perturbed_linear
+
+
+class ZOConv2d(_Activated, nn.Conv2d):
     """``activation(conv2d(x, W) + b)``: an ``nn.Conv2d`` that pads with zeros and knows what follows it.
 
     Args:
@@ -135,6 +159,8 @@ class ZOConv2d(nn.Conv2d):
         TypeError: A size is no integer, or ``dtype`` is not floating.
         ValueError: A size is below 1, the groups do not fit, or the activation or the padding mode is unknown.
     """
+
+    _layout = "[N, C, H, W]"
 
     def __init__(
         self,
@@ -164,48 +190,11 @@ class ZOConv2d(nn.Conv2d):
         )  # fmt: skip
         self.activation = activation
 
-    def forward(self, input: Tensor) -> Tensor:
-        """The layer of an input [N, C, H, W] or [C, H, W]."""
-        return _FUNCTIONS[self.activation](super().forward(input))
-
-    @torch.no_grad()
-    def differences(
-        self,
-        base: Tensor,
-        difference: Tensor | None,
-        directions: Directions,
-        signed_eps: Tensor,
-        weight_id: int = 0,
-        bias_id: int = 1,
-        dtype: torch.dtype = torch.float32,
-    ) -> tuple[Tensor, Tensor]:
-        """The fused op itself, as :meth:`ZOLinear.differences`.
-
-        Args:
-            base: a, [N, C, H, W].
-            difference: δ, [P, N, C, H, W] in ``dtype``, or None where the input is the same in all.
-            directions: Names the K directions.
-            signed_eps: [P] float32, sε of each evaluation; P = K, or 2K with a direction's two sides together.
-            weight_id: The weight's tensor id; -1 freezes it.
-            bias_id: The bias's tensor id; -1 freezes it.
-            dtype: The compute dtype, float32 or bfloat16.
-
-        Returns:
-            The output [N, O, H', W'], and its differences, [P, N, O, H', W'] in ``dtype``.
-
-        Raises:
-            ValueError: Shapes do not fit together, or "same" needs more zeros on one side than on the other.
-        """
-        _check_evaluations(base, difference, directions, signed_eps, 4, "[N, C, H, W]")
-        padding = self._zeros()
-        before = super().forward(base)
-        moved = ops.perturbed_conv2d(
-            base, difference, self.weight, directions, signed_eps, stride=_pair(self.stride),
-            padding=padding, dilation=_pair(self.dilation), groups=self.groups, weight_id=weight_id,
-            bias_id=-1 if self.bias is None else bias_id, base_output=before, activation=self.activation,
-            dtype=dtype,
+    def _perturbed(self) -> Callable[..., Tensor]:
+        return partial(
+            ops.perturbed_conv2d, stride=_pair(self.stride), padding=self._zeros(),
+            dilation=_pair(self.dilation), groups=self.groups,
         )  # fmt: skip
-        return _FUNCTIONS[self.activation](before), moved
 
     def _zeros(self) -> tuple[int, int]:
         if not isinstance(self.padding, str):
@@ -219,10 +208,6 @@ class ZOConv2d(nn.Conv2d):
                 "on one side than on the other; take an odd kernel size."
             )
         return both[0] // 2, both[1] // 2
-
-    def extra_repr(self) -> str:
-        """What stands between the parentheses of the layer's repr."""
-        return f"{super().extra_repr()}, activation={self.activation!r}"
 
 
 class ZOMLP(nn.Sequential):
@@ -300,10 +285,9 @@ def _check_evaluations(
     difference: Tensor | None,
     directions: Directions,
     signed_eps: Tensor,
-    axes: int,
     layout: str,
 ) -> None:
-    if base.dim() != axes:
+    if base.dim() != 1 + layout.count(","):
         raise ValueError(f"base must be {layout}, got shape {tuple(base.shape)}.")
     if signed_eps.dim() != 1 or signed_eps.numel() not in (directions.num, 2 * directions.num):
         raise ValueError(

@@ -20,7 +20,7 @@ from benchmarks.contenders.contender import count_parameters
 from benchmarks.measure.scaling_ranks import PAYLOADS, RANKS
 from benchmarks.measure.step_time import EPS, StepCase, example
 from benchmarks.timing import alternate, milliseconds, round_digits, threads
-from zo_triton import difference
+from zo_triton.difference import Evaluation, propagate
 
 SECONDS_OF_RANKS = 90.0
 """After so long the two processes are given up."""
@@ -147,8 +147,8 @@ def _parts(config: ScalingConfig, batch: int) -> dict[str, Any]:
 
     def measuring(count: int) -> Callable[[], object]:
         directions = zo.Directions(0, 0, count)
-        plan = difference.measure(closure, params, directions, EPS, chunk=count).plan
-        return lambda: difference.measure(closure, params, directions, EPS, plan=plan)
+        plan = propagate(closure, params, directions, Evaluation(EPS, chunk=count)).plan
+        return lambda: propagate(closure, params, directions, Evaluation(EPS), plan=plan)
 
     def applying(count: int) -> Callable[[], object]:
         directions, coefficients = zo.Directions(0, 0, count), torch.zeros(count)

@@ -17,6 +17,7 @@ from benchmarks.contenders.fused import Fused, hardware_dtype
 from benchmarks.contenders.registry import find_methods
 from benchmarks.timing import alternate, milliseconds, round_digits, threads
 from zo_triton import ops
+from zo_triton.ops import engines
 
 LR = 1e-3
 EPS = 1e-4
@@ -173,7 +174,7 @@ def _split(case: StepCase, seconds: float) -> tuple[dict[str, float], float]:
         return F.cross_entropy(model(x), y)
 
     def base() -> None:
-        with torch.no_grad(), ops.whole_step(x.device):
+        with torch.no_grad(), engines.whole_step(x.device):
             closure().item()
 
     def draw() -> None:
@@ -218,7 +219,7 @@ def _general_parts(
 
     def update() -> None:
         zo.accumulate(gradients, range(len(params)), coefficients, directions, dtype)
-        with ops.whole_step(coefficients.device):
+        with engines.whole_step(coefficients.device):
             adam.step()
 
     return lambda: zo.differences(closure, params, directions, EPS, compute_dtype=dtype), update

@@ -104,7 +104,7 @@ def run_case(
     agreement = None
     if noise.field is not None:
         tell = stage("shared vectors, parameter space")
-        with _engine(engine):
+        with use_engine(engine):
             outputs["fused"] = parameter_walk(
                 problem, noise, count, settings.lr, record, settings.seed, device, tell
             )
@@ -159,12 +159,6 @@ def run_case(
 def ensemble_size(modes: Modes, settings: Settings) -> int:
     """As many runs as the settings pay for, within reason."""
     return min(LARGEST_ENSEMBLE, max(SMALLEST_ENSEMBLE, settings.run_values // modes.rank))
-
-
-def _engine(name: str | None) -> Any:
-    from contextlib import nullcontext
-
-    return nullcontext() if name is None else use_engine(name)
 
 
 def _losses(problem: Problem, outputs: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import copy
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -77,12 +77,11 @@ def train_network(run: NetworkRun, tell: Callable[[int], None] = lambda step: No
         model.parameters(), run.lr, run.directions, run.eps, run.seed, aggregator=run.aggregator
     )
     losses: list[float] = []
-    with nullcontext() if run.engine is None else zo.use_engine(run.engine):
+    with zo.use_engine(run.engine):
         for step in range(run.steps):
             try:
                 losses.append(optimizer.step(loss))
-            except ValueError:
-                # ZOSGD refuses a loss that is not finite: this run has diverged.
+            except zo.NonFiniteLossError:  # this run has diverged
                 return losses
             if step % 32 == 0:
                 tell(step)

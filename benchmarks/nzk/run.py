@@ -101,9 +101,8 @@ def one_thread() -> Iterator[None]:
 
 def _run(settings: Settings, monitor: Monitor, engine: str | None, export: str | None) -> Record:
     device = torch.device("cuda" if engine == "triton" and torch.cuda.is_available() else "cpu")
-    if engine is not None:
-        with use_engine(engine):
-            pass
+    with use_engine(engine):
+        pass
     origin = environment(settings.seed)
     problems = [make_problem(case, settings) for case in settings.cases]
     exported = None if export is None else str(export_mat(problems[0].pair, export))

@@ -207,7 +207,7 @@ def resume(
         )
     model, contender = _build(settings, prepared, ranks)
     folder = RunFolder(Path(path), saved, model, contender)
-    with _engine(settings):
+    with zo.use_engine(settings.engine):
         done = folder.go_on(intact_prefix)
     _hand_out(ranks, done, model, contender)
     return Run(
@@ -244,7 +244,7 @@ def _hand_out(ranks: zo.Ranks | None, done: int, model: nn.Module, contender: Co
 
 def _prepare(settings: Settings) -> LoadedTask:
     # An unknown engine is told before the data is read.
-    with _engine(settings):
+    with zo.use_engine(settings.engine):
         return find_task(settings.task).prepare()
 
 
@@ -274,7 +274,7 @@ def _progress(
     source = batches(prepared, find_task(settings.task).batch, settings.seed, done)
     look = 10 if len(prepared.data.train_x) < LARGE else 50
     accuracy = evaluate(model, prepared)[1]
-    with _engine(settings), nullcontext() if folder is None else closing(folder):
+    with zo.use_engine(settings.engine), nullcontext() if folder is None else closing(folder):
         for step in range(done + 1, settings.steps + 1):
             loss = contender.step(*next(source))
             if folder is not None and (step % settings.checkpoint_every == 0 or step == settings.steps):
@@ -286,7 +286,3 @@ def _progress(
 
 def _config(settings: Settings) -> RaceConfig:
     return replace(CONFIG, directions=settings.directions)
-
-
-def _engine(settings: Settings) -> Any:
-    return nullcontext() if settings.engine is None else zo.use_engine(settings.engine)

@@ -30,6 +30,17 @@ def relative_error(found, expected):
     return float((found.double() - expected).abs().max() / expected.abs().max())
 
 
+def of_rule(function, params, eps, sides=1, dtype=torch.float32):
+    """The value and differences of ``function(*params)`` by its rules, and their :func:`relative_error`."""
+    directions = zo.Directions(seed=1, step=2, num=3, distribution="gaussian")
+    with zo.use_engine("reference"):
+        value, found = zo.differences(
+            lambda: function(*params), params, directions, eps, sides, compute_dtype=dtype, strict=True
+        )
+    expected = expected_differences(function, params, directions, eps, sides, dtype)
+    return value, found, relative_error(found, expected)
+
+
 def expected_of_module(module, loss_of, directions, eps, sides=1, dtype=torch.float32):
     """:func:`expected_differences` of ``loss_of(module)``, the module in float64."""
     twin = copy.deepcopy(module).double()

@@ -8,7 +8,7 @@ from torch import nn
 
 import zo_triton as zo
 from zo_triton import ops
-from zo_triton.difference import differences, measure
+from zo_triton.difference import Evaluation, differences, propagate
 from zo_triton.difference import run as run_module
 
 DIRECTIONS = zo.Directions(seed=3, step=1, num=5)
@@ -88,7 +88,7 @@ def test_pool_takes_a_few_directions_at_a_time_from_the_same_memory(monkeypatch)
 
     monkeypatch.setattr(ops, "perturbed_conv2d", spy)
     net = Net(lambda net, x: F.max_pool2d(F.gelu(net.first(x)), 3).sum((1, 2, 3)))
-    found = measure(net, list(net.parameters()), DIRECTIONS, 1e-3)
+    found = propagate(net, list(net.parameters()), DIRECTIONS, Evaluation(1e-3))
     assert found.plan.chunk == 5
     assert [(activation, piece.shape[0]) for activation, piece in made] == [
         ("gelu", 2),
@@ -105,9 +105,9 @@ def test_next_step_does_not_start_twice_when_a_pooled_activation_is_read_again()
         runs.append(1)
         return net()
 
-    once = measure(closure, list(net.parameters()), DIRECTIONS, 1e-3)
+    once = propagate(closure, list(net.parameters()), DIRECTIONS, Evaluation(1e-3))
     assert len(runs) == 2
-    again = measure(closure, list(net.parameters()), DIRECTIONS, 1e-3, plan=once.plan)
+    again = propagate(closure, list(net.parameters()), DIRECTIONS, Evaluation(1e-3), plan=once.plan)
     assert len(runs) == 3
     torch.testing.assert_close(again.differences, once.differences, rtol=1e-5, atol=1e-9)
 

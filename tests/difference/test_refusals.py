@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import zo_triton as zo
-from zo_triton.difference import differences, measure
+from zo_triton.difference import Evaluation, differences, propagate
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(5, 4, generator=GENERATOR)
@@ -95,9 +95,9 @@ def test_what_torch_compile_made_runs_as_it_was_written(name):
     model = mlp()
     expected = differences(lambda: model(X).square().mean(), model.parameters(), DIRECTIONS, 1e-3)
     compiled = COMPILED[name](model)
-    found = measure(lambda: compiled(X).square().mean(), model.parameters(), DIRECTIONS, 1e-3)
-    again = measure(
-        lambda: compiled(X).square().mean(), model.parameters(), DIRECTIONS, 1e-3, plan=found.plan
+    found = propagate(lambda: compiled(X).square().mean(), model.parameters(), DIRECTIONS, Evaluation(1e-3))
+    again = propagate(
+        lambda: compiled(X).square().mean(), model.parameters(), DIRECTIONS, Evaluation(1e-3), plan=found.plan
     )
     assert found.plan.compiled
     torch.testing.assert_close(found[:2], expected, rtol=0, atol=0)
@@ -106,7 +106,9 @@ def test_what_torch_compile_made_runs_as_it_was_written(name):
 
 def test_an_ordinary_model_is_not_taken_for_a_compiled_one():
     model = mlp()
-    assert not measure(lambda: model(X).sum(), model.parameters(), DIRECTIONS, 1e-3).plan.compiled
+    assert not propagate(
+        lambda: model(X).sum(), model.parameters(), DIRECTIONS, Evaluation(1e-3)
+    ).plan.compiled
 
 
 def doubled(x: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import zo_triton as zo
-from zo_triton.difference import NotATensorError, Plan, differences, measure
+from zo_triton.difference import Evaluation, NotATensorError, Plan, differences, propagate
 from zo_triton.difference import run as run_module
 
 DIRECTIONS = zo.Directions(seed=2, step=0, num=7)
@@ -56,11 +56,11 @@ def test_memory_budget_cuts_into_chunks_and_the_plan_remembers(model, monkeypatc
         return loss(model)
 
     torch.manual_seed(3)
-    first = measure(closure, model.parameters(), DIRECTIONS, 1e-3)
+    first = propagate(closure, model.parameters(), DIRECTIONS, Evaluation(1e-3))
     assert first.plan.chunk == 3
     assert len(runs) == 1 + 3
     torch.manual_seed(3)
-    second = measure(closure, model.parameters(), DIRECTIONS, 1e-3, plan=first.plan)
+    second = propagate(closure, model.parameters(), DIRECTIONS, Evaluation(1e-3), plan=first.plan)
     assert len(runs) == 1 + 3 + 3
     assert second.plan == first.plan
     torch.testing.assert_close(first[:2], whole, rtol=1e-5, atol=0)
@@ -70,7 +70,7 @@ def test_memory_budget_cuts_into_chunks_and_the_plan_remembers(model, monkeypatc
 def test_one_direction_over_the_budget_still_runs(model, monkeypatch):
     monkeypatch.setattr(run_module, "BUDGET_CPU", 1)
     model.eval()
-    assert measure(lambda: loss(model), model.parameters(), DIRECTIONS, 1e-3).plan.chunk == 1
+    assert propagate(lambda: loss(model), model.parameters(), DIRECTIONS, Evaluation(1e-3)).plan.chunk == 1
 
 
 def test_random_state_is_left_as_by_one_run(model):
@@ -166,7 +166,9 @@ def test_layers_of_a_chain_share_one_piece_of_memory(storages):
     pytest.importorskip("zo_triton.cpu.perturbed_linear")
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
     with zo.use_engine("cpu"):
-        plan = measure(lambda: model(INPUTS).square().sum(), model.parameters(), DIRECTIONS, 1e-3).plan
+        plan = propagate(
+            lambda: model(INPUTS).square().sum(), model.parameters(), DIRECTIONS, Evaluation(1e-3)
+        ).plan
     assert [donate for _, donate in storages] == [False, True, True]
     assert len({address for address, _ in storages}) == 1
     assert plan == Plan(7)
@@ -206,9 +208,9 @@ def test_second_reader_of_a_spent_layer_restarts_once(storages):
         return (torch.sigmoid(z) * z).sum()
 
     with zo.use_engine("cpu"):
-        once = measure(closure, params, DIRECTIONS, 1e-3)
+        once = propagate(closure, params, DIRECTIONS, Evaluation(1e-3))
         calls = len(storages)
-        again = measure(closure, params, DIRECTIONS, 1e-3, plan=once.plan)
+        again = propagate(closure, params, DIRECTIONS, Evaluation(1e-3), plan=once.plan)
     assert once.plan.keep == {1}
     assert len(storages) - calls == 2
     assert torch.equal(once.differences, again.differences)
@@ -261,7 +263,7 @@ BAD_SETTINGS = [
     ({"params": [torch.ones(2), torch.ones(2) * 1j]}, TypeError, "parameter 1 has dtype torch.complex64"),
     ({"params": [[1.0]]}, TypeError, "parameter 0 is no tensor"),
     ({"params": [INPUTS] * 2}, ValueError, "parameter 1 is the same tensor as parameter 0"),
-    ({"params": [torch.ones(2), torch.ones(2, device="meta")]}, ValueError, "parameter 1 is on meta"),
+    ({"params": [torch.ones(2), torch.ones(2, device="meta")]}, ValueError, "parameter 1 lies on meta"),
     (
         {"directions": zo.Directions(0, 0, 2, rank=3), "params": [torch.ones(2, 9)]},
         ValueError,

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import zo_triton as zo
-from zo_triton import difference
+from zo_triton.difference import Evaluation, propagate
 from zo_triton.directions import Directions
 from zo_triton.optim.measure import measure
 
@@ -67,9 +67,9 @@ def test_measurement_is_that_of_one_process(alone, sides, batch_shards):
     def closure(take=lambda batch: batch):
         return F.cross_entropy(model(take(x)), take(y))
 
-    whole = measure(closure, params, directions, 1e-3, sides)
+    whole = measure(closure, params, directions, Evaluation(1e-3, sides))
     ranks = zo.Ranks(shards=4, batch_shards=batch_shards)
-    shared = measure(closure, params, directions, 1e-3, sides, ranks=ranks)
+    shared = measure(closure, params, directions, Evaluation(1e-3, sides), ranks=ranks)
     assert shared.loss == pytest.approx(whole.loss, rel=1e-6)
     assert shared.differences.shape == whole.differences.shape
     torch.testing.assert_close(shared.differences, whole.differences, rtol=1e-5, atol=1e-8)
@@ -105,10 +105,11 @@ def test_shards_do_not_see_one_another(alone):
     def closure():
         return model(x).square().mean()
 
-    whole = difference.measure(closure, params, directions, 1e-3, period=6).differences
-    half = difference.measure(closure, params, directions[12:], 1e-3, period=6).differences
-    chunks = difference.measure(closure, params, directions[6:12], 1e-3, chunk=4, period=6).differences
-    again = difference.measure(closure, params, directions, 1e-3, chunk=4, period=6).differences
+    in_fours = Evaluation(1e-3, chunk=4)
+    whole = propagate(closure, params, directions, Evaluation(1e-3), period=6).differences
+    half = propagate(closure, params, directions[12:], Evaluation(1e-3), period=6).differences
+    chunks = propagate(closure, params, directions[6:12], in_fours, period=6).differences
+    again = propagate(closure, params, directions, in_fours, period=6).differences
     assert torch.equal(whole[12:], half)
     assert torch.equal(again[6:12], chunks)
 

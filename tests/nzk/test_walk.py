@@ -140,7 +140,7 @@ def test_bad_input_is_refused_and_moves_nothing(problem):
          lambda: walk_step(closure, params, directions, 0.1, kernel="ntk")),
         (ValueError, r"must return a scalar loss, got shape \(11, 3\)",
          lambda: walk_step(lambda: model(x), params, directions, 0.1)),
-        (ValueError, "3 of 3 slopes are not finite",
+        (zo.NonFiniteLossError, "3 of 3 slopes are not finite",
          lambda: walk_step(lambda: model(x).mean() * torch.inf, params, directions, 0.1)),
         (TypeError, "parameter 0 has dtype torch.bfloat16",
          lambda: walk_step(closure, [params[0].bfloat16()], directions, 0.1)),

@@ -1,10 +1,17 @@
 """Each aggregator against its definition, written out on a few numbers."""
 
+import re
+from inspect import isfunction, signature
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from zo_triton.optim import ZOSGD, aggregators
 from zo_triton.optim.aggregators import AGGREGATORS, get_aggregator
 
+REFERENCE = (Path(__file__).resolve().parents[2] / "docs/api/training.md").read_text(encoding="utf-8")
 SLOPES = torch.tensor([3.0, -1.0, 0.5, -4.0])
 
 
@@ -90,3 +97,41 @@ def test_normalized_of_equal_slopes_falls_back_to_their_size():
 def test_unknown_name_lists_the_known():
     with pytest.raises(ValueError, match=r"unknown aggregator 'mean'; choose one of \('average',.*'align'\)"):
         get_aggregator("mean")
+
+
+def flaws(module, page):
+    """What a module of aggregators has not finished."""
+    functions = {
+        name: value
+        for name, value in vars(module).items()
+        if isfunction(value) and list(signature(value).parameters) == ["projected", "gram"]
+    }
+    found = [f"{name} is not in AGGREGATORS" for name in functions if name not in module.AGGREGATORS]
+    for name, function in module.AGGREGATORS.items():
+        if not function.__doc__:
+            found.append(f"{name} has no docstring")
+        if not re.search(rf"members: \[.*\b{name}\b", page):
+            found.append(f"{name} has no entry in the reference")
+    return found
+
+
+def test_every_aggregator_is_finished():
+    assert flaws(aggregators, REFERENCE) == []
+
+
+def test_an_unfinished_aggregator_is_noticed():
+    def planted(projected, gram):
+        return projected
+
+    unlisted = SimpleNamespace(AGGREGATORS={}, planted=planted)
+    assert flaws(unlisted, REFERENCE) == ["planted is not in AGGREGATORS"]
+    listed = SimpleNamespace(AGGREGATORS={"planted": planted}, planted=planted)
+    assert flaws(listed, REFERENCE) == ["planted has no docstring", "planted has no entry in the reference"]
+
+
+@pytest.mark.parametrize("name", AGGREGATORS)
+def test_every_aggregator_trains(name):
+    weight = torch.tensor([1.0, -2.0, 3.0])
+    opt = ZOSGD([weight], lr=0.01, directions=8, aggregator=name)
+    losses = [opt.step(lambda: weight.square().sum()) for _ in range(50)]
+    assert losses[-1] < losses[0]

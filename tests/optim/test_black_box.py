@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from zo_triton.difference import Evaluation
 from zo_triton.directions import Directions
 from zo_triton.optim import ZOSGD, BlackBox, estimate_gradient, measure
 
@@ -22,15 +23,17 @@ DIRECTIONS = Directions(seed=3, step=1, num=4)
 def test_agrees_with_difference_propagation(model, loss_of, sides, field):
     """At ε = 1e-2 two float32 losses near 1 differ by 1e-2 and more, known to a few times 1e-7."""
     directions, params = Directions(seed=3, step=1, num=4, **field), list(model.parameters())
-    seen = measure(BlackBox(lambda: loss_of(model).item()), params, directions, 1e-2, sides)
-    propagated = measure(lambda: loss_of(model), params, directions, 1e-2, sides)
+    seen = measure(BlackBox(lambda: loss_of(model).item()), params, directions, Evaluation(1e-2, sides))
+    propagated = measure(lambda: loss_of(model), params, directions, Evaluation(1e-2, sides))
     torch.testing.assert_close(seen.differences, propagated.differences, rtol=1e-4, atol=1e-6)
     assert seen.loss == pytest.approx(propagated.loss, rel=1e-6)
 
 
 def test_evaluates_the_perturbed_weights():
     weight, seen = torch.tensor([1.0, -2.0, 3.0]), []
-    measure(BlackBox(lambda: seen.append(weight.clone()) or 0.0), [weight], DIRECTIONS, 0.5, sides=2)
+    measure(
+        BlackBox(lambda: seen.append(weight.clone()) or 0.0), [weight], DIRECTIONS, Evaluation(0.5, sides=2)
+    )
     assert len(seen) == 1 + 2 * 4
     base, moved = seen[0], torch.stack(seen[1:])
     torch.testing.assert_close((moved - base).abs(), torch.full((8, 3), 0.5))
@@ -43,7 +46,7 @@ def test_a_hundred_cycles_restore_every_bit(dtype, bits):
     weights = [torch.linspace(-1, 1, 14).view(2, 7).to(dtype), torch.tensor([-0.0, 1e-7, 6e4]).to(dtype)]
     before = bits(weights)
     for step in range(25):
-        measure(BlackBox(lambda: float(weights[0].sum())), weights, Directions(0, step, 4), 0.1)
+        measure(BlackBox(lambda: float(weights[0].sum())), weights, Directions(0, step, 4), Evaluation(0.1))
     assert bits(weights) == before
 
 
@@ -60,7 +63,7 @@ def test_restores_whatever_the_closure_raises(bits, failing_call, error):
         return 1.0
 
     with pytest.raises(error, match="stop"):
-        measure(BlackBox(closure), weights, DIRECTIONS, 0.1)
+        measure(BlackBox(closure), weights, DIRECTIONS, Evaluation(0.1))
     assert bits(weights) == before
     assert torch.is_grad_enabled()
 
@@ -74,7 +77,7 @@ def test_restores_after_a_closure_that_writes_to_the_weights(bits):
             weight.zero_()
         return 1.0
 
-    measure(BlackBox(closure), [weight], DIRECTIONS, 0.1)
+    measure(BlackBox(closure), [weight], DIRECTIONS, Evaluation(0.1))
     assert bits([weight]) == before
 
 
@@ -90,7 +93,7 @@ def test_every_evaluation_sees_the_same_random_state():
     once = torch.get_rng_state()
     torch.manual_seed(8)
     masks.clear()
-    measure(BlackBox(closure), [weight], DIRECTIONS, 0.1, sides=2)
+    measure(BlackBox(closure), [weight], DIRECTIONS, Evaluation(0.1, sides=2))
     assert len(masks) == 9
     assert all(torch.equal(mask, masks[0]) for mask in masks)
     assert torch.equal(torch.get_rng_state(), once)
@@ -108,7 +111,7 @@ def test_random_state_is_put_back_after_an_error():
     torch.manual_seed(8)
     before = torch.get_rng_state()
     with pytest.raises(RuntimeError, match="stop"):
-        measure(BlackBox(closure), [torch.ones(3)], DIRECTIONS, 0.1)
+        measure(BlackBox(closure), [torch.ones(3)], DIRECTIONS, Evaluation(0.1))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -135,7 +138,7 @@ def test_plain_number_falls_back_with_one_warning(bits):
 def test_numbers_of_numpy_and_tensors_are_welcome():
     weight = torch.ones(3)
     for result in (np.float32(0.5), np.float64(0.5), 1, torch.tensor(0.5), torch.tensor([[0.5]])):
-        measured = measure(BlackBox(lambda value=result: value), [weight], DIRECTIONS, 0.1)
+        measured = measure(BlackBox(lambda value=result: value), [weight], DIRECTIONS, Evaluation(0.1))
         assert measured.loss == float(result)
         assert measured.differences.tolist() == [0.0] * 4
 
@@ -143,7 +146,9 @@ def test_numbers_of_numpy_and_tensors_are_welcome():
 def test_float64_losses_keep_their_digits():
     """A simulator in float64 allows an ε at which float32 losses would all be equal."""
     weight = torch.zeros(3, dtype=torch.float64)
-    measured = measure(BlackBox(lambda: 1.0 + float(weight.sum())), [weight], DIRECTIONS, 1e-9, sides=2)
+    measured = measure(
+        BlackBox(lambda: 1.0 + float(weight.sum())), [weight], DIRECTIONS, Evaluation(1e-9, sides=2)
+    )
     slopes = {round(abs(slope), 4) for slope in measured.projected.tolist()}
     assert slopes <= {1.0, 3.0}
 
@@ -151,7 +156,7 @@ def test_float64_losses_keep_their_digits():
 def test_low_precision_weights_that_do_not_move_are_reported():
     weight = torch.ones(8, dtype=torch.bfloat16)
     with pytest.warns(RuntimeWarning, match="8 of 8 weights did not move.*raise eps"):
-        measure(BlackBox(lambda: float(weight.sum())), [weight], DIRECTIONS, 1e-4)
+        measure(BlackBox(lambda: float(weight.sum())), [weight], DIRECTIONS, Evaluation(1e-4))
 
 
 def test_trains_a_simulator():

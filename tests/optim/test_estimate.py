@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from zo_triton.difference import Evaluation
 from zo_triton.directions import Directions
 from zo_triton.ops import sample
 from zo_triton.optim import estimate_gradient, measure
@@ -36,7 +37,7 @@ def test_mean_over_many_directions_is_the_gradient(model, loss_of, field, eps, s
     estimate_gradient(lambda: loss_of(model), params, directions, eps, sides)
     estimate, expected = flat(param.grad for param in params), autograd(model, loss_of)
 
-    measured = measure(lambda: loss_of(model), params, directions, eps, sides)
+    measured = measure(lambda: loss_of(model), params, directions, Evaluation(eps, sides))
     z = torch.cat([sample(directions, i, p.shape).flatten(1) for i, p in enumerate(params)], dim=1).double()
     if field["distribution"] == "sphere":  # sample scales tensor by tensor; the estimate scales the whole
         z = z * (z.shape[1] / z.square().sum(1, keepdim=True)).sqrt()
@@ -54,7 +55,7 @@ def test_slopes_do_not_depend_on_eps(model, loss_of, eps):
     Central differences leave ε²|z|³/6 times the third derivative along z, at most 1 or so here; |z| = √66.
     """
     directions, params = Directions(seed=3, step=0, num=5), list(model.parameters())
-    measured = measure(lambda: loss_of(model), params, directions, eps, sides=2)
+    measured = measure(lambda: loss_of(model), params, directions, Evaluation(eps, sides=2))
     z = torch.cat([sample(directions, i, p.shape).flatten(1) for i, p in enumerate(params)], dim=1).double()
     torch.testing.assert_close(
         measured.projected.double(),

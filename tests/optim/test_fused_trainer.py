@@ -157,7 +157,7 @@ BAD_BATCHES = {
     "float-labels": (lambda x, y: (x, y.float()), TypeError, "int64"),
     "label-too-large": (lambda x, y: (x, y + 4), ValueError, r"labels must be in \[0, 4\)"),
     "negative-label": (lambda x, y: (x, y - 9), ValueError, "labels must be in"),
-    "nan": (lambda x, y: (x * float("nan"), y), ValueError, "the loss is nan"),
+    "nan": (lambda x, y: (x * float("nan"), y), zo.NonFiniteLossError, "the loss is nan"),
 }
 BAD_TARGETS = {
     "broadcast": (

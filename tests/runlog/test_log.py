@@ -10,7 +10,7 @@ import torch
 
 import zo_triton as zo
 from zo_triton import runlog
-from zo_triton.runlog import OVERHEAD
+from zo_triton.runlog.format import OVERHEAD
 
 
 def test_a_step_takes_four_bytes_a_coefficient_and_an_overhead(tmp_path, quadratic):

@@ -57,12 +57,10 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _write(options: argparse.Namespace, contents: Contents) -> int:
-    from contextlib import nullcontext
-
     from zo_triton.ops import use_engine
     from zo_triton.runlog import load_weights, replay, save_weights
 
-    with nullcontext() if options.engine is None else use_engine(options.engine):
+    with use_engine(options.engine):
         weights = replay(contents, load_weights(options.start), options.steps)
     save_weights(weights, options.out)
     return contents.steps if options.steps is None else int(options.steps)
@@ -71,7 +69,7 @@ def _write(options: argparse.Namespace, contents: Contents) -> int:
 def _description(contents: Contents) -> str:
     from math import prod
 
-    from zo_triton.runlog import OVERHEAD
+    from zo_triton.runlog.format import OVERHEAD
 
     header, count = contents.header, contents.settings["directions"]
     weights = sum(prod(shape) for shape in contents.shapes.values())

@@ -1,8 +1,8 @@
-"""What a measurement refuses before the closure runs."""
+"""What is refused before anything is drawn, evaluated or changed."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -10,73 +10,78 @@ from torch import Tensor
 
 from zo_triton.directions import Directions
 
-SMALLEST_EPS = 1e-30
-"""Below it, ε times a small activation leaves the normal range of float32."""
 
+def check_parameters(params: Sequence[Tensor], directions: Directions, names: Sequence[str] = ()) -> None:
+    """Refuses parameters that the field can't perturb.
 
-def check_params(params: list[Tensor], directions: Directions) -> None:
-    """Refuses what is no list of distinct floating-point tensors on one device, or no :class:`Directions`."""
+    Args:
+        params: The trained tensors in the order of their ids.
+        directions: Supplies the distribution and the rank.
+        names: What to call them in an error; by default their positions.
+
+    Raises:
+        TypeError: A parameter is no tensor, not of a real floating type, or sparse; or ``directions`` is no
+            :class:`Directions`.
+        ValueError: There are none, one comes twice, they lie on several devices, or the field can't address
+            one of them.
+    """
     if not isinstance(directions, Directions):
         raise TypeError(
             f"directions must be a zo.Directions, got {directions!r} of type {type(directions).__name__}."
         )
     if not params:
-        raise ValueError("params is empty; pass at least one trained parameter.")
+        raise ValueError("params is empty; pass at least one trained parameter, as model.parameters() does.")
     seen: dict[int, int] = {}
-    for position, parameter in enumerate(params):
-        name = f"parameter {position}"
-        if not isinstance(parameter, Tensor):
-            raise TypeError(f"{name} is no tensor but {parameter!r} of type {type(parameter).__name__}.")
-        if not parameter.is_floating_point():
+    for position, param in enumerate(params):
+        if not isinstance(param, Tensor):
             raise TypeError(
-                f"{name} has dtype {parameter.dtype}; only floating-point parameters can be perturbed."
+                f"{_name(position, names)} is no tensor but {param!r} of type {type(param).__name__}."
             )
-        if id(parameter) in seen:
+        if not param.is_floating_point():
+            raise TypeError(
+                f"{_name(position, names)} has dtype {param.dtype}; only real floating-point tensors can be "
+                "moved along a direction: leave it out."
+            )
+        if param.layout != torch.strided:
+            raise TypeError(
+                f"{_name(position, names)} has layout {param.layout}; only dense tensors are trained."
+            )
+        if param.device != params[0].device:
             raise ValueError(
-                f"{name} is the same tensor as parameter {seen[id(parameter)]}; list each one once."
+                f"{_name(position, names)} lies on {param.device} but the first one on {params[0].device}; "
+                "move the model to one device."
             )
-        if parameter.device != params[0].device:
+        first = seen.setdefault(id(param), position)
+        if first != position:
             raise ValueError(
-                f"{name} is on {parameter.device} but parameter 0 on {params[0].device}; move all to one "
-                "device."
+                f"{_name(position, names)} is the same tensor as {_name(first, names)}; list each one once, or "
+                "it would be moved along two directions."
             )
-        seen[id(parameter)] = position
-    _check_shapes(directions.distribution, directions.rank, tuple(parameter.shape for parameter in params))
+    shapes = tuple(param.shape for param in params)
+    _check_shapes(directions.distribution, directions.rank, shapes, tuple(names))
 
 
-@lru_cache(maxsize=64)
-def _check_shapes(distribution: str, rank: int | None, shapes: tuple[torch.Size, ...]) -> None:
-    """Refuses shapes that the field can't address; remembered, since steps of small models are short."""
-    field = Directions(0, 0, 1, distribution, rank=rank)
-    for position, shape in enumerate(shapes):
-        field.check_shape(f"parameter {position}", shape)
+def check_scales(scales: Tensor, directions: Directions) -> None:
+    """Refuses factors that are not one a direction.
 
-
-def check_settings(
-    directions: Directions,
-    eps: float,
-    sides: int,
-    compute_dtype: torch.dtype,
-    chunk: int | None,
-    scales: Tensor | None,
-) -> None:
-    """Refuses numbers out of range."""
-    if isinstance(eps, bool) or not isinstance(eps, (int, float)):
-        raise TypeError(f"eps must be a number, got {eps!r} of type {type(eps).__name__}.")
-    if not (math.isfinite(eps) and eps > 0):
-        raise ValueError(f"eps must be positive and finite, got {eps}.")
-    if not SMALLEST_EPS <= eps <= 1 / SMALLEST_EPS:
-        raise ValueError(
-            f"eps {eps} is too {'small' if eps < 1 else 'large'} for float32; use one between "
-            f"{SMALLEST_EPS} and {1 / SMALLEST_EPS}."
-        )
-    if sides not in (1, 2):
-        raise ValueError(f"sides must be 1 (forward difference) or 2 (central difference), got {sides!r}.")
-    if compute_dtype not in (torch.float32, torch.bfloat16):
-        raise ValueError(f"compute_dtype must be torch.float32 or torch.bfloat16, got {compute_dtype}.")
-    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
-        raise ValueError(f"chunk must be at least 1, or None for as many directions as fit, got {chunk!r}.")
-    if scales is not None and tuple(scales.shape) != (directions.num,):
+    Raises:
+        ValueError: There are not K of them.
+    """
+    if tuple(scales.shape) != (directions.num,):
         raise ValueError(
             f"scales must have shape ({directions.num},), one a direction, got {tuple(scales.shape)}."
         )
+
+
+@lru_cache(maxsize=64)
+def _check_shapes(
+    distribution: str, rank: int | None, shapes: tuple[torch.Size, ...], names: tuple[str, ...]
+) -> None:
+    """Refuses shapes that the field can't address; remembered, since steps of small models are short."""
+    field = Directions(0, 0, 1, distribution, rank=rank)
+    for position, shape in enumerate(shapes):
+        field.check_shape(_name(position, names), shape)
+
+
+def _name(position: int, names: Sequence[str]) -> str:
+    return f"parameter {names[position]!r}" if names else f"parameter {position}"

@@ -12,7 +12,11 @@ import torch
 from zo_triton.difference.plan import Plan
 
 PHRASES = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
-"""What torch's plain RuntimeErrors say, in lower case, where an allocation has failed."""
+"""What torch's plain RuntimeErrors say, in lower case, where an allocation has failed.
+
+``torch.OutOfMemoryError`` comes from a GPU's allocator alone: of the host's, cuBLAS's and cuDNN's failures the text
+is all that there is to know them by.
+"""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -8,13 +8,14 @@ A *handler* does everything itself, the base result included.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import resolve_name
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -39,36 +40,71 @@ def named(*names: str, owner: Any = None) -> list[Any]:
                 continue
             if place is Tensor and not callable(function):
                 function = function.__get__
-            found.append(function)
+            if function not in found:
+                found.append(function)
     if not found:
         raise LookupError(f"torch {torch.__version__} has none of {names}.")
     return found
 
 
+def register(targets: Iterable[Any], handle: Handler) -> None:
+    """Makes a handler that of these functions.
+
+    Raises:
+        ValueError: One of them has another already.
+    """
+    for target in targets:
+        present = HANDLERS.setdefault(target, handle)
+        if present is not handle:
+            raise ValueError(
+                f"{resolve_name(target) or target} has a rule in {present.__module__} already; "
+                f"{handle.__module__} must not register another: keep one of the two."
+            )
+
+
 def handler(*names: str) -> Callable[[Handler], Handler]:
     """Registers a handler for every function of these names."""
 
-    def register(function: Handler) -> Handler:
-        for target in named(*names):
-            HANDLERS[target] = function
+    def decorate(function: Handler) -> Handler:
+        register(named(*names), function)
         return function
 
-    return register
+    return decorate
 
 
 def rule(*names: str, owner: Any = None) -> Callable[[Callable], Callable]:
     """Registers a rule for every function of these names, or for those of ``owner`` alone."""
 
-    def register(compute: Callable) -> Callable:
-        @wraps(compute)
-        def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
-            if not mode.carries(args, kwargs):
-                return function(*args, **kwargs)
-            base = function(*args, **kwargs)
-            return mode.apply(compute, base, function, args, kwargs)
-
-        for target in named(*names, owner=owner):
-            HANDLERS[target] = handle
+    def decorate(compute: Callable) -> Callable:
+        register(named(*names, owner=owner), handler_of(compute))
         return compute
 
-    return register
+    return decorate
+
+
+def handler_of(compute: Callable) -> Handler:
+    """The handler that runs a function on the base and then its rule."""
+
+    @wraps(compute)
+    def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
+        if not mode.carries(args, kwargs):
+            return function(*args, **kwargs)
+        return mode.apply(compute, function(*args, **kwargs), function, args, kwargs)
+
+    return handle
+
+
+def handler_of_any(compute: Callable) -> Handler:
+    """The same for a rule of many functions, which wants to know which: it gets the function after the mode."""
+
+    @wraps(compute)
+    def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
+        if not mode.carries(args, kwargs):
+            return function(*args, **kwargs)
+
+        def of_this(mode: DifferenceMode, *args: Any, **kwargs: Any) -> Any:
+            return compute(mode, function, *args, **kwargs)
+
+        return mode.apply(of_this, function(*args, **kwargs), function, args, kwargs)
+
+    return handle

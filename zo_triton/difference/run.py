@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 from zo_triton import ops
-from zo_triton.difference.arguments import check_params, check_settings
+from zo_triton.difference.arguments import check_parameters, check_scales
 from zo_triton.difference.errors import NotATensorError
+from zo_triton.difference.evaluation import Evaluation
 from zo_triton.difference.exhaustion import halved, is_out_of_memory, make_room, report_shrunk
 from zo_triton.difference.mode import DifferenceMode
 from zo_triton.difference.plan import Plan, RestartError
 from zo_triton.difference.random_state import RandomState
 from zo_triton.difference.watch import Watch, uncompiled
 from zo_triton.directions import Directions
+from zo_triton.ops import engines
 
 BUDGET_CPU = 16 * 2**20
 """Bytes that one tensor of differences may take on a CPU before the directions are cut into chunks."""
@@ -28,13 +30,13 @@ BUDGET_GPU = 2**30
 """The same on a GPU."""
 
 
-class Measurement(NamedTuple):
-    """What :func:`measure` returns.
+class Propagation(NamedTuple):
+    """What :func:`propagate` returns.
 
     Attributes:
         value: The closure's base value, [*shape].
         differences: [K, *shape] or [K, 2, *shape], float32.
-        plan: How the run was cut up at last; pass it to the next :func:`measure` of the same closure.
+        plan: How the run was cut up at last; pass it to the next :func:`propagate` of the same closure.
     """
 
     value: Tensor
@@ -87,49 +89,55 @@ def differences(
     Warns:
         RuntimeWarning: Memory ran out; the message says how many directions at once it was enough for.
     """
-    value, found, _ = measure(closure, params, directions, eps, sides, compute_dtype, chunk, strict, scales)
+    evaluation = Evaluation(eps, sides, compute_dtype, chunk, strict)
+    value, found, _ = propagate(closure, params, directions, evaluation, scales)
     return value, found
 
 
-def measure(
+def propagate(
     closure: Callable[[], Tensor],
     params: Iterable[Tensor],
     directions: Directions,
-    eps: float,
-    sides: int = 1,
-    compute_dtype: torch.dtype = torch.float32,
-    chunk: int | None = None,
-    strict: bool = False,
+    evaluation: Evaluation,
     scales: Tensor | None = None,
     plan: Plan | None = None,
     accept: Callable[[Tensor, Tensor], None] | None = None,
     period: int | None = None,
-) -> Measurement:
-    """:func:`differences` for a caller that measures the same closure again and again.
+) -> Propagation:
+    """:func:`differences` for a caller that asks for those of one closure again and again; raises what that does.
 
-    Args are those of :func:`differences`; ``plan``: the plan of the last measurement, which saves this one from
-    starting twice; ``accept``, which gets the value and the differences, and raises if they are no good: then
-    what the closure wrote is put back as well; and ``period``: no chunk crosses a multiple of so many directions,
-    so that each run of them is evaluated bit for bit as it would be alone.
+    Args:
+        closure: Takes no argument, returns a tensor of any shape.
+        params: The trained parameters in the order of their ids.
+        directions: Names the K directions.
+        evaluation: ε and what else says how to evaluate.
+        scales: [K] float32 factors on ε.
+        plan: That of the last run, which saves this one from starting twice.
+        accept: Gets the value and the differences, and raises if they are no good: then what the closure wrote is
+            put back as well.
+        period: No chunk crosses a multiple of so many directions, so that each run of them is evaluated bit for
+            bit as it would be alone.
     """
     params = list(params)
-    check_params(params, directions)
-    check_settings(directions, eps, sides, compute_dtype, chunk, scales)
+    check_parameters(params, directions)
+    sides, compute_dtype, chunk = evaluation.sides, evaluation.compute_dtype, evaluation.chunk
     device = params[0].device
     if scales is None:
         scales = ops.direction_scales(params, range(len(params)), directions, compute_dtype)
-    signed_eps = _signed_eps(directions.num, sides, eps, scales, device)
+    else:
+        check_scales(scales, directions)
+    signed_eps = _signed_eps(directions.num, evaluation.steps, scales, device)
     watched = plan is None
     if plan is None:
         plan = Plan(min(period or directions.num, directions.num))
     if chunk is not None:
         plan = replace(plan, chunk=min(chunk, directions.num), fixed=True)
     budget = BUDGET_CPU if device.type == "cpu" else BUDGET_GPU
-    start = None if ops.is_replayable() else RandomState.capture(device)
+    start = None if engines.is_replayable() else RandomState.capture(device)
     first, again, value = 0, False, None
     too_many, short = 0, False  # the largest chunk that did not fit; whether the last attempt failed for it
     parts: list[Tensor] = []
-    with torch.no_grad(), ops.whole_step(device), _restored_on_failure(start):
+    with torch.no_grad(), engines.whole_step(device), _restored_on_failure(start):
         while first < directions.num:
             if again:
                 assert start is not None, "what is replayable evaluates all directions at once"
@@ -142,7 +150,7 @@ def measure(
             stop = min(first + plan.chunk, directions.num, boundary)
             some = directions if stop - first == directions.num else directions[first:stop]
             steps = signed_eps[first * sides : (first + some.num) * sides]
-            mode = DifferenceMode(params, some, steps, compute_dtype, plan, budget, strict)
+            mode = DifferenceMode(params, some, steps, compute_dtype, plan, budget, evaluation.strict)
             try:
                 if watched:
                     base, part, compiled = _run_watched(closure, mode)
@@ -176,7 +184,7 @@ def measure(
     assert value is not None
     if too_many:
         report_shrunk(too_many, plan.chunk)
-    return Measurement(value, found, plan)
+    return Propagation(value, found, plan)
 
 
 @contextmanager
@@ -234,12 +242,14 @@ def _check_same(first: Tensor, again: Tensor) -> Tensor:
     return first
 
 
-def _signed_eps(num: int, sides: int, eps: float, scales: Tensor | None, device: torch.device) -> Tensor:
+def _signed_eps(num: int, steps: tuple[float, ...], scales: Tensor | None, device: torch.device) -> Tensor:
     """sε·scale of each evaluation, [K·sides] float32; the plus side stands first."""
-    steps = ops.kept(_unscaled_eps(num, sides, float(eps), device))
-    return steps if scales is None else steps * scales.to(device, torch.float32).repeat_interleave(sides)
+    unscaled = engines.kept(_unscaled_eps(num, steps, device))
+    if scales is None:
+        return unscaled
+    return unscaled * scales.to(device, torch.float32).repeat_interleave(len(steps))
 
 
 @lru_cache(maxsize=8)
-def _unscaled_eps(num: int, sides: int, eps: float, device: torch.device) -> Tensor:
-    return torch.tensor([eps, -eps][:sides], dtype=torch.float32, device=device).repeat(num)
+def _unscaled_eps(num: int, steps: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(steps, dtype=torch.float32, device=device).repeat(num)

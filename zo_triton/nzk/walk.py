@@ -22,11 +22,12 @@ import torch
 from torch import Tensor
 
 from zo_triton import ops
-from zo_triton.difference import Plan, measure
+from zo_triton.difference import Evaluation, Plan, propagate
 from zo_triton.directions import Directions
 from zo_triton.nzk.arrays import as_matrix, check_count, check_shapes
 from zo_triton.nzk.evolution import check_lr
 from zo_triton.nzk.recursion import Factors, check_kind, factors
+from zo_triton.optim.errors import NonFiniteLossError
 
 CHUNK_VALUES = 1 << 22
 """Random values that are held at a time: 32 MiB."""
@@ -81,8 +82,9 @@ def walk_step(
 
     Raises:
         TypeError: A parameter is neither float32 nor float64, or as :func:`zo_triton.differences`.
-        ValueError: An odd number of directions where z and ζ share them, a loss that is no scalar, a slope
-            that is not finite (the weights are as they were), or as :func:`zo_triton.differences`.
+        NonFiniteLossError: A slope is not finite; the weights are as they were.
+        ValueError: An odd number of directions where z and ζ share them, a loss that is no scalar, or as
+            :func:`zo_triton.differences`.
     """
     tensors = list(params)
     measured, walked = _split(directions, kernel, coupling)
@@ -92,14 +94,15 @@ def walk_step(
             raise TypeError(
                 f"parameter {position} has dtype {tensor.dtype}; the walk moves float32 or float64 weights."
             )
-    value, found, plan = measure(closure, tensors, measured, eps, sides, compute_dtype, plan=plan)
+    evaluation = Evaluation(eps, sides, compute_dtype)
+    value, found, plan = propagate(closure, tensors, measured, evaluation, plan=plan)
     if value.numel() != 1:
         raise ValueError(f"the closure must return a scalar loss, got shape {tuple(value.shape)}.")
     found = found.reshape(measured.num, sides).double()
     radius = float(np.float32(eps))
     slopes = found[:, 0] / radius if sides == 1 else (found[:, 0] - found[:, 1]) / (2 * radius)
     if not torch.isfinite(slopes).all():
-        raise ValueError(
+        raise NonFiniteLossError(
             f"{int((~torch.isfinite(slopes)).sum())} of {measured.num} slopes are not finite; lower lr or eps."
         )
     ids = range(len(tensors))

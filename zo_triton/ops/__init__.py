@@ -5,16 +5,7 @@ buffers can be reused. Tensors on a GPU run the Triton kernels, tensors on the C
 :func:`use_engine` overrides that.
 """
 
-from zo_triton.ops.engines import (
-    ENGINES,
-    any_set,
-    engine_for,
-    is_replayable,
-    kept,
-    replayable,
-    use_engine,
-    whole_step,
-)
+from zo_triton.ops.engines import ENGINES, engine_for, use_engine
 from zo_triton.ops.field import accumulate, direction_scales, gram, sample, stage, stochastic_add
 from zo_triton.ops.grid import accumulate_on_grid, on_grid
 from zo_triton.ops.layers import (
@@ -34,13 +25,10 @@ __all__ = [
     "accumulate",
     "accumulate_on_grid",
     "activation_difference",
-    "any_set",
     "cross_entropy_difference",
     "direction_scales",
     "engine_for",
     "gram",
-    "is_replayable",
-    "kept",
     "largest_difference",
     "linear",
     "mlp_differences",
@@ -51,10 +39,8 @@ __all__ = [
     "on_grid",
     "perturbed_conv2d",
     "perturbed_linear",
-    "replayable",
     "sample",
     "stage",
     "stochastic_add",
     "use_engine",
-    "whole_step",
 ]

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 ENGINES = ("reference", "cpu", "triton")
+"""What :func:`use_engine` knows: the executable specification, and the two that are fast."""
+
 _MODULES = {"reference": "zo_triton.reference", "cpu": "zo_triton.cpu", "triton": "zo_triton.kernels"}
 _NEEDS = {"reference": "numpy", "cpu": "numba", "triton": "triton"}
 _kept: ContextVar[list[Tensor] | None] = ContextVar("zo_triton_kept", default=None)
@@ -21,16 +23,20 @@ _override: ContextVar[str | None] = ContextVar("zo_triton_engine", default=None)
 
 
 @contextmanager
-def use_engine(name: str) -> Iterator[None]:
+def use_engine(name: str | None) -> Iterator[None]:
     """Runs every fused op on the named engine inside a ``with`` block.
 
     Args:
-        name: ``"reference"`` (float64, slow), ``"cpu"`` (Numba and torch's GEMM) or ``"triton"``.
+        name: ``"reference"`` (float64, slow), ``"cpu"`` (Numba and torch's GEMM) or ``"triton"``. None leaves the
+            choice as it is: outside of another such block the tensors' device decides.
 
     Raises:
         ValueError: The name is unknown.
         RuntimeError: The engine's library is not installed.
     """
+    if name is None:
+        yield
+        return
     if name not in ENGINES:
         raise ValueError(f"unknown engine {name!r}; choose one of {ENGINES}.")
     load_engine(name)

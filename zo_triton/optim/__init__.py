@@ -3,6 +3,7 @@
 from zo_triton.optim.aggregators import AGGREGATORS
 from zo_triton.optim.black_box import BlackBox
 from zo_triton.optim.captured import CapturedStep
+from zo_triton.optim.errors import NonFiniteLossError
 from zo_triton.optim.estimate import estimate_gradient
 from zo_triton.optim.fused_trainer import FusedTrainer
 from zo_triton.optim.measure import Measurement, measure
@@ -15,6 +16,7 @@ __all__ = [
     "CapturedStep",
     "FusedTrainer",
     "Measurement",
+    "NonFiniteLossError",
     "estimate_gradient",
     "measure",
 ]

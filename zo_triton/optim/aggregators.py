@@ -73,13 +73,9 @@ def align(projected: Tensor, gram: Callable[[], Tensor]) -> Tensor:
 
 
 AGGREGATORS: dict[str, Aggregator] = {
-    "average": average,
-    "normalized": normalized,
-    "ranked": ranked,
-    "best": best,
-    "align": align,
+    function.__name__: function for function in (average, normalized, ranked, best, align)
 }
-"""Every aggregator by its name; a new one is an entry here."""
+"""Every aggregator by its name; a new one is a function here, listed."""
 
 
 def get_aggregator(name: str) -> Aggregator:

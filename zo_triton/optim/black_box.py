@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from zo_triton import ops
+from zo_triton.difference import Evaluation
 from zo_triton.difference.random_state import RandomState
 from zo_triton.directions import Directions
 
@@ -57,9 +58,7 @@ def black_box_differences(
     closure: Callable[[], Any],
     params: Sequence[Tensor],
     directions: Directions,
-    eps: float,
-    sides: int = 1,
-    compute_dtype: torch.dtype = torch.float32,
+    evaluation: Evaluation,
     scales: Tensor | None = None,
     accept: Callable[[Tensor, Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -69,9 +68,7 @@ def black_box_differences(
         closure: Takes nothing, returns a number or a tensor with one element.
         params: The trained tensors in the order of their ids; they end as they began.
         directions: Names the K directions.
-        eps: Smoothing radius ε.
-        sides: 1 for L(θ+εz) - L(θ), 2 for the plus and the minus side.
-        compute_dtype: Dtype whose rounding defines z, as in difference propagation.
+        evaluation: ε, the sides, and the dtype whose rounding defines z; the others say nothing here.
         scales: [K] float32 factors on ε, or None where they are 1.
         accept: Gets what is returned, and raises if it is no good: then the random state is as before.
 
@@ -83,7 +80,7 @@ def black_box_differences(
         ValueError: It returned a tensor of several elements.
     """
     device = params[0].device
-    evaluations = [(k, side) for k in range(directions.num) for side in (1.0, -1.0)[:sides]]
+    walked = [(k, step) for k in range(directions.num) for step in evaluation.steps]
     losses = []
     factors = [1.0] * directions.num if scales is None else scales.tolist()
     before = after = RandomState.capture(device)
@@ -92,16 +89,15 @@ def black_box_differences(
             base = _number(closure())
             drawn = RandomState.capture(device)
             with _restored(params) as saved:
-                for index, (k, side) in enumerate(evaluations):
-                    signed_eps = side * eps * factors[k]
-                    _move(params, saved, signed_eps, directions[k : k + 1], compute_dtype)
+                for index, (k, step) in enumerate(walked):
+                    _move(params, saved, step * factors[k], directions[k : k + 1], evaluation.compute_dtype)
                     if index == 0:
-                        _warn_if_swallowed(params, saved, eps)
+                        _warn_if_swallowed(params, saved, evaluation.eps)
                     before.restore()
                     losses.append(_number(closure()))
             value = torch.tensor(base, dtype=torch.float64)
             differences = torch.tensor(losses, dtype=torch.float64) - value
-            shape = (directions.num,) if sides == 1 else (directions.num, 2)
+            shape = (directions.num,) if evaluation.sides == 1 else (directions.num, 2)
             differences = differences.float().view(shape).to(device)
             if accept is not None:
                 accept(value, differences)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from zo_triton import difference, ops
+from zo_triton import ops
+from zo_triton.difference import propagate
+from zo_triton.ops import engines
 from zo_triton.optim.aggregators import get_aggregator
 from zo_triton.optim.black_box import BlackBox
 from zo_triton.optim.checks import LARGEST_SLOPE
@@ -140,22 +143,11 @@ class CapturedStep:
         """What is recorded: measure, aggregate, move, count."""
         optimizer = self.optimizer
         params, directions = optimizer._parameters(), optimizer.next_directions()
-        with ops.replayable(self._number) as self._kept:
+        with engines.replayable(self._number) as self._kept:
             scales = ops.direction_scales(params, range(len(params)), directions, optimizer.compute_dtype)
-            loss, found, _ = difference.measure(
-                self.closure,
-                params,
-                directions,
-                optimizer.eps,
-                optimizer.sides,
-                optimizer.compute_dtype,
-                optimizer.chunk,
-                True,
-                scales,
-                self._plan,
-            )
-            slopes = found if optimizer.sides == 1 else (found[:, 0] - found[:, 1]) / 2
-            slopes = slopes / optimizer.eps
+            evaluation = replace(optimizer.evaluation, strict=True)
+            loss, found, _ = propagate(self.closure, params, directions, evaluation, scales, self._plan)
+            slopes = evaluation.slopes(found)
             usable = (slopes.abs() < LARGEST_SLOPE).all() & loss.isfinite().all()
             coefficients = get_aggregator(optimizer.aggregator)(slopes, _no_gram)
             if scales is not None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zo_triton import ops
 from zo_triton.directions import Directions
+from zo_triton.ops import engines
 from zo_triton.optim.stochastic import descend_stochastically
 
 FULL_PRECISION = (torch.float32, torch.float64)
@@ -121,7 +122,7 @@ def _in_full_precision(param: Tensor, state: State) -> Tensor:
     own = state[param]
     if "master" not in own:
         own["master"] = param.detach().float()
-    elif not ops.is_replayable() and not torch.equal(own["master"].to(param.dtype), param):
+    elif not engines.is_replayable() and not torch.equal(own["master"].to(param.dtype), param):
         own["master"].copy_(param)
     return own["master"]
 

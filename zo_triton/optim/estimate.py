@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from zo_triton import ops
+from zo_triton.difference import Evaluation
+from zo_triton.difference.arguments import check_parameters
 from zo_triton.directions import Directions
 from zo_triton.optim.aggregators import get_aggregator
-from zo_triton.optim.checks import check_eps, check_evaluation, check_parameters
 from zo_triton.optim.measure import Measurement, measure
 
 
@@ -49,7 +50,8 @@ def estimate_gradient(
 
     Raises:
         TypeError: A parameter is not of a real floating type, or the closure returned no number.
-        ValueError: A setting is out of range, or the loss is not a finite scalar; ``.grad`` is as it was.
+        NonFiniteLossError: The loss, or every difference of it, is not finite; ``.grad`` is as it was.
+        ValueError: A setting is out of range, or the loss is no scalar; ``.grad`` is as it was.
 
     Example:
         >>> import torch, zo_triton as zo
@@ -59,11 +61,10 @@ def estimate_gradient(
         >>> adam.step()
     """
     params = list(params)
-    check_eps(eps)
-    check_evaluation(sides, compute_dtype, chunk)
+    evaluation = Evaluation(eps, sides, compute_dtype, chunk, strict)
     check_parameters(params, directions)
     get_aggregator(aggregator)
-    measurement = measure(closure, params, directions, eps, sides, compute_dtype, chunk, strict)
+    measurement = measure(closure, params, directions, evaluation)
     write_gradients(params, measurement, aggregator)
     return measurement.loss
 

@@ -15,15 +15,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from zo_triton import ops
-from zo_triton.difference import Plan
+from zo_triton.difference import Evaluation, Plan
+from zo_triton.difference.arguments import check_parameters
 from zo_triton.directions import Directions
-from zo_triton.optim.checks import LARGEST_SLOPE, check_eps, check_evaluation, check_parameters
+from zo_triton.optim.checks import LARGEST_SLOPE
 from zo_triton.optim.descent import FULL_PRECISION
+from zo_triton.optim.errors import NonFiniteLossError
 from zo_triton.optim.gradient_step import GradientStep, is_plain
 from zo_triton.optim.measure import measure
 
 if TYPE_CHECKING:
-    from zo_triton.distributed import Facts, Ranks, Take
+    from zo_triton.distributed import Ranks, Take
+    from zo_triton.distributed.agreement import Facts
 
 COMPILED_LOSSES = (F.cross_entropy, F.mse_loss)
 """Losses that the compiled step knows."""
@@ -87,8 +90,7 @@ class FusedTrainer(GradientStep):
     ) -> None:
         trained = {name: param for name, param in model.named_parameters() if param.requires_grad}
         params = list(trained.values())
-        check_eps(eps)
-        check_evaluation(sides, compute_dtype, None)
+        evaluation = Evaluation(eps, sides, compute_dtype)
         check_parameters(params, Directions(seed, 0, directions))
         held = [param for group in optimizer.param_groups for param in group["params"]]
         if [id(param) for param in held] != [id(param) for param in params]:
@@ -110,7 +112,7 @@ class FusedTrainer(GradientStep):
         self.model, self.eps, self.sides, self.loss = model, eps, sides, loss
         self.ranks = ranks
         self.fused = fused and loss in COMPILED_LOSSES
-        self._signed_eps = np.tile(np.array([eps, -eps][:sides], np.float32), directions)
+        self._signed_eps = np.tile(np.array(evaluation.steps, np.float32), directions)
         self._is_small = ops.offers_mlp_step(
             self.params[0].device, Directions(seed, 0, directions), self.params[::2]
         )
@@ -139,8 +141,8 @@ class FusedTrainer(GradientStep):
 
         Raises:
             TypeError: The labels are no int64 tensor, or the targets no float32 one.
-            ValueError: Shapes do not fit, a label is out of range, or the loss or every difference is not
-                finite. Nothing has changed then.
+            NonFiniteLossError: The loss or every difference is not finite. Nothing has changed then.
+            ValueError: Shapes do not fit, or a label is out of range. Nothing has changed then.
         """
         if self.ranks is not None:
             self.ranks.note(x, y)
@@ -154,15 +156,13 @@ class FusedTrainer(GradientStep):
 
     def _measure_general(self, x: Tensor, y: Tensor, directions: Directions) -> tuple[float, Tensor]:
         """The loss and the coefficients of the average, [K] float32."""
-        check_parameters(self.params, directions)
 
         def closure(take: Take = _whole) -> Tensor:
             return self.loss(self.model(take(x)), take(y))
 
-        measurement = measure(
-            closure, self.params, directions, self.eps, self.sides, self.compute_dtype,
-            plan=_from_json(self.plan), ranks=self.ranks,
-        )  # fmt: skip
+        evaluation = Evaluation(self.eps, self.sides, self.compute_dtype)
+        plan = _from_json(self.plan)
+        measurement = measure(closure, self.params, directions, evaluation, plan, self.ranks)
         self.plan = _as_json(measurement.plan)
         return measurement.loss, measurement.coefficients(self.params, "average")
 
@@ -194,7 +194,7 @@ class FusedTrainer(GradientStep):
             loss, differences = self.ranks.share(measured, directions.num)
             found = differences.view(-1).numpy()
         if not isfinite(loss):
-            raise ValueError(
+            raise NonFiniteLossError(
                 f"the loss is {loss}: the step is refused and the weights stay as they are; restart from a "
                 "checkpoint with a lower lr."
             )
@@ -202,7 +202,7 @@ class FusedTrainer(GradientStep):
         usable = np.abs(projected / np.float32(self.eps)) < LARGEST_SLOPE
         count = np.count_nonzero(usable)
         if count == 0:
-            raise ValueError(
+            raise NonFiniteLossError(
                 f"the loss is {loss} but none of its {projected.size} differences is finite: the step is refused "
                 f"and the weights stay as they are; lower eps={self.eps}."
             )

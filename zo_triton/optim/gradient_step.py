@@ -18,6 +18,7 @@ from torch.optim import SGD, Adam, Optimizer
 
 from zo_triton import ops
 from zo_triton.directions import Directions
+from zo_triton.ops import engines
 from zo_triton.optim.checks import check_coefficients
 from zo_triton.optim.estimate import fill_gradients
 from zo_triton.optim.step_log import StepLog
@@ -94,7 +95,7 @@ class GradientStep:
             self.optimizer._opt_called = True  # type: ignore[attr-defined]
         else:
             # On one thread where the engine has its own: torch's others would spin on into the next step.
-            with ops.whole_step(self.params[0].device):
+            with engines.whole_step(self.params[0].device):
                 fill_gradients(self.params, coefficients, directions, self.compute_dtype)
                 self.optimizer.step()
         self.steps_done += 1

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from zo_triton import difference, ops
-from zo_triton.difference import NotATensorError, Plan
+from zo_triton import ops
+from zo_triton.difference import Evaluation, NotATensorError, Plan, propagate
 from zo_triton.difference.random_state import RandomState
 from zo_triton.directions import Directions
 from zo_triton.optim.aggregators import get_aggregator
 from zo_triton.optim.black_box import BlackBox, black_box_differences
 from zo_triton.optim.checks import LARGEST_SLOPE
+from zo_triton.optim.errors import NonFiniteLossError
 
 if TYPE_CHECKING:
     from zo_triton.distributed import Ranks, Take
@@ -90,11 +91,7 @@ def measure(
     closure: Callable[[], Any],
     params: Sequence[Tensor],
     directions: Directions,
-    eps: float,
-    sides: int = 1,
-    compute_dtype: torch.dtype = torch.float32,
-    chunk: int | None = None,
-    strict: bool = False,
+    evaluation: Evaluation,
     plan: Plan | None = None,
     ranks: Ranks | None = None,
 ) -> Measurement:
@@ -107,11 +104,7 @@ def measure(
             plain number is treated as a black box, with one warning.
         params: The trained tensors in the order of their ids.
         directions: Names the K directions.
-        eps: Smoothing radius ε.
-        sides: 1, or 2 for central differences.
-        compute_dtype: Dtype of the differences, float32 or bfloat16.
-        chunk: Directions evaluated at once; None chooses.
-        strict: Refuse functions without an exact difference rule.
+        evaluation: ε and what else says how to evaluate.
         plan: That of the last measurement of such a closure.
         ranks: Share the work; each measures some of the directions, and all get all results.
 
@@ -121,19 +114,20 @@ def measure(
     Raises:
         TypeError: The closure returned neither a tensor nor a number.
         MemoryError: Not even one direction at a time fits in memory.
-        ValueError: The loss is not a scalar, it is NaN or infinite, or every direction's difference is.
+        NonFiniteLossError: The loss is NaN or infinite, or every direction's difference is.
+        ValueError: The loss is not a scalar.
         RankError: A rank is gone, or has measured another loss than the others.
 
     Warns:
         RuntimeWarning: Some directions' differences are not finite; they are left out. Or memory ran out, and
             the step went on with fewer directions at once.
     """
-    scales = ops.direction_scales(params, range(len(params)), directions, compute_dtype)
+    scales = ops.direction_scales(params, range(len(params)), directions, evaluation.compute_dtype)
     before = None if ranks is None else RandomState.capture(params[0].device)
     judged: list[tuple[float, Tensor, Tensor | None]] = []
 
     def accept(value: Tensor, found: Tensor) -> None:
-        judged.append(_judge(_checked_loss(value), found, eps, sides))
+        judged.append(_judge(_checked_loss(value), found, evaluation))
 
     def evaluate(
         run: Callable[[], Any], first: int, stop: int, accept: Accept | None = None, period: int | None = None
@@ -143,25 +137,14 @@ def measure(
         some_scales = None if scales is None else scales[first:stop]
         if not isinstance(run, BlackBox):
             try:
-                value, found, plan = difference.measure(
-                    run,
-                    params,
-                    some,
-                    eps,
-                    sides,
-                    compute_dtype,
-                    chunk,
-                    strict,
-                    some_scales,
-                    plan,
-                    accept,
-                    period,
+                value, found, plan = propagate(
+                    run, params, some, evaluation, some_scales, plan, accept, period
                 )
                 return value, found
             except NotATensorError as error:
                 _accept_number(run, error)
         plan = None
-        return black_box_differences(run, params, some, eps, sides, compute_dtype, some_scales, accept)
+        return black_box_differences(run, params, some, evaluation, some_scales, accept)
 
     if ranks is None or before is None:
         _, found = evaluate(closure, 0, directions.num, accept)
@@ -170,21 +153,21 @@ def measure(
         try:
             loss, found = _shared(ranks, closure, evaluate, directions.num, before)
             found = found.to(params[0].device)
-            loss, projected, usable = _judge(loss, found, eps, sides)
+            loss, projected, usable = _judge(loss, found, evaluation)
         except BaseException:
             before.restore()
             raise
-    return Measurement(loss, projected, found, usable, scales, directions, compute_dtype, plan)
+    return Measurement(loss, projected, found, usable, scales, directions, evaluation.compute_dtype, plan)
 
 
-def _judge(loss: float, found: Tensor, eps: float, sides: int) -> tuple[float, Tensor, Tensor | None]:
+def _judge(loss: float, found: Tensor, evaluation: Evaluation) -> tuple[float, Tensor, Tensor | None]:
     """Loss, projected gradients and which of them are usable (None: all); refuses what no step can use."""
     _check_finite(loss)
-    projected = found / eps if sides == 1 else (found[:, 0] - found[:, 1]) / (2 * eps)
+    projected = evaluation.slopes(found)
     usable = projected.abs() < LARGEST_SLOPE  # which a NaN is not
     if bool(usable.all()):
         return loss, projected, None
-    _report_unusable(usable, loss, eps)
+    _report_unusable(usable, loss, evaluation.eps)
     return loss, projected, usable
 
 
@@ -248,7 +231,7 @@ def _checked_loss(value: Tensor) -> float:
 
 def _check_finite(loss: float) -> None:
     if not isfinite(loss):
-        raise ValueError(
+        raise NonFiniteLossError(
             f"the loss is {loss}: the step is refused and the weights stay as they are; look for overflow in "
             "the model, or restart from a checkpoint with a lower lr."
         )
@@ -257,7 +240,7 @@ def _check_finite(loss: float) -> None:
 def _report_unusable(usable: Tensor, loss: float, eps: float) -> None:
     missing, total = int((~usable).sum()), usable.numel()
     if missing == total:
-        raise ValueError(
+        raise NonFiniteLossError(
             f"the loss is {loss} but its difference along each of the {total} directions is NaN or "
             "infinite, or its slope beyond 2**60: the step is refused and the weights stay as they are; lower "
             f"eps={eps}."

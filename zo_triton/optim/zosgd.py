@@ -10,23 +10,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zo_triton.difference import Plan
+from zo_triton.difference import Evaluation, Plan
+from zo_triton.difference.arguments import check_parameters
 from zo_triton.directions import Directions
 from zo_triton.optim.aggregators import get_aggregator
 from zo_triton.optim.checks import (
     LARGEST_LR,
     check_coefficients,
-    check_eps,
-    check_evaluation,
     check_low_precision,
-    check_parameters,
 )
 from zo_triton.optim.descent import FULL_PRECISION, descend, make_state
 from zo_triton.optim.measure import Measurement, measure
 from zo_triton.optim.step_log import StepLog
 
 if TYPE_CHECKING:
-    from zo_triton.distributed import Facts, Ranks
+    from zo_triton.distributed import Ranks
+    from zo_triton.distributed.agreement import Facts
 
 _SAVED = (
     "seed",
@@ -64,7 +63,8 @@ class ZOSGD(torch.optim.Optimizer):
     number of steps done, so a reloaded run goes on with the same directions. Only ``chunk`` and ``strict``
     are left out: they belong to the machine, and change a difference by rounding at most.
 
-    If the closure raises, or the loss is NaN or infinite (ValueError), the step has not happened: weights,
+    If the closure raises, or the loss is NaN or infinite
+    (:class:`zo_triton.NonFiniteLossError`), the step has not happened: weights,
     state, ``steps_done`` and torch's random state are as they were. If memory runs out while directions are
     evaluated, half as many are tried at once; if one is still too many, MemoryError, and nothing has happened.
 
@@ -169,6 +169,16 @@ class ZOSGD(torch.optim.Optimizer):
             self.seed, self.steps_done, self.directions, self.distribution, self.rounds, self.rank
         )
 
+    @property
+    def evaluation(self) -> Evaluation:
+        """How the next step measures.
+
+        Raises:
+            TypeError: ``eps`` is no number.
+            ValueError: A setting is out of range.
+        """
+        return Evaluation(self.eps, self.sides, self.compute_dtype, self.chunk, self.strict)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> float:  # type: ignore[override]
         """Measures the loss along fresh directions and moves the weights.
@@ -183,7 +193,8 @@ class ZOSGD(torch.optim.Optimizer):
         Raises:
             MemoryError: Not even one direction at a time fits in memory.
             TypeError: The closure returned neither a tensor nor a number.
-            ValueError: There is no closure, the loss is not a finite scalar, or a setting is out of range.
+            NonFiniteLossError: The loss is NaN or infinite, or every direction's difference is.
+            ValueError: There is no closure, the loss is no scalar, or a setting is out of range.
 
         Warns:
             RuntimeWarning: Some directions' differences were not finite and have been left out, or memory ran
@@ -194,24 +205,11 @@ class ZOSGD(torch.optim.Optimizer):
                 "step needs a closure that returns the loss: opt.step(lambda: loss_fn(model(x), y)); a "
                 "zeroth-order step evaluates it along its directions."
             )
-        params, directions = self._parameters(), self.next_directions()
-        check_eps(self.eps)
-        check_evaluation(self.sides, self.compute_dtype, self.chunk)
+        params, directions, evaluation = self._parameters(), self.next_directions(), self.evaluation
         self._check_move(directions)
         if self.ranks is not None:
             self.ranks.check(self._facts)
-        measurement = measure(
-            closure,
-            params,
-            directions,
-            self.eps,
-            self.sides,
-            self.compute_dtype,
-            self.chunk,
-            self.strict,
-            self._plan(),
-            self.ranks,
-        )
+        measurement = measure(closure, params, directions, evaluation, self._plan(), self.ranks)
         coefficients = measurement.coefficients(params, self.aggregator)
         plan = measurement.plan
         self.plan = None if plan is None or plan.fixed else (self.directions, plan.chunk, sorted(plan.keep))
@@ -345,8 +343,7 @@ def _check_settings(settings: dict[str, Any]) -> None:
         settings["rounds"],
         settings["rank"],
     )
-    check_eps(settings["eps"])
-    check_evaluation(settings["sides"], settings["compute_dtype"], settings["chunk"])
+    Evaluation(settings["eps"], settings["sides"], settings["compute_dtype"], settings["chunk"])
     get_aggregator(settings["aggregator"])
     check_low_precision(settings["low_precision"])
 

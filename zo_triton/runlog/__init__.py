@@ -2,13 +2,12 @@
 
 from zo_triton.runlog.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from zo_triton.runlog.contents import Contents, read
-from zo_triton.runlog.format import OVERHEAD, DamagedError
+from zo_triton.runlog.format import DamagedError
 from zo_triton.runlog.log import ReplayLog
 from zo_triton.runlog.replaying import check_weights, replay
 from zo_triton.runlog.weights import load_weights, save_weights
 
 __all__ = [
-    "OVERHEAD",
     "Checkpoint",
     "Contents",
     "DamagedError",

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from zo_triton import ops
-from zo_triton.difference.elementwise import operand, wide
 from zo_triton.difference.network import loss_through_mlp
 from zo_triton.difference.registry import rule
-from zo_triton.difference.softmax import log_softmax_difference
+from zo_triton.difference.rules.elementwise import operand, wide
+from zo_triton.difference.rules.softmax import log_softmax_difference
+from zo_triton.ops import engines
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -92,7 +93,7 @@ def cross_entropy(
 def _labels(labels: Tensor, weight: Tensor | None, ignore_index: int) -> tuple[Tensor, Tensor | None]:
     """Labels that all name a class, and each sample's factor; None where every factor is 1."""
     ignored = labels == ignore_index
-    if ops.any_set(ignored):
+    if engines.any_set(ignored):
         labels = labels.masked_fill(ignored, 0)
         return labels, (~ignored).float() if weight is None else weight[labels] * ~ignored
     return labels, None if weight is None else weight[labels]

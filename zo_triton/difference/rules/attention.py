@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zo_triton.difference.elementwise import wide
-from zo_triton.difference.linear import product
 from zo_triton.difference.registry import handler
-from zo_triton.difference.softmax import log_softmax_difference
+from zo_triton.difference.rules.elementwise import wide
+from zo_triton.difference.rules.linear import product
+from zo_triton.difference.rules.softmax import log_softmax_difference
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zo_triton.difference.elementwise import operand, softplus_difference, spread, wide
 from zo_triton.difference.registry import rule
+from zo_triton.difference.rules.elementwise import operand, softplus_difference, spread, wide
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode

@@ -9,7 +9,7 @@ import torch
 
 from zo_triton import ops
 from zo_triton.difference.entries import Entry, PendingActivation, PendingLayer
-from zo_triton.difference.registry import HANDLERS, named
+from zo_triton.difference.registry import named, register
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -36,8 +36,7 @@ def _register(name: str, *functions: str) -> None:
         mode.put(base, Entry(ops.activation_difference(alias, delta, chosen), None, True))
         return base
 
-    for target in named(*functions):
-        HANDLERS[target] = handle
+    register(named(*functions), handle)
 
 
 _register("relu", "relu")

@@ -21,7 +21,13 @@ def axes_of(dim: Any, dimensions: int) -> list[int]:
     return [axis - dimensions if axis >= 0 else axis for axis in listed]
 
 
-def _reduce(mode: DifferenceMode, base: Tensor, input: Tensor, dim: Any, keepdim: bool) -> Tensor:
+def _total(
+    mode: DifferenceMode, input: Tensor, dim: Any = None, keepdim: bool = False, *more: int, **rest: Any
+) -> Any:
+    """ΣΔ over the axes that the arguments of ``sum`` and ``mean`` name."""
+    if more:
+        return NotImplemented
+    dim, keepdim = rest.get("axis", dim), rest.get("keepdims", keepdim)
     delta = mode.difference(input)
     assert delta is not None
     mode.wide = True
@@ -31,37 +37,18 @@ def _reduce(mode: DifferenceMode, base: Tensor, input: Tensor, dim: Any, keepdim
 
 
 @rule("sum")
-def sum_(
-    mode: DifferenceMode,
-    base: Tensor,
-    input: Tensor,
-    dim: Any = None,
-    keepdim: bool = False,
-    *more: int,
-    **rest: Any,
-) -> Any:
+def sum_(mode: DifferenceMode, base: Tensor, input: Tensor, *args: Any, **kwargs: Any) -> Any:
     """ΣΔ."""
-    if more:
-        return NotImplemented
-    return _reduce(mode, base, input, rest.get("axis", dim), rest.get("keepdims", keepdim))
+    return _total(mode, input, *args, **kwargs)
 
 
 @rule("mean")
-def mean(
-    mode: DifferenceMode,
-    base: Tensor,
-    input: Tensor,
-    dim: Any = None,
-    keepdim: bool = False,
-    *more: int,
-    **rest: Any,
-) -> Any:
+def mean(mode: DifferenceMode, base: Tensor, input: Tensor, *args: Any, **kwargs: Any) -> Any:
     """ΣΔ/n."""
-    if more:
-        return NotImplemented
-    total = _reduce(mode, base, input, rest.get("axis", dim), rest.get("keepdims", keepdim))
-    # Of no elements there is nothing to divide.
-    return total / (input.numel() / base.numel()) if base.numel() else total
+    total = _total(mode, input, *args, **kwargs)
+    if total is NotImplemented or base.numel() == 0:  # of no elements there is nothing to divide
+        return total
+    return total / (input.numel() / base.numel())
 
 
 @rule("cumsum")

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from zo_triton.difference.elementwise import wide
-from zo_triton.difference.piecewise import maximum, minimum
-from zo_triton.difference.reduce import axes_of
 from zo_triton.difference.registry import rule
+from zo_triton.difference.rules.elementwise import wide
+from zo_triton.difference.rules.piecewise import maximum, minimum
+from zo_triton.difference.rules.reduce import axes_of
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from zo_triton.difference.registry import HANDLERS, named
+from zo_triton.difference.registry import handler_of_any, named, register
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -22,20 +22,13 @@ if TYPE_CHECKING:
 def _register(*names: str, bias: int | None = None) -> None:
     """Registers functions; ``bias`` is the position of an argument that is added, not multiplied."""
 
-    def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
-        if not mode.carries(args, kwargs):
-            return function(*args, **kwargs)
+    def compute(mode: DifferenceMode, function: Callable, base: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        added = None
+        if bias is not None:
+            args, kwargs, added = _without_bias(args, kwargs, bias)
+        return _telescope(mode, base, function, args, kwargs, added)
 
-        def compute(mode: DifferenceMode, base: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            added = None
-            if bias is not None:
-                args, kwargs, added = _without_bias(args, kwargs, bias)
-            return _telescope(mode, base, function, args, kwargs, added)
-
-        return mode.apply(compute, function(*args, **kwargs), function, args, kwargs)
-
-    for target in named(*names):
-        HANDLERS[target] = handle
+    register(named(*names), handler_of_any(compute))
 
 
 def _without_bias(args: tuple, kwargs: dict, position: int) -> tuple[tuple, dict, Tensor | None]:
@@ -98,34 +91,23 @@ _register("bilinear", bias=3)
 _register("diag", "trace")
 
 
-def _register_joint(*names: str) -> None:
+def _jointly(mode: DifferenceMode, function: Callable, base: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Functions that are linear in all their tensors together: they do to differences what they do to tensors.
 
     A tensor that carries nothing counts as zeros.
     """
-
-    def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
-        if not mode.carries(args, kwargs):
-            return function(*args, **kwargs)
-
-        def compute(mode: DifferenceMode, base: Tensor, *args: Any, **kwargs: Any) -> Any:
-            leaves, structure = tree_flatten((args, kwargs))
-            if any(isinstance(leaf, float) for leaf in leaves):
-                return NotImplemented
-            deltas = [mode.difference(leaf) if isinstance(leaf, Tensor) else None for leaf in leaves]
-            values = [
-                torch.zeros_like(leaf) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
-                for leaf in leaves
-            ]
-            replaced = {
-                place: delta.to(base.dtype) for place, delta in enumerate(deltas) if delta is not None
-            }
-            return _on_every(function, structure, values, list(replaced), replaced)
-
-        return mode.apply(compute, function(*args, **kwargs), function, args, kwargs)
-
-    for target in named(*names):
-        HANDLERS[target] = handle
+    leaves, structure = tree_flatten((args, kwargs))
+    if any(isinstance(leaf, float) for leaf in leaves):
+        return NotImplemented
+    deltas = [mode.difference(leaf) if isinstance(leaf, Tensor) else None for leaf in leaves]
+    values = [
+        torch.zeros_like(leaf) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+        for leaf in leaves
+    ]
+    replaced = {place: delta.to(base.dtype) for place, delta in enumerate(deltas) if delta is not None}
+    return _on_every(function, structure, values, list(replaced), replaced)
 
 
-_register_joint("index_add", "scatter_add", "index_copy", "masked_scatter", "diag_embed")
+register(
+    named("index_add", "scatter_add", "index_copy", "masked_scatter", "diag_embed"), handler_of_any(_jointly)
+)

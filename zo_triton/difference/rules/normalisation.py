@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zo_triton.difference.elementwise import wide
-from zo_triton.difference.registry import HANDLERS, rule
+from zo_triton.difference.registry import handler_of, register, rule
+from zo_triton.difference.rules.elementwise import wide
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,7 +131,6 @@ def group_norm(
     return scaled(mode, base, y.reshape(input.shape), change, weight, bias, input.dim() - 2)
 
 
-@rule("instance_norm", owner=F)
 def instance_norm(
     mode: DifferenceMode,
     base: Tensor,
@@ -149,7 +148,6 @@ def instance_norm(
     return _by_channel(mode, base, input, axes, (running_mean, running_var), weight, bias, eps)
 
 
-@rule("batch_norm", owner=F)
 def batch_norm(
     mode: DifferenceMode,
     base: Tensor,
@@ -190,18 +188,18 @@ def _by_channel(
     return scaled(mode, base, y, None if delta is None else delta * inverse, weight, bias, trailing)
 
 
-def _remembering(function: Callable, input_statistics: str, position: int) -> None:
-    """Lets the mode remember the running statistics before the base updates them."""
-    compute = HANDLERS[function]
+def _remembering(function: Callable, compute: Callable, input_statistics: str) -> None:
+    """Registers a rule that lets the mode remember the running statistics before the base updates them."""
+    measure_and_apply = handler_of(compute)
 
     def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
-        if kwargs.get(input_statistics, args[position] if len(args) > position else True):
+        if kwargs.get(input_statistics, args[5] if len(args) > 5 else True):
             for index, name in ((1, "running_mean"), (2, "running_var")):
                 mode.remember(kwargs.get(name, args[index] if len(args) > index else None))
-        return compute(mode, function, args, kwargs)
+        return measure_and_apply(mode, function, args, kwargs)
 
-    HANDLERS[function] = handle
+    register([function], handle)
 
 
-_remembering(F.batch_norm, "training", 5)
-_remembering(F.instance_norm, "use_input_stats", 5)
+_remembering(F.batch_norm, batch_norm, "training")
+_remembering(F.instance_norm, instance_norm, "use_input_stats")

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zo_triton.difference.composed import in_pieces
 from zo_triton.difference.registry import named, rule
+from zo_triton.difference.rules.composed import in_pieces
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zo_triton import ops
 from zo_triton.difference.entries import Entry, Symbol
-from zo_triton.difference.registry import HANDLERS, handler, named, rule
+from zo_triton.difference.registry import handler, handler_of_any, named, register, rule
+from zo_triton.ops import engines
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -61,8 +61,7 @@ def _alias(*names: str, transposed: bool) -> None:
             return base
         return mode.apply(_transposed if transposed else reshape, base, function, args, kwargs)
 
-    for target in named(*names):
-        HANDLERS[target] = handle
+    register(named(*names), handle)
 
 
 def _transposed(mode: DifferenceMode, base: Tensor, input: Tensor) -> Any:
@@ -122,7 +121,7 @@ def index_select(mode: DifferenceMode, base: Tensor, input: Tensor, dim: int, in
 def _look_up(mode: DifferenceMode, table: Tensor, indices: Tensor) -> Tensor:
     """The rows of the table's difference that integers pick; of a trained table no others are drawn."""
     tensor_id = mode.trained(table)
-    if tensor_id < 0 or table.dim() < 2 or ops.is_replayable():
+    if tensor_id < 0 or table.dim() < 2 or engines.is_replayable():
         return _needed(mode, table)[:, indices]
     rows, places = torch.unique(indices.long() % max(1, len(table)), return_inverse=True)
     return mode.materialise(tensor_id, table, rows)[:, places]
@@ -177,29 +176,19 @@ def _or_zeros(mode: DifferenceMode, tensor: Tensor) -> Tensor:
     return torch.zeros((), device=tensor.device).expand(mode.evaluations, *tensor.shape)
 
 
-def _rearrange(*names: str) -> None:
-    """Registers any other choice of elements: the function, run on their positions, tells which."""
-
-    def handle(mode: DifferenceMode, function: Any, args: tuple, kwargs: dict) -> Any:
-        if not mode.carries(args, kwargs):
-            return function(*args, **kwargs)
-
-        def compute(mode: DifferenceMode, base: Tensor, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            return _pick(
-                mode, input, _needed(mode, input), lambda positions: function(positions, *args, **kwargs)
-            )
-
-        return mode.apply(compute, function(*args, **kwargs), function, args, kwargs)
-
-    for target in named(*names):
-        HANDLERS[target] = handle
+def _rearranged(
+    mode: DifferenceMode, function: Any, base: Tensor, input: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
+    """Any other choice of elements: the function, run on their positions, tells which."""
+    return _pick(mode, input, _needed(mode, input), lambda positions: function(positions, *args, **kwargs))
 
 
-_rearrange(
+_REARRANGING = (
     "flip", "roll", "rot90", "repeat", "tile", "repeat_interleave", "movedim", "moveaxis", "gather",
     "take", "take_along_dim", "masked_select", "diagonal", "fliplr", "flipud", "narrow_copy",
     "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
 )  # fmt: skip
+register(named(*_REARRANGING), handler_of_any(_rearranged))
 
 
 @handler("embedding")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zo_triton import ops
-from zo_triton.difference.elementwise import wide
 from zo_triton.difference.registry import rule
+from zo_triton.difference.rules.elementwise import wide
+from zo_triton.ops import engines
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -25,7 +25,7 @@ def log_normaliser(a: Tensor, delta: Tensor, dim: Any) -> Tensor:
     total = (torch.softmax(a, dim) * torch.expm1(delta)).sum(dim, keepdim=True)
     result = torch.log1p(total)
     extreme = ~((total > -0.5) & (total < 1e6))
-    if ops.any_set(extreme):
+    if engines.any_set(extreme):
         direct = torch.logsumexp(a + delta, dim, keepdim=True) - torch.logsumexp(a, dim, keepdim=True)
         result = torch.where(extreme, direct, result)
     return result

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zo_triton.difference.registry import HANDLERS
+from zo_triton.difference.registry import register
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -46,7 +46,5 @@ def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) 
 
 
 for _name in (*QUESTIONS, *CHOICES, *FRESH):
-    for _owner in (torch, Tensor):
-        _function = getattr(_owner, _name, None)
-        if callable(_function):
-            HANDLERS[_function] = handle
+    _found = (getattr(_owner, _name, None) for _owner in (torch, Tensor))
+    register(filter(callable, _found), handle)

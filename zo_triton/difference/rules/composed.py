@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zo_triton.difference.registry import HANDLERS, named
+from zo_triton.difference.registry import Handler, named, register
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -40,17 +40,17 @@ def _without_question(function: Any) -> Callable:
 def in_pieces(targets: list[Any], body: Callable | None = None) -> None:
     """Registers functions whose body, their own unless given, runs under the mode."""
     for target in targets:
-        pieces = body or _without_question(target)
+        register([target], _under_the_mode(body or _without_question(target)))
 
-        def handle(
-            mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict, _body: Callable = pieces
-        ) -> Any:
-            if not mode.carries(args, kwargs):
-                return function(*args, **kwargs)
-            with mode:
-                return _body(*args, **kwargs)
 
-        HANDLERS[target] = handle
+def _under_the_mode(body: Callable) -> Handler:
+    def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
+        if not mode.carries(args, kwargs):
+            return function(*args, **kwargs)
+        with mode:
+            return body(*args, **kwargs)
+
+    return handle
 
 
 in_pieces([function for name in FROM_TORCH for function in named(name, owner=F)])

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zo_triton.difference.elementwise import absolute_difference, operand, softplus_difference, wide
-from zo_triton.difference.losses import reduced, reduction_of, residual_of
 from zo_triton.difference.registry import rule
+from zo_triton.difference.rules.elementwise import absolute_difference, operand, softplus_difference, wide
+from zo_triton.difference.rules.losses import reduced, reduction_of, residual_of
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode

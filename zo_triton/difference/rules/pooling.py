@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from zo_triton import ops
-from zo_triton.difference.elementwise import wide
 from zo_triton.difference.registry import rule
+from zo_triton.difference.rules.elementwise import wide
+from zo_triton.ops import engines
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -102,7 +103,7 @@ def _largest(
     if maxima.numel() == 0:
         result = torch.zeros(mode.evaluations, *maxima.shape, device=maxima.device)
     else:
-        places = ops.kept(_table(windows, input.shape[-len(windows) :], input.device))
+        places = engines.kept(_table(windows, input.shape[-len(windows) :], input.device))
         result = mode.shrink(input, maxima.shape, largest_difference(wide(maxima), wide(input), places))
     return result if isinstance(base, Tensor) else [result, None]
 

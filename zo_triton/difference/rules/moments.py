@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zo_triton.difference.elementwise import absolute_difference, root_difference, wide
-from zo_triton.difference.extremes import extreme
-from zo_triton.difference.reduce import axes_of
 from zo_triton.difference.registry import rule
+from zo_triton.difference.rules.elementwise import absolute_difference, root_difference, wide
+from zo_triton.difference.rules.extremes import extreme
+from zo_triton.difference.rules.reduce import axes_of
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
