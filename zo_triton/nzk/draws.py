@@ -12,7 +12,7 @@ import torch
 from zo_triton import ops
 from zo_triton.directions import Directions, matrix_shape
 from zo_triton.nzk.arrays import check_count, check_shapes
-from zo_triton.nzk.moments import Moments, check_samples, moments
+from zo_triton.nzk.coordinate_moments import Moments, check_samples, moments
 
 BLOCK_VECTORS, BLOCK_VALUES = 64, 2**18
 """How many vectors, and about how many values, one seeded generator of NumPy's makes.

@@ -20,8 +20,8 @@ import numpy as np
 from scipy.integrate import IntegrationWarning
 
 from zo_triton.nzk.arrays import check_count
-from zo_triton.nzk.moments import check_samples
-from zo_triton.nzk.recursion import check_kind
+from zo_triton.nzk.coordinate_moments import check_samples
+from zo_triton.nzk.function_space import check_kind
 
 EVEN_MOMENTS = {
     "rademacher": (1.0, 1.0, 1.0, 1.0),

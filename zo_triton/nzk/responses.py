@@ -11,7 +11,7 @@ from zo_triton import ops
 from zo_triton.difference import differences
 from zo_triton.directions import DISTRIBUTIONS, Directions
 from zo_triton.nzk.arrays import COUPLINGS, KERNELS, check_choice, check_count
-from zo_triton.nzk.empirical import Accumulator, Estimate, vectors_per_draw
+from zo_triton.nzk.estimation import Accumulator, Estimate, vectors_per_draw
 
 TOGETHER = 256
 """Directions that one call evaluates; their Gram matrix has the square of it."""

@@ -26,7 +26,7 @@ from zo_triton.difference import Plan, measure
 from zo_triton.directions import Directions
 from zo_triton.nzk.arrays import as_matrix, check_count, check_shapes
 from zo_triton.nzk.evolution import check_lr
-from zo_triton.nzk.recursion import Factors, check_kind, factors
+from zo_triton.nzk.function_space import Factors, check_kind, factors
 
 CHUNK_VALUES = 1 << 22
 """Random values that are held at a time: 32 MiB."""

@@ -18,15 +18,12 @@ from torch import nn
 
 from zo_triton.nzk.arrays import as_matrix, as_vector, check_count
 from zo_triton.nzk.evolution import check_steps, evolve
-from zo_triton.nzk.expected import expected
-from zo_triton.nzk.ntk import linearize
-from zo_triton.nzk.recursion import recursion
-from zo_triton.nzk.spread import spread
+from zo_triton.nzk.expectation import expected
+from zo_triton.nzk.function_space import recursion
+from zo_triton.nzk.second_moment import spread
 from zo_triton.nzk.stability import max_stable_lr
-from zo_triton.nzk.step_check import StepCheck, StepError
+from zo_triton.nzk.tangent_kernel import linearize
 from zo_triton.nzk.walk import KernelWalk
-
-__all__ = ["CheckResult", "MeanResult", "StepCheck", "StepError", "check", "check_mean", "mean_z_scores"]
 
 SAMPLES, INPUTS, OUTPUTS = 24, 13, 2
 """The built-in problem: 48 outputs of an affine map with 28 weights in two tensors, noisy targets."""
