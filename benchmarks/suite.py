@@ -12,6 +12,7 @@ from benchmarks.measure import accuracy, curves, gates, memory, scaling, step_ti
 from benchmarks.race import races
 from benchmarks.report import Record, new_record
 from zo_triton._machine import environment
+from zo_triton.directions import seed_after
 
 
 def run_report(
@@ -43,7 +44,7 @@ def run_report(
         sections["gate"] = gates.run_gate(20 if tiny else 300, say)
         for name, race in chosen.items():
             config = races.TINY if tiny else race.config
-            config = replace(config, seeds=tuple(seed + number for number in config.seeds))
+            config = replace(config, seeds=tuple(seed_after(seed, number) for number in config.seeds))
             sections[races.section_of(name)] = races.run_race(name, config, say)
         sections["step_time"] = step_time.run_step_time(cases, seconds, say)
         sections["step_split"] = step_time.run_step_split(cases, seconds / 4, say)
@@ -79,7 +80,7 @@ def run_race(name: str, seed: int, say: Callable[[str], None]) -> Record:
         ValueError: There is no such race, or the data is damaged.
     """
     config = races.find_race(name).config
-    config = replace(config, seeds=tuple(seed + number for number in config.seeds))
+    config = replace(config, seeds=tuple(seed_after(seed, number) for number in config.seeds))
     origin = environment(seed)
     gate = gates.run_gate(300, say)
     return new_record(origin, {"gate": gate, "race": races.run_race(name, config, say)})

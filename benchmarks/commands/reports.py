@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zo_triton.commands.shared import FAILED, Parser, make_console
+from zo_triton.directions import check_seed
 
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -93,8 +94,7 @@ def _measure(
     from benchmarks.report import check_destination, publish
 
     target = check_destination(folder)
-    if not 0 <= options.seed < 2**32:
-        raise ValueError(f"seed must be in [0, 2**32), got {options.seed}.")
+    check_seed(options.seed)
     console = make_console()
     if console.is_terminal:
         with console.status("starting") as status:

@@ -38,7 +38,7 @@ def draw(
             (in float32); a frozen ``scipy.stats`` distribution; or samples [count], drawn with replacement.
         num: How many vectors.
         size: d, the coordinates of one.
-        seed: ``0 <= seed < 2**64``.
+        seed: As :class:`zo_triton.Directions` takes it.
         first: Index of the first vector.
         shapes: The tensors that the coordinates belong to, in order; None for one vector. They decide which
             of the field's values a coordinate is, and which tensors have factors.

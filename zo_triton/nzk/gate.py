@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from zo_triton.directions import seed_after
 from zo_triton.nzk.arrays import as_matrix, as_vector, check_count
 from zo_triton.nzk.evolution import check_steps, evolve
 from zo_triton.nzk.expectation import expected
@@ -212,7 +213,9 @@ def check_mean(
     for run in range(runs):
         problem.reset()
         params = problem.model.parameters()
-        walk = KernelWalk(params, lr, num_directions, 1e-3, seed + run, distribution, kernel, coupling)
+        walk = KernelWalk(
+            params, lr, num_directions, 1e-3, seed_after(seed, run), distribution, kernel, coupling
+        )
         for place, outputs in enumerate(problem.outputs(walk, kept)):
             found[place, run] = outputs
     mean_kernel = expected(line.features, distribution, coupling, num_directions, kernel)
