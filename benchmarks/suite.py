@@ -17,6 +17,7 @@ from benchmarks.race.loop import RaceConfig
 from benchmarks.report import Record, new_record
 from zo_triton._machine import environment
 from zo_triton._progress import Monitor
+from zo_triton.directions import seed_after
 
 Say = Callable[[str], None]
 
@@ -114,7 +115,7 @@ def _shorter(config: RaceConfig) -> RaceConfig:
 def _race(
     name: str, seconds: float, config: RaceConfig, seed: int, methods: Sequence[str] | None = None
 ) -> Part:
-    config = replace(config, seeds=tuple(seed + number for number in config.seeds))
+    config = replace(config, seeds=tuple(seed_after(seed, number) for number in config.seeds))
     chosen = None if methods is None else find_methods(methods)
     return Part(races.section_of(name), seconds, lambda say: races.run_race(name, config, say, chosen))
 

@@ -10,8 +10,9 @@ first used. The custom ops under ``torch.ops.zo_triton`` are registered by ``zo_
 but ``Directions`` and ``data`` loads; who calls them directly imports that module first.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from zo_triton._lazy import lazy_names
 
 if TYPE_CHECKING:
     from zo_triton import (
@@ -97,20 +98,6 @@ _NAMES = {
     ),
     "runlog": ("ReplayLog", "replay"),
 }
-_SUBMODULES = {"data", "nzk", "testing", *_NAMES}
-_HOME = {name: module for module, names in _NAMES.items() for name in names}
 
-# Hidden from type checkers, which would otherwise take any misspelt name for one that loads later.
 if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> object:
-        if name in _SUBMODULES:
-            return import_module(f"{__name__}.{name}")
-        if name not in _HOME:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-        return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = lazy_names(__name__, _NAMES, {"data", "nzk", "testing", *_NAMES})

@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
 
-DISTRIBUTIONS = ("rademacher", "gaussian", "uniform", "laplace", "sphere")
-"""Every name has mean 0 and variance 1 an element; ``sphere`` is Gaussian scaled to length √d."""
+from zo_triton.distributions import DISTRIBUTIONS, name_of
+
+SEEDS = 2**64
+"""How many seeds there are: the generator's key has 64 bits."""
 
 PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -46,10 +48,10 @@ class Directions:
     upper half, which is how chunks and ranks share a step.
 
     Args:
-        seed: 64-bit key of the generator, ``0 <= seed < 2**64``. Zero is a seed like any other.
+        seed: 64-bit key of the generator, as :func:`check_seed` takes it.
         step: The optimizer step, ``0 <= step < 2**32``.
         num: How many directions, at least 1.
-        distribution: One of :data:`DISTRIBUTIONS`.
+        distribution: A name in :data:`zo_triton.distributions.DISTRIBUTIONS`.
         rounds: Philox rounds, 10 (the published default) or 7 (the fewest that pass BigCrush).
         rank: If given, a tensor of two or more dimensions is perturbed by A·Bᵀ/√rank with A [rows, rank]
             and B [cols, rank] drawn from ``distribution``; vectors stay full.
@@ -74,10 +76,9 @@ class Directions:
     first: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("seed", "step", "num", "rounds", "first"):
+        check_seed(self.seed)
+        for name in ("step", "num", "rounds", "first"):
             _check_integer(name, getattr(self, name))
-        if not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed must be in [0, 2**64), got {self.seed}; take it modulo 2**64.")
         if not 0 <= self.step < 2**32:
             raise ValueError(
                 f"step must be in [0, 2**32), got {self.step}; start a new seed after 2**32 steps."
@@ -87,7 +88,9 @@ class Directions:
         if self.first < 0 or self.first + self.num > 2**32:
             raise ValueError(f"directions {self.first}…{self.first + self.num - 1} leave [0, 2**32).")
         if self.distribution not in DISTRIBUTIONS:
-            raise ValueError(f"unknown distribution {self.distribution!r}; choose one of {DISTRIBUTIONS}.")
+            raise ValueError(
+                f"unknown distribution {self.distribution!r}; choose one of {tuple(DISTRIBUTIONS)}."
+            )
         if self.rounds not in (7, 10):
             raise ValueError(f"rounds must be 7 or 10, got {self.rounds}.")
         if self.rank is not None:
@@ -107,19 +110,28 @@ class Directions:
     @property
     def elementwise(self) -> str:
         """The distribution of a single element before any per-direction scale."""
-        return "gaussian" if self.distribution == "sphere" else self.distribution
+        return DISTRIBUTIONS[self.distribution].elements or self.distribution
+
+    @property
+    def signs(self) -> bool:
+        """Whether a single element, before any scale, is 1 or -1."""
+        return DISTRIBUTIONS[self.distribution].signs
 
     def encode(self) -> list[int]:
         """The seven integers that cross the boundary of a torch custom op; the seed as a signed 64-bit one."""
-        signed = self.seed - 2**64 if self.seed >= 2**63 else self.seed
-        index = DISTRIBUTIONS.index(self.distribution)
-        return [signed, self.step, self.num, index, self.rounds, self.rank or 0, self.first]
+        signed = self.seed - SEEDS if self.seed >= SEEDS // 2 else self.seed
+        code = DISTRIBUTIONS[self.distribution].code
+        return [signed, self.step, self.num, code, self.rounds, self.rank or 0, self.first]
 
     @staticmethod
     def decode(integers: Sequence[int]) -> Directions:
-        """Inverse of :meth:`encode`."""
-        seed, step, num, index, rounds, rank, first = integers
-        return Directions(seed % 2**64, step, num, DISTRIBUTIONS[index], rounds, rank or None, first)
+        """Inverse of :meth:`encode`.
+
+        Raises:
+            ValueError: No distribution has this code, or a number is out of range.
+        """
+        seed, step, num, code, rounds, rank, first = integers
+        return Directions(seed % SEEDS, step, num, name_of(code), rounds, rank or None, first)
 
     def is_low_rank(self, shape: Sequence[int]) -> bool:
         """Whether a tensor of this shape is perturbed by factors: ``rank`` is set and it is no vector."""
@@ -152,9 +164,32 @@ def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
     return int(shape[0]), prod(shape[1:])
 
 
+def check_seed(seed: int) -> int:
+    """The seed itself, if it is one: of the field, of a run, of a benchmark, all have one range.
+
+    NumPy's and torch's generators take every such seed; what takes fewer bits takes the seed's lowest.
+
+    Args:
+        seed: In [0, 2**64). Zero is a seed like any other.
+
+    Raises:
+        TypeError: It is no integer.
+        ValueError: It is out of range.
+    """
+    _check_integer("seed", seed)
+    if not 0 <= seed < SEEDS:
+        raise ValueError(f"seed must be in [0, 2**64), got {seed}; take it modulo 2**64.")
+    return seed
+
+
+def seed_after(seed: int, count: int) -> int:
+    """The seed ``count`` places further on; the first follows the last."""
+    return (seed + count) % SEEDS
+
+
 def num_blocks(rows: int, cols: int, distribution: str) -> int:
     """How many Philox blocks a [rows, cols] matrix takes."""
-    width = SIGN_COLUMNS_PER_BLOCK if distribution == "rademacher" else 1
+    width = SIGN_COLUMNS_PER_BLOCK if DISTRIBUTIONS[distribution].signs else 1
     return ceil(rows / ROWS_PER_BLOCK) * ceil(cols / width)
 
 

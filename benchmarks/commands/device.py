@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from zo_triton.commands.shared import FAILED, INTERRUPTED, Parser
+from zo_triton.directions import check_seed
 
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -40,9 +41,8 @@ def _gpu(options: argparse.Namespace) -> int:
     from benchmarks.report import check_destination
 
     found = chip.find_chip()
-    seed = secrets.randbelow(2**32) if options.seed is None else options.seed
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be in [0, 2**32), got {seed}.")
+    # Half as many digits as a seed may have are enough, and easier to type again.
+    seed = secrets.randbelow(2**32) if options.seed is None else check_seed(options.seed)
     folder = check_destination(options.out or f"reports/{found.slug}{'-tiny' if options.tiny else ''}")
     from benchmarks.gpu.goals import line
     from benchmarks.gpu.run import has_failed, run_gpu

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from zo_triton.commands.shared import Parser
+from zo_triton.directions import check_seed
 
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -26,8 +27,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _field(options: argparse.Namespace) -> int:
-    if not 0 <= options.seed < 2**64:
-        raise ValueError(f"seed must be in [0, 2**64), got {options.seed}; take it modulo 2**64.")
+    check_seed(options.seed)
     if options.stream is not None:
         return _stream(options.stream, options.seed)
     from benchmarks.report import check_destination, new_record, publish

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zo_triton.commands.shared import FAILED, Parser
+from zo_triton.directions import check_seed
 
 if TYPE_CHECKING:
     from benchmarks.suite import Part
@@ -95,9 +96,7 @@ def _measure(seed: int, folder: str, profile: str, parts_of: Callable[[int], lis
     from zo_triton._progress import monitor
 
     target = check_destination(folder)
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be in [0, 2**32), got {seed}.")
-    parts = parts_of(seed)
+    parts = parts_of(check_seed(seed))
     with monitor(plan_of(parts)) as told:
         record = run_parts(parts, seed, profile, told)
     print(f"wrote {publish(record, target)}")

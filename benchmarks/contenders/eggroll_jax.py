@@ -36,7 +36,7 @@ class EggrollJax(Contender):
         self._jax, self._optimizer = jax, optax.sgd(setting.lr)
         self._weights = to_jax(self.layers)
         self._state = self._optimizer.init(self._weights)
-        self._key = jax.random.PRNGKey(setting.seed)
+        self._key = jax.random.PRNGKey(setting.seed % 2**32)
         self._step: Any = jax.jit(
             _make_step(self._optimizer, setting.directions, sigma), donate_argnums=(0, 1)
         )

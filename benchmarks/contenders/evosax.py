@@ -42,7 +42,7 @@ class EvosaxOpenES(Contender):
             optimizer=optax.adam(setting.lr),
             std_schedule=optax.constant_schedule(sigma),
         )
-        self._key, key = jax.random.split(jax.random.PRNGKey(setting.seed))
+        self._key, key = jax.random.split(jax.random.PRNGKey(setting.seed % 2**32))
         self._params = self._strategy.default_params
         self._state = self._strategy.init(key, start, self._params)
         self._step: Any = jax.jit(self._generation)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import comb, factorial, prod, sqrt
+from math import comb, prod, sqrt
 
 import numpy as np
 from scipy import special, stats
 
 import zo_triton as zo
+from zo_triton.distributions import DISTRIBUTIONS, INDEPENDENT, Distribution
 
 _SPHERE_DIMENSION = 16
 _SIDE = 32
@@ -88,21 +89,20 @@ def _sphere_function(x: np.ndarray) -> np.ndarray:
     return 0.5 + 0.5 * np.sign(x) * special.betainc(0.5, (d - 1) / 2, np.minimum(x**2 / d, 1.0))
 
 
-_NORMAL = _even(1, 3, 15, 105)
-_SIGN = _even(1, 1, 1, 1)
+def _moments(distribution: str) -> Moments:
+    return _even(*DISTRIBUTIONS[distribution].even_moments)
+
+
+def _function(distribution: Distribution) -> Callable[[np.ndarray], np.ndarray] | None:
+    return None if distribution.signs else np.vectorize(distribution.cdf, otypes=[np.float64])
+
+
 _D = _SPHERE_DIMENSION
 
 LAWS: dict[str, Law] = {
-    "rademacher": Law(_elements("rademacher"), _SIGN),
-    "gaussian": Law(_elements("gaussian"), _NORMAL, stats.norm.cdf),
-    "uniform": Law(
-        _elements("uniform"), _even(*(3**k / (2 * k + 1) for k in range(1, 5))),
-        stats.uniform(-sqrt(3), 2 * sqrt(3)).cdf,
-    ),
-    "laplace": Law(
-        _elements("laplace"), _even(*(factorial(2 * k) / 2**k for k in range(1, 5))),
-        stats.laplace(scale=sqrt(0.5)).cdf,
-    ),
+    **{
+        name: Law(_elements(name), _moments(name), _function(DISTRIBUTIONS[name])) for name in INDEPENDENT
+    },
     f"sphere, d = {_D}": Law(
         _first_of_each,
         _even(*(prod(range(1, 2 * k, 2)) * _D**k / prod(range(_D, _D + 2 * k, 2)) for k in range(1, 5))),
@@ -110,9 +110,9 @@ LAWS: dict[str, Law] = {
     ),
     # Two products of Gaussians add up to a Laplace value exactly.
     "gaussian, rank 2": Law(
-        _diagonals("gaussian", 2), low_rank_moments(_NORMAL, 2), stats.laplace(scale=sqrt(0.5)).cdf
+        _diagonals("gaussian", 2), low_rank_moments(_moments("gaussian"), 2), _function(DISTRIBUTIONS["laplace"])
     ),
-    "rademacher, rank 3": Law(_diagonals("rademacher", 3), low_rank_moments(_SIGN, 3)),
+    "rademacher, rank 3": Law(_diagonals("rademacher", 3), low_rank_moments(_moments("rademacher"), 3)),
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 import zo_triton as zo
 from zo_triton import ops
+from zo_triton.directions import seed_after
 
 NEIGHBOURS = 64
 """Streams that a reading interleaves."""
@@ -46,7 +47,7 @@ def read_field(reading: str, seed: int, number: int) -> np.ndarray:
 
     Args:
         reading: In :data:`READINGS`.
-        seed: Of the field, in [0, 2**64).
+        seed: Of the field.
         number: Which chunk; all chunks of all readings are different numbers of the field.
 
     Returns:
@@ -76,9 +77,9 @@ def read_field(reading: str, seed: int, number: int) -> np.ndarray:
         first = step + number * (NEIGHBOURS - 1)
         several = [replace(one, step=first + other) for other in neighbours]
     elif reading == "seeds":
-        several = [replace(one, seed=(seed + other) % 2**64) for other in neighbours]
+        several = [replace(one, seed=seed_after(seed, other)) for other in neighbours]
     else:
-        several = [replace(one, seed=(seed + (other << 32)) % 2**64) for other in neighbours]
+        several = [replace(one, seed=seed_after(seed, other << 32)) for other in neighbours]
     return _interleave(np.concatenate([_draw(directions) for directions in several]))
 
 

@@ -23,6 +23,7 @@ from benchmarks.gpu.trial import Check, Trial, absolute_error, relative_error
 from benchmarks.measure.accuracy import direct_differences
 from benchmarks.timing import round_digits
 from zo_triton import ops, reference
+from zo_triton.directions import seed_after
 from zo_triton.ops.registry import call
 
 FLOAT, HALF = torch.float32, torch.bfloat16
@@ -68,7 +69,7 @@ def _row(check: Check, results: StageResults, number: int) -> dict[str, Any]:
 def _measure(check: Check, context: StageContext, number: int) -> tuple[float, float]:
     context.need(check.dtype)
     # Each check has a stream of its own: one more in the list changes no other's inputs.
-    found = check.run(Trial(context.device, context.tiny, context.seed + 1000 * number))
+    found = check.run(Trial(context.device, context.tiny, seed_after(context.seed, 1000 * number)))
     context.clock.wait()
     return found
 

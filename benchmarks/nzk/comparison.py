@@ -13,7 +13,7 @@ from benchmarks.nzk.numbers import plain, record_steps
 from benchmarks.nzk.prediction import mean_losses
 from benchmarks.nzk.problems import Problem
 from benchmarks.nzk.settings import GAUSSIAN, Settings
-from zo_triton.nzk.spread import StepMoments, step_moments
+from zo_triton.nzk.fluctuation import StepMoments, step_moments
 
 LEFT = 0.05
 """Relative deviation of the loss from which on the network has left the prediction."""

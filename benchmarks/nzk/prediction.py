@@ -10,7 +10,8 @@ from scipy import integrate, optimize, stats
 
 from benchmarks.nzk.problems import Modes
 from benchmarks.nzk.settings import Noise
-from zo_triton.nzk.spread import StepMoments, eigenbasis_growth, step_moments
+from zo_triton.nzk.fluctuation import StepMoments, step_moments
+from zo_triton.nzk.second_moment import eigenbasis_growth
 
 SHARES = np.concatenate([np.geomspace(0.002, 0.1, 8), np.linspace(0.15, 0.95, 17)])
 """Shares of the stable limit among which a method's best learning rate is looked for."""

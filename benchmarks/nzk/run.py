@@ -17,6 +17,7 @@ from benchmarks.nzk.settings import EXPERIMENTS, Settings, shrink
 from benchmarks.report import Record, new_record
 from zo_triton._machine import environment
 from zo_triton.data import export_mat
+from zo_triton.directions import check_seed
 from zo_triton.ops import use_engine
 
 MOST_STEPS = 10_000_000
@@ -49,8 +50,7 @@ def choose_settings(
     """
     if name not in EXPERIMENTS:
         raise ValueError(f"unknown experiment {name!r}; choose one of {tuple(EXPERIMENTS)}.")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be in [0, 2**32), got {seed}.")
+    check_seed(seed)
     for label, value, least in (("steps", steps, 10), ("draws", draws, 50), ("directions", directions, 1)):
         if value is not None and not least <= value <= MOST_STEPS:
             raise ValueError(f"{label} must be from {least} to {MOST_STEPS}, got {value}.")

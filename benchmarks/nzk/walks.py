@@ -15,7 +15,7 @@ from benchmarks.nzk.problems import Problem
 from benchmarks.nzk.settings import Noise
 from zo_triton import nzk
 from zo_triton.directions import Directions
-from zo_triton.nzk.recursion import Factors, factors
+from zo_triton.nzk.function_space import Factors, factors
 
 CHUNK_VALUES = 1 << 21
 """Random values drawn at a time."""

@@ -5,7 +5,7 @@ import torch
 
 import zo_triton as zo
 from benchmarks.measure.gates import GateError
-from zo_triton.directions import DISTRIBUTIONS
+from zo_triton.distributions import DISTRIBUTIONS
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from benchmarks.race.loop import RaceConfig, batches, evaluate, setting
 from benchmarks.race.races import CONFIG, DEFAULT_RATES, probe
 from benchmarks.race.tasks import LoadedTask, find_task
 from benchmarks.train.run_folder import RunFolder, check_empty, read_settings, tensors_of
+from zo_triton.directions import check_seed
 
 LARGE = 10_000
 """From so many training examples on, accuracy is looked at less often."""
@@ -108,9 +109,7 @@ def choose(
         raise ValueError(f"steps must be at least 1, got {steps}.")
     if lr is not None and not 0 <= lr < float("inf"):
         raise ValueError(f"lr must be finite and not negative, got {lr}.")
-    seed = 0 if seed is None else seed
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed must be in [0, 2**63), got {seed}.")
+    seed = check_seed(0 if seed is None else seed)
     directions = found.directions if directions is None else directions
     if directions < 1:
         raise ValueError(f"directions must be at least 1, got {directions}.")

@@ -9,6 +9,7 @@ from zo_triton import ops
 from zo_triton.cpu.arrays import as_array
 from zo_triton.cpu.field import TOGETHER, code_of, fill_matrix, fill_rows, key_of
 from zo_triton.directions import tensor_word
+from zo_triton.distributions import DISTRIBUTIONS
 from zo_triton.reference import sample_matrix
 
 SHAPES = {
@@ -19,7 +20,6 @@ SHAPES = {
     "primes": (13, 67),
     "convolution": (6, 5, 3, 3),
 }
-DISTRIBUTIONS = ("rademacher", "gaussian", "uniform", "laplace", "sphere")
 SEED = 2**63 + 12345
 
 

@@ -5,6 +5,7 @@ import torch
 
 from zo_triton import reference
 from zo_triton.directions import Directions, tensor_word
+from zo_triton.distributions import DISTRIBUTIONS, INDEPENDENT
 from zo_triton.kernels import sample
 from zo_triton.kernels.stage import stage
 
@@ -39,14 +40,14 @@ def test_signs_are_the_references_bit_for_bit(shape, rounds, device):
     assert torch.equal(drawn, _reference(directions, 5, shape, torch.float32))
 
 
-@pytest.mark.parametrize("distribution", ["gaussian", "uniform", "laplace", "sphere"])
+@pytest.mark.parametrize("distribution", [name for name, entry in DISTRIBUTIONS.items() if not entry.signs])
 def test_real_values_agree_to_1e_5(distribution, device):
     directions = Directions(11, 3, 2, distribution)
     drawn = _sample(directions, 0, (37, 67), torch.float32, device)
     assert (drawn - _reference(directions, 0, (37, 67), torch.float32)).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("distribution", ["rademacher", "gaussian", "uniform", "laplace"])
+@pytest.mark.parametrize("distribution", INDEPENDENT)
 def test_tiles_and_chunks_never_change_a_value(distribution, device):
     directions = Directions(4, 9, 4, distribution)
     whole = _sample(directions, 1, (19, 70), torch.float32, device)

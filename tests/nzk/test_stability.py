@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from zo_triton.nzk.fluctuation import step_moments
+from zo_triton.nzk.function_space import factors, recursion
 from zo_triton.nzk.rates import best_lr
-from zo_triton.nzk.recursion import factors, recursion
-from zo_triton.nzk.spread import eigenbasis_growth, second_moments, spread, step_moments
+from zo_triton.nzk.second_moment import eigenbasis_growth, second_moments, spread
+from zo_triton.nzk.spectrum import hutchinson_trace, largest_eigenvalue
 from zo_triton.nzk.stability import (
     best_rate,
     check_stable,
-    hutchinson_trace,
-    largest_eigenvalue,
     lr_bounds,
     max_stable_lr,
     max_stable_lr_preconditioned,

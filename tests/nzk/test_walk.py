@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 import zo_triton as zo
-from zo_triton.nzk.ntk import linearize
-from zo_triton.nzk.recursion import recursion
+from zo_triton.nzk.function_space import recursion
+from zo_triton.nzk.tangent_kernel import linearize
 from zo_triton.nzk.walk import KernelWalk, realised_factors, walk_step, walked_vectors
 
 KINDS = [("update", "shared"), ("nzk", "shared"), ("nzk", "independent")]

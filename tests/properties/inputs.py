@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from zo_triton import Directions
-from zo_triton.directions import DISTRIBUTIONS
+from zo_triton.distributions import DISTRIBUTIONS
 
 SIZES = st.sampled_from([0, 1, 2, 3, 4, 5, 7, 31, 32, 33])
 """Around the field's blocks of 4 rows and 32 columns, and nothing at all."""
@@ -39,7 +39,7 @@ def directions(draw, shape=None, most=6):
         draw(st.integers(0, 2**64 - 1)),
         draw(st.integers(0, 2**32 - 1)),
         num,
-        draw(st.sampled_from(DISTRIBUTIONS)),
+        draw(st.sampled_from(list(DISTRIBUTIONS))),
         draw(st.sampled_from([7, 10])),
         rank,
         draw(st.integers(0, 2**32 - num)),

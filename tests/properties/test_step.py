@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from inputs import share, values
 
 import zo_triton as zo
-from zo_triton.directions import DISTRIBUTIONS
+from zo_triton.distributions import DISTRIBUTIONS
 from zo_triton.optim import AGGREGATORS, ZOSGD, BlackBox
 
 SPECIAL = [0.0, -0.0, 1.0, -2.5, 1e-45, -1e-39, 1e-30, 1e19, -1e30, 3.4e38, math.inf, -math.inf, math.nan]
@@ -24,7 +24,7 @@ def settings_of(draw):
         "directions": draw(st.integers(1, 5)),
         "eps": draw(st.sampled_from([1e-4, 1e-2, 1.0])),
         "seed": draw(st.integers(0, 2**64 - 1)),
-        "distribution": draw(st.sampled_from(DISTRIBUTIONS)),
+        "distribution": draw(st.sampled_from(list(DISTRIBUTIONS))),
         "sides": draw(st.integers(1, 2)),
         "aggregator": draw(st.sampled_from(sorted(AGGREGATORS))),
         "momentum": draw(st.sampled_from([0.0, 0.9])),

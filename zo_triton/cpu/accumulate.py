@@ -65,7 +65,7 @@ def _accumulate_one(
         return
     array, values, key = matrix.numpy(), weights.numpy(), key_of(directions)
     word, code = tensor_word(tensor_id), code_of(directions)
-    if directions.elementwise == "rademacher":
+    if directions.signs:
         cost, kernel = tensor.numel() * directions.num // LANES, _signs_kernel
         arguments: tuple[Any, ...] = array, values, word, directions.first, key
     else:

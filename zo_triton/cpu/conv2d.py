@@ -111,7 +111,7 @@ def _run(c: Convolution, start: int, stop: int, first_sample: int, last_sample: 
     """Directions start … stop - 1 of the samples first_sample … last_sample - 1."""
     d, outputs = c.directions, c.weight.shape[0]
     rows = outputs // c.options["groups"]
-    tables = d.elementwise == "rademacher" and d.rank is None and (rows >= FEWEST_ROWS or c.weight_id < 0)
+    tables = d.signs and d.rank is None and (rows >= FEWEST_ROWS or c.weight_id < 0)
     group = max(1, min(stop - start, SHARED_ROWS // outputs)) if tables else 1
     if tables and c.difference is None:
         for first in range(start, stop, group):

@@ -14,7 +14,8 @@ from numba.extending import overload
 from zo_triton.cpu.compiling import device, kernel, routine
 from zo_triton.cpu.scalars import log, round_bfloat16, sincos_turns, store
 from zo_triton.cpu.vectors import float_from_bits
-from zo_triton.directions import DISTRIBUTIONS, PHILOX_MULTIPLIERS, PHILOX_WEYL, Directions
+from zo_triton.directions import PHILOX_MULTIPLIERS, PHILOX_WEYL, Directions
+from zo_triton.distributions import DISTRIBUTIONS, check_drawn
 
 _M0, _M1 = np.uint64(PHILOX_MULTIPLIERS[0]), np.uint64(PHILOX_MULTIPLIERS[1])
 _W0, _W1 = np.uint32(PHILOX_WEYL[0]), np.uint32(PHILOX_WEYL[1])
@@ -25,20 +26,26 @@ TOGETHER = 256
 
 _SQRT3, _SQRT_HALF = np.float32(3.0**0.5), np.float32(0.5**0.5)
 
-SIGNS, GAUSSIAN, UNIFORM, LAPLACE = (
-    DISTRIBUTIONS.index(name) for name in ("rademacher", "gaussian", "uniform", "laplace")
-)
+DRAWN = ("rademacher", "gaussian", "uniform", "laplace")
+"""The distributions that this engine has routines for."""
+
+SIGNS, GAUSSIAN, UNIFORM, LAPLACE = (DISTRIBUTIONS[name].code for name in DRAWN)
 
 
 def key_of(directions: Directions) -> np.ndarray:
-    """What the generator needs of ``directions`` beside the counter: uint32 [4]."""
+    """What the generator needs of ``directions`` beside the counter: uint32 [4].
+
+    Raises:
+        ValueError: This engine has no routine for the distribution.
+    """
+    check_drawn(directions.elementwise, DRAWN, "cpu")
     seed = directions.seed
     return np.array([seed & 0xFFFFFFFF, seed >> 32, directions.step, directions.rounds], np.uint32)
 
 
 def code_of(directions: Directions) -> int:
     """The elementwise distribution as an integer."""
-    return DISTRIBUTIONS.index(directions.elementwise)
+    return DISTRIBUTIONS[directions.elementwise].code
 
 
 @device
@@ -146,6 +153,8 @@ def _count_off(blocks, indices, each, some, first_block, first_index):
 @routine
 def real_rows(out, row_block, word, index, key, code):
     """Four rows of a real-valued matrix: out float32 [4, cols]."""
+    if code != GAUSSIAN and code != UNIFORM and code != LAPLACE:
+        raise ValueError("unknown code of a real-valued distribution")
     cols = out.shape[1]
     scratch = np.empty((4, cols), np.uint32)
     blocks, indices = (uint32(row_block * cols), uint32(1)), (uint32(index), uint32(0))

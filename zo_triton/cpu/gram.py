@@ -31,7 +31,7 @@ def gram(
         if directions.is_low_rank(shape):
             left, right = (factor.double() for factor in draw_factors(directions, tensor_id, shape, drawn))
             out += torch.einsum("kia,lib,kja,ljb->kl", left, left, right, right)
-        elif directions.elementwise == "rademacher":
+        elif directions.signs:
             out += _gram_signs(shape, tensor_id, directions)
         else:
             out += _gram_real(shape, tensor_id, directions, drawn)

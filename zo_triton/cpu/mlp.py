@@ -22,7 +22,7 @@ from zo_triton.cpu.field import key_of, philox_words
 from zo_triton.cpu.fixed_point import fixed_sign_product
 from zo_triton.cpu.scalars import expm1
 from zo_triton.cpu.sharing import shared
-from zo_triton.cpu.signs import LINE, TABLES, lines, part, sign_product, to_line
+from zo_triton.cpu.signs import TABLES, floats_for, lines, part, sign_product, to_line
 from zo_triton.cpu.threads import thread_count, together
 from zo_triton.cpu.vectors import LANES, WIDTH, add_signs, dense_pair, dense_rows, finish_run
 from zo_triton.directions import Directions, tensor_word
@@ -204,12 +204,21 @@ def _mlp_kernel(
     leave_place(places, place)
 
 
+@register_jitable
+def _pass_parts(layout, draws):
+    """What :func:`passes` cuts a thread's own memory into, in this order: float32 values of each part."""
+    all_rows, all_words = layout[-1, PADDED_ROW_AT], layout[-1, WORD_AT]
+    run = LANES * max(LANES * layout[:, WIDTH_IN_WORDS].max(), layout[:, PADDED_ROWS].max())
+    bias_words = 4 * layout[-1, BIAS_WORD_AT]
+    return (
+        TABLES, run, run, run, run, LANES * GROUP * all_rows, LANES * all_words, LANES * 5,
+        GROUP * (all_rows + LANES), GROUP * (all_words + bias_words), draws.size,
+    )  # fmt: skip
+
+
 def pass_floats(layout: np.ndarray, draws: np.ndarray) -> int:
     """How much memory of its own a thread needs for :func:`passes`, float32 values."""
-    ends, widest = layout[-1].tolist(), _widest(layout)
-    lines = 4 * widest + GROUP * ends[PADDED_ROW_AT] + ends[WORD_AT] + GROUP + 5
-    words = GROUP * (ends[PADDED_ROW_AT] + ends[WORD_AT] + 4 * ends[BIAS_WORD_AT]) + draws.size
-    return TABLES + LANES * lines + words + 12 * (LINE // 4)
+    return floats_for(_pass_parts(layout, draws))
 
 
 @routine
@@ -227,20 +236,20 @@ def passes(
     values.
     """
     depth, samples = kinds.shape[0], out.shape[1]
-    all_rows, all_words, widest = layout[depth, PADDED_ROW_AT], layout[depth, WORD_AT], _widest(layout)
-    tables, at = part(space, to_line(space), TABLES)
-    here, at = lines(space, at, widest)
-    there, at = lines(space, at, widest)
-    product, at = lines(space, at, widest)
-    x, at = lines(space, at, widest)
-    sums, at = lines(space, at, GROUP * all_rows)
-    moved, at = lines(space, at, all_words)
-    work, at = lines(space, at, 5)
-    flat, at = part(space, at, GROUP * (all_rows + LANES))
-    bias = flat.reshape(GROUP, all_rows + LANES)
-    flat, at = part(space, at, GROUP * (all_words + 4 * layout[depth, BIAS_WORD_AT]))
+    parts = _pass_parts(layout, draws)
+    tables, at = part(space, to_line(space), parts[0])
+    here, at = lines(space, at, parts[1] // LANES)
+    there, at = lines(space, at, parts[2] // LANES)
+    product, at = lines(space, at, parts[3] // LANES)
+    x, at = lines(space, at, parts[4] // LANES)
+    sums, at = lines(space, at, parts[5] // LANES)
+    moved, at = lines(space, at, parts[6] // LANES)
+    work, at = lines(space, at, parts[7] // LANES)
+    flat, at = part(space, at, parts[8])
+    bias = flat.reshape(GROUP, parts[8] // GROUP)
+    flat, at = part(space, at, parts[9])
     signs = flat.view(np.uint32)
-    flat, at = part(space, at, draws.size)
+    flat, at = part(space, at, parts[10])
     drawn = flat.view(np.uint32).reshape(draws.shape)
     work[4] = float32(0.0)
     for layer in range(depth):
@@ -281,12 +290,6 @@ def passes(
                         _squared_errors(out[p], here, residual, sample, valid)
                     else:
                         sample_losses(out[p], here, probabilities, target, sample, valid, smoothing, work)
-
-
-@register_jitable
-def _widest(layout):
-    """The most rows that a layer's input or output takes, padded."""
-    return max(LANES * layout[:, WIDTH_IN_WORDS].max(), layout[:, PADDED_ROWS].max())
 
 
 @device

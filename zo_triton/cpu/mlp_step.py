@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import float32, uintp
+from numba.extending import register_jitable
 
 from zo_triton.cpu.activation import RELU
 from zo_triton.cpu.atomics import atomic_load, atomic_next, leave_place, relax, take_place
@@ -34,13 +35,10 @@ from zo_triton.cpu.mlp import (
     plan,
 )
 from zo_triton.cpu.sharing import shared
-from zo_triton.cpu.signs import LINE, lines, part, sums_of_signs, to_line
+from zo_triton.cpu.signs import floats_for, lines, part, sums_of_signs, to_line
 from zo_triton.cpu.threads import together
 from zo_triton.cpu.vectors import LANES, dense_rows, sum_of_doubles
 from zo_triton.directions import Directions, tensor_word
-
-PARTS = 9
-"""Parts of the space that the first half takes, each from a cache line on."""
 
 SMALL_UPDATE = 1 << 16
 """Sums of signed coefficients below which a second thread costs more than it gives."""
@@ -69,15 +67,12 @@ def mlp_measure(
         The loss and its differences, float32 [P].
     """
     samples, evaluations, squared = x.shape[0], signed_eps.size, target.ndim == 2
-    network = _network(tuple([tensor.shape for tensor in tensors]))
+    shapes = tuple([tensor.shape for tensor in tensors])
+    network = _network(shapes)
     labels = NO_LABELS if squared else target
     residual = np.negative(target.T, order="C") if squared else NO_RESIDUAL
     found = np.empty(1 + evaluations, np.float32)
-    runs = -(-samples // LANES)
-    floats = (
-        network.floats + runs * (network.run_floats + fixed * network.fixed_floats) + evaluations * samples
-    )
-    space = np.empty(floats, np.float32)
+    space = np.empty(_floats(shapes, samples, evaluations, fixed), np.float32)
     arguments = (
         found, x, tuple(tensors), space, fixed, network.layout, network.ids, network.kinds, network.draws, residual,
         labels, signed_eps, evaluations // directions.num, key_of(directions), directions.first,
@@ -99,10 +94,7 @@ class _Network(NamedTuple):
     weights: int
     parameters: int
     row_blocks: int  # of four rows, in all tensors
-    floats: int  # of the space that the first half takes, and for each run of 32 samples
-    run_floats: int
-    fixed_floats: int
-    own_floats: int  # of each thread's own
+    own_floats: int  # of memory, each thread's own
 
 
 @lru_cache(maxsize=64)
@@ -111,8 +103,6 @@ def _network(shapes: tuple[tuple[int, ...], ...]) -> _Network:
     numbers, activations = tuple(range(2 * depth)), ("relu",) * (depth - 1) + ("none",)
     matrices = tuple((rows, columns) for rows, columns in shapes[::2])
     layout, ids, kinds, draws = plan(matrices, numbers[::2], numbers[1::2], activations)
-    ends, classes = layout[-1].tolist(), matrices[-1][0]
-    words = int(layout[:, WIDTH_IN_WORDS].sum())
     return _Network(
         layout,
         ids,
@@ -122,11 +112,26 @@ def _network(shapes: tuple[tuple[int, ...], ...]) -> _Network:
         sum(rows * columns for rows, columns in matrices),
         sum(rows * columns for rows, columns in shapes),
         sum(-(-rows // 4) for rows, _ in shapes),
-        LANES * ends[WORD_AT] + PARTS * LINE // 4,
-        LANES * (ends[BASE_AT] + 3 * ends[ROW_AT] + classes + 1),
-        LANES * (words * LANES // 2 + depth),
         pass_floats(layout, draws),
     )
+
+
+@lru_cache(maxsize=64)
+def _floats(shapes: tuple[tuple[int, ...], ...], samples: int, evaluations: int, fixed: bool) -> int:
+    """Float32 values of the memory that all threads share in the first half."""
+    return floats_for(_measure_parts(_network(shapes).layout, samples, evaluations, fixed))
+
+
+@register_jitable
+def _measure_parts(layout, samples, evaluations, fixed):
+    """What :func:`_measure_kernel` cuts that memory into, in this order: float32 values of each part."""
+    depth = layout.shape[0] - 1
+    padded, ends = (samples + LANES - 1) // LANES * LANES, layout[depth]
+    words, scales = (layout[:, WIDTH_IN_WORDS].sum(), depth) if fixed else (0, 0)
+    return (
+        ends[BASE_AT] * padded, 3 * ends[ROW_AT] * padded, LANES * ends[WORD_AT], layout[depth - 1, ROWS] * padded,
+        padded, words * LANES // 2 * padded, scales * padded, evaluations * samples,
+    )  # fmt: skip
 
 
 @shared
@@ -142,21 +147,21 @@ def _measure_kernel(
     depth, samples = kinds.shape[0], x.shape[0]
     runs, ends, sizes = (samples + LANES - 1) // LANES, layout[depth], layout[depth - 1]
     padded, evaluations = LANES * runs, signed_eps.size
-    at = to_line(space)
-    flat, at = part(space, at, ends[BASE_AT] * padded)
+    parts = _measure_parts(layout, samples, evaluations, fixed)
+    flat, at = part(space, to_line(space), parts[0])
     inputs = flat.reshape(ends[BASE_AT], padded)
-    flat, at = part(space, at, 3 * ends[ROW_AT] * padded)
+    flat, at = part(space, at, parts[1])
     terms = flat.reshape(3, ends[ROW_AT], padded)
-    matrices, at = part(space, at, LANES * ends[WORD_AT])
-    flat, at = part(space, at, sizes[ROWS] * padded)
+    matrices, at = part(space, at, parts[2])
+    flat, at = part(space, at, parts[3])
     probabilities = flat.reshape(sizes[ROWS], padded)
-    losses, at = part(space, at, padded)
+    losses, at = part(space, at, parts[4])
+    flat, at = part(space, at, parts[5])
     words, scales = (layout[:, WIDTH_IN_WORDS].sum(), depth) if fixed else (0, 0)
-    flat, at = part(space, at, words * LANES // 2 * padded)
     short = flat.view(np.int16).reshape(runs, LANES * words, LANES)
-    flat, at = part(space, at, scales * padded)
+    flat, at = part(space, at, parts[6])
     scale = flat.reshape(runs, scales, LANES)
-    flat, at = part(space, at, evaluations * samples)
+    flat, at = part(space, at, parts[7])
     out = flat.reshape(evaluations, samples)
     place = take_place(places)
     own = spaces[place]

@@ -65,7 +65,7 @@ def perturbed_linear(
     """
     lying = _slots(out)
     result = empty((out.shape[0], out.shape[2], out.shape[1]), out.dtype) if lying is None else lying
-    signs = directions.elementwise == "rademacher" and directions.rank is None
+    signs = directions.signs and directions.rank is None
     run = _run_signs if signs else run_low_rank if directions.rank else run_dense
     first_fixed = signs and difference is None and out.dtype == torch.bfloat16
     # A large W would take as much memory packed as half of what it works on: it is cast a tile at a time.

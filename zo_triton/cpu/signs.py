@@ -51,6 +51,11 @@ def part(space, at, count):
     return space[at : at + count], at + (count + LINE // 4 - 1) // (LINE // 4) * (LINE // 4)
 
 
+def floats_for(parts: tuple[int, ...]) -> int:
+    """Float32 values that hold such parts, wherever the array begins."""
+    return int(sum(parts)) + (len(parts) + 1) * (LINE // 4)
+
+
 @device
 def lines(space, at, count):
     """The next ``count`` runs of 32 values, float32 [count, 32], and where the part after them begins."""

@@ -96,7 +96,7 @@ def _accumulate_matrix(
             "accumulate", matrix.dtype, distribution=directions.elementwise, rows=upper(rows, 1),
             directions=upper(directions.num, 8, 64),
         )  # fmt: skip
-        tile = tile or dict(pick(matrix.device, key, tile_sizes(rows, directions.elementwise, 0)))
+        tile = tile or dict(pick(matrix.device, key, tile_sizes(rows, directions.signs, 0)))
     tile, drawing = drawing_arguments(directions, tensor_id, shape, dtype, tile)
     col_tiles = blocks(cols, tile["COLS"])
     launch(

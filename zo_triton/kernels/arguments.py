@@ -50,7 +50,7 @@ def field_constants(directions: Directions, rank: int) -> dict[str, object]:
         "DISTRIBUTION": directions.elementwise,
         "ROUNDS": directions.rounds,
         "RANK": rank,
-        "RANK_BLOCK": padded_rank(rank, directions.elementwise),
+        "RANK_BLOCK": padded_rank(rank, directions.signs),
     }
 
 
@@ -74,11 +74,11 @@ def drawing_arguments(
         TypeError: ``dtype`` is neither float32 nor bfloat16.
     """
     rank = (directions.rank or 0) if directions.is_low_rank(shape) else 0
-    tile = tile or tile_sizes(matrix_shape(shape)[0], directions.elementwise, rank)
+    tile = tile or tile_sizes(matrix_shape(shape)[0], directions.signs, rank)
     return tile, {
         **counter_arguments(directions),
         **word_arguments(tensor_id),
         **field_constants(directions, rank),
-        "DTYPE": compute_dtype(operand_dtype(dtype, directions.elementwise) if rank else dtype),
+        "DTYPE": compute_dtype(operand_dtype(dtype, directions.signs) if rank else dtype),
         **tile,
     }

@@ -16,11 +16,15 @@ import triton.language as tl
 from torch import Tensor
 
 from zo_triton.directions import PART_LEFT, PART_RIGHT, PART_WHOLE, Directions, tensor_word
+from zo_triton.distributions import check_drawn
 from zo_triton.kernels.numeric import dot, narrow
 from zo_triton.kernels.philox import gaussian_pair, laplace, philox, rough_gaussian_pair, uniform
 
 UNSPECIALISED = ("key0", "key1", "step", "first", "whole_word", "left_word", "right_word", "bias_word")
 """Kernel arguments that change from step to step or tensor to tensor: never a reason to compile again."""
+
+DRAWN = ("rademacher", "gaussian", "uniform", "laplace")
+"""The distributions that this engine has routines for."""
 
 TILES = {
     # Signs take wide tiles: a warp has full lanes of Philox calls only from 32 blocks of 128 signs on.
@@ -54,7 +58,12 @@ def step_on_device(step: Tensor) -> Iterator[None]:
 
 
 def counter_arguments(directions: Directions) -> dict[str, int | Tensor]:
-    """The generator's key and the counter's step and first direction, as kernel arguments."""
+    """The generator's key and the counter's step and first direction, as kernel arguments.
+
+    Raises:
+        ValueError: This engine has no routine for the distribution.
+    """
+    check_drawn(directions.elementwise, DRAWN, "triton")
     step = _device_step.get()
     return {
         "key0": signed(directions.seed & 0xFFFFFFFF),
@@ -72,21 +81,21 @@ def word_arguments(tensor_id: int) -> dict[str, int]:
     }
 
 
-def padded_rank(rank: int, distribution: str) -> int:
+def padded_rank(rank: int, signs: bool) -> int:
     """Columns of a factor's tile, at most 128: a power of two that holds whole blocks and suits a dot."""
-    return min(128, triton.next_power_of_2(max(rank, 32 if distribution == "rademacher" else 16)))
+    return min(128, triton.next_power_of_2(max(rank, 32 if signs else 16)))
 
 
-def tile_sizes(rows: int, distribution: str, rank: int) -> dict[str, int]:
+def tile_sizes(rows: int, signs: bool, rank: int) -> dict[str, int]:
     """The tile of a kernel that only draws (sample, accumulate), with its launch options."""
     if rank:
         return TILES["low_rank"]
-    return TILES["vector" if rows == 1 else "signs" if distribution == "rademacher" else "real"]
+    return TILES["vector" if rows == 1 else "signs" if signs else "real"]
 
 
-def operand_dtype(dtype: torch.dtype, distribution: str) -> torch.dtype:
+def operand_dtype(dtype: torch.dtype, signs: bool) -> torch.dtype:
     """What a tile that goes into a dot is drawn as: signs are exact in bfloat16, which tensor cores take."""
-    return torch.bfloat16 if distribution == "rademacher" else dtype
+    return torch.bfloat16 if signs else dtype
 
 
 @triton.jit

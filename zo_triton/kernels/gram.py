@@ -178,7 +178,7 @@ def _common(tensor_id: int, directions: Directions, dtype: torch.dtype) -> dict[
         **word_arguments(tensor_id),
         "DISTRIBUTION": directions.elementwise,
         "ROUNDS": directions.rounds,
-        "DTYPE": compute_dtype(operand_dtype(dtype, directions.elementwise)),
+        "DTYPE": compute_dtype(operand_dtype(dtype, directions.signs)),
     }
 
 
@@ -192,8 +192,7 @@ def _full_rank(
 ) -> Tensor:
     """One tensor's [K, K], valid on and above the diagonal."""
     rows, cols = matrix_shape(shape)
-    signs = directions.elementwise == "rademacher"
-    own = CONFIGS["vector" if rows == 1 else "signs" if signs else "real"]
+    own = CONFIGS["vector" if rows == 1 else "signs" if directions.signs else "real"]
     key = situation("gram", torch.float32, distribution=directions.elementwise, rows=upper(rows, 1))
     chosen = config or pick(device, key, own)
     col_tiles = blocks(cols, chosen["COLS"])
@@ -234,7 +233,7 @@ def _low_rank(
         cols=cols,
         **_common(tensor_id, directions, dtype),
         RANK=rank,
-        RANK_BLOCK=min(32, padded_rank(rank, directions.elementwise)),
+        RANK_BLOCK=min(32, padded_rank(rank, directions.signs)),
         **LOW_RANK_CONFIG,
     )
     return total / rank

@@ -49,7 +49,7 @@ def default_bits(directions: Directions, low_rank: bool, samples: int) -> str:
     Staged words cost one launch and d/8 bytes of traffic a direction, and save every tile but the first along
     the samples from running the generator again: staged from four tiles of 128 samples on.
     """
-    staged = directions.elementwise == "rademacher" and not low_rank and samples > 3 * 128
+    staged = directions.signs and not low_rank and samples > 3 * 128
     return "staged" if staged else "inline"
 
 
@@ -61,7 +61,7 @@ def check_bits(bits: str, directions: Directions, rank: int) -> str:
     """
     if bits not in BITS:
         raise ValueError(f"unknown bits {bits!r}; choose one of {BITS}.")
-    if bits == "staged" and (directions.elementwise != "rademacher" or rank):
+    if bits == "staged" and (not directions.signs or rank):
         raise ValueError(
             f"staged bits need full-rank 'rademacher' directions, got {directions.distribution!r} with rank "
             f"{rank or None}; use bits='inline'."

@@ -221,7 +221,7 @@ def launch_perturbed_linear(
         out, base, difference, weight, base_output, directions, weight_id, bias_id, signed_eps, activation,
         bits, precision, samples,
     )  # fmt: skip
-    real = layer.bits == "inline" and directions.elementwise != "rademacher"
+    real = layer.bits == "inline" and not directions.signs
     source = "low_rank" if layer.rank else "real" if real else layer.bits
     config = config or pick(
         out.device,

@@ -67,7 +67,7 @@ def stage(directions: Directions, tensor_id: int, rows: int, cols: int, device: 
     Raises:
         ValueError: The distribution has no packed form.
     """
-    if directions.elementwise != "rademacher":
+    if not directions.signs:
         raise ValueError(
             f"only 'rademacher' has signs to stage, got {directions.distribution!r}; use bits='inline'."
         )

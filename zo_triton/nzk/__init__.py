@@ -6,43 +6,34 @@ al., 2026, arXiv 2603.21169) and from this project's own derivations, each check
 Importing this package loads nothing else: each name below brings what it needs when it is first used.
 """
 
-import sys
-from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING
 
+from zo_triton._lazy import lazy_names
+
 if TYPE_CHECKING:
-    from zo_triton.nzk.check import (
-        CheckResult,
-        MeanResult,
-        StepCheck,
-        StepError,
-        check,
-        check_mean,
-        mean_z_scores,
-    )
+    from zo_triton.nzk.coordinate_moments import Moments, moments
     from zo_triton.nzk.draws import draw
-    from zo_triton.nzk.empirical import Estimate, empirical
+    from zo_triton.nzk.estimation import Estimate, empirical
     from zo_triton.nzk.evolution import evolve, gradient_flow, losses
-    from zo_triton.nzk.expected import expected, factor
-    from zo_triton.nzk.moments import Moments, moments
-    from zo_triton.nzk.ntk import Linearized, jacobian, linearize, ntk
+    from zo_triton.nzk.expectation import expected, factor
+    from zo_triton.nzk.fluctuation import StepMoments, step_moments
+    from zo_triton.nzk.function_space import Factors, factors, measured_factor, recursion, simulate
+    from zo_triton.nzk.gate import CheckResult, MeanResult, check, check_mean, mean_z_scores
     from zo_triton.nzk.probe import Probe, check_lr_of, curvature, probe_lr
     from zo_triton.nzk.rates import best_lr
-    from zo_triton.nzk.recursion import Factors, factors, measured_factor, recursion, simulate
     from zo_triton.nzk.responses import empirical_model
-    from zo_triton.nzk.spread import StepMoments, deviation, spread, step_moments
+    from zo_triton.nzk.second_moment import deviation, spread
+    from zo_triton.nzk.spectrum import TraceEstimate, hutchinson_trace, largest_eigenvalue
     from zo_triton.nzk.stability import (
         BestRate,
-        TraceEstimate,
         best_rate,
         check_stable,
-        hutchinson_trace,
-        largest_eigenvalue,
         lr_bounds,
         max_stable_lr,
         max_stable_lr_preconditioned,
     )
+    from zo_triton.nzk.step_check import StepCheck, StepError
+    from zo_triton.nzk.tangent_kernel import Linearized, jacobian, linearize, ntk
     from zo_triton.nzk.walk import KernelWalk, WalkStep, realised_factors, walk_step
 
 __all__ = [
@@ -98,57 +89,31 @@ __all__ = [
 ]
 
 _NAMES = {
-    "check": ("CheckResult", "MeanResult", "StepCheck", "StepError", "check", "check_mean", "mean_z_scores"),
+    "coordinate_moments": ("Moments", "moments"),
     "draws": ("draw",),
-    "empirical": ("Estimate", "empirical"),
+    "estimation": ("Estimate", "empirical"),
     "evolution": ("evolve", "gradient_flow", "losses"),
-    "expected": ("expected", "factor"),
-    "moments": ("Moments", "moments"),
-    "ntk": ("Linearized", "jacobian", "linearize", "ntk"),
-    "recursion": ("Factors", "factors", "measured_factor", "recursion", "simulate"),
-    "responses": ("empirical_model",),
+    "expectation": ("expected", "factor"),
+    "fluctuation": ("StepMoments", "step_moments"),
+    "function_space": ("Factors", "factors", "measured_factor", "recursion", "simulate"),
+    "gate": ("CheckResult", "MeanResult", "check", "check_mean", "mean_z_scores"),
     "probe": ("Probe", "check_lr_of", "curvature", "probe_lr"),
     "rates": ("best_lr",),
-    "spread": ("StepMoments", "deviation", "spread", "step_moments"),
+    "responses": ("empirical_model",),
+    "second_moment": ("deviation", "spread"),
+    "spectrum": ("TraceEstimate", "hutchinson_trace", "largest_eigenvalue"),
     "stability": (
         "BestRate",
-        "TraceEstimate",
         "best_rate",
         "check_stable",
-        "hutchinson_trace",
-        "largest_eigenvalue",
         "lr_bounds",
         "max_stable_lr",
         "max_stable_lr_preconditioned",
     ),
+    "step_check": ("StepCheck", "StepError"),
+    "tangent_kernel": ("Linearized", "jacobian", "linearize", "ntk"),
     "walk": ("KernelWalk", "WalkStep", "realised_factors", "walk_step"),
 }
-_HOME = {name: module for module, names in _NAMES.items() for name in names}
-_SUBMODULES = {"arrays", *_NAMES} - {*_HOME}
 
-
-class _Package(ModuleType):
-    """A function that is named like its file wins over the file."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        # The import system binds each submodule to its package, whoever imports it first.
-        if not (name in _HOME and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
-
-# Hidden from type checkers, which would otherwise take any misspelt name for one that loads later.
 if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> object:
-        if name in _SUBMODULES:
-            return import_module(f"{__name__}.{name}")
-        if name not in _HOME:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-        return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = lazy_names(__name__, _NAMES)

@@ -12,7 +12,7 @@ import torch
 from zo_triton import ops
 from zo_triton.directions import Directions, matrix_shape
 from zo_triton.nzk.arrays import check_count, check_shapes
-from zo_triton.nzk.moments import Moments, check_samples, moments
+from zo_triton.nzk.coordinate_moments import Moments, check_samples, moments
 
 BLOCK_VECTORS, BLOCK_VALUES = 64, 2**18
 """How many vectors, and about how many values, one seeded generator of NumPy's makes.
@@ -38,7 +38,7 @@ def draw(
             (in float32); a frozen ``scipy.stats`` distribution; or samples [count], drawn with replacement.
         num: How many vectors.
         size: d, the coordinates of one.
-        seed: ``0 <= seed < 2**64``.
+        seed: As :class:`zo_triton.Directions` takes it.
         first: Index of the first vector.
         shapes: The tensors that the coordinates belong to, in order; None for one vector. They decide which
             of the field's values a coordinate is, and which tensors have factors.

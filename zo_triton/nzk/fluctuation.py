@@ -19,18 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.integrate import IntegrationWarning
 
+from zo_triton.distributions import DISTRIBUTIONS
 from zo_triton.nzk.arrays import check_count
-from zo_triton.nzk.moments import check_samples
-from zo_triton.nzk.recursion import check_kind
-
-EVEN_MOMENTS = {
-    "rademacher": (1.0, 1.0, 1.0, 1.0),
-    "gaussian": (1.0, 3.0, 15.0, 105.0),
-    "uniform": (1.0, 9 / 5, 27 / 7, 9.0),
-    "laplace": (1.0, 6.0, 90.0, 2520.0),
-    "sphere": (1.0, 3.0, 15.0, 105.0),
-}
-"""m₂, m₄, m₆, m₈ of the field's distributions; ``sphere``: of the Gaussian that is scaled to its length."""
+from zo_triton.nzk.coordinate_moments import check_samples
+from zo_triton.nzk.function_space import check_kind
 
 
 class StepMoments(NamedTuple):
@@ -105,9 +97,9 @@ def step_moments(
 def _even_moments(distribution: Any, order: int) -> tuple[float, ...]:
     """m₂, m₄, … m_order of a centred, symmetric distribution."""
     if isinstance(distribution, str):
-        if distribution not in EVEN_MOMENTS:
-            raise ValueError(f"unknown distribution {distribution!r}; choose one of {tuple(EVEN_MOMENTS)}.")
-        return EVEN_MOMENTS[distribution][: order // 2]
+        if distribution not in DISTRIBUTIONS:
+            raise ValueError(f"unknown distribution {distribution!r}; choose one of {tuple(DISTRIBUTIONS)}.")
+        return DISTRIBUTIONS[distribution].even_moments[: order // 2]
     if hasattr(distribution, "m4"):
         raw = [distribution.m1, distribution.m2, distribution.m3, distribution.m4]
         if order > 4:

@@ -17,9 +17,9 @@ from torch.func import functional_call
 
 from zo_triton.nzk.arrays import check_choice
 from zo_triton.nzk.evolution import check_lr
-from zo_triton.nzk.ntk import linearize
 from zo_triton.nzk.spectrum import hutchinson_trace, largest_eigenvalue
 from zo_triton.nzk.stability import lr_bounds, max_stable_lr
+from zo_triton.nzk.tangent_kernel import linearize
 
 LOSSES = ("cross_entropy", "mse", "squared")
 """torch's mean cross-entropy, torch's mean squared error, and the theory's (1/2n)|f - y|²."""

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from zo_triton.nzk.arrays import as_matrix, check_count
-from zo_triton.nzk.spread import spread
+from zo_triton.nzk.second_moment import spread
 from zo_triton.nzk.stability import max_stable_lr
 
 

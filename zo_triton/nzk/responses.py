@@ -9,9 +9,10 @@ from torch import Tensor
 
 from zo_triton import ops
 from zo_triton.difference import differences
-from zo_triton.directions import DISTRIBUTIONS, Directions
+from zo_triton.directions import Directions
+from zo_triton.distributions import DISTRIBUTIONS
 from zo_triton.nzk.arrays import COUPLINGS, KERNELS, check_choice, check_count
-from zo_triton.nzk.empirical import Accumulator, Estimate, vectors_per_draw
+from zo_triton.nzk.estimation import Accumulator, Estimate, vectors_per_draw
 
 TOGETHER = 256
 """Directions that one call evaluates; their Gram matrix has the square of it."""
@@ -44,7 +45,7 @@ def empirical_model(
         num_directions: K.
         kernel: ``nzk`` or ``update``.
         num_draws: How many kernels are averaged, at least 2.
-        seed: ``0 <= seed < 2**64``.
+        seed: As :class:`zo_triton.Directions` takes it.
         eps: Smoothing radius ε > 0.
         rank: Of the directions' factors, or None for full rank.
 
@@ -63,7 +64,7 @@ def empirical_model(
         >>> bool(abs(measured.z_scores([[25.0]])).max() < 4)
         True
     """
-    check_choice(distribution, "distribution", DISTRIBUTIONS)
+    check_choice(distribution, "distribution", tuple(DISTRIBUTIONS))
     check_choice(coupling, "coupling", COUPLINGS)
     check_choice(kernel, "kernel", KERNELS)
     count = check_count(num_directions, "num_directions")

@@ -21,21 +21,8 @@ from scipy.optimize import brentq, minimize_scalar
 from zo_triton.nzk.arrays import as_square, as_vector, check_count
 from zo_triton.nzk.evolution import check_lr
 from zo_triton.nzk.fluctuation import StepMoments, step_moments
-from zo_triton.nzk.recursion import check_momentum
-from zo_triton.nzk.spectrum import TraceEstimate, hutchinson_trace, largest_eigenvalue
-from zo_triton.nzk.spread import eigenbasis_growth
-
-__all__ = [
-    "BestRate",
-    "TraceEstimate",
-    "best_rate",
-    "check_stable",
-    "hutchinson_trace",
-    "largest_eigenvalue",
-    "lr_bounds",
-    "max_stable_lr",
-    "max_stable_lr_preconditioned",
-]
+from zo_triton.nzk.function_space import check_momentum
+from zo_triton.nzk.second_moment import eigenbasis_growth
 
 
 def max_stable_lr(
@@ -146,8 +133,9 @@ def lr_bounds(
 ) -> tuple[float, float]:
     """Bounds on η* from the Hessian's trace and largest eigenvalue: (2μ/(β·Tr + α·λmax), 2μ/(β·Tr)).
 
-    For one Gaussian direction (2/(Tr + 2λmax), 2/Tr), arXiv 2604.14669. With estimates of the two
-    (:func:`hutchinson_trace`, :func:`largest_eigenvalue`) they serve where the spectrum is too large.
+    For one Gaussian direction (2/(Tr + 2λmax), 2/Tr), arXiv 2604.14669. With estimates of the two they
+    serve where the spectrum is too large (:func:`zo_triton.nzk.hutchinson_trace`,
+    :func:`zo_triton.nzk.largest_eigenvalue`).
 
     Args:
         trace: Tr H > 0.

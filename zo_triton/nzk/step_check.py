@@ -12,8 +12,8 @@ from torch.func import functional_call
 
 from zo_triton.directions import Directions
 from zo_triton.nzk.evolution import check_lr
-from zo_triton.nzk.ntk import Linearized, linearize
-from zo_triton.nzk.recursion import check_kind
+from zo_triton.nzk.function_space import check_kind
+from zo_triton.nzk.tangent_kernel import Linearized, linearize
 from zo_triton.nzk.walk import realised_factors
 
 

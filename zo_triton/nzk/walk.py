@@ -26,7 +26,7 @@ from zo_triton.difference import Evaluation, Plan, propagate
 from zo_triton.directions import Directions
 from zo_triton.nzk.arrays import as_matrix, check_count, check_shapes
 from zo_triton.nzk.evolution import check_lr
-from zo_triton.nzk.recursion import Factors, check_kind, factors
+from zo_triton.nzk.function_space import Factors, check_kind, factors
 from zo_triton.optim.errors import NonFiniteLossError
 
 CHUNK_VALUES = 1 << 22

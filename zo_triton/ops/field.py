@@ -161,7 +161,7 @@ def stage(
     Raises:
         ValueError: The distribution has no packed signs.
     """
-    if directions.elementwise != "rademacher" or directions.rank is not None:
+    if not directions.signs or directions.rank is not None:
         raise ValueError(f"only full-rank 'rademacher' has packed signs, got {directions}.")
     directions.check_shape(f"tensor {tensor_id}", shape)
     device = torch.device(device)

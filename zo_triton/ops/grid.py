@@ -58,7 +58,7 @@ def accumulate_on_grid(
     Their coefficients go :func:`on_grid` first. The sum is then exact and reaches each weight by one rounding.
     Other distributions round each product anyway, and keep their coefficients.
     """
-    exact = on_grid(coefficients) if directions.elementwise == "rademacher" else coefficients
+    exact = on_grid(coefficients) if directions.signs else coefficients
     accumulate(tensors, tensor_ids, exact, directions, dtype)
 
 

@@ -25,7 +25,7 @@ def offers_mlp(device: torch.device, directions: Directions, weights: Sequence[T
 
     An engine with a rule of its own, ``mlp_fits``, decides by that: Triton's goes by what the registers hold.
     """
-    if directions.elementwise != "rademacher" or directions.rank is not None:
+    if not directions.signs or directions.rank is not None:
         return False
     engine = load_engine(engine_for(device))
     if hasattr(engine, "mlp_fits"):

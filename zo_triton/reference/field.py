@@ -21,6 +21,7 @@ from zo_triton.directions import (
     SIGN_COLUMNS_PER_BLOCK,
     Directions,
 )
+from zo_triton.distributions import check_drawn
 
 
 def philox(counter: np.ndarray, key: tuple[int, int], rounds: int = 10) -> np.ndarray:
@@ -61,10 +62,12 @@ def sample_matrix(directions: Directions, index: int, word: int, rows: int, cols
 
     Returns:
         float64, shape [rows, cols].
+
+    Raises:
+        ValueError: There is no routine for this distribution here.
     """
     words = words_of(directions, index, word, rows, cols)
-    signs = directions.elementwise == "rademacher"
-    values = _signs(words) if signs else _REAL[directions.elementwise](words)
+    values = _VALUES[directions.elementwise](words)
     padded_shape = words.shape[0] * ROWS_PER_BLOCK, words.shape[1] * values.shape[3]
     padded = values.transpose(0, 2, 1, 3).reshape(padded_shape)
     return padded[:rows, :cols]
@@ -75,8 +78,12 @@ def words_of(directions: Directions, index: int, word: int, rows: int, cols: int
 
     Returns:
         uint32 [blocks of rows, blocks of columns, 4].
+
+    Raises:
+        ValueError: There is no routine for this distribution here.
     """
-    width = SIGN_COLUMNS_PER_BLOCK if directions.elementwise == "rademacher" else 1
+    check_drawn(directions.elementwise, _VALUES, "reference")
+    width = SIGN_COLUMNS_PER_BLOCK if directions.signs else 1
     row_blocks, col_blocks = -(-rows // ROWS_PER_BLOCK), -(-cols // width)
     counter = np.empty((row_blocks * col_blocks, 4), np.uint32)
     counter[:, 0] = np.arange(row_blocks * col_blocks, dtype=np.uint64)
@@ -111,4 +118,4 @@ def _gaussian(words: np.ndarray) -> np.ndarray:
     return pairs.reshape(k.shape)
 
 
-_REAL = {"uniform": _uniform, "laplace": _laplace, "gaussian": _gaussian}
+_VALUES = {"rademacher": _signs, "gaussian": _gaussian, "uniform": _uniform, "laplace": _laplace}

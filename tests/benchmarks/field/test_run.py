@@ -9,6 +9,7 @@ from benchmarks import __main__ as cli
 from benchmarks.field import moments, run
 from benchmarks.field.words import read_field
 from benchmarks.report import read
+from zo_triton.commands.shared import USER_ERROR
 
 
 def quiet(text):
@@ -72,9 +73,9 @@ def test_the_command_streams_until_the_reader_goes(monkeypatch):
 
 
 def test_mistakes_are_errors_recorded_in_a_line(capsys):
-    assert cli.main(["field", "--seed", "-1"]) == cli.USER_ERROR
+    assert cli.main(["field", "--seed", "-1"]) == USER_ERROR
     assert "seed must be in [0, 2**64), got -1" in capsys.readouterr().err
-    assert cli.main(["field", "--stream", "diagonals"]) == cli.USER_ERROR
+    assert cli.main(["field", "--stream", "diagonals"]) == USER_ERROR
     assert "there is no reading 'diagonals'" in capsys.readouterr().err
 
 

@@ -47,7 +47,7 @@ def test_the_papers_settings_are_the_defaults():
         ("linear", {"directions": 0}, "directions must be from 1"),
         ("linear", {"lr": 0.0}, "lr must be positive and finite, got 0.0"),
         ("linear", {"lr": float("nan")}, "lr must be positive and finite, got nan"),
-        ("linear", {"seed": -1}, "seed must be in \\[0, 2\\*\\*32\\), got -1"),
+        ("linear", {"seed": -1}, "seed must be in \\[0, 2\\*\\*64\\), got -1"),
         ("mnist", {"resize": "cubic"}, "unknown resize 'cubic'; choose bilinear or area"),
     ],
 )

@@ -21,7 +21,7 @@ import numpy as np
 
 from zo_triton.directions import matrix_shape
 from zo_triton.nzk.arrays import COUPLINGS, KERNELS, as_matrix, check_choice, check_count, check_shapes
-from zo_triton.nzk.moments import Moments, moments
+from zo_triton.nzk.coordinate_moments import Moments, moments
 
 _Form = tuple[np.ndarray, float]
 """a_t of each tensor, [T], and b: the matrix that has a_t on tensor t's diagonal, plus b everywhere."""

@@ -90,7 +90,7 @@ def empirical(
         num_directions: K.
         kernel: ``nzk`` or ``update``.
         num_draws: How many kernels are averaged, at least 2.
-        seed: ``0 <= seed < 2**64``; the same seed gives the same vectors.
+        seed: As :class:`zo_triton.Directions` takes it; the same seed gives the same vectors.
         rank: Of the directions' factors; needs ``shapes``.
         shapes: The tensors that the columns belong to, in order; None for one vector.
 

@@ -1,13 +1,11 @@
-import sys
-
 import numpy as np
 import pytest
 from scipy import stats
 
 from zo_triton.nzk import recursion as recursion_function
 from zo_triton.nzk.evolution import evolve
-from zo_triton.nzk.expected import expected, factor
-from zo_triton.nzk.recursion import Factors, factors, measured_factor, recursion, simulate
+from zo_triton.nzk.expectation import expected, factor
+from zo_triton.nzk.function_space import Factors, factors, measured_factor, recursion, simulate
 
 N, D = 9, 5
 RNG = np.random.default_rng(2)
@@ -74,8 +72,7 @@ def test_simulation_does_not_depend_on_the_chunks(monkeypatch):
     wanted = simulate(*arguments, runs=3, seed=4)
     assert wanted.shape == (8, 3, N)
     assert np.abs(wanted[-1, 0] - wanted[-1, 1]).max() > 1e-3
-    # By its name the package gives the function.
-    monkeypatch.setattr(sys.modules["zo_triton.nzk.recursion"], "CHUNK_VALUES", 2 * 3 * 4 * D)
+    monkeypatch.setattr("zo_triton.nzk.function_space.CHUNK_VALUES", 2 * 3 * 4 * D)
     np.testing.assert_allclose(simulate(*arguments, runs=3, seed=4), wanted, rtol=1e-12)
     assert np.abs(simulate(*arguments, runs=3, seed=5)[-1] - wanted[-1]).max() > 1e-3
 

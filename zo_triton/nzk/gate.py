@@ -16,17 +16,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from zo_triton.directions import seed_after
 from zo_triton.nzk.arrays import as_matrix, as_vector, check_count
 from zo_triton.nzk.evolution import check_steps, evolve
-from zo_triton.nzk.expected import expected
-from zo_triton.nzk.ntk import linearize
-from zo_triton.nzk.recursion import recursion
-from zo_triton.nzk.spread import spread
+from zo_triton.nzk.expectation import expected
+from zo_triton.nzk.function_space import recursion
+from zo_triton.nzk.second_moment import spread
 from zo_triton.nzk.stability import max_stable_lr
-from zo_triton.nzk.step_check import StepCheck, StepError
+from zo_triton.nzk.tangent_kernel import linearize
 from zo_triton.nzk.walk import KernelWalk
-
-__all__ = ["CheckResult", "MeanResult", "StepCheck", "StepError", "check", "check_mean", "mean_z_scores"]
 
 SAMPLES, INPUTS, OUTPUTS = 24, 13, 2
 """The built-in problem: 48 outputs of an affine map with 28 weights in two tensors, noisy targets."""
@@ -215,7 +213,9 @@ def check_mean(
     for run in range(runs):
         problem.reset()
         params = problem.model.parameters()
-        walk = KernelWalk(params, lr, num_directions, 1e-3, seed + run, distribution, kernel, coupling)
+        walk = KernelWalk(
+            params, lr, num_directions, 1e-3, seed_after(seed, run), distribution, kernel, coupling
+        )
         for place, outputs in enumerate(problem.outputs(walk, kept)):
             found[place, run] = outputs
     mean_kernel = expected(line.features, distribution, coupling, num_directions, kernel)

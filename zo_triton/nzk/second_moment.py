@@ -16,8 +16,6 @@ from zo_triton.nzk.arrays import as_matrix, as_vector
 from zo_triton.nzk.evolution import check_lr, check_steps
 from zo_triton.nzk.fluctuation import StepMoments, step_moments
 
-__all__ = ["StepMoments", "deviation", "eigenbasis_growth", "second_moments", "spread", "step_moments"]
-
 
 def spread(
     f0: Any,
@@ -39,7 +37,7 @@ def spread(
         features: X, [n, d]; one vector of i.i.d. coordinates perturbs all d.
         lr: Learning rate η > 0.
         steps: Which steps t ≥ 0, in any order.
-        distribution: As in :func:`step_moments`.
+        distribution: As in :func:`zo_triton.nzk.step_moments`.
         coupling: "shared" or "independent" vectors in the NZK.
         num_directions: K, averaged.
         kernel: "update" or "nzk".
@@ -51,7 +49,8 @@ def spread(
 
     Raises:
         TypeError: A step is no integer.
-        ValueError: Lengths differ, a step is negative, lr is not positive, or as :func:`step_moments`.
+        ValueError: Lengths differ, a step is negative, lr is not positive, or as
+            :func:`zo_triton.nzk.step_moments`.
     """
     start, rows, counts = _check(f0, y, features, lr, steps)
     moments = step_moments(rows.shape[1], distribution, num_directions, coupling, kernel)
@@ -88,7 +87,7 @@ def deviation(
         features: X, [n, d].
         lr: Learning rate η > 0, one at which the second moment stays within float64.
         steps: Which steps t ≥ 0, in any order.
-        distribution: As in :func:`step_moments`.
+        distribution: As in :func:`zo_triton.nzk.step_moments`.
         coupling: "shared" or "independent" vectors in the NZK.
         num_directions: K, averaged.
         kernel: "update" or "nzk".

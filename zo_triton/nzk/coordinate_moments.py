@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from zo_triton.directions import DISTRIBUTIONS
+from zo_triton.distributions import DISTRIBUTIONS
 from zo_triton.nzk.arrays import as_vector
 
 ROUNDING = 1e-12
@@ -83,22 +83,13 @@ class Moments:
         return self.centred and abs(self.m3) <= ROUNDING * self.m4**0.75
 
 
-_FIELD = {
-    "rademacher": Moments(0.0, 1.0, 0.0, 1.0),
-    "gaussian": Moments(0.0, 1.0, 0.0, 3.0),
-    "uniform": Moments(0.0, 1.0, 0.0, 9 / 5),
-    "laplace": Moments(0.0, 1.0, 0.0, 6.0),
-}
-
-
 def moments(distribution: Any) -> Moments:
     """The moments of one coordinate of a direction.
 
     Args:
-        distribution: The name of one of the field's distributions (``rademacher``, ``gaussian``, ``uniform``
-            or ``laplace``, each with mean 0 and variance 1), a frozen ``scipy.stats`` distribution, a
-            :class:`Moments`, or one's own samples [count], at least 2 of them, taken for the whole
-            distribution (drawing from it is drawing them with replacement).
+        distribution: A name in :data:`zo_triton.distributions.DISTRIBUTIONS`, a frozen ``scipy.stats``
+            distribution, a :class:`Moments`, or one's own samples [count], at least 2 of them, taken for the
+            whole distribution (drawing from it is drawing them with replacement).
 
     Returns:
         The raw moments. Student-t with ν > 4 degrees of freedom has κ = 3(ν−2)/(ν−4).
@@ -134,7 +125,7 @@ def check_samples(value: Any) -> np.ndarray:
     """
     if value is None or isinstance(value, (dict, set)) or callable(value):
         raise TypeError(
-            f"a distribution is a name ({', '.join(_FIELD)}, sphere), a frozen scipy.stats distribution, "
+            f"a distribution is a name ({', '.join(DISTRIBUTIONS)}), a frozen scipy.stats distribution, "
             f"zo.nzk.Moments, or an array of samples; got {value!r}."
         )
     samples = as_vector(value, "samples of a distribution")
@@ -144,17 +135,18 @@ def check_samples(value: Any) -> np.ndarray:
 
 
 def _field_moments(name: str) -> Moments:
-    if name == "sphere":
+    if name not in DISTRIBUTIONS:
         raise ValueError(
-            "the coordinates of 'sphere' depend on one another, so moments of one don't determine the "
-            "kernel; expected and factor take the name itself, which they treat exactly."
-        )
-    if name not in _FIELD:
-        raise ValueError(
-            f"unknown distribution {name!r}; choose one of {DISTRIBUTIONS}, or pass a frozen scipy.stats "
+            f"unknown distribution {name!r}; choose one of {tuple(DISTRIBUTIONS)}, or pass a frozen scipy.stats "
             "distribution or samples."
         )
-    return _FIELD[name]
+    if DISTRIBUTIONS[name].elements is not None:
+        raise ValueError(
+            f"the coordinates of {name!r} depend on one another, so moments of one don't determine the "
+            "kernel; expected and factor take the name itself, which they treat exactly."
+        )
+    second, fourth, *_ = DISTRIBUTIONS[name].even_moments
+    return Moments(0.0, second, 0.0, fourth)
 
 
 def _scipy_moments(distribution: Any) -> Moments:

@@ -4,9 +4,10 @@ from scipy import stats
 
 from zo_triton.nzk import Moments
 from zo_triton.nzk.evolution import evolve
-from zo_triton.nzk.expected import factor
-from zo_triton.nzk.recursion import simulate
-from zo_triton.nzk.spread import StepMoments, deviation, second_moments, spread, step_moments
+from zo_triton.nzk.expectation import factor
+from zo_triton.nzk.fluctuation import StepMoments, step_moments
+from zo_triton.nzk.function_space import simulate
+from zo_triton.nzk.second_moment import deviation, second_moments, spread
 from zo_triton.nzk.stability import max_stable_lr
 
 N, D = 8, 5

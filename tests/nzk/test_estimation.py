@@ -1,7 +1,5 @@
 """Monte Carlo kernels against a loop over draws, and their standard errors against theory."""
 
-import sys
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -59,7 +57,7 @@ def test_agrees_with_the_definition(coupling, kernel, count, distribution, tenso
 def test_chunks_change_nothing_but_rounding(count, monkeypatch):
     whole = empirical(FEATURES, stats.t(10), "independent", count, num_draws=131)
     # One kernel of 3 × 3, or two draws of 36 values at most: every chunk is the smallest there is.
-    monkeypatch.setattr(sys.modules["zo_triton.nzk.empirical"], "CHUNK_VALUES", 9)
+    monkeypatch.setattr("zo_triton.nzk.estimation.CHUNK_VALUES", 9)
     cut = empirical(FEATURES, stats.t(10), "independent", count, num_draws=131)
     np.testing.assert_allclose(cut.mean, whole.mean, rtol=1e-11)
     np.testing.assert_allclose(cut.standard_error, whole.standard_error, rtol=1e-9)
