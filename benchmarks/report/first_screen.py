@@ -203,7 +203,5 @@ def _table(race: Data, standing: Standing, memory: list[Data]) -> list[str]:
         if peaks:
             row.append(number(peaks.get(method["name"]), missing=MISSING))
         rows.append(row)
-    note = (
-        [f"Peak memory is a step's over inference, measured on {memory[0]['name']}."] if peaks else []
-    )
+    note = [f"Peak memory is a step's over inference, measured on {memory[0]['name']}."] if peaks else []
     return [lay_out(headers, rows), *note]

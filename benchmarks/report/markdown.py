@@ -56,10 +56,11 @@ def render(record: Record, figures: Sequence[str], appendix: Sequence[str] = ())
 
 
 def _shows(section: Section, key: str, files: dict[str, str]) -> Show:
+    """Shows each figure once, where it is first asked for, and takes it from the files."""
     known = {figure.name: figure for figure in section.figures}
 
     def show(name: str) -> list[str]:
-        file = files.get(section.stem(known[name], key))
+        file = files.pop(section.stem(known[name], key), None)
         return [] if file is None else [f"![{known[name].caption}]({file})"]
 
     return show

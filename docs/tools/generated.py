@@ -7,9 +7,10 @@ from collections import defaultdict
 from functools import partial
 from pathlib import Path
 
+from benchmarks.report.summary import summarise
+
 from benchmarks import __main__ as suite
 from benchmarks.report import read
-from benchmarks.report.summary import summarise
 from zo_triton import cli
 from zo_triton.difference import RULE_FAMILIES
 from zo_triton.difference.fallback import name_of
