@@ -6,7 +6,7 @@ import math
 import pytest
 
 from benchmarks.report import compare, write
-from zo_triton import cli
+from benchmarks import __main__ as cli
 
 
 def changed(record, path, value):
