@@ -29,6 +29,7 @@ class Standing:
         target: The hardest one.
         methods: By family, the soonest method of it that took part.
         seconds: By family; infinite where it took part and did not get there.
+        failed: Fused methods were to take part, and every one failed.
     """
 
     task: str
@@ -36,6 +37,7 @@ class Standing:
     target: float
     methods: dict[str, Data]
     seconds: dict[str, float]
+    failed: bool
 
     def ratio(self, family: str) -> float:
         """How many times as long as the fused methods a family took that got there, or they did."""
@@ -66,8 +68,8 @@ def findings(record: Record) -> list[str]:
         if found.lost is not None:
             lost = [*(lost or ()), *found.lost]
     if lost is not None:
-        listed = "; ".join(_grouped(lost)) or "nowhere in these measurements"
-        sentences.append(f"**Where fused lost:** {listed}.")
+        places = "; ".join(_grouped(lost)) or "nowhere in these measurements"
+        sentences.append(f"**Where fused lost:** {places}.")
     return ["\n".join(f"- {line}" for line in sentences)] if sentences else []
 
 
@@ -87,7 +89,8 @@ def _standing(race: Data) -> Standing:
             methods.setdefault(method["family"], method)
     taken = {name: median_reached(one["runs"], target, "seconds") for name, one in methods.items()}
     seconds = {name: inf if one is None else one for name, one in taken.items()}
-    return Standing(race["task"], race["config"]["run_seconds"], target, methods, seconds)
+    failed = OURS not in methods and any(method["family"] == OURS for method in race["methods"])
+    return Standing(race["task"], race["config"]["run_seconds"], target, methods, seconds, failed)
 
 
 def _worth(standings: list[Standing]) -> str:
@@ -127,7 +130,9 @@ def _not_worth(standings: list[Standing]) -> str:
         labels = dict.fromkeys(one.methods["zeroth"]["label"] for one in lost)
         cases.append(f"{listed(list(labels), 'or')} will do: sooner {where}{_named(lost, rivals)}")
     for one in standings:
-        if OURS in one.seconds and not isfinite(one.seconds[OURS]):
+        if one.failed:
+            cases.append(f"the task is like {one.task}: the fused method failed there")
+        elif OURS in one.seconds and not isfinite(one.seconds[OURS]):
             goal = f"{100 * one.target:.0f} % on {one.task}"
             cases.append(
                 f"{goal} is wanted within {one.limit:g} s of training: the fused method did not get there"

@@ -149,7 +149,8 @@ def test_a_fused_method_that_did_not_run_is_told(record, how):
         leave_out(race, "fused")
     else:
         race["methods"][0] |= {"error": "RuntimeError: no", "runs": [], "step_ms": None}
-    cost = sentences(record)[-1]
+    _, against, cost = sentences(record)
+    assert ("the task is like digits: the fused method failed there" in against) == (how == "failed")
     assert cost == "- **What it costs** is not known: no fused method ran on digits."
     text = render(record, [])
     assert "fused ZO + Adam failed" in text or "no fused method took part" in text
