@@ -34,27 +34,29 @@ def read(path: Path) -> dict[str, Any]:
     return record
 
 
-def append(text: str, old: Path, fresh: Path) -> str:
-    """Carries a compile record from a report's old folder to its new one and adds its section to the text.
+def carry(old: Path, fresh: Path) -> list[str]:
+    """Carries a compile record from a report's old folder to its new one.
 
     Args:
-        text: The report's.
         old: The folder that is about to be replaced; it need not exist.
         fresh: The folder that takes its place.
+
+    Returns:
+        The record's blocks; none if there is no record.
 
     Raises:
         ValueError: The record is truncated, foreign, or of another schema.
     """
     if not (old / RECORD_NAME).is_file():
-        return text
+        return []
     record = read(old / RECORD_NAME)
     for name in NAMES:
         if (old / name).is_file():
             shutil.copyfile(old / name, fresh / name)
-    return text + "\n" + section(record)
+    return section(record)
 
 
-def section(record: Mapping[str, Any]) -> str:
+def section(record: Mapping[str, Any]) -> list[str]:
     """The launchers' own configs on one chip, in Markdown."""
     rows = [row for row in record["rows"] if row["target"] == TARGET and row["default"]]
     failed = [row for row in record["rows"] if row["error"] and row["default"]]
@@ -69,4 +71,4 @@ def section(record: Mapping[str, Any]) -> str:
         "and configs."
     )
     note = f"{len(failed)} of the launchers' own configs on all chips fail." if failed else ""
-    return "\n\n".join(part for part in ("## Compiled kernels", intro, note, table) if part) + "\n"
+    return [block for block in ("## Compiled kernels", intro, note, table) if block]

@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report.json_files import load
-from benchmarks.report.records import Record, races_of
-from benchmarks.report.statistics import find, median_reached
+from benchmarks.report.records import Record
+from benchmarks.report.registry import parts
 from zo_triton._tables import lay_out, number
 
 NAME = "history.json"
-YARDSTICK = "mezo"
-"""Whose step time tells a slower machine from slower code."""
-
 LATEST = 12
 """Entries that a report shows; the file keeps all."""
 
@@ -25,28 +22,12 @@ def entry_of(record: Record) -> Entry | None:
     """The record's figures; None if it is a tiny run, or has none.
 
     Returns:
-        ``commit``, ``dirty``, ``date``, ``device``, ``threads`` and ``figures``, from a name to a number:
-        milliseconds of the first case's fused step, how many times longer the yardstick takes, and seconds to each
-        race's target beside those of the quickest backpropagation.
+        ``commit``, ``dirty``, ``date``, ``device``, ``threads`` and ``figures``, from a name to a number: the
+        headlines of the record's sections.
     """
     figures: dict[str, float] = {}
-    for case in record["sections"].get("step_time", {}).get("cases", [])[:1]:
-        ours, loop = find(case["contenders"], "zo"), find(case["contenders"], YARDSTICK)
-        if ours is not None:
-            figures["step ms"] = ours["median_ms"]
-            if loop is not None:
-                figures["MeZO over fused"] = loop["median_ms"] / ours["median_ms"]
-    for section in races_of(record).values():
-        target = max(section["config"]["targets"])
-        soonest: dict[str, float] = {}
-        for method in section["methods"]:
-            seconds = median_reached(method["runs"], target, "seconds")
-            if seconds is not None:
-                soonest[method["family"]] = min(seconds, soonest.get(method["family"], seconds))
-        if "fused" in soonest:
-            figures[f"{section['task']} s"] = soonest["fused"]
-            if "first" in soonest:
-                figures[f"{section['task']} over backprop"] = soonest["fused"] / soonest["first"]
+    for section, _, data in parts(record):
+        figures |= section.headline(data)
     if record["tiny"] or not figures:
         return None
     facts = record["environment"]
@@ -85,10 +66,10 @@ def dumps(entries: list[Entry]) -> str:
     return json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
 
 
-def render(entries: list[Entry]) -> str:
-    """The latest entries as a section; empty if there are fewer than two."""
+def render(entries: list[Entry]) -> list[str]:
+    """The latest entries as a section's blocks; none if there are fewer than two."""
     if len(entries) < 2:
-        return ""
+        return []
     shown = entries[-LATEST:]
     names = list(dict.fromkeys(name for entry in shown for name in entry["figures"]))
     rows = [
@@ -98,11 +79,9 @@ def render(entries: list[Entry]) -> str:
         ]
         for entry in shown
     ]  # fmt: skip
-    return "\n\n".join(
-        [
-            "## History",
-            "By commit, the latest last. Milliseconds and seconds follow the machine's load from day to day; the "
-            "ratios to what ran beside them vary less.",
-            lay_out(["commit", "date", "device", *names], rows),
-        ]
-    )
+    return [
+        "## History",
+        "By commit, the latest last. Milliseconds and seconds follow the machine's load from day to day; the "
+        "ratios to what ran beside them vary less.",
+        lay_out(["commit", "date", "device", *names], rows),
+    ]

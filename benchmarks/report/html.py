@@ -1,4 +1,4 @@
-"""A report as one page that needs no other file: the same text, its figures inside."""
+"""A report as one page that needs no other file: the same text, its figures inside, for any screen."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import base64
 import html
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.report.anchors import Anchors
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
 
 TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
-_PICTURE = re.compile(r'(<img\b[^>]*\bsrc=")([^":/]+)(")')
+HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 72rem; margin: 2rem auto;
-  padding: 0 1rem; }
-table { border-collapse: collapse; display: block; overflow-x: auto; margin: 1rem 0; font-size: 0.875rem; }
-th, td { border-bottom: 1px solid #ddd; padding: 0.25rem 0.75rem; text-align: left; white-space: nowrap; }
-th { border-bottom: 2px solid #888; }
-img { max-width: 100%; }
-blockquote { border-left: 4px solid #d55e00; margin: 1rem 0; padding: 0.25rem 1rem; }
-"""
+_NUMBER = re.compile(r"[(≤≥]? ?[-+±]?\d")
+"""How a cell with a number begins."""
+
+STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
 
 def page(text: str, folder: Path) -> str:
@@ -38,20 +39,91 @@ def page(text: str, folder: Path) -> str:
         FileNotFoundError: A figure is not there.
     """
     import markdown
+    from markdown.treeprocessors import Treeprocessor
+
+    class Arrangement(Treeprocessor):
+        """After the text has become elements, links and emphasis included."""
+
+        def run(self, root: Element) -> None:
+            _arrange(root, folder)
 
     converter = markdown.Markdown(extensions=["tables"])
     converter.preprocessors.deregister("html_block")
     converter.inlinePatterns.deregister("html")
-    body = _PICTURE.sub(
-        lambda found: found[1] + _data(folder / html.unescape(found[2])) + found[3], converter.convert(text)
-    )
+    converter.treeprocessors.register(Arrangement(converter), "arrangement", -1)
+    body = converter.convert(text)
     first = next((line.lstrip("# ") for line in text.splitlines() if line.startswith("# ")), "Report")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(first)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+        f"<title>{html.escape(first)}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
 
-def _data(file: Path) -> str:
-    return f"data:{TYPES[file.suffix]};base64,{base64.b64encode(file.read_bytes()).decode()}"
+def _arrange(root: Element, folder: Path) -> None:
+    """Gives headings their addresses, tables boxes to scroll in and figures their captions and their data."""
+    for image in root.iter("img"):
+        _embed(image, folder)
+    anchors = Anchors()
+    for place, element in enumerate(list(root)):
+        if element.tag in HEADINGS:
+            element.set("id", anchors.of("".join(element.itertext())))
+        elif element.tag == "table":
+            _align(element)
+            root[place] = _wrapped("div", "table", element)
+        elif [child.tag for child in element] == ["img"] and not (element.text or "").strip():
+            root[place] = _figure(element[0])
+    _put_beside(root)
+
+
+def _embed(image: Element, folder: Path) -> None:
+    """Puts a figure's data in the place of its name; what lies elsewhere is not loaded."""
+    source = folder / image.attrib.pop("src", "")
+    if source.parent == folder and source.suffix in TYPES:
+        content = base64.b64encode(source.read_bytes()).decode()
+        image.set("src", f"data:{TYPES[source.suffix]};base64,{content}")
+
+
+def _figure(image: Element) -> Element:
+    """An image with its caption."""
+    figure = _wrapped("figure", "", image)
+    caption = figure.makeelement("figcaption", {})
+    caption.text = image.get("alt")
+    figure.append(caption)
+    return figure
+
+
+def _wrapped(tag: str, kind: str, *elements: Element) -> Element:
+    box = elements[0].makeelement(tag, {"class": kind} if kind else {})
+    for element in elements:
+        element.tail = None
+        box.append(element)
+    if kind == "table":
+        # A box that scrolls must be reachable without a mouse.
+        box.set("tabindex", "0")
+    return box
+
+
+def _align(table: Element) -> None:
+    """Columns of numbers to the right."""
+    for column in zip(*(list(row) for row in table.iter("tr")), strict=False):
+        texts = ["".join(cell.itertext()) for cell in column[1:]]
+        cells = [text for text in texts if text not in ("", "–")]
+        if 2 * sum(_NUMBER.match(cell) is not None for cell in cells) > len(cells):
+            for cell in column:
+                cell.set("class", "number")
+
+
+def _put_beside(root: Element) -> None:
+    """The first screen's table and its figure into one box, where the page is wide enough for both."""
+    opening = list(root)[: next((at for at, each in enumerate(root) if each.tag == "h2"), 0)]
+    table = next((each for each in opening if each.get("class") == "table"), None)
+    figure = next((each for each in opening if each.tag == "figure"), None)
+    if table is None or figure is None:
+        return
+    at = list(root).index(table)
+    notes = opening[opening.index(table) + 1 : opening.index(figure)]
+    for element in (table, *notes, figure):
+        root.remove(element)
+    left = _wrapped("div", "facts", table, *notes)
+    root.insert(at, _wrapped("div", "beside", left, figure))

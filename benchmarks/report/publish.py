@@ -8,7 +8,7 @@ import tempfile
 from glob import escape
 from pathlib import Path
 
-from benchmarks.report import compiled, figures, history, nzk_figures, nzk_markdown, records
+from benchmarks.report import compiled, figures, history, records
 from benchmarks.report.folders import exchange, locked
 from benchmarks.report.html import page
 from benchmarks.report.markdown import render
@@ -69,10 +69,9 @@ def publish(record: records.Record, folder: str | os.PathLike[str]) -> Path:
         try:
             fresh.chmod(0o755)
             records.write(fresh / RECORD_NAME, record)
-            text = compiled.append(_rendered(record, fresh), target, fresh)
             if entries:
                 write_text(fresh / history.NAME, history.dumps(entries))
-                text = "\n".join(filter(None, (text, history.render(entries)))).rstrip() + "\n"
+            text = _rendered(record, fresh, [*compiled.carry(target, fresh), *history.render(entries)])
             write_text(fresh / REPORT_NAME, text)
             _write_page(fresh, text)
             _swap(fresh, target)
@@ -81,15 +80,14 @@ def publish(record: records.Record, folder: str | os.PathLike[str]) -> Path:
     return target / REPORT_NAME
 
 
-def _rendered(record: records.Record, folder: Path) -> str:
+def _rendered(record: records.Record, folder: Path, appendix: list[str]) -> str:
     """The text, its figures drawn into the folder where matplotlib is installed."""
-    module, text_of = (nzk_figures, nzk_markdown.render) if "nzk" in record["sections"] else (figures, render)
     try:
-        return text_of(record, module.draw_all(record, folder))
+        return render(record, figures.draw_all(record, folder), appendix)
     except ModuleNotFoundError as error:
         if error.name != "matplotlib":
             raise
-        return text_of(record, []) + "\nThe figures are left out: matplotlib is not installed.\n"
+        return render(record, [], appendix) + "\nThe figures are left out: matplotlib is not installed.\n"
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(
             f"the record to be published can't be shown ({type(error).__name__}: {error}); run "

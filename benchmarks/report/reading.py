@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from benchmarks.report import nzk_markdown, records
+from benchmarks.report import records
 from benchmarks.report.compare import compare
 from benchmarks.report.json_files import load
 from benchmarks.report.markdown import render
@@ -24,8 +24,7 @@ def read(path: str | os.PathLike[str]) -> records.Record:
     record = load(target, "delete it and run `make report`")
     records.check_record(record, str(target))
     try:
-        text = nzk_markdown.render(record, []) if "nzk" in record["sections"] else render(record, [])
-        text.encode()
+        render(record, []).encode()
         compare(record, record)
     # What is damaged raises almost anything: a key that is not there, a text where a number should be.
     except Exception as error:

@@ -1,8 +1,9 @@
 """Measured results as JSON: written atomically, checked when read, the only input of every report.
 
 A record is ``{"format", "schema", "tiny", "environment", "sections"}``. Each section is what one experiment
-returned, plain numbers and names; a figure that could not be reached is null, never left out. The schema
-number rises when a reader of the old layout would misread the new one.
+returned, plain numbers and names, with at least the keys that its file in ``sections`` names; a figure that could
+not be reached is null, never left out. The schema number rises when a reader of the old layout would misread the
+new one.
 """
 
 from __future__ import annotations
@@ -12,36 +13,11 @@ import os
 import re
 from typing import Any
 
+from benchmarks.report.registry import find_section
 from zo_triton._files import write_text
 
 FORMAT = "zo_triton report"
 SCHEMA = 1
-
-SECTIONS: dict[str, tuple[str, ...]] = {
-    "gate": ("note", "rows"),
-    "race": ("task", "config", "parameters", "tuning", "methods"),
-    "step_time": ("note", "cases"),
-    "step_split": ("note", "cases"),
-    "accuracy": ("model", "batch", "directions", "rows"),
-    "memory": ("note", "cases"),
-    "curves": ("note", "throughput", "growth"),
-    "scaling": ("note", "directions", "many", "parts", "two_ranks", "networks", "small_curves", "curves"),
-    "benchmarks": ("entries",),
-    "field_quality": (
-        "note", "words", "bound", "smallest_p", "readings", "tests", "distributions", "addresses", "planted",
-    ),
-    "gpu_stages": ("note", "rows", "incidents"),
-    "gpu_goals": ("note", "rows"),
-    "gpu_checks": ("note", "seed", "rows"),
-    "gpu_ceilings": ("note", "rows"),
-    "gpu_kernels": ("note", "rows"),
-    "gpu_layers": ("note", "pass_us", "rows"),
-    "nzk": ("name", "title", "settings", "notes", "cases", "network"),
-}  # fmt: skip
-"""Every section a report knows, with the keys it must have. All are optional.
-
-A further race is a section ``race_…`` with the keys of ``race``.
-"""
 
 ENVIRONMENT = ("commit", "dirty", "versions", "device", "threads", "seed", "date")
 """What every record says about where its numbers come from."""
@@ -92,23 +68,14 @@ def check_record(record: Any, source: str) -> None:
     for name in ENVIRONMENT:
         if name not in environment:
             raise ValueError(f"{source} lacks environment.{name}; run `make report` again.")
-    for name, section in sections.items():
-        kind = "race" if is_race(name) else name
-        if kind not in SECTIONS:
-            raise ValueError(f"{source} has the unknown section {name!r}; known are {tuple(SECTIONS)}.")
-        missing = [key for key in SECTIONS[kind] if not isinstance(section, dict) or key not in section]
+    for key, data in sections.items():
+        try:
+            needed = find_section(key).keys
+        except ValueError as error:
+            raise ValueError(f"{source} has the {error}") from None
+        missing = [name for name in needed if not isinstance(data, dict) or name not in data]
         if missing:
-            raise ValueError(f"{source} lacks {name}.{missing[0]}; run `make report` again.")
-
-
-def is_race(name: str) -> bool:
-    """Whether a section is a race."""
-    return name == "race" or name.startswith("race_")
-
-
-def races_of(record: Record) -> dict[str, dict[str, Any]]:
-    """The record's races by section, in order."""
-    return {name: section for name, section in record["sections"].items() if is_race(name)}
+            raise ValueError(f"{source} lacks {key}.{missing[0]}; run `make report` again.")
 
 
 def dumps(record: Record) -> str:

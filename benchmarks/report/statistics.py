@@ -6,6 +6,9 @@ from math import inf, isfinite
 from statistics import median, quantiles
 from typing import Any
 
+OURS = "fused"
+"""The family of this project's own methods."""
+
 
 def median_reached(runs: list[dict[str, Any]], target: float, unit: str) -> float | None:
     """Median over runs of what reaching a target took; None if the median run did not reach it.
@@ -20,8 +23,8 @@ def median_reached(runs: list[dict[str, Any]], target: float, unit: str) -> floa
     if not runs:
         return None
     taken = [run["reached"][f"{target:g}"] for run in runs]
-    value = median([float("inf") if one is None else float(one[unit]) for one in taken])
-    return None if value == float("inf") else value
+    value = median([inf if one is None else float(one[unit]) for one in taken])
+    return None if value == inf else value
 
 
 def quartiles_reached(
@@ -36,6 +39,16 @@ def quartiles_reached(
     return tuple(value if isfinite(value) else None for value in (low, high))  # type: ignore[return-value]
 
 
+def soonest(methods: list[dict[str, Any]], target: float) -> list[dict[str, Any]]:
+    """The methods by their median seconds to a target; those that did not get there last, in their old order."""
+
+    def seconds(method: dict[str, Any]) -> float:
+        taken = median_reached(method["runs"], target, "seconds")
+        return inf if taken is None else taken
+
+    return sorted(methods, key=seconds)
+
+
 def median_run(method: dict[str, Any], target: float | None = None) -> dict[str, Any]:
     """The run in the middle by time to the target; by default the hardest target."""
     runs = method["runs"]
@@ -43,7 +56,7 @@ def median_run(method: dict[str, Any], target: float | None = None) -> dict[str,
 
     def order(run: dict[str, Any]) -> tuple[float, float]:
         taken = run["reached"][key]
-        return (float("inf") if taken is None else taken["seconds"], -run["curve"][-1][4])
+        return (inf if taken is None else taken["seconds"], -run["curve"][-1][4])
 
     return sorted(runs, key=order)[len(runs) // 2]
 

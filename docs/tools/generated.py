@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import __main__ as suite
-from benchmarks.report import read
-from benchmarks.report.summary import summarise
+from benchmarks.report import first_screen, read
 from zo_triton import cli
 from zo_triton.difference import RULE_FAMILIES
 from zo_triton.difference.fallback import name_of
@@ -59,10 +58,10 @@ def _short_name(name: str) -> str:
 
 
 def headline() -> str:
-    """Markdown: what the latest report found, a line an experiment, losses included."""
+    """Markdown: when the latest report finds it worth it, when not and at what cost, and its main race."""
     if not RECORD.exists():
         return "No report has been written yet: run `make report`."
-    return "\n".join(f"- {line}" for line in summarise(read(RECORD)))
+    return "\n\n".join(first_screen.blocks(read(RECORD), picture=()))
 
 
 PARTS = {"command line": command_line, "rule table": rule_table, "headline": headline}

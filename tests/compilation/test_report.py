@@ -38,8 +38,8 @@ def test_a_record_is_carried_and_its_section_added(tmp_path):
         json.dumps(record(ROW, {**ROW, "target": "sm_80", "variant": "elsewhere"}, FAILED))
     )
     (old / "compile.png").write_bytes(b"picture")
-    text = compiled.append("# Report\n", old, fresh)
-    assert text.startswith("# Report\n\n## Compiled kernels\n")
+    text = "\n\n".join(compiled.carry(old, fresh))
+    assert text.startswith("## Compiled kernels\n")
     assert "128×64 w8 s3" in text
     assert "0.60–1.00" in text
     assert "broken: FAILED" in text
@@ -50,7 +50,7 @@ def test_a_record_is_carried_and_its_section_added(tmp_path):
 
 
 def test_a_report_without_a_record_stays_as_it_is(tmp_path):
-    assert compiled.append("# Report\n", tmp_path / "missing", tmp_path) == "# Report\n"
+    assert compiled.carry(tmp_path / "missing", tmp_path) == []
 
 
 @pytest.mark.parametrize(

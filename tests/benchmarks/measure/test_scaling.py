@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.measure.scaling import TINY, exchange_ms, received_bytes, run_scaling, step_ms
-from benchmarks.report.scaling import NOT_MEASURED, measured, simulated
+from benchmarks.report.sections.scaling import NOT_MEASURED, measured, simulated
 
 RING = {"name": "ring", "latency_us": 100.0, "bytes_a_second": 1e6, "rounds": "ring"}
 TREE = {**RING, "rounds": "log2"}

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
+from benchmarks import __main__ as cli
 from benchmarks.report import compare, write
-from zo_triton import cli
 
 
 def changed(record, path, value):
@@ -132,6 +132,22 @@ def test_what_only_one_record_has_is_left_out(record):
     assert ZO not in verdicts(record, less)
     other = changed(record, ("race", "task"), "another")
     assert not any(what.startswith("race") for what in verdicts(record, other))
+
+
+def test_a_quick_report_beside_a_whole_one_flags_nothing(record):
+    """Fewer sections, contenders, seeds and targets: what both have is compared, in both orders."""
+    quick = copy.deepcopy(record)
+    quick["sections"] = {name: quick["sections"][name] for name in ("gate", "race", "step_time", "accuracy")}
+    race = quick["sections"]["race"]
+    race["config"]["targets"] = [0.95]
+    race["methods"] = [method for method in race["methods"] if method["name"] != "mezo-1"]
+    for method in race["methods"]:
+        method["runs"] = method["runs"][:2]
+    quick["sections"]["step_time"]["cases"][0]["contenders"].pop(1)
+    for pair in ((record, quick), (quick, record)):
+        found = verdicts(*pair)
+        assert {what.split(",")[0] for what in found} == {"step", "race"}
+        assert set(found.values()) == {compare.SAME}
 
 
 def test_another_machine_is_named(record):

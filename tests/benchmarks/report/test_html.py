@@ -2,6 +2,7 @@
 
 import re
 import sys
+from copy import deepcopy
 from html.parser import HTMLParser
 
 import pytest
@@ -67,3 +68,75 @@ def test_without_markdown_there_is_no_page_and_all_else(record, tmp_path, monkey
     folder = publish(record, tmp_path / "report").parent
     assert not (folder / "report.html").exists()
     assert (folder / "report.md").is_file()
+
+
+class Boxes(HTMLParser):
+    """The kind of box that each table lies in."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.found = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "table":
+            self.found.append(dict(self.open[-1][1]).get("class"))
+        if tag != "meta":
+            self.open.append((tag, attributes))
+
+    def handle_startendtag(self, tag, attributes):
+        """An image holds nothing."""
+
+    def handle_endtag(self, tag):
+        self.open.pop()
+
+
+def test_every_link_within_a_page_leads_to_one_heading(record, tmp_path):
+    again = record["sections"]["race_again"] = deepcopy(record["sections"]["race"])
+    again["task"] = record["sections"]["race"]["task"]
+    folder = publish(record, tmp_path / "report").parent
+    elements = Elements((folder / "report.html").read_text())
+    ids = [attributes["id"] for _, attributes in elements.found if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = [link["href"] for link in elements.all("a")]
+    headings = [
+        line[3:] for line in (folder / "report.md").read_text().splitlines() if line.startswith("## ")
+    ]
+    assert len(links) == len(headings) - 1, "all but the contents themselves"
+    assert [link for link in links if not link.startswith("#")] == []
+    assert {link[1:] for link in links} <= set(ids)
+    assert {"#the-race-digits", "#the-race-digits-1", "#where-a-steps-time-goes"} <= set(links)
+
+
+def test_tables_scroll_in_boxes_of_their_own(record, tmp_path):
+    text = (publish(record, tmp_path / "report").parent / "report.html").read_text()
+    boxes = Boxes(text).found
+    assert len(boxes) > 10
+    assert set(boxes) == {"table"}
+
+
+def test_columns_of_numbers_stand_to_the_right(tmp_path):
+    text = page(
+        "| name | ms | ratio |\n|---|---|---|\n| 2 a | 1.5 | – |\n| b | – | 3.1× |\n| c | 2 | – |\n", tmp_path
+    )
+    assert re.findall(r'<(th|td)( class="number")?>([^<]*)<', text)[:3] == [
+        ("th", "", "name"), ("th", ' class="number"', "ms"), ("th", ' class="number"', "ratio"),
+    ]  # fmt: skip
+
+
+def test_the_first_screens_table_and_figure_share_a_box(record, tmp_path):
+    text = (publish(record, tmp_path / "report").parent / "report.html").read_text()
+    box = text[text.index('<div class="beside">') : text.index('<h2 id="contents">')]
+    assert box.index('<div class="facts">') < box.index("seconds to 95 % on digits") < box.index("<figure>")
+    assert "<figcaption>Accuracy and loss against training time</figcaption>" in box
+    assert text.count('class="beside"') == 1
+
+
+def test_figures_from_elsewhere_are_not_loaded(tmp_path):
+    text = page("![a](http://example.org/a.svg)\n\n![b](../b.svg)\n", tmp_path)
+    assert [picture.get("src") for picture in Elements(text).all("img")] == [None, None]
+
+
+@pytest.mark.parametrize("dark", ["prefers-color-scheme: dark", "color-scheme: light dark"])
+def test_a_page_knows_dark_screens(dark, tmp_path):
+    assert dark in page("# Report\n", tmp_path)

@@ -1,56 +1,16 @@
 import subprocess
 import sys
-from copy import deepcopy
 
 import pytest
 
-from benchmarks.report import summary, tables
 from benchmarks.report.markdown import render
+from benchmarks.report.sections import race
 from benchmarks.report.statistics import median_reached
-
-
-def test_summary_says_who_won_and_by_how_much(record):
-    text = "\n".join(summary.summarise(record))
-    assert "fused ZO + Adam takes **0.28 s**" in text
-    assert "MeZO loop 4.2 s (15× slower)" in text
-    assert "backprop + Adam 0.06 s (**4.7× faster**)" in text
-    assert "15× faster than MeZO loop" in text
-
-
-def test_summary_lists_every_loss(record):
-    last = summary.summarise(record)[-1]
-    assert "backprop + Adam was sooner: digits (4.7×)" in last
-    assert "backprop + SGD has the quicker step: " in last
-    assert "(6.2×)" in last
-    assert "MeZO loop needs less memory: 64-32-10" in last
-
-
-def test_what_one_rival_does_better_stands_together(record):
-    record["sections"]["race_again"] = {**record["sections"]["race"], "task": "letters"}
-    assert "backprop + Adam was sooner: digits (4.7×), letters (4.7×);" in summary.summarise(record)[-1]
-
-
-def test_by_how_much_is_told_of_the_races_that_were_won(record):
-    again = record["sections"]["race_again"] = deepcopy(record["sections"]["race"])
-    for method in again["methods"]:
-        if method["family"] == "first":
-            for run in method["runs"]:
-                run["reached"]["0.95"]["seconds"] = 50.0
-    verdict = summary.summarise(record)[0]
-    assert "backpropagation was sooner in 1 of 2 races (by 4.7× where both got there)" in verdict
-
-
-def test_summary_admits_a_race_that_was_not_finished(record):
-    for run in record["sections"]["race"]["methods"][0]["runs"]:
-        run["reached"]["0.95"] = None
-    lines = summary.summarise(record)
-    assert lines[0] == "**In short:** the fused method reached no race's target."
-    assert "fused ZO + Adam did not get there" in lines[1]
-    assert "never got there: 95 % test accuracy on digits" in lines[-1]
+from zo_triton import _tables as tables
 
 
 def test_methods_that_fail_stay_in_the_table(record):
-    lines = tables.race(record["sections"]["race"]).splitlines()
+    lines = race.table(record["sections"]["race"]).splitlines()
     row = next(line for line in lines if "K = 1" in line)
     assert row.count(tables.NOT_REACHED) == 2
 

@@ -201,7 +201,7 @@ def test_two_processes_publish_while_a_third_reads(short_record, tmp_path):
 
 def test_publishers_take_turns(tmp_path):
     """While one holds the folder, another waits; it is not kept by a process that has died."""
-    code = "import sys, pathlib; from zo_triton._files import locked\n" + (
+    code = "import sys, pathlib; from benchmarks.report.folders import locked\n" + (
         "with locked(pathlib.Path(sys.argv[1])) as held: print(held, flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]

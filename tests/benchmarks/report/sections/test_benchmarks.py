@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.report.ops_table import ops
+from benchmarks.report.sections.benchmarks import ops
 
 MIDDLE = {"K": 32, "batch": 128, "width": 256}
 

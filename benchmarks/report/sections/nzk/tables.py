@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from benchmarks.report.section import Data
 from zo_triton._tables import lay_out, number
 
 KERNELS = {"nzk": "NZK", "update": "update kernel"}
@@ -16,7 +15,7 @@ CURVES = {
 """How the curves of a case are called, in the order of tables and legends."""
 
 
-def factors(case: dict[str, Any]) -> str:
+def factors(case: Data) -> str:
     """One row a kernel: the predicted multiple of the NTK, the measured one, and their distance."""
     rows = [
         [
@@ -32,7 +31,7 @@ def factors(case: dict[str, Any]) -> str:
     return lay_out(["kernel", "vectors", "K", "predicted factor", "measured factor", "z"], rows)
 
 
-def acceleration(cases: list[dict[str, Any]]) -> str:
+def acceleration(cases: list[Data]) -> str:
     """One row a case: shared against independent vectors at equal η."""
     rows = []
     for case in cases:
@@ -65,7 +64,7 @@ def acceleration(cases: list[dict[str, Any]]) -> str:
     )  # fmt: skip
 
 
-def rates(case: dict[str, Any], lr: float) -> str:
+def rates(case: Data, lr: float) -> str:
     """One row a method: its stable limit, and what the closed form says at equal η and at its own best η."""
     rows = []
     for row in case["rates"]:
@@ -90,7 +89,7 @@ def rates(case: dict[str, Any], lr: float) -> str:
     )  # fmt: skip
 
 
-def losses(case: dict[str, Any]) -> str:
+def losses(case: Data) -> str:
     """One row a snapshot step: the loss of every curve, and of both closed forms."""
     predicted = {row["method"]: row for row in case["ensembles"]}
     names = [name for name in CURVES if name in case["curves"]]

@@ -1,19 +1,17 @@
-"""The report's section on the field's randomness, of its record alone."""
+"""Random quality: what statistical tests say of the field's bits, moments and addresses."""
 
 from __future__ import annotations
 
-from typing import Any
-
+from benchmarks.report.section import Data, Findings, Section, Show
 from zo_triton._tables import lay_out, number
 
 
-def random_quality(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
-    """The section's blocks; ``drawn`` is not used, as there are no figures of it."""
-    flagged = section["smallest_p"] < section["bound"]
-    verdict = "**The field was flagged.**" if flagged else "Nothing was flagged."
-    blocks = [
+def blocks(section: Data, show: Show) -> list[str]:
+    """The field's tests, then the same tests on generators that they must flag."""
+    return [
         "## Random quality",
-        f"{section['note']} The smallest of all p-values is {number(section['smallest_p'])}. {verdict}",
+        f"{section['note']} The smallest of all p-values is {number(section['smallest_p'])}. "
+        f"{_verdict(section)}",
         batteries(section),
         "What follows what in a reading: "
         + "; ".join(f"*{name}*: {meaning}" for name, meaning in section["readings"].items())
@@ -31,10 +29,27 @@ def random_quality(section: dict[str, Any], drawn: dict[str, str]) -> list[str]:
         "The same tests on generators with a known fault, which they must flag.",
         planted(section),
     ]
-    return blocks
 
 
-def batteries(section: dict[str, Any]) -> str:
+def _verdict(section: Data) -> str:
+    flagged = section["smallest_p"] < section["bound"]
+    return "**The field was flagged.**" if flagged else "Nothing was flagged."
+
+
+def findings(section: Data) -> Findings:
+    """The smallest p-value, and every fault that was planted and went unnoticed."""
+    count = len(section["tests"])
+    sentence = (
+        f"**Random quality**: {count} {'test' if count == 1 else 'tests'} of {section['words']} words; the "
+        f"smallest p-value is {number(section['smallest_p'])}. {_verdict(section)}"
+    )
+    unnoticed = [row["name"] for row in section["planted"] if not row["flagged_by"]]
+    if unnoticed:
+        sentence += f" **Planted and not flagged: {', '.join(unnoticed)}.**"
+    return Findings([sentence])
+
+
+def batteries(section: Data) -> str:
     """One row a test, its p-value in each reading."""
     rows = [
         [test["name"], *(number(test["p"][reading]) for reading in section["readings"]), test["looks"]]
@@ -43,7 +58,7 @@ def batteries(section: dict[str, Any]) -> str:
     return lay_out(["test, p-value", *section["readings"], "looks at"], rows)
 
 
-def distributions(section: dict[str, Any]) -> str:
+def distributions(section: Data) -> str:
     """One row a distribution."""
     rows = [
         [
@@ -59,16 +74,27 @@ def distributions(section: dict[str, Any]) -> str:
     )
 
 
-def addresses(section: dict[str, Any]) -> str:
+def addresses(section: Data) -> str:
     """One row a set of addresses."""
     rows = [[row["name"], str(row["addresses"]), str(row["collisions"])] for row in section["addresses"]]
     return lay_out(["addresses", "blocks", "equal"], rows)
 
 
-def planted(section: dict[str, Any]) -> str:
+def planted(section: Data) -> str:
     """One row a generator with a fault."""
     rows = [
         [row["name"], number(row["smallest_p"]), ", ".join(row["flagged_by"]) or "nothing"]
         for row in section["planted"]
     ]
     return lay_out(["generator", "smallest p", "flagged by"], rows)
+
+
+SECTION = Section(
+    name="field_quality",
+    place=140,
+    keys=(
+        "note", "words", "bound", "smallest_p", "readings", "tests", "distributions", "addresses", "planted",
+    ),
+    blocks=blocks,
+    findings=findings,
+)  # fmt: skip

@@ -1,8 +1,15 @@
-from benchmarks.report.field_markdown import addresses, batteries, distributions, planted, random_quality
+from benchmarks.report.sections.field_quality import (
+    addresses,
+    batteries,
+    blocks,
+    distributions,
+    findings,
+    planted,
+)
 
 
 def text(record):
-    return "\n".join(random_quality(record["sections"]["field_quality"], {}))
+    return "\n".join(blocks(record["sections"]["field_quality"], lambda name: []))
 
 
 def test_the_verdict_follows_the_smallest_p_value(record):
@@ -28,3 +35,5 @@ def test_a_fault_that_went_unnoticed_is_told(record):
     section = record["sections"]["field_quality"]
     section["planted"][0]["flagged_by"] = []
     assert "nothing" in planted(section)
+    (sentence,) = findings(section).sentences
+    assert "**Planted and not flagged: equal neighbours.**" in sentence

@@ -1,9 +1,10 @@
-"""The report on many ranks: what was measured, what was simulated, and a figure that tells them apart."""
+"""Many ranks: what was measured, what was simulated, and a figure that tells them apart."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.report.section import Data, Figure, Section, Show
 from zo_triton._tables import lay_out, number
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -14,7 +15,15 @@ MARKED = 4
 NOT_MEASURED = "not measured"
 
 
-def measured(section: dict[str, Any]) -> list[str]:
+def blocks(section: Data, show: Show) -> list[str]:
+    """What was measured, then what was simulated."""
+    return [
+        "## Many ranks", section["note"], "### Measured", *measured(section), "### Simulated",
+        simulated(section), *show("scaling"),
+    ]  # fmt: skip
+
+
+def measured(section: Data) -> list[str]:
     """Blocks of all that was measured: parts of a step, and two ranks beside one."""
     headers = ["batch", "base pass ms", "start ms", "measuring a direction ms", "applying a direction ms"]
     keys = ("base_ms", "start_ms", "direction_ms", "update_ms")
@@ -48,7 +57,7 @@ def measured(section: dict[str, Any]) -> list[str]:
     return [parts, intro, lay_out(headers, rows)]
 
 
-def simulated(section: dict[str, Any]) -> str:
+def simulated(section: Data) -> str:
     """Milliseconds of a step by ranks, one column a curve, and what a rank receives."""
     curves = section["curves"]
     headers = ["ranks", "bytes a rank gets"]
@@ -63,7 +72,7 @@ def simulated(section: dict[str, Any]) -> str:
     return f"{title}\n\n{lay_out(headers, rows)}"
 
 
-def draw(figure: Any, section: dict[str, Any]) -> None:
+def draw(figure: Any, section: Data) -> None:
     """Left the step that two ranks really took and what the model says of it; right the model alone.
 
     Points are measured, dashes simulated.
@@ -84,7 +93,7 @@ def draw(figure: Any, section: dict[str, Any]) -> None:
     figure.legend(loc="outside lower center", ncols=2)
 
 
-def _draw_small(axes: Any, section: dict[str, Any]) -> None:
+def _draw_small(axes: Any, section: Data) -> None:
     part, directions = section["parts"][0], section["directions"]
     for curve, colour in zip(section["small_curves"], COLOURS, strict=False):
         axes.plot(curve["ranks"], curve["step_ms"], color=colour, linestyle=DASHES[0], linewidth=1.7)
@@ -98,3 +107,18 @@ def _draw_small(axes: Any, section: dict[str, Any]) -> None:
         xscale="log", yscale="log", xlabel="ranks",
         title=f"K = {directions}, batch {part['batch']}: measured and simulated",
     )  # fmt: skip
+
+
+SECTION = Section(
+    name="scaling",
+    place=160,
+    keys=("note", "directions", "many", "parts", "two_ranks", "networks", "small_curves", "curves"),
+    blocks=blocks,
+    figures=(
+        Figure(
+            "scaling",
+            "Milliseconds of a step against the number of ranks: two measured, the rest simulated",
+            draw,
+        ),
+    ),
+)

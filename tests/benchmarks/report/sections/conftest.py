@@ -1,22 +1,8 @@
-"""Reports of the kernel experiments, rendered from a small synthetic record."""
+"""One small sample of every section."""
 
 import copy
 
 import pytest
-
-from benchmarks.report import new_record, nzk_figures, nzk_tables, publish, read
-from benchmarks.report.nzk_markdown import render, summarise
-from benchmarks.report.records import dumps
-
-ENVIRONMENT = {
-    "commit": "0123456789abcdef",
-    "dirty": False,
-    "versions": {"python": "3.11"},
-    "device": "a processor",
-    "threads": 1,
-    "seed": 0,
-    "date": "2026-01-01T00:00:00+00:00",
-}
 
 
 def rate(final):
@@ -98,8 +84,9 @@ def network_run(aggregator, left_at):
 
 
 @pytest.fixture
-def nzk_record():
-    section = {
+def nzk_section():
+    """An experiment of one case, and a real network."""
+    return {
         "name": "linear",
         "title": "Linear model",
         "settings": {"lr": 0.001, "steps": 10, "directions": 1},
@@ -110,71 +97,71 @@ def nzk_record():
             "directions": 100, "eps": 0.001, "runs": [network_run("average", None), network_run("best", 7)]
         },
     }  # fmt: skip
-    return new_record(copy.deepcopy(ENVIRONMENT), {"nzk": section})
 
 
-def test_publishing_twice_gives_the_same_bytes(nzk_record, tmp_path):
-    publish(nzk_record, tmp_path / "first")
-    publish(read(tmp_path / "first" / "results.json"), tmp_path / "second")
-    contents = [
-        {entry.name: entry.read_bytes() for entry in (tmp_path / name).iterdir()}
-        for name in ("first", "second")
-    ]
-    assert contents[0] == contents[1]
-    assert set(contents[0]) == {
-        "report.html", "report.md", "results.json", "losses.svg", "kernels.svg", "snapshots.svg", "network.svg",
-    }  # fmt: skip
-    assert sum(len(content) for content in contents[0].values()) < 600_000
+CURVES = {
+    "note": "Costs.",
+    "throughput": {
+        "network": "64-32-10",
+        "directions": 32,
+        "rows": [
+            {"batch": 1, "one_sided": 0.7, "central": 0.8, "evaluations_per_s": 9e4},
+            {"batch": 2, "one_sided": 1.1, "central": 1.2, "evaluations_per_s": 8e4},
+        ],
+    },
+    "growth": [
+        {
+            "axis": "K", "fixed": "batch 128", "values": [8, 32],
+            "contenders": [
+                {"label": "fused", "family": "fused", "ms": [1.0, 3.0], "exponent": 0.8},
+                {"label": "MeZO loop", "family": "zeroth", "ms": [4.0, 16.0], "exponent": 1.0},
+            ],
+        }
+    ],
+}  # fmt: skip
+
+GPU = {
+    "gpu_goals": {
+        "note": "Goals.",
+        "rows": [
+            {"label": "a kernel", "goal": 0.5, "at_least": True, "measured": 0.6, "verdict": "met"},
+            {"label": "a step, ms", "goal": 1.0, "at_least": False, "measured": 2.0, "verdict": "missed"},
+            {"label": "a race, s", "goal": 1.0, "at_least": False, "measured": None, "verdict": "not measured"},
+        ],
+    },
+    "gpu_layers": {
+        "note": "Layers.",
+        "pass_us": None,
+        "rows": [{"name": "linear", "per_second": 1e5, "share": 0.9, "limit": 1.2}],
+    },
+    "gpu_kernels": {
+        "note": "Kernels.",
+        "rows": [
+            {"op": "gram", "case": "K = 8", "ms": None},
+            {
+                "op": "sample", "case": "signs", "ms": 0.1, "tflops": None, "gvalues": 3.0, "gbytes": 12.0,
+                "share": 0.5, "ceiling": "memory", "trust": "passed",
+            },
+        ],
+    },
+    "gpu_ceilings": {"note": "Ceilings.", "rows": [{"name": "copy", "value": 3000.0, "unit": "GB/s"}]},
+    "gpu_checks": {
+        "note": "Checks.",
+        "seed": 0,
+        "rows": [
+            {"op": "gram", "case": "signs", "error": 0.0, "allowed": 1e-6, "status": "passed"},
+            {"op": "linear", "case": "bf16", "error": None, "allowed": None, "status": "failed"},
+        ],
+    },
+    "gpu_stages": {
+        "note": "Stages.",
+        "rows": [{"name": "checks", "status": "passed", "seconds": 1.5, "budget": 90.0}],
+        "incidents": [{"stage": "steps", "what": "graphs", "status": "left out", "message": "needs a `GPU`."}],
+    },
+}  # fmt: skip
 
 
-def test_every_figure_is_shown(nzk_record, tmp_path):
-    text = publish(nzk_record, tmp_path / "out").read_text()
-    for entry in (tmp_path / "out").glob("*.svg"):
-        assert f"]({entry.name})" in text
-
-
-def test_the_text_says_what_was_found(nzk_record):
-    text = render(nzk_record, [])
-    assert "> **Note:** the data set is another." in text
-    assert "4.02 times as fast as independent ones (predicted 4, off by 0.50 %)" in text
-    assert "|f_fused − f| is at most 2.0e-07" in text
-    assert "stays within 5 % of the prediction for all 10 steps" in text
-    assert "leaves the prediction by more than 5 % at step 7 (-6.0 %)" in text
-    assert "The run diverged before its 10 steps were done." in text
-    assert "grows without bound" in text
-    assert "diverged" in nzk_tables.losses(nzk_record["sections"]["nzk"]["cases"][0])
-
-
-def test_without_a_network_there_is_no_such_figure(nzk_record, tmp_path):
-    nzk_record["sections"]["nzk"]["network"] = None
-    assert nzk_figures.draw_all(nzk_record, tmp_path) == ["losses.svg", "kernels.svg", "snapshots.svg"]
-    assert "real network" not in render(nzk_record, []).lower()
-
-
-def test_a_distribution_outside_the_field_is_said_to_be(nzk_record):
-    case = nzk_record["sections"]["nzk"]["cases"][0]
-    case["agreement"], case["distribution"] = None, "t(10)"
-    del case["curves"]["fused"]
-    assert "the field has no t(10) directions" in " ".join(summarise(nzk_record["sections"]["nzk"]))
-    assert "fused" not in nzk_tables.losses(case)
-
-
-@pytest.mark.parametrize("count", [2, 5])
-def test_several_cases_share_the_figures(nzk_record, tmp_path, count):
-    section = nzk_record["sections"]["nzk"]
-    section["cases"] = [copy.deepcopy(CASE) for _ in range(count)]
-    section["network"] = None
-    assert len(nzk_figures.draw_all(nzk_record, tmp_path)) == 3
-
-
-def test_the_columns_of_the_tables(nzk_record):
-    case = nzk_record["sections"]["nzk"]["cases"][0]
-    assert "| NZK | shared | 1 | 4 | 4.04 ± 0.04 | +1.00 |" in " ".join(nzk_tables.factors(case).split())
-    assert "| +0.50 % |" in " ".join(nzk_tables.acceleration([case]).split())
-    assert "not reached" in nzk_tables.rates(case, 0.001)
-
-
-def test_a_list_of_numbers_takes_one_line(nzk_record):
-    text = dumps(nzk_record)
-    assert "[ 1.0, 3e+300, null ]" in text
-    assert text.count("\n") < 700
+@pytest.fixture
+def samples(record, nzk_section):
+    """From a section's name to data of it."""
+    return {**record["sections"], "curves": copy.deepcopy(CURVES), **copy.deepcopy(GPU), "nzk": nzk_section}

@@ -2,8 +2,8 @@ import copy
 
 import pytest
 
-from benchmarks.report import scaling
 from benchmarks.report.markdown import render
+from benchmarks.report.sections import scaling
 from zo_triton._figures import save_figure
 
 

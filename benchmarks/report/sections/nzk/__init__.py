@@ -1,65 +1,38 @@
-"""Renders the report of an NZK experiment from its record alone."""
+"""An experiment of the kernel theory: loss curves, accelerations, rates and kernels, predicted and measured."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from benchmarks.report import nzk_tables as layouts
-from benchmarks.report.records import Record, check_record
-from zo_triton._tables import environment, number
-
-CAPTIONS = {
-    "losses": "Loss curves: first order, zeroth order with independent and shared vectors, and their closed forms",
-    "kernels": "Expected kernel, empirical kernel and their difference",
-    "snapshots": "Outputs at chosen steps",
-    "network": "The real network against the prediction for the linearised one",
-}
+from benchmarks.report.section import Data, Figure, Findings, Section, Show
+from benchmarks.report.sections.nzk import figures, tables
+from zo_triton._tables import number
 
 
-def render(record: Record, figures: list[str]) -> str:
-    """The report's text.
+def title(section: Data) -> list[str]:
+    """The experiment's own title, and what to know before anything else."""
+    return [f"# {section['title']}", *(f"> **Note:** {note}" for note in section["notes"])]
 
-    Args:
-        record: A valid record with the section ``nzk``.
-        figures: File names of drawn figures, beside the text.
 
-    Returns:
-        Markdown.
-
-    Raises:
-        ValueError: The record is not valid.
-    """
-    check_record(record, "the record to be rendered")
-    section = record["sections"]["nzk"]
-    drawn = {name.rsplit(".", 1)[0]: name for name in figures}
+def blocks(section: Data, show: Show) -> list[str]:
+    """From the curves to what explains them."""
     cases, settings = section["cases"], section["settings"]
-    blocks = [f"# {section['title']}"]
-    if record["tiny"]:
-        blocks.append("> **A tiny run.** It proves that everything works; its numbers mean nothing.")
-    blocks += [f"> **Note:** {note}" for note in section["notes"]]
-    blocks.append("\n".join(f"- {line}" for line in summarise(section)))
-    blocks += ["## Loss curves", _curves_text(section), *_picture(drawn, "losses")]
+    found = ["## Loss curves", _curves_text(section), *show("losses")]
     for case in cases:
-        blocks += [f"### {case['name']}", case["note"], layouts.losses(case)]
+        found += [f"### {case['name']}", case["note"], tables.losses(case)]
     if section["network"]:
-        blocks += ["## The real network", _network_text(section), *_picture(drawn, "network")]
-        blocks += [_network_sentence(run, settings["steps"]) for run in section["network"]["runs"]]
-    blocks += ["## Shared against independent vectors, at equal η", _ACCELERATION]
-    blocks.append(layouts.acceleration(cases))
-    blocks += ["## Each method at its own best stable η", _RATES.format(steps=settings["steps"])]
+        found += ["## The real network", _network_text(section), *show("network")]
+        found += [_network_sentence(run, settings["steps"]) for run in section["network"]["runs"]]
+    found += ["## Shared against independent vectors, at equal η", _ACCELERATION, tables.acceleration(cases)]
+    found += ["## Each method at its own best stable η", _RATES.format(steps=settings["steps"])]
     for case in cases:
-        blocks += [*_heading(case, cases), layouts.rates(case, settings["lr"])]
-    blocks += ["## Kernels", _KERNELS.format(draws=cases[0]["factors"][0]["draws"])]
+        found += [*_heading(case, cases), tables.rates(case, settings["lr"])]
+    found += ["## Kernels", _KERNELS.format(draws=cases[0]["factors"][0]["draws"])]
     for case in cases:
-        blocks += [*_heading(case, cases), layouts.factors(case)]
-    blocks += _picture(drawn, "kernels")
-    blocks += ["## Outputs at chosen steps", *_picture(drawn, "snapshots")]
-    blocks += ["## Where the numbers come from", environment(record["environment"])]
-    return "\n\n".join(blocks) + "\n"
+        found += [*_heading(case, cases), tables.factors(case)]
+    return [*found, *show("kernels"), "## Outputs at chosen steps", *show("snapshots")]
 
 
-def summarise(section: dict[str, Any]) -> list[str]:
-    """What came out, one sentence a finding, worked out from the record."""
+def findings(section: Data) -> Findings:
+    """How predicted and measured agree, a sentence or two a case, and where the real network leaves the theory."""
     lines = []
     for case in section["cases"]:
         found, rows = case["acceleration"], {row["method"]: row for row in case["rates"]}
@@ -67,8 +40,8 @@ def summarise(section: dict[str, Any]) -> list[str]:
         off = abs(found["ratio"] / found["ratio_predicted"] - 1)
         sentence = (
             f"**{case['name']}**: at equal η one shared vector walks the mean path "
-            f"{layouts.digits(found['ratio'])} times as fast as independent ones (predicted "
-            f"{layouts.digits(found['ratio_predicted'])}, off by {100 * off:.2f} %); the largest |z| of its "
+            f"{tables.digits(found['ratio'])} times as fast as independent ones (predicted "
+            f"{tables.digits(found['ratio_predicted'])}, off by {100 * off:.2f} %); the largest |z| of its "
             f"{len(case['factors'])} measured factors is {abs(worst['z'] or 0.0):.1f}."
         )
         finals = {name: rows[name]["best"]["final"] for name in ("shared", "update", "independent", "first")}
@@ -92,7 +65,7 @@ def summarise(section: dict[str, Any]) -> list[str]:
             )
     if section["network"]:
         lines += [_network_sentence(run, section["settings"]["steps"]) for run in section["network"]["runs"]]
-    return lines
+    return Findings(lines)
 
 
 _ACCELERATION = (
@@ -113,7 +86,7 @@ _KERNELS = (
 )
 
 
-def _curves_text(section: dict[str, Any]) -> str:
+def _curves_text(section: Data) -> str:
     settings = section["settings"]
     counts = dict.fromkeys(f"{case['ensembles'][0]['runs']}" for case in section["cases"])
     runs = ", ".join(counts)
@@ -125,7 +98,7 @@ def _curves_text(section: dict[str, Any]) -> str:
     )
 
 
-def _network_text(section: dict[str, Any]) -> str:
+def _network_text(section: Data) -> str:
     network, settings = section["network"], section["settings"]
     return (
         f"The network itself, not linearised, by the ordinary zeroth-order step: {network['directions']} one-sided "
@@ -136,9 +109,9 @@ def _network_text(section: dict[str, Any]) -> str:
     )
 
 
-def _network_sentence(run: dict[str, Any], steps: int) -> str:
+def _network_sentence(run: Data, steps: int) -> str:
     limit = 100 * run["threshold"]
-    head = f"**Real network, {run['aggregator']} of {run['directions']}** (factor {layouts.digits(run['factor'])})"
+    head = f"**Real network, {run['aggregator']} of {run['directions']}** (factor {tables.digits(run['factor'])})"
     if run["left_at"] is None:
         text = (
             f"{head}: its loss stays within {limit:g} % of the prediction for all {run['final_step']} steps; the "
@@ -160,9 +133,30 @@ def _network_sentence(run: dict[str, Any], steps: int) -> str:
     return text
 
 
-def _heading(case: dict[str, Any], cases: list[dict[str, Any]]) -> list[str]:
+def _heading(case: Data, cases: list[Data]) -> list[str]:
     return [f"### {case['name']}"] if len(cases) > 1 else []
 
 
-def _picture(drawn: dict[str, str], stem: str) -> list[str]:
-    return [f"![{CAPTIONS[stem]}]({drawn[stem]})"] if stem in drawn else []
+SECTION = Section(
+    name="nzk",
+    place=170,
+    keys=("name", "title", "settings", "notes", "cases", "network"),
+    title=title,
+    blocks=blocks,
+    figures=(
+        Figure(
+            "losses",
+            "Loss curves: first order, zeroth order with independent and shared vectors, and their closed forms",
+            figures.draw_losses,
+        ),
+        Figure("kernels", "Expected kernel, empirical kernel and their difference", figures.draw_kernels),
+        Figure("snapshots", "Outputs at chosen steps", figures.draw_snapshots),
+        Figure(
+            "network",
+            "The real network against the prediction for the linearised one",
+            figures.draw_network,
+            lambda section: section["network"],
+        ),
+    ),
+    findings=findings,
+)

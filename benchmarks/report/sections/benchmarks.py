@@ -1,4 +1,4 @@
-"""Ops against plain torch and their ceilings, and how their cost grows, from the benchmarks' entries."""
+"""What ``pytest --benchmark`` timed: ops against plain torch and their ceilings, and every benchmark's time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from math import log
 from statistics import linear_regression
 from typing import Any
 
+from benchmarks.report.section import Data, Findings, Section, Show
 from zo_triton._tables import lay_out, number
 
 AXES = ("K", "batch", "width")
@@ -21,9 +22,48 @@ NOTE = (
 )
 
 
-def ops(section: dict[str, Any]) -> list[str]:
+def blocks(section: Data, show: Show) -> list[str]:
+    """The ops in short, then every benchmark."""
+    intro = (
+        "From `pytest --benchmark`: each passed its correctness gate first; compilation is not in the times."
+    )
+    summary = ops(section)
+    return [
+        "## Benchmarks", intro, *(["### Ops", *summary] if summary else []), "### Every benchmark",
+        table(section),
+    ]  # fmt: skip
+
+
+def table(section: Data) -> str:
+    """One row a benchmark, grouped, with its ratio to the group's fastest."""
+    entries = sorted(
+        section["entries"], key=lambda entry: (entry["group"], entry["median_ms"], entry["name"])
+    )
+    fastest: dict[str, float] = {}
+    rows = []
+    for entry in entries:
+        reference = fastest.setdefault(entry["group"], entry["median_ms"])
+        extra = ", ".join(f"{key} {_plain(value)}" for key, value in sorted(entry["extra"].items()))
+        rows.append(
+            [
+                entry["group"],
+                entry["name"],
+                number(entry["median_ms"]),
+                f"{entry['median_ms'] / reference:.3g}×",
+                extra,
+                str(entry["commit"])[:9] + ("+" if entry["dirty"] else ""),
+            ]
+        )
+    return lay_out(["group", "benchmark", "median ms", "against fastest", "details", "commit"], rows)
+
+
+def _plain(value: Any) -> str:
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def ops(section: Data) -> list[str]:
     """A note and a table, one row an op; nothing if the record has no op in the middle of its axes."""
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    found: dict[str, dict[str, list[Data]]] = {}
     for entry in section["entries"]:
         if {"op", "contender", *AXES} <= set(entry["extra"]):
             sides = found.setdefault(entry["extra"]["op"], {"fused": [], "torch": []})
@@ -56,11 +96,11 @@ def ops(section: dict[str, Any]) -> list[str]:
     return [note, lay_out(["op", "fused ms", "torch ms", "quicker", "ceiling", *titles], rows)]
 
 
-def _middle(entries: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _middle(entries: list[Data]) -> Data | None:
     return next((entry for entry in entries if entry["group"].endswith(_MIDDLE)), None)
 
 
-def _exponent(entries: list[dict[str, Any]], middle: dict[str, Any], axis: str) -> float | None:
+def _exponent(entries: list[Data], middle: Data, axis: str) -> float | None:
     """The slope of log time over log size along one axis; None with fewer than three points."""
     others = [name for name in AXES if name != axis]
     line = [entry for entry in entries if all(entry["extra"][name] == middle[name] for name in others)]
@@ -68,3 +108,14 @@ def _exponent(entries: list[dict[str, Any]], middle: dict[str, Any], axis: str) 
     if len(set(sizes)) < 3:
         return None
     return linear_regression(sizes, [log(entry["median_ms"]) for entry in line]).slope
+
+
+def findings(section: Data) -> Findings:
+    """How much was timed."""
+    count = len(section["entries"])
+    return Findings(
+        [f"**Benchmarks**: {count} {'time' if count == 1 else 'times'}, each after its correctness gate."]
+    )
+
+
+SECTION = Section(name="benchmarks", place=150, keys=("entries",), blocks=blocks, findings=findings)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.report.nzk_tables import CURVES, digits
-from benchmarks.report.records import Record
-from zo_triton._figures import save_figure
+from benchmarks.report.section import Data
+from benchmarks.report.sections.nzk.tables import CURVES, digits
 
 COLOURS = {
     "first": "#000000",
@@ -27,25 +25,8 @@ BEYOND = 1e3
 Points = Sequence[float | None]
 
 
-def draw_all(record: Record, folder: str | os.PathLike[str], extension: str = "svg") -> list[str]:
-    """Draws every figure that the record has numbers for.
-
-    Args:
-        record: A valid record with the section ``nzk``.
-        folder: An existing folder.
-        extension: ``svg``, or ``png`` for a look at them.
-
-    Returns:
-        The file names, in the order of the report.
-    """
-    section = record["sections"]["nzk"]
-    figures = {"losses": _losses, "kernels": _kernels, "snapshots": _snapshots}
-    if section["network"]:
-        figures["network"] = _network
-    return [save_figure(draw, section, folder, name, extension) for name, draw in figures.items()]
-
-
-def _losses(figure: Any, section: dict[str, Any]) -> None:
+def draw_losses(figure: Any, section: Data) -> None:
+    """Every case's loss curves with their closed forms."""
     cases = section["cases"]
     columns = min(2, len(cases))
     rows = -(-len(cases) // columns)
@@ -72,7 +53,7 @@ def _losses(figure: Any, section: dict[str, Any]) -> None:
     figure.legend(handles, labels, loc="outside upper center", ncols=3)
 
 
-def _loss_panel(axes: Any, case: dict[str, Any]) -> None:
+def _loss_panel(axes: Any, case: Data) -> None:
     steps = case["steps"]
     first = case["curves"]["first"][0]
     for row in case["ensembles"]:
@@ -125,7 +106,8 @@ def _loss_panel(axes: Any, case: dict[str, Any]) -> None:
     axes.set_ylim(lowest / margin, highest * margin)
 
 
-def _kernels(figure: Any, section: dict[str, Any]) -> None:
+def draw_kernels(figure: Any, section: Data) -> None:
+    """Expected kernel, empirical kernel and their difference, one row a kernel."""
     cases = section["cases"]
     chosen = [
         (case, picture)
@@ -168,7 +150,8 @@ def _kernels(figure: Any, section: dict[str, Any]) -> None:
         row[0].set_ylabel(f"by {picture['order'].split(',')[0].split('[')[0].strip()}{blocks}", fontsize=7.5)
 
 
-def _snapshots(figure: Any, section: dict[str, Any]) -> None:
+def draw_snapshots(figure: Any, section: Data) -> None:
+    """Outputs at chosen steps, one row a case."""
     cases = section["cases"]
     steps = cases[0]["snapshots"]["steps"]
     figure.set_size_inches(8.2, 0.8 + 2.2 * len(cases))
@@ -196,7 +179,8 @@ def _snapshots(figure: Any, section: dict[str, Any]) -> None:
     figure.legend(handles, labels, loc="outside upper center", ncols=4)
 
 
-def _network(figure: Any, section: dict[str, Any]) -> None:
+def draw_network(figure: Any, section: Data) -> None:
+    """The real network above, its deviation from the prediction below."""
     runs = section["network"]["runs"]
     figure.set_size_inches(8.2, 5.6)
     panels = figure.subplots(2, len(runs), squeeze=False, sharex="col", height_ratios=(1.5, 1))

@@ -1,0 +1,212 @@
+"""A report's first screen: when it is worth it, when not, what it costs, worked out from the record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf, isfinite
+
+from benchmarks.report.records import Record
+from benchmarks.report.registry import parts
+from benchmarks.report.section import Data, Loss
+from benchmarks.report.statistics import OURS, find, median_reached, soonest
+from benchmarks.report.words import listed, share, times
+from zo_triton._tables import lay_out, number
+
+MISSING = "–"
+
+LEVEL = 1.005
+"""Ratios below this are a tie: they would be told as 1.00×."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where the families stand in a race: each family's soonest method at the hardest target.
+
+    Attributes:
+        task: The race's.
+        limit: Seconds of training after which a run ends.
+        target: The hardest one.
+        methods: By family, the soonest method of it that took part.
+        seconds: By family; infinite where it took part and did not get there.
+        failed: Fused methods were to take part, and every one failed.
+    """
+
+    task: str
+    limit: float
+    target: float
+    methods: dict[str, Data]
+    seconds: dict[str, float]
+    failed: bool
+
+    def ratio(self, family: str) -> float:
+        """How many times as long as the fused methods a family took that got there, or they did."""
+        return self.seconds[family] / self.seconds[OURS]
+
+
+def blocks(record: Record, picture: Sequence[str]) -> list[str]:
+    """Three sentences over all races, and the main race's table.
+
+    Args:
+        record: A record with at least one race; its first is the main one.
+        picture: Blocks of the main race's figure.
+    """
+    races = [data for section, _, data in parts(record) if section.name == "race"]
+    standings = [_standing(race) for race in races]
+    sentences = [_worth(standings), _not_worth(standings), _cost(standings[0])]
+    memory = record["sections"].get("memory", {"cases": []})["cases"][:1]
+    return ["\n".join(f"- {line}" for line in sentences), *_table(races[0], standings[0], memory), *picture]
+
+
+def findings(record: Record) -> list[str]:
+    """One list: what each section found, and at its end every comparison that was lost."""
+    sentences: list[str] = []
+    lost: list[Loss] | None = None
+    for section, _, data in parts(record):
+        found = section.findings(data)
+        sentences += found.sentences
+        if found.lost is not None:
+            lost = [*(lost or ()), *found.lost]
+    if lost is not None:
+        places = "; ".join(_grouped(lost)) or "nowhere in these measurements"
+        sentences.append(f"**Where fused lost:** {places}.")
+    return ["\n".join(f"- {line}" for line in sentences)] if sentences else []
+
+
+def _grouped(lost: list[Loss]) -> list[str]:
+    """One item for everybody who did better at something, with all the places where."""
+    places: dict[str, list[str]] = {}
+    for who, where in lost:
+        places.setdefault(who, []).append(where)
+    return [f"{who}: {', '.join(where)}" for who, where in places.items()]
+
+
+def _standing(race: Data) -> Standing:
+    target = max(race["config"]["targets"])
+    methods: dict[str, Data] = {}
+    for method in soonest(race["methods"], target):
+        if method["runs"]:
+            methods.setdefault(method["family"], method)
+    taken = {name: median_reached(one["runs"], target, "seconds") for name, one in methods.items()}
+    seconds = {name: inf if one is None else one for name, one in taken.items()}
+    failed = OURS not in methods and any(method["family"] == OURS for method in race["methods"])
+    return Standing(race["task"], race["config"]["run_seconds"], target, methods, seconds, failed)
+
+
+def _worth(standings: list[Standing]) -> str:
+    """Where the fused methods were sooner than other forward-only ones, and than backpropagation."""
+    cases = []
+    rivals, won = _compared(standings, "zeroth", ours_ahead=True)
+    if won:
+        where = _where(won, rivals, "zeroth", "another")
+        cases.append(
+            f"only losses can be had: of the forward-only methods the fused one was the soonest {where}"
+            f"{_named(won, rivals)}"
+        )
+    rivals, won = _compared(standings, "first", ours_ahead=True)
+    if won:
+        where = _where(won, rivals, "first", "both")
+        tasks = listed([one.task for one in won])
+        cases.append(f"backpropagation is the alternative on {tasks}: it was later {where}")
+    if cases:
+        return f"**Worth it when** {'; also when '.join(cases)}."
+    if not any(isfinite(one.seconds.get(OURS, inf)) for one in standings):
+        return "**Worth it when:** nothing here shows it; the fused method reached no race's target."
+    if not any({"zeroth", "first"} & one.seconds.keys() for one in standings):
+        return "**Worth it when:** nothing here shows it; no other method took part."
+    return "**Worth it when:** nothing here shows it; the fused method was nowhere clearly the soonest."
+
+
+def _not_worth(standings: list[Standing]) -> str:
+    """Where backpropagation or another forward-only method was sooner, and what was not reached at all."""
+    cases = []
+    rivals, lost = _compared(standings, "first", ours_ahead=False)
+    if lost:
+        where = _where(lost, rivals, "first", "both")
+        cases.append(f"a gradient can be had: backpropagation was sooner {where}{_named(lost, rivals)}")
+    rivals, lost = _compared(standings, "zeroth", ours_ahead=False)
+    if lost:
+        where = _where(lost, rivals, "zeroth", "both")
+        labels = dict.fromkeys(one.methods["zeroth"]["label"] for one in lost)
+        cases.append(f"{listed(list(labels), 'or')} will do: sooner {where}{_named(lost, rivals)}")
+    for one in standings:
+        if one.failed:
+            cases.append(f"the task is like {one.task}: the fused method failed there")
+        elif OURS in one.seconds and not isfinite(one.seconds[OURS]):
+            goal = f"{100 * one.target:.0f} % on {one.task}"
+            cases.append(
+                f"{goal} is wanted within {one.limit:g} s of training: the fused method did not get there"
+            )
+    if cases:
+        return f"**Not when** {'; nor when '.join(cases)}."
+    return "**Not when:** nothing here speaks against it; nobody was clearly sooner."
+
+
+def _compared(
+    standings: list[Standing], family: str, ours_ahead: bool
+) -> tuple[list[Standing], list[Standing]]:
+    """The races that tell a family from the fused methods, and those of them that one of the two clearly won."""
+    both = [one for one in standings if {OURS, family} <= one.seconds.keys()]
+    compared = [one for one in both if isfinite(one.seconds[OURS]) or isfinite(one.seconds[family])]
+    later, sooner = (family, OURS) if ours_ahead else (OURS, family)
+    return compared, [one for one in compared if one.seconds[later] > LEVEL * one.seconds[sooner]]
+
+
+def _where(some: list[Standing], everything: list[Standing], family: str, who: str) -> str:
+    """In how many of the races, and by how much where both got there."""
+    text = share(some, everything, "race")
+    ratios = [max(ratio, 1 / ratio) for one in some if isfinite(ratio := one.ratio(family)) and ratio > 0]
+    if not ratios:
+        return text
+    low, high = times(min(ratios)), times(max(ratios))
+    return f"{text} (by {low if low == high else f'{low} to {high}'} where {who} got there)"
+
+
+def _named(some: list[Standing], everything: list[Standing]) -> str:
+    """Which races, if others went otherwise."""
+    return "" if len(some) == len(everything) else f", on {listed([one.task for one in some])}"
+
+
+def _cost(standing: Standing) -> str:
+    """Evaluations and milliseconds of the main race, beside backpropagation's."""
+    if OURS not in standing.methods:
+        return f"**What it costs** is not known: no fused method ran on {standing.task}."
+    told = [_work(standing, family) for family in (OURS, "first") if family in standing.methods]
+    return f"**What it costs**, on {standing.task}: {'; '.join(told)}."
+
+
+def _work(standing: Standing, family: str) -> str:
+    method = standing.methods[family]
+    taken = median_reached(method["runs"], standing.target, "evaluations")
+    step = f"{method['evaluations_per_step']} evaluations a step of {number(method['step_ms'], 'ms')}"
+    goal = f"{100 * standing.target:.0f} %"
+    total = f"did not reach {goal}" if taken is None else f"{taken:,.0f} to {goal}"
+    backward = ", where a backward pass counts as two" if family == "first" else ""
+    return f"{method['label']} makes {step}, {total}{backward}"
+
+
+def _table(race: Data, standing: Standing, memory: list[Data]) -> list[str]:
+    """The main race in short, soonest first; below it what the memory was measured on."""
+    backprop = standing.seconds.get("first", inf)
+    peaks = {
+        method["name"]: found["excess_mib"]
+        for case in memory
+        for method in race["methods"]
+        if (found := find(case["methods"], method["name"])) is not None
+    }
+    headers = ["contender", "ms a step", f"seconds to {100 * standing.target:.0f} % on {standing.task}"]
+    headers += ["against backprop"] if isfinite(backprop) else []
+    headers += ["peak MiB"] if peaks else []
+    rows = []
+    for method in soonest(race["methods"], standing.target):
+        seconds = median_reached(method["runs"], standing.target, "seconds")
+        label = f"**{method['label']}**" if method["family"] == OURS else method["label"]
+        step = "failed" if "error" in method else number(method["step_ms"], missing=MISSING)
+        row = [label, step, number(seconds, missing=MISSING if "error" in method else "not reached")]
+        if isfinite(backprop):
+            row.append(MISSING if seconds is None else f"{number(seconds / backprop)}×")
+        if peaks:
+            row.append(number(peaks.get(method["name"]), missing=MISSING))
+        rows.append(row)
+    note = [f"Peak memory is a step's over inference, measured on {memory[0]['name']}."] if peaks else []
+    return [lay_out(headers, rows), *note]

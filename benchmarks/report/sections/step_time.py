@@ -1,0 +1,144 @@
+"""What one step costs, contender by contender."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks.report.changes import Change, drift
+from benchmarks.report.drawing import bars_by_case
+from benchmarks.report.section import Data, Figure, Findings, Loss, Section, Show
+from benchmarks.report.statistics import OURS, find
+from benchmarks.report.words import times
+from zo_triton._tables import lay_out, number
+
+LOOP = "MeZO loop"
+"""The contender that everybody knows."""
+
+YARDSTICK = "mezo"
+"""Whose step time tells a slower machine from slower code."""
+
+NOTCH = 1.57
+"""Half-width of a median's interval in interquartile ranges over √n (McGill, Tukey and Larsen, "Variations of box
+plots", 1978)."""
+
+
+def blocks(section: Data, show: Show) -> list[str]:
+    """A table a case."""
+    found = ["## Step time", section["note"]]
+    for case in section["cases"]:
+        found += [f"### {case['name']}", table(case)]
+    return found + show("step_time")
+
+
+def table(case: Data) -> str:
+    """One row a contender, with its ratio to the case's first."""
+    first = case["contenders"][0]
+    rows = [
+        [
+            contender["label"],
+            contender["dtype"],
+            str(contender["evaluations"]),
+            number(contender["median_ms"]),
+            number(contender["fastest_ms"]),
+            f"{contender['median_ms'] / first['median_ms']:.3g}×",
+        ]
+        for contender in case["contenders"]
+    ]
+    return lay_out(
+        ["contender", "dtype", "evaluations", "median ms", "fastest ms", f"against {first['label']}"], rows
+    )
+
+
+def draw(figure: Any, section: Data) -> None:
+    """Bars of median times."""
+    slowest = max(contender["median_ms"] for case in section["cases"] for contender in case["contenders"])
+    axes = bars_by_case(
+        figure,
+        section["cases"],
+        lambda case: [(one["label"], one["median_ms"], one["family"]) for one in case["contenders"]],
+        "ms",
+        (0.05, slowest * 4),
+    )
+    axes.set_xlabel(
+        "milliseconds a step, median, logarithmic\n(blue: fused, yellow: other zeroth-order, green: backprop)"
+    )
+
+
+def findings(section: Data) -> Findings:
+    """Each case's first contender beside the loop that everybody knows and whoever comes closest."""
+    told: list[str] = []
+    lost: list[Loss] = []
+    for case in section["cases"]:
+        ours, *others = case["contenders"]
+        ratios: dict[str, float] = {}
+        for other in others:
+            if other["family"] == OURS:
+                continue
+            ratio = other["median_ms"] / ours["median_ms"]
+            if ratio < 1:
+                lost.append(
+                    (f"{other['label']} has the quicker step", f"{case['name']} ({times(1 / ratio)})")
+                )
+            elif other["family"] == "zeroth":
+                ratios[other["label"]] = ratio
+        nearest = min(ratios, key=lambda label: ratios[label], default=None)
+        named = dict.fromkeys(label for label in (LOOP, nearest) if label in ratios)
+        listed = ", ".join(f"{times(ratios[label])} faster than {label}" for label in named)
+        listed = listed or "faster than no zeroth-order contender"
+        told.append(f"{case['name']}: {number(ours['median_ms'], 'ms')}, {listed}")
+    first = section["cases"][0]["contenders"][0]["label"]
+    return Findings([f"**One step**, {first}. {'; '.join(told)}."], lost)
+
+
+def headline(section: Data) -> dict[str, float]:
+    """Milliseconds of the first case's fused step, and how many times longer the yardstick takes."""
+    found: dict[str, float] = {}
+    for case in section["cases"][:1]:
+        ours, loop = find(case["contenders"], "zo"), find(case["contenders"], YARDSTICK)
+        if ours is not None:
+            found["step ms"] = ours["median_ms"]
+            if loop is not None:
+                found["MeZO over fused"] = loop["median_ms"] / ours["median_ms"]
+    return found
+
+
+def changes(old: Data, new: Data) -> Iterator[Change]:
+    """Our steps, relative to the others' drift, with intervals of their medians."""
+    for case in new["cases"]:
+        earlier = find(old["cases"], case["name"])
+        if earlier is None:
+            continue
+        found = [(find(earlier["contenders"], after["name"]), after) for after in case["contenders"]]
+        both = [(before, after) for before, after in found if before is not None]
+        speed, doubt = drift(
+            [(one["median_ms"], other["median_ms"]) for one, other in both if other["family"] != OURS]
+        )
+        for before, after in both:
+            if after["family"] != OURS:
+                continue
+            ratio = after["median_ms"] / before["median_ms"] / speed
+            width = math.exp(math.hypot(doubt, _doubt(before), _doubt(after)))
+            yield Change(
+                f"step, {case['name']}: {after['label']}", number(before["median_ms"], "ms"),
+                number(after["median_ms"], "ms"), ratio, ratio / width, ratio * width,
+            )  # fmt: skip
+
+
+def _doubt(row: Data) -> float:
+    """Relative half-width of a median's interval; older records have no quartiles but the fastest time."""
+    low, high = row.get("quartiles_ms") or (row["fastest_ms"], 2 * row["median_ms"] - row["fastest_ms"])
+    return NOTCH * (high - low) / math.sqrt(row["repeats"]) / row["median_ms"]
+
+
+SECTION = Section(
+    name="step_time",
+    place=30,
+    keys=("note", "cases"),
+    blocks=blocks,
+    figures=(Figure("step_time", "Step times", draw),),
+    findings=findings,
+    changes=changes,
+    headline=headline,
+)

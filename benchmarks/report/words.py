@@ -1,0 +1,32 @@
+"""How findings are put into words, so that no number makes a sentence false or silly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def times(ratio: float) -> str:
+    """A ratio as a factor, with the digits that tell it from 1."""
+    return f"{ratio:.0f}×" if ratio >= 10 else f"{ratio:.1f}×" if ratio >= 1.095 else f"{ratio:.2f}×"
+
+
+def share(some: Sequence[object], everything: Sequence[object], kind: str) -> str:
+    """``in 2 of 3 races``, ``in all 3 races``, ``in the only race``."""
+    if len(some) < len(everything):
+        return f"in {len(some)} of {len(everything)} {kind}s"
+    return f"in the only {kind}" if len(everything) == 1 else f"in all {len(everything)} {kind}s"
+
+
+def listed(names: Sequence[str], last: str = "and") -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return f" {last} ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def seeds(count: int) -> str:
+    """How many seeds a number is the median of."""
+    return "one seed" if count == 1 else f"median of {count} seeds"
+
+
+def error(value: float | None) -> str:
+    """An error with two digits; a dash where there is none."""
+    return "–" if value is None else f"{value:.1e}"

@@ -1,0 +1,196 @@
+"""The first screen says what the record holds, wins and losses alike, and no template goes wrong."""
+
+from copy import deepcopy
+
+import pytest
+
+from benchmarks.report import first_screen
+from benchmarks.report.markdown import render
+
+
+def sentences(record):
+    return first_screen.blocks(record, [])[0].splitlines()
+
+
+def found(record):
+    return first_screen.findings(record)[0].splitlines()
+
+
+def set_seconds(race, family, *seconds):
+    """All runs of a family get to 95 % after so long, or never if that is None."""
+    for method in race["methods"]:
+        if method["family"] == family:
+            method["runs"] = [deepcopy(method["runs"][0]) for _ in seconds]
+            for run, each in zip(method["runs"], seconds, strict=True):
+                taken = {"seconds": each, "steps": 20, "evaluations": 600}
+                run["reached"]["0.95"] = None if each is None else taken
+
+
+def leave_out(race, *families):
+    race["methods"] = [one for one in race["methods"] if one["family"] not in families]
+
+
+def test_the_findings_say_who_won_and_by_how_much(record):
+    text = "\n".join(found(record))
+    assert "fused ZO + Adam takes **0.28 s**" in text
+    assert "MeZO loop 4.2 s (15× slower)" in text
+    assert "backprop + Adam 0.06 s (**4.7× faster**)" in text
+    assert "15× faster than MeZO loop" in text
+
+
+def test_the_findings_list_every_loss(record):
+    last = found(record)[-1]
+    assert "backprop + Adam was sooner: digits (4.7×)" in last
+    assert "backprop + SGD has the quicker step: " in last
+    assert "(6.2×)" in last
+    assert "MeZO loop needs less memory: 64-32-10" in last
+
+
+def test_what_one_rival_does_better_stands_together(record):
+    record["sections"]["race_again"] = {**record["sections"]["race"], "task": "letters"}
+    assert "backprop + Adam was sooner: digits (4.7×), letters (4.7×);" in found(record)[-1]
+
+
+def test_one_race_is_the_only_one(record):
+    worth, against, cost = sentences(record)
+    assert worth == (
+        "- **Worth it when** only losses can be had: of the forward-only methods the fused one was the soonest in "
+        "the only race (by 15× where another got there)."
+    )
+    assert against == (
+        "- **Not when** a gradient can be had: backpropagation was sooner in the only race (by 4.7× where both got "
+        "there)."
+    )
+    assert cost == (
+        "- **What it costs**, on digits: fused ZO + Adam makes 30 evaluations a step of 1 ms, 600 to 95 %; "
+        "backprop + Adam makes 30 evaluations a step of 1 ms, 600 to 95 %, where a backward pass counts as two."
+    )
+
+
+def test_by_how_much_is_told_of_the_races_that_were_won(record):
+    again = record["sections"]["race_again"] = deepcopy(record["sections"]["race"])
+    again["task"] = "letters"
+    set_seconds(again, "first", 50.0)
+    worth, against, _ = sentences(record)
+    assert "backpropagation was sooner in 1 of 2 races (by 4.7× where both got there), on digits." in against
+    assert "the soonest in all 2 races (by 15× where another got there); also when" in worth
+    assert (
+        "also when backpropagation is the alternative on letters: it was later in 1 of 2 races (by 179×"
+        in worth
+    )
+
+
+def test_another_forward_only_method_that_is_sooner_is_named(record):
+    set_seconds(record["sections"]["race"], "zeroth", 0.14)
+    worth, against, _ = sentences(record)
+    assert (
+        worth
+        == "- **Worth it when:** nothing here shows it; the fused method was nowhere clearly the soonest."
+    )
+    assert "; nor when MeZO loop will do: sooner in the only race (by 2.0× where both got there)." in against
+
+
+def test_a_race_that_was_not_finished_is_admitted(record):
+    set_seconds(record["sections"]["race"], "fused", None)
+    worth, against, cost = sentences(record)
+    assert worth == "- **Worth it when:** nothing here shows it; the fused method reached no race's target."
+    assert (
+        "backpropagation was sooner in the only race; nor when MeZO loop will do: sooner in the only"
+        in against
+    )
+    assert (
+        "nor when 95 % on digits is wanted within 6 s of training: the fused method did not get there."
+        in against
+    )
+    assert "fused ZO + Adam makes 30 evaluations a step of 1 ms, did not reach 95 %;" in cost
+    assert "fused ZO + Adam did not get there" in found(record)[0]
+    assert "never got there: 95 % test accuracy on digits" in found(record)[-1]
+
+
+def test_nobody_got_there(record):
+    for family in ("fused", "zeroth", "first"):
+        set_seconds(record["sections"]["race"], family, None)
+    worth, against, _ = sentences(record)
+    assert "reached no race's target" in worth
+    assert against.startswith("- **Not when** 95 % on digits is wanted within 6 s")
+    assert "against backprop" not in first_screen.blocks(record, [])[1]
+
+
+def test_a_tie_is_no_win_for_anybody(record):
+    leave_out(record["sections"]["race"], "zeroth")
+    set_seconds(record["sections"]["race"], "first", 0.2801)
+    worth, against, _ = sentences(record)
+    assert (
+        worth
+        == "- **Worth it when:** nothing here shows it; the fused method was nowhere clearly the soonest."
+    )
+    assert against == "- **Not when:** nothing here speaks against it; nobody was clearly sooner."
+    set_seconds(record["sections"]["race"], "first", 0.27)
+    assert (
+        "backpropagation was sooner in the only race (by 1.04× where both got there)." in sentences(record)[1]
+    )
+
+
+def test_the_fused_method_alone_has_nobody_to_beat(record):
+    leave_out(record["sections"]["race"], "zeroth", "first")
+    record["sections"] = {"race": record["sections"]["race"]}
+    worth, against, cost = sentences(record)
+    assert worth == "- **Worth it when:** nothing here shows it; no other method took part."
+    assert "nobody was clearly sooner" in against
+    assert cost.endswith("makes 30 evaluations a step of 1 ms, 600 to 95 %.")
+    assert len(found(record)) == 1, "where nothing was compared, nothing was lost or won"
+    assert found(record)[0].endswith("takes **0.28 s**.")
+
+
+@pytest.mark.parametrize("how", ["failed", "absent"])
+def test_a_fused_method_that_did_not_run_is_told(record, how):
+    race = record["sections"]["race"]
+    if how == "absent":
+        leave_out(race, "fused")
+    else:
+        race["methods"][0] |= {"error": "RuntimeError: no", "runs": [], "step_ms": None}
+    _, against, cost = sentences(record)
+    assert ("the task is like digits: the fused method failed there" in against) == (how == "failed")
+    assert cost == "- **What it costs** is not known: no fused method ran on digits."
+    text = render(record, [])
+    assert "fused ZO + Adam failed" in text or "no fused method took part" in text
+
+
+def test_the_table_has_every_contender_soonest_first(record):
+    table = first_screen.blocks(record, [])[1].splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table]
+    assert cells[0] == ["contender", "ms a step", "seconds to 95 % on digits", "against backprop", "peak MiB"]
+    assert cells[2:] == [
+        ["backprop + Adam", "1", "0.06", "1×", "–"],
+        ["**fused ZO + Adam**", "1", "0.28", "4.67×", "–"],
+        ["MeZO loop", "1", "4.2", "70×", "0"],
+        ["MeZO loop, K = 1", "1", "not reached", "–", "–"],
+    ]
+    del record["sections"]["memory"]
+    assert "peak MiB" not in first_screen.blocks(record, [])[1]
+
+
+def test_the_page_opens_with_sentences_table_figure_and_contents(record):
+    text = render(record, ["race_time.svg"])
+    places = [
+        text.index(part)
+        for part in (
+            "**Worth it when**", "| contender ", "](race_time.svg)", "## Contents", "## What was found",
+            "## The race: digits",
+        )
+    ]  # fmt: skip
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("name", ["field_quality", "gate", "memory", "benchmarks"])
+def test_without_a_race_it_opens_with_what_was_found(record, name):
+    record["sections"] = {name: record["sections"][name]}
+    opening, _, rest = render(record, []).partition("## Contents")
+    assert first_screen.findings(record)[0] in opening
+    assert "## What was found" not in rest
+    assert ("Where fused lost" in opening) == (name == "memory")
+
+
+def test_without_anything_found_there_are_the_contents(record):
+    record["sections"] = {"scaling": record["sections"]["scaling"]}
+    assert render(record, []).split("\n\n")[1] == "## Contents"
