@@ -71,7 +71,7 @@ class Variant:
 def _call(case: Case, options: dict[str, Any], config: Config | None) -> None:
     """The case's launcher, which takes a config only where its operation has a choice of them."""
     if config is not None:
-        options = {**options, "tile" if case.op == "accumulate" else "config": dict(config)}
+        options = {**options, "config": dict(config)}
     getattr(kernels, case.op)(*case.arguments(BlankOperands()), **options)
 
 
