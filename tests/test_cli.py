@@ -11,7 +11,7 @@ def test_help_lists_the_commands(capsys):
         cli.main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert all(command in text for command in ("compile", "replay"))
+    assert all(command in text for command in ("compile", "replay", "tune"))
 
 
 @pytest.mark.parametrize(

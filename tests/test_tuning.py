@@ -10,12 +10,11 @@ import pytest
 import torch
 
 import zo_triton as zo
-from benchmarks import __main__ as cli
-from benchmarks.gpu import tune as command
-from zo_triton import tuning
+from zo_triton import cli, tuning
 from zo_triton.kernels.choices import CANDIDATES, trying
 from zo_triton.kernels.gram import gram
 from zo_triton.kernels.launch import recording
+from zo_triton.opcases.sizes import TINY
 
 PRUNE = """
 import json, torch
@@ -73,13 +72,13 @@ def test_the_fastest_is_chosen():
     choice = choose([4.0, 3.0, 2.0])
     assert choice.config == CANDIDATES["gram", "float32"][1]
     assert choice.speed_up == 2.0
-    assert "2.00 times faster with BLOCK_K 16, ROWS 16, COLS 64" in command.describe(choice)
+    assert "2.00 times faster with BLOCK_K 16, ROWS 16, COLS 64" in tuning.describe(choice)
 
 
 def test_a_lead_within_the_noise_changes_nothing():
     choice = choose([4.0, 3.99, 3.97])
     assert choice.config is choice.own
-    assert "its own config stays, 4 ms (3 timed, 0 pruned)" in command.describe(choice)
+    assert "its own config stays, 4 ms (3 timed, 0 pruned)" in tuning.describe(choice)
 
 
 def test_a_candidate_that_the_device_refuses_is_one_less():
@@ -111,10 +110,10 @@ def test_the_command_says_why_it_can_not_run(capsys, monkeypatch):
 @pytest.mark.parametrize("dry", [True, False])
 def test_the_command_keeps_what_was_faster(dry, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("ZO_TRITON_CACHE", str(tmp_path))
-    monkeypatch.setattr("benchmarks.gpu.chip.why_not", lambda: None)
+    monkeypatch.setattr("zo_triton._chip.why_not", lambda: None)
     monkeypatch.setattr("zo_triton.kernels.choices.device_name", lambda index: "a-device")
     found = [choose([4.0, 3.0, 2.0]), replace(choose([4.0, 4.0, 4.0]), key="gram dtype=float32 rows=to-1")]
-    monkeypatch.setattr(command, "tune_everything", lambda say: found)
+    monkeypatch.setattr(tuning, "tune_everything", lambda say: found)
     assert cli.main(["tune", *(["--dry-run"] if dry else [])]) == 0
     said, files = capsys.readouterr().out, list(tmp_path.iterdir())
     assert len(files) == (0 if dry else 1)
@@ -125,12 +124,10 @@ def test_the_command_keeps_what_was_faster(dry, capsys, monkeypatch, tmp_path):
 
 
 def test_every_work_of_the_command_has_something_to_choose():
-    from benchmarks.gpu.results import StageContext
-
     def measure(call):
         return 1.0
 
-    context = StageContext(torch.device("cpu"), True, 0, True)
-    found = command.tune_works(context, "", lambda message: None, measure)
+    cases = tuning.tuned_cases(TINY, torch.bfloat16)
+    found = tuning.tune_cases(cases, torch.device("cpu"), "", lambda message: None, measure)
     assert {choice.key.split()[0] for choice in found} == {op for op, _ in CANDIDATES}
-    assert len(found) == len(command.WORKS)
+    assert len(found) == len(cases)

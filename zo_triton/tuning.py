@@ -3,20 +3,26 @@
 The candidates are plain data (:data:`zo_triton.kernels.choices.CANDIDATES`). The static model weeds them first:
 each is compiled, and what spills, does not fit or is predicted to be far slower than the best is never timed. What
 is left is timed on the device beside the launcher's own config, which stays unless another one is clearly faster.
+``zo-triton tune`` does so for every operation that has candidates, at the sizes at which kernels are timed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
+from zo_triton import ops
+from zo_triton._chip import find_chip
 from zo_triton.compilation.compiler import figures, interpreted
 from zo_triton.compilation.targets import TARGETS, Chip
 from zo_triton.kernels.choices import Config, asking, candidates, trying
 from zo_triton.kernels.launch import chip_of, recording
+from zo_triton.opcases import Case, RandomOperands
+from zo_triton.opcases.sizes import FULL, Sizes
 
 SLACK = 1.5
 """A candidate that the static model expects to be this many times slower than the best one is not timed."""
@@ -152,6 +158,72 @@ def _launch(action: Callable[[], object], key: str, config: Config) -> tuple[Cal
     return fitting[-1]
 
 
-def device_chip(device: torch.device) -> str:
-    """The chip of a GPU, as :func:`tune` takes it."""
-    return chip_of(torch.empty(0, device=device))
+def tune_everything(say: Callable[[str], None]) -> list[Choice]:
+    """Measures every candidate on the GPU.
+
+    Args:
+        say: Told what runs now.
+    """
+    device = torch.device("cuda")
+    dtype = torch.bfloat16 if find_chip().has_bfloat16 else torch.float32
+    return tune_cases(tuned_cases(FULL, dtype), device, chip_of(torch.empty(0, device=device)), say)
+
+
+def tuned_cases(sizes: Sizes, dtype: torch.dtype) -> list[Case]:
+    """Every situation that has candidates.
+
+    Args:
+        sizes: Of the operands.
+        dtype: Of what is tuned in one dtype alone.
+    """
+    half, single = torch.bfloat16, torch.float32
+    return [
+        sizes.linear(half),
+        sizes.linear(half, sides=2),
+        sizes.linear(half, distribution="gaussian"),
+        sizes.linear(half, sides=2, distribution="gaussian"),
+        sizes.linear(half, rank=4),
+        sizes.linear(single),
+        sizes.linear(single, sides=2),
+        sizes.convolution(dtype),
+        sizes.whole_network(),
+        sizes.accumulate("rademacher"),
+        sizes.accumulate("gaussian"),
+        sizes.gram(),
+    ]
+
+
+def tune_cases(
+    cases: Sequence[Case],
+    device: torch.device,
+    chip: str,
+    say: Callable[[str], None],
+    measure: Measure | None = None,
+) -> list[Choice]:
+    """Choices for all the cases; where situations repeat, the first counts.
+
+    Args:
+        cases: Whose launches are tuned.
+        device: Where they run.
+        chip: As in :func:`tune`.
+        say: Told what runs now.
+        measure: As in :func:`tune`.
+    """
+    found: dict[str, Choice] = {}
+    for number, case in enumerate(cases, 1):
+        say(f"tuning {number} of {len(cases)}")
+        action = partial(case.run, case.arguments(RandomOperands(device, seed=0)))
+        with ops.use_engine("triton"):
+            for choice in tune(action, chip, measure):
+                found.setdefault(choice.key, choice)
+    return list(found.values())
+
+
+def describe(choice: Choice) -> str:
+    """A choice in one line."""
+    own = choice.times[0][1]
+    timed = f"{len(choice.times)} timed, {len(choice.pruned)} pruned"
+    if choice.config is choice.own:
+        return f"{choice.key}: its own config stays, {own:.3g} ms ({timed})"
+    sizes = ", ".join(f"{name} {size}" for name, size in choice.config.items())
+    return f"{choice.key}: {choice.speed_up:.2f} times faster with {sizes} ({timed})"

@@ -1,4 +1,4 @@
-"""``python -m benchmarks gpu`` and ``tune``: what needs the device itself."""
+"""``python -m benchmarks gpu``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import sys
 from zo_triton.commands.shared import FAILED, INTERRUPTED, Parser
 from zo_triton.directions import check_seed
 
+STILL_WORKS = "`make test` runs the kernels in Triton's interpreter and `make report` the CPU engine."
+
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
-    """Adds the commands."""
+    """Adds the command."""
     gpu = commands.add_parser(
         "gpu", help="check and measure everything on this machine's GPU (at most eight minutes)"
     )
@@ -21,18 +23,12 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     gpu.set_defaults(run=_gpu)
 
-    tune = commands.add_parser(
-        "tune", help="find the tile sizes that are fastest on this machine's GPU, and keep them for it"
-    )
-    tune.add_argument("--dry-run", action="store_true", help="measure and tell, keep nothing")
-    tune.set_defaults(run=_tune)
-
 
 def _gpu(options: argparse.Namespace) -> int:
     # Only the standard library is there for certain: no console, no progress bar.
-    from benchmarks.gpu import chip
+    from zo_triton import _chip
 
-    reason = chip.why_not(options.tiny)
+    reason = _chip.why_not(options.tiny, STILL_WORKS)
     if reason is not None:
         print(reason)
         return 0
@@ -40,7 +36,7 @@ def _gpu(options: argparse.Namespace) -> int:
 
     from benchmarks.report import check_destination
 
-    found = chip.find_chip()
+    found = _chip.find_chip()
     # Half as many digits as a seed may have are enough, and easier to type again.
     seed = secrets.randbelow(2**32) if options.seed is None else check_seed(options.seed)
     folder = check_destination(options.out or f"reports/{found.slug}{'-tiny' if options.tiny else ''}")
@@ -61,24 +57,3 @@ def _gpu(options: argparse.Namespace) -> int:
         print(line(row))
     print(f"wrote {folder / 'report.md'}")
     return FAILED if has_failed(record) else 0
-
-
-def _tune(options: argparse.Namespace) -> int:
-    from benchmarks.gpu import chip
-
-    reason = chip.why_not()
-    if reason is not None:
-        print(reason)
-        return 0
-    from benchmarks.gpu.tune import describe, tune_everything
-    from zo_triton.kernels.choices import device_name, keep
-
-    found = tune_everything(lambda message: print(message, flush=True))
-    for choice in found:
-        print(describe(choice))
-    if not options.dry_run:
-        faster = {choice.key: choice.config if choice.config is not choice.own else None for choice in found}
-        differ = sum(config is not None for config in faster.values())
-        path = keep(device_name(0), faster)
-        print(f"wrote {path}: {differ} of {len(found)} differ from the launchers' own")
-    return 0

@@ -8,9 +8,7 @@ import torch
 
 from benchmarks.gpu.results import StageContext, StageResults
 from benchmarks.timing import round_digits
-
-COPY, HALF_PRODUCT, TF32_PRODUCT = "copy", "bf16 product", "tf32 product"
-"""Names of the ceilings."""
+from zo_triton.opcases.case import COPY, HALF_PRODUCT, TF32_PRODUCT
 
 
 def run_ceilings(results: StageResults) -> None:

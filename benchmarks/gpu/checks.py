@@ -19,12 +19,20 @@ from benchmarks.contenders.contender import LeftOutError, Setting
 from benchmarks.contenders.cuda_graphs import RecordedZO
 from benchmarks.gpu.layer_checks import LAYERS
 from benchmarks.gpu.results import FAILED, PASSED, StageContext, StageResults
-from benchmarks.gpu.trial import Check, Trial, absolute_error, relative_error
+from benchmarks.gpu.trial import Check, Trial, absolute_error, relative_error, share_of_unequal
 from benchmarks.measure.accuracy import direct_differences
 from benchmarks.timing import round_digits
-from zo_triton import ops, reference
 from zo_triton.directions import seed_after
-from zo_triton.ops.registry import call
+from zo_triton.opcases import (
+    ActivationCase,
+    CrossEntropyCase,
+    GramCase,
+    LargestCase,
+    RoundingCase,
+    SampleCase,
+    StageCase,
+    UpdateCase,
+)
 
 FLOAT, HALF = torch.float32, torch.bfloat16
 Run = Callable[[Trial], tuple[float, float]]
@@ -93,110 +101,72 @@ def _walk(results: StageResults) -> None:
         results.put("gate", found)
 
 
-def _sample(distribution: str, dtype: torch.dtype, rank: int | None = None) -> Run:
+def _sample(distribution: str, rank: int | None = None, listed: int | None = None) -> Run:
     def run(trial: Trial) -> tuple[float, float]:
         directions = trial.directions(distribution, rank)
-        shape = (37, 67)
-        out, wanted = trial.poisoned(directions.num, *shape), torch.empty(directions.num, *shape).double()
-        call("sample", out.device, out, directions, 3, dtype, None)
-        reference.sample(wanted, directions, 3, dtype)
+        case = SampleCase(directions=directions, rows=37, cols=67, tensor_id=3, listed=listed)
         exact = distribution == "rademacher" and rank is None
-        return absolute_error(out, wanted), 0.0 if exact else 2 * FIELD_ERROR
+        return absolute_error(*trial.compare(case)), 0.0 if exact else 2 * FIELD_ERROR
 
     return run
 
 
-def _sample_rows(trial: Trial) -> tuple[float, float]:
-    directions = trial.directions("rademacher")
-    rows = torch.randint(101, (9,), generator=trial.generator)
-    out, wanted = trial.poisoned(directions.num, 9, 33), torch.empty(directions.num, 9, 33).double()
-    call("sample", out.device, out, directions, 3, FLOAT, rows.to(trial.device))
-    wanted = zo.sample(directions, 3, (101, 33))[:, rows].double()
-    return absolute_error(out, wanted), 0.0
-
-
 def _stage(trial: Trial) -> tuple[float, float]:
-    directions = trial.directions("rademacher")
-    staged = ops.stage(directions, 3, (37, 67), trial.device).cpu()
-    wanted = reference.stage(directions, 3, 37, 67, torch.device("cpu"))
-    return (staged != wanted).double().mean().item(), 0.0
+    case = StageCase(directions=trial.directions("rademacher"), rows=37, cols=67, tensor_id=3)
+    return share_of_unequal(*trial.compare(case)), 0.0
 
 
 def _accumulate(distribution: str) -> Run:
     def run(trial: Trial) -> tuple[float, float]:
-        directions = trial.directions(distribution)
-        coefficients = trial.normal(directions.num)
-        tensors = [trial.normal(37, 67), trial.normal(97)]
-        moved = [trial.place(tensor) for tensor in tensors]
-        call("accumulate", trial.device, moved, [2, 5], trial.place(coefficients), directions, FLOAT)
-        wanted = [tensor.double() for tensor in tensors]
-        reference.accumulate(wanted, [2, 5], coefficients, directions, FLOAT)
-        worst = max(absolute_error(one, other) for one, other in zip(moved, wanted, strict=True))
-        size = max(other.abs().max().item() for other in wanted)
-        total = coefficients.abs().sum().item()
+        case = UpdateCase(directions=trial.directions(distribution), shapes=[(37, 67), (97,)])
+        arguments = case.arguments(trial.operands)
+        wanted, total = case.exact(arguments), arguments[2].abs().sum().item()
         drawn = 0.0 if distribution == "rademacher" else FIELD_ERROR * total
-        return worst, round_digits(2.0**-22 * (directions.num + 1) * (size + total) + drawn, 3)
+        rounded = 2.0**-22 * (case.directions.num + 1) * (wanted.abs().max().item() + total)
+        return absolute_error(trial.run(case, arguments), wanted), round_digits(rounded + drawn, 3)
 
     return run
 
 
 def _stochastic_add(dtype: torch.dtype) -> Run:
     def run(trial: Trial) -> tuple[float, float]:
-        directions = trial.directions("rademacher")
-        wanted, update = trial.normal(37, 67).to(dtype), 1e-2 * trial.normal(37, 67)
-        moved = trial.place(wanted.clone())
-        call("stochastic_add", trial.device, moved, trial.place(update), directions, 3)
-        reference.stochastic_add(wanted, update, directions, 3)
-        return (moved.cpu() != wanted).double().mean().item(), 0.0
+        case = RoundingCase(
+            directions=trial.directions("rademacher"), shape=(37, 67), dtype=dtype, tensor_id=3
+        )
+        return share_of_unequal(*trial.compare(case)), 0.0
 
     return run
 
 
 def _gram(distribution: str) -> Run:
     def run(trial: Trial) -> tuple[float, float]:
-        directions = trial.directions(distribution)
-        tensors = [torch.zeros(37, 67), torch.zeros(97)]
-        out = trial.poisoned(directions.num, directions.num, dtype=torch.float64)
-        wanted = torch.empty(directions.num, directions.num).double()
-        call("gram", trial.device, out, [trial.place(one) for one in tensors], [0, 1], directions, FLOAT)
-        reference.gram(wanted, tensors, [0, 1], directions, FLOAT)
-        return relative_error(out, wanted), 1e-14 if distribution == "rademacher" else LOSS_ROUNDING
+        case = GramCase(directions=trial.directions(distribution), shapes=[(37, 67), (97,)])
+        allowed = 1e-14 if distribution == "rademacher" else LOSS_ROUNDING
+        return relative_error(*trial.compare(case)), allowed
 
     return run
 
 
 def _activation(name: str, dtype: torch.dtype) -> Run:
-    def run(trial: Trial) -> tuple[float, float]:
-        base, difference = trial.normal(31, 67), (1e-2 * trial.normal(3, 31, 67)).to(dtype)
-        out, wanted = trial.poisoned(3, 31, 67, dtype=dtype), torch.empty(3, 31, 67).double()
-        call("activation_difference", trial.device, out, trial.place(base), trial.place(difference), name)
-        reference.activation_difference(wanted, base, difference, name)
-        return relative_error(out, wanted), ROUNDING[dtype]
-
-    return run
+    case = ActivationCase(evaluations=3, samples=31, features=67, activation=name, dtype=dtype)
+    return lambda trial: (relative_error(*trial.compare(case)), ROUNDING[dtype])
 
 
 def _cross_entropy(smoothing: float) -> Run:
+    case = CrossEntropyCase(evaluations=3, samples=33, classes=131, smoothing=smoothing)
+
     def run(trial: Trial) -> tuple[float, float]:
-        logits, difference = trial.normal(33, 131), 1e-3 * trial.normal(3, 33, 131)
-        target = torch.randint(131, (33,), generator=trial.generator)
-        out, wanted = trial.poisoned(3, 33), torch.empty(3, 33).double()
-        moved = [trial.place(one) for one in (logits, difference, target)]
-        call("cross_entropy_difference", trial.device, out, *moved, smoothing)
-        reference.cross_entropy_difference(wanted, logits, difference, target, smoothing)
-        size = difference.abs().max().item()
-        return absolute_error(out, wanted) / size, LOSS_ROUNDING
+        arguments = case.arguments(trial.operands)
+        size = arguments[2].abs().max().item()
+        found = trial.run(case, arguments)
+        return absolute_error(found, case.exact(arguments)) / size, LOSS_ROUNDING
 
     return run
 
 
 def _largest(trial: Trial) -> tuple[float, float]:
-    places = torch.randint(19, (3, 7), generator=trial.generator)
-    difference, gaps = trial.normal(2, 103, 19), -trial.normal(103, 3, 7).abs()
-    out, wanted = trial.poisoned(2, 103, 7), torch.empty(2, 103, 7).double()
-    call("largest_difference", trial.device, out, *(trial.place(one) for one in (difference, gaps, places)))
-    reference.largest_difference(wanted, difference, gaps, places)
-    return relative_error(out, wanted), ROUNDING[FLOAT]
+    case = LargestCase(evaluations=2, planes=103, side=7, window=3, padding=1)
+    return relative_error(*trial.compare(case)), ROUNDING[FLOAT]
 
 
 def _differences(trial: Trial) -> tuple[float, float]:
@@ -207,7 +177,7 @@ def _differences(trial: Trial) -> tuple[float, float]:
             nn.Unflatten(1, (2, 8, 8)), nn.Conv2d(2, 5, 3, padding=1), nn.GELU(), nn.MaxPool2d(2), nn.Flatten(),
             nn.Linear(80, 33), nn.ReLU(), nn.Linear(33, 5),
         )  # fmt: skip
-    x, y = trial.normal(9, 128), torch.randint(5, (9,), generator=trial.generator)
+    x, y = trial.operands.normal(9, 128), trial.operands.integers(5, 9)
     directions, eps = trial.directions("rademacher"), 1e-3
     params = list(model.parameters())
     noise = [zo.sample(directions, number, param.shape) for number, param in enumerate(params)]
@@ -221,8 +191,8 @@ def _captured(trial: Trial) -> tuple[float, float]:
     """Three replays of a recorded step against three ordinary steps from the same weights."""
     if trial.device.type != "cuda":
         raise LeftOutError("CUDA graphs need a GPU.")
-    weights = [trial.normal(200, 40) / 7, trial.normal(5, 200) / 14]
-    x, y = trial.place(trial.normal(32, 40)), trial.place(torch.randint(5, (32,), generator=trial.generator))
+    weights = [trial.operands.normal(200, 40) / 7, trial.operands.normal(5, 200) / 14]
+    x, y = trial.place(trial.operands.normal(32, 40)), trial.place(trial.operands.integers(5, 32))
     results: list[Tensor] = []
     for recorded in (True, False):
         layers = [nn.utils.skip_init(nn.Linear, w.shape[1], w.shape[0], bias=False) for w in weights]
@@ -238,12 +208,12 @@ def _captured(trial: Trial) -> tuple[float, float]:
 
 
 _FIELDS = (
-    Check("sample", "signs", FLOAT, _sample("rademacher", FLOAT)),
-    Check("sample", "Gaussian", FLOAT, _sample("gaussian", FLOAT)),
-    Check("sample", "Laplace", FLOAT, _sample("laplace", FLOAT)),
-    Check("sample", "uniform", FLOAT, _sample("uniform", FLOAT)),
-    Check("sample", "signs of rank 3", FLOAT, _sample("rademacher", FLOAT, 3)),
-    Check("sample", "signs, only some rows", FLOAT, _sample_rows),
+    Check("sample", "signs", FLOAT, _sample("rademacher")),
+    Check("sample", "Gaussian", FLOAT, _sample("gaussian")),
+    Check("sample", "Laplace", FLOAT, _sample("laplace")),
+    Check("sample", "uniform", FLOAT, _sample("uniform")),
+    Check("sample", "signs of rank 3", FLOAT, _sample("rademacher", rank=3)),
+    Check("sample", "signs, only some rows", FLOAT, _sample("rademacher", listed=9)),
     Check("stage", "signs", FLOAT, _stage),
     Check("accumulate", "signs", FLOAT, _accumulate("rademacher")),
     Check("accumulate", "Gaussian", FLOAT, _accumulate("gaussian")),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from benchmarks.gpu.kernel_work import linear_work
 from benchmarks.gpu.results import StageContext, StageResults
 from benchmarks.timing import round_digits
+from zo_triton.opcases import RandomOperands
 
 PASSES = 20
 """In a CUDA graph."""
@@ -26,12 +27,12 @@ CASES = (
 def run_layers(results: StageResults) -> None:
     """The section ``gpu_layers``."""
     context = results.context
-    layer, dtype = context.shapes.layer, context.dtype
+    sizes, dtype = context.shapes.sizes, context.dtype
     name = str(dtype).removeprefix("torch.")
     section: dict[str, Any] = {
         "note": (
-            f"One layer of {layer.inputs} to {layer.outputs} features in {name}, batch {layer.samples}, "
-            f"K = {layer.directions} full-rank sign directions: evaluations (central: pairs of them) a second, "
+            f"One layer of {sizes.inputs} to {sizes.outputs} features in {name}, batch {sizes.samples}, "
+            f"K = {sizes.directions} full-rank sign directions: evaluations (central: pairs of them) a second, "
             "with bias and ReLU, over plain passes a second: torch's linear layer with its bias and without an "
             f"activation, {PASSES} in a CUDA graph. *Limit*: one over the products that an evaluation takes at "
             "least."
@@ -45,8 +46,9 @@ def run_layers(results: StageResults) -> None:
     for label, first, sides, limit in CASES:
 
         def measure(first: bool = first, sides: int = sides) -> float:
-            work = linear_work(context, layer, dtype, sides, first)
-            return context.clock.seconds(work.action, context.shapes.seconds) / layer.directions
+            case = sizes.linear(dtype, sides=sides, first=first)
+            action = partial(case.run, case.arguments(RandomOperands(context.device, context.seed)))
+            return context.clock.seconds(action, context.shapes.seconds) / sizes.directions
 
         taken = results.attempt(label, measure)
         share = None if taken is None or seconds is None else round_digits(seconds / taken, 3)
@@ -59,9 +61,9 @@ def run_layers(results: StageResults) -> None:
 
 @torch.no_grad()
 def _pass_seconds(context: StageContext) -> float:
-    layer = context.shapes.layer
-    x = torch.randn(layer.samples, layer.inputs, device=context.device).to(context.dtype)
-    weight = torch.randn(layer.outputs, layer.inputs, device=context.device).to(context.dtype)
-    bias = torch.zeros(layer.outputs, device=context.device, dtype=context.dtype)
+    case = context.shapes.sizes.linear(context.dtype, first=True)
+    _, base, _, weight, *_ = case.arguments(RandomOperands(context.device, context.seed))
+    x, weight = base.to(context.dtype), weight.to(context.dtype)
+    bias = torch.zeros(len(weight), device=context.device, dtype=context.dtype)
     passes = context.clock.recorded(lambda: F.linear(x, weight, bias), PASSES)
     return context.clock.seconds(passes, context.shapes.seconds) / PASSES

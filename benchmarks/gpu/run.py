@@ -14,12 +14,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from benchmarks.gpu.chip import Chip
 from benchmarks.gpu.goals import judge, relate
 from benchmarks.gpu.results import FAILED, LEFT_OUT, LONGEST_MESSAGE, PASSED
 from benchmarks.gpu.settings import SOFT_SHARE, STAGES
 from benchmarks.report import Record, new_record, publish
 from benchmarks.timing import round_digits
+from zo_triton._chip import Chip
 from zo_triton._machine import environment
 
 NOT_RUN = "not run"

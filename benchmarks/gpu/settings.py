@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from benchmarks.measure.step_time import StepCase
 from benchmarks.race.loop import RaceConfig
+from zo_triton.opcases import sizes
 
 STAGES = {
     "checks": 110.0,
@@ -23,29 +24,13 @@ SOFT_SHARE = 0.9
 
 
 @dataclass(frozen=True)
-class Layer:
-    """Sizes of a layer: K directions, N samples, features in and out."""
-
-    directions: int
-    samples: int
-    inputs: int
-    outputs: int
-
-
-@dataclass(frozen=True)
 class Shapes:
     """What is measured, and for how long.
 
     Args:
         copy_bytes: Of the tensor that is copied.
         product: Rows and columns of the square matrices whose product is the ceiling.
-        layer: Of the acceptance figures.
-        update: Rows and columns of the tensor that ``accumulate`` moves; beyond any cache.
-        field: Rows and columns of drawn matrices.
-        images: (batch, channels, height) of the convolution.
-        mlp: Widths of the network that is evaluated in one launch.
-        mlp_directions: Its K.
-        classes: Of the loss.
+        sizes: Of the kernels' operands.
         steps: The step times' networks.
         walk_steps: Of each walk of the gate.
         seconds: Of timing for a row.
@@ -53,13 +38,7 @@ class Shapes:
 
     copy_bytes: int
     product: int
-    layer: Layer
-    update: int
-    field: int
-    images: tuple[int, int, int]
-    mlp: tuple[int, ...]
-    mlp_directions: int
-    classes: int
+    sizes: sizes.Sizes
     steps: tuple[StepCase, ...]
     walk_steps: int
     seconds: float
@@ -68,13 +47,7 @@ class Shapes:
 FULL = Shapes(
     copy_bytes=2**30,
     product=8192,
-    layer=Layer(32, 256, 4096, 4096),
-    update=8192,
-    field=4096,
-    images=(64, 64, 32),
-    mlp=(784, 128, 128, 10),
-    mlp_directions=1024,
-    classes=1000,
+    sizes=sizes.FULL,
     steps=(StepCase((784, 256, 256, 10), 128, 32), StepCase((784, 1024, 1024, 10), 256, 64)),
     walk_steps=100,
     seconds=0.3,
@@ -82,13 +55,7 @@ FULL = Shapes(
 TINY = Shapes(
     copy_bytes=2**16,
     product=32,
-    layer=Layer(2, 8, 32, 32),
-    update=32,
-    field=32,
-    images=(2, 4, 6),
-    mlp=(12, 8, 5),
-    mlp_directions=2,
-    classes=5,
+    sizes=sizes.TINY,
     steps=(StepCase((12, 8, 5), 4, 2),),
     walk_steps=1,
     seconds=1e-3,

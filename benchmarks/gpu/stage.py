@@ -14,12 +14,12 @@ import torch
 import zo_triton as zo
 from benchmarks.gpu.ceilings import run_ceilings
 from benchmarks.gpu.checks import run_checks
-from benchmarks.gpu.chip import find_chip
 from benchmarks.gpu.kernel_times import run_kernels
 from benchmarks.gpu.layer_rates import run_layers
 from benchmarks.gpu.races import run_digits, run_mnist
 from benchmarks.gpu.results import FAILED, StageContext, StageResults
 from benchmarks.gpu.step_times import run_steps
+from zo_triton._chip import find_chip
 
 STAGES: dict[str, Callable[[StageResults], None]] = {
     "checks": run_checks,

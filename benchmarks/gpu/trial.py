@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zo_triton.directions import Directions
+from zo_triton.opcases import Arguments, Case, RandomOperands
 
 
 class Trial:
@@ -19,23 +20,35 @@ class Trial:
         device: Where the kernels run.
         tiny: Fewer directions, for the interpreter.
         seed: Of everything drawn.
+
+    Attributes:
+        operands: Draws on the CPU.
+        generator: That ``operands`` draws from.
     """
 
     def __init__(self, device: torch.device, tiny: bool, seed: int) -> None:
         self.device, self.tiny, self.seed = device, tiny, seed
-        self.generator = torch.Generator().manual_seed(seed)
+        self.operands = RandomOperands("cpu", seed)
+        self.generator = self.operands.generator
 
-    def normal(self, *shape: int) -> Tensor:
-        """Float32, on the CPU."""
-        return torch.randn(shape, generator=self.generator)
+    def place(self, value: Any) -> Any:
+        """A copy on the device, which a kernel may overwrite, of a tensor and of those in lists and tuples."""
+        if isinstance(value, Tensor):
+            return value.to(self.device, copy=True)
+        if isinstance(value, torch.device):
+            return self.device
+        return type(value)(self.place(one) for one in value) if isinstance(value, (list, tuple)) else value
 
-    def place(self, tensor: Tensor | None) -> Any:
-        """A copy on the device, which a kernel may overwrite; None stays None."""
-        return None if tensor is None else tensor.to(self.device, copy=True)
+    def run(self, case: Case, arguments: Arguments) -> Tensor:
+        """What the kernel writes."""
+        placed = self.place(arguments)
+        case.run(placed)
+        return case.result(placed)
 
-    def poisoned(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Memory on the device, full of NaN."""
-        return torch.full(shape, torch.nan, dtype=dtype, device=self.device)
+    def compare(self, case: Case) -> tuple[Tensor, Tensor]:
+        """What the kernel writes, and what the reference does."""
+        arguments = case.arguments(self.operands)
+        return self.run(case, arguments), case.exact(arguments)
 
     def directions(self, distribution: str, rank: int | None = None) -> Directions:
         """Some in the middle of a step, under a random key."""
@@ -70,3 +83,8 @@ def relative_error(found: Tensor, wanted: Tensor) -> float:
 def absolute_error(found: Tensor, wanted: Tensor) -> float:
     """The largest error; infinite where a NaN was left standing."""
     return (found.cpu().double() - wanted).abs().max().nan_to_num(nan=float("inf")).item()
+
+
+def share_of_unequal(found: Tensor, wanted: Tensor) -> float:
+    """Of elements that must agree bit for bit."""
+    return (found.cpu() != wanted).double().mean().item()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -40,6 +41,10 @@ def merge_benchmarks(
             f"{kinds[tiny]} benchmarks would mix with a {kinds[record['tiny']]} report; name another folder."
         )
     old = [] if complete else record["sections"].get("benchmarks", {"entries": []})["entries"]
+    # Older records name the files one folder higher; their figures go on under today's ids.
+    old = [
+        {**entry, "id": re.sub(r"^benchmarks/bench_", "benchmarks/ops/bench_", entry["id"])} for entry in old
+    ]
     gone = {entry["id"] for entry in entries} | set(failed)
     kept = [entry for entry in old if entry["id"] not in gone]
     merged = sorted([*kept, *entries], key=lambda entry: entry["id"])

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.report import new_record, read, write
 
 ROOT = Path(__file__).resolve().parents[2]
-ONE = "benchmarks/bench_ops.py::bench_op[gram-fused-middle]"
+ONE = "benchmarks/ops/bench_ops.py::bench_op[gram-fused-middle]"
 
 # A session that runs on several workers is not what a user types: their marks are taken off.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
@@ -63,7 +63,7 @@ def test_a_part_of_the_benchmarks_keeps_the_others_figures(tmp_path):
     facts = dict.fromkeys(("commit", "dirty", "versions", "device", "threads", "seed", "date"), "x")
     facts["versions"] = {}
     other = {
-        "id": "benchmarks/bench_other.py::bench_other", "group": "other", "name": "other", "median_ms": 1.0,
+        "id": "benchmarks/ops/bench_other.py::bench_other", "group": "other", "name": "other", "median_ms": 1.0,
         "min_ms": 1.0, "rounds": 1, "extra": {}, "commit": "x", "dirty": False, "date": "x", "threads": 1,
     }  # fmt: skip
     write(tmp_path / "results.json", new_record(facts, {"benchmarks": {"entries": [other]}}, tiny=True))
@@ -91,7 +91,7 @@ def test_without_pytest_benchmark_one_line_says_so():
 def test_an_interrupt_keeps_what_is_finished(tmp_path):
     command = [sys.executable, "-u", "-m", "pytest", "-v", "-p", "no:cacheprovider"]
     arguments = ["--benchmark", "--report-dir", str(tmp_path / "out"), "--benchmark-max-time=0.3"]
-    files = ["benchmarks/bench_ops.py", "benchmarks/bench_step.py"]
+    files = ["benchmarks/ops/bench_ops.py", "benchmarks/ops/bench_step.py"]
 
     def hear_interrupts():
         """A shell's background jobs ignore them, and so would their children."""
@@ -114,5 +114,5 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path):
         rest = process.stdout.read()
     assert process.returncode == pytest.ExitCode.INTERRUPTED, rest
     entries = read(tmp_path / "out" / "results.json")["sections"]["benchmarks"]["entries"]
-    assert entries[0]["id"].startswith("benchmarks/bench_ops.py::")
+    assert entries[0]["id"].startswith("benchmarks/ops/bench_ops.py::")
     assert len(entries) < 8

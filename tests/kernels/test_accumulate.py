@@ -14,7 +14,7 @@ def _both(tensor, directions, dtype, device, tile=None):
     expected = [tensor.clone()]
     reference.accumulate(expected, [2], COEFFICIENTS, directions, dtype)
     moved = [tensor.to(device)]
-    accumulate(moved, [2], COEFFICIENTS.to(device), directions, dtype, tile=tile)
+    accumulate(moved, [2], COEFFICIENTS.to(device), directions, dtype, config=tile)
     return moved[0].cpu(), expected[0]
 
 

@@ -6,27 +6,37 @@ A call takes a tuning config, plain data as the launchers take them, or None for
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from typing import Any
 
 import torch
 
+from zo_triton import kernels
 from zo_triton.directions import Directions
-from zo_triton.kernels.accumulate import accumulate
-from zo_triton.kernels.activation import activation_difference
 from zo_triton.kernels.choices import CANDIDATES, Config
-from zo_triton.kernels.conv2d import launch_perturbed_conv2d
-from zo_triton.kernels.cross_entropy import cross_entropy_difference
 from zo_triton.kernels.field import step_on_device
-from zo_triton.kernels.gram import gram
 from zo_triton.kernels.launch import recording
-from zo_triton.kernels.mlp import launch_mlp_differences
-from zo_triton.kernels.perturbed_linear import launch_perturbed_linear
-from zo_triton.kernels.rounding import stochastic_add
-from zo_triton.kernels.sample import sample
-from zo_triton.kernels.stage import stage
-from zo_triton.kernels.windows import largest_difference
+from zo_triton.opcases import (
+    ActivationCase,
+    BlankOperands,
+    Case,
+    ConvolutionCase,
+    CrossEntropyCase,
+    GramCase,
+    LargestCase,
+    LinearCase,
+    NetworkCase,
+    RoundingCase,
+    SampleCase,
+    StageCase,
+    UpdateCase,
+)
+
+HALF, SINGLE = torch.bfloat16, torch.float32
+LINEAR_HALF = CANDIDATES["perturbed_linear", "bfloat16"]
+LINEAR_SINGLE = CANDIDATES["perturbed_linear", "float32"]
+CONVOLUTION_HALF = CANDIDATES["perturbed_conv2d", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -58,207 +68,144 @@ class Variant:
         return launches[-1]
 
 
+def _call(case: Case, options: dict[str, Any], config: Config | None) -> None:
+    """The case's launcher, which takes a config only where its operation has a choice of them."""
+    if config is not None:
+        options = {**options, "config": dict(config)}
+    getattr(kernels, case.op)(*case.arguments(BlankOperands()), **options)
+
+
+def _call_captured(case: Case, options: dict[str, Any], config: Config | None) -> None:
+    """As in a CUDA graph of a step, whose number is read from memory."""
+    with step_on_device(torch.empty(1, dtype=torch.int32)):
+        _call(case, options, config)
+
+
+def _variant(case: Case, configs: Sequence[Config] = (), **options: Any) -> Variant:
+    # AMD's matrix units multiply float32 themselves.
+    backends = ("cuda",) if options.get("precision") == "tf32x3" else ("cuda", "hip")
+    return Variant(case.op, partial(_call, case, options), configs, backends)
+
+
+def _few(distribution: str = "rademacher", rank: int | None = None, num: int = 2) -> Directions:
+    return Directions(0, 0, num, distribution, rank=rank)
+
+
 def _linear(
     dtype: torch.dtype,
-    bits: str,
-    config: Config | None,
-    *,
-    sides: int = 1,
     distribution: str = "rademacher",
     rank: int | None = None,
     features: int = 1024,
-    first_layer: bool = False,
-    activation: str = "relu",
-    precision: str = "ieee",
-) -> None:
-    """A layer of ``features`` × 512 on 256 samples with a trained bias; 784 features leave a ragged edge."""
-    directions = Directions(0, 0, 2, distribution, rank=rank)
-    out = torch.empty(2 * sides, 256, 512, dtype=dtype)
-    difference = None if first_layer else torch.empty(2 * sides, 256, features, dtype=dtype)
-    base, before, weight = torch.empty(256, features), torch.empty(256, 512), torch.empty(512, features)
-    launch_perturbed_linear(
-        out, base, difference, weight, before, directions, 0, 1, torch.ones(2 * sides), activation, bits=bits,
-        precision=precision, config=config,
-    )  # fmt: skip
+    **shape: Any,
+) -> LinearCase:
+    """A layer of ``features`` × 512 on 256 samples; 784 features leave a ragged edge."""
+    directions = _few(distribution, rank)
+    return LinearCase(directions=directions, samples=256, inputs=features, outputs=512, dtype=dtype, **shape)
 
 
-def _convolution(
+def _image(
     dtype: torch.dtype,
-    bits: str,
-    config: Config | None,
-    *,
-    sides: int = 1,
-    channels: tuple[int, int] = (64, 64),
-    kernel: int = 3,
-    groups: int = 1,
     distribution: str = "rademacher",
     rank: int | None = None,
-    first_layer: bool = False,
-    activation: str = "relu",
-) -> None:
-    """A padded layer on 8 samples of 28 × 28 with a trained bias."""
-    directions, padding = Directions(0, 0, 2, distribution, rank=rank), kernel // 2
-    inputs, outputs = channels
-    base, before = torch.empty(8, inputs, 28, 28), torch.empty(8, outputs, 28, 28)
-    difference = None if first_layer else torch.empty(2 * sides, *base.shape, dtype=dtype)
-    launch_perturbed_conv2d(
-        torch.empty(2 * sides, *before.shape, dtype=dtype), base, difference,
-        torch.empty(outputs, inputs // groups, kernel, kernel), before, directions, 0, 1, torch.ones(2 * sides),
-        [1, 1], [padding, padding], [1, 1], groups, activation, bits=bits, config=config,
+    kernel: int = 3,
+    channels: tuple[int, int] = (64, 64),
+    **shape: Any,
+) -> ConvolutionCase:
+    """A padded layer on 8 samples of 28 × 28."""
+    return ConvolutionCase(
+        directions=_few(distribution, rank), samples=8, channels=channels, size=(28, 28),
+        kernel=(kernel, kernel), padding=(kernel // 2, kernel // 2), dtype=dtype, **shape,
     )  # fmt: skip
 
 
-def _captured(config: Config | None) -> None:
-    """A layer of a step in a CUDA graph: its number is read from memory."""
-    with step_on_device(torch.empty(1, dtype=torch.int32)):
-        _linear(torch.bfloat16, "inline", config)
+def _network(*widths: int, **shape: Any) -> NetworkCase:
+    """A whole network on 128 samples."""
+    return NetworkCase(directions=_few(), widths=widths, samples=128, **shape)
 
 
-def _network(
-    widths: tuple[int, ...],
-    sides: int,
-    config: Config | None,
-    *,
-    precision: str = "ieee",
-    squared: bool = False,
-) -> None:
-    """A whole network with trained biases on 128 samples, under cross-entropy or squared error."""
-    target = torch.empty(128, widths[-1]) if squared else torch.zeros(128, dtype=torch.int64)
-    pairs, depth = list(pairwise(widths)), len(widths) - 1
-    launch_mlp_differences(
-        torch.empty(2 * sides, 128), [torch.empty(128, inner) for inner, _ in pairs],
-        [torch.empty(128, outer) for _, outer in pairs], [torch.empty(outer, inner) for inner, outer in pairs],
-        [2 * layer for layer in range(depth)], [2 * layer + 1 for layer in range(depth)],
-        ["relu"] * (depth - 1) + ["none"], target, Directions(0, 0, 2),
-        torch.ones(2 * sides), 0.0, precision=precision, config=config,
-    )  # fmt: skip
+def _update(distribution: str = "rademacher", rank: int | None = None) -> UpdateCase:
+    return UpdateCase(directions=_few(distribution, rank), shapes=[(1024, 1024)])
 
 
-def _update(distribution: str, config: Config | None, *, rank: int | None = None) -> None:
-    directions, tile = Directions(0, 0, 2, distribution, rank=rank), dict(config) if config else None
-    accumulate([torch.empty(1024, 1024)], [0], torch.ones(2), directions, torch.float32, tile=tile)
+def _gram(distribution: str = "rademacher", rank: int | None = None) -> GramCase:
+    return GramCase(directions=_few(distribution, rank, 32), shapes=[(1024, 1024)])
 
 
-def _gram(distribution: str, config: Config | None, *, rank: int | None = None) -> None:
-    directions, out = Directions(0, 0, 32, distribution, rank=rank), torch.empty(32, 32, dtype=torch.float64)
-    config = dict(config) if config else None
-    gram(out, [torch.empty(1024, 1024)], [0], directions, torch.float32, config=config)
+def _sample(distribution: str) -> SampleCase:
+    return SampleCase(directions=_few(distribution), rows=64, cols=64)
 
 
-def _sample(distribution: str, config: Config | None) -> None:
-    sample(torch.empty(2, 64, 64), Directions(0, 0, 2, distribution), 0, torch.float32)
-
-
-def _stage(config: Config | None) -> None:
-    stage(Directions(0, 0, 2), 0, 512, 1024, torch.device("cpu"))
-
-
-def _rounded(dtype: torch.dtype, config: Config | None) -> None:
-    stochastic_add(torch.empty(1024, 1024, dtype=dtype), torch.empty(1024, 1024), Directions(0, 0, 2), 0)
-
-
-def _activation(name: str, config: Config | None) -> None:
-    activation_difference(torch.empty(4, 256, 512), torch.empty(256, 512), torch.empty(4, 256, 512), name)
-
-
-def _windows(config: Config | None) -> None:
-    gaps, places = torch.empty(384, 9, 196), torch.zeros(9, 196, dtype=torch.int64)
-    largest_difference(torch.empty(4, 384, 196), torch.empty(4, 384, 784), gaps, places)
-
-
-def _cross_entropy(config: Config | None) -> None:
-    target = torch.zeros(256, dtype=torch.int64)
-    cross_entropy_difference(torch.empty(4, 256), torch.zeros(256, 10), torch.empty(4, 256, 10), target, 0.1)
-
-
-_HALF, _SINGLE = torch.bfloat16, torch.float32
-_LINEAR_HALF = CANDIDATES["perturbed_linear", "bfloat16"]
-_CONVOLUTION_HALF = CANDIDATES["perturbed_conv2d", "bfloat16"]
-# AMD's matrix units multiply float32 themselves.
-_NVIDIA = ("cuda",)
-
-
-def _linear_variant(
-    dtype: torch.dtype, bits: str, configs: Sequence[Config] = (), **shape: object
-) -> Variant:
-    return Variant("perturbed_linear", partial(_linear, dtype, bits, **shape), configs)  # type: ignore[arg-type]
-
-
-def _image_variant(dtype: torch.dtype, bits: str, configs: Sequence[Config] = (), **shape: object) -> Variant:
-    return Variant("perturbed_conv2d", partial(_convolution, dtype, bits, **shape), configs)  # type: ignore[arg-type]
+def _rounded(dtype: torch.dtype) -> RoundingCase:
+    return RoundingCase(directions=_few(), shape=(1024, 1024), dtype=dtype)
 
 
 VARIANTS: dict[str, Variant] = {
-    "linear bf16 staged": _linear_variant(_HALF, "staged", _LINEAR_HALF),
-    "linear bf16 staged both sides": _linear_variant(_HALF, "staged", sides=2),
-    "linear bf16 staged both sides ragged": _linear_variant(_HALF, "staged", sides=2, features=784),
-    "linear bf16 staged first layer": _linear_variant(_HALF, "staged", sides=2, first_layer=True),
-    "linear bf16 inline": _linear_variant(_HALF, "inline"),
-    "linear bf16 inline both sides": _linear_variant(_HALF, "inline", _LINEAR_HALF, sides=2),
-    "linear bf16 inline both sides ragged": _linear_variant(_HALF, "inline", sides=2, features=784),
-    "linear bf16 1000 features": _linear_variant(_HALF, "staged", features=1000),
-    "linear bf16 gaussian": _linear_variant(_HALF, "inline", _LINEAR_HALF, distribution="gaussian"),
-    "linear bf16 gaussian both sides": _linear_variant(_HALF, "inline", sides=2, distribution="gaussian"),
-    "linear bf16 gaussian gelu": _linear_variant(_HALF, "inline", distribution="gaussian", activation="gelu"),
-    "linear bf16 inline captured": Variant("perturbed_linear", _captured),
-    "linear bf16 rank 4": _linear_variant(_HALF, "inline", sides=2, rank=4),
-    "linear fp32 inline both sides": _linear_variant(
-        _SINGLE, "inline", CANDIDATES["perturbed_linear", "float32"], sides=2
+    "linear bf16 staged": _variant(_linear(HALF), LINEAR_HALF, bits="staged"),
+    "linear bf16 staged both sides": _variant(_linear(HALF, sides=2), bits="staged"),
+    "linear bf16 staged both sides ragged": _variant(_linear(HALF, sides=2, features=784), bits="staged"),
+    "linear bf16 staged first layer": _variant(_linear(HALF, sides=2, first=True), bits="staged"),
+    "linear bf16 inline": _variant(_linear(HALF), bits="inline"),
+    "linear bf16 inline both sides": _variant(_linear(HALF, sides=2), LINEAR_HALF, bits="inline"),
+    "linear bf16 inline both sides ragged": _variant(_linear(HALF, sides=2, features=784), bits="inline"),
+    "linear bf16 1000 features": _variant(_linear(HALF, features=1000), bits="staged"),
+    "linear bf16 gaussian": _variant(_linear(HALF, "gaussian"), LINEAR_HALF, bits="inline"),
+    "linear bf16 gaussian both sides": _variant(_linear(HALF, "gaussian", sides=2), bits="inline"),
+    "linear bf16 gaussian gelu": _variant(_linear(HALF, "gaussian", activation="gelu"), bits="inline"),
+    "linear bf16 inline captured": Variant(
+        "perturbed_linear", partial(_call_captured, _linear(HALF), {"bits": "inline"})
     ),
-    "linear fp32 gaussian": _linear_variant(_SINGLE, "inline", distribution="gaussian"),
-    "linear fp32 rank 4 both sides": _linear_variant(_SINGLE, "inline", sides=2, rank=4),
-    "linear tf32x3 inline": replace(_linear_variant(_SINGLE, "inline", precision="tf32x3"), backends=_NVIDIA),
-    "conv bf16 staged": _image_variant(_HALF, "staged", _CONVOLUTION_HALF),
-    "conv bf16 inline both sides": _image_variant(_HALF, "inline", sides=2),
-    "conv bf16 staged both sides 1x1": _image_variant(_HALF, "staged", sides=2, kernel=1),
-    "conv bf16 gaussian": _image_variant(_HALF, "inline", distribution="gaussian"),
-    "conv bf16 gaussian both sides": _image_variant(_HALF, "inline", sides=2, distribution="gaussian"),
-    "conv bf16 rank 4 both sides": _image_variant(_HALF, "inline", sides=2, rank=4),
-    "conv bf16 groups of 6 gelu": _image_variant(
-        _HALF, "inline", sides=2, channels=(12, 12), groups=2, activation="gelu"
+    "linear bf16 rank 4": _variant(_linear(HALF, rank=4, sides=2), bits="inline"),
+    "linear fp32 inline both sides": _variant(_linear(SINGLE, sides=2), LINEAR_SINGLE, bits="inline"),
+    "linear fp32 gaussian": _variant(_linear(SINGLE, "gaussian"), bits="inline"),
+    "linear fp32 rank 4 both sides": _variant(_linear(SINGLE, rank=4, sides=2), bits="inline"),
+    "linear tf32x3 inline": _variant(_linear(SINGLE), bits="inline", precision="tf32x3"),
+    "conv bf16 staged": _variant(_image(HALF), CONVOLUTION_HALF, bits="staged"),
+    "conv bf16 inline both sides": _variant(_image(HALF, sides=2), bits="inline"),
+    "conv bf16 staged both sides 1x1": _variant(_image(HALF, sides=2, kernel=1), bits="staged"),
+    "conv bf16 gaussian": _variant(_image(HALF, "gaussian"), bits="inline"),
+    "conv bf16 gaussian both sides": _variant(_image(HALF, "gaussian", sides=2), bits="inline"),
+    "conv bf16 rank 4 both sides": _variant(_image(HALF, rank=4, sides=2), bits="inline"),
+    "conv bf16 groups of 6 gelu": _variant(
+        _image(HALF, sides=2, channels=(12, 12), groups=2, activation="gelu"), bits="inline"
     ),
-    "depthwise bf16 both sides": _image_variant(_HALF, "staged", sides=2, groups=64),
-    "depthwise fp32 gaussian": _image_variant(_SINGLE, "inline", groups=64, distribution="gaussian"),
-    "conv fp32 inline": _image_variant(_SINGLE, "inline"),
-    "conv fp32 staged both sides": _image_variant(_SINGLE, "staged", sides=2),
-    "conv fp32 inline both sides": _image_variant(_SINGLE, "inline", sides=2),
-    "conv fp32 gaussian both sides": _image_variant(_SINGLE, "inline", sides=2, distribution="gaussian"),
-    "conv fp32 rank 4 both sides": _image_variant(_SINGLE, "inline", sides=2, rank=4),
-    "conv fp32 6 to 16 channels": _image_variant(_SINGLE, "staged", sides=2, channels=(6, 16), kernel=5),
-    "conv fp32 first layer": _image_variant(
-        _SINGLE, "inline", sides=2, channels=(1, 6), kernel=5, first_layer=True
+    "depthwise bf16 both sides": _variant(_image(HALF, sides=2, groups=64), bits="staged"),
+    "depthwise fp32 gaussian": _variant(_image(SINGLE, "gaussian", groups=64), bits="inline"),
+    "conv fp32 inline": _variant(_image(SINGLE), bits="inline"),
+    "conv fp32 staged both sides": _variant(_image(SINGLE, sides=2), bits="staged"),
+    "conv fp32 inline both sides": _variant(_image(SINGLE, sides=2), bits="inline"),
+    "conv fp32 gaussian both sides": _variant(_image(SINGLE, "gaussian", sides=2), bits="inline"),
+    "conv fp32 rank 4 both sides": _variant(_image(SINGLE, rank=4, sides=2), bits="inline"),
+    "conv fp32 6 to 16 channels": _variant(
+        _image(SINGLE, sides=2, channels=(6, 16), kernel=5), bits="staged"
     ),
-    "mlp 64-32-10": Variant("mlp_differences", partial(_network, (64, 32, 10), 1)),
-    "mlp 784-128-128-10 both sides": Variant(
-        "mlp_differences",
-        partial(_network, (784, 128, 128, 10), 2),
-        CANDIDATES["mlp_differences", "float32"],
+    "conv fp32 first layer": _variant(
+        _image(SINGLE, sides=2, channels=(1, 6), kernel=5, first=True), bits="inline"
     ),
-    "mlp 784-128-128-10 tf32x3": Variant(
-        "mlp_differences", partial(_network, (784, 128, 128, 10), 2, precision="tf32x3"), backends=_NVIDIA
+    "mlp 64-32-10": _variant(_network(64, 32, 10)),
+    "mlp 784-128-128-10 both sides": _variant(
+        _network(784, 128, 128, 10, sides=2), CANDIDATES["mlp_differences", "float32"]
     ),
-    "mlp 784-100-100-10 both sides": Variant("mlp_differences", partial(_network, (784, 100, 100, 10), 2)),
-    "mlp 784-128-10 squared error": Variant(
-        "mlp_differences", partial(_network, (784, 128, 10), 1, squared=True)
+    "mlp 784-128-128-10 tf32x3": _variant(_network(784, 128, 128, 10, sides=2), precision="tf32x3"),
+    "mlp 784-100-100-10 both sides": _variant(_network(784, 100, 100, 10, sides=2)),
+    "mlp 784-128-10 squared error": _variant(_network(784, 128, 10, squared=True)),
+    "mlp 784-64-64-64-10 both sides": _variant(_network(784, 64, 64, 64, 10, sides=2)),
+    "accumulate rademacher": _variant(_update(), CANDIDATES["accumulate", "float32"]),
+    "accumulate gaussian": _variant(_update("gaussian")),
+    "accumulate uniform": _variant(_update("uniform")),
+    "accumulate rank 4": _variant(_update(rank=4)),
+    "accumulate gaussian rank 4": _variant(_update("gaussian", rank=4)),
+    "gram rademacher": _variant(_gram(), CANDIDATES["gram", "float32"]),
+    "gram gaussian": _variant(_gram("gaussian")),
+    "gram rank 4": _variant(_gram(rank=4)),
+    "sample laplace": _variant(_sample("laplace")),
+    "sample gaussian": _variant(_sample("gaussian")),
+    "stage signs": _variant(StageCase(directions=_few(), rows=512, cols=1024)),
+    "stochastic add bf16": _variant(_rounded(torch.bfloat16)),
+    "stochastic add fp16": _variant(_rounded(torch.float16)),
+    "activation gelu": _variant(
+        ActivationCase(evaluations=4, samples=256, features=512, activation="gelu")
     ),
-    "mlp 784-64-64-64-10 both sides": Variant("mlp_differences", partial(_network, (784, 64, 64, 64, 10), 2)),
-    "accumulate rademacher": Variant(
-        "accumulate", partial(_update, "rademacher"), CANDIDATES["accumulate", "float32"]
-    ),
-    "accumulate gaussian": Variant("accumulate", partial(_update, "gaussian")),
-    "accumulate uniform": Variant("accumulate", partial(_update, "uniform")),
-    "accumulate rank 4": Variant("accumulate", partial(_update, "rademacher", rank=4)),
-    "accumulate gaussian rank 4": Variant("accumulate", partial(_update, "gaussian", rank=4)),
-    "gram rademacher": Variant("gram", partial(_gram, "rademacher"), CANDIDATES["gram", "float32"]),
-    "gram gaussian": Variant("gram", partial(_gram, "gaussian")),
-    "gram rank 4": Variant("gram", partial(_gram, "rademacher", rank=4)),
-    "sample laplace": Variant("sample", partial(_sample, "laplace")),
-    "sample gaussian": Variant("sample", partial(_sample, "gaussian")),
-    "stage signs": Variant("stage", _stage),
-    "stochastic add bf16": Variant("stochastic_add", partial(_rounded, torch.bfloat16)),
-    "stochastic add fp16": Variant("stochastic_add", partial(_rounded, torch.float16)),
-    "activation gelu": Variant("activation_difference", partial(_activation, "gelu")),
-    "largest of 3x3": Variant("largest_difference", _windows),
-    "cross entropy": Variant("cross_entropy_difference", _cross_entropy),
-}
+    "largest of 3x3": _variant(LargestCase(evaluations=4, planes=384, side=28, window=3, padding=1)),
+    "cross entropy": _variant(CrossEntropyCase(evaluations=4, samples=256, classes=10, smoothing=0.1)),
+}  # fmt: skip
 """From a variant's name to it; the operation's options are in the name."""

@@ -46,7 +46,7 @@ def accumulate(
     directions: Directions,
     dtype: torch.dtype,
     *,
-    tile: dict[str, int] | None = None,
+    config: dict[str, int] | None = None,
 ) -> None:
     """``tensor += Σ_k coefficients[k]·z_k`` in place for each tensor.
 
@@ -56,7 +56,7 @@ def accumulate(
         coefficients: [K] float32.
         directions: Names the K directions.
         dtype: The compute dtype; with bfloat16, z is the rounded value.
-        tile: Tile sizes and launch options in place of :func:`zo_triton.kernels.field.tile_sizes`.
+        config: Tile sizes and launch options in place of :func:`zo_triton.kernels.field.tile_sizes`.
 
     Raises:
         TypeError: A tensor is neither float32 nor float64, or the compute dtype neither float32 nor bfloat16.
@@ -75,7 +75,7 @@ def accumulate(
     for tensor, tensor_id in zip(tensors, tensor_ids, strict=True):
         matrix = _matrix(tensor)
         _accumulate_matrix(
-            matrix, tensor.shape, tensor_id, coefficients.contiguous(), directions, dtype, tile
+            matrix, tensor.shape, tensor_id, coefficients.contiguous(), directions, dtype, config
         )
         if matrix.data_ptr() != tensor.data_ptr():
             tensor.copy_(matrix.view(tensor.shape))

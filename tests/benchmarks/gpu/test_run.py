@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.gpu import chip, run, settings
-from benchmarks.gpu.chip import Chip
+from benchmarks import __main__ as cli
+from benchmarks.gpu import run, settings
 from benchmarks.report import read
-from zo_triton import cli
+from zo_triton import _chip
+from zo_triton._chip import Chip
+from zo_triton.commands.shared import INTERRUPTED
 
 ROOT = Path(__file__).resolve().parents[3]
 NO_CHIP = Chip("", "none", True)
@@ -77,7 +79,7 @@ def test_a_tiny_run_walks_the_whole_path(tmp_path, mnist_folder):
 def test_what_is_not_installed_is_left_out_and_named(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(HIDE)
     script = (
-        "from zo_triton import cli\nfrom benchmarks.gpu import run\n"
+        "from benchmarks import __main__ as cli\nfrom benchmarks.gpu import run\n"
         "full, stages = run.run_gpu, ('checks', 'ceilings', 'steps', 'digits')\n"
         "run.run_gpu = lambda *a: full(*a, budgets=dict.fromkeys(stages, 90.0))\n"
         f"raise SystemExit(cli.main(['gpu', '--tiny', '--out', {str(tmp_path / 'out')!r}]))\n"
@@ -130,14 +132,14 @@ def test_no_gpu_is_one_line_and_no_failure(monkeypatch, capsys, tmp_path):
 
 
 def test_an_old_card_is_refused_by_name(old_card):
-    reason = chip.why_not()
+    reason = _chip.why_not()
     assert reason.startswith("Tesla T4 has compute capability 7.5, and the kernels need 8.0 or newer;")
 
 
 def test_the_interpreter_is_not_taken_for_a_gpu(old_card, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert chip.why_not().startswith("TRITON_INTERPRET=1 keeps the kernels off the GPU; unset it.")
-    assert chip.why_not(tiny=True) is None
+    assert _chip.why_not().startswith("TRITON_INTERPRET=1 keeps the kernels off the GPU; unset it.")
+    assert _chip.why_not(tiny=True) is None
 
 
 def test_a_report_is_named_for_its_device():
@@ -226,7 +228,7 @@ def test_an_interrupted_command_says_what_is_left(monkeypatch, capsys, tmp_path)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "run_gpu", interrupted)
-    assert cli.main(["gpu", "--tiny", "--out", str(tmp_path / "out")]) == cli.INTERRUPTED
+    assert cli.main(["gpu", "--tiny", "--out", str(tmp_path / "out")]) == INTERRUPTED
     assert "interrupted; the stages that were over are in" in capsys.readouterr().err
 
 

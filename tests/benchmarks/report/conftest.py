@@ -168,7 +168,7 @@ SECTIONS = {
     "benchmarks": {
         "entries": [
             {
-                "id": "benchmarks/bench_ops.py::bench_gram", "group": "op: gram", "name": "gram",
+                "id": "benchmarks/ops/bench_ops.py::bench_gram", "group": "op: gram", "name": "gram",
                 "median_ms": 0.5, "min_ms": 0.4, "rounds": 9, "extra": {"K": 32, "gflop": 1.25},
                 "commit": "0123456789abcdef", "dirty": True, "date": "2026-01-01", "threads": 2,
             }

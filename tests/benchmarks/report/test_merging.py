@@ -15,13 +15,24 @@ def ids(record):
 
 
 def test_fresh_results_replace_their_own_and_keep_the_rest(record, entry):
-    entry["id"] = "benchmarks/bench_ops.py::bench_new"
+    entry["id"] = "benchmarks/ops/bench_ops.py::bench_new"
     merged = merge_benchmarks(record, [entry])
-    assert ids(merged) == ["benchmarks/bench_ops.py::bench_gram", "benchmarks/bench_ops.py::bench_new"]
+    assert ids(merged) == [
+        "benchmarks/ops/bench_ops.py::bench_gram",
+        "benchmarks/ops/bench_ops.py::bench_new",
+    ]
     entry["median_ms"] = 9.0
     again = merge_benchmarks(merged, [entry])
     assert [one["median_ms"] for one in again["sections"]["benchmarks"]["entries"]] == [0.5, 9.0]
     assert len(ids(record)) == 1
+
+
+def test_an_id_from_before_the_files_moved_is_no_second_entry(record, entry):
+    record["sections"]["benchmarks"]["entries"][0]["id"] = "benchmarks/bench_ops.py::bench_gram"
+    entry["median_ms"] = 9.0
+    (merged,) = merge_benchmarks(record, [entry])["sections"]["benchmarks"]["entries"]
+    assert (merged["id"], merged["median_ms"]) == ("benchmarks/ops/bench_ops.py::bench_gram", 9.0)
+    assert ids(merge_benchmarks(record, [])) == ["benchmarks/ops/bench_ops.py::bench_gram"]
 
 
 def test_a_red_gate_loses_its_old_speed(record):
@@ -29,7 +40,7 @@ def test_a_red_gate_loses_its_old_speed(record):
 
 
 def test_a_complete_session_forgets_deleted_benchmarks(record, entry):
-    entry["id"] = "benchmarks/bench_ops.py::bench_new"
+    entry["id"] = "benchmarks/ops/bench_ops.py::bench_new"
     assert ids(merge_benchmarks(record, [entry], complete=True)) == [entry["id"]]
 
 

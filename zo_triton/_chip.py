@@ -11,8 +11,6 @@ from zo_triton._files import slug
 OLDEST = (8, 0)
 """Compute capability from which tensor cores multiply bfloat16 and TF32."""
 
-STILL_WORKS = "`make test` runs the kernels in Triton's interpreter and `make report` the CPU engine."
-
 
 @dataclass(frozen=True)
 class Chip:
@@ -34,11 +32,12 @@ class Chip:
         return slug(self.name) or "interpreter"
 
 
-def why_not(tiny: bool = False) -> str | None:
+def why_not(tiny: bool = False, still_works: str = "all else works without one.") -> str | None:
     """Why nothing can run here, and what works all the same; None if the kernels can run.
 
     Args:
         tiny: A tiny run takes Triton's interpreter where there is no GPU.
+        still_works: What works without a GPU, a sentence.
     """
     for package in ("torch", "triton", "numpy"):
         if importlib.util.find_spec(package) is None:
@@ -50,14 +49,14 @@ def why_not(tiny: bool = False) -> str | None:
         return None
     if not torch.cuda.is_available():
         build = "" if torch.version.cuda or torch.version.hip else ", a build without GPU support,"
-        return f"torch {torch.__version__}{build} finds no GPU: nothing to run here; {STILL_WORKS}"
+        return f"torch {torch.__version__}{build} finds no GPU: nothing to run here; {still_works}"
     if os.environ.get("TRITON_INTERPRET") == "1":
-        return "TRITON_INTERPRET=1 keeps the kernels off the GPU; unset it. " + STILL_WORKS
+        return "TRITON_INTERPRET=1 keeps the kernels off the GPU; unset it. " + still_works
     found = torch.cuda.get_device_capability()
     if torch.version.hip is None and found < OLDEST:
         return (
             f"{torch.cuda.get_device_name()} has compute capability {found[0]}.{found[1]}, and the kernels need "
-            f"{OLDEST[0]}.{OLDEST[1]} or newer; {STILL_WORKS}"
+            f"{OLDEST[0]}.{OLDEST[1]} or newer; {still_works}"
         )
     return None
 
