@@ -19,6 +19,7 @@ from zo_triton.difference import Plan
 from zo_triton.directions import Directions
 from zo_triton.optim.checks import LARGEST_SLOPE, check_eps, check_evaluation, check_parameters
 from zo_triton.optim.descent import FULL_PRECISION
+from zo_triton.optim.errors import NonFiniteLossError
 from zo_triton.optim.gradient_step import GradientStep, is_plain
 from zo_triton.optim.measure import measure
 
@@ -194,7 +195,7 @@ class FusedTrainer(GradientStep):
             loss, differences = self.ranks.share(measured, directions.num)
             found = differences.view(-1).numpy()
         if not isfinite(loss):
-            raise ValueError(
+            raise NonFiniteLossError(
                 f"the loss is {loss}: the step is refused and the weights stay as they are; restart from a "
                 "checkpoint with a lower lr."
             )
@@ -202,7 +203,7 @@ class FusedTrainer(GradientStep):
         usable = np.abs(projected / np.float32(self.eps)) < LARGEST_SLOPE
         count = np.count_nonzero(usable)
         if count == 0:
-            raise ValueError(
+            raise NonFiniteLossError(
                 f"the loss is {loss} but none of its {projected.size} differences is finite: the step is refused "
                 f"and the weights stay as they are; lower eps={self.eps}."
             )

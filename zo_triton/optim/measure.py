@@ -20,6 +20,7 @@ from zo_triton.directions import Directions
 from zo_triton.optim.aggregators import get_aggregator
 from zo_triton.optim.black_box import BlackBox, black_box_differences
 from zo_triton.optim.checks import LARGEST_SLOPE
+from zo_triton.optim.errors import NonFiniteLossError
 
 if TYPE_CHECKING:
     from zo_triton.distributed import Ranks, Take
@@ -248,7 +249,7 @@ def _checked_loss(value: Tensor) -> float:
 
 def _check_finite(loss: float) -> None:
     if not isfinite(loss):
-        raise ValueError(
+        raise NonFiniteLossError(
             f"the loss is {loss}: the step is refused and the weights stay as they are; look for overflow in "
             "the model, or restart from a checkpoint with a lower lr."
         )
@@ -257,7 +258,7 @@ def _check_finite(loss: float) -> None:
 def _report_unusable(usable: Tensor, loss: float, eps: float) -> None:
     missing, total = int((~usable).sum()), usable.numel()
     if missing == total:
-        raise ValueError(
+        raise NonFiniteLossError(
             f"the loss is {loss} but its difference along each of the {total} directions is NaN or "
             "infinite, or its slope beyond 2**60: the step is refused and the weights stay as they are; lower "
             f"eps={eps}."
