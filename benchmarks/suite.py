@@ -34,7 +34,7 @@ def run_report(
         KeyboardInterrupt: Nothing was finished yet.
         ValueError: A race is unknown, or its data damaged.
     """
-    chosen = {name: races.find_race(name) for name in names}
+    chosen = {name: races.RACES[name] for name in names}
     origin = environment(seed)
     seconds = 0.2 if tiny else 8.0
     cases = step_time.TINY_CASES if tiny else step_time.CASES
@@ -78,7 +78,7 @@ def run_race(name: str, seed: int, say: Callable[[str], None]) -> Record:
         GateError: The fused kernels do not compute what the theory says; nothing is timed then.
         ValueError: There is no such race, or the data is damaged.
     """
-    config = races.find_race(name).config
+    config = races.RACES[name].config
     config = replace(config, seeds=tuple(seed + number for number in config.seeds))
     origin = environment(seed)
     gate = gates.run_gate(300, say)

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.clock import Action
 from benchmarks.gpu.ceilings import COPY, HALF_PRODUCT, TF32_PRODUCT
 from benchmarks.gpu.results import StageContext
 from benchmarks.gpu.settings import Layer
+from benchmarks.timing import Action
 from zo_triton import ops
 from zo_triton.directions import Directions
 from zo_triton.ops.registry import call
