@@ -15,14 +15,14 @@ from __future__ import annotations
 from dataclasses import replace
 from statistics import median
 
-from benchmarks.contenders.registry import find_methods
+from benchmarks.contenders.registry import METHODS
 from benchmarks.measure.gates import run_gate
 from benchmarks.race.loop import race
-from benchmarks.race.races import find_race
-from benchmarks.race.tasks import find_task
+from benchmarks.race.races import RACES
+from benchmarks.race.tasks import TASKS
 from zo_triton._tables import lay_out, number
 
-METHODS = ("zo-adam", "mezo-adam", "adam")
+NAMES = ("zo-adam", "mezo-adam", "adam")
 """This project's fused directions, the loop that everybody knows, and backpropagation, all with Adam."""
 
 
@@ -45,13 +45,14 @@ def main(train_steps: int = 100, seconds: float = 2.0, seeds: tuple[int, ...] = 
     print(f"the kernels follow the theory: at most {worst:.0%} of the error allowed")
 
     config = replace(
-        find_race("digits-mlp").config,
+        RACES["digits-mlp"].config,
         learning_rates=(3e-3, 1e-2, 3e-2),
         trial_seconds=seconds / 4,
         run_seconds=seconds,
         seeds=seeds,
     )
-    rows = race(find_methods(METHODS), find_task("digits").prepare(), config, print)
+    contenders = [METHODS[name] for name in NAMES]
+    *_, rows = race(contenders, TASKS["digits"].prepare(), config, print)
 
     goal = f"{max(config.targets):g}"
     table = []

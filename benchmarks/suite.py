@@ -9,7 +9,7 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from benchmarks.contenders.registry import find_methods
+from benchmarks.contenders.registry import METHODS
 from benchmarks.field import run as field_quality
 from benchmarks.measure import accuracy, curves, gates, memory, scaling, step_time
 from benchmarks.race import races
@@ -48,7 +48,7 @@ def quick(seed: int) -> list[Part]:
     return [
         Part("gate", 30, partial(gates.run_gate, 300)),
         *(
-            _race(name, seconds, _shorter(races.find_race(name).config), seed, methods)
+            _race(name, seconds, _shorter(races.RACES[name].config), seed, methods)
             for (name, methods), seconds in zip(QUICK_RACES.items(), (70, 35), strict=True)
         ),
         Part("step_time", 15, partial(step_time.run_step_time, step_time.CASES[:2], 5.0)),
@@ -61,7 +61,7 @@ def full(seed: int) -> list[Part]:
     field = field_quality.choose_config(tiny=False)
     return [
         Part("gate", 30, partial(gates.run_gate, 300)),
-        *(_race(name, seconds, races.find_race(name).config, seed) for name, seconds in FULL_RACES.items()),
+        *(_race(name, seconds, races.RACES[name].config, seed) for name, seconds in FULL_RACES.items()),
         Part("step_time", 60, partial(step_time.run_step_time, step_time.CASES, 8.0)),
         Part("step_split", 10, partial(step_time.run_step_split, step_time.CASES, 2.0)),
         Part("curves", 60, partial(curves.run_curves, curves.CONFIG)),
@@ -102,7 +102,7 @@ def one_race(name: str, seed: int) -> list[Part]:
     Raises:
         ValueError: There is no such race.
     """
-    race = _race(name, 600, races.find_race(name).config, seed)
+    race = _race(name, 600, races.RACES[name].config, seed)
     return [Part("gate", 30, partial(gates.run_gate, 300)), replace(race, section="race")]
 
 
@@ -116,7 +116,7 @@ def _race(
     name: str, seconds: float, config: RaceConfig, seed: int, methods: Sequence[str] | None = None
 ) -> Part:
     config = replace(config, seeds=tuple(seed_after(seed, number) for number in config.seeds))
-    chosen = None if methods is None else find_methods(methods)
+    chosen = None if methods is None else [METHODS[each] for each in methods]
     return Part(races.section_of(name), seconds, lambda say: races.run_race(name, config, say, chosen))
 
 

@@ -1,12 +1,10 @@
-"""What a race compares: a training method behind one small interface, and the networks it trains."""
+"""What a race compares: a training method behind one small interface."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import pairwise
-from math import sqrt
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +16,12 @@ if TYPE_CHECKING:
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From (output, target) of a batch to its mean loss."""
+
+
+GPU = "a GPU"
+"""What a method may need beside packages."""
+
+NO_GPU = "CUDA graphs need a GPU."
 
 
 class LeftOutError(Exception):
@@ -54,12 +58,21 @@ class Contender:
     evaluations_per_step: int
     """Forward passes of the batch that a step costs; a backward pass counts as two."""
 
-    def step(self, x: Tensor, y: Tensor) -> float:
-        """Trains on one batch, x [N, features] float32 and y [N], and returns a training loss."""
+    def step(self, x: Tensor, y: Tensor) -> float | Tensor:
+        """Trains on one batch, x [N, features] float32 and y [N], and returns a training loss.
+
+        A loss that nobody has waited for stays on the device, as a tensor that the next step may overwrite.
+
+        Raises:
+            NonFiniteLossError: The loss is not finite, and the method has noticed.
+        """
         raise NotImplementedError
 
     def prepare(self, x: Tensor, y: Tensor) -> None:
-        """Compiles for such batches, off the clock; trains nothing."""
+        """Compiles what each contender compiles anew for such batches, off the clock; trains nothing.
+
+        What a process compiles once needs nothing here: a race warms each method up with steps on other weights.
+        """
 
     def replayable(self) -> ZOSGD | FusedTrainer | None:
         """What a replay log can be attached to; None where steps can't be replayed."""
@@ -92,7 +105,7 @@ class Method:
             ``inference``, which trains nothing.
         build: Makes the contender.
         dtype: What its evaluations compute in.
-        needs: Packages beyond this project's own.
+        needs: Packages beyond this project's own, and :data:`GPU`.
     """
 
     name: str
@@ -104,58 +117,24 @@ class Method:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The packages it needs that are not installed."""
-        return tuple(package for package in self.needs if find_spec(package) is None)
+        """What it needs that is not here."""
+        return tuple(need for need in self.needs if not _is_here(need))
+
+    @property
+    def why_left_out(self) -> str:
+        """Why it can't run here; empty if it can."""
+        if GPU in self.missing:
+            return NO_GPU
+        return f"not installed: {', '.join(self.missing)}." if self.missing else ""
 
 
-def make_mlp(sizes: Sequence[int], seed: int) -> nn.Sequential:
-    """A ReLU network with torch's usual initialisation, drawn from its own generator.
-
-    Args:
-        sizes: Widths from input to output, at least two.
-        seed: Of the weights.
-
-    Returns:
-        Linear and ReLU layers; the last layer is linear.
-
-    Raises:
-        ValueError: Fewer than two sizes.
-    """
-    if len(sizes) < 2:
-        raise ValueError(f"a network needs an input and an output size, got {tuple(sizes)}.")
-    generator = torch.Generator().manual_seed(seed)
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(sizes):
-        linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
-        with torch.no_grad():
-            for parameter in linear.parameters():
-                parameter.uniform_(-1 / sqrt(inputs), 1 / sqrt(inputs), generator=generator)
-        layers += [linear, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+def _is_here(need: str) -> bool:
+    return torch.cuda.is_available() if need == GPU else find_spec(need) is not None
 
 
-def make_lenet(seed: int) -> nn.Sequential:
-    """LeNet-5 with ReLU and max pooling on flattened 28 × 28 images: [N, 784] to [N, 10], 61 706 weights.
-
-    Source: LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition",
-    Proceedings of the IEEE 86(11), 1998, Fig. 2, whose squashing and subsampling are replaced as usual today.
-
-    Args:
-        seed: Of the weights, drawn as torch draws them; torch's own generator is left as it was.
-    """
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(seed)
-        return nn.Sequential(
-            nn.Unflatten(1, (1, 28, 28)),
-            nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-            nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10),
-        )  # fmt: skip
-
-
-def count_parameters(model: nn.Module) -> int:
-    """d, the number of trained weights."""
-    return sum(parameter.numel() for parameter in model.parameters())
+def by_torch_compile(function: Callable) -> Callable:
+    """By ``torch.compile``, on a GPU with its kernels replayed from a CUDA graph."""
+    return torch.compile(function, mode="reduce-overhead")
 
 
 def falling_rate(optimizer: torch.optim.Optimizer, steps: int | None) -> Callable[[], None]:

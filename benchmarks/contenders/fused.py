@@ -14,7 +14,7 @@ from benchmarks.contenders.contender import Contender, Method, Setting, falling_
 def hardware_dtype() -> torch.dtype:
     """bfloat16 where the processor multiplies it in hardware, float32 otherwise."""
     if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     # torch's own switch for bfloat16 also accepts processors that only emulate it.
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32

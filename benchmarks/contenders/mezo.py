@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.contenders.contender import Contender, Method, Setting, falling_rate
+from benchmarks.contenders.contender import Contender, Method, Setting, by_torch_compile, falling_rate
 
 
 class MeZO(Contender):
@@ -27,6 +27,7 @@ class MeZO(Contender):
         setting: All but its ε counts, its decay only with Adam.
         eps: Smoothing radius; 1e-3 is the paper's.
         adam: Feed the averaged estimate to Adam instead of descending along it.
+        compiled: Forward passes by ``torch.compile``.
     """
 
     def __init__(
@@ -35,8 +36,10 @@ class MeZO(Contender):
         setting: Setting,
         eps: float = 1e-3,
         adam: bool = False,
+        compiled: bool = False,
     ) -> None:
-        self.model, self.loss, self.lr, self.eps = model, setting.loss, setting.lr, eps
+        self.forward = by_torch_compile(model) if compiled else model
+        self.loss, self.lr, self.eps = setting.loss, setting.lr, eps
         self.directions = directions = setting.directions
         self.parameters = list(model.parameters())
         self.evaluations_per_step = 2 * directions
@@ -52,9 +55,9 @@ class MeZO(Contender):
         slopes, total = [], 0.0
         for seed in seeds:
             self._perturb(seed, self.eps)
-            plus = self.loss(self.model(x), y).item()
+            plus = self.loss(self.forward(x), y).item()
             self._perturb(seed, -2 * self.eps)
-            minus = self.loss(self.model(x), y).item()
+            minus = self.loss(self.forward(x), y).item()
             self._perturb(seed, self.eps)
             slopes.append((plus - minus) / (2 * self.eps))
             total += plus + minus
@@ -113,4 +116,5 @@ METHODS = (
         lambda m, s: MeZO(m, _capped(s), adam=True),
     ),
     Method("mezo-1", "MeZO loop, K = 1", "zeroth", lambda m, s: MeZO(m, replace(s, directions=1))),
+    Method("mezo-compiled", "MeZO loop, compiled passes", "zeroth", lambda m, s: MeZO(m, s, compiled=True)),
 )  # fmt: skip

@@ -11,9 +11,10 @@ from pkgutil import iter_modules
 
 from benchmarks import contenders
 from benchmarks.contenders.contender import Method
+from benchmarks.named import Named
 
 
-def _collect() -> dict[str, Method]:
+def _collect() -> Named[Method]:
     # Ours come first, wherever contenders are listed.
     modules = sorted(
         (module.name for module in iter_modules(contenders.__path__)), key=lambda name: name != "fused"
@@ -22,7 +23,7 @@ def _collect() -> dict[str, Method]:
     for name in modules:
         if name != "registry":
             found += getattr(import_module(f"{contenders.__name__}.{name}"), "METHODS", ())
-    known = {method.name: method for method in found}
+    known = Named("contender", {method.name: method for method in found})
     if len(known) < len(found):
         raise ValueError(f"two contenders have one name among {sorted(method.name for method in found)}.")
     return known
@@ -32,21 +33,10 @@ METHODS = _collect()
 """By name."""
 
 
-def find_method(name: str) -> Method:
-    """The contender of that name.
-
-    Raises:
-        ValueError: There is none.
-    """
-    if name not in METHODS:
-        raise ValueError(f"unknown contender {name!r}; choose one of {tuple(METHODS)}.")
-    return METHODS[name]
-
-
 def find_methods(names: Iterable[str]) -> list[Method]:
-    """Those of the names whose packages are installed, in order.
+    """Those of the names that can run here, in order.
 
     Raises:
         ValueError: There is no contender of a name.
     """
-    return [method for method in map(find_method, names) if not method.missing]
+    return [method for method in map(METHODS.__getitem__, names) if not method.missing]

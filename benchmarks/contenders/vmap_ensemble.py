@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from benchmarks.contenders.contender import Contender, Method, Setting, falling_rate
+from benchmarks.contenders.contender import Contender, Method, Setting, by_torch_compile, falling_rate
 
 
 class VmapEnsemble(Contender):
@@ -22,6 +22,7 @@ class VmapEnsemble(Contender):
         eps: Smoothing radius.
         sides: 1 for L(θ+εz) - L(θ), 2 for central differences.
         adam: Feed the estimate to Adam; otherwise plain SGD.
+        compiled: The evaluations by ``torch.compile``.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class VmapEnsemble(Contender):
         eps: float = 1e-3,
         sides: int = 1,
         adam: bool = False,
+        compiled: bool = False,
     ) -> None:
         self.model, self.eps, self.sides, self.loss = model, eps, sides, setting.loss
         self.directions = directions = setting.directions
@@ -39,6 +41,7 @@ class VmapEnsemble(Contender):
         kind = torch.optim.Adam if adam else torch.optim.SGD
         self.optimizer = kind(self.weights.values(), lr=setting.lr, fused=True)
         self._decay = falling_rate(self.optimizer, setting.decay_steps)
+        self._compiled = by_torch_compile(self.slopes) if compiled else None
         self._noise = torch.Generator(next(model.parameters()).device).manual_seed(setting.seed)
 
     @torch.no_grad()
@@ -48,7 +51,7 @@ class VmapEnsemble(Contender):
             name: torch.randn(self.directions, *weight.shape, generator=self._noise, device=weight.device)
             for name, weight in self.weights.items()
         }
-        loss, slopes = self.slopes(noise, x, y)
+        loss, slopes = (self._compiled or self.slopes)(noise, x, y)
         for name, weight in self.weights.items():
             weight.grad = torch.tensordot(slopes / self.directions, noise[name], dims=1)
         self.optimizer.step()
@@ -76,5 +79,8 @@ class VmapEnsemble(Contender):
 METHODS = (
     Method("vmap", "vmap, one-sided", "zeroth", VmapEnsemble),
     Method("vmap-central", "vmap, central", "zeroth", lambda m, s: VmapEnsemble(m, s, sides=2)),
+    Method(
+        "vmap-compiled", "vmap, one-sided, compiled", "zeroth", lambda m, s: VmapEnsemble(m, s, compiled=True)
+    ),
     Method("vmap-adam", "vmap ensemble + Adam", "zeroth", lambda m, s: VmapEnsemble(m, s, adam=True)),
 )

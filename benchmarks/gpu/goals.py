@@ -128,7 +128,7 @@ def _against_backprop(sections: Sections) -> float | None:
     """Our seconds over theirs; infinite times are no figure."""
     rows = sections.get("race_mnist", {}).get("methods", [])
     theirs = find(rows, "adam")
-    if theirs is None or f"{LAST_TARGET:g}" not in theirs["runs"][0]["reached"]:
+    if not theirs or not theirs["runs"] or f"{LAST_TARGET:g}" not in theirs["runs"][0]["reached"]:
         return None
     limit = median_reached(theirs["runs"], LAST_TARGET, "seconds")
     ours = [median_reached(row["runs"], LAST_TARGET, "seconds") for row in rows if row["family"] == "fused"]

@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 
 import torch
 
-from benchmarks.clock import Clock
 from benchmarks.contenders.contender import LeftOutError
 from benchmarks.gpu.settings import FULL, TINY, Shapes
+from benchmarks.timing import Clock
 from zo_triton._files import write_text
 
 PASSED, FAILED, LEFT_OUT = "passed", "failed", "left out"
 LONGEST_MESSAGE = 400
+TOO_LATE = "the stage's time was used up before its turn."
 
 T = TypeVar("T")
 
@@ -83,6 +84,11 @@ class StageResults:
         self.sections: dict[str, Any] = {}
         self.incidents: list[dict[str, str]] = []
 
+    @property
+    def is_late(self) -> bool:
+        """Whether nothing new may be begun."""
+        return monotonic() > self.deadline
+
     def put(self, name: str, section: dict[str, Any]) -> None:
         """Lays down a section, or what there is of it so far."""
         self.sections[name] = section
@@ -95,8 +101,8 @@ class StageResults:
             what: For the incident.
             measure: Any error of its own is its failure alone.
         """
-        if monotonic() > self.deadline:
-            self.report(what, FAILED, "the stage's time was used up before its turn.")
+        if self.is_late:
+            self.report(what, FAILED, TOO_LATE)
             return None
         try:
             return measure()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.measure.step_time import StepCase
-from benchmarks.race.loop import RaceConfig
 from zo_triton.opcases import sizes
 
 STAGES = {
@@ -60,38 +59,3 @@ TINY = Shapes(
     walk_steps=1,
     seconds=1e-3,
 )
-
-DIGITS = RaceConfig(
-    batch=64,
-    directions=256,
-    eps=1e-4,
-    learning_rates=(3e-3, 1e-2, 3e-2, 1e-1),
-    trial_seconds=0.5,
-    run_seconds=2.0,
-    seeds=(0, 1),
-    tuning_seeds=(100,),
-    targets=(0.90, 0.95),
-)
-MNIST = RaceConfig(
-    batch=128,
-    directions=4096,
-    eps=1e-4,
-    learning_rates=(1e-3, 3e-3, 1e-2, 3e-2),
-    trial_seconds=2.0,
-    run_seconds=10.0,
-    seeds=(0, 1),
-    tuning_seeds=(100,),
-    targets=(0.95, 0.97),
-)
-TINY_RACE = RaceConfig(
-    batch=8,
-    directions=2,
-    eps=1e-4,
-    learning_rates=(1e-2,),
-    trial_seconds=1e-3,
-    run_seconds=1e-3,
-    seeds=(0,),
-    tuning_seeds=(100,),
-    targets=(0.90, 0.95),
-)
-"""Proves that everything works, measures nothing."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -16,7 +17,7 @@ from benchmarks.gpu.ceilings import run_ceilings
 from benchmarks.gpu.checks import run_checks
 from benchmarks.gpu.kernel_times import run_kernels
 from benchmarks.gpu.layer_rates import run_layers
-from benchmarks.gpu.races import run_digits, run_mnist
+from benchmarks.gpu.races import run_race
 from benchmarks.gpu.results import FAILED, StageContext, StageResults
 from benchmarks.gpu.step_times import run_steps
 from zo_triton._chip import find_chip
@@ -27,8 +28,8 @@ STAGES: dict[str, Callable[[StageResults], None]] = {
     "kernels": run_kernels,
     "layers": run_layers,
     "steps": run_steps,
-    "digits": run_digits,
-    "mnist": run_mnist,
+    "digits": partial(run_race, name="digits-gpu", section="race"),
+    "mnist": partial(run_race, name="mnist-gpu", section="race_mnist"),
 }
 
 

@@ -2,79 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
 from statistics import median
 from typing import Any
 
-from torch import nn
+import torch
 
-from benchmarks.contenders.contender import Contender, Method, Setting
-from benchmarks.contenders.cuda_graphs import (
-    Backprop,
-    Passes,
-    RecordedBackprop,
-    RecordedZO,
-    compiled,
-)
-from benchmarks.contenders.fused import FusedSGD
-from benchmarks.contenders.mezo import MeZO
-from benchmarks.contenders.vmap_ensemble import VmapEnsemble
+from benchmarks.contenders.contender import Method
+from benchmarks.contenders.registry import METHODS
 from benchmarks.gpu.results import StageContext, StageResults
 from benchmarks.measure.step_time import StepCase, example, setting
 from benchmarks.timing import round_digits
 
-RECORDED, EAGER, MEZO = "zo-graph", "zo", "mezo"
+RECORDED, MEZO = "zo-graph", "mezo"
 """Names that goals are about."""
 
+NAMES = (RECORDED, "zo", "zo-central-graph", MEZO, "vmap", "inference-graph", "sgd", "sgd-graph")
+"""Who is timed, ours first."""
 
-def contenders(context: StageContext, with_compiled: bool = True) -> list[Method]:
-    """Ours first; what ``torch.compile`` makes comes last, if at all, because compiling takes longest."""
-    dtype, tiny = context.dtype, context.tiny
-    name = str(dtype).removeprefix("torch.")
-
-    def compiled_mezo(model: nn.Module, s: Setting) -> Contender:
-        stepper = MeZO(model, s)
-        stepper.model = compiled(model, tiny)  # type: ignore[assignment]
-        return stepper
-
-    def compiled_vmap(model: nn.Module, s: Setting) -> Contender:
-        stepper = VmapEnsemble(model, s)
-        stepper.slopes = compiled(stepper.slopes, tiny)  # type: ignore[method-assign]
-        return stepper
-
-    def compiled_backprop(model: nn.Module, s: Setting) -> Any:
-        stepper = Backprop(model, s, adam=False)
-        stepper.model = compiled(model, tiny)  # type: ignore[assignment]
-        return stepper
-
-    rows: list[tuple[str, str, str, str, Any]] = [
-        (
-            RECORDED, "fused, one-sided, CUDA graph", "fused", name,
-            lambda m, s: RecordedZO(m, s, dtype=dtype),
-        ),
-        (EAGER, "fused, one-sided", "fused", name, lambda m, s: FusedSGD(m, s, compute_dtype=dtype)),
-        (
-            "zo-central-graph", "fused, central, CUDA graph", "fused", name,
-            lambda m, s: RecordedZO(m, s, sides=2, dtype=dtype),
-        ),
-        (MEZO, "MeZO loop", "zeroth", "float32", MeZO),
-        ("vmap", "vmap, one-sided", "zeroth", "float32", VmapEnsemble),
-        (
-            "inference", "K inference passes, CUDA graph", "inference", name,
-            lambda m, s: Passes(m, s.directions, dtype),
-        ),
-        ("sgd", "backprop + SGD", "first", "float32", lambda m, s: Backprop(m, s, adam=False)),
-        (
-            "sgd-graph", "backprop + SGD, CUDA graph", "first", "float32",
-            lambda m, s: RecordedBackprop(m, s, adam=False),
-        ),
-    ]  # fmt: skip
-    late: list[tuple[str, str, str, str, Any]] = [
-        ("mezo-compiled", "MeZO loop, compiled passes", "zeroth", "float32", compiled_mezo),
-        ("vmap-compiled", "vmap, one-sided, compiled", "zeroth", "float32", compiled_vmap),
-        ("sgd-compiled", "backprop + SGD, compiled", "first", "float32", compiled_backprop),
-    ]
-    listed = (*rows, *(late if with_compiled else ()))
-    return [Method(key, label, family, build, dtype) for key, label, family, dtype, build in listed]
+COMPILED = ("mezo-compiled", "vmap-compiled", "sgd-compiled")
+"""Timed last, as compiling takes longer than all else, and on the first network only."""
 
 
 def run_steps(results: StageResults) -> None:
@@ -92,10 +39,10 @@ def run_steps(results: StageResults) -> None:
     }
     for case in results.context.shapes.steps:
         row: dict[str, Any] = {"name": case.name, "contenders": []}
-        for one in contenders(results.context, with_compiled=case is results.context.shapes.steps[0]):
-            found = results.attempt(
-                f"{one.label}, {case.name}", lambda one=one, case=case: _time(one, case, results.context)  # type: ignore[misc]
-            )  # fmt: skip
+        first = case is results.context.shapes.steps[0]
+        for name in (*NAMES, *(COMPILED if first else ())):
+            one = METHODS[name]
+            found = results.attempt(f"{one.label}, {case.name}", partial(_time, one, case, results.context))
             if found is not None:
                 row["contenders"].append(found)
             if row["contenders"]:
@@ -107,7 +54,10 @@ def _time(one: Method, case: StepCase, context: StageContext) -> dict[str, Any]:
     model, x, y = example(case)
     x, y = x.to(context.device), y.to(context.device)
     contender = one.build(model.to(context.device), setting(case))
-    taken = context.clock.times(lambda: contender.step(x, y), context.shapes.seconds)
+    # A tiny run has no time to compile.
+    with torch.compiler.set_stance("force_eager" if context.tiny else "default"):
+        contender.prepare(x, y)
+        taken = context.clock.times(lambda: contender.step(x, y), context.shapes.seconds)
     return {
         "name": one.name,
         "label": one.label,

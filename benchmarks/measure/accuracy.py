@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 import zo_triton as zo
-from benchmarks.contenders.contender import make_mlp
+from benchmarks.race.networks import make_mlp
 from benchmarks.timing import round_digits
 
 

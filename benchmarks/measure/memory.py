@@ -25,11 +25,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from benchmarks.contenders.contender import Contender, Method, Setting, count_parameters, make_mlp
+from benchmarks.contenders.contender import Contender, Method, Setting
 from benchmarks.contenders.fused import FusedSGD, hardware_dtype
 from benchmarks.contenders.inference import Inference
-from benchmarks.contenders.registry import find_method
+from benchmarks.contenders.registry import METHODS as CONTENDERS
 from benchmarks.measure.step_time import StepCase, example
+from benchmarks.race.networks import count_parameters, make_mlp
 from benchmarks.timing import round_digits
 
 CASES = (StepCase((784, 256, 256, 10), 128, 32), StepCase((1024, 3072, 2048, 256), 128, 32))
@@ -52,7 +53,7 @@ def find_build(name: str) -> tuple[Method, Callable[[nn.Module, int], Contender]
 
     The fused method evaluates all directions in one chunk: its figure is then comparable with a known size.
     """
-    method = find_method(name)
+    method = CONTENDERS[name]
     if name == "zo":
         method = replace(method, label="fused ZO-SGD, one chunk")
         return method, lambda model, k: FusedSGD(model, Setting(1e-3, 0, k), chunk=k)

@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import zo_triton as zo
-from benchmarks.contenders.contender import count_parameters
 from benchmarks.measure.scaling_ranks import PAYLOADS, RANKS
 from benchmarks.measure.step_time import EPS, StepCase, example
-from benchmarks.timing import alternate, milliseconds, round_digits, threads
+from benchmarks.race.networks import count_parameters
+from benchmarks.timing import alternate, milliseconds, round_digits
+from zo_triton._threads import torch_threads
 from zo_triton.difference import Evaluation, propagate
 
 SECONDS_OF_RANKS = 90.0
@@ -154,7 +155,7 @@ def _parts(config: ScalingConfig, batch: int) -> dict[str, Any]:
         directions, coefficients = zo.Directions(0, 0, count), torch.zeros(count)
         return lambda: zo.accumulate(gradients, range(len(params)), coefficients, directions)
 
-    with threads(1):
+    with torch_threads(1):
         actions: Sequence[Callable[[], object]] = (
             base, measuring(few), measuring(more), applying(4 * few), applying(4 * more),
         )  # fmt: skip

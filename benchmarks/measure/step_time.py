@@ -12,11 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import zo_triton as zo
-from benchmarks.contenders.contender import Contender, Method, Setting, make_lenet, make_mlp
+from benchmarks.contenders.contender import Contender, Method, Setting
 from benchmarks.contenders.fused import Fused, hardware_dtype
 from benchmarks.contenders.registry import find_methods
-from benchmarks.timing import alternate, milliseconds, round_digits, threads
+from benchmarks.race.networks import make_lenet, make_mlp
+from benchmarks.timing import alternate, milliseconds, round_digits
 from zo_triton import ops
+from zo_triton._threads import torch_threads
 from zo_triton.ops import engines
 
 LR = 1e-3
@@ -178,7 +180,7 @@ def _split(case: StepCase, seconds: float) -> tuple[dict[str, float], float]:
             closure().item()
 
     def draw() -> None:
-        with threads(1):
+        with torch_threads(1):
             for position, param in enumerate(params):
                 ops.stage(directions, position, param.shape)
 

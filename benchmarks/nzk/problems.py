@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.contenders.contender import make_mlp
 from benchmarks.nzk.settings import Case, Settings
+from benchmarks.race.networks import make_mlp
 from zo_triton import nzk
 from zo_triton.data import Pair, class_pair_or_digits
 

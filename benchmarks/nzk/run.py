@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -16,6 +14,7 @@ from benchmarks.nzk.problems import Problem, make_problem
 from benchmarks.nzk.settings import EXPERIMENTS, Settings, shrink
 from benchmarks.report import Record, new_record
 from zo_triton._machine import environment
+from zo_triton._threads import torch_threads
 from zo_triton.data import export_mat
 from zo_triton.directions import check_seed
 from zo_triton.ops import use_engine
@@ -48,8 +47,6 @@ def choose_settings(
     Raises:
         ValueError: A name is unknown or a number out of range.
     """
-    if name not in EXPERIMENTS:
-        raise ValueError(f"unknown experiment {name!r}; choose one of {tuple(EXPERIMENTS)}.")
     check_seed(seed)
     for label, value, least in (("steps", steps, 10), ("draws", draws, 50), ("directions", directions, 1)):
         if value is not None and not least <= value <= MOST_STEPS:
@@ -84,19 +81,9 @@ def run_experiment(
         OSError: The exported file can't be written.
         RuntimeError: The engine can't run here.
     """
-    with one_thread():
+    # At these sizes a second thread only waits, and the real network's runs need it.
+    with torch_threads(1):
         return _run(settings, monitor, engine, export)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keeps torch on one thread: at these sizes a second one only waits, and the real network's runs need it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _run(settings: Settings, monitor: Monitor, engine: str | None, export: str | None) -> Record:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any
 
+from benchmarks.named import Named
+
 
 @dataclass(frozen=True)
 class Noise:
@@ -128,47 +130,45 @@ def _pictures(data: str, label: str, classes: tuple[int, int]) -> tuple[Case, ..
     return (Case(label, kind="classes", hidden=(10, 5), data=data, classes=classes),)
 
 
-EXPERIMENTS: dict[str, Settings] = {
-    settings.name: settings
-    for settings in (
-        Settings(
-            "linear",
-            "Linear model on the sphere",
-            (Case("d = 2", inputs=2), Case("d = 50", inputs=50)),
+_EXPERIMENTS = (
+    Settings(
+        "linear",
+        "Linear model on the sphere",
+        (Case("d = 2", inputs=2), Case("d = 50", inputs=50)),
+    ),
+    Settings(
+        "distributions",
+        "Five distributions of the directions",
+        (
+            _synthetic("normal(1)", Noise("normal(1)")),
+            _synthetic("t(10)", Noise("t(10)", "t", 10)),
+            _synthetic("t(1000)", Noise("t(1000)", "t", 1000)),
+            _synthetic("Laplace(0.5)", Noise("Laplace(0.5)", "laplace", 0.5)),
+            _synthetic("Laplace(0.605)", Noise("Laplace(0.605)", "laplace", 0.605)),
         ),
-        Settings(
-            "distributions",
-            "Five distributions of the directions",
-            (
-                _synthetic("normal(1)", Noise("normal(1)")),
-                _synthetic("t(10)", Noise("t(10)", "t", 10)),
-                _synthetic("t(1000)", Noise("t(1000)", "t", 1000)),
-                _synthetic("Laplace(0.5)", Noise("Laplace(0.5)", "laplace", 0.5)),
-                _synthetic("Laplace(0.605)", Noise("Laplace(0.605)", "laplace", 0.605)),
-            ),
+    ),
+    Settings(
+        "variances",
+        "Three scales of the directions",
+        tuple(
+            _synthetic(f"normal({scale:g})", Noise(f"normal({scale:g})", "normal", scale))
+            for scale in (0.5, 1.0, 1.5)
         ),
-        Settings(
-            "variances",
-            "Three scales of the directions",
-            tuple(
-                _synthetic(f"normal({scale:g})", Noise(f"normal({scale:g})", "normal", scale))
-                for scale in (0.5, 1.0, 1.5)
-            ),
-        ),
-        Settings(
-            "network",
-            "A small network on the sphere, linearised",
-            (Case("MLP 2-5-5-1", kind="network", hidden=(5, 5)),),
-        ),
-        Settings("mnist", "MNIST 3 v 5", _pictures("mnist", "MNIST 3 v 5", (3, 5))),
-        Settings("cifar", "CIFAR-10 2 v 9", _pictures("cifar10", "CIFAR-10 2 v 9", (2, 9))),
-        Settings(
-            "tiny-imagenet",
-            "Tiny ImageNet 0 v 1",
-            _pictures("tiny_imagenet", "Tiny ImageNet 0 v 1", (0, 1)),
-        ),
-    )
-}
+    ),
+    Settings(
+        "network",
+        "A small network on the sphere, linearised",
+        (Case("MLP 2-5-5-1", kind="network", hidden=(5, 5)),),
+    ),
+    Settings("mnist", "MNIST 3 v 5", _pictures("mnist", "MNIST 3 v 5", (3, 5))),
+    Settings("cifar", "CIFAR-10 2 v 9", _pictures("cifar10", "CIFAR-10 2 v 9", (2, 9))),
+    Settings(
+        "tiny-imagenet",
+        "Tiny ImageNet 0 v 1",
+        _pictures("tiny_imagenet", "Tiny ImageNet 0 v 1", (0, 1)),
+    ),
+)
+EXPERIMENTS = Named("experiment", {settings.name: settings for settings in _EXPERIMENTS})
 """Every experiment by its name on the command line, with the paper's settings."""
 
 

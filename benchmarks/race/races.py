@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.contenders.contender import Method, count_parameters
+import zo_triton as zo
+from benchmarks.contenders.contender import Method
 from benchmarks.contenders.fused import MOMENTUM
-from benchmarks.contenders.registry import find_methods
+from benchmarks.contenders.registry import METHODS
+from benchmarks.named import Named
+from benchmarks.race.clocks import DeviceClock, HostClock
+from benchmarks.race.loaded_task import CPU, LoadedTask
 from benchmarks.race.loop import FINALISTS, RaceConfig, Say, log_uniform, race
-from benchmarks.race.tasks import find_task
-from zo_triton import nzk
+from benchmarks.race.networks import count_parameters
+from benchmarks.race.tasks import TASKS
 from zo_triton.data import Dataset
 
 SPACE = (1e-3, 3.0)
@@ -42,6 +46,25 @@ EVERYONE = (
 RIVALS = ("zo-adam", "mezo-adam", "vmap-adam", "adam")
 """Who runs in a long one."""
 
+ON_DEVICE = ("zo-sgd-graph", "zo-adam", "mezo-adam", "adam", "adam-graph")
+"""Who runs on a GPU."""
+
+TINY = replace(
+    CONFIG,
+    directions=8,
+    learning_rates=(1e-2, 1e-1),
+    trial_seconds=0.08,
+    run_seconds=0.1,
+    seeds=(0, 1),
+    tuning_seeds=(100,),
+)
+"""Seconds instead of minutes: proves that everything works, measures nothing."""
+
+TINY_ON_DEVICE = replace(
+    TINY, batch=8, directions=2, learning_rates=(1e-2,), trial_seconds=1e-3, run_seconds=1e-3, seeds=(0,)
+)
+"""The same for Triton's interpreter."""
+
 
 @dataclass(frozen=True)
 class Race:
@@ -51,11 +74,13 @@ class Race:
         task: A name in ``benchmarks.race.tasks.TASKS``.
         config: Its settings.
         methods: Names of contenders.
+        on_device: Data and networks lie on a GPU, where there is one, and the clock is its.
     """
 
     task: str
     config: RaceConfig
     methods: tuple[str, ...] = RIVALS
+    on_device: bool = False
 
 
 _LONG = replace(
@@ -67,8 +92,17 @@ _LONG = replace(
     tuning_seeds=(100,),
 )
 _CONVOLUTIONAL = replace(_LONG, eps=1e-3, trial_seconds=8.0, run_seconds=60.0)
+_ON_DEVICE = replace(
+    CONFIG,
+    directions=256,
+    learning_rates=(3e-3, 1e-2, 3e-2, 1e-1),
+    trial_seconds=0.5,
+    run_seconds=2.0,
+    seeds=(0, 1),
+    tuning_seeds=(100,),
+)
 
-RACES = {
+RACES = Named("race", {
     "digits-mlp": Race("digits", CONFIG, EVERYONE),
     "nzk-linear": Race("nzk-linear", replace(CONFIG, directions=64, targets=(0.85, 0.90), run_seconds=2.0)),
     "nzk-network": Race("nzk-network", replace(CONFIG, directions=64, targets=(0.85, 0.90), run_seconds=2.0)),
@@ -83,38 +117,48 @@ RACES = {
     ),
     "cifar-cnn": Race("cifar-cnn", replace(_CONVOLUTIONAL, targets=(0.25, 0.35))),
     "tiny-imagenet-cnn": Race("tiny-imagenet-cnn", replace(_CONVOLUTIONAL, targets=(0.20, 0.30))),
-}
+    "digits-gpu": Race("digits", _ON_DEVICE, ON_DEVICE, on_device=True),
+    "mnist-gpu": Race(
+        "mnist-gelu",
+        replace(
+            _ON_DEVICE, batch=128, directions=4096, learning_rates=(1e-3, 3e-3, 1e-2, 3e-2), trial_seconds=2.0,
+            run_seconds=10.0, targets=(0.95, 0.97),
+        ),
+        ("zo-sgd-graph", "zo-adam", "adam", "adam-graph"),
+        on_device=True,
+    ),
+})  # fmt: skip
 """By name. All run on the data at hand; digits stand in for images that are not there."""
 
 DEFAULT_RACES = ("digits-mlp", "nzk-linear", "nzk-network", "tiny-gpt")
 """Those of ``python -m benchmarks report``; the others take minutes each."""
 
-TINY = replace(
-    CONFIG,
-    directions=8,
-    learning_rates=(1e-2, 1e-1),
-    trial_seconds=0.08,
-    run_seconds=0.1,
-    seeds=(0, 1),
-    tuning_seeds=(100,),
-)
-"""Seconds instead of minutes: proves that everything works, measures nothing."""
-
-DEFAULT_RATES = {
+DEFAULT_RATES = Named("method", {
     "zo-adam": 2e-2,
     "zo-sgd": 3e-2,
     "mezo-adam": 1e-2,
     "mezo-1": 1e-2,
     "adam": 3e-2,
     "sgd": 3e-1,
-}
+})  # fmt: skip
 """The methods of ``python -m benchmarks train``, and reasonable learning rates for them; a race tunes its own."""
 
 
-def probe(model: nn.Module, data: Dataset, lr: float, config: RaceConfig = CONFIG) -> nzk.Probe:
+def probe(model: nn.Module, data: Dataset, lr: float, config: RaceConfig = CONFIG) -> zo.nzk.Probe:
     """The fused ZO-SGD's learning rate beside the largest stable one that a batch of ``data`` shows."""
     x = torch.from_numpy(data.train_x[: config.batch])
-    return nzk.probe_lr(model, x, lr, config.directions, momentum=MOMENTUM)
+    return zo.nzk.probe_lr(model, x, lr, config.directions, momentum=MOMENTUM)
+
+
+def load(name: str) -> LoadedTask:
+    """A race's task, where it is raced on.
+
+    Raises:
+        ValueError: There is no such race, or its data is damaged.
+    """
+    task = TASKS[RACES[name].task].prepare()
+    on_gpu = RACES[name].on_device and torch.cuda.is_available()
+    return replace(task, device=torch.device("cuda")) if on_gpu else task
 
 
 def run_race(
@@ -125,20 +169,69 @@ def run_race(
     Args:
         name: In :data:`RACES`.
         config: Its settings, or shorter ones.
-        say: Told what runs now.
+        say: Told what runs now, and what is left out.
         chosen: The methods; None takes the race's.
 
     Raises:
         ValueError: There is no such race, or its data is damaged.
     """
-    chosen = find_methods(find_race(name).methods) if chosen is None else chosen
+    task = load(name)
+    *_, section = follow_race(name, config, task, say, chosen)
+    for row in section["methods"]:
+        if row["name"] == "zo-sgd" and row["lr"] is not None:
+            found = probe(task.make_model(0), task.data, row["lr"], config)
+            section["tuning"]["note"] += f" {row['label'].capitalize()}: {found}"
+    return section
+
+
+def follow_race(
+    name: str, config: RaceConfig, task: LoadedTask, say: Say, chosen: Sequence[Method] | None = None
+) -> Iterator[dict[str, Any]]:
+    """As :func:`run_race`, on a task that is loaded.
+
+    Yields:
+        The section as far as it goes, after each sweep and each run. Methods that can't run here are in
+        ``left_out``; others that have neither run nor failed yet have no row.
+    """
+    chosen = [METHODS[each] for each in RACES[name].methods] if chosen is None else chosen
+    left_out = [
+        {"name": method.name, "label": method.label, "why": method.why_left_out}
+        for method in chosen
+        if method.missing
+    ]
+    for each in left_out:
+        say(f"{name}: left out: {each['label']}: {each['why']}")
+    on_device = RACES[name].on_device
+    section = {
+        "name": name,
+        "task": f"{name} (on {task.name})" if task.note else name,
+        "data": task.name,
+        "network": task.network,
+        "config": {
+            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()
+        },
+        "parameters": count_parameters(task.make_model(0)),
+        "tuning": {"learning_rates": list(config.learning_rates), "note": _note(config, on_device, task)},
+        "left_out": left_out,
+    }
+    for rows in race(
+        [method for method in chosen if not method.missing],
+        task,
+        config,
+        lambda text: say(f"{name}: {text}"),
+        DeviceClock(task.device) if on_device else HostClock(),
+    ):
+        yield {**section, "methods": [row for row in rows if row["runs"] or "error" in row]}
+
+
+def _note(config: RaceConfig, on_device: bool, task: LoadedTask) -> str:
+    """What a reader must know about the sweep and the clock."""
     rates = ", ".join(f"{rate:g}" for rate in config.learning_rates)
-    seconds, target = config.trial_seconds, config.targets[-1]
-    task, tries = find_task(find_race(name).task).prepare(), len(config.tuning_seeds)
+    drawn = "" if on_device else f", drawn log-uniformly from {SPACE[0]:g} to {SPACE[1]:g}"
+    seconds, target, tries = config.trial_seconds, config.targets[-1], len(config.tuning_seeds)
     note = (
         "Inputs are standardised with the training examples' mean and standard deviation. "
-        f"Every method tried the same {len(config.learning_rates)} learning rates, drawn log-uniformly from "
-        f"{SPACE[0]:g} to {SPACE[1]:g} ({rates}), for at most "
+        f"Every method tried the same {len(config.learning_rates)} learning rates{drawn} ({rates}), for at most "
         f"{seconds / 4:g} s of training each, and its {FINALISTS} best again with {tries} "
         f"{'seed' if tries == 1 else 'seeds'} for at most {seconds:g} s, on a fifth of the training examples held "
         "out (the test examples are never seen). The table gives "
@@ -148,36 +241,15 @@ def run_race(
     )
     if config.decay_steps is not None:
         note += f" Adam's learning rate falls linearly to nothing over {config.decay_steps} steps for all."
-    rows = race(chosen, task, config, lambda text: say(f"{name}: {text}"))
-    for row in rows:
-        if row["name"] == "zo-sgd" and row["lr"] is not None:
-            found = probe(task.make_model(0), task.data, row["lr"], config)
-            note += f" {row['label'].capitalize()}: {found}"
-    return {
-        "name": name,
-        "task": f"{name} (on {task.name})" if task.note else name,
-        "data": task.name,
-        "network": task.network,
-        "config": {
-            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()
-        },
-        "parameters": count_parameters(task.make_model(0)),
-        "tuning": {"learning_rates": list(config.learning_rates), "note": note},
-        "methods": rows,
-    }
+    if on_device:
+        where = "CPU" if task.device == CPU else "GPU"
+        note += (
+            f" Data and batches lie on the {where}; the clock runs over blocks of steps queued one after the "
+            "other, up to the device's last."
+        )
+    return note
 
 
 def section_of(name: str) -> str:
     """The record's section for a race beside others; the main one's is ``race``."""
     return "race" if name == DEFAULT_RACES[0] else f"race_{name.replace('-', '_')}"
-
-
-def find_race(name: str) -> Race:
-    """The race of that name.
-
-    Raises:
-        ValueError: There is none.
-    """
-    if name not in RACES:
-        raise ValueError(f"there is no race {name!r}; choose one of {tuple(RACES)}.")
-    return RACES[name]

@@ -14,10 +14,11 @@ from torch import nn
 
 import zo_triton as zo
 from benchmarks.contenders.contender import Contender
-from benchmarks.contenders.registry import find_method
-from benchmarks.race.loop import RaceConfig, batches, evaluate, setting
+from benchmarks.contenders.registry import METHODS
+from benchmarks.race.loaded_task import LoadedTask
+from benchmarks.race.loop import RaceConfig, setting
 from benchmarks.race.races import CONFIG, DEFAULT_RATES, probe
-from benchmarks.race.tasks import LoadedTask, find_task
+from benchmarks.race.tasks import TASKS
 from benchmarks.train.run_folder import RunFolder, check_empty, read_settings, tensors_of
 from zo_triton.directions import check_seed
 
@@ -103,7 +104,7 @@ def choose(
     Raises:
         ValueError: A name is unknown or a number out of range.
     """
-    found = find_task("digits" if task is None else task)
+    found = TASKS["digits" if task is None else task]
     steps = found.steps if steps is None else steps
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}.")
@@ -114,14 +115,13 @@ def choose(
     if directions < 1:
         raise ValueError(f"directions must be at least 1, got {directions}.")
     method = "zo-adam" if method is None else method
-    if method not in DEFAULT_RATES:
-        raise ValueError(f"unknown method {method!r}; choose one of {tuple(DEFAULT_RATES)}.")
+    usual = DEFAULT_RATES[method]
     every = CHECKPOINT_EVERY if checkpoint_every is None else checkpoint_every
     if every < 1:
         raise ValueError(f"checkpoint_every must be at least 1 step, got {every}.")
     if shards is not None and method not in SHARED_METHODS:
         raise ValueError(f"method {method!r} can't be shared among ranks; choose one of {SHARED_METHODS}.")
-    rate = {**DEFAULT_RATES, **dict(found.rates)}[method] if lr is None else lr
+    rate = dict(found.rates).get(method, usual) if lr is None else lr
     return Settings(found.name, method, rate, directions, seed, steps, engine, every, shards)
 
 
@@ -141,16 +141,14 @@ def train(
     """
     if out is not None:
         check_empty(out)
-    prepared = _prepare(settings)
-    model, contender = _build(settings, prepared, ranks)
+    task = _load(settings)
+    model, contender = _build(settings, task, ranks)
     folder = None
     if out is not None:
-        folder = RunFolder(Path(out), {**asdict(settings), "data": prepared.name}, model, contender)
+        folder = RunFolder(Path(out), {**asdict(settings), "data": task.name}, model, contender)
         folder.begin()
     _hand_out(ranks, 0, model, contender)
-    return Run(
-        settings, 0, _note(settings, prepared), _progress(settings, prepared, model, contender, folder, 0)
-    )
+    return Run(settings, 0, _note(settings, task), _progress(settings, task, model, contender, folder, 0))
 
 
 def saved_settings(path: str | os.PathLike[str], **asked: Any) -> Settings:
@@ -199,12 +197,10 @@ def resume(
             "no ranks: leave --distributed out" if ranks else f"ranks: go on with {TORCHRUN} --resume {path}"
         )
         raise ValueError(f"the run in {path} has {remedy}.")
-    prepared = _prepare(settings)
-    if prepared.name != saved["data"]:
-        raise ValueError(
-            f"the run in {path} trains on {saved['data']!r}, and {prepared.name!r} is what is here."
-        )
-    model, contender = _build(settings, prepared, ranks)
+    task = _load(settings)
+    if task.name != saved["data"]:
+        raise ValueError(f"the run in {path} trains on {saved['data']!r}, and {task.name!r} is what is here.")
+    model, contender = _build(settings, task, ranks)
     folder = RunFolder(Path(path), saved, model, contender)
     with zo.use_engine(settings.engine):
         done = folder.go_on(intact_prefix)
@@ -212,8 +208,8 @@ def resume(
     return Run(
         settings,
         done,
-        _note(settings, prepared),
-        _progress(settings, prepared, model, contender, folder, done),
+        _note(settings, task),
+        _progress(settings, task, model, contender, folder, done),
     )
 
 
@@ -224,15 +220,15 @@ def follow(settings: Settings, ranks: zo.Ranks) -> Run:
         RankError: Another rank is gone.
         ValueError: The data is damaged.
     """
-    prepared = _prepare(settings)
-    model, contender = _build(settings, prepared, ranks)
+    task = _load(settings)
+    model, contender = _build(settings, task, ranks)
     done, tensors, state = ranks.from_first(None)
     if done:
         with torch.no_grad():
             for name, tensor in tensors_of(model).items():
                 tensor.copy_(tensors[name])
         contender.load_state(state)
-    return Run(settings, done, "", _progress(settings, prepared, model, contender, None, done))
+    return Run(settings, done, "", _progress(settings, task, model, contender, None, done))
 
 
 def _hand_out(ranks: zo.Ranks | None, done: int, model: nn.Module, contender: Contender) -> None:
@@ -241,45 +237,45 @@ def _hand_out(ranks: zo.Ranks | None, done: int, model: nn.Module, contender: Co
         ranks.from_first((done, tensors_of(model), contender.state()) if done else (0, {}, None))
 
 
-def _prepare(settings: Settings) -> LoadedTask:
+def _load(settings: Settings) -> LoadedTask:
     # An unknown engine is told before the data is read.
     with zo.use_engine(settings.engine):
-        return find_task(settings.task).prepare()
+        return TASKS[settings.task].prepare()
 
 
-def _build(settings: Settings, prepared: LoadedTask, ranks: zo.Ranks | None) -> tuple[Any, Contender]:
-    model = prepared.make_model(settings.seed)
-    told = replace(setting(_config(settings), settings.lr, settings.seed, prepared.loss), ranks=ranks)
-    return model, find_method(settings.method).build(model, told)
+def _build(settings: Settings, task: LoadedTask, ranks: zo.Ranks | None) -> tuple[Any, Contender]:
+    model = task.make_model(settings.seed)
+    told = replace(setting(_config(settings), settings.lr, settings.seed, task.loss), ranks=ranks)
+    return model, METHODS[settings.method].build(model, told)
 
 
-def _note(settings: Settings, prepared: LoadedTask) -> str:
-    notes = [prepared.note]
+def _note(settings: Settings, task: LoadedTask) -> str:
+    notes = [task.note]
     if settings.method == "zo-sgd" and settings.lr > 0:
-        model = prepared.make_model(settings.seed)
-        stability = probe(model, prepared.data, settings.lr, _config(settings))
+        model = task.make_model(settings.seed)
+        stability = probe(model, task.data, settings.lr, _config(settings))
         notes.append(f"{stability}" if stability.is_beyond else "")
     return "\n".join(filter(None, notes))
 
 
 def _progress(
     settings: Settings,
-    prepared: LoadedTask,
+    task: LoadedTask,
     model: Any,
     contender: Contender,
     folder: RunFolder | None,
     done: int,
 ) -> Iterator[Progress]:
-    source = batches(prepared, find_task(settings.task).batch, settings.seed, done)
-    look = 10 if len(prepared.data.train_x) < LARGE else 50
-    accuracy = evaluate(model, prepared)[1]
+    source = task.batches(TASKS[settings.task].batch, settings.seed, done)
+    look = 10 if len(task.data.train_x) < LARGE else 50
+    accuracy = task.evaluate(model)[1]
     with zo.use_engine(settings.engine), nullcontext() if folder is None else closing(folder):
         for step in range(done + 1, settings.steps + 1):
-            loss = contender.step(*next(source))
+            loss = float(contender.step(*next(source)))
             if folder is not None and (step % settings.checkpoint_every == 0 or step == settings.steps):
                 folder.save(step)
             if step % look == 0 or step == settings.steps:
-                accuracy = evaluate(model, prepared)[1]
+                accuracy = task.evaluate(model)[1]
             yield Progress(step, loss, accuracy)
 
 

@@ -5,7 +5,7 @@ from benchmarks.measure.gates import GateError
 
 
 def test_the_shortest_benchmark_checks_races_and_lays_out(capsys, monkeypatch):
-    monkeypatch.setattr(convergence, "METHODS", ("zo-adam", "adam"))
+    monkeypatch.setattr(convergence, "NAMES", ("zo-adam", "adam"))
     table = convergence.main(train_steps=5, seconds=0.2, seeds=(0,))
     told = capsys.readouterr().out
     assert "the kernels follow the theory" in told

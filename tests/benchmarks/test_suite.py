@@ -36,7 +36,7 @@ def test_ctrl_c_before_anything_was_finished_leaves_the_old_report(monkeypatch):
 
 
 def test_an_unknown_race_is_told_before_anything_runs():
-    with pytest.raises(ValueError, match=r"no race 'digit'; choose one of \('digits-mlp', 'nzk-linear'"):
+    with pytest.raises(ValueError, match=r"unknown race 'digit'; choose one of \('digits-mlp', 'nzk-linear'"):
         suite.one_race("digit", 0)
 
 

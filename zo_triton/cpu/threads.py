@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from zo_triton._threads import torch_threads
 from zo_triton.cpu.sharing import AWAKE, GIVEN, SLOT_WORDS, SharedKernel, serve, watch
 
 Share = Callable[[int, int], None]
@@ -130,12 +131,11 @@ def one_pool() -> Iterator[None]:
         yield
         return
     _held = threads
-    torch.set_num_threads(1)
     try:
-        yield
+        with torch_threads(1):
+            yield
     finally:
         _held = 0
-        torch.set_num_threads(threads)
 
 
 def thread_count() -> int:

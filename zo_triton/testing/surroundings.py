@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from zo_triton._threads import torch_threads
 from zo_triton.testing.errors import ConformanceError, NotApplicable
 from zo_triton.testing.observe import Step, agreement, run
 from zo_triton.testing.problem import make_linear, make_network
@@ -65,15 +66,11 @@ def threads_do_not_matter(factory: Factory, setting: Setting = DEFAULT) -> None:
     Raises:
         ConformanceError: The directions differ.
     """
-    before = torch.get_num_threads()
     steps = {}
-    try:
-        for threads in (1, max(2, before)):
-            torch.set_num_threads(threads)
-            name = f"{threads} thread{'s' * (threads > 1)}"
+    for threads in (1, max(2, torch.get_num_threads())):
+        name = f"{threads} thread{'s' * (threads > 1)}"
+        with torch_threads(threads):
             steps[name] = run(factory, make_linear(*_LARGE), setting.lr, setting.eps, 3, 2)
-    finally:
-        torch.set_num_threads(before)
     _compare(
         steps,
         "noise depends on the number of threads",

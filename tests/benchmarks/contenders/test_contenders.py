@@ -3,12 +3,13 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.contenders.backprop import Backprop
-from benchmarks.contenders.contender import Setting, count_parameters, make_mlp
+from benchmarks.contenders.contender import Setting
 from benchmarks.contenders.forward_gradient import ForwardGradient
 from benchmarks.contenders.fused import Fused, FusedSGD
 from benchmarks.contenders.mezo import MeZO
 from benchmarks.contenders.rank_one import RankOne
 from benchmarks.contenders.vmap_ensemble import VmapEnsemble
+from benchmarks.race.networks import count_parameters, make_mlp
 
 SIZES = (5, 4, 3)  # d = 39: small enough for thousands of directions, with every kind of layer
 

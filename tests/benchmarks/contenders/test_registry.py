@@ -7,10 +7,11 @@ from torch import nn
 
 from benchmarks import contenders as baselines
 from benchmarks.contenders import registry as methods
-from benchmarks.contenders.contender import Method, Setting, make_mlp
+from benchmarks.contenders.contender import Method, Setting
 from benchmarks.contenders.jax_network import relu_layers
 from benchmarks.contenders.rank_one import RankOne
-from benchmarks.contenders.registry import METHODS, find_method, find_methods
+from benchmarks.contenders.registry import METHODS, find_methods
+from benchmarks.race.networks import make_mlp
 
 
 def test_a_new_file_is_a_new_contender(tmp_path, monkeypatch):
@@ -29,7 +30,7 @@ def test_what_is_not_installed_is_left_out(monkeypatch):
     monkeypatch.setitem(METHODS, "absent", absent)
     assert absent.missing == ("no_such_package",)
     assert [method.name for method in find_methods(("absent", "zo"))] == ["zo"]
-    assert find_method("absent") is absent
+    assert METHODS["absent"] is absent
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -90,7 +91,7 @@ def test_another_loss_is_minimised_too():
         model = nn.Sequential(nn.Linear(4, 1))
         x, y = torch.randn(32, 4), torch.arange(32) % 2
         before = loss(model(x), y).item()
-        contender = find_method(name).build(model, Setting(0.05, 0, 16, loss=loss))
+        contender = METHODS[name].build(model, Setting(0.05, 0, 16, loss=loss))
         for _ in range(20):
             contender.step(x, y)
         assert loss(model(x), y).item() < before

@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 
 import zo_triton as zo
-from benchmarks.clock import Clock
 from benchmarks.contenders import cuda_graphs as contenders
 from benchmarks.contenders.contender import LeftOutError, Setting, make_mlp
 from benchmarks.gpu import ceilings, checks, goals, races, settings
 from benchmarks.gpu.results import StageContext, StageResults
 from benchmarks.gpu.trial import Check, relative_error
 from benchmarks.race.tasks import LoadedTask
+from benchmarks.timing import Clock
 from zo_triton.data import digits
 from zo_triton.ops.registry import SCHEMAS
 

@@ -7,11 +7,11 @@ import torch
 
 from benchmarks import timing
 from benchmarks.contenders.backprop import Backprop
-from benchmarks.contenders.contender import count_parameters
 from benchmarks.contenders.fused import FusedSGD, hardware_dtype
 from benchmarks.contenders.mezo import MeZO
 from benchmarks.contenders.vmap_ensemble import VmapEnsemble
 from benchmarks.measure import accuracy, gates, memory, step_time
+from benchmarks.race.networks import count_parameters
 from benchmarks.report.records import ENVIRONMENT
 from benchmarks.timing import alternate
 from zo_triton import _machine as machine

@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from benchmarks.contenders.backprop import Backprop
-from benchmarks.contenders.contender import Contender, Method, make_mlp
-from benchmarks.contenders.registry import find_method
+from benchmarks.contenders.contender import Contender, Method
+from benchmarks.contenders.registry import METHODS
 from benchmarks.race import loop as racing
-from benchmarks.race.loop import batches, log_uniform, race, run, tune
+from benchmarks.race.loop import log_uniform, race, run, tune
+from benchmarks.race.networks import make_mlp
 from benchmarks.race.races import RACES, TINY, run_race
-from benchmarks.race.tasks import find_task
+from benchmarks.race.tasks import TASKS
 from zo_triton.data import Dataset
 
 SHORT = replace(TINY, learning_rates=(1e-3, 1e-2), trial_seconds=20.0, run_seconds=20.0, targets=(0.3, 0.6))
@@ -19,7 +20,7 @@ ADAM = Method("adam", "backprop + Adam", "first", Backprop)
 
 @pytest.fixture(scope="module")
 def task():
-    return find_task("digits").prepare()
+    return TASKS["digits"].prepare()
 
 
 class Recorder(Contender):
@@ -60,7 +61,7 @@ def test_an_epoch_visits_no_example_twice(task):
     numbers = np.arange(300, dtype=np.float32)[:, None]
     labels = np.zeros(300, np.int64)
     numbered = replace(task, data=Dataset("numbers", numbers, labels, numbers, labels))
-    source = batches(numbered, 128, seed=0)
+    source = numbered.batches(128, seed=0)
     first, second, third = (next(source)[0] for _ in range(3))
     assert len(torch.unique(torch.cat([first, second]))) == 256
     assert not torch.equal(first, third)
@@ -126,7 +127,7 @@ def test_methods_take_turns_and_none_always_starts(task):
     order = []
     quick = replace(SHORT, targets=(0.05,), learning_rates=(1e-2,), seeds=(0, 1, 2))
     other = replace(ADAM, name="other", label="other")
-    rows = race([ADAM, other], task, quick, order.append)
+    *_, rows = race([ADAM, other], task, quick, order.append)
     assert [line for line in order if line.startswith("seed")] == [
         "seed 0: backprop + Adam", "seed 0: other",
         "seed 1: other", "seed 1: backprop + Adam",
@@ -137,7 +138,7 @@ def test_methods_take_turns_and_none_always_starts(task):
 
 def test_every_method_of_the_digits_race_runs():
     section = run_race("digits-mlp", replace(TINY, learning_rates=(1e-2,), seeds=(0,)), lambda message: None)
-    known = [name for name in RACES["digits-mlp"].methods if not find_method(name).missing]
+    known = [name for name in RACES["digits-mlp"].methods if not METHODS[name].missing]
     assert [row["name"] for row in section["methods"]] == known
     assert section["parameters"] == 2410
     for row in section["methods"]:
@@ -151,7 +152,7 @@ def test_a_method_that_fails_is_a_row_and_the_others_go_on(task):
 
     broken = Method("broken", "broken", "zeroth", build)
     late = Method("late", "late", "zeroth", lambda model, setting: FailsLater(model))
-    rows = race([broken, ADAM, late], task, replace(SHORT, learning_rates=(1e-2,)), lambda message: None)
+    *_, rows = race([broken, ADAM, late], task, replace(SHORT, learning_rates=(1e-2,)), lambda message: None)
     assert rows[0]["error"] == "RuntimeError: no such luck"
     assert rows[2]["error"] == "ValueError: out of luck"
     assert rows[0]["runs"] == rows[2]["runs"] == []
@@ -190,9 +191,9 @@ def test_weights_that_live_elsewhere_are_fetched_before_an_accuracy(task):
 
 
 def test_unknown_methods_are_named():
-    assert find_method("mezo-1").label == "MeZO loop, K = 1"
+    assert METHODS["mezo-1"].label == "MeZO loop, K = 1"
     with pytest.raises(ValueError, match=r"unknown contender 'mezzo'; choose one of \('zo'"):
-        find_method("mezzo")
+        METHODS["mezzo"]
 
 
 def test_a_single_output_tells_two_classes_apart():
@@ -201,8 +202,8 @@ def test_a_single_output_tells_two_classes_apart():
         model.weight.fill_(1.0)
     x = np.array([[-2.0], [-1.0], [1.0], [3.0]], np.float32)
     data = Dataset("signs", x, np.array([0, 0, 1, 1]), x, np.array([0, 1, 1, 1]))
-    signs = replace(find_task("nzk-linear").prepare(), data=data)
-    loss, accuracy = racing.evaluate(model, signs)
+    signs = replace(TASKS["nzk-linear"].prepare(), data=data)
+    loss, accuracy = signs.evaluate(model)
     assert accuracy == 0.75
     assert loss == pytest.approx((1 + 0 + 0 + 4) / 4)
 
@@ -213,5 +214,5 @@ def test_evaluation_is_right_on_a_known_model(task):
         for parameter in model.parameters():
             parameter.zero_()
         model[0].bias[3] = 1.0
-    _, accuracy = racing.evaluate(model, task)
+    _, accuracy = task.evaluate(model)
     assert accuracy == pytest.approx((task.data.test_y == 3).mean())

@@ -4,20 +4,19 @@ import torch
 import torch.nn.functional as F
 
 import zo_triton as zo
-from benchmarks.contenders.contender import count_parameters
-from benchmarks.race import tasks
+from benchmarks.race.networks import count_parameters, make_cnn, make_mlp
 from benchmarks.train.training import choose, train
 from zo_triton.data import Dataset
 
 
 def test_networks_are_as_small_as_zeroth_order_steps_want_them():
-    assert count_parameters(tasks.make_cnn((1, 28, 28), 10, 0)) == 4330
-    assert count_parameters(tasks.make_mlp((784, 32, 10), 0)) == 25450
+    assert count_parameters(make_cnn((1, 28, 28), 10, 0)) == 4330
+    assert count_parameters(make_mlp((784, 32, 10), 0)) == 25450
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64), (2, 9, 17), (1, 1, 1)])
 def test_the_cnn_takes_flattened_images_and_every_layer_has_a_rule(shape):
-    model, size = tasks.make_cnn(shape, 7, seed=3), int(np.prod(shape))
+    model, size = make_cnn(shape, 7, seed=3), int(np.prod(shape))
     x, y = torch.randn(5, size), torch.arange(5)
     assert model(x).shape == (5, 7)
     loss, found = zo.differences(
@@ -28,7 +27,7 @@ def test_the_cnn_takes_flattened_images_and_every_layer_has_a_rule(shape):
 
 
 def test_the_seed_decides_the_first_weights():
-    first, same, other = (tasks.make_cnn((1, 8, 8), 10, seed) for seed in (0, 0, 1))
+    first, same, other = (make_cnn((1, 8, 8), 10, seed) for seed in (0, 0, 1))
     for a, b, c in zip(first.parameters(), same.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
         assert not torch.equal(a, c)
@@ -37,7 +36,7 @@ def test_the_seed_decides_the_first_weights():
 
 @pytest.mark.parametrize(("size", "pools"), [(8, 0), (32, 0), (33, 1), (64, 1)])
 def test_only_large_feature_maps_are_averaged(size, pools):
-    kinds = [type(layer) for layer in tasks.make_cnn((1, size, size), 10, 0)]
+    kinds = [type(layer) for layer in make_cnn((1, size, size), 10, 0)]
     assert kinds.count(torch.nn.AdaptiveAvgPool2d) == pools
 
 
