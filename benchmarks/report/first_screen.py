@@ -157,7 +157,7 @@ def _where(some: list[Standing], everything: list[Standing], family: str, who: s
     text = share(some, everything, "race")
     ratios = [max(ratio, 1 / ratio) for one in some if isfinite(ratio := one.ratio(family)) and ratio > 0]
     if not ratios:
-        return text
+        return f"{text}, where {'no other' if who == 'another' else 'only one of the two'} got there"
     low, high = times(min(ratios)), times(max(ratios))
     return f"{text} (by {low if low == high else f'{low} to {high}'} where {who} got there)"
 
@@ -180,7 +180,7 @@ def _work(standing: Standing, family: str) -> str:
     taken = median_reached(method["runs"], standing.target, "evaluations")
     step = f"{method['evaluations_per_step']} evaluations a step of {number(method['step_ms'], 'ms')}"
     goal = f"{100 * standing.target:.0f} %"
-    total = f"did not reach {goal}" if taken is None else f"{taken:,.0f} to {goal}"
+    total = f"did not reach {goal}" if taken is None else f"{taken:,.0f} of them to {goal}"
     backward = ", where a backward pass counts as two" if family == "first" else ""
     return f"{method['label']} makes {step}, {total}{backward}"
 

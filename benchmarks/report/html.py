@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.report.anchors import Anchors
+from zo_triton._tables import NOT_REACHED
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -108,7 +109,7 @@ def _align(table: Element) -> None:
     """Columns of numbers to the right."""
     for column in zip(*(list(row) for row in table.iter("tr")), strict=False):
         texts = ["".join(cell.itertext()) for cell in column[1:]]
-        cells = [text for text in texts if text not in ("", "–")]
+        cells = [text for text in texts if text not in ("", "–", NOT_REACHED)]
         if 2 * sum(_NUMBER.match(cell) is not None for cell in cells) > len(cells):
             for cell in column:
                 cell.set("class", "number")
