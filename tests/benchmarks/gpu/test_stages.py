@@ -1,6 +1,7 @@
 """The stages' parts on the CPU: what is laid down, what is judged, and that methods train alike recorded or not."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,13 +9,15 @@ import torch.nn.functional as F
 
 import zo_triton as zo
 from benchmarks.contenders import cuda_graphs as contenders
-from benchmarks.contenders.contender import LeftOutError, Setting, make_mlp
-from benchmarks.gpu import ceilings, checks, goals, races, settings
+from benchmarks.contenders.backprop import Backprop
+from benchmarks.contenders.contender import NO_GPU, LeftOutError, Setting
+from benchmarks.contenders.registry import METHODS
+from benchmarks.gpu import ceilings, checks, goals, races
 from benchmarks.gpu.results import StageContext, StageResults
 from benchmarks.gpu.trial import Check, relative_error
-from benchmarks.race.tasks import LoadedTask
+from benchmarks.race.networks import make_mlp
+from benchmarks.race.races import RACES
 from benchmarks.timing import Clock
-from zo_triton.data import digits
 from zo_triton.ops.registry import SCHEMAS
 
 CPU = torch.device("cpu")
@@ -208,47 +211,81 @@ def test_a_recorded_update_is_backpropagations(anywhere):
     model, plain = make_mlp((12, 9, 5), 0), make_mlp((12, 9, 5), 0)
     stepper = contenders.RecordedBackprop(model, Setting(0.1), adam=False)
     stepper.prepare(x, y, recorded=False)
-    eager = contenders.Backprop(plain, Setting(0.1), adam=False)
+    eager = Backprop(plain, Setting(0.1), adam=False)
     for shift in (0.0, 1.0):
         stepper.step(x + shift, y)
         eager.step(x + shift, y)
     torch.testing.assert_close(flat(model), flat(plain))
 
 
-def task():
-    sizes = (64, 32, 10)
-    return LoadedTask("digits", digits().standardized(), lambda seed: make_mlp(sizes, seed), "a network")
+def test_a_recording_takes_steps_of_no_length(anywhere, monkeypatch):
+    rates = []
+    monkeypatch.setattr(
+        zo, "CapturedStep", lambda optimizer, closure: rates.append(optimizer.param_groups[0]["lr"])
+    )
+    stepper = contenders.RecordedZO(make_mlp((12, 9, 5), 0), Setting(1e6, 0, 4, 1e-3))
+    stepper.prepare(*batch())
+    assert rates == [0.0]
+    assert stepper.optimizer.param_groups[0]["lr"] == 1e6
 
 
-def race_once(lr, seconds=0.5):
-    one = task()
-    method = next(each for each in races.methods(settings.DIGITS, torch.float32, True) if each.name == "adam")
-    data = races.OnDevice.of(one.data, CPU)
-    return races.run(method, one, data, settings.DIGITS, 0, lr, seconds, place())
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-def test_a_run_reaches_its_targets_and_stops_a_little_later():
-    found = race_once(1e-2, seconds=20.0)
-    late = found["reached"]["0.95"]
-    assert found["reached"]["0.9"]["steps"] <= late["steps"]
-    assert late["evaluations"] == 3 * late["steps"]
-    steps, clocks = zip(*((point[0], point[1]) for point in found["curve"]), strict=True)
-    assert list(steps) == sorted(set(steps))
-    assert list(clocks) == sorted(clocks)
-    assert clocks[-1] < 20.0
-    assert found["diverged"] is False
+def incidents(results):
+    return {one["what"]: (one["status"], one["message"]) for one in results.incidents}
 
 
-def test_a_run_that_diverges_says_so():
-    found = race_once(1e30)
-    assert found["diverged"] is True
-    assert all(point[3] == point[3] for point in found["curve"])
-    assert races._trial(found, 1e30)["loss"] is None
+def test_a_race_has_rows_of_those_who_can_run_and_names_the_others(results, no_gpu):
+    races.run_race(results, "digits-gpu", "race")
+    names = [row["name"] for row in written(results)["sections"]["race"]["methods"]]
+    assert names == ["zo-adam", "mezo-adam", "adam"]
+    graphs = ("fused ZO + momentum, CUDA graph", "backprop + Adam, CUDA graph")
+    assert incidents(results) == dict.fromkeys(graphs, ("left out", NO_GPU))
 
 
-def test_every_method_sees_the_same_batches():
-    data = races.OnDevice.of(task().data, CPU)
-    first, second = (next(data.batches(16, seed=4)) for _ in range(2))
-    assert torch.equal(first[0], second[0])
-    assert first[0].shape == (16, 64)
-    assert not torch.equal(first[0], next(data.batches(16, seed=5))[0])
+def test_a_method_that_fails_is_a_row_and_an_incident(results, no_gpu, monkeypatch):
+    def build(model, setting):
+        raise RuntimeError("no such luck\nand more")
+
+    monkeypatch.setitem(METHODS, "adam", replace(METHODS["adam"], build=build))
+    races.run_race(results, "digits-gpu", "race")
+    rows = {row["name"]: row for row in results.sections["race"]["methods"]}
+    assert rows["adam"]["error"] == "RuntimeError: no such luck"
+    assert rows["adam"]["runs"] == []
+    assert incidents(results)["backprop + Adam"] == ("failed", "RuntimeError: no such luck")
+
+
+def test_a_race_that_comes_too_late_keeps_what_it_has(results, no_gpu, monkeypatch):
+    """The time is up with the first run."""
+    put = results.put
+
+    def put_and_expire(name, section):
+        put(name, section)
+        results.deadline = -1.0
+
+    monkeypatch.setattr(results, "put", put_and_expire)
+    races.run_race(results, "digits-gpu", "race")
+    rows = written(results)["sections"]["race"]["methods"]
+    assert [(row["name"], len(row["runs"])) for row in rows] == [("zo-adam", 1)]
+    assert incidents(results)["the rest of the race"][0] == "failed"
+
+
+def test_a_race_without_our_own_is_no_section(results, no_gpu, monkeypatch):
+    def build(model, setting):
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setitem(METHODS, "zo-adam", replace(METHODS["zo-adam"], build=build))
+    races.run_race(results, "digits-gpu", "race")
+    assert results.sections == {}
+
+
+def test_a_race_without_its_data_is_left_out(results, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZO_TRITON_DATA", str(tmp_path))
+    races.run_race(results, "mnist-gpu", "race_mnist")
+    status, message = incidents(results)["data"]
+    assert status == "left out"
+    assert "mnist is not under" in message
+    assert {RACES[name].on_device for name in ("digits-gpu", "mnist-gpu")} == {True}
