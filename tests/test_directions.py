@@ -9,8 +9,10 @@ from zo_triton.directions import (
     PART_RIGHT,
     PART_WHOLE,
     Directions,
+    check_seed,
     matrix_shape,
     num_blocks,
+    seed_after,
     tensor_word,
 )
 
@@ -41,6 +43,15 @@ def test_encoding_round_trip(seed):
     encoded = directions.encode()
     assert all(-(2**63) <= value < 2**63 for value in encoded), "a torch op takes signed 64-bit integers"
     assert Directions.decode(encoded) == directions
+
+
+def test_seeds_have_one_range_that_is_counted_round_its_end():
+    assert [check_seed(seed) for seed in (0, 2**64 - 1)] == [0, 2**64 - 1]
+    assert seed_after(7, 3) == 10
+    assert seed_after(2**64 - 1, 2) == 1
+    for bad, error in ((-1, ValueError), (2**64, ValueError), (1.0, TypeError), (True, TypeError)):
+        with pytest.raises(error, match=f"seed must be .* got {bad}"):
+            check_seed(bad)
 
 
 def test_slices_keep_the_absolute_index():

@@ -288,14 +288,17 @@ def _nonzero(eigenvalues: Any, size: int | None) -> np.ndarray:
 
 def _single_mode_limit(largest: float, moments: StepMoments, momentum: float) -> float:
     """Where the largest eigenvalue's own denominator vanishes."""
-    drag = moments.same - 2 * momentum * moments.mean**2 / (1 + momentum)
-    return 2 * (1 - momentum) * moments.mean / (largest * drag)
+    return 2 * (1 - momentum) * moments.mean / (largest * _drag(moments, momentum))
 
 
 def _limit(values: np.ndarray, moments: StepMoments, momentum: float) -> float:
-    drag = moments.same - 2 * momentum * moments.mean**2 / (1 + momentum)
-    pull = np.full(len(values), 2 * (1 - momentum) * moments.mean)
-    return _root(moments.averaged_trace * values, pull, drag * values, values.max(), moments, momentum)
+    pull, drag = np.full(len(values), 2 * (1 - momentum) * moments.mean), _drag(moments, momentum) * values
+    return _root(moments.averaged_trace * values, pull, drag, values.max(), moments, momentum)
+
+
+def _drag(moments: StepMoments, momentum: float) -> float:
+    """α - 2bμ²/(1+b): a mode's own noise, which its pull must outweigh."""
+    return moments.same - 2 * momentum * moments.mean**2 / (1 + momentum)
 
 
 def _root(
