@@ -44,7 +44,7 @@ class Part:
 
 
 def quick(seed: int) -> list[Part]:
-    """The default: the gate, two races, two cases of step times, accuracy."""
+    """The default: the gate, two races, two cases of step times, accuracy, the main race's memory."""
     return [
         Part("gate", 30, partial(gates.run_gate, 300)),
         *(
@@ -53,6 +53,7 @@ def quick(seed: int) -> list[Part]:
         ),
         Part("step_time", 15, partial(step_time.run_step_time, step_time.CASES[:2], 5.0)),
         Part("accuracy", 10, partial(accuracy.run_accuracy, accuracy.AccuracyConfig())),
+        *_memory(20, [memory.race_case(QUICK_RACES["digits-mlp"])]),
     ]
 
 
@@ -68,7 +69,7 @@ def full(seed: int) -> list[Part]:
         Part("accuracy", 10, partial(accuracy.run_accuracy, accuracy.AccuracyConfig())),
         Part("field_quality", 15, partial(field_quality.run_field_quality, field, seed)),
         Part("scaling", 60, partial(scaling.run_scaling, scaling.CONFIG)),
-        *_memory(60, memory.CASES, memory.METHODS),
+        *_memory(60, (memory.race_case(QUICK_RACES["digits-mlp"]), *memory.CASES)),
     ]
 
 
@@ -88,7 +89,7 @@ def tiny(seed: int) -> list[Part]:
         Part("accuracy", 2, partial(accuracy.run_accuracy, accuracy.TINY)),
         Part("field_quality", 2, partial(field_quality.run_field_quality, field, seed)),
         Part("scaling", 5, partial(scaling.run_scaling, scaling.TINY)),
-        *_memory(5, memory.TINY_CASES, ("zo", "mezo")),
+        *_memory(5, memory.TINY_CASES),
     ]
 
 
@@ -120,11 +121,11 @@ def _race(
     return Part(races.section_of(name), seconds, lambda say: races.run_race(name, config, say, chosen))
 
 
-def _memory(seconds: float, cases: Any, methods: Sequence[str]) -> list[Part]:
+def _memory(seconds: float, cases: Sequence[memory.MemoryCase]) -> list[Part]:
     """Peak memory is read from Linux's /proc."""
     if platform.system() != "Linux":
         return []
-    return [Part("memory", seconds, lambda say: memory.run_memory(cases, say, methods))]
+    return [Part("memory", seconds, partial(memory.run_memory, cases))]
 
 
 def run_parts(parts: Sequence[Part], seed: int, profile: str, told: Monitor) -> Record:

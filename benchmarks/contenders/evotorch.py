@@ -6,6 +6,7 @@ Source: Toklu, Atkinson, Micka, Liskowski and Srivastava, "EvoTorch: Scalable Ev
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ class EvoTorchPGPE(Contender):
         from evotorch.algorithms import PGPE
         from evotorch.decorators import vectorized
 
+        # It tells each population that it makes.
+        logging.getLogger("evotorch").setLevel(logging.WARNING)
         self.model, self.loss = model, setting.loss
         self.evaluations_per_step = 2 * setting.directions
         self._shapes = [(name, weight.shape) for name, weight in model.named_parameters()]

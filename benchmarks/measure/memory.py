@@ -17,7 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,8 +33,6 @@ from benchmarks.measure.step_time import StepCase, example
 from benchmarks.race.networks import count_parameters, make_mlp
 from benchmarks.timing import round_digits
 
-CASES = (StepCase((784, 256, 256, 10), 128, 32), StepCase((1024, 3072, 2048, 256), 128, 32))
-TINY_CASES = (StepCase((64, 32, 10), 32, 4),)
 WARM_UP = StepCase((64, 64, 32, 10), 32, 8)
 MIB = 2**20
 
@@ -44,8 +42,27 @@ LARGE = 1 << 14
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(LARGE), "MALLOC_TOP_PAD_": "0", "MALLOC_ARENA_MAX": "1"}
 """What a process must have been started with, so that :class:`Allocated` counts all of its large blocks."""
 
-METHODS = ("zo", "zo-rank-1", "mezo", "vmap-adam")
-"""Whose memory is measured; backprop's lies in what it keeps between steps, which is not counted."""
+STEPPERS = ("zo", "zo-rank-1", "mezo", "vmap-adam")
+"""Whose memory is measured on large networks, where backprop's lies in what it keeps between steps."""
+
+
+class MemoryCase(NamedTuple):
+    """A network, batch and K, and the contenders that are measured on it."""
+
+    step: StepCase
+    names: tuple[str, ...]
+
+
+def race_case(names: Sequence[str]) -> MemoryCase:
+    """The main race's contenders on its network, for the report's first screen."""
+    return MemoryCase(StepCase((64, 32, 10), 64, 128), tuple(names))
+
+
+CASES = (
+    MemoryCase(StepCase((784, 256, 256, 10), 128, 32), STEPPERS),
+    MemoryCase(StepCase((1024, 3072, 2048, 256), 128, 32), STEPPERS),
+)
+TINY_CASES = (MemoryCase(StepCase((64, 32, 10), 32, 4), ("zo", "mezo")),)
 
 
 def find_build(name: str) -> tuple[Method, Callable[[nn.Module, int], Contender]]:
@@ -65,30 +82,14 @@ def chunk_bytes(case: StepCase, dtype: torch.dtype) -> int:
     return case.directions * case.batch * max(case.sizes[1:]) * dtype.itemsize
 
 
-def run_memory(
-    cases: Sequence[StepCase], say: Callable[[str], None], names: Sequence[str] = METHODS
-) -> dict[str, Any]:
+def run_memory(cases: Sequence[MemoryCase], say: Callable[[str], None]) -> dict[str, Any]:
     """The record's section ``memory``: MiB over inference, a process a method."""
-    methods = {name: find_build(name)[0] for name in names}
-    measured: dict[str, list[Excess]] = {}
-    for name in names:
-        say(f"peak memory: {methods[name].label}")
-        measured[name] = _in_subprocess(name, cases)
-    rows = []
-    for number, case in enumerate(cases):
-        weights = count_parameters(make_mlp(case.sizes, 0))
-        found = [
-            {
-                "name": name,
-                "label": method.label,
-                "family": method.family,
-                "excess_mib": round_digits(measured[name][number].allocated / MIB),
-                "resident_mib": round_digits(measured[name][number].resident / MIB),
-            }
-            for name, method in methods.items()
-        ]
-        chunk = round_digits(chunk_bytes(case, hardware_dtype()) / MIB)
-        rows.append({"name": f"{case.name}, d = {weights:,}", "chunk_mib": chunk, "methods": found})
+    methods = {name: find_build(name)[0] for case in cases for name in case.names}
+    measured: dict[str, Iterator[Excess]] = {}
+    for name, method in methods.items():
+        say(f"peak memory: {method.label}")
+        measured[name] = iter(_in_subprocess(name, [case.step for case in cases if name in case.names]))
+    rows = [_row(case, [(methods[name], next(measured[name])) for name in case.names]) for case in cases]
     note = (
         "Peak of the memory allocated during a training step minus that during inference on the same network "
         "and batch, counted exactly by the allocator in blocks of 16 KiB and more; each method in a process of "
@@ -98,6 +99,24 @@ def run_memory(
         "high-water mark of resident memory."
     )
     return {"note": note, "cases": rows}
+
+
+def _row(case: MemoryCase, measured: Sequence[tuple[Method, Excess]]) -> dict[str, Any]:
+    weights = count_parameters(make_mlp(case.step.sizes, 0))
+    return {
+        "name": f"{case.step.name}, d = {weights:,}",
+        "chunk_mib": round_digits(chunk_bytes(case.step, hardware_dtype()) / MIB),
+        "methods": [
+            {
+                "name": method.name,
+                "label": method.label,
+                "family": method.family,
+                "excess_mib": round_digits(excess.allocated / MIB),
+                "resident_mib": round_digits(excess.resident / MIB),
+            }
+            for method, excess in measured
+        ],
+    }
 
 
 class Excess(NamedTuple):

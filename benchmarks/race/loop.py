@@ -9,6 +9,7 @@ is the host's or a device's (:mod:`benchmarks.race.clocks`); all else is the sam
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -233,7 +234,7 @@ def race(
     for method in methods:
         say(f"tuning {method.label}")
         row = rows[method.name]
-        with _errors_recorded_in(row):
+        with _mishaps_recorded_in(row):
             row["set_up_seconds"] = round_digits(warm_up(method, task, config, clock), 3)
             row["lr"], row["trials"] = tune(method, task, config, clock)
         yield list(rows.values())
@@ -245,7 +246,7 @@ def race(
             if "error" in row:
                 continue
             say(f"seed {seed}: {method.label}")
-            with _errors_recorded_in(row):
+            with _mishaps_recorded_in(row):
                 found = run(method, task, config, seed, row["lr"], config.run_seconds, clock)
                 row["runs"].append(found)
                 row["step_ms"] = round_digits(median(one["step_ms"] for one in row["runs"]))
@@ -264,16 +265,21 @@ def _row(method: Method) -> dict[str, Any]:
         "lr": None,
         "trials": [],
         "runs": [],
+        "warnings": [],
         "step_ms": None,
         "evaluations_per_step": None,
     }
 
 
 @contextmanager
-def _errors_recorded_in(row: dict[str, Any]) -> Iterator[None]:
-    """A method that fails says so in its row, and the others go on."""
-    try:
-        yield
-    except Exception as error:
-        row["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
-        row |= {"runs": [], "step_ms": None, "evaluations_per_step": None}
+def _mishaps_recorded_in(row: dict[str, Any]) -> Iterator[None]:
+    """A method that fails, or warns, says so in its row instead of on the screen, and the others go on."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        try:
+            yield
+        except Exception as error:
+            row["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
+            row |= {"runs": [], "step_ms": None, "evaluations_per_step": None}
+    told = [f"{warning.category.__name__}: {warning.message}".splitlines()[0] for warning in caught]
+    row["warnings"] = list(dict.fromkeys([*row["warnings"], *told]))

@@ -51,7 +51,19 @@ def blocks(section: Data, show: Show) -> list[str]:
         "### How the learning rates were chosen",
         section["tuning"]["note"],
         sweep(section),
+        *_mishaps(section),
     ]
+
+
+def _mishaps(section: Data) -> list[str]:
+    """Who could not run here, and what methods warned of; records from before either was kept have neither."""
+    left_out = [f"- {each['label']} is left out: {each['why']}" for each in section.get("left_out", ())]
+    warned = [
+        f"- {method['label']} warned: `{text.replace('`', chr(39))}`"
+        for method in section["methods"]
+        for text in method.get("warnings", ())
+    ]
+    return ["\n".join([*left_out, *warned])] if left_out or warned else []
 
 
 def table(section: Data) -> str:

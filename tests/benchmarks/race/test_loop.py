@@ -1,3 +1,4 @@
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -157,6 +158,21 @@ def test_a_method_that_fails_is_a_row_and_the_others_go_on(task):
     assert rows[2]["error"] == "ValueError: out of luck"
     assert rows[0]["runs"] == rows[2]["runs"] == []
     assert len(rows[1]["runs"]) == 2
+
+
+def test_warnings_go_to_the_row_once_and_not_to_the_screen(task, capsys):
+    class Warns(Recorder):
+        def step(self, x, y):
+            warnings.warn("slopes are coarse\nsee the manual", stacklevel=1)
+            return 1.0
+
+    methods = [Method("warns", "warns", "zeroth", lambda model, setting: Warns(model)), recording([])]
+    config = replace(SHORT, trial_seconds=0.01, run_seconds=0.01, seeds=(0, 1))
+    *_, (warned, quiet) = race(methods, task, config, lambda message: None)
+    assert warned["warnings"] == ["UserWarning: slopes are coarse"]
+    assert len(warned["runs"]) == 2
+    assert quiet["warnings"] == []
+    assert capsys.readouterr().err == ""
 
 
 class FailsLater(Recorder):
