@@ -22,7 +22,7 @@ from benchmarks.measure.memory import CASES, chunk_bytes, excess
 
 torch.set_num_threads(2)
 ratios = {}
-for case in CASES:
+for case, _ in CASES:
     for dtype in (torch.bfloat16, torch.float32):
         build = lambda model, K: FusedSGD(model, Setting(1e-3, 0, K), compute_dtype=dtype, chunk=K)
         ratios[f"{case.name} {dtype}"] = excess(build, case).allocated / chunk_bytes(case, dtype)

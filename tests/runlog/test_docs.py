@@ -4,7 +4,7 @@ from pathlib import Path
 
 from documents import check_commands
 
-from zo_triton.runlog import OVERHEAD
+from zo_triton.runlog.format import OVERHEAD
 from zo_triton.runlog.format import MAGIC
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "replay.md"

@@ -37,6 +37,12 @@ def is_native() -> bool:
     return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
 
 
+@cache
+def is_emulated() -> bool:
+    """Whether the processor multiplies no bfloat16 itself, neither by an instruction nor in a matrix unit."""
+    return not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
 def pack_weight(weight: Tensor) -> np.ndarray:
     """A matrix [rows, in] as the product reads it, see :func:`pack_rows`."""
     matrix = weight.detach().float().contiguous().numpy()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from zo_triton.cpu.activation import NONE, RELU, activate
 from zo_triton.cpu.arrays import as_array
+from zo_triton.cpu.bfloat16 import is_emulated
 from zo_triton.cpu.compiling import routine
 from zo_triton.cpu.scalars import load, store
 from zo_triton.cpu.sharing import SharedKernel
@@ -40,6 +41,9 @@ SMALL_PRODUCT = 1 << 18
 
 SMALL_COPIES = 1 << 17
 """Bytes that copies of W may take, however small the result is: a GEMM's call costs 10 to 20 µs by itself."""
+
+WIDENED_ELEMENTS = 1 << 14
+"""Of W @ δ in float32 before they are rounded: 64 KiB."""
 
 GEMM_SAMPLES = 128
 """Fewer samples than that in a bfloat16 GEMM, and its call would cost as much as its work."""
@@ -73,12 +77,19 @@ class Layer:
         return self.packed.shape[0] > 0
 
     @property
+    def is_widened(self) -> bool:
+        """Whether W @ δ is made in float32, an evaluation at a time, and then rounded: see :func:`carry`."""
+        return self.dtype != torch.float32 and is_emulated()
+
+    @property
     def evaluation_bytes(self) -> int:
         """Size of one evaluation's result."""
         return self.weight.shape[0] * self.samples * self.dtype.itemsize
 
     def group(self, directions: int) -> int:
         """Directions whose W @ δ a thread with so many of them makes before it runs their epilogue."""
+        if self.is_widened:
+            return 1
         each = max(1, self.sides * self.evaluation_bytes)
         share = max(SMALL_PRODUCT, self.directions.num * each // PRODUCT_SHARE) * directions
         most = min(GROUP_ELEMENTS * self.dtype.itemsize, share // self.directions.num)
@@ -135,6 +146,9 @@ def carry(product: Tensor, layer: Layer, first: int, last: int, share: int) -> N
     moved = layer.difference[first * layer.sides : last * layer.sides, :inner]
     count = moved.shape[0]
     tile = rows if layer.stack is not None else max(1, TILE_ELEMENTS // inner)
+    if layer.is_widened:
+        _carry_widened(product, layer.weight, moved, max(1, min(tile, WIDENED_ELEMENTS // layer.samples)))
+        return
     for row in range(0, rows, tile):
         weight = layer.stack
         if weight is None:
@@ -147,6 +161,14 @@ def carry(product: Tensor, layer: Layer, first: int, last: int, share: int) -> N
         for p in range(0, count, weight.shape[0]):
             some = moved[p : p + weight.shape[0]]
             torch.bmm(weight[: some.shape[0]], some, out=product[p : p + some.shape[0], row : row + tile])
+
+
+def _carry_widened(product: Tensor, weight: Tensor, moved: Tensor, tile: int) -> None:
+    """The product in float32, an evaluation at a time: a third of the time of torch's emulation, and less memory."""
+    for made, each in zip(product, moved, strict=False):
+        wide = each.float()
+        for row in range(0, weight.shape[0], tile):
+            made[row : row + tile] = weight[row : row + tile].float() @ wide
 
 
 def difference_or_none(difference: Tensor | None, dtype: torch.dtype) -> np.ndarray:

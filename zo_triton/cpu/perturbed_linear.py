@@ -14,7 +14,7 @@ from torch import Tensor
 from zo_triton._memory import empty
 from zo_triton.cpu.activation import NAMES, base_terms
 from zo_triton.cpu.arrays import as_array
-from zo_triton.cpu.bfloat16 import NOTHING, is_native, pack_run, pack_weight, pair_product
+from zo_triton.cpu.bfloat16 import NOTHING, is_emulated, is_native, pack_run, pack_weight, pair_product
 from zo_triton.cpu.dense import run_dense
 from zo_triton.cpu.field import key_of, sign_words
 from zo_triton.cpu.fixed_point import fixed_runs, fixed_sign_product, to_fixed_point
@@ -137,7 +137,7 @@ def _stack(weight: Tensor, out: Tensor) -> Tensor | None:
     torch multiplies a batch by one float32 matrix as it stands, but makes a copy of a bfloat16 matrix for
     every member of the batch, again in every call.
     """
-    if weight.numel() > TILE_ELEMENTS:
+    if weight.numel() > TILE_ELEMENTS or (out.dtype != torch.float32 and is_emulated()):
         return None
     if out.dtype == weight.dtype == torch.float32:
         return weight.expand(out.shape[0], -1, -1)
