@@ -46,13 +46,13 @@ class Part:
 def quick(seed: int) -> list[Part]:
     """The default: the gate, two races, two cases of step times, accuracy, the main race's memory."""
     return [
-        Part("gate", 30, partial(gates.run_gate, 300)),
+        Part("gate", 20, partial(gates.run_gate, 300)),
         *(
             _race(name, seconds, _shorter(races.RACES[name].config), seed, methods)
-            for (name, methods), seconds in zip(QUICK_RACES.items(), (70, 35), strict=True)
+            for (name, methods), seconds in zip(QUICK_RACES.items(), (55, 25), strict=True)
         ),
-        Part("step_time", 15, partial(step_time.run_step_time, step_time.CASES[:2], 5.0)),
-        Part("accuracy", 10, partial(accuracy.run_accuracy, accuracy.AccuracyConfig())),
+        Part("step_time", 25, partial(step_time.run_step_time, step_time.CASES[:2], 5.0)),
+        Part("accuracy", 5, partial(accuracy.run_accuracy, accuracy.AccuracyConfig())),
         *_memory(20, [memory.race_case(QUICK_RACES["digits-mlp"])]),
     ]
 
@@ -61,12 +61,12 @@ def full(seed: int) -> list[Part]:
     """The whole suite."""
     field = field_quality.choose_config(tiny=False)
     return [
-        Part("gate", 30, partial(gates.run_gate, 300)),
+        Part("gate", 20, partial(gates.run_gate, 300)),
         *(_race(name, seconds, races.RACES[name].config, seed) for name, seconds in FULL_RACES.items()),
         Part("step_time", 60, partial(step_time.run_step_time, step_time.CASES, 8.0)),
         Part("step_split", 10, partial(step_time.run_step_split, step_time.CASES, 2.0)),
         Part("curves", 60, partial(curves.run_curves, curves.CONFIG)),
-        Part("accuracy", 10, partial(accuracy.run_accuracy, accuracy.AccuracyConfig())),
+        Part("accuracy", 5, partial(accuracy.run_accuracy, accuracy.AccuracyConfig())),
         Part("field_quality", 15, partial(field_quality.run_field_quality, field, seed)),
         Part("scaling", 60, partial(scaling.run_scaling, scaling.CONFIG)),
         *_memory(60, (memory.race_case(QUICK_RACES["digits-mlp"]), *memory.CASES)),
@@ -104,7 +104,7 @@ def one_race(name: str, seed: int) -> list[Part]:
         ValueError: There is no such race.
     """
     race = _race(name, 600, races.RACES[name].config, seed)
-    return [Part("gate", 30, partial(gates.run_gate, 300)), replace(race, section="race")]
+    return [Part("gate", 20, partial(gates.run_gate, 300)), replace(race, section="race")]
 
 
 def _shorter(config: RaceConfig) -> RaceConfig:

@@ -13,8 +13,8 @@ NOTE = "note: "
 
 EVERY = 50
 
-PACE = (0.3, 5.0)
-"""Between these a machine is taken to be quicker or slower than the one whose seconds a plan gives."""
+SETTLING = 60.0
+"""Seconds as planned that the first parts are averaged with: a short one tells little of a machine's pace."""
 
 
 class Monitor:
@@ -53,9 +53,7 @@ class Monitor:
         """``[2 of 7, 3 min left] ``; nothing without a plan."""
         if not self._begun:
             return ""
-        pace = 1.0
-        if self._expected > 0:
-            pace = min(max(self._spent / self._expected, PACE[0]), PACE[1])
+        pace = (self._spent + SETTLING) / (self._expected + SETTLING)
         later = sum(seconds for part, seconds in self.plan.items() if part not in self._begun)
         rest = max(0.0, pace * self.plan[self._begun[-1]] - (monotonic() - self._since))
         return f"[{len(self._begun)} of {len(self.plan)}, {_spell(rest + pace * later)} left] "

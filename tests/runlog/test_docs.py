@@ -4,8 +4,7 @@ from pathlib import Path
 
 from documents import check_commands
 
-from zo_triton.runlog.format import OVERHEAD
-from zo_triton.runlog.format import MAGIC
+from zo_triton.runlog.format import MAGIC, OVERHEAD
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "replay.md"
 PAGE = FILE.read_text(encoding="utf-8")

@@ -164,7 +164,7 @@ def carry(product: Tensor, layer: Layer, first: int, last: int, share: int) -> N
 
 
 def _carry_widened(product: Tensor, weight: Tensor, moved: Tensor, tile: int) -> None:
-    """The product in float32, an evaluation at a time: a third of the time of torch's emulation, and less memory."""
+    """The product in float32, an evaluation at a time: quicker than torch's emulation, and in less memory."""
     for made, each in zip(product, moved, strict=False):
         wide = each.float()
         for row in range(0, weight.shape[0], tile):
