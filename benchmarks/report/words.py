@@ -11,10 +11,11 @@ def times(ratio: float) -> str:
 
 
 def share(some: Sequence[object], everything: Sequence[object], kind: str) -> str:
-    """``in 2 of 3 races``, ``in all 3 races``, ``in the only race``."""
+    """``in 2 of 3 races``, ``in all 3 races``, ``in both races``, ``in the only race``."""
     if len(some) < len(everything):
         return f"in {len(some)} of {len(everything)} {kind}s"
-    return f"in the only {kind}" if len(everything) == 1 else f"in all {len(everything)} {kind}s"
+    whole = {1: f"in the only {kind}", 2: f"in both {kind}s"}
+    return whole.get(len(everything), f"in all {len(everything)} {kind}s")
 
 
 def listed(names: Sequence[str], last: str = "and") -> str:

@@ -74,7 +74,7 @@ def test_by_how_much_is_told_of_the_races_that_were_won(record):
     set_seconds(again, "first", 50.0)
     worth, against, _ = sentences(record)
     assert "backpropagation was sooner in 1 of 2 races (by 4.7× where both got there), on digits." in against
-    assert "the soonest in all 2 races (by 15× where another got there); also when" in worth
+    assert "the soonest in both races (by 15× where another got there); also when" in worth
     assert (
         "also when backpropagation is the alternative on letters: it was later in 1 of 2 races (by 179×"
         in worth
