@@ -25,7 +25,6 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _gpu(options: argparse.Namespace) -> int:
-    # Only the standard library is there for certain: no console, no progress bar.
     from zo_triton import _chip
 
     reason = _chip.why_not(options.tiny, STILL_WORKS)
@@ -42,12 +41,15 @@ def _gpu(options: argparse.Namespace) -> int:
     folder = check_destination(options.out or f"reports/{found.slug}{'-tiny' if options.tiny else ''}")
     from benchmarks.gpu.goals import line
     from benchmarks.gpu.run import has_failed, run_gpu
+    from benchmarks.gpu.settings import STAGES
+    from zo_triton._progress import monitor
 
     print(f"device: {found.facts}; seed {seed}", flush=True)
     if not found.has_bfloat16:
         print("bfloat16 is missing on this chip and left out; float32 works.", flush=True)
     try:
-        record = run_gpu(found, folder, seed, options.tiny, lambda message: print(message, flush=True))
+        with monitor(STAGES) as told:
+            record = run_gpu(found, folder, seed, options.tiny, told)
     except KeyboardInterrupt:
         print(
             f"python -m benchmarks: interrupted; the stages that were over are in {folder}.", file=sys.stderr

@@ -35,10 +35,12 @@ def _field(options: argparse.Namespace) -> int:
     target = check_destination(options.out)
     from benchmarks.field import run as quality
     from zo_triton._machine import environment
+    from zo_triton._progress import monitor
 
     config = quality.FULL if options.full else quality.choose_config(options.tiny)
     origin = environment(options.seed)
-    section = quality.run_field_quality(config, options.seed, lambda text: print(text, flush=True))
+    with monitor() as told:
+        section = quality.run_field_quality(config, options.seed, told.say)
     print(f"{section['words']} words, smallest p-value {section['smallest_p']}")
     print(f"wrote {publish(new_record(origin, {'field_quality': section}, options.tiny), target)}")
     return int(quality.has_failed(section))

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -21,9 +20,9 @@ from benchmarks.report import Record, new_record, publish
 from benchmarks.timing import round_digits
 from zo_triton._chip import Chip
 from zo_triton._machine import environment
+from zo_triton._progress import NOTE, Monitor
 
 NOT_RUN = "not run"
-Say = Callable[[str], None]
 
 
 def run_gpu(
@@ -31,7 +30,7 @@ def run_gpu(
     folder: str | os.PathLike[str],
     seed: int,
     tiny: bool,
-    say: Say,
+    told: Monitor,
     budgets: dict[str, float] = STAGES,
 ) -> Record:
     """Runs every stage, each in a process of its own, and publishes what is there after each.
@@ -41,7 +40,7 @@ def run_gpu(
         folder: The report's, replaced whole each time.
         seed: Of every random input.
         tiny: Small shapes, in Triton's interpreter where there is no GPU: proves the path, measures nothing.
-        say: Told what runs now, and what failed.
+        told: Told what runs now, and what failed; its plan are the budgets.
         budgets: Seconds that each stage may take.
 
     Returns:
@@ -65,14 +64,15 @@ def run_gpu(
     with tempfile.TemporaryDirectory() as scratch:
         for row in rows:
             name = str(row["name"])
-            say(f"{name} (at most {budgets[name]:g} s)")
+            told.begin(name)
+            told.say(f"{name} (at most {budgets[name]:g} s)")
             start = monotonic()
             sections, mishaps = _stage(name, budgets[name], seed, tiny, Path(scratch) / f"{name}.json")
             row["seconds"] = round_digits(monotonic() - start, 3)
             failed = any(one["status"] == FAILED for one in mishaps)
             row["status"] = FAILED if failed else PASSED if sections else LEFT_OUT
             for one in mishaps:
-                say(f"  {one['status']}: {one['what']}: {one['message']}")
+                told.say(f"{NOTE}{one['status']}: {one['what']}: {one['message']}")
             incidents += [{"stage": name, **one} for one in mishaps]
             found.update(sections)
             publish(record(), folder)

@@ -24,9 +24,11 @@ def _tune(options: argparse.Namespace) -> int:
         print(reason)
         return 0
     from zo_triton import tuning
+    from zo_triton._progress import monitor
     from zo_triton.kernels.choices import device_name, keep
 
-    found = tuning.tune_everything(lambda message: print(message, flush=True))
+    with monitor() as told:
+        found = tuning.tune_everything(told.say)
     for choice in found:
         print(tuning.describe(choice))
     if not options.dry_run:

@@ -17,6 +17,7 @@ from benchmarks.gpu import run, settings
 from benchmarks.report import read
 from zo_triton import _chip
 from zo_triton._chip import Chip
+from zo_triton._progress import Monitor
 from zo_triton.commands.shared import INTERRUPTED
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -173,7 +174,7 @@ BROKEN = [{"what": "the stage itself", "status": "failed", "message": "died"}]
 
 def test_a_failing_stage_is_a_failing_row_and_the_rest_still_runs(monkeypatch, tmp_path):
     budgets, seen = stages(monkeypatch, checks=({}, BROKEN), ceilings=(CEILINGS, []), mnist=({}, []))
-    record = run.run_gpu(NO_CHIP, tmp_path / "out", 3, True, lambda message: None, budgets)
+    record = run.run_gpu(NO_CHIP, tmp_path / "out", 3, True, Monitor(budgets), budgets)
     assert seen == ["checks", "ceilings", "mnist"]
     rows = record["sections"]["gpu_stages"]["rows"]
     assert [row["status"] for row in rows] == ["failed", "passed", "left out"]
@@ -184,7 +185,7 @@ def test_a_failing_stage_is_a_failing_row_and_the_rest_still_runs(monkeypatch, t
 def test_a_killed_run_leaves_the_stages_that_were_over(monkeypatch, tmp_path):
     budgets, _ = stages(monkeypatch, ceilings=(CEILINGS, []), checks=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        run.run_gpu(NO_CHIP, tmp_path / "out", 3, True, lambda message: None, budgets)
+        run.run_gpu(NO_CHIP, tmp_path / "out", 3, True, Monitor(budgets), budgets)
     sections = read(tmp_path / "out" / "results.json")["sections"]
     assert sections["gpu_ceilings"] == CEILINGS["gpu_ceilings"]
     assert [row["status"] for row in sections["gpu_stages"]["rows"]] == ["passed", "not run"]
