@@ -33,9 +33,9 @@ lint: $(STAMP) ## Check style, types, the import layers and the documentation
 	$(BIN)/lint-imports
 	@$(MAKE) --no-print-directory docs
 
-# The variable keeps a notice about the tool's successor out of the output.
+# The first variable keeps a notice about the tool's successor out of the output; pages tell the suite's commands.
 docs: $(STAMP) ## Build the documentation into site/; a warning is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/mkdocs build --strict --quiet
 
 format: $(STAMP) ## Rewrite the sources in the house style
 	$(BIN)/ruff check --fix .

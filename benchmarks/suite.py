@@ -63,17 +63,17 @@ def full(seed: int) -> list[Part]:
     return [
         Part("gate", 20, partial(gates.run_gate, 300)),
         *(_race(name, seconds, races.RACES[name].config, seed) for name, seconds in FULL_RACES.items()),
-        Part("step_time", 60, partial(step_time.run_step_time, step_time.CASES, 8.0)),
+        Part("step_time", 80, partial(step_time.run_step_time, step_time.CASES, 8.0)),
         Part("step_split", 10, partial(step_time.run_step_split, step_time.CASES, 2.0)),
-        Part("curves", 60, partial(curves.run_curves, curves.CONFIG)),
-        Part("accuracy", 5, partial(accuracy.run_accuracy, accuracy.AccuracyConfig())),
-        Part("field_quality", 15, partial(field_quality.run_field_quality, field, seed)),
-        Part("scaling", 60, partial(scaling.run_scaling, scaling.CONFIG)),
-        *_memory(60, (memory.race_case(QUICK_RACES["digits-mlp"]), *memory.CASES)),
+        Part("curves", 30, partial(curves.run_curves, curves.CONFIG)),
+        Part("accuracy", 25, partial(accuracy.run_accuracy, accuracy.AccuracyConfig())),
+        Part("field_quality", 10, partial(field_quality.run_field_quality, field, seed)),
+        Part("scaling", 15, partial(scaling.run_scaling, scaling.CONFIG)),
+        *_memory(45, (memory.race_case(QUICK_RACES["digits-mlp"]), *memory.CASES)),
     ]
 
 
-FULL_RACES = {"digits-mlp": 170.0, "nzk-linear": 35.0, "nzk-network": 35.0, "tiny-gpt": 80.0}
+FULL_RACES = {"digits-mlp": 240.0, "nzk-linear": 25.0, "nzk-network": 35.0, "tiny-gpt": 45.0}
 """The whole suite's races and their seconds; the others of ``races.RACES`` take minutes each."""
 
 
