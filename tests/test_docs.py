@@ -108,7 +108,7 @@ def test_the_command_lines_help_is_complete(tools):
     text = importlib.import_module("generated").command_line()
     for command in ("compile", "replay", "tune"):
         assert f"\n### zo-triton {command}\n" in text
-    for command in ("train", "report", "race", "nzk", "field", "gpu", "render", "bench"):
+    for command in ("train", "report", "race", "nzk", "field", "gpu", "render"):
         assert f"\n### python -m benchmarks {command}\n" in text
     assert "\x1b" not in text
     assert "--compare-fail" in text

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,10 +48,6 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     render = commands.add_parser("render", help="lay out a report's record again")
     render.add_argument("folder", metavar="FOLDER", help="with the record, results.json")
     render.set_defaults(run=_render)
-
-    bench = commands.add_parser("bench", help="run the benchmarks of a checkout and refresh its report")
-    bench.add_argument("--tiny", action="store_true", help="few repeats, report untouched")
-    bench.set_defaults(run=_bench)
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -109,13 +103,3 @@ def _render(options: argparse.Namespace) -> int:
     record = read(Path(options.folder) / "results.json")
     print(f"wrote {publish(record, options.folder)}")
     return 0
-
-
-def _bench(options: argparse.Namespace) -> int:
-    checkout = Path(__file__).resolve().parents[2]
-    if not (checkout / "benchmarks").is_dir() or not (checkout / "conftest.py").is_file():
-        raise ValueError(
-            f"bench needs a checkout with a benchmarks folder, and {checkout} is none; clone the project."
-        )
-    command = [sys.executable, "-m", "pytest", "--benchmark", *(["--tiny"] if options.tiny else [])]
-    return subprocess.run(command, cwd=checkout).returncode
