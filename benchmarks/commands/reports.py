@@ -1,4 +1,4 @@
-"""``python -m benchmarks report``, ``race``, ``render`` and ``bench``: measured, laid out, compared."""
+"""``python -m benchmarks report``, ``race`` and ``render``: measured, laid out, compared."""
 
 from __future__ import annotations
 
