@@ -10,13 +10,10 @@ from benchmarks.report.records import Record
 from benchmarks.report.registry import parts
 from benchmarks.report.section import Data, Loss
 from benchmarks.report.statistics import OURS, find, median_reached, soonest
-from benchmarks.report.words import listed, share, times
+from benchmarks.report.words import LEVEL, listed, share, times
 from zo_triton._tables import lay_out, number
 
 MISSING = "–"
-
-LEVEL = 1.005
-"""Ratios below this are a tie: they would be told as 1.00×."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +136,8 @@ def _not_worth(standings: list[Standing]) -> str:
             )
     if cases:
         return f"**Not when** {'; nor when '.join(cases)}."
-    return "**Not when:** nothing here speaks against it; nobody was clearly sooner."
+    absent = "" if any("first" in one.seconds for one in standings) else ", but backpropagation took no part"
+    return f"**Not when:** nothing here speaks against it; nobody was clearly sooner{absent}."
 
 
 def _compared(

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
+LINKS = ("#", "https://", "http://")
+"""Where links may lead; scripts in a record from elsewhere are not obeyed."""
+
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 
 _NUMBER = re.compile(r"[(≤≥]? ?[-+±]?\d")
@@ -65,6 +68,9 @@ def _arrange(root: Element, folder: Path) -> None:
     """Gives headings their addresses, tables boxes to scroll in and figures their captions and their data."""
     for image in root.iter("img"):
         _embed(image, folder)
+    for link in root.iter("a"):
+        if not link.get("href", "").startswith(LINKS):
+            link.attrib.pop("href", None)
     anchors = Anchors()
     for place, element in enumerate(list(root)):
         if element.tag in HEADINGS:

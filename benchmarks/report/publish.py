@@ -26,11 +26,15 @@ def check_destination(folder: str | os.PathLike[str]) -> Path:
     Called before an experiment starts, so that a wrong path costs no minutes.
 
     Raises:
-        ValueError: The path is a file, or the folder holds something that is not part of a report.
+        ValueError: The path or a folder above it is a file, or the folder holds something that is not part of a
+            report.
     """
     target = Path(folder).resolve()
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target} is a file, not a folder; name a folder for the report.")
+    above = next(folder for folder in target.parents if folder.exists())
+    if not above.is_dir():
+        raise ValueError(f"{above} is a file, so nothing can be written to {target}; name another folder.")
     if target.is_dir():
         strangers = sorted(entry.name for entry in target.iterdir() if not _belongs(entry))
         if strangers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import inf, isfinite
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 OURS = "fused"
@@ -31,12 +31,21 @@ def quartiles_reached(
     runs: list[dict[str, Any]], target: float, unit: str
 ) -> tuple[float | None, float | None]:
     """First and third quartile over runs, by interpolation; None stands for a run that never got there."""
+    if not runs:
+        return None, None
     taken = [run["reached"][f"{target:g}"] for run in runs]
-    values = [inf if one is None else float(one[unit]) for one in taken]
-    if len(values) < 2:
-        return (None, None) if not values or values[0] == inf else (values[0], values[0])
-    low, _, high = quantiles(values, n=4, method="inclusive")
-    return tuple(value if isfinite(value) else None for value in (low, high))  # type: ignore[return-value]
+    values = sorted(inf if one is None else float(one[unit]) for one in taken)
+    low, high = (_quantile(values, share) for share in (0.25, 0.75))
+    return low if isfinite(low) else None, high if isfinite(high) else None
+
+
+def _quantile(values: list[float], share: float) -> float:
+    """Interpolated between neighbours; an infinite one counts only where it has any weight."""
+    below = int(share * (len(values) - 1))
+    weight = share * (len(values) - 1) - below
+    if weight == 0:
+        return values[below]
+    return (1 - weight) * values[below] + weight * values[below + 1]
 
 
 def soonest(methods: list[dict[str, Any]], target: float) -> list[dict[str, Any]]:

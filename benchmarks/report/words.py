@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+LEVEL = 1.005
+"""Ratios below this are a tie: they would be told as 1.00×."""
+
 
 def times(ratio: float) -> str:
     """A ratio as a factor, with the digits that tell it from 1."""

@@ -1,6 +1,7 @@
 """One value says how to evaluate, and refuses what no engine has, whoever makes it."""
 
 import dataclasses
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -53,6 +54,14 @@ def test_slopes_divide_by_the_distance_walked():
     differences = torch.tensor([[3.0, -1.0], [1.0, 1.0]])
     assert Evaluation(0.5).slopes(differences[:, 0]).tolist() == [6.0, 2.0]
     assert Evaluation(0.5, sides=2).slopes(differences).tolist() == [4.0, 0.0]
+
+
+def test_eps_may_be_any_real_number():
+    half = Evaluation(Fraction(1, 2))
+    assert (half.steps, half.slopes(torch.ones(1)).tolist()) == ((0.5,), [2.0])
+    for huge in (10**400, float("inf")):
+        with pytest.raises(ValueError, match="eps"):
+            Evaluation(huge)
 
 
 def test_it_can_not_change():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
+from math import inf
 from numbers import Real
 
 import torch
@@ -45,7 +45,8 @@ class Evaluation:
         eps, chunk = self.eps, self.chunk
         if isinstance(eps, bool) or not isinstance(eps, Real):
             raise TypeError(f"eps must be a number, got {eps!r} of type {type(eps).__name__}.")
-        if not eps > 0 or not isfinite(eps):
+        # An integer too large for a float is finite as well.
+        if not eps > 0 or eps == inf:
             raise ValueError(f"eps must be positive and finite, got {eps}; 1e-4 suits most models.")
         if not SMALLEST_EPS <= eps <= 1 / SMALLEST_EPS:
             raise ValueError(
@@ -76,5 +77,5 @@ class Evaluation:
             differences: [K], or [K, 2] with the plus side first.
         """
         if self.sides == 1:
-            return differences / self.eps
-        return (differences[:, 0] - differences[:, 1]) / (2 * self.eps)
+            return differences / float(self.eps)
+        return (differences[:, 0] - differences[:, 1]) / (2 * float(self.eps))

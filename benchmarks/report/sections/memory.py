@@ -53,11 +53,15 @@ def findings(section: Data) -> Findings:
     told: list[str] = []
     lost: list[Loss] = []
     for case in section["cases"]:
-        ours = next(one for one in case["methods"] if one["family"] == OURS)
+        ours = next((one for one in case["methods"] if one["family"] == OURS), None)
+        if ours is None:
+            continue
         told.append(f"{case['name']}: {number(ours['excess_mib'], 'MiB')}")
         for other in case["methods"]:
             if other["family"] != OURS and other["excess_mib"] < ours["excess_mib"]:
                 lost.append((f"{other['label']} needs less memory", case["name"]))
+    if not told:
+        return Findings()
     return Findings([f"**Peak memory of a fused step over inference.** {'; '.join(told)}."], lost)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from statistics import median
 from typing import Any
 
 from benchmarks.report.changes import Change, drift
@@ -17,7 +18,7 @@ from benchmarks.report.statistics import (
     quartiles_reached,
     soonest,
 )
-from benchmarks.report.words import seeds, times
+from benchmarks.report.words import LEVEL, seeds, times
 from zo_triton._figures import PALETTE
 from zo_triton._tables import NOT_REACHED, lay_out, number
 
@@ -165,6 +166,8 @@ def findings(section: Data) -> Findings:
     target, limit = max(section["config"]["targets"]), section["config"]["run_seconds"]
     goal = f"{100 * target:.0f} % test accuracy on {section['task']}"
     fused = soonest([one for one in section["methods"] if one["family"] == OURS], target)
+    # Whoever failed speaks for the others only where all did.
+    fused.sort(key=lambda method: "error" in method)
     if not fused:
         return Findings([f"**{goal}**: no fused method took part."])
     ours = fused[0]
@@ -186,6 +189,8 @@ def findings(section: Data) -> Findings:
             told.append(f"{other['label']} failed")
         elif theirs is None:
             told.append(f"{other['label']} {NOT_REACHED} within {limit:g} s of training")
+        elif 1 / LEVEL < theirs / seconds < LEVEL:
+            told.append(f"{other['label']} {number(theirs, 's')} (as soon)")
         elif theirs < seconds:
             sooner = times(seconds / theirs)
             told.append(f"{other['label']} {number(theirs, 's')} (**{sooner} faster**)")
@@ -211,9 +216,14 @@ def headline(section: Data) -> dict[str, float]:
 
 
 def changes(old: Data, new: Data) -> Iterator[Change]:
-    """Seconds to each target that both races of one task have, over the ranges of their seeds."""
+    """Seconds to each target that both races of one task have, over the ranges of their seeds.
+
+    What took one race longer than the other one's runs may last counts as not reached in both.
+    """
     if old["task"] != new["task"]:
         return
+    caps = {race["config"]["run_seconds"] for race in (old, new)}
+    limit = min(caps) if len(caps) > 1 else math.inf
     targets = [f"{target:g}" for target in new["config"]["targets"] if target in old["config"]["targets"]]
     found = [(find(old["methods"], method["name"]), method) for method in new["methods"]]
     speed, doubt = drift(
@@ -223,7 +233,7 @@ def changes(old: Data, new: Data) -> Iterator[Change]:
         both = earlier is not None and earlier["runs"] and method["runs"]
         for target in targets if both else ():
             assert earlier is not None
-            before, after = (_seconds(each, target) for each in (earlier, method))
+            before, after = (_seconds(each, target, limit) for each in (earlier, method))
             if not (math.isfinite(before[1]) or math.isfinite(after[1])):
                 continue
             ratio, low, high = (
@@ -235,11 +245,11 @@ def changes(old: Data, new: Data) -> Iterator[Change]:
             )  # fmt: skip
 
 
-def _seconds(method: Data, target: str) -> tuple[float, float, float]:
-    """Fastest, median and slowest of the seeds; infinite where the target was not reached."""
+def _seconds(method: Data, target: str, limit: float) -> tuple[float, float, float]:
+    """Fastest, median and slowest of the seeds; infinite where the target was not reached within the limit."""
     reached = [run["reached"][target] for run in method["runs"]]
-    taken = sorted(math.inf if one is None else float(one["seconds"]) for one in reached)
-    return taken[0], taken[len(taken) // 2], taken[-1]
+    taken = [math.inf if one is None or one["seconds"] > limit else float(one["seconds"]) for one in reached]
+    return min(taken), median(taken), max(taken)
 
 
 def _over(after: float, before: float) -> float:

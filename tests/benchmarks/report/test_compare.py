@@ -188,3 +188,21 @@ def test_the_command_names_a_bad_record(folders, capsys, tmp_path):
     assert "results.json is not complete JSON" in capsys.readouterr().err
     assert cli.main(["report", "--compare-fail", "1.5"]) == 2
     assert "--compare-fail needs --compare" in capsys.readouterr().err
+
+
+def test_a_shorter_race_is_compared_over_its_own_length(record):
+    short = changed(record, ("race", "config", "run_seconds"), 0.2)
+    for method in short["sections"]["race"]["methods"][:1]:
+        for run in method["runs"]:
+            run["reached"]["0.95"] = None
+    what = "race, digits: fused ZO + Adam to 95 %"
+    assert what in verdicts(record, record)
+    assert what not in verdicts(record, short)
+    assert what not in verdicts(short, record)
+
+
+def test_the_median_of_two_seeds_is_that_of_the_report(record):
+    for method in record["sections"]["race"]["methods"]:
+        method["runs"] = method["runs"][:2]
+    found = {change.what: change.before for change in compare.compare(record, record)}
+    assert found["race, digits: fused ZO + Adam to 95 %"] == "0.275 s"

@@ -200,3 +200,15 @@ def test_without_a_race_it_opens_with_what_was_found(record, name):
 def test_without_anything_found_there_are_the_contents(record):
     record["sections"] = {"scaling": record["sections"]["scaling"]}
     assert render(record, []).split("\n\n")[1] == "## Contents"
+
+
+def test_without_backpropagation_nothing_is_said_of_it(record):
+    race = record["sections"]["race"]
+    race["methods"] = [method for method in race["methods"] if method["family"] != "first"]
+    assert "nobody was clearly sooner, but backpropagation took no part." in sentences(record)[1]
+
+
+def test_a_memory_case_without_a_fused_method_is_left_out_of_the_findings(record):
+    case = record["sections"]["memory"]["cases"][0]
+    case["methods"] = [method for method in case["methods"] if method["family"] != "fused"]
+    assert "Peak memory of a fused step" not in render(record, [])

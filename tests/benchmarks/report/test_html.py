@@ -140,3 +140,8 @@ def test_figures_from_elsewhere_are_not_loaded(tmp_path):
 @pytest.mark.parametrize("dark", ["prefers-color-scheme: dark", "color-scheme: light dark"])
 def test_a_page_knows_dark_screens(dark, tmp_path):
     assert dark in page("# Report\n", tmp_path)
+
+
+def test_links_lead_nowhere_but_to_pages(tmp_path):
+    text = "# T\n\n[x](javascript:alert(1)) [y][r] [z](https://a.b) [w](#t)\n\n[r]: JavaScript:alert(2)\n"
+    assert re.findall(r'href="([^"]*)"', page(text, tmp_path)) == ["https://a.b", "#t"]

@@ -68,6 +68,14 @@ def test_strangers_are_never_swept_away(short_record, tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
+def test_nothing_goes_below_a_file_and_that_is_told_at_once(tmp_path):
+    (tmp_path / "file").write_text("")
+    for below in ("file/out", "file/deeper/out"):
+        with pytest.raises(ValueError, match="file is a file, so nothing can be written to"):
+            check_destination(tmp_path / below)
+    assert check_destination(tmp_path / "new" / "out") == tmp_path / "new" / "out"
+
+
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(ValueError, match="is a file, not a folder"):

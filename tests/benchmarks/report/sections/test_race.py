@@ -1,6 +1,11 @@
 """What a race tells beside its table."""
 
+import copy
+
+import pytest
+
 from benchmarks.report.registry import find_section
+from benchmarks.report.statistics import quartiles_reached
 
 RACE = find_section("race")
 
@@ -26,3 +31,38 @@ def test_older_records_tell_neither(samples):
     text = text_of(samples["race"])
     assert "left out" not in text
     assert "warned" not in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "quartiles"),
+    [
+        ([1, 2, 3, 4, None], (2.0, 4.0)),
+        ([1, 2, None, None, None], (2.0, None)),
+        ([1, 2, 3, None], (1.75, None)),
+        ([7], (7.0, 7.0)),
+        ([None], (None, None)),
+        ([], (None, None)),
+    ],
+)
+def test_a_seed_that_never_got_there_counts_only_where_it_has_weight(seconds, quartiles):
+    runs = [{"reached": {"0.9": None if one is None else {"seconds": one}}} for one in seconds]
+    assert quartiles_reached(runs, 0.9, "seconds") == quartiles
+
+
+def test_a_tie_is_told_as_one(samples):
+    ours, *others = samples["race"]["methods"]
+    for other in others:
+        other["runs"] = copy.deepcopy(ours["runs"])
+    found = find_section("race").findings(samples["race"])
+    assert found.sentences[0].count("(as soon)") == len(others)
+    assert found.lost == []
+
+
+def test_a_fused_method_that_failed_does_not_speak_for_one_that_ran(samples):
+    race = samples["race"]
+    slow = copy.deepcopy(race["methods"][0]) | {"label": "fused ZO-SGD"}
+    for run in slow["runs"]:
+        run["reached"]["0.95"] = None
+    race["methods"][0] |= {"error": "RuntimeError: no memory", "runs": []}
+    race["methods"].append(slow)
+    assert "fused ZO-SGD did not get there" in find_section("race").findings(race).sentences[0]
