@@ -53,6 +53,27 @@ def test_validation_sorted_into_folders(tiny_root, inner):
     assert np.array_equal(data.test_x, before.test_x[::-1])
 
 
+def test_what_other_systems_leave_behind_changes_nothing(tiny_root):
+    before = tiny_imagenet(tiny_root)
+    folder = tiny_root / FOLDER
+    for path in list(folder.rglob("*")):  # macOS's resource forks, of files and of folders
+        path.with_name("._" + path.name).write_bytes(b"\x00\x05\x16\x07")
+    for name in ("wnids.txt", "val/val_annotations.txt"):
+        path = folder / name
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().rstrip().replace(b"\n", b"\r\n") + b"\r\n\r\n \n")
+    after = tiny_imagenet(tiny_root)
+    assert np.array_equal(after.train_x, before.train_x)
+    assert np.array_equal(after.test_x, before.test_x)
+    assert after.test_y.tolist() == before.test_y.tolist()
+
+
+def test_a_blank_line_between_annotations_is_damage(tiny_root):
+    path = tiny_root / FOLDER / "val" / "val_annotations.txt"
+    path.write_text("\n" + path.read_text())
+    with pytest.raises(ValueError, match="line 1: '' does not name an image"):
+        tiny_imagenet(tiny_root)
+
+
 def test_grey_images_become_colour(tiny_root, save):
     save(tiny_root / FOLDER / "train/n01/images/n01_0.JPEG", 51, mode="L", kind="JPEG")
     x = tiny_imagenet(tiny_root, classes=(0,)).train_x

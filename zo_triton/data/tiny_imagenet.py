@@ -104,17 +104,22 @@ def _class_names(folder: Path) -> list[str]:
 
 
 def _lines(path: Path) -> list[str]:
+    """A text file's lines without a byte-order mark and without blank lines at the end, as editors leave them."""
     try:
-        return read_whole(path, MOST_BYTES * 16).decode("utf-8").splitlines()
+        return read_whole(path, MOST_BYTES * 16).decode("utf-8-sig").rstrip().splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text file ({error}); unpack {TITLE} again.") from error
 
 
 def _images(folder: Path) -> list[Path]:
-    """The image files of a class or of the validation part, sorted by name: folders keep no order."""
+    """The image files of a class or of the validation part, sorted by name: folders keep no order.
+
+    macOS leaves a file ``._name`` beside each file that it unpacks onto another system's disk; those are no images.
+    """
     inner = folder / "images"
     place = inner if inner.is_dir() else folder
-    found = sorted(path for path in place.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    visible = (path for path in place.iterdir() if not path.name.startswith("."))
+    found = sorted(path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
         raise ValueError(f"{place} has no images; unpack {TITLE} again.")
     return found

@@ -1,30 +1,25 @@
-"""Functions that overwrite a tensor: ``x.add_``, ``F.relu(x, inplace=True)``, ``x += y``, ``out=``.
+"""Functions that overwrite a tensor: ``x.add_``, ``x[mask] = y``, ``F.relu(x, inplace=True)``, ``out=``.
 
-Each becomes its functional form followed by a copy into the target. Refused are targets whose memory another
-tensor may look at (the other one's difference would be wrong from then on) and, always, trained parameters.
+Each is its functional form, whose difference then becomes the target's. If nobody else can look at the target's
+memory, that is a new entry; else the memory itself gets a difference, which every view of it reads. Refused are
+functions that give a tensor another memory, several targets at once and, always, trained parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import torch
 from torch import Tensor
 
 from zo_triton.difference import fallback
 from zo_triton.difference.entries import Entry, storage_of
+from zo_triton.difference.placing import placed, places
 from zo_triton.difference.registry import HANDLERS, Handler, named
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
-
-SUPPORTED = (
-    "add", "sub", "subtract", "mul", "multiply", "div", "divide", "true_divide", "pow", "neg", "exp",
-    "expm1", "log", "log1p", "sqrt", "rsqrt", "reciprocal", "square", "abs", "sin", "cos", "clamp", "clip",
-    "clamp_min", "clamp_max", "relu", "tanh", "sigmoid", "silu", "leaky_relu", "hardtanh", "relu6",
-    "dropout", "masked_fill", "lerp", "elu", "celu", "selu", "hardswish", "hardsigmoid", "mish", "threshold",
-)  # fmt: skip
-"""Functions whose in-place form is taken."""
 
 _OPERATORS = {
     "__iadd__": "add",
@@ -32,11 +27,19 @@ _OPERATORS = {
     "__imul__": "mul",
     "__itruediv__": "div",
     "__idiv__": "div",
+    "__ifloordiv__": "floor_divide",
+    "__imod__": "remainder",
     "__ipow__": "pow",
 }
-_OTHER_WRITERS = {"__setitem__", "__set__", "__ifloordiv__", "__imod__", "__iand__", "__ior__", "__ixor__",
-                  "__ilshift__", "__irshift__"}  # fmt: skip
+_OTHER_WRITERS = {"__setitem__", "__set__", "__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__"}
 _HARMLESS = {"requires_grad_", "detach_", "share_memory_", "rename_"}
+_CONSTANT = {"zero_", "normal_", "uniform_", "bernoulli_", "exponential_", "geometric_", "cauchy_", "random_",
+             "log_normal_"}  # fmt: skip
+"""What the target held is gone; no other tensor says what it holds now."""
+_RESHAPING = {"t_", "transpose_", "swapaxes_", "swapdims_", "squeeze_", "unsqueeze_", "as_strided_"}
+"""The memory stays as it is, and the tensor looks at it in another way."""
+_REHOUSING = {"set_", "resize_", "resize_as_", "apply_", "map_", "map2_"}
+"""Other memory takes the place of the tensor's own, or Python computes it."""
 _REMEDY = "use a form that returns a new tensor"
 
 
@@ -61,113 +64,181 @@ def with_target(mode: DifferenceMode, function: Callable, args: tuple, kwargs: d
     if kwargs.get("inplace") is True:
         target = args[0] if args else kwargs["input"]
         functional["inplace"] = False
-        supported = getattr(function, "__name__", "") in SUPPORTED
     else:
         target = functional.pop("out")
-        supported = function in HANDLERS and isinstance(target, Tensor)
-    _check_target(mode, function, target)
-    if not mode.carries(args, functional) and id(target) not in mode.entries:
-        _remember(mode, target)
-        mode.resolve_all()
+    if not _concerns(mode, function, target, args, functional):
         return function(*args, **kwargs)
-    _check_unshared(mode, function, target)
-    if not supported:
-        _refuse(function, "has no difference rule that writes into a given tensor")
-    return _store(mode, function, target, HANDLERS[function](mode, function, args, functional))
+    result = HANDLERS.get(function, fallback.handle)(mode, function, args, functional)
+    for each, its_result in (
+        ((target, result),) if isinstance(target, Tensor) else zip(target, result, strict=True)
+    ):
+        if each.is_complex():
+            _refuse(function, "writes to a complex tensor")
+        if each.numel() == 0:
+            each.resize_(its_result.shape)
+        _store(mode, function, each, its_result)
+    return target
 
 
 def _overwrite(mode: DifferenceMode, function: Callable, name: str, args: tuple, kwargs: dict) -> Any:
     target = (
         args[0] if args else next((value for value in kwargs.values() if isinstance(value, Tensor)), None)
     )
-    _check_target(mode, function, target)
-    if not mode.carries(args, kwargs):
-        _remember(mode, target)
-        mode.resolve_all()
+    if not _concerns(mode, function, target, args, kwargs):
         return function(*args, **kwargs)
-    _check_unshared(mode, function, target)
-    if name in ("zero_", "fill_", "copy_") and len(args) == (1 if name == "zero_" else 2):
-        return _assign(mode, function, *args, **kwargs)
-    functional = _OPERATORS.get(name, name[:-1])
-    if functional not in SUPPORTED:
-        _refuse(function, "has no difference rule")
-    form = next(form for form in named(functional) if form in HANDLERS)
-    return _store(mode, function, target, HANDLERS[form](mode, form, args, kwargs))
+    if not isinstance(target, Tensor):
+        _refuse(function, "writes to several tensors at once")
+    if target.is_complex():
+        _refuse(function, "writes to a complex tensor")
+    if not target.is_floating_point():  # as by .long(): integers carry nothing
+        _prepare(mode, target)
+        return function(*args, **kwargs)
+    if name in _RESHAPING:
+        mode.share(target)
+        return function(*args, **kwargs)
+    if name == "__setitem__" and isinstance(args[2], (list, tuple)) and mode.carries(args[2]):
+        _refuse(function, "makes a new tensor of a list of tensors")
+    if name == "__setitem__" and _is_basic(args[1]):
+        return _set_part(mode, function, *args)
+    if name in _CONSTANT or name in ("fill_", "copy_"):
+        return _assign(mode, function, name, target, args, kwargs)
+    functional = _OPERATORS.get(name, name if name == "__setitem__" else name[:-1])
+    if places(functional, args, kwargs):
+        mode.wide = False
+        difference = placed(mode, function, functional, args, kwargs)
+        finish = _prepare(mode, target)
+        result = function(*args, **kwargs)
+        finish(difference, True)
+        return result
+    try:
+        forms = named(functional) if name not in _REHOUSING else []
+    except LookupError:
+        forms = []
+    if not forms:
+        _refuse(function, "has no form that differences can follow")
+    form = next((each for each in forms if each in HANDLERS), forms[-1])
+    return _store(mode, function, target, HANDLERS.get(form, fallback.handle)(mode, form, args, kwargs))
+
+
+def _is_basic(index: Any) -> bool:
+    """Whether an index gives a view: numbers, slices, ``...`` and None."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(part is None or part is Ellipsis or type(part) in (int, slice) for part in parts)
+
+
+def _set_part(mode: DifferenceMode, function: Callable, target: Tensor, index: Any, value: Any) -> None:
+    """``target[index] = value`` where the index gives a view: that view takes over the value's difference."""
+    part = target[index]
+    difference = _spread(mode, value, part)
+    finish = _prepare(mode, target, part)
+    function(target, index, value)
+    finish(difference, False)
 
 
 def _assign(
-    mode: DifferenceMode, function: Callable, target: Tensor, source: Any = 0, **kwargs: Any
+    mode: DifferenceMode, function: Callable, name: str, target: Tensor, args: tuple, kwargs: dict
 ) -> Tensor:
-    """``copy_``, ``fill_`` and ``zero_``: the target takes over the source's difference, or loses its own."""
-    delta = mode.difference(source)
-    if delta is not None:
-        delta = mode.align(delta, target.dim()).expand(-1, *target.shape).clone()
-    _remember(mode, target)
-    mode.remove(target)
-    mode.resolve_all()
-    function(*((target,) if function.__name__ == "zero_" else (target, source)), **kwargs)
-    if delta is not None:
-        mode.put(target, Entry(delta, None, True))
+    """``copy_``, ``fill_``, ``zero_``, random numbers: the target takes over a difference, or loses its own."""
+    others = [*args[1:], *(value for key, value in kwargs.items() if key not in ("self", "input"))]
+    if name in _CONSTANT and mode.carries(others):
+        _refuse(function, "draws random numbers from parameters")
+    difference = None if name in _CONSTANT else _spread(mode, others[0], target)
+    finish = _prepare(mode, target)
+    function(*args, **kwargs)
+    finish(None if difference is None else difference.clone(), True)
     return target
 
 
-def _store(mode: DifferenceMode, function: Callable, target: Any, result: Tensor) -> Tensor:
+def _spread(mode: DifferenceMode, source: Any, target: Tensor) -> Tensor | None:
+    """A source's difference as the target takes it over, [P, *target.shape]."""
+    difference = mode.difference(source)
+    if difference is None:
+        return None
+    while difference.dim() > target.dim() + 1:  # assignments to items ignore leading ones
+        difference = difference.squeeze(1)
+    return mode.align(difference, target.dim()).expand(-1, *target.shape)
+
+
+def _store(mode: DifferenceMode, function: Callable, target: Tensor, result: Any) -> Tensor:
     """Copies a functional result and its difference into the target."""
+    if not isinstance(result, Tensor):
+        _refuse(function, "does not give one tensor")
     if result.shape != target.shape:
         _refuse(
             function, f"would turn a tensor of shape {tuple(target.shape)} into one of {tuple(result.shape)}"
         )
-    entry = mode.entries.get(id(result))
-    if entry is not None:
-        mode.resolve(entry)
-    _remember(mode, target)
-    mode.remove(target)
-    mode.resolve_all()
+    entry = mode.entry(result)
+    difference = None if entry is None else mode.resolve(entry)
+    finish = _prepare(mode, target)
     target.copy_(result)
-    if entry is not None:
-        mode.put(target, Entry(entry.difference, None, entry.exclusive))
+    finish(difference, entry is not None and entry.exclusive and entry.readers == 1)
     return target
+
+
+def _prepare(
+    mode: DifferenceMode, target: Tensor, part: Tensor | None = None
+) -> Callable[[Tensor | None, bool], None]:
+    """Makes ready for a write to a target, or to a part of it alone.
+
+    Returns:
+        Takes the difference of what was written, or None, and whether it is nobody else's.
+    """
+    _remember(mode, target)
+    mode.resolve_all()
+    if not target.is_floating_point():
+        return lambda difference, exclusive: None
+    if part is None and _is_alone(mode, target):
+
+        def enter(difference: Tensor | None, exclusive: bool) -> None:
+            mode.remove(target)
+            if difference is not None:
+                mode.put(target, Entry(difference, None, exclusive))
+
+        return enter
+    memory = mode.share(target)
+    return lambda difference, exclusive: memory.write(target if part is None else part, difference, exclusive)
+
+
+def _is_alone(mode: DifferenceMode, target: Tensor) -> bool:
+    """Whether the target is entered and nobody else can look at its memory."""
+    return (
+        id(target) in mode.entries
+        and not target._is_view()
+        and target.untyped_storage().nbytes() == target.numel() * target.element_size()
+        and len(mode.sharing(target)) == 1
+    )
 
 
 def _remember(mode: DifferenceMode, target: Any) -> None:
     """Keeps what the targets hold, if the closure did not make them itself out of differences."""
-    for each in target if isinstance(target, (list, tuple)) else (target,):
-        if id(each) not in mode.entries:
+    for each in _each(target):
+        if id(each) not in mode.entries and mode.memories.find(each) is None:
             mode.remember(each)
 
 
-def _check_target(mode: DifferenceMode, function: Callable, target: Any) -> None:
-    """Refuses to write into a trained parameter's memory, or into that of a tensor with a difference."""
-    for each in target if isinstance(target, (list, tuple)) else (target,):
-        if not isinstance(each, Tensor) or each.numel() == 0:
-            continue
-        memory = storage_of(each)
-        if any(storage_of(parameter) == memory for parameter in mode.params):
+def _concerns(mode: DifferenceMode, function: Callable, target: Any, args: tuple, kwargs: dict) -> bool:
+    """Whether a write concerns differences; if not, all is made ready for it.
+
+    Raises:
+        ValueError: It would change a trained parameter.
+    """
+    targets = [each for each in _each(target) if isinstance(each, Tensor)]
+    for each in targets:
+        memory = storage_of(each) if each.numel() and each.layout == torch.strided else 0
+        if memory and any(storage_of(parameter) == memory for parameter in mode.params):
             raise ValueError(
                 f"{fallback.name_of(function)} would change a trained parameter inside the closure; "
                 "it may only read the parameters."
             )
-        if id(each) in mode.entries:
-            continue
-        for entry in list(mode.entries.values()):
-            other = entry.reference() if entry.reference is not None else None
-            if other is not None and storage_of(other) == memory:
-                _refuse(function, "would change a view of a tensor that depends on the trained parameters")
+    if mode.carries(args, kwargs) or mode.carries(targets) or any(mode.sharing(each) for each in targets):
+        return True
+    _remember(mode, target)
+    mode.resolve_all()
+    return False
 
 
-def _check_unshared(mode: DifferenceMode, function: Callable, target: Any) -> None:
-    """Refuses a target whose memory another tensor may look at."""
-    if not isinstance(target, Tensor):
-        _refuse(function, "writes to several tensors at once")
-    memory, shared = storage_of(target), False
-    if id(target) not in mode.entries:  # nobody entered what it may be a view of
-        part = target.untyped_storage().nbytes() != target.numel() * target.element_size()
-        shared = part or target._is_view()
-    for entry in list(mode.entries.values()):
-        other = entry.reference() if entry.reference is not None else None
-        shared = shared or (other is not None and other is not target and storage_of(other) == memory)
-    if shared:
-        _refuse(function, "would change a view in place, so other tensors change too")
+def _each(target: Any) -> Sequence[Any]:
+    return target if isinstance(target, (list, tuple)) else (target,)
 
 
 def _refuse(function: Callable, why: str) -> NoReturn:

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from zo_triton._memory import empty
 from zo_triton.difference import fallback, inplace
 from zo_triton.difference.entries import Entry, PendingActivation, PendingLayer, Symbol, storage_of
+from zo_triton.difference.memories import Memories, Memory, same_storage
 from zo_triton.difference.plan import Plan, RestartError
 from zo_triton.difference.registry import HANDLERS, Handler
 from zo_triton.directions import Directions
@@ -62,6 +63,7 @@ class DifferenceMode(TorchFunctionMode):
         self.plan = plan
         self.strict = strict
         self.entries: dict[int, Entry] = {}
+        self.memories = Memories()
         self.used = False
         self.wide = False
         self.layers = 0
@@ -95,10 +97,12 @@ class DifferenceMode(TorchFunctionMode):
 
     def carries(self, args: Any, kwargs: dict | None = None) -> bool:
         """Whether any argument is a trained parameter or carries a difference; lists are searched."""
-        entries, ids = self.entries, self.ids
+        entries, ids, memories = self.entries, self.ids, self.memories
         for value in args:
             key = id(value)
             if key in entries or key in ids:
+                return True
+            if memories and memories.find(value) is not None:
                 return True
             if type(value) in (list, tuple) and self.carries(value):
                 return True
@@ -106,16 +110,42 @@ class DifferenceMode(TorchFunctionMode):
 
     def difference(self, value: Any) -> Tensor | None:
         """The difference [P, *shape] of an argument, computed now if pending; None if it carries none."""
-        key = id(value)
-        entry = self.entries.get(key)
+        entry = self.entry(value)
         if entry is not None:
             result = self.resolve(entry)
             self._fetched.append(entry)
             if result.dtype != self.compute_dtype:
                 self.wide = True
             return result
-        position = self.ids.get(key)
+        position = self.ids.get(id(value))
         return None if position is None else self.materialise(position, value)
+
+    def entry(self, value: Any) -> Entry | None:
+        """The entry of a tensor, or one made of its memory's difference; None if it has neither."""
+        entry = self.entries.get(id(value))
+        if entry is None and self.memories:
+            memory = self.memories.find(value)
+            return None if memory is None else Entry(memory.of(value))
+        return entry
+
+    def share(self, target: Tensor) -> Memory:
+        """Gives the target's memory a difference of its own, gathered from all the entries that look at it."""
+        memory = self.memories.find(target)
+        if memory is None:
+            memory = Memory(target, self.evaluations, self.compute_dtype)
+            self.reserve(memory.difference.shape[1])
+            for other in self.sharing(target):
+                entry = self.entries[id(other)]
+                memory.write(other, self.resolve(entry), entry.exclusive and entry.readers == 1)
+                self.remove(other)
+            self.memories.add(memory)
+        return memory
+
+    def sharing(self, target: Tensor) -> list[Tensor]:
+        """The base tensors with an entry that look at the target's memory, itself among them."""
+        references = [entry.reference for entry in self.entries.values() if entry.reference is not None]
+        tensors = [reference() for reference in references]
+        return [each for each in tensors if each is not None and same_storage(each, target)]
 
     def resolve(self, entry: Entry) -> Tensor:
         """The entry's difference, computed now if it was pending."""
@@ -226,14 +256,14 @@ class DifferenceMode(TorchFunctionMode):
     def record(self, base: Tensor, difference: Tensor) -> None:
         """Enters the difference that a rule made of those it fetched, in the dtype of its level."""
         key = id(base)
-        if key in self.ids or not base.is_floating_point():
+        if key in self.ids or not base.is_floating_point() or self.memories.find(base) is not None:
             return
         dtype = torch.float32 if self.wide else self.compute_dtype
         if difference.dtype != dtype:
             difference = difference.to(dtype)
         assert difference.shape[1:] == base.shape, (difference.shape, base.shape)
         self.reserve(base.numel())
-        memory, exclusive = storage_of(difference), True
+        memory, exclusive = storage_of(difference), not self.memories.lend(difference)
         for entry in self._fetched:
             if entry.difference is None or storage_of(entry.difference) == memory:
                 entry.exclusive = exclusive = False
@@ -268,4 +298,5 @@ class DifferenceMode(TorchFunctionMode):
     def close(self) -> None:
         """Drops every entry: the table and its callbacks refer to each other."""
         self.entries.clear()
+        self.memories.clear()
         self._written.clear()

@@ -65,7 +65,7 @@ def _defer(
 ) -> bool:
     """Enters a ``conv2d`` as pending, to be computed by the fused op; False where the op does not apply."""
     weight_id, bias_id = mode.trained(weight), -1 if bias is None else mode.trained(bias)
-    made_elsewhere = bias is not None and bias_id < 0 and id(bias) in mode.entries
+    made_elsewhere = bias is not None and bias_id < 0 and mode.entry(bias) is not None
     if weight_id < 0 or made_elsewhere or id(input) in mode.ids or input.dim() != 4 or base.numel() == 0:
         return False
     stride, dilation, padding = _pair(options["stride"]), _pair(options["dilation"]), options["padding"]
@@ -74,7 +74,7 @@ def _defer(
         if padding == "same" and any(each % 2 for each in spread):
             return False
         padding = [each // 2 for each in spread] if padding == "same" else 0
-    source = mode.entries.get(id(input))
+    source = mode.entry(input)
     if source is not None:
         mode.resolve(source)
     pending = PendingConvolution(

@@ -221,12 +221,8 @@ def where(mode: DifferenceMode, base: Any, condition: Tensor, input: Any = None,
 
 @rule("masked_fill")
 def masked_fill(mode: DifferenceMode, base: Tensor, input: Tensor, mask: Tensor, value: Any) -> Any:
-    """No difference where the mask is set."""
-    if mode.carries((value,)):
-        return NotImplemented
-    delta = operand(mode, base, input)
-    assert delta is not None
-    return spread(mode, base, delta).masked_fill(mask, 0.0)
+    """The value's difference where the mask is set: zero for a number."""
+    return where(mode, base, mask, value, input)
 
 
 @rule("lerp")

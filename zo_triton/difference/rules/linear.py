@@ -31,10 +31,10 @@ def _linear(
 ) -> Tensor:
     weight_id = mode.trained(weight)
     bias_id = -1 if bias is None else mode.trained(bias)
-    source = mode.entries.get(id(input))
+    source = mode.entry(input)
     general = (
-        (weight_id < 0 and id(weight) in mode.entries)
-        or (bias is not None and bias_id < 0 and id(bias) in mode.entries)
+        (weight_id < 0 and mode.entry(weight) is not None)
+        or (bias is not None and bias_id < 0 and mode.entry(bias) is not None)
         or id(input) in mode.ids
     )
     base = ops.linear(input, weight, bias)
@@ -171,7 +171,7 @@ def _matmul(
     base = function(input, other)
     weight = _untransposed(mode, other)
     if weight is not None and id(input) not in mode.ids and input.dim() >= 2:
-        _defer(mode, base, input, mode.entries.get(id(input)), weight, mode.trained(weight), -1)
+        _defer(mode, base, input, mode.entry(input), weight, mode.trained(weight), -1)
         return base
     return mode.apply(_matmul_rule, base, function, (input, other), {})
 

@@ -1,0 +1,132 @@
+"""Differences of whole memories, for tensors that are written to while others look at the same memory.
+
+An entry belongs to one tensor. Once ``out[:, 1:] = h`` or ``view.add_(h)`` is called, that is too little: every
+tensor that looks at this memory, entered or not, now depends on h. From then on the memory itself has the
+difference, one number for each of its elements, and a tensor reads it by its own sizes, strides and offset. So a
+difference follows its base through any view there is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+
+class Memory:
+    """The difference of everything that lies in one storage.
+
+    Args:
+        tensor: Any tensor that looks at it.
+        evaluations: P.
+        dtype: Of the difference, float32 or bfloat16.
+
+    Attributes:
+        difference: [P, elements of the storage], contiguous.
+        exclusive: No entry's difference lies in the memory of ``difference``, so that it may be written to.
+    """
+
+    def __init__(self, tensor: Tensor, evaluations: int, dtype: torch.dtype) -> None:
+        storage = tensor.untyped_storage()
+        self.reference = StorageWeakRef(storage)
+        self.base_dtype = tensor.dtype
+        elements = storage.nbytes() // tensor.element_size()
+        self.difference = torch.zeros((), dtype=dtype, device=tensor.device).expand(evaluations, elements)
+        self.exclusive = False
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The tensor's own difference, [P, *shape]: a view.
+
+        Raises:
+            ValueError: The tensor reads the memory as another dtype.
+        """
+        if tensor.dtype != self.base_dtype:
+            raise ValueError(
+                f"a tensor of {tensor.dtype} looks at memory of {self.base_dtype} that was written in place and "
+                "depends on the trained parameters, where differences can't follow; convert it by .to(dtype) "
+                "instead of viewing it as another dtype."
+            )
+        every, each = self.difference.stride()
+        strides = [each * stride for stride in tensor.stride()]
+        shape = (self.difference.shape[0], *tensor.shape)
+        return self.difference.as_strided(shape, (every, *strides), each * tensor.storage_offset())
+
+    def write(self, tensor: Tensor, difference: Tensor | None, exclusive: bool = False) -> None:
+        """Gives the tensor another difference.
+
+        Args:
+            tensor: Looks at the memory.
+            difference: [P, *shape]; None for zeros.
+            exclusive: The difference is nobody else's: where it fills the whole memory, it is taken as it is.
+        """
+        if difference is not None:
+            if exclusive and tensor.numel() == self.difference.shape[1] and tensor.is_contiguous():
+                self.difference, self.exclusive = difference.reshape(len(difference), -1).contiguous(), True
+                return
+            if same_storage(difference, self.difference):
+                difference = difference.clone()
+            dtype = torch.promote_types(self.difference.dtype, difference.dtype)
+            if dtype != self.difference.dtype:
+                self.difference, self.exclusive = self.difference.to(dtype).contiguous(), True
+        if not self.exclusive:
+            self.difference, self.exclusive = (
+                self.difference.clone(memory_format=torch.contiguous_format),
+                True,
+            )
+        target = self.of(tensor)
+        for axis, stride in enumerate(tensor.stride(), 1):  # an expanded tensor repeats the same elements
+            if stride == 0:
+                target = target.narrow(axis, 0, min(1, target.shape[axis]))
+                difference = None if difference is None else difference.narrow(axis, 0, target.shape[axis])
+        if difference is None:
+            target.zero_()
+        else:
+            target.copy_(difference)
+
+
+class Memories:
+    """The memories that have a difference, found by any tensor that looks at them.
+
+    A weak reference keeps the storage's address from being used again, so no other memory is taken for it.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[int, Memory] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def find(self, value: Any) -> Memory | None:
+        """The memory that a tensor looks at; None if it has no difference, or the value is no tensor."""
+        return self._found.get(_address(value)) if self._found and isinstance(value, Tensor) else None
+
+    def add(self, memory: Memory) -> None:
+        """Enters a memory, and forgets those that nobody looks at any more."""
+        self._found = {key: each for key, each in self._found.items() if not each.reference.expired()}
+        self._found[memory.reference.cdata] = memory
+
+    def lend(self, difference: Tensor) -> bool:
+        """Whether a new entry's difference lies in a memory's own, which then may not be written to."""
+        lenders = [each for each in self._found.values() if same_storage(difference, each.difference)]
+        for memory in lenders:
+            memory.exclusive = False
+        return bool(lenders)
+
+    def clear(self) -> None:
+        """Drops them all."""
+        self._found.clear()
+
+
+def same_storage(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors look at the same memory."""
+    return _address(one) == _address(other) != 0
+
+
+def _address(tensor: Tensor) -> int:
+    """Identifies the tensor's storage while that lives; 0 for a tensor without one (sparse, or a wrapper)."""
+    try:
+        return tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):
+        return 0
