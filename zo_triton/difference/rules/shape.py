@@ -158,9 +158,12 @@ def split(mode: DifferenceMode, base: Sequence[Tensor], input: Tensor, *args: An
 
 @rule("cat", "concat", "concatenate")
 def cat(mode: DifferenceMode, base: Tensor, tensors: Sequence[Tensor], dim: int = 0, **kwargs: Any) -> Tensor:
-    """Joined along an axis that exists; zeros for parts that carry nothing."""
-    axis = _axis(kwargs.pop("axis", dim))
-    return torch.cat([_or_zeros(mode, each) for each in tensors], axis)
+    """Joined along an axis that exists; zeros for parts that carry nothing.
+
+    torch leaves out a part of shape [0] beside parts of other dimensions, as an empty key-value cache is.
+    """
+    parts = [each for each in tensors if each.dim() == base.dim()]
+    return torch.cat([_or_zeros(mode, each) for each in parts], _axis(kwargs.pop("axis", dim)))
 
 
 @rule("stack")
