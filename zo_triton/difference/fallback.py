@@ -34,7 +34,7 @@ def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) 
     }
     base = function(*args, **kwargs)
 
-    def compute(mode: DifferenceMode, base: Any, *args: Any, **kwargs: Any) -> Any:
+    def compute(mode: DifferenceMode, base: Any, /, *args: Any, **kwargs: Any) -> Any:
         return difference(mode, base, function, args, kwargs, before, versions)
 
     return mode.apply(compute, base, function, args, kwargs)
