@@ -246,6 +246,16 @@ def lerp(mode: DifferenceMode, base: Tensor, input: Tensor, end: Tensor, weight:
     return spread(mode, base, result)
 
 
+def of_two(
+    mode: DifferenceMode, base: Tensor, input: Tensor, other: Tensor, pair: Callable[..., Tensor]
+) -> Tensor:
+    """``pair(a, Δa, b, Δb)`` of two operands, of which one may carry nothing."""
+    zero = torch.zeros((1,) * (base.dim() + 1), device=base.device)
+    da, db = (operand(mode, base, each) for each in (input, other))
+    da, db = zero if da is None else da, zero if db is None else db
+    return spread(mode, base, pair(wide(input), da, wide(other), db))
+
+
 def spread(mode: DifferenceMode, base: Tensor, difference: Tensor) -> Tensor:
     """Repeats a difference along the axes in which its operand was broadcast."""
     if difference.shape[1:] == base.shape and difference.shape[0] == mode.evaluations:

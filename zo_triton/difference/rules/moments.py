@@ -82,8 +82,12 @@ _register("std", True)
 
 
 def _norm(mode: DifferenceMode, input: Tensor, order: Any, dim: Any, keepdim: bool) -> Any:
-    """The vector norms of order 1, 2 and ∞."""
     a, delta, axes, keepdim = _lines(mode, input, dim, keepdim)
+    return _norm_difference(a, delta, order, axes, keepdim)
+
+
+def _norm_difference(a: Tensor, delta: Tensor, order: Any, axes: list[int], keepdim: bool) -> Any:
+    """The vector norms of order 1, 2 and ∞."""
     if order in (None, "fro", 2):
         change = ((2 * a + delta) * delta).sum(axes, keepdim=keepdim)
         square = a.square().sum(axes, keepdim=keepdim)
@@ -139,3 +143,20 @@ def linalg_norm(
     """``torch.linalg.norm`` where it means a vector norm."""
     vector = A.dim() == 1 or isinstance(dim, int) or ord in (None, "fro")
     return _norm(mode, A, ord, dim, keepdim) if vector else NotImplemented
+
+
+@rule("cdist")
+def cdist(
+    mode: DifferenceMode, base: Tensor, x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None
+) -> Any:
+    """The vector norms of all differences between rows."""
+    left, right = x1.unsqueeze(-2), x2.unsqueeze(-3)
+    apart = left - right
+    mode.reserve(apart.numel())
+    da, db = mode.difference(x1), mode.difference(x2)
+    da = None if da is None else mode.align(da, apart.dim() - 1).unsqueeze(-2)
+    db = None if db is None else -mode.align(db, apart.dim() - 1).unsqueeze(-3)
+    change = da if db is None else db if da is None else da + db
+    if change is None:
+        return NotImplemented
+    return _norm_difference(wide(apart), change.expand(-1, *apart.shape), p, [-1], False)

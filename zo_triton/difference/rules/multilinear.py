@@ -111,5 +111,17 @@ def _jointly(mode: DifferenceMode, function: Callable, base: Tensor, /, *args: A
 
 
 register(
-    named("index_add", "scatter_add", "index_copy", "masked_scatter", "diag_embed"), handler_of_any(_jointly)
+    named(
+        "index_add",
+        "scatter_add",
+        "index_copy",
+        "masked_scatter",
+        "diag_embed",
+        "diagflat",
+        "block_diag",
+        "select_scatter",
+        "slice_scatter",
+        "diagonal_scatter",
+    ),
+    handler_of_any(_jointly),
 )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zo_triton.difference.registry import rule
-from zo_triton.difference.rules.elementwise import needed, operand, softplus_difference, spread, wide
+from zo_triton.difference.rules.elementwise import needed, of_two, operand, softplus_difference, spread, wide
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -198,19 +198,24 @@ def _whole_numbers(*names: str) -> None:
 _whole_numbers("floor", "ceil", "round", "trunc", "sign")
 
 
-@rule("maximum")
-def maximum(mode: DifferenceMode, base: Tensor, input: Tensor, other: Tensor) -> Tensor:
+def larger(a: Tensor, da: Tensor, b: Tensor, db: Tensor) -> Tensor:
     """The larger one's difference, unless the other overtakes it: max(Δa, Δb − (a − b)) where a ≥ b."""
-    da, db = operand(mode, base, input), operand(mode, base, other)
-    da, db = (torch.zeros_like(base) if d is None else d for d in (da, db))
-    gap = input - other
-    return spread(mode, base, torch.where(gap >= 0, torch.maximum(da, db - gap), torch.maximum(db, da + gap)))
+    gap = a - b
+    return torch.where(gap >= 0, torch.maximum(da, db - gap), torch.maximum(db, da + gap))
 
 
-@rule("minimum")
+def smaller(a: Tensor, da: Tensor, b: Tensor, db: Tensor) -> Tensor:
+    """The smaller one's difference, unless the other falls below it."""
+    return -larger(-a, -da, -b, -db)
+
+
+@rule("maximum", "fmax")
+def maximum(mode: DifferenceMode, base: Tensor, input: Tensor, other: Tensor) -> Tensor:
+    """The larger one's difference, unless the other overtakes it."""
+    return of_two(mode, base, input, other, larger)
+
+
+@rule("minimum", "fmin")
 def minimum(mode: DifferenceMode, base: Tensor, input: Tensor, other: Tensor) -> Tensor:
     """The smaller one's difference, unless the other falls below it."""
-    da, db = operand(mode, base, input), operand(mode, base, other)
-    da, db = (torch.zeros_like(base) if d is None else d for d in (da, db))
-    gap = input - other
-    return spread(mode, base, torch.where(gap <= 0, torch.minimum(da, db - gap), torch.minimum(db, da + gap)))
+    return of_two(mode, base, input, other, smaller)

@@ -164,6 +164,24 @@ def cat(mode: DifferenceMode, base: Tensor, tensors: Sequence[Tensor], dim: int 
     return torch.cat([_or_zeros(mode, each) for each in parts], _axis(dim))
 
 
+@rule("atleast_1d", "atleast_2d", "atleast_3d", "broadcast_tensors")
+def each_by_itself(mode: DifferenceMode, base: Any, *tensors: Any) -> Any:
+    """Axes added or repeated, of one tensor or of each of several."""
+    listed = tensors[0] if isinstance(tensors[0], (list, tuple)) else tensors
+    bases = [base] if isinstance(base, Tensor) else base
+    found = [
+        None if delta is None else _grown(mode, delta, each.shape)
+        for delta, each in zip(map(mode.difference, listed), bases, strict=True)
+    ]
+    return found[0] if isinstance(base, Tensor) else found
+
+
+def _grown(mode: DifferenceMode, delta: Tensor, shape: torch.Size) -> Tensor:
+    if delta[0].numel() == shape.numel():
+        return delta.reshape(mode.evaluations, *shape)
+    return mode.align(delta, len(shape)).expand(-1, *shape)
+
+
 @rule("stack")
 def stack(mode: DifferenceMode, base: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Joined along a new axis."""
@@ -189,7 +207,35 @@ _REARRANGING = (
     "take", "take_along_dim", "masked_select", "diagonal", "fliplr", "flipud", "narrow_copy",
     "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
 )  # fmt: skip
-register(named(*_REARRANGING), handler_of_any(_rearranged))
+register([*named(*_REARRANGING), Tensor.unfold], handler_of_any(_rearranged))
+
+
+@rule("as_strided")
+def as_strided(
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    size: Sequence[int],
+    stride: Sequence[int],
+    storage_offset: int | None = None,
+) -> Tensor:
+    """Any view of the memory, as long as it stays within the tensor's own part.
+
+    Raises:
+        ValueError: It reaches elements that are not the tensor's, whose differences are not known.
+    """
+    start = input.storage_offset()
+    first = (start if storage_offset is None else storage_offset) - start
+    last = first + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    positions = torch.empty_strided(input.shape, input.stride(), dtype=torch.int64, device=input.device)
+    dense = positions.untyped_storage().nbytes() == input.numel() * positions.element_size()
+    if base.numel() and not (dense and first >= 0 and last < input.numel()):
+        raise ValueError(
+            "as_strided reaches memory outside of the tensor that it is called on, where differences can't be "
+            "known; call it on the whole tensor, or on a .clone() with strides of its own."
+        )
+    positions.copy_(torch.arange(input.numel(), device=input.device).view(input.shape))
+    return _pick(mode, input, mode.needed(input), lambda _: positions.as_strided(size, stride, first))
 
 
 @handler("embedding")

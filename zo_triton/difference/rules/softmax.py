@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zo_triton.difference.registry import rule
-from zo_triton.difference.rules.elementwise import wide
+from zo_triton.difference.rules.elementwise import of_two, wide
 from zo_triton.difference.rules.reduce import axes_of
 from zo_triton.ops import engines
 
@@ -66,6 +66,18 @@ def _softmax(base: Tensor, a: Tensor, delta: Tensor, dim: int) -> Tensor:
 _along_classes("log_softmax", lambda base, a, delta, dim: log_softmax_difference(a, delta, dim))
 _along_classes("softmax", _softmax)
 _along_classes("softmin", lambda base, a, delta, dim: _softmax(base, -a, -delta, dim))
+
+
+def log_sum(a: Tensor, da: Tensor, b: Tensor, db: Tensor) -> Tensor:
+    """Δ log(eᵃ + eᵇ)."""
+    values, changes = torch.broadcast_tensors(a, b), torch.broadcast_tensors(da, db)
+    return log_normaliser(torch.stack(values, -1), torch.stack(changes, -1), -1).squeeze(-1)
+
+
+@rule("logaddexp")
+def logaddexp(mode: DifferenceMode, base: Tensor, input: Tensor, other: Tensor) -> Tensor:
+    """The logsumexp of two."""
+    return of_two(mode, base, input, other, log_sum)
 
 
 @rule("logsumexp")
