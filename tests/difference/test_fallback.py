@@ -29,9 +29,23 @@ CASES = {
         lambda a, b: F.local_response_norm((a @ b)[None], 2),
         "torch.nn.functional.local_response_norm",
     ),
-    "several_arguments": (lambda a, b: torch.cdist(a @ b, b[:2]), "torch.functional.cdist|torch.cdist"),
-    "several_results": (lambda a, b: (a @ b).sort(dim=1)[0], "torch.Tensor.sort"),
-    "nested_arguments": (lambda a, b: torch.block_diag(a, b), "torch.functional.block_diag"),
+    "several_arguments": (lambda a, b: torch.atan2(a @ b, a), "torch.atan2"),
+    "several_results": (lambda a, b: torch.linalg.qr(a @ b, mode="r")[1], "torch.linalg.qr"),
+    "nested_arguments": (lambda a, b: torch.cartesian_prod(a[0], b[0]), "torch.*cartesian_prod"),
+    "vmap_takes_it_for_something_else": (
+        lambda a, b: torch.as_strided_scatter(a @ b, a[:2, :2], (2, 2), (1, 2), storage_offset=0),
+        "torch.as_strided_scatter",
+    ),
+    "an_argument_that_the_rule_passes_over": (
+        lambda a, b: F.batch_norm(a, b[0], b[1].abs() + 1),
+        "torch.nn.functional.batch_norm",
+    ),
+    "another_mode": (
+        lambda a, b: F.grid_sample(
+            (a @ b)[None, None], a[None, :, :2, None].mT * 0.3, mode="bilinear", align_corners=False
+        ),
+        "torch.nn.functional.grid_sample",
+    ),
     "vmap_cannot": (lambda a, b: torch.histc(a @ b, 3) * 0 + (a @ b).renorm(2, 0, 1.0)[:, :3], "torch"),
     "arguments_without_a_closed_form": (lambda a, b: torch.pow(a.abs() + 1, b[0]), "torch.pow"),
     "rounded_division": (lambda a, b: torch.div(a, b[0].abs() + 1) % 1.0, "torch.Tensor.remainder"),

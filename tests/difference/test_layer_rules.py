@@ -30,6 +30,7 @@ BLIND = MASK & (torch.arange(5) != 2)[:, None]
 SCORES = random(3, 5, 6)
 ROWS = torch.tensor([2, 0, 2])
 MEAN, VARIANCE = random(4), random(4).abs() + 0.1
+ENDS = torch.tensor([1, 1, 3], dtype=torch.int32)
 IDENTITIES = torch.tensor([[1, 0, 2], [2, 2, 0]])
 
 
@@ -39,6 +40,13 @@ def like(x, constant):
 
 def batch_norm(x, *rest, **settings):
     return F.batch_norm(x, like(x, MEAN.clone()), like(x, VARIANCE.clone()), *rest, **settings)
+
+
+def grouped_product(x, w):
+    """torch's own knows no float64."""
+    if x.dtype != torch.float64:
+        return torch._grouped_mm(x, w, ENDS)
+    return torch.cat([x[:1] @ w[0], x[1:1] @ w[1], x[1:] @ w[2]])
 
 
 # id: (function of the parameters, the parameters)
@@ -106,6 +114,10 @@ CASES = {
     "normalize": (lambda x: F.normalize(x, dim=-1), (A,)),
     "weight_norm": (lambda v, g: torch._weight_norm(v, g, 0), (A, THREE[:, None].clone())),
     "cosine_similarity": (lambda x, y: F.cosine_similarity(x, y), (A, B)),
+    "cosine_similarity_broadcast": (
+        lambda x, y: F.cosine_similarity(x, y, dim=0),
+        (IMAGE, POSITIVE[:1, :1, None, None].clone()),
+    ),
     # attention
     "attention": (F.scaled_dot_product_attention, (HEADS, KEYS, VALUES)),
     "attention_causal": (lambda q: F.scaled_dot_product_attention(q, q, q, is_causal=True), (HEADS,)),
@@ -131,6 +143,7 @@ CASES = {
         lambda c, a, b: torch.baddbmm(c, a, b, beta=2, alpha=3),
         (random(2, 3, 6), SHORT, random(2, 5, 6)),
     ),
+    "grouped_product": (grouped_product, (A, random(3, 4, 8))),
     "addmv": (lambda c, a, b: torch.addmv(c, a, b), (THREE, A, FOUR)),
     "mv": (lambda a, b: a.mv(b), (A, FOUR)),
     "bilinear_einsum": (lambda a, b: torch.einsum("bhqd,bhkd->bhqk", a, b), (HEADS, KEYS)),

@@ -20,6 +20,8 @@ IGNORED = torch.tensor([1, -100, 0])
 GRID_LABELS = torch.tensor([[0, 1, 2, 2], [2, 1, 0, 1]])
 SHARES = torch.softmax(torch.randn(3, 4, generator=GENERATOR), 1)
 WEIGHT = torch.tensor([0.5, 2.0, 1.0, 3.0])
+NUMBER = torch.tensor(1.3)
+REGULAR = SQUARE + 4 * torch.eye(4)
 
 
 def like(x, constant):
@@ -78,6 +80,13 @@ CASES = {
     "where": (lambda a, b: torch.where(like(a, B) > 0, a, b), (A, ROW)),
     "masked_fill": (lambda a: a.masked_fill(like(a, B) > 0, 0.0), (A,)),
     "lerp": (lambda a, b: torch.lerp(a, b, 0.3), (A, B)),
+    "masked_fill_by_a_carried_number": (lambda a, b: a.masked_fill(like(a, B) > 0, b), (A, NUMBER)),
+    "lerp_by_a_carried_weight": (lambda a, b, w: torch.lerp(a, b, w), (A, B, SHARES)),
+    "clamp_between_carried_bounds": (lambda a, b: torch.clamp(a, min=b - 0.3, max=b + 0.2), (A, ROW)),
+    "clamp_a_constant": (lambda b: torch.clamp(like(b, A), min=b), (ROW,)),
+    "softplus_past_its_threshold": (lambda a: F.softplus(a, 3, 0.2), (A,)),
+    "logaddexp": (lambda a, b: torch.logaddexp(a, b), (A, ROW)),
+    "fmax": (lambda a, b: torch.fmax(a, b), (A, B)),
     # activations that no linear layer precedes
     "relu": (lambda a: F.relu(a), (A,)),
     "relu_method": (lambda a: a.relu(), (A,)),
@@ -111,7 +120,23 @@ CASES = {
     "unbind": (lambda a: a.unbind(-1)[2], (A,)),
     "iterate": (lambda a: list(a)[2], (A,)),
     "cat_with_constant": (lambda a: torch.cat([like(a, B), a], 1), (A,)),
+    "cat_with_a_legacy_empty_part": (lambda a: torch.cat([a.new_zeros(0), a, a.new_zeros(0)], -2), (CUBE,)),
+    "cat_with_a_carried_empty_part": (lambda a, b: torch.cat([b[:0], a, a * b], -1), (A, ROW)),
+    "cat_of_vectors_one_empty": (lambda a: torch.cat([a[:0], a, a[:1]]), (ROW,)),
     "stack": (lambda a, b: torch.stack([a, b], -1), (A, B)),
+    "hstack": (lambda a, b: torch.hstack([a, b]), (A, SQUARE[:3].clone())),
+    "hstack_vectors": (lambda a, b: torch.hstack([a, b]), (ROW, NUMBER)),
+    "vstack": (lambda a, b: torch.vstack([a, b]), (A, ROW)),
+    "dstack": (lambda a, b: torch.dstack([a, b]), (A, B)),
+    "column_stack": (lambda a, b: torch.column_stack([a, b]), (SQUARE, ROW)),
+    "block_diag": (lambda a, b: torch.block_diag(a, b), (A, ROW)),
+    "atleast_several": (lambda a, b: torch.cat(torch.atleast_2d(a, b)), (A, ROW)),
+    "broadcast_tensors": (lambda a, b: torch.stack(torch.broadcast_tensors(a, b)), (A, ROW)),
+    "unfold_method": (lambda a: a.unfold(1, 3, 1), (CUBE,)),
+    "as_strided": (lambda a: (a * 2).as_strided((2, 3), (1, 4), 1), (A,)),
+    "as_strided_part": (lambda a: (a * 2)[1:].as_strided((2, 2), (4, 1)), (A,)),
+    "select_scatter": (lambda a, b: a.select_scatter(b, 0, 1), (A, ROW)),
+    "slice_scatter": (lambda a, b: a.slice_scatter(b[None], 0, 2), (A, ROW)),
     "flip": (lambda a: a.flip(1), (A,)),
     "roll": (lambda a: torch.roll(a, 1, 0), (A,)),
     "repeat": (lambda a: a.repeat(2, 3), (A,)),
@@ -128,6 +153,23 @@ CASES = {
     "mean": (lambda a: a.mean(), (A,)),
     "mean_dim": (lambda a: torch.mean(a, dim=-2), (CUBE,)),
     "sum_of_a_number": (lambda a: a[1].sum(), (ROW,)),
+    # scans and order
+    "cumprod": (lambda a: a.cumprod(1), (A,)),
+    "logcumsumexp": (lambda a: torch.logcumsumexp(3 * a, -1), (A,)),
+    "cummax": (lambda a: a.cummax(1).values, (A,)),
+    "cummin": (lambda a: torch.cummin(a, 0)[0], (A,)),
+    "sort": (lambda a: a.sort(0, descending=True)[0], (A,)),
+    "msort": (lambda a: torch.msort(a), (A,)),
+    "topk": (lambda a: a.topk(2, 0).values, (A,)),
+    "topk_smallest": (lambda a: torch.topk(a, 3, largest=False)[0], (A,)),
+    # numbers, which have no axis
+    "transpose_of_a_number": (lambda a: a.transpose(0, -1) * 2, (NUMBER,)),
+    "norm_of_a_number": (lambda a: torch.norm(a) + a.norm(1), (NUMBER,)),
+    "mean_of_a_number": (lambda a: a.mean(0) + a.sum(), (NUMBER,)),
+    "logsumexp_of_a_number": (lambda a: a.logsumexp(0), (NUMBER,)),
+    "softmax_of_a_number": (lambda a: torch.softmax(a, 0) * a, (NUMBER,)),
+    "prelu_of_a_number": (lambda a, w: F.prelu(-a, w), (NUMBER, NUMBER + 0.5)),
+    "dropout_of_a_number": (lambda a: F.dropout(a, 0.5, training=False) + F.dropout(a, 0.0), (NUMBER,)),
     # softmax
     "softmax": (lambda a: F.softmax(a, dim=1), (A,)),
     "softmax_first_axis": (lambda a: a.softmax(0), (A,)),
@@ -157,6 +199,18 @@ CASES = {
     "addmm": (lambda c, a, b: torch.addmm(c, a, b, beta=2, alpha=3), (ROW, A, SQUARE)),
     "bmm": (lambda a: torch.bmm(a, a.mT), (CUBE,)),
     "einsum": (lambda a, b: torch.einsum("ij,kj->ik", a, b), (A, SQUARE)),
+    "solve": (lambda a, b: torch.linalg.solve(a, b), (REGULAR, SQUARE)),
+    "solve_from_the_right": (lambda a, b: torch.linalg.solve(a, b, left=False), (REGULAR, A)),
+    "solve_only_matrix": (lambda a: torch.linalg.solve(a, like(a, SQUARE)), (REGULAR,)),
+    "solve_triangular": (lambda a, b: torch.linalg.solve_triangular(a, b, upper=True), (REGULAR, SQUARE)),
+    "solve_unitriangular": (
+        lambda a, b: torch.linalg.solve_triangular(a, b, upper=False, left=False, unitriangular=True),
+        (REGULAR, A),
+    ),
+    "inverse": (lambda a: torch.linalg.inv(a), (REGULAR,)),
+    "cdist": (lambda a, b: torch.cdist(a, b), (A, SQUARE)),
+    "cdist_1": (lambda a, b: torch.cdist(a, b, p=1), (CUBE, A)),
+    "pairwise_distance": (lambda a, b: F.pairwise_distance(a, b), (A, B)),
     "conv2d": (lambda x, w, b: F.conv2d(x, w, b, padding=1), (IMAGE, KERNEL, FOUR)),
     "conv2d_only_bias": (lambda b: F.conv2d(like(b, IMAGE), like(b, KERNEL), b), (FOUR,)),
     # losses

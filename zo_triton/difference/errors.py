@@ -19,5 +19,9 @@ class NotATensorError(TypeError):
         self.value = value
 
 
+class UncoveredError(Exception):
+    """A rule was asked for arguments that it has no formula for; the generic subtraction takes the call."""
+
+
 class MissingRuleError(NotImplementedError, ValueError):
     """A torch function without a difference rule met a difference while ``strict=True``."""

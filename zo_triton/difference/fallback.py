@@ -21,6 +21,9 @@ from zo_triton.difference.random_state import RandomState
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
 
+_ROUNDING = 2**-6
+"""Relative to the largest result; bfloat16's own is 2⁻⁹."""
+
 _warned: set[Any] = set()
 
 
@@ -34,7 +37,7 @@ def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) 
     }
     base = function(*args, **kwargs)
 
-    def compute(mode: DifferenceMode, base: Any, *args: Any, **kwargs: Any) -> Any:
+    def compute(mode: DifferenceMode, base: Any, /, *args: Any, **kwargs: Any) -> Any:
         return difference(mode, base, function, args, kwargs, before, versions)
 
     return mode.apply(compute, base, function, args, kwargs)
@@ -105,19 +108,30 @@ def difference(
         return [each for each, is_floating in zip(again, floating, strict=True) if is_floating]
 
     bases = [leaves[position] for position in carried]
-    found = iter(_subtract(evaluate, bases, list(carried.values()), before, mode.signed_eps.device))
+    known = [each for each, is_floating in zip(results, floating, strict=True) if is_floating]
+    found = iter(
+        _subtract(
+            name_of(function), evaluate, known, bases, list(carried.values()), before, mode.signed_eps.device
+        )
+    )
     differences = [next(found) if is_floating else None for is_floating in floating]
     return differences[0] if isinstance(base, Tensor) else differences
 
 
 def _subtract(
+    name: str,
     evaluate: Callable,
+    known: Sequence[Tensor],
     bases: Sequence[Tensor],
     differences: Sequence[Tensor],
     before: RandomState | None,
     device: torch.device,
 ) -> list[Tensor]:
-    """f(a + δ) − f(a) for each result: by vmap in float64, else one by one, else in the base's dtype."""
+    """f(a + δ) − f(a) for each result: by vmap in float64, else one by one, else in the base's dtype.
+
+    An attempt counts only if it finds the base's own results, ``known``, once more: functions are met that vmap
+    or another dtype takes for something else, or that draw other numbers then.
+    """
     after = RandomState.capture(device)
 
     def once(dtype: torch.dtype | None, batched: bool) -> list[Tensor]:
@@ -136,8 +150,14 @@ def _subtract(
             for row in range(moved[0].shape[0]):
                 if before is not None:
                     before.restore()
-                rows.append(evaluate(dtype, *[each[row] for each in moved]))
+                rows.append(evaluate(dtype, *[each[row].clone() for each in moved]))  # at its memory's start
             every = tuple(torch.stack(column) for column in zip(*rows, strict=True))
+        if batched:
+            if before is not None:
+                before.restore()
+            last = evaluate(dtype, *[each[-1].clone() for each in moved])
+            _check_same(name, [each[-1] for each in every], last)
+        _check_same(name, [each[0] for each in every], known)
         return [each[1:] - each[:1] for each in every]
 
     attempts = ((torch.float64, True), (torch.float64, False), (None, False))
@@ -152,6 +172,25 @@ def _subtract(
             return once(*attempts[-1])
     finally:
         after.restore()
+
+
+def _check_same(name: str, found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    """Refuses results that are others by more than the base's rounding explains.
+
+    Raises:
+        ValueError: They are; what is subtracted would not be the function's.
+    """
+    for each, one in zip(found, expected, strict=True):
+        scale = float(one.nan_to_num(0, 0, 0).abs().max()) if one.numel() else 0.0
+        if not torch.allclose(
+            each.to(one.dtype), one, rtol=_ROUNDING, atol=_ROUNDING * scale, equal_nan=True
+        ):
+            raise ValueError(
+                f"{name} has no difference rule, and its values can't be subtracted either: evaluated again it "
+                "gives another result, because it draws numbers, or reads memory that is not its arguments' own; "
+                "write it with other functions, or wrap the closure in zo.BlackBox to evaluate it direction by "
+                "direction."
+            )
 
 
 def _announce(mode: DifferenceMode, function: Callable) -> None:

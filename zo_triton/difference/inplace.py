@@ -167,7 +167,7 @@ def _store(mode: DifferenceMode, function: Callable, target: Tensor, result: Any
         _refuse(
             function, f"would turn a tensor of shape {tuple(target.shape)} into one of {tuple(result.shape)}"
         )
-    entry = mode.entry(result)
+    entry = mode.entry_of(result)
     difference = None if entry is None else mode.resolve(entry)
     finish = _prepare(mode, target)
     target.copy_(result)

@@ -14,9 +14,10 @@ from torch.overrides import TorchFunctionMode
 from zo_triton._memory import empty
 from zo_triton.difference import fallback, inplace
 from zo_triton.difference.entries import Entry, PendingActivation, PendingLayer, Symbol, storage_of
+from zo_triton.difference.errors import UncoveredError
 from zo_triton.difference.memories import Memories, Memory, same_storage
 from zo_triton.difference.plan import Plan, RestartError
-from zo_triton.difference.registry import HANDLERS, Handler
+from zo_triton.difference.registry import HANDLERS, Handler, spelled
 from zo_triton.directions import Directions
 
 PIECES = 2
@@ -68,6 +69,7 @@ class DifferenceMode(TorchFunctionMode):
         self.wide = False
         self.layers = 0
         self._fetched: list[Entry] = []
+        self._asked: set[int] = set()
         self._written: dict[int, tuple[ref[Tensor], Tensor]] = {}
         self._most = budget // (self.evaluations * compute_dtype.itemsize)
         self._budget = budget
@@ -86,8 +88,10 @@ class DifferenceMode(TorchFunctionMode):
         """Runs the function's handler; the mode is off inside it."""
         if kwargs is None:
             kwargs = {}
-        elif kwargs and (kwargs.get("inplace") is True or kwargs.get("out") is not None):
-            return inplace.with_target(self, func, args, kwargs)
+        elif kwargs:
+            if kwargs.get("inplace") is True or kwargs.get("out") is not None:
+                return inplace.with_target(self, func, args, kwargs)
+            kwargs = spelled(func, kwargs)
         handle = HANDLERS.get(func)
         if handle is None:
             handle = _WITHOUT_RULE.get(func)
@@ -110,7 +114,7 @@ class DifferenceMode(TorchFunctionMode):
 
     def difference(self, value: Any) -> Tensor | None:
         """The difference [P, *shape] of an argument, computed now if pending; None if it carries none."""
-        entry = self.entry(value)
+        entry = self.entry_of(value)
         if entry is not None:
             result = self.resolve(entry)
             self._fetched.append(entry)
@@ -120,13 +124,32 @@ class DifferenceMode(TorchFunctionMode):
         position = self.ids.get(id(value))
         return None if position is None else self.materialise(position, value)
 
-    def entry(self, value: Any) -> Entry | None:
-        """The entry of a tensor, or one made of its memory's difference; None if it has neither."""
+    def needed(self, value: Any) -> Tensor:
+        """The difference of the argument that a rule is about.
+
+        Raises:
+            UncoveredError: It carries none: another argument does, for which the rule has no formula.
+        """
+        difference = self.difference(value)
+        if difference is None:
+            raise UncoveredError
+        return difference
+
+    def entry_of(self, value: Any) -> Entry | None:
+        """The entry of an argument, or one made of its memory's difference; None if it has neither.
+
+        For a rule that does not need the difference yet.
+        """
+        self._asked.add(id(value))
         entry = self.entries.get(id(value))
         if entry is None and self.memories:
             memory = self.memories.find(value)
             return None if memory is None else Entry(memory.of(value))
         return entry
+
+    def ignore(self, *values: Any) -> None:
+        """Says that a rule's result does not depend on the elements of these arguments."""
+        self._asked.update(map(id, values))
 
     def share(self, target: Tensor) -> Memory:
         """Gives the target's memory a difference of its own, gathered from all the entries that look at it."""
@@ -162,7 +185,7 @@ class DifferenceMode(TorchFunctionMode):
         A pending convolution's difference is made and shrunk a few directions at a time, while it is in the
         cache, and is never there whole.
         """
-        entry = self.entries.get(id(value))
+        entry = self.entry_of(value)
         if entry is not None and isinstance(entry.lazy, PendingActivation):
             each = value.numel() * self.sides * self.compute_dtype.itemsize
             pieces = entry.lazy.pieces(self, max(1, self._budget // PIECES // each))
@@ -172,9 +195,7 @@ class DifferenceMode(TorchFunctionMode):
                 for evaluations, piece in pieces:
                     result[evaluations] = function(piece)
                 return result
-        difference = self.difference(value)
-        assert difference is not None
-        return function(difference)
+        return function(self.needed(value))
 
     def resolve_all(self) -> None:
         """Computes whatever is pending, before memory that it reads is overwritten."""
@@ -186,6 +207,7 @@ class DifferenceMode(TorchFunctionMode):
     def trained(self, value: Any) -> int:
         """Tensor id of a trained parameter or of an alias of one; -1 for anything else."""
         key = id(value)
+        self._asked.add(key)
         position = self.ids.get(key)
         if position is None:
             entry = self.entries.get(key)
@@ -236,11 +258,23 @@ class DifferenceMode(TorchFunctionMode):
             entry.forget()
 
     def apply(self, compute: Callable, base: Any, function: Callable, args: tuple, kwargs: dict) -> Any:
-        """Runs a rule on a base result and enters what it returns; returns the base result."""
+        """Runs a rule on a base result and enters what it returns; returns the base result.
+
+        Where the rule passes over an argument that carries a difference, its result would be wrong: the generic
+        subtraction takes the call then, as it does where the rule says ``NotImplemented``.
+        """
         self._fetched.clear()
+        self._asked.clear()
         self.wide = False
-        result = compute(self, base, *args, **kwargs)
-        if result is NotImplemented:
+        try:
+            result = compute(self, base, *args, **kwargs)
+        except UncoveredError:
+            result = NotImplemented
+        if (
+            result is NotImplemented
+            or self._passed_over(args)
+            or (kwargs and self._passed_over(kwargs.values()))
+        ):
             result = fallback.difference(self, base, function, args, kwargs)
         if result is None:
             return base
@@ -252,6 +286,17 @@ class DifferenceMode(TorchFunctionMode):
                     self.record(each, its_difference)
         self._fetched.clear()
         return base
+
+    def _passed_over(self, args: Any) -> bool:
+        """Whether an argument carries a difference that nobody has asked for."""
+        entries, ids, asked = self.entries, self.ids, self._asked
+        for value in args:
+            key = id(value)
+            if key not in asked and (key in entries or key in ids):
+                return True
+            if type(value) in (list, tuple) and self._passed_over(value):
+                return True
+        return False
 
     def record(self, base: Tensor, difference: Tensor) -> None:
         """Enters the difference that a rule made of those it fetched, in the dtype of its level."""

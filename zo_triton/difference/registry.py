@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import wraps
+from types import BuiltinFunctionType, MethodDescriptorType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,10 +18,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import resolve_name
 
+from zo_triton.difference import fallback
+
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
 
+_NUMPY = {"axis": "dim", "keepdims": "keepdim", "x": "input", "a": "input", "x1": "input", "x2": "other"}
+"""NumPy's names of arguments, which torch's own functions take as well."""
+
 Handler = Callable[["DifferenceMode", Callable, tuple, dict], Any]
+
+_WRITTEN_IN_C = (BuiltinFunctionType, MethodDescriptorType)
 
 HANDLERS: dict[Any, Handler] = {}
 """torch function, method or property getter → handler."""
@@ -62,6 +70,17 @@ def register(targets: Iterable[Any], handle: Handler) -> None:
             )
 
 
+def spelled(function: Callable, kwargs: dict) -> dict:
+    """Keyword arguments as rules expect them: without an ``out`` of None, and by torch's names, not NumPy's."""
+    if "out" in kwargs:
+        kwargs = {name: value for name, value in kwargs.items() if name != "out"}
+    if kwargs.keys().isdisjoint(_NUMPY) or function not in HANDLERS:
+        return kwargs
+    if not isinstance(function, _WRITTEN_IN_C) or function.__name__.startswith("linalg_"):
+        return kwargs  # x and axis are then the function's own names
+    return {_NUMPY.get(name, name): value for name, value in kwargs.items()}
+
+
 def handler(*names: str) -> Callable[[Handler], Handler]:
     """Registers a handler for every function of these names."""
 
@@ -82,6 +101,11 @@ def rule(*names: str, owner: Any = None) -> Callable[[Callable], Callable]:
     return decorate
 
 
+def is_dense(args: Iterable[Any]) -> bool:
+    """Whether no argument is a sparse tensor, for which the rules are not written."""
+    return all(not isinstance(value, Tensor) or value.layout is torch.strided for value in args)
+
+
 def handler_of(compute: Callable) -> Handler:
     """The handler that runs a function on the base and then its rule."""
 
@@ -89,6 +113,8 @@ def handler_of(compute: Callable) -> Handler:
     def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
         if not mode.carries(args, kwargs):
             return function(*args, **kwargs)
+        if not is_dense(args):
+            return fallback.handle(mode, function, args, kwargs)
         return mode.apply(compute, function(*args, **kwargs), function, args, kwargs)
 
     return handle
@@ -101,8 +127,10 @@ def handler_of_any(compute: Callable) -> Handler:
     def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
         if not mode.carries(args, kwargs):
             return function(*args, **kwargs)
+        if not is_dense(args):
+            return fallback.handle(mode, function, args, kwargs)
 
-        def of_this(mode: DifferenceMode, *args: Any, **kwargs: Any) -> Any:
+        def of_this(mode: DifferenceMode, /, *args: Any, **kwargs: Any) -> Any:
             return compute(mode, function, *args, **kwargs)
 
         return mode.apply(of_this, function(*args, **kwargs), function, args, kwargs)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def _register(name: str, *functions: str) -> None:
     def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
         x = args[0] if args else kwargs["input"]
-        entry = mode.entry(x)
+        entry = mode.entry_of(x)
         if entry is None and id(x) not in mode.ids:
             return function(*args, **kwargs)
         chosen = name

@@ -53,8 +53,9 @@ def _attention(
         kept = F.dropout(torch.ones_like(shares), dropout_p)
         base = ((shares * kept) @ wide(_repeated(value, groups))).to(query.dtype)
 
-    def compute(mode: DifferenceMode, base: Tensor) -> Tensor:
+    def compute(mode: DifferenceMode, base: Tensor, *_: Any, **__: Any) -> Any:
         if base.numel() == 0:
+            mode.ignore(query, key, value, attn_mask)
             return torch.zeros(mode.evaluations, *base.shape, device=base.device)
         keys, values = _repeated(key, groups), _repeated(value, groups)
         scores = _scores(query, keys, factor, attn_mask, is_causal)
@@ -74,10 +75,10 @@ def _attention(
         if kept is not None:
             shares, change = shares * kept, None if change is None else change * kept
         result = product(mode, base, (shares, change), (values, _repeated(mode.difference(value), groups)))
-        assert result is not None
-        return result
+        return NotImplemented if result is None else result
 
-    return mode.apply(compute, base, function, (), {})
+    options = {"scale": scale, "enable_gqa": enable_gqa}
+    return mode.apply(compute, base, function, (query, key, value, attn_mask, dropout_p, is_causal), options)
 
 
 def _repeated(tensor: Any, groups: int) -> Any:

@@ -7,7 +7,7 @@ of torch, and each torch function inside it meets its rule.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,7 @@ def _glu(input: Tensor, dim: int = -1) -> Tensor:
 
 
 def _cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    x1, x2 = torch.broadcast_tensors(x1, x2)
     sizes = [each.square().sum(dim).sqrt().clamp_min(eps) for each in (x1, x2)]
     return (x1 * x2).sum(dim) / (sizes[0] * sizes[1])
 
@@ -79,8 +80,55 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return v * (g / torch.linalg.vector_norm(v, 2, others, keepdim=True))
 
 
+def _stacked(axis: int, dimensions: int) -> Callable:
+    """``hstack`` and its like: joined along an axis after growing to so many dimensions."""
+    grown = {1: torch.atleast_1d, 2: torch.atleast_2d, 3: torch.atleast_3d}[dimensions]
+
+    def join(tensors: Sequence[Tensor]) -> Tensor:
+        parts = [grown(each) for each in tensors]
+        return torch.cat(parts, axis if parts[0].dim() > axis else 0)
+
+    return join
+
+
+def _column_stack(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([each.reshape(-1, 1) if each.dim() < 2 else each for each in tensors], 1)
+
+
+def _pairwise_distance(
+    x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
+) -> Tensor:
+    return torch.linalg.vector_norm(x1 - x2 + eps, p, -1, keepdim)
+
+
+def _grouped_mm(
+    input: Tensor, mat2: Tensor, offs: Tensor | None = None, bias: Tensor | None = None, out_dtype: Any = None
+) -> Tensor:
+    """A product for each group, as mixtures of experts have them; ``offs`` [groups] says where each ends."""
+    if offs is None:
+        result = torch.bmm(input, mat2)
+    else:
+        ends = offs.tolist()
+        groups = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+        if input.dim() == 3:
+            result = torch.cat([input[i] @ mat2[:, group] for i, group in enumerate(groups)], 1)
+        elif mat2.dim() == 3:
+            result = torch.cat([input[group] @ mat2[i] for i, group in enumerate(groups)], 0)
+        else:
+            result = torch.stack([input[:, group] @ mat2[group] for group in groups])
+    result = result if bias is None else result + bias
+    return result if out_dtype is None else result.to(out_dtype)
+
+
 in_pieces(named("_weight_norm"), _weight_norm)
 in_pieces(named("addcmul"), _addcmul)
 in_pieces(named("addcdiv"), _addcdiv)
 in_pieces(named("glu"), _glu)
 in_pieces(named("cosine_similarity"), _cosine_similarity)
+in_pieces(named("pairwise_distance"), _pairwise_distance)
+in_pieces(named("_grouped_mm", owner=torch), _grouped_mm)
+in_pieces([F.grouped_mm] if hasattr(F, "grouped_mm") else [], _grouped_mm)
+in_pieces(named("hstack"), _stacked(1, 1))
+in_pieces(named("vstack", "row_stack"), _stacked(0, 2))
+in_pieces(named("dstack"), _stacked(2, 3))
+in_pieces(named("column_stack"), _column_stack)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from zo_triton.difference.entries import Entry, PendingConvolution
+from zo_triton.difference.errors import UncoveredError
 from zo_triton.difference.registry import rule
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def perturbed_convolution(
         [P, N, out, *spatial].
     """
     if change is None:
-        assert delta is not None
+        if delta is None:
+            raise UncoveredError
         return function(delta.flatten(0, 1), weight, **options).unflatten(0, delta.shape[:2])
     if delta is None:
         return _one_wide_convolution(function, input, change, options, transposed)
@@ -65,7 +67,7 @@ def _defer(
 ) -> bool:
     """Enters a ``conv2d`` as pending, to be computed by the fused op; False where the op does not apply."""
     weight_id, bias_id = mode.trained(weight), -1 if bias is None else mode.trained(bias)
-    made_elsewhere = bias is not None and bias_id < 0 and mode.entry(bias) is not None
+    made_elsewhere = bias is not None and bias_id < 0 and mode.entry_of(bias) is not None
     if weight_id < 0 or made_elsewhere or id(input) in mode.ids or input.dim() != 4 or base.numel() == 0:
         return False
     stride, dilation, padding = _pair(options["stride"]), _pair(options["dilation"]), options["padding"]
@@ -74,7 +76,7 @@ def _defer(
         if padding == "same" and any(each % 2 for each in spread):
             return False
         padding = [each // 2 for each in spread] if padding == "same" else 0
-    source = mode.entry(input)
+    source = mode.entry_of(input)
     if source is not None:
         mode.resolve(source)
     pending = PendingConvolution(
@@ -114,7 +116,7 @@ def _difference(
     bias: Tensor | None,
     options: dict[str, Any],
     transposed: bool,
-) -> Tensor | None:
+) -> Any:
     """Brings the arguments to one layout and dtype, and adds the bias's difference."""
     if function is torch.nn.functional.conv2d and _defer(mode, base, input, weight, bias, options):
         return None
@@ -136,8 +138,7 @@ def _difference(
     if shift is not None:
         shift = shift.view(-1, *[1] * channels, base.shape[channels], *[1] * (weight.dim() - 2))
         result = shift.expand(-1, *base.shape) if result is None else result.add_(shift)
-    assert result is not None
-    return result
+    return NotImplemented if result is None else result
 
 
 def _register(spatial: int) -> None:
@@ -155,7 +156,7 @@ def _register(spatial: int) -> None:
         padding: Any = 0,
         dilation: Any = 1,
         groups: int = 1,
-    ) -> Tensor | None:
+    ) -> Any:
         options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
         return _difference(mode, base, function, input, weight, bias, options, False)
 
@@ -171,7 +172,7 @@ def _register(spatial: int) -> None:
         output_padding: Any = 0,
         groups: int = 1,
         dilation: Any = 1,
-    ) -> Tensor | None:
+    ) -> Any:
         options = {"stride": stride, "padding": padding, "output_padding": output_padding,
                    "groups": groups, "dilation": dilation}  # fmt: skip
         return _difference(mode, base, opposite, input, weight, bias, options, True)

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from zo_triton.difference.errors import UncoveredError
 from zo_triton.difference.registry import rule
 
 if TYPE_CHECKING:
@@ -27,13 +29,20 @@ def operand(mode: DifferenceMode, base: Tensor, value: Any) -> Tensor | None:
     return mode.align(delta if delta.dtype != torch.bfloat16 else delta.float(), base.dim())
 
 
+def needed(mode: DifferenceMode, base: Tensor, value: Any) -> Tensor:
+    """The same of the operand that a rule is about; see ``DifferenceMode.needed``."""
+    delta = operand(mode, base, value)
+    if delta is None:
+        raise UncoveredError
+    return delta
+
+
 def _unary(formula: Callable[[Any, Any], Any], *names: str) -> None:
     """Registers a function of one tensor; ``formula(a, δ)`` is its difference."""
 
     @rule(*names)
     def _(mode: DifferenceMode, base: Tensor, input: Tensor) -> Tensor:
-        delta = operand(mode, base, input)
-        return formula(wide(input), delta)
+        return formula(wide(input), needed(mode, base, input))
 
 
 def wide(a: Tensor) -> Tensor:
@@ -94,26 +103,27 @@ _unary(lambda a, d: -softplus_difference(-a, -d), "logsigmoid")
 
 
 @rule("add", "__add__", "__radd__")
-def add(mode: DifferenceMode, base: Tensor, input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
+def add(mode: DifferenceMode, base: Tensor, input: Any, other: Any, *, alpha: Any = 1) -> Any:
     """Δ(a + αb) = Δa + αΔb."""
     da, db = operand(mode, base, input), operand(mode, base, other)
     if db is not None and alpha != 1:
         db = db * alpha
     result = db if da is None else da if db is None else da + db
-    assert result is not None
+    if result is None:
+        return NotImplemented
     return (
         result if result.dim() > base.dim() and result.shape[1:] == base.shape else spread(mode, base, result)
     )
 
 
 @rule("sub", "subtract", "__sub__")
-def sub(mode: DifferenceMode, base: Tensor, input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
+def sub(mode: DifferenceMode, base: Tensor, input: Any, other: Any, *, alpha: Any = 1) -> Any:
     """Δ(a − αb) = Δa − αΔb."""
     return add(mode, base, input, other, alpha=-alpha)
 
 
 @rule("__rsub__", "rsub")
-def rsub(mode: DifferenceMode, base: Tensor, input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
+def rsub(mode: DifferenceMode, base: Tensor, input: Any, other: Any, *, alpha: Any = 1) -> Any:
     """Δ(b − αa)."""
     return add(mode, base, other, input, alpha=-alpha)
 
@@ -123,8 +133,7 @@ def mul(mode: DifferenceMode, base: Tensor, input: Any, other: Any) -> Tensor:
     """Δ(ab) = Δa·b + (a + Δa)·Δb."""
     da, db = operand(mode, base, input), operand(mode, base, other)
     if db is None:
-        assert da is not None
-        return spread(mode, base, da * other)
+        return spread(mode, base, needed(mode, base, input) * other)
     if da is None:
         return spread(mode, base, db * input)
     return spread(mode, base, da * other + (input + da) * db)
@@ -139,8 +148,7 @@ def div(
         return NotImplemented
     da, db = operand(mode, base, input), operand(mode, base, other)
     if db is None:
-        assert da is not None
-        return spread(mode, base, da / other)
+        return spread(mode, base, needed(mode, base, input) / other)
     above = -db * base if da is None else da - db * base
     return spread(mode, base, above / (other + db))
 
@@ -188,8 +196,7 @@ def _exponential(mode: DifferenceMode, base: Tensor, input: Any, exponent: Any) 
     """Δ(aᵉ) for a positive number a: aᵉ·expm1(Δe·ln a)."""
     if isinstance(input, Tensor) or input <= 0:
         return NotImplemented
-    delta = operand(mode, base, exponent)
-    assert delta is not None
+    delta = needed(mode, base, exponent)
     return base * torch.expm1(delta * math.log(input))
 
 
@@ -203,10 +210,12 @@ def rpower(mode: DifferenceMode, base: Tensor, input: Any, other: Any) -> Any:
 def softplus(
     mode: DifferenceMode, base: Tensor, input: Tensor, beta: float = 1.0, threshold: float = 20.0
 ) -> Any:
-    """log1p(σ(βa)·expm1(βδ))/β; past the threshold the function itself differs from it by e^−threshold."""
-    delta = operand(mode, base, input)
-    assert delta is not None
-    return softplus_difference(beta * wide(input), beta * delta) / beta
+    """log1p(σ(βa)·expm1(βδ))/β; δ past the threshold, and a subtraction across it, where the function jumps."""
+    a, delta = beta * wide(input), beta * needed(mode, base, input)
+    below, stays_below = a <= threshold, a + delta <= threshold
+    jump = torch.where(stays_below, F.softplus(a + delta, 1.0, threshold) - a, a + delta - F.softplus(a))
+    same = torch.where(below, softplus_difference(a, delta), delta)
+    return torch.where(below == stays_below, same, jump) / beta
 
 
 @rule("where")
@@ -221,21 +230,30 @@ def where(mode: DifferenceMode, base: Any, condition: Tensor, input: Any = None,
 
 @rule("masked_fill")
 def masked_fill(mode: DifferenceMode, base: Tensor, input: Tensor, mask: Tensor, value: Any) -> Any:
-    """The value's difference where the mask is set: zero for a number."""
+    """The filling's difference where the mask is set."""
     return where(mode, base, mask, value, input)
 
 
 @rule("lerp")
 def lerp(mode: DifferenceMode, base: Tensor, input: Tensor, end: Tensor, weight: Any) -> Any:
-    """(1 − w)·Δa + w·Δb for a weight that carries nothing."""
-    if mode.carries((weight,)):
-        return NotImplemented
-    da, db = operand(mode, base, input), operand(mode, base, end)
-    start = None if da is None else da * (1 - weight)
-    stop = None if db is None else db * weight
-    result = stop if start is None else start if stop is None else start + stop
-    assert result is not None
+    """(1 − w)·Δa + w·Δb + Δw·(b' − a')."""
+    zero = torch.zeros((), device=base.device)
+    da, db, dw = (operand(mode, base, each) for each in (input, end, weight))
+    da, db = zero if da is None else da, zero if db is None else db
+    result = da * (1 - weight) + db * weight
+    if dw is not None:
+        result = result + dw * ((end - input) + (db - da))
     return spread(mode, base, result)
+
+
+def of_two(
+    mode: DifferenceMode, base: Tensor, input: Tensor, other: Tensor, pair: Callable[..., Tensor]
+) -> Tensor:
+    """``pair(a, Δa, b, Δb)`` of two operands, of which one may carry nothing."""
+    zero = torch.zeros((1,) * (base.dim() + 1), device=base.device)
+    da, db = (operand(mode, base, each) for each in (input, other))
+    da, db = zero if da is None else da, zero if db is None else db
+    return spread(mode, base, pair(wide(input), da, wide(other), db))
 
 
 def spread(mode: DifferenceMode, base: Tensor, difference: Tensor) -> Tensor:

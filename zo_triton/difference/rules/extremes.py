@@ -25,14 +25,13 @@ def extreme(a: Tensor, delta: Tensor, axes: list[int], keepdim: bool, largest: b
 
 
 def _along(mode: DifferenceMode, input: Tensor, dim: Any, keepdim: bool, largest: bool) -> Tensor:
-    delta = mode.difference(input)
-    assert delta is not None
+    delta = mode.needed(input)
     return extreme(wide(input), delta, axes_of(dim, input.dim()), keepdim, largest)
 
 
 def _register(name: str, largest: bool) -> None:
     @rule(name)
-    def _(mode: DifferenceMode, base: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def _(mode: DifferenceMode, base: Any, /, input: Tensor, *args: Any, **kwargs: Any) -> Any:
         other = kwargs.get("other", args[0] if args else None)
         if isinstance(other, Tensor):
             return (maximum if largest else minimum)(mode, base, input, other)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from zo_triton import ops
+from zo_triton.difference import fallback
 from zo_triton.difference.entries import Entry, PendingActivation, PendingLinear, Symbol
-from zo_triton.difference.registry import handler, rule
+from zo_triton.difference.registry import handler, is_dense, rule
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -31,12 +32,14 @@ def _linear(
 ) -> Tensor:
     weight_id = mode.trained(weight)
     bias_id = -1 if bias is None else mode.trained(bias)
-    source = mode.entry(input)
+    source = mode.entry_of(input)
     general = (
-        (weight_id < 0 and mode.entry(weight) is not None)
-        or (bias is not None and bias_id < 0 and mode.entry(bias) is not None)
+        (weight_id < 0 and mode.entry_of(weight) is not None)
+        or (bias is not None and bias_id < 0 and mode.entry_of(bias) is not None)
         or id(input) in mode.ids
     )
+    if not is_dense((input, weight)):
+        return fallback.handle(mode, function, (input, weight, bias), {})
     base = ops.linear(input, weight, bias)
     if general or weight.dim() != 2:
         return mode.apply(_general, base, function, (input, weight, bias), {})
@@ -165,13 +168,14 @@ def _matmul(
 ) -> Any:
     for name in ("mat2", "vec"):
         other = rest.pop(name) if other is None and name in rest else other
-    if rest or not mode.carries((input, other)):
-        return function(input, other, **rest)
-    assert other is not None
+    if other is None or rest or not is_dense((input, other)):
+        return fallback.handle(mode, function, (input, other), rest)
+    if not mode.carries((input, other)):
+        return function(input, other)
     base = function(input, other)
     weight = _untransposed(mode, other)
     if weight is not None and id(input) not in mode.ids and input.dim() >= 2:
-        _defer(mode, base, input, mode.entry(input), weight, mode.trained(weight), -1)
+        _defer(mode, base, input, mode.entry_of(input), weight, mode.trained(weight), -1)
         return base
     return mode.apply(_matmul_rule, base, function, (input, other), {})
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from zo_triton import ops
+from zo_triton.difference.errors import UncoveredError
 from zo_triton.difference.network import loss_through_mlp
 from zo_triton.difference.registry import rule
 from zo_triton.difference.rules.elementwise import operand, wide
@@ -42,7 +43,8 @@ def residual_of(mode: DifferenceMode, input: Tensor, target: Tensor) -> tuple[Te
     residual = wide(input - target)
     moved, aimed = operand(mode, residual, input), operand(mode, residual, target)
     change = moved if aimed is None else -aimed if moved is None else moved - aimed
-    assert change is not None
+    if change is None:
+        raise UncoveredError
     mode.wide = True
     return residual, change.expand(mode.evaluations, *residual.shape)
 
@@ -73,8 +75,7 @@ def cross_entropy(
         losses = loss_through_mlp(mode, input, chosen, label_smoothing)
         if losses is not None:
             return _weighted(losses, factors, target, reduction)
-    delta = mode.difference(input)
-    assert delta is not None
+    delta = mode.needed(input)
     if target.is_floating_point():
         return _soft_cross_entropy(base, input, delta, target, weight, reduction, label_smoothing)
     logits, rows, labels = _as_rows(input, delta, target)
@@ -158,8 +159,7 @@ def nll_loss(
     """−w_y·Δ_y, linear in the log-probabilities."""
     if mode.carries((target, weight)):
         return NotImplemented
-    delta = mode.difference(input)
-    assert delta is not None
+    delta = mode.needed(input)
     mode.wide = True
     _, rows, labels = _as_rows(input, delta, target)
     kept = labels != ignore_index

@@ -20,19 +20,26 @@ if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
 
 
+def _lines(
+    mode: DifferenceMode, input: Tensor, dim: Any, keepdim: bool
+) -> tuple[Tensor, Tensor, list[int], bool]:
+    """a, δ, the reduced axes and whether they stay; a number becomes a line of one element, which doesn't."""
+    a, delta = wide(input), mode.needed(input)
+    if input.dim() == 0:
+        return a.unsqueeze(0), delta.unsqueeze(1), [-1], False
+    return a, delta, axes_of(dim, input.dim()), keepdim
+
+
 def _variance(
     mode: DifferenceMode, input: Tensor, dim: Any, correction: Any, keepdim: bool
 ) -> tuple[Tensor, Tensor]:
     """Difference of the variance, and the variance."""
-    delta = mode.difference(input)
-    assert delta is not None
-    axes = axes_of(dim, input.dim())
-    a = wide(input)
+    a, delta, axes, keepdim = _lines(mode, input, dim, keepdim)
     centred = a - a.mean(axes, keepdim=True)
     change = delta - delta.mean(axes, keepdim=True, dtype=a.dtype)
     count = 1
     for axis in axes:
-        count *= input.shape[axis]
+        count *= a.shape[axis]
     divisor = count - (1 if correction is None else float(correction))
     moved = ((2 * centred + change) * change).sum(axes, keepdim=keepdim) / divisor
     return moved, centred.square().sum(axes, keepdim=keepdim) / divisor
@@ -40,7 +47,7 @@ def _variance(
 
 def _arguments(args: tuple, kwargs: dict) -> tuple[Any, Any, bool]:
     """dim, correction, keepdim: ``var(dim, unbiased, keepdim)``, ``var(unbiased)``, ``var(dim, correction=1)``."""
-    dim = kwargs.get("dim", kwargs.get("axis"))
+    dim = kwargs.get("dim")
     correction = kwargs.get("correction", kwargs.get("unbiased"))
     keepdim = kwargs.get("keepdim", False)
     given = list(args)
@@ -59,15 +66,14 @@ def _register(name: str, root: bool) -> None:
         return root_difference(variance, change) if root else change
 
     @rule(name)
-    def _(mode: DifferenceMode, base: Tensor, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def _(mode: DifferenceMode, base: Tensor, /, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return of(mode, input, args, kwargs)
 
     @rule(f"{name}_mean")
-    def _(mode: DifferenceMode, base: Any, input: Tensor, *args: Any, **kwargs: Any) -> list[Tensor]:
+    def _(mode: DifferenceMode, base: Any, /, input: Tensor, *args: Any, **kwargs: Any) -> list[Tensor]:
         dim, _, keepdim = _arguments(args, kwargs)
-        delta = mode.difference(input)
-        assert delta is not None
-        mean = delta.mean(axes_of(dim, input.dim()), keepdim=keepdim, dtype=torch.float32)
+        _, delta, axes, keepdim = _lines(mode, input, dim, keepdim)
+        mean = delta.mean(axes, keepdim=keepdim, dtype=torch.float32)
         return [of(mode, input, args, kwargs), mean]
 
 
@@ -76,10 +82,12 @@ _register("std", True)
 
 
 def _norm(mode: DifferenceMode, input: Tensor, order: Any, dim: Any, keepdim: bool) -> Any:
+    a, delta, axes, keepdim = _lines(mode, input, dim, keepdim)
+    return _norm_difference(a, delta, order, axes, keepdim)
+
+
+def _norm_difference(a: Tensor, delta: Tensor, order: Any, axes: list[int], keepdim: bool) -> Any:
     """The vector norms of order 1, 2 and ∞."""
-    delta = mode.difference(input)
-    assert delta is not None
-    axes, a = axes_of(dim, input.dim()), wide(input)
     if order in (None, "fro", 2):
         change = ((2 * a + delta) * delta).sum(axes, keepdim=keepdim)
         square = a.square().sum(axes, keepdim=keepdim)
@@ -135,3 +143,20 @@ def linalg_norm(
     """``torch.linalg.norm`` where it means a vector norm."""
     vector = A.dim() == 1 or isinstance(dim, int) or ord in (None, "fro")
     return _norm(mode, A, ord, dim, keepdim) if vector else NotImplemented
+
+
+@rule("cdist")
+def cdist(
+    mode: DifferenceMode, base: Tensor, x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None
+) -> Any:
+    """The vector norms of all differences between rows."""
+    left, right = x1.unsqueeze(-2), x2.unsqueeze(-3)
+    apart = left - right
+    mode.reserve(apart.numel())
+    da, db = mode.difference(x1), mode.difference(x2)
+    da = None if da is None else mode.align(da, apart.dim() - 1).unsqueeze(-2)
+    db = None if db is None else -mode.align(db, apart.dim() - 1).unsqueeze(-3)
+    change = da if db is None else db if da is None else da + db
+    if change is None:
+        return NotImplemented
+    return _norm_difference(wide(apart), change.expand(-1, *apart.shape), p, [-1], False)

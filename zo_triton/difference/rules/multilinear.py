@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 def _register(*names: str, bias: int | None = None) -> None:
     """Registers functions; ``bias`` is the position of an argument that is added, not multiplied."""
 
-    def compute(mode: DifferenceMode, function: Callable, base: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def compute(
+        mode: DifferenceMode, function: Callable, base: Tensor, /, *args: Any, **kwargs: Any
+    ) -> Tensor:
         added = None
         if bias is not None:
             args, kwargs, added = _without_bias(args, kwargs, bias)
@@ -91,7 +93,7 @@ _register("bilinear", bias=3)
 _register("diag", "trace")
 
 
-def _jointly(mode: DifferenceMode, function: Callable, base: Tensor, *args: Any, **kwargs: Any) -> Any:
+def _jointly(mode: DifferenceMode, function: Callable, base: Tensor, /, *args: Any, **kwargs: Any) -> Any:
     """Functions that are linear in all their tensors together: they do to differences what they do to tensors.
 
     A tensor that carries nothing counts as zeros.
@@ -109,5 +111,17 @@ def _jointly(mode: DifferenceMode, function: Callable, base: Tensor, *args: Any,
 
 
 register(
-    named("index_add", "scatter_add", "index_copy", "masked_scatter", "diag_embed"), handler_of_any(_jointly)
+    named(
+        "index_add",
+        "scatter_add",
+        "index_copy",
+        "masked_scatter",
+        "diag_embed",
+        "diagflat",
+        "block_diag",
+        "select_scatter",
+        "slice_scatter",
+        "diagonal_scatter",
+    ),
+    handler_of_any(_jointly),
 )

@@ -49,7 +49,7 @@ def normalised(
 
 def scaled(
     mode: DifferenceMode, base: Tensor, y: Tensor, change: Tensor | None, weight: Any, bias: Any, axes: int
-) -> Tensor:
+) -> Any:
     """Difference of ``y·weight + bias``, which stand ``axes`` axes before the last."""
 
     def placed(tensor: Tensor) -> Tensor:
@@ -67,8 +67,7 @@ def scaled(
     if shift is not None:
         shift = mode.align(placed(shift), y.dim())
         result = shift if result is None else result + shift
-    assert result is not None
-    return result.expand(mode.evaluations, *base.shape)
+    return NotImplemented if result is None else result.expand(mode.evaluations, *base.shape)
 
 
 def _delta(mode: DifferenceMode, input: Tensor) -> Tensor | None:
@@ -86,7 +85,7 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
     cudnn_enable: bool = True,
-) -> Tensor:
+) -> Any:
     """Statistics over the last axes of each sample."""
     axes = range(-len(normalized_shape), 0)
     y, change = normalised(wide(input), _delta(mode, input), tuple(axes), eps)
@@ -101,7 +100,7 @@ def rms_norm(
     normalized_shape: Sequence[int],
     weight: Tensor | None = None,
     eps: float | None = None,
-) -> Tensor:
+) -> Any:
     """The mean square in place of the variance; without ``eps``, the base dtype's own."""
     axes = range(-len(normalized_shape), 0)
     eps = torch.finfo(input.dtype).eps if eps is None else eps
@@ -119,9 +118,10 @@ def group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
     cudnn_enabled: bool = True,
-) -> Tensor:
+) -> Any:
     """Statistics over a group of channels of each sample."""
     if base.numel() == 0:
+        mode.ignore(input, weight, bias)
         return torch.zeros(mode.evaluations, *base.shape, device=base.device)
     delta = _delta(mode, input)
     rows = (input.shape[0], num_groups, -1)
@@ -142,7 +142,7 @@ def instance_norm(
     use_input_stats: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
-) -> Tensor:
+) -> Any:
     """Statistics of each channel of each sample, or the running ones."""
     axes = tuple(range(2 - input.dim(), 0)) if use_input_stats else None
     return _by_channel(mode, base, input, axes, (running_mean, running_var), weight, bias, eps)
@@ -159,7 +159,7 @@ def batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
-) -> Tensor:
+) -> Any:
     """Statistics of each channel over the batch, each evaluation's own, or the running ones."""
     axes = (-input.dim(), *range(2 - input.dim(), 0)) if training else None
     return _by_channel(mode, base, input, axes, (running_mean, running_var), weight, bias, eps)
@@ -174,15 +174,15 @@ def _by_channel(
     weight: Tensor | None,
     bias: Tensor | None,
     eps: float,
-) -> Tensor:
+) -> Any:
     """Statistics over the axes, counted from the end; where they are None the running ones: affine in x."""
     delta, trailing = _delta(mode, input), input.dim() - 2
     if axes is not None:
         y, change = normalised(wide(input), delta, axes, eps)
         return scaled(mode, base, y, change, weight, bias, trailing)
     mean, variance = running
-    assert mean is not None
-    assert variance is not None
+    if mean is None or variance is None or mode.carries(running):
+        return NotImplemented
     mean, inverse = (each.reshape(-1, *[1] * trailing) for each in (mean, (variance + eps).rsqrt()))
     y = (wide(input) - mean) * inverse
     return scaled(mode, base, y, None if delta is None else delta * inverse, weight, bias, trailing)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zo_triton.difference.registry import rule
-from zo_triton.difference.rules.elementwise import operand, softplus_difference, spread, wide
+from zo_triton.difference.rules.elementwise import needed, of_two, operand, softplus_difference, spread, wide
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -16,17 +16,15 @@ if TYPE_CHECKING:
 
 @rule("clamp", "clip")
 def clamp(mode: DifferenceMode, base: Tensor, input: Tensor, min: Any = None, max: Any = None) -> Any:
-    """Measured from the clamped value c, it is δ + (a − c) clamped to [min − c, max − c]."""
-    if mode.carries((min, max)):
-        return NotImplemented
+    """Measured from the clamped value c, it is δ + (a − c) clamped to [min − c, max − c]; bounds may move."""
     delta = operand(mode, base, input)
-    assert delta is not None
-    delta = delta + (input - base)
-    if min is not None:
-        delta = torch.maximum(delta, (min - base).expand_as(base))
-    if max is not None:
-        delta = torch.minimum(delta, (max - base).expand_as(base))
-    return delta
+    delta = (input - base) if delta is None else delta + (input - base)
+    for bound, tighter in ((min, torch.maximum), (max, torch.minimum)):
+        if bound is not None:
+            moved = operand(mode, base, bound)
+            limit = (bound - base).expand_as(base)
+            delta = tighter(delta, limit if moved is None else limit + moved)
+    return spread(mode, base, delta)
 
 
 @rule("clamp_min")
@@ -62,8 +60,7 @@ def relu6(mode: DifferenceMode, base: Tensor, input: Tensor, inplace: bool = Fal
 
 def halves(mode: DifferenceMode, base: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
     """Differences of max(a, 0) and of min(a, 0); they add up to δ."""
-    delta = operand(mode, base, input)
-    assert delta is not None
+    delta = needed(mode, base, input)
     a = wide(input)
     above = torch.where(a > 0, torch.maximum(delta, -a), (a + delta).clamp(min=0))
     return above, delta - above
@@ -79,9 +76,9 @@ def leaky_relu(
 
 
 @rule("prelu")
-def prelu(mode: DifferenceMode, base: Tensor, input: Tensor, weight: Tensor) -> Tensor:
+def prelu(mode: DifferenceMode, base: Tensor, input: Tensor, weight: Tensor) -> Any:
     """A trained slope below zero, one for all or one a channel: Δmax(a,0) + w·Δmin(a,0) + Δw·min(a+δ,0)."""
-    channels = (-1, *[1] * (input.dim() - 2)) if weight.numel() > 1 else (1,)
+    channels = (-1, *[1] * (input.dim() - 2)) if weight.numel() > 1 else (1,) * min(1, input.dim())
     above: Tensor | None = None
     below = torch.zeros((), device=base.device)
     if mode.carries((input,)):
@@ -92,8 +89,7 @@ def prelu(mode: DifferenceMode, base: Tensor, input: Tensor, weight: Tensor) -> 
         change = mode.align(change.reshape(mode.evaluations, *channels), base.dim())
         grown = change * (wide(input).clamp(max=0) + below)
         above = grown if above is None else above + grown
-    assert above is not None
-    return above
+    return NotImplemented if above is None else above
 
 
 def _exponential_below(name: str, scale: float = 1.0, scaled_input: bool = False) -> None:
@@ -131,8 +127,7 @@ def hardshrink(mode: DifferenceMode, base: Tensor, input: Tensor, lambd: float =
 
 def _two_pieces(mode: DifferenceMode, base: Tensor, input: Tensor, kept: Any, value: float) -> Tensor:
     """δ where x is kept on both sides, 0 where on neither, the jump where it changes."""
-    delta = operand(mode, base, input)
-    assert delta is not None
+    delta = needed(mode, base, input)
     a = wide(input)
     moved = a + delta
     now = kept(moved)
@@ -142,8 +137,7 @@ def _two_pieces(mode: DifferenceMode, base: Tensor, input: Tensor, kept: Any, va
 @rule("softshrink")
 def softshrink(mode: DifferenceMode, base: Tensor, input: Tensor, lambd: float = 0.5) -> Tensor:
     """x − clamp(x, −λ, λ)."""
-    delta = operand(mode, base, input)
-    assert delta is not None
+    delta = needed(mode, base, input)
     return delta - _clamped(input, delta, -lambd, lambd)
 
 
@@ -156,8 +150,7 @@ def hardsigmoid(mode: DifferenceMode, base: Tensor, input: Tensor, inplace: bool
 @rule("hardswish")
 def hardswish(mode: DifferenceMode, base: Tensor, input: Tensor, inplace: bool = False) -> Tensor:
     """The product of x and its hard sigmoid."""
-    delta = operand(mode, base, input)
-    assert delta is not None
+    delta = needed(mode, base, input)
     a = wide(input)
     return delta * torch.nn.functional.hardsigmoid(a) + (a + delta) * _clamped(input, delta, -3.0, 3.0) / 6
 
@@ -170,8 +163,7 @@ def _clamped(input: Tensor, delta: Any, least: float, most: float) -> Tensor:
 @rule("softsign")
 def softsign(mode: DifferenceMode, base: Tensor, input: Tensor) -> Tensor:
     """x/(1 + |x|): where the sign stays, δ/((1+|a|)(1+|a+δ|))."""
-    delta = operand(mode, base, input)
-    assert delta is not None
+    delta = needed(mode, base, input)
     a = wide(input)
     moved = a + delta
     scale = (1 + a.abs()) * (1 + moved.abs())
@@ -181,8 +173,7 @@ def softsign(mode: DifferenceMode, base: Tensor, input: Tensor) -> Tensor:
 @rule("mish")
 def mish(mode: DifferenceMode, base: Tensor, input: Tensor, inplace: bool = False) -> Tensor:
     """x·tanh(softplus(x)): a product, of which the second factor moves by u(1−t²)/(1+tu)."""
-    delta = operand(mode, base, input)
-    assert delta is not None
+    delta = needed(mode, base, input)
     a = wide(input)
     t = torch.tanh(torch.nn.functional.softplus(a))
     u = torch.tanh(softplus_difference(a, delta))
@@ -200,27 +191,31 @@ def _whole_numbers(*names: str) -> None:
         ) -> Any:
             if args or kwargs:
                 return NotImplemented
-            delta = operand(mode, base, input)
-            assert delta is not None
+            delta = needed(mode, base, input)
             return _f(wide(input) + delta) - base
 
 
 _whole_numbers("floor", "ceil", "round", "trunc", "sign")
 
 
-@rule("maximum")
-def maximum(mode: DifferenceMode, base: Tensor, input: Tensor, other: Tensor) -> Tensor:
+def larger(a: Tensor, da: Tensor, b: Tensor, db: Tensor) -> Tensor:
     """The larger one's difference, unless the other overtakes it: max(Δa, Δb − (a − b)) where a ≥ b."""
-    da, db = operand(mode, base, input), operand(mode, base, other)
-    da, db = (torch.zeros_like(base) if d is None else d for d in (da, db))
-    gap = input - other
-    return spread(mode, base, torch.where(gap >= 0, torch.maximum(da, db - gap), torch.maximum(db, da + gap)))
+    gap = a - b
+    return torch.where(gap >= 0, torch.maximum(da, db - gap), torch.maximum(db, da + gap))
 
 
-@rule("minimum")
+def smaller(a: Tensor, da: Tensor, b: Tensor, db: Tensor) -> Tensor:
+    """The smaller one's difference, unless the other falls below it."""
+    return -larger(-a, -da, -b, -db)
+
+
+@rule("maximum", "fmax")
+def maximum(mode: DifferenceMode, base: Tensor, input: Tensor, other: Tensor) -> Tensor:
+    """The larger one's difference, unless the other overtakes it."""
+    return of_two(mode, base, input, other, larger)
+
+
+@rule("minimum", "fmin")
 def minimum(mode: DifferenceMode, base: Tensor, input: Tensor, other: Tensor) -> Tensor:
     """The smaller one's difference, unless the other falls below it."""
-    da, db = operand(mode, base, input), operand(mode, base, other)
-    da, db = (torch.zeros_like(base) if d is None else d for d in (da, db))
-    gap = input - other
-    return spread(mode, base, torch.where(gap <= 0, torch.minimum(da, db - gap), torch.minimum(db, da + gap)))
+    return of_two(mode, base, input, other, smaller)

@@ -101,6 +101,7 @@ def _largest(
     if not all(windows):
         return NotImplemented
     if maxima.numel() == 0:
+        mode.ignore(input)
         result = torch.zeros(mode.evaluations, *maxima.shape, device=maxima.device)
     else:
         places = engines.kept(_table(windows, input.shape[-len(windows) :], input.device))

@@ -25,13 +25,12 @@ def dropout_handler(mode: DifferenceMode, function: Callable, args: tuple, kwarg
         base = function(*args, **kwargs)
         if base is x:
             return base
-        return mode.apply(lambda mode, base: mode.difference(x).view(-1, *base.shape), base, function, (), {})
+        return mode.apply(lambda mode, base: mode.needed(x).view(-1, *base.shape), base, function, (), {})
     others = {name: value for name, value in kwargs.items() if name != "input"}
     mask = function(torch.ones_like(x), *args[1:], **others)
 
-    def compute(mode: DifferenceMode, base: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        delta = mode.difference(x)
-        assert delta is not None
+    def compute(mode: DifferenceMode, base: Tensor, /, *args: Any, **kwargs: Any) -> Tensor:
+        delta = mode.needed(x)
         return delta * mask
 
     return mode.apply(compute, x * mask, function, args, kwargs)

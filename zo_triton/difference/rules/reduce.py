@@ -22,14 +22,10 @@ def axes_of(dim: Any, dimensions: int) -> list[int]:
 
 
 def _total(
-    mode: DifferenceMode, input: Tensor, dim: Any = None, keepdim: bool = False, *more: int, **rest: Any
+    mode: DifferenceMode, input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
 ) -> Any:
     """ΣΔ over the axes that the arguments of ``sum`` and ``mean`` name."""
-    if more:
-        return NotImplemented
-    dim, keepdim = rest.get("axis", dim), rest.get("keepdims", keepdim)
-    delta = mode.difference(input)
-    assert delta is not None
+    delta = mode.needed(input)
     mode.wide = True
     if input.dim() == 0:
         return delta.float()
@@ -54,6 +50,5 @@ def mean(mode: DifferenceMode, base: Tensor, input: Tensor, *args: Any, **kwargs
 @rule("cumsum")
 def cumsum(mode: DifferenceMode, base: Tensor, input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     """Running sums of the differences."""
-    delta = mode.difference(input)
-    assert delta is not None
+    delta = mode.needed(input)
     return delta if input.dim() == 0 else delta.cumsum(dim + 1 if dim >= 0 else dim, dtype=torch.float32)

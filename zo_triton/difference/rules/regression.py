@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zo_triton.difference.registry import rule
-from zo_triton.difference.rules.elementwise import absolute_difference, operand, softplus_difference, wide
+from zo_triton.difference.rules.elementwise import absolute_difference, needed, softplus_difference, wide
 from zo_triton.difference.rules.losses import reduced, reduction_of, residual_of
 
 if TYPE_CHECKING:
@@ -82,8 +82,7 @@ def huber_loss(
 
 def _own(mode: DifferenceMode, input: Tensor) -> Tensor:
     """The difference of the only argument that carries one; what is made of it is of the loss level."""
-    delta = operand(mode, input, input)
-    assert delta is not None
+    delta = needed(mode, input, input)
     mode.wide = True
     return delta
 

@@ -17,12 +17,6 @@ if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
 
 
-def _needed(mode: DifferenceMode, value: Any) -> Tensor:
-    delta = mode.difference(value)
-    assert delta is not None
-    return delta
-
-
 def _axis(dim: int) -> int:
     """The same axis behind the P axis; negative ones count from the end anyway."""
     return dim + 1 if dim >= 0 else dim
@@ -31,15 +25,16 @@ def _axis(dim: int) -> int:
 @rule(
     "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "ravel", "view_as", "reshape_as",
     "contiguous", "clone", "__deepcopy__", "positive", "__pos__", "alias_copy", "float", "double", "half",
-    "bfloat16", "type_as", "cpu", "cuda", "to", "type", "atleast_1d",
+    "bfloat16", "type_as", "cpu", "cuda", "to", "type", "unsqueeze_copy", "squeeze_copy", "view_copy",
 )  # fmt: skip
-def reshape(mode: DifferenceMode, base: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
+def reshape(mode: DifferenceMode, base: Any, /, input: Any, *args: Any, **kwargs: Any) -> Any:
     """The same elements in the same order; a cast of the base leaves the difference's dtype alone."""
+    mode.ignore(*args, *kwargs.values())  # of another tensor only the shape or the type is taken
     if not isinstance(base, Tensor) or not base.is_floating_point():
         return None
     if not isinstance(input, Tensor) or base.numel() != input.numel():
         return NotImplemented
-    return _needed(mode, input).reshape(mode.evaluations, *base.shape).to(base.device)
+    return mode.needed(input).reshape(mode.evaluations, *base.shape).to(base.device)
 
 
 def _alias(*names: str, transposed: bool) -> None:
@@ -66,7 +61,7 @@ def _alias(*names: str, transposed: bool) -> None:
 
 def _transposed(mode: DifferenceMode, base: Tensor, input: Tensor) -> Any:
     """``.mT`` of any tensor; ``.T`` and ``.t()`` of at most two dimensions."""
-    delta = _needed(mode, input)
+    delta = mode.needed(input)
     if input.dim() < 2:
         return delta
     return delta.mT if base.shape == input.mT.shape else NotImplemented
@@ -80,20 +75,22 @@ _alias("T", "t", "mT", transposed=True)
 def transpose(mode: DifferenceMode, base: Tensor, input: Tensor, *axes: int, **named_axes: int) -> Tensor:
     """Two axes change places."""
     first, second = (*axes, *named_axes.values())
-    return _needed(mode, input).transpose(_axis(first), _axis(second))
+    delta = mode.needed(input)
+    return delta.transpose(_axis(first), _axis(second)) if input.dim() else delta
 
 
 @rule("permute")
-def permute(mode: DifferenceMode, base: Tensor, input: Tensor, *dims: Any) -> Tensor:
+def permute(mode: DifferenceMode, base: Tensor, input: Tensor, *axes: Any, dims: Any = None) -> Tensor:
     """All axes in a new order."""
-    order = dims[0] if len(dims) == 1 and isinstance(dims[0], Sequence) else dims
-    return _needed(mode, input).permute(0, *(axis % input.dim() + 1 for axis in order))
+    order = dims if dims is not None else axes[0] if axes and isinstance(axes[0], Sequence) else axes
+    return mode.needed(input).permute(0, *(axis % input.dim() + 1 for axis in order))
 
 
 @rule("expand", "expand_as", "broadcast_to")
-def expand(mode: DifferenceMode, base: Tensor, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def expand(mode: DifferenceMode, base: Tensor, /, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Repeats along axes of size one."""
-    return mode.align(_needed(mode, input), base.dim()).expand(mode.evaluations, *base.shape)
+    mode.ignore(*args, *kwargs.values())  # of another tensor only the shape is taken
+    return mode.align(mode.needed(input), base.dim()).expand(mode.evaluations, *base.shape)
 
 
 @rule("__getitem__")
@@ -101,7 +98,7 @@ def getitem(mode: DifferenceMode, base: Tensor, input: Tensor, index: Any) -> Te
     """Basic indices give a view; others go by the positions that they pick."""
     if isinstance(index, Tensor) and index.dtype in (torch.int32, torch.int64) and input.dim() > 0:
         return _look_up(mode, input, index)
-    delta = _needed(mode, input)
+    delta = mode.needed(input)
     parts = index if isinstance(index, tuple) else (index,)
     if all(part is None or part is Ellipsis or type(part) in (int, slice) for part in parts):
         return delta[(slice(None), *parts)]
@@ -114,7 +111,7 @@ def index_select(mode: DifferenceMode, base: Tensor, input: Tensor, dim: int, in
     if input.dim() == 0:
         return NotImplemented
     if dim % input.dim() != 0:
-        return _needed(mode, input).index_select(_axis(dim), index)
+        return mode.needed(input).index_select(_axis(dim), index)
     return _look_up(mode, input, index.reshape(-1))
 
 
@@ -122,7 +119,7 @@ def _look_up(mode: DifferenceMode, table: Tensor, indices: Tensor) -> Tensor:
     """The rows of the table's difference that integers pick; of a trained table no others are drawn."""
     tensor_id = mode.trained(table)
     if tensor_id < 0 or table.dim() < 2 or engines.is_replayable():
-        return _needed(mode, table)[:, indices]
+        return mode.needed(table)[:, indices]
     rows, places = torch.unique(indices.long() % max(1, len(table)), return_inverse=True)
     return mode.materialise(tensor_id, table, rows)[:, places]
 
@@ -135,19 +132,19 @@ def _pick(mode: DifferenceMode, input: Tensor, delta: Tensor, move: Any) -> Tens
 @rule("select")
 def select(mode: DifferenceMode, base: Tensor, input: Tensor, dim: int, index: int) -> Tensor:
     """One slice along an axis."""
-    return _needed(mode, input).select(_axis(dim), index)
+    return mode.needed(input).select(_axis(dim), index)
 
 
 @rule("narrow")
 def narrow(mode: DifferenceMode, base: Tensor, input: Tensor, dim: int, start: int, length: int) -> Tensor:
     """A run of slices along an axis."""
-    return _needed(mode, input).narrow(_axis(dim), start, length)
+    return mode.needed(input).narrow(_axis(dim), start, length)
 
 
 @rule("chunk", "split", "tensor_split", "unbind", "split_with_sizes")
-def split(mode: DifferenceMode, base: Sequence[Tensor], input: Tensor, *args: Any, **kwargs: Any) -> Any:
+def split(mode: DifferenceMode, base: Sequence[Tensor], /, input: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Consecutive parts along an axis; their sizes are read off the base's parts."""
-    delta = _needed(mode, input)
+    delta = mode.needed(input)
     if not base:
         return None
     if base[0].dim() < input.dim():  # unbind
@@ -157,10 +154,32 @@ def split(mode: DifferenceMode, base: Sequence[Tensor], input: Tensor, *args: An
 
 
 @rule("cat", "concat", "concatenate")
-def cat(mode: DifferenceMode, base: Tensor, tensors: Sequence[Tensor], dim: int = 0, **kwargs: Any) -> Tensor:
-    """Joined along an axis that exists; zeros for parts that carry nothing."""
-    axis = _axis(kwargs.pop("axis", dim))
-    return torch.cat([_or_zeros(mode, each) for each in tensors], axis)
+def cat(mode: DifferenceMode, base: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Joined along an axis that exists; zeros for parts that carry nothing.
+
+    torch leaves out a part of shape [0] beside parts of other dimensions, as an empty key-value cache is.
+    """
+    parts = [each for each in tensors if each.dim() == base.dim()]
+    mode.ignore(*tensors)
+    return torch.cat([_or_zeros(mode, each) for each in parts], _axis(dim))
+
+
+@rule("atleast_1d", "atleast_2d", "atleast_3d", "broadcast_tensors")
+def each_by_itself(mode: DifferenceMode, base: Any, *tensors: Any) -> Any:
+    """Axes added or repeated, of one tensor or of each of several."""
+    listed = tensors[0] if isinstance(tensors[0], (list, tuple)) else tensors
+    bases = [base] if isinstance(base, Tensor) else base
+    found = [
+        None if delta is None else _grown(mode, delta, each.shape)
+        for delta, each in zip(map(mode.difference, listed), bases, strict=True)
+    ]
+    return found[0] if isinstance(base, Tensor) else found
+
+
+def _grown(mode: DifferenceMode, delta: Tensor, shape: torch.Size) -> Tensor:
+    if delta[0].numel() == shape.numel():
+        return delta.reshape(mode.evaluations, *shape)
+    return mode.align(delta, len(shape)).expand(-1, *shape)
 
 
 @rule("stack")
@@ -177,10 +196,10 @@ def _or_zeros(mode: DifferenceMode, tensor: Tensor) -> Tensor:
 
 
 def _rearranged(
-    mode: DifferenceMode, function: Any, base: Tensor, input: Tensor, *args: Any, **kwargs: Any
+    mode: DifferenceMode, function: Any, base: Tensor, /, input: Tensor, *args: Any, **kwargs: Any
 ) -> Tensor:
     """Any other choice of elements: the function, run on their positions, tells which."""
-    return _pick(mode, input, _needed(mode, input), lambda positions: function(positions, *args, **kwargs))
+    return _pick(mode, input, mode.needed(input), lambda positions: function(positions, *args, **kwargs))
 
 
 _REARRANGING = (
@@ -188,7 +207,35 @@ _REARRANGING = (
     "take", "take_along_dim", "masked_select", "diagonal", "fliplr", "flipud", "narrow_copy",
     "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
 )  # fmt: skip
-register(named(*_REARRANGING), handler_of_any(_rearranged))
+register([*named(*_REARRANGING), Tensor.unfold], handler_of_any(_rearranged))
+
+
+@rule("as_strided")
+def as_strided(
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    size: Sequence[int],
+    stride: Sequence[int],
+    storage_offset: int | None = None,
+) -> Tensor:
+    """Any view of the memory, as long as it stays within the tensor's own part.
+
+    Raises:
+        ValueError: It reaches elements that are not the tensor's, whose differences are not known.
+    """
+    start = input.storage_offset()
+    first = (start if storage_offset is None else storage_offset) - start
+    last = first + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    positions = torch.empty_strided(input.shape, input.stride(), dtype=torch.int64, device=input.device)
+    dense = positions.untyped_storage().nbytes() == input.numel() * positions.element_size()
+    if base.numel() and not (dense and first >= 0 and last < input.numel()):
+        raise ValueError(
+            "as_strided reaches memory outside of the tensor that it is called on, where differences can't be "
+            "known; call it on the whole tensor, or on a .clone() with strides of its own."
+        )
+    positions.copy_(torch.arange(input.numel(), device=input.device).view(input.shape))
+    return _pick(mode, input, mode.needed(input), lambda _: positions.as_strided(size, stride, first))
 
 
 @handler("embedding")
@@ -215,7 +262,7 @@ def _triangle(name: str) -> None:
 
     @rule(name)
     def _(mode: DifferenceMode, base: Tensor, input: Tensor, diagonal: int = 0) -> Tensor:
-        return function(_needed(mode, input), diagonal)
+        return function(mode.needed(input), diagonal)
 
 
 _triangle("tril")

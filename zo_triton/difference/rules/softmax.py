@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from zo_triton.difference.registry import rule
-from zo_triton.difference.rules.elementwise import wide
+from zo_triton.difference.rules.elementwise import of_two, wide
+from zo_triton.difference.rules.reduce import axes_of
 from zo_triton.ops import engines
 
 if TYPE_CHECKING:
@@ -49,10 +50,11 @@ def _along_classes(name: str, change: Callable[[Tensor, Tensor, Tensor, int], Te
         _stacklevel: int = 3,
         dtype: Any = None,
     ) -> Any:
-        if dim is None or input.dim() == 0:
-            return NotImplemented
-        delta = mode.difference(input)
-        assert delta is not None
+        if dim is None:  # torch's own choice, of which it warns
+            dim = 0 if input.dim() in (0, 1, 3) else 1
+        if input.dim() == 0:  # a single share, which is always 1
+            return torch.zeros_like(mode.needed(input))
+        delta = mode.needed(input)
         return change(base, input, delta, _from_the_end(input, dim))
 
 
@@ -66,14 +68,28 @@ _along_classes("softmax", _softmax)
 _along_classes("softmin", lambda base, a, delta, dim: _softmax(base, -a, -delta, dim))
 
 
+def log_sum(a: Tensor, da: Tensor, b: Tensor, db: Tensor) -> Tensor:
+    """Δ log(eᵃ + eᵇ)."""
+    values, changes = torch.broadcast_tensors(a, b), torch.broadcast_tensors(da, db)
+    return log_normaliser(torch.stack(values, -1), torch.stack(changes, -1), -1).squeeze(-1)
+
+
+@rule("logaddexp")
+def logaddexp(mode: DifferenceMode, base: Tensor, input: Tensor, other: Tensor) -> Tensor:
+    """The logsumexp of two."""
+    return of_two(mode, base, input, other, log_sum)
+
+
 @rule("logsumexp")
 def logsumexp(mode: DifferenceMode, base: Tensor, input: Tensor, dim: Any, keepdim: bool = False) -> Any:
-    """log1p(Σ p·expm1(δ)) along one axis."""
-    if not isinstance(dim, int) or input.dim() == 0:
-        return NotImplemented
-    delta = mode.difference(input)
-    assert delta is not None
-    result = log_normaliser(wide(input), wide(delta), _from_the_end(input, dim))
+    """log1p(Σ p·expm1(δ)) along the axes."""
+    delta = mode.needed(input)
+    if input.dim() == 0:
+        return delta
+    axes = tuple(axes_of(dim, input.dim()))
+    last = tuple(range(-len(axes), 0))
+    a, delta = (wide(each).movedim(axes, last).flatten(-len(axes)) for each in (input, delta))
+    result = log_normaliser(a, delta, -1)
     return result.reshape(mode.evaluations, *base.shape)
 
 
