@@ -58,6 +58,8 @@ def render(before: Record, after: Record, allowed: float = ALLOWED) -> str:
         one, other = before["environment"][key], after["environment"][key]
         if one != other:
             blocks.append(f"**Not the same {key}**: {one} and {other}. Differences are the machines'.")
+    if before["tiny"] or after["tiny"]:
+        blocks.append("**A tiny run is among them**: its numbers mean nothing.")
     rows = [
         [
             change.what, change.before, change.after, _times(change.ratio),

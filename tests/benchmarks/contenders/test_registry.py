@@ -1,5 +1,10 @@
 """Contenders: found by file, told apart by name, honest about what is not installed."""
 
+from importlib import import_module
+from inspect import isclass
+from pkgutil import iter_modules
+from types import ModuleType
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +12,7 @@ from torch import nn
 
 from benchmarks import contenders as baselines
 from benchmarks.contenders import registry as methods
-from benchmarks.contenders.contender import Method, Setting
+from benchmarks.contenders.contender import Contender, Method, Setting
 from benchmarks.contenders.jax_network import relu_layers
 from benchmarks.contenders.rank_one import RankOne
 from benchmarks.contenders.registry import METHODS, find_methods
@@ -23,6 +28,28 @@ def test_a_new_file_is_a_new_contender(tmp_path, monkeypatch):
     (tmp_path / "twice.py").write_text((tmp_path / "another.py").read_text())
     with pytest.raises(ValueError, match="two contenders have one name"):
         methods._collect()
+
+
+def unlisted(modules):
+    """Modules of contenders that list none; what only defines their base or parts of them is no such module."""
+    return [
+        name
+        for name, module in modules.items()
+        if not hasattr(module, "METHODS")
+        and any(
+            isclass(each) and each.__module__ == module.__name__ and Contender in each.__mro__[1:]
+            for each in vars(module).values()
+        )
+    ]
+
+
+def test_every_file_of_contenders_lists_them():
+    names = [module.name for module in iter_modules(baselines.__path__)]
+    modules = {name: import_module(f"{baselines.__name__}.{name}") for name in names}
+    assert unlisted(modules) == []
+    unfinished = ModuleType("unfinished")
+    unfinished.Slow = type("Slow", (Contender,), {"__module__": "unfinished"})
+    assert unlisted({"unfinished": unfinished}) == ["unfinished"]
 
 
 def test_what_is_not_installed_is_left_out(monkeypatch):

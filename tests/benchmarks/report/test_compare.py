@@ -206,3 +206,8 @@ def test_the_median_of_two_seeds_is_that_of_the_report(record):
         method["runs"] = method["runs"][:2]
     found = {change.what: change.before for change in compare.compare(record, record)}
     assert found["race, digits: fused ZO + Adam to 95 %"] == "0.275 s"
+
+
+def test_a_tiny_run_is_told(record):
+    assert "tiny" not in compare.render(record, record)
+    assert "**A tiny run is among them**" in compare.render(record, record | {"tiny": True})
