@@ -60,7 +60,9 @@ def test_what_other_systems_leave_behind_changes_nothing(tiny_root):
         path.with_name("._" + path.name).write_bytes(b"\x00\x05\x16\x07")
     for name in ("wnids.txt", "val/val_annotations.txt"):
         path = folder / name
-        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().rstrip().replace(b"\n", b"\r\n") + b"\r\n\r\n \n")
+        path.write_bytes(
+            b"\xef\xbb\xbf" + path.read_bytes().rstrip().replace(b"\n", b"\r\n") + b"\r\n\r\n \n"
+        )
     after = tiny_imagenet(tiny_root)
     assert np.array_equal(after.train_x, before.train_x)
     assert np.array_equal(after.test_x, before.test_x)
