@@ -56,6 +56,29 @@ def test_convolutions_tied_and_frozen_parameters():
     np.testing.assert_allclose(line.outputs, model(x).detach().squeeze(1).numpy(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+def test_recurrent_layers(kind):
+    class LastOutput(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = kind(3, 4, num_layers=2, batch_first=True, bidirectional=True)
+            self.unused, self.head = nn.Parameter(torch.ones(2)), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.head(self.layers(x)[0][:, -1])
+
+    torch.manual_seed(0)
+    model, x = LastOutput(), torch.randn(3, 5, 3)
+    before = model(x)
+    line = linearize(model, x)
+    assert line.shapes[0] == (2,)
+    assert not line.features[:, :2].any()
+    assert torch.equal(model(x), before)
+    model.unused.requires_grad_(False)
+    np.testing.assert_allclose(line.features[:, 2:], backward(model, x), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(line.outputs, before.detach().flatten().numpy(), rtol=1e-4, atol=1e-6)
+
+
 def test_the_expansion_is_of_second_order():
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)).double(), torch.randn(7, 4).double()
@@ -101,6 +124,13 @@ def test_the_model_is_left_alone():
             r"Dropout '1' is in training mode.*model.eval\(\)",
         ),
         (nn.BatchNorm1d(3), torch.ones(2, 3), ValueError, "BatchNorm1d '' is in training mode"),
+        (
+            nn.BatchNorm1d(3, track_running_stats=False).eval(),
+            torch.ones(2, 3),
+            ValueError,
+            "BatchNorm1d '' has no running statistics.*track_running_stats=True",
+        ),
+        (nn.GRU(3, 2, 2, dropout=0.5), torch.ones(2, 4, 3), ValueError, "GRU '' is in training mode"),
     ],
 )
 def test_bad_input(model, x, error, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -20,8 +21,8 @@ def check_parameters(params: Sequence[Tensor], directions: Directions, names: Se
         names: What to call them in an error; by default their positions.
 
     Raises:
-        TypeError: A parameter is no tensor, not of a real floating type, or sparse; or ``directions`` is no
-            :class:`Directions`.
+        TypeError: A parameter is no tensor, not of a real floating type, sparse, or a DTensor; or ``directions``
+            is no :class:`Directions`.
         ValueError: There are none, one comes twice, they lie on several devices, or the field can't address
             one of them.
     """
@@ -36,6 +37,12 @@ def check_parameters(params: Sequence[Tensor], directions: Directions, names: Se
         if not isinstance(param, Tensor):
             raise TypeError(
                 f"{_name(position, names)} is no tensor but {param!r} of type {type(param).__name__}."
+            )
+        if _is_distributed(param):
+            raise TypeError(
+                f"{_name(position, names)} is a DTensor, of which each process holds a part (fully_shard, "
+                "parallelize_module); pass the unsharded model in each process: no gradients or optimizer state of "
+                "its size are needed, and ranks=zo.Ranks() shares the evaluations among the processes."
             )
         if not param.is_floating_point():
             raise TypeError(
@@ -71,6 +78,12 @@ def check_scales(scales: Tensor, directions: Directions) -> None:
         raise ValueError(
             f"scales must have shape ({directions.num},), one a direction, got {tuple(scales.shape)}."
         )
+
+
+def _is_distributed(param: Tensor) -> bool:
+    """Whether it is a DTensor, without importing what takes long to import."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(param, module.DTensor)
 
 
 @lru_cache(maxsize=64)

@@ -6,6 +6,7 @@ trained parameters, in the order of ``model.parameters()``, each flattened: the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,8 +59,8 @@ def ntk(model: nn.Module, x: Tensor) -> np.ndarray:
 
     Raises:
         TypeError: ``model`` is no module, or ``x`` no floating-point tensor.
-        ValueError: No parameter is trained, there is no sample, or a layer is in training mode that makes
-            one sample's output depend on chance or on the other samples.
+        ValueError: No parameter is trained, there is no sample, or a layer makes one sample's output depend on
+            chance or on the other samples: in training mode, or a batch norm without running statistics.
 
     Example:
         >>> import torch
@@ -130,15 +131,38 @@ def linearize(model: nn.Module, x: Tensor) -> Linearized:
         value = functional_call(model, state, (sample.unsqueeze(0),), tie_weights=False).flatten()
         return value, value
 
-    per_sample = vmap(jacrev(outputs, has_aux=True), in_dims=(None, 0))
+    # torch's recurrent layers write in place where vmap can't follow.
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    per_sample = _one_by_one if recurrent else _at_once
     with torch.enable_grad():
-        slopes, values = per_sample(tuple(map(_in_float64, trained)), x.detach().double())
+        slopes, values = per_sample(outputs, tuple(map(_in_float64, trained)), x.detach().double())
     columns = [slope.detach().reshape(values.numel(), -1) for slope in slopes]
     return Linearized(
         outputs=values.detach().reshape(-1).cpu().numpy(),
         features=torch.cat(columns, dim=1).cpu().numpy(),
         shapes=tuple(tuple(parameter.shape) for parameter in trained),
     )
+
+
+def _at_once(
+    outputs: Callable[..., tuple[Tensor, Tensor]], parameters: tuple[Tensor, ...], x: Tensor
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The slopes of each sample's outputs, [n, o, *shape] for each parameter, and the outputs, [n, o]."""
+    return vmap(jacrev(outputs, has_aux=True), in_dims=(None, 0))(parameters, x)
+
+
+def _one_by_one(
+    outputs: Callable[..., tuple[Tensor, Tensor]], parameters: tuple[Tensor, ...], x: Tensor
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The same by one backward pass an output."""
+    leaves = tuple(parameter.requires_grad_() for parameter in parameters)
+    values = torch.stack([outputs(leaves, sample)[0] for sample in x])
+    rows = [
+        torch.autograd.grad(value, leaves, retain_graph=True, materialize_grads=True)
+        for value in values.flatten()
+    ]
+    slopes = (torch.stack(column).unflatten(0, values.shape) for column in zip(*rows, strict=True))
+    return tuple(slopes), values
 
 
 def _in_float64(tensor: Tensor) -> Tensor:
@@ -155,7 +179,14 @@ def _check_model(model: nn.Module, x: Tensor) -> None:
     if x.ndim < 1 or x.shape[0] == 0:
         raise ValueError(f"x must hold at least one sample, got shape {tuple(x.shape)}.")
     for name, module in model.named_modules():
-        unsteady = isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd))
+        unsteady = isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)) or (
+            isinstance(module, nn.RNNBase) and module.dropout > 0
+        )
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            raise ValueError(
+                f"{type(module).__name__} {name!r} has no running statistics, so no sample has an output of "
+                "its own even in eval mode; make it with track_running_stats=True, or use GroupNorm or LayerNorm."
+            )
         if unsteady and module.training:
             raise ValueError(
                 f"{type(module).__name__} {name!r} is in training mode, where no sample has an output of its "

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from zo_triton.directions import Directions
 
@@ -11,6 +15,28 @@ LOW_PRECISION = ("master", "stochastic")
 LARGEST_SLOPE = 2.0**60
 LARGEST_LR = 2.0**40
 """A step along a slope this steep at this rate is far from float32's range: weights can't silently overflow."""
+
+_told = WeakTensorKeyDictionary()
+"""Frozen tensors that a warning has named."""
+
+
+def warn_of_frozen(params: Sequence[Tensor]) -> None:
+    """Warns once if some of the tensors to be trained are frozen and others are not.
+
+    Without autograd ``requires_grad`` has no effect. Where no tensor has it, none is meant; where some do, as with
+    adapters in a frozen model, all of ``model.parameters()`` was probably passed by mistake.
+    """
+    frozen = [param for param in params if not param.requires_grad]
+    if not frozen or len(frozen) == len(params) or frozen[0] in _told:
+        return
+    _told[frozen[0]] = True
+    warnings.warn(
+        f"{len(frozen)} of the {len(params)} tensors to be trained have requires_grad=False and will move all the "
+        "same: no autograd takes part. To leave them as they are, pass [p for p in model.parameters() if "
+        "p.requires_grad].",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def check_low_precision(choice: str) -> None:

@@ -13,6 +13,7 @@ from zo_triton.difference import Evaluation
 from zo_triton.difference.arguments import check_parameters
 from zo_triton.directions import Directions
 from zo_triton.optim.aggregators import get_aggregator
+from zo_triton.optim.checks import warn_of_frozen
 from zo_triton.optim.measure import Measurement, measure
 
 
@@ -53,6 +54,9 @@ def estimate_gradient(
         NonFiniteLossError: The loss, or every difference of it, is not finite; ``.grad`` is as it was.
         ValueError: A setting is out of range, or the loss is no scalar; ``.grad`` is as it was.
 
+    Warns:
+        UserWarning: Some of the tensors have ``requires_grad=False`` and others do not; once.
+
     Example:
         >>> import torch, zo_triton as zo
         >>> w = torch.tensor([1.0, -2.0], requires_grad=True)
@@ -64,6 +68,7 @@ def estimate_gradient(
     evaluation = Evaluation(eps, sides, compute_dtype, chunk, strict)
     check_parameters(params, directions)
     get_aggregator(aggregator)
+    warn_of_frozen(params)
     measurement = measure(closure, params, directions, evaluation)
     write_gradients(params, measurement, aggregator)
     return measurement.loss

@@ -96,7 +96,7 @@ class FusedTrainer(GradientStep):
         if [id(param) for param in held] != [id(param) for param in params]:
             raise ValueError(
                 f"the optimizer holds {len(held)} tensors that are not the model's {len(params)} trained "
-                "parameters in their order; make it with model.parameters()."
+                "parameters in their order; make it with [p for p in model.parameters() if p.requires_grad]."
             )
         low = sorted({str(param.dtype) for param in params if param.dtype not in FULL_PRECISION})
         if low:

@@ -18,6 +18,7 @@ from zo_triton.optim.checks import (
     LARGEST_LR,
     check_coefficients,
     check_low_precision,
+    warn_of_frozen,
 )
 from zo_triton.optim.descent import FULL_PRECISION, descend, make_state
 from zo_triton.optim.measure import Measurement, measure
@@ -52,7 +53,8 @@ class ZOSGD(torch.optim.Optimizer):
     is read or written. Without momentum the weights are updated in place, all K directions in one pass, and
     nothing of the parameters' size is stored.
 
-    Every parameter passed is trained, also with ``requires_grad=False``: no autograd takes part. A
+    Every parameter passed is trained, also with ``requires_grad=False``: no autograd takes part. For adapters in
+    a frozen model pass ``[p for p in model.parameters() if p.requires_grad]``. A
     parameter's place in the groups, all in order, is its id in the field. float16 and bfloat16 parameters
     keep a float32 master copy in the state, in which small updates add up; if a parameter was overwritten
     from outside (``model.load_state_dict``), its new value is taken over. With ``low_precision="stochastic"``
@@ -99,6 +101,9 @@ class ZOSGD(torch.optim.Optimizer):
         ValueError: A setting is out of range, parameters lie on several devices, or the field can't address
             one of them.
 
+    Warns:
+        UserWarning: Some of the parameters have ``requires_grad=False`` and others do not.
+
     Example:
         >>> import torch, zo_triton as zo
         >>> w = torch.tensor([1.0, -2.0])
@@ -141,6 +146,7 @@ class ZOSGD(torch.optim.Optimizer):
             ranks.check_directions(directions)
         _check_settings(vars(self))
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        warn_of_frozen(self._parameters())
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds tensors with options of their own; their ids follow those of the groups before.
