@@ -66,6 +66,43 @@ def test_values_are_subtracted_with_one_warning(name):
         differences(lambda: function(A, SQUARE), [A, SQUARE], DIRECTIONS, 1e-4)
 
 
+SPARSE = {
+    "coordinates": (lambda a, s: s.to_sparse() @ a.mT, "torch.Tensor.(matmul|__matmul__)"),
+    "rows": (lambda a, s: s.to_sparse_csr() @ a.mT, "torch.Tensor.(matmul|__matmul__)"),
+    "linear": (lambda a, s: F.linear(s.to_sparse(), a), "torch.nn.functional.linear"),
+    "sum": (lambda a, s: a.mT + s[:, :3].to_sparse(), "torch.Tensor.(add|__add__)"),
+    "own_product": (lambda a, s: torch.sparse.mm(s.to_sparse(), a.mT), "_sparse_mm|torch.sparse.mm"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize("name", SPARSE)
+def test_a_sparse_operand_is_subtracted(name):
+    function, named = SPARSE[name]
+
+    def of(a):
+        return function(a, SQUARE.relu().to(a.dtype))
+
+    with pytest.warns(UserWarning, match=f"no difference rule for ({named})"):
+        _, found = differences(lambda: of(A), [A], DIRECTIONS, 1e-4)
+    assert relative_error(found, expected_differences(of, [A], DIRECTIONS, 1e-4)) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a: (a * 2).to_sparse().to_dense(),
+        lambda a: (a * 2).to_sparse_csr() @ SQUARE,
+        lambda a: A.to_sparse() * a,
+        lambda a: torch.sparse_coo_tensor(torch.tensor([[0, 1, 2]]), a[:, 0], (3,)).to_dense(),
+    ],
+)
+def test_a_sparse_result_is_refused_by_name(function):
+    with pytest.raises(ValueError, match=r" gives a sparse tensor .*; use dense tensors"):
+        differences(lambda: function(A), [A], DIRECTIONS, 1e-4)
+
+
 def test_strict_names_the_function_and_the_remedy():
     with pytest.raises(MissingRuleError, match=r"no difference rule for torch.erf .*strict=False") as caught:
         differences(lambda: torch.erf(A).sum(), [A], DIRECTIONS, 1e-3, strict=True)

@@ -253,6 +253,14 @@ def test_rule_is_exact(name, eps):
     assert error < 1e-5
 
 
+@pytest.mark.parametrize("in_order", [True, False])
+def test_topk_across_changes_of_place(in_order):
+    """Values, whoever they belong to afterwards; ties and near ties."""
+    scores = torch.tensor([[1.0, 1.0, 0.5, 0.5, 0.49, 0.0], [0.3, 0.31, 0.3, 0.32, 0.3, 0.3]])
+    _, _, error = of_rule(lambda a: a.topk(3, 1, sorted=in_order).values.sort(1)[0], (scores,), 0.1, sides=2)
+    assert error < 1e-5
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_rule_in_bfloat16(name):
     """Differences are rounded to eight bits: at most four roundings of 2⁻⁹ stand in a row here."""

@@ -75,6 +75,12 @@ def difference(
     floating = [isinstance(each, Tensor) and each.is_floating_point() for each in results]
     if not any(floating):
         return None
+    if any(isinstance(each, Tensor) and each.layout is not torch.strided for each in results):
+        raise ValueError(
+            f"{name_of(function)} gives a sparse tensor that depends on the trained parameters, whose difference "
+            "can't be held; use dense tensors (a sparse factor that holds no parameter is fine), or wrap the "
+            "closure in zo.BlackBox to evaluate it direction by direction."
+        )
     _announce(mode, function)
     leaves, structure = tree_flatten((args, kwargs))
     carried: dict[int, Tensor] = {}

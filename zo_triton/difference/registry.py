@@ -9,7 +9,7 @@ A *handler* does everything itself, the base result included.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import wraps
+from functools import lru_cache, wraps
 from types import BuiltinFunctionType, MethodDescriptorType
 from typing import TYPE_CHECKING, Any
 
@@ -76,9 +76,18 @@ def spelled(function: Callable, kwargs: dict) -> dict:
         kwargs = {name: value for name, value in kwargs.items() if name != "out"}
     if kwargs.keys().isdisjoint(_NUMPY) or function not in HANDLERS:
         return kwargs
-    if not isinstance(function, _WRITTEN_IN_C) or function.__name__.startswith("linalg_"):
-        return kwargs  # x and axis are then the function's own names
-    return {_NUMPY.get(name, name): value for name, value in kwargs.items()}
+    own = _own_names(function)
+    return {name if name in own else _NUMPY.get(name, name): value for name, value in kwargs.items()}
+
+
+@lru_cache(maxsize=256)
+def _own_names(function: Callable) -> frozenset[str]:
+    """Those of NumPy's names that are the function's own, as ``x1`` is a distance's."""
+    overloads = getattr(torch.ops.aten, function.__name__, None)
+    if not isinstance(function, _WRITTEN_IN_C) or overloads is None:
+        return frozenset(_NUMPY)
+    schemas = (getattr(overloads, name)._schema for name in overloads.overloads())
+    return frozenset(argument.name for schema in schemas for argument in schema.arguments)
 
 
 def handler(*names: str) -> Callable[[Handler], Handler]:

@@ -118,7 +118,7 @@ def norm(
 def vector_norm(
     mode: DifferenceMode,
     base: Tensor,
-    x: Tensor,
+    input: Tensor,
     ord: Any = 2,
     dim: Any = None,
     keepdim: bool = False,
@@ -126,14 +126,14 @@ def vector_norm(
     dtype: Any = None,
 ) -> Any:
     """``torch.linalg.vector_norm``."""
-    return _norm(mode, x, ord, dim, keepdim)
+    return _norm(mode, input, ord, dim, keepdim)
 
 
 @rule("norm", owner=torch.linalg)
 def linalg_norm(
     mode: DifferenceMode,
     base: Tensor,
-    A: Tensor,
+    input: Tensor,
     ord: Any = None,
     dim: Any = None,
     keepdim: bool = False,
@@ -141,8 +141,8 @@ def linalg_norm(
     dtype: Any = None,
 ) -> Any:
     """``torch.linalg.norm`` where it means a vector norm."""
-    vector = A.dim() == 1 or isinstance(dim, int) or ord in (None, "fro")
-    return _norm(mode, A, ord, dim, keepdim) if vector else NotImplemented
+    vector = input.dim() == 1 or isinstance(dim, int) or ord in (None, "fro")
+    return _norm(mode, input, ord, dim, keepdim) if vector else NotImplemented
 
 
 @rule("cdist")
