@@ -152,7 +152,7 @@ def test_other_parameters_than_those_it_trains_are_refused(name, fused):
     PARAMETERS[name](trainer)
     assert not trainer.is_fused
     before = [param.detach().clone() for param in trainer.params]
-    with pytest.raises(ValueError, match="no longer the 4 that the trainer was made with.*Make optimizer"):
+    with pytest.raises(ValueError, match=r"no longer the 4 that the trainer was made with.*Make optimizer"):
         trainer.step(X, Y)
     assert trainer.steps_done == 1
     assert all(map(torch.equal, before, trainer.params))
