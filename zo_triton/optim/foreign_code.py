@@ -13,9 +13,10 @@ from torch import nn
 from torch.nn.modules import module as modules
 from torch.optim import Optimizer
 from torch.optim import optimizer as optimizers
+from torch.utils import _contextlib
 
-_OWN_FOLDERS = (str(Path(optimizers.__file__).parent), str(Path(__file__).parent))
-"""Where the code of torch's optimizers and of ours is; torch's schedulers, which wrap a step, are among it."""
+_OWN_CODE = (str(Path(optimizers.__file__).parent), str(Path(__file__).parent), _contextlib.__file__)
+"""Where a step's own code is: torch's optimizers, its schedulers and ``no_grad``, which wrap one, and ours."""
 
 _FORWARD = {kind: kind.forward for kind in (nn.Sequential, nn.Linear, nn.ReLU)}
 _CALL = nn.Module.__call__
@@ -35,7 +36,7 @@ def in_optimizer(optimizer: Optimizer) -> str | None:
     step: Any = optimizer.step
     while step is not None:
         code = getattr(step, "__code__", None)
-        if code is None or not code.co_filename.startswith(_OWN_FOLDERS):
+        if code is None or not code.co_filename.startswith(_OWN_CODE):
             return f"the replaced step {_name(step)}"
         step = getattr(step, "__wrapped__", None)
     return None

@@ -158,8 +158,10 @@ class FusedTrainer(GradientStep):
             TypeError: The labels are no int64 tensor, or the targets no float32 one.
             NonFiniteLossError: The loss or every difference is not finite. Nothing has changed then.
             ValueError: Shapes do not fit, a label is out of range, or model or optimizer hold other parameters
-                than when the trainer was made. Nothing has changed then.
+                than when the trainer was made, or a hook does what the log can't hold. Nothing has changed then.
         """
+        if self.log is not None:
+            self.log.check()
         if self.ranks is not None:
             self.ranks.note(x, y)
             self.ranks.check(self._facts)
