@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import zo_triton as zo
 from zo_triton.difference import Evaluation, differences, propagate
@@ -99,16 +100,8 @@ def test_what_torch_compile_made_runs_as_it_was_written(name):
     again = propagate(
         lambda: compiled(X).square().mean(), model.parameters(), DIRECTIONS, Evaluation(1e-3), plan=found.plan
     )
-    assert found.plan.compiled
     torch.testing.assert_close(found[:2], expected, rtol=0, atol=0)
     torch.testing.assert_close(again[:2], expected, rtol=0, atol=0)
-
-
-def test_an_ordinary_model_is_not_taken_for_a_compiled_one():
-    model = mlp()
-    assert not propagate(
-        lambda: model(X).sum(), model.parameters(), DIRECTIONS, Evaluation(1e-3)
-    ).plan.compiled
 
 
 def doubled(x: torch.Tensor) -> torch.Tensor:
@@ -130,6 +123,57 @@ def test_scripted_code_is_refused_even_where_python_code_would_carry_on(name):
     params = list(model.parameters())
     with pytest.raises(TypeError, match=r"past torch's Python functions.*Pass the original nn.Module"):
         differences(lambda: scripted(X).sum() + F.linear(X, params[0]).sum(), params, DIRECTIONS, 1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize("name", SCRIPTED)
+def test_scripted_code_that_comes_in_later_is_refused_and_moves_nothing(name):
+    model = mlp()
+    scripted, params = SCRIPTED[name](model), list(model.parameters())
+    opt = zo.ZOSGD(params, lr=0.1, directions=4)
+    late = [torch.zeros(())]
+    for _ in range(2):
+        opt.step(lambda: F.linear(X, params[0]).sum() + late[0])
+    fresh = zo.ZOSGD(params, lr=0.1, directions=4)
+    fresh.load_state_dict(opt.state_dict())
+    before = [param.detach().clone() for param in params]
+    for optimizer in (opt, fresh):
+        with pytest.raises(TypeError, match="past torch's Python functions"):
+            optimizer.step(lambda: F.linear(X, params[0]).sum() + scripted(X).sum())
+    assert all(map(torch.equal, before, params))
+
+
+def test_what_torch_compile_made_may_come_in_later():
+    model = mlp()
+    compiled = torch.compile(model, backend="eager")
+    params = list(model.parameters())
+    plan = propagate(lambda: model(X).square().mean(), params, DIRECTIONS, Evaluation(1e-3)).plan
+    expected = differences(lambda: model(X).square().mean(), params, DIRECTIONS, 1e-3)
+    found = propagate(lambda: compiled(X).square().mean(), params, DIRECTIONS, Evaluation(1e-3), plan=plan)
+    torch.testing.assert_close(found[:2], expected, rtol=0, atol=0)
+
+
+class CountedOperations(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_mode_of_the_closures_own_works_under_the_watch():
+    model, counted = mlp(), CountedOperations()
+
+    def closure():
+        with counted:
+            return model(X).square().mean()
+
+    expected = differences(lambda: model(X).square().mean(), model.parameters(), DIRECTIONS, 1e-3)
+    found = differences(closure, model.parameters(), DIRECTIONS, 1e-3)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert counted.seen > 0
 
 
 class Doubling(torch.autograd.Function):

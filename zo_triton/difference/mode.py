@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import KeyedRef, ref
 
 import torch
@@ -19,6 +19,9 @@ from zo_triton.difference.memories import Memories, Memory, same_storage
 from zo_triton.difference.plan import Plan, RestartError
 from zo_triton.difference.registry import HANDLERS, Handler, spelled
 from zo_triton.directions import Directions
+
+if TYPE_CHECKING:
+    from zo_triton.difference.watch import Watch
 
 PIECES = 2
 """Into how many the memory budget falls for what is made and used up piece by piece."""
@@ -41,6 +44,9 @@ class DifferenceMode(TorchFunctionMode):
         plan: How careful to be; see :class:`Plan`.
         budget: The most bytes that one difference may take.
         strict: Refuse functions without a rule.
+
+    Attributes:
+        watch: Looks out for operations that pass this mode by; None if nobody does.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class DifferenceMode(TorchFunctionMode):
         self.strict = strict
         self.entries: dict[int, Entry] = {}
         self.memories = Memories()
+        self.watch: Watch | None = None
         self.used = False
         self.wide = False
         self.layers = 0
@@ -90,14 +97,24 @@ class DifferenceMode(TorchFunctionMode):
             kwargs = {}
         elif kwargs:
             if kwargs.get("inplace") is True or kwargs.get("out") is not None:
-                return inplace.with_target(self, func, args, kwargs)
+                return self._unwatched(inplace.with_target, func, args, kwargs)
             kwargs = spelled(func, kwargs)
         handle = HANDLERS.get(func)
         if handle is None:
             handle = _WITHOUT_RULE.get(func)
             if handle is None:
                 handle = _WITHOUT_RULE[func] = inplace.handler_for(func) or fallback.handle
-        return handle(self, func, args, kwargs)
+        return self._unwatched(handle, func, args, kwargs)
+
+    def _unwatched(self, handle: Handler, func: Callable, args: tuple, kwargs: dict) -> Any:
+        """Runs a handler, whose operations are no business of the watch."""
+        watch = self.watch
+        if watch is None or not watch.look_away():
+            return handle(self, func, args, kwargs)
+        try:
+            return handle(self, func, args, kwargs)
+        finally:
+            watch.look_again()
 
     def carries(self, args: Any, kwargs: dict | None = None) -> bool:
         """Whether any argument is a trained parameter or carries a difference; lists are searched."""

@@ -19,13 +19,11 @@ class Plan:
         fixed: The caller chose ``chunk``: no memory budget changes it.
         keep: Positions, counted in the order of the calls, of the linear layers whose pre-activation is read
             by more than one function.
-        compiled: The closure calls what ``torch.compile`` made, which must run uncompiled.
     """
 
     chunk: int
     fixed: bool = False
     keep: frozenset[int] = field(default_factory=frozenset)
-    compiled: bool = False
 
 
 class RestartError(BaseException):

@@ -127,7 +127,6 @@ def propagate(
     else:
         check_scales(scales, directions)
     signed_eps = _signed_eps(directions.num, evaluation.steps, scales, device)
-    watched = plan is None
     if plan is None:
         plan = Plan(min(period or directions.num, directions.num))
     if chunk is not None:
@@ -152,12 +151,7 @@ def propagate(
             steps = signed_eps[first * sides : (first + some.num) * sides]
             mode = DifferenceMode(params, some, steps, compute_dtype, plan, budget, evaluation.strict)
             try:
-                if watched:
-                    base, part, compiled = _run_watched(closure, mode)
-                    plan, watched = replace(plan, compiled=compiled), False
-                else:
-                    with uncompiled(plan.compiled):
-                        base, part = _run_once(closure, mode)
+                base, part = _run_once(closure, mode)
                 value = base if value is None else _check_same(value, base)
                 if first + some.num < directions.num:
                     mode.undo()
@@ -200,8 +194,7 @@ def _restored_on_failure(state: RandomState | None) -> Iterator[None]:
 
 def _run_once(closure: Callable[[], Any], mode: DifferenceMode) -> tuple[Tensor, Tensor]:
     """Base value and differences [P, *shape] float32 of one chunk."""
-    with mode:
-        value = closure()
+    value = _run_watched(closure, mode)
     if not isinstance(value, Tensor):
         raise NotATensorError(value)
     difference = mode.difference(value)
@@ -219,17 +212,19 @@ def _run_once(closure: Callable[[], Any], mode: DifferenceMode) -> tuple[Tensor,
     return value.detach(), difference.float()
 
 
-def _run_watched(closure: Callable[[], Any], mode: DifferenceMode) -> tuple[Tensor, Tensor, bool]:
-    """The same, and whether the closure calls compiled code; refuses code that the mode can't see."""
-    with uncompiled(True), Watch(mode) as watch:
+def _run_watched(closure: Callable[[], Any], mode: DifferenceMode) -> Any:
+    """What the closure returns, run under the mode; refuses code that the mode can't see."""
+    with uncompiled(), Watch(mode) as watch:
+        mode.watch = watch
         try:
-            found = _run_once(closure, mode)
+            with mode:
+                value = closure()
         except Exception:
             if watch.refused is None:
                 raise
         if watch.refused is not None:
             raise watch.refused
-        return *found, watch.compiled
+        return value
 
 
 def _check_same(first: Tensor, again: Tensor) -> Tensor:

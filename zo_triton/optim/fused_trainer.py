@@ -5,7 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from math import isfinite
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,10 +20,11 @@ from zo_triton import ops
 from zo_triton.difference import Evaluation, Plan
 from zo_triton.difference.arguments import check_parameters
 from zo_triton.directions import Directions
+from zo_triton.optim import compilable
 from zo_triton.optim.checks import LARGEST_SLOPE
 from zo_triton.optim.descent import FULL_PRECISION
 from zo_triton.optim.errors import NonFiniteLossError
-from zo_triton.optim.gradient_step import GradientStep, is_plain
+from zo_triton.optim.gradient_step import GradientStep
 from zo_triton.optim.measure import measure
 
 if TYPE_CHECKING:
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
 
 COMPILED_LOSSES = (F.cross_entropy, F.mse_loss)
 """Losses that the compiled step knows."""
+
+IGNORED = -100
+"""The class index that ``F.cross_entropy`` leaves out."""
 
 
 class FusedTrainer(GradientStep):
@@ -88,12 +94,12 @@ class FusedTrainer(GradientStep):
         loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
         ranks: Ranks | None = None,
     ) -> None:
-        trained = {name: param for name, param in model.named_parameters() if param.requires_grad}
+        trained = _trained(model)
         params = list(trained.values())
-        evaluation = Evaluation(eps, sides, compute_dtype)
+        Evaluation(eps, sides, compute_dtype)
         check_parameters(params, Directions(seed, 0, directions))
-        held = [param for group in optimizer.param_groups for param in group["params"]]
-        if [id(param) for param in held] != [id(param) for param in params]:
+        held = _held(optimizer)
+        if not _same(held, params):
             raise ValueError(
                 f"the optimizer holds {len(held)} tensors that are not the model's {len(params)} trained "
                 "parameters in their order; make it with [p for p in model.parameters() if p.requires_grad]."
@@ -111,22 +117,31 @@ class FusedTrainer(GradientStep):
         super().__init__(params, optimizer, directions, seed, compute_dtype, tuple(trained))
         self.model, self.eps, self.sides, self.loss = model, eps, sides, loss
         self.ranks = ranks
-        self.fused = fused and loss in COMPILED_LOSSES
-        self._signed_eps = np.tile(np.array(evaluation.steps, np.float32), directions)
+        self.fused = fused
         self._is_small = ops.offers_mlp_step(
             self.params[0].device, Directions(seed, 0, directions), self.params[::2]
         )
 
     @property
     def is_fused(self) -> bool:
-        """Whether the next step will run in compiled calls."""
-        return (
-            self.fused
-            and self._is_small
-            and _is_relu_mlp(self.model, self.params)  # it may have got a hook, or another dtype
-            and ops.engine_for(self.params[0].device) == "cpu"
-            and is_plain(self.optimizer)
-        )
+        """Whether the next step will run in compiled calls; :meth:`why_general` says why not."""
+        return self.why_general() is None
+
+    def why_general(self) -> str | None:
+        """Why the next step will take the general way, in words; None if it will run in compiled calls.
+
+        Asked anew at each step, because all of it may have changed: the model's layers, their hooks and those of
+        all modules, a replaced ``forward``, the optimizer's rule, hooks and ``step``, a parameter's dtype.
+        """
+        if not self.fused:
+            return "fused is False"
+        if self.loss not in COMPILED_LOSSES:
+            return "the loss is neither F.cross_entropy nor F.mse_loss"
+        if not self._is_small:
+            return "the model is not a small one on the CPU"
+        if ops.engine_for(self.params[0].device) != "cpu":
+            return "another engine than the CPU's was chosen"
+        return compilable.why_not(self.model, self.params, self.optimizer)
 
     @torch.no_grad()
     def step(self, x: Tensor, y: Tensor) -> float:
@@ -142,12 +157,17 @@ class FusedTrainer(GradientStep):
         Raises:
             TypeError: The labels are no int64 tensor, or the targets no float32 one.
             NonFiniteLossError: The loss or every difference is not finite. Nothing has changed then.
-            ValueError: Shapes do not fit, or a label is out of range. Nothing has changed then.
+            ValueError: Shapes do not fit, a label is out of range, or model or optimizer hold other parameters
+                than when the trainer was made, or a hook does what the log can't hold. Nothing has changed then.
         """
+        if self.log is not None:
+            self.log.check()
         if self.ranks is not None:
             self.ranks.note(x, y)
             self.ranks.check(self._facts)
-        compiled = self.is_fused and x.dtype == torch.float32
+        compiled = self.is_fused and x.dtype == torch.float32 and not self._ignores_labels(y)
+        if not compiled:
+            self._check_trained()
         directions = self.next_directions()
         run = self._measure_compiled if compiled else self._measure_general
         loss, coefficients = run(x, y, directions)
@@ -160,7 +180,7 @@ class FusedTrainer(GradientStep):
         def closure(take: Take = _whole) -> Tensor:
             return self.loss(self.model(take(x)), take(y))
 
-        evaluation = Evaluation(self.eps, self.sides, self.compute_dtype)
+        evaluation = self._evaluation
         plan = _from_json(self.plan)
         measurement = measure(closure, self.params, directions, evaluation, plan, self.ranks)
         self.plan = _as_json(measurement.plan)
@@ -168,7 +188,7 @@ class FusedTrainer(GradientStep):
 
     def _measure_compiled(self, x: Tensor, y: Tensor, directions: Directions) -> tuple[float, Tensor]:
         """The same in one compiled call."""
-        tensors = self._arrays()
+        tensors, signed_eps = self._arrays(), _signed_eps(self._evaluation, directions.num)
         inputs, classes = tensors[0].shape[1], tensors[-1].shape[1]
         _check_inputs(x, inputs)
         target = (
@@ -176,19 +196,19 @@ class FusedTrainer(GradientStep):
             if self.loss is F.mse_loss
             else _checked_labels(y, x.shape[0], classes)
         )
-        x = x.contiguous()
+        x = x.detach().contiguous()
 
         def measured(first: int, stop: int, take: Take) -> tuple[float, Tensor]:
             # Each direction is measured by itself: how many go through one call changes no bit.
             loss, found = ops.mlp_measure(
                 tensors, take(x).numpy(), take(target), directions[first:stop],
-                self._signed_eps[first * self.sides : stop * self.sides], self.compute_dtype,
+                signed_eps[first * self.sides : stop * self.sides], self.compute_dtype,
             )  # fmt: skip
             return loss, torch.from_numpy(found).view(stop - first, self.sides)
 
         if self.ranks is None:
             loss, found = ops.mlp_measure(
-                tensors, x.numpy(), target, directions, self._signed_eps, self.compute_dtype
+                tensors, x.numpy(), target, directions, signed_eps, self.compute_dtype
             )
         else:
             loss, differences = self.ranks.share(measured, directions.num)
@@ -209,6 +229,28 @@ class FusedTrainer(GradientStep):
         if count < projected.size:
             projected = np.where(usable, projected, np.float32(0))
         return loss, torch.from_numpy(projected / np.float32(self.eps * count))
+
+    @property
+    def _evaluation(self) -> Evaluation:
+        return Evaluation(self.eps, self.sides, self.compute_dtype)
+
+    def _ignores_labels(self, y: Tensor) -> bool:
+        """Whether an example has the label that ``F.cross_entropy`` leaves out, which the compiled loss can't."""
+        labels = self.loss is F.cross_entropy and y.dtype == torch.int64 and y.is_cpu
+        return labels and IGNORED in y.numpy()
+
+    def _check_trained(self) -> None:
+        """Refuses a step that would move tensors the model no longer runs, or leave out those it runs instead."""
+        trained = _trained(self.model)
+        if _same(list(trained.values()), self.params) and _same(_held(self.optimizer), self.params):
+            return
+        new = [name for name, param in trained.items() if all(param is not each for each in self.params)]
+        raise ValueError(
+            f"the model's {len(trained)} trained parameters are no longer the {len(self.params)} that the trainer "
+            f"was made with and the optimizer holds (new: {', '.join(new[:4]) or 'none'}): a layer was replaced, "
+            "frozen or added, a state loaded with assign=True, or a group added to the optimizer. Make optimizer "
+            "and trainer anew."
+        )
 
     def _facts(self) -> Facts:
         """What the ranks must have in common."""
@@ -260,24 +302,23 @@ def _checked_targets(y: Tensor, examples: int, outputs: int) -> np.ndarray:
     return y.contiguous().numpy()
 
 
-def _is_relu_mlp(model: nn.Module, params: Sequence[Tensor]) -> bool:
-    """Whether the model is Linear, ReLU, Linear, … Linear, all float32, contiguous, with bias and trained."""
-    if not isinstance(model, nn.Sequential) or type(model).forward is not nn.Sequential.forward:
-        return False
-    if len(model) % 2 == 0:
-        return False
-    kinds = [type(layer) for layer in model]
-    if any(kind is not nn.Linear for kind in kinds[::2]) or any(kind is not nn.ReLU for kind in kinds[1::2]):
-        return False
-    if len(params) != len(model) + 1:
-        return False
-    for module in (model, *model):
-        if module._forward_hooks or module._forward_pre_hooks:
-            return False
-    for param in params:
-        if param.dtype != torch.float32 or not param.is_contiguous() or not param.is_cpu:
-            return False
-    return True
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    return {name: param for name, param in model.named_parameters() if param.requires_grad}
+
+
+def _held(optimizer: Optimizer) -> list[Tensor]:
+    return [param for group in optimizer.param_groups for param in group["params"]]
+
+
+def _same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """Whether they are the very same tensors."""
+    return len(some) == len(others) and all(map(is_, some, others))
+
+
+@lru_cache(maxsize=8)
+def _signed_eps(evaluation: Evaluation, directions: int) -> np.ndarray:
+    """sε of each evaluation, [K·sides] float32; the plus side stands first."""
+    return np.tile(np.array(evaluation.steps, np.float32), directions)
 
 
 def _as_json(plan: Plan | None) -> dict[str, Any] | None:
@@ -285,4 +326,4 @@ def _as_json(plan: Plan | None) -> dict[str, Any] | None:
 
 
 def _from_json(plan: dict[str, Any] | None) -> Plan | None:
-    return None if plan is None else Plan(**{**plan, "keep": frozenset(plan["keep"])})
+    return None if plan is None else Plan(plan["chunk"], plan["fixed"], frozenset(plan["keep"]))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import SGD, Optimizer
 
 from zo_triton import ops
 from zo_triton.directions import Directions
@@ -22,9 +22,6 @@ from zo_triton.ops import engines
 from zo_triton.optim.checks import check_coefficients
 from zo_triton.optim.estimate import fill_gradients
 from zo_triton.optim.step_log import StepLog
-
-_PLAIN_ADAM = {"amsgrad": False, "maximize": False, "decoupled_weight_decay": False}
-_PLAIN_SGD = {"nesterov": False, "maximize": False, "dampening": 0}
 
 
 class GradientStep:
@@ -74,7 +71,7 @@ class GradientStep:
         Args:
             coefficients: a_k of ĝ = Σ_k a_k·z_k, [K] float32.
             compiled: In one compiled call, in which ĝ is never written out and for which the optimizer must be
-                :func:`is_plain`, rather than through ``.grad``; the two agree to rounding.
+                plain Adam or SGD (:mod:`.compilable`), rather than through ``.grad``; the two agree to rounding.
 
         Raises:
             TypeError: The coefficients are no float32 tensor.
@@ -173,14 +170,3 @@ class _Arrays:
         # The tensor is kept too: another could take its place in memory, and its id.
         kept = self._kept[id(tensor)] = (tensor, tensor.data_ptr(), tensor.shape, array)
         return kept
-
-
-def is_plain(optimizer: Optimizer) -> bool:
-    """Whether the compiled update knows the optimizer's rule: one group of torch's own Adam or SGD."""
-    if len(optimizer.param_groups) != 1:
-        return False
-    group, kind = optimizer.param_groups[0], type(optimizer)
-    expected = _PLAIN_ADAM if kind is Adam else _PLAIN_SGD if kind is SGD else None
-    if expected is None or isinstance(group["lr"], Tensor):
-        return False
-    return all(group.get(key, value) == value for key, value in expected.items())

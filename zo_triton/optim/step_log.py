@@ -13,5 +13,8 @@ class StepLog(Protocol):
 
     path: Path
 
+    def check(self) -> None:
+        """Called before a step measures; an error refuses the step, because no replay could repeat it."""
+
     def append(self, coefficients: Tensor, compiled: bool = False) -> None:
         """Called with a step's coefficients, [K] float32, before the weights move; an error stops the step."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from zo_triton.difference import Evaluation, Plan
 from zo_triton.difference.arguments import check_parameters
@@ -165,6 +166,19 @@ class ZOSGD(torch.optim.Optimizer):
             raise
         self._checked_field = self.distribution, self.rank
 
+    def register_step_pre_hook(self, hook: Any) -> RemovableHandle:
+        """As torch's, but refused while a log is attached: the hook would run before the step can be refused.
+
+        Raises:
+            ValueError: A log is attached.
+        """
+        if self.log is not None:
+            raise ValueError(
+                f"a step pre-hook may change weights, which the log {self.log.path} would not hold; do its work "
+                "between the steps, or close the log."
+            )
+        return super().register_step_pre_hook(hook)
+
     def next_directions(self) -> Directions:
         """The directions that the next step walks.
 
@@ -211,6 +225,8 @@ class ZOSGD(torch.optim.Optimizer):
                 "step needs a closure that returns the loss: opt.step(lambda: loss_fn(model(x), y)); a "
                 "zeroth-order step evaluates it along its directions."
             )
+        if self.log is not None:
+            self.log.check()
         params, directions, evaluation = self._parameters(), self.next_directions(), self.evaluation
         self._check_move(directions)
         if self.ranks is not None:

@@ -12,7 +12,7 @@ from zo_triton._files import replacing
 from zo_triton.optim import ZOSGD, FusedTrainer
 from zo_triton.runlog.contents import Contents, read
 from zo_triton.runlog.format import encode_header, encode_record
-from zo_triton.runlog.recipe import Replayable, check_fits, describe, settings_of
+from zo_triton.runlog.recipe import Replayable, check_fits, check_own_step, describe, settings_of
 from zo_triton.runlog.replaying import catch_up
 
 try:
@@ -28,8 +28,9 @@ class ReplayLog:
     weights move; if it can't be written the step has not happened. A killed process loses nothing that was
     written; :meth:`sync` makes it safe from a power failure too.
 
-    The log knows what the optimizer does. If weights are changed in another way (another checkpoint loaded into the
-    model, parameters added), replay can't follow: start a new log then.
+    The log knows what the optimizer does. Hooks of its step (clipping of gradients) are none of it, so an optimizer
+    that has any is refused, and so is each step once one has come. If weights are changed in another way (another
+    checkpoint loaded into the model, parameters added), replay can't follow: start a new log then.
 
     Attributes:
         path: The file.
@@ -80,7 +81,7 @@ class ReplayLog:
         Raises:
             OSError: The file can't be written.
             TypeError: The optimizer is none that can be made again from its settings.
-            ValueError: The file is there, or the optimizer has done steps that it remembers.
+            ValueError: The file is there, the optimizer has done steps that it remembers, or its step has hooks.
         """
         path = Path(path)
         _check_free(target)
@@ -108,7 +109,7 @@ class ReplayLog:
         Raises:
             OSError: The file can't be read or written.
             ValueError: The log is damaged, was written by an optimizer built otherwise, or does not hold the
-                optimizer's next step.
+                optimizer's next step; or its step has hooks.
         """
         _check_free(target)
         contents = read(path, intact_prefix)
@@ -116,13 +117,23 @@ class ReplayLog:
         catch_up(target, contents)
         return cls(target, contents)
 
+    def check(self) -> None:
+        """Refuses the attached optimizer's next step if a hook has come to it, or its ``step`` was replaced.
+
+        Raises:
+            ValueError: So it is. Nothing has been measured or moved by the step.
+        """
+        check_own_step(self._target)
+
     def append(self, coefficients: Tensor, compiled: bool = False) -> None:
         """Writes the record of the attached optimizer's next step; its ``apply`` calls this.
 
         Raises:
             OSError: It can't be written; the log ends before it.
-            ValueError: It is closed, the optimizer has been set to another step, or parameters were added.
+            ValueError: It is closed, the optimizer has been set to another step, parameters were added, or its step
+                has hooks.
         """
+        self.check()
         step = self._target.steps_done
         if self._file.closed:
             raise ValueError(f"the log {self.path} is closed.")
@@ -179,3 +190,4 @@ class ReplayLog:
 def _check_free(target: Replayable) -> None:
     if target.log is not None:
         raise ValueError(f"the optimizer writes the log {target.log.path} already; close that first.")
+    check_own_step(target)

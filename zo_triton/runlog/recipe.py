@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from zo_triton.optim import ZOSGD
+from zo_triton.optim import ZOSGD, foreign_code
 from zo_triton.optim.gradient_step import GradientStep
 from zo_triton.runlog.weights import digest
 
@@ -145,6 +145,20 @@ def check_fits(header: Mapping[str, Any], target: Replayable) -> None:
             raise ValueError(
                 f"the log's {key} is {header[key]}, the optimizer's {value}; build it as it was."
             )
+
+
+def check_own_step(target: Replayable) -> None:
+    """Refuses an optimizer whose step runs code beside its own, of which a log says nothing.
+
+    Raises:
+        ValueError: It has a hook, all optimizers have one, or its ``step`` was replaced.
+    """
+    found = foreign_code.in_optimizer(_optimizer(target))
+    if found is not None:
+        raise ValueError(
+            f"{found} may change gradients or weights, which no log holds and no replay repeats. Remove it and do "
+            "its work between the steps (settings may change there), or train without a log."
+        )
 
 
 def _optimizer(target: Replayable) -> Optimizer:
