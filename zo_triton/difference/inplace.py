@@ -43,7 +43,7 @@ _REMEDY = "use a form that returns a new tensor"
 def handler_for(function: Callable) -> Handler | None:
     """The handler of a function that, going by its name, overwrites its first argument; else None."""
     name = str(getattr(function, "__name__", "")).split(".")[0]
-    if name == "__get__" or name in _HARMLESS:
+    if name in _HARMLESS:
         return lambda mode, function, args, kwargs: function(*args, **kwargs)
     if name == "__set__":
         attribute = getattr(getattr(function, "__self__", None), "__name__", "")

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 Handler = Callable[["DifferenceMode", Callable, tuple, dict], Any]
 
 HANDLERS: dict[Any, Handler] = {}
-"""torch function, method or property getter → handler."""
+"""torch function, method or property getter → handler, of real tensors."""
+
+COMPLEX: dict[Any, Handler] = {}
+"""The same where an argument is complex: only rules that hold in complex arithmetic stand here."""
 
 
 def named(*names: str, owner: Any = None) -> list[Any]:
@@ -47,19 +50,36 @@ def named(*names: str, owner: Any = None) -> list[Any]:
     return found
 
 
-def register(targets: Iterable[Any], handle: Handler) -> None:
-    """Makes a handler that of these functions.
+def register(targets: Iterable[Any], handle: Handler, table: dict[Any, Handler] | None = None) -> None:
+    """Makes a handler that of these functions, in :data:`HANDLERS` unless in :data:`COMPLEX`.
 
     Raises:
         ValueError: One of them has another already.
     """
+    table = HANDLERS if table is None else table
     for target in targets:
-        present = HANDLERS.setdefault(target, handle)
+        present = table.setdefault(target, handle)
         if present is not handle:
             raise ValueError(
                 f"{resolve_name(target) or target} has a rule in {present.__module__} already; "
                 f"{handle.__module__} must not register another: keep one of the two."
             )
+
+
+def on_base(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
+    """The handler of a function whose result carries no difference: it runs on the base."""
+    return function(*args, **kwargs)
+
+
+def has_complex(args: Iterable[Any], kwargs: dict | None = None) -> bool:
+    """Whether any argument is a complex tensor; lists are searched."""
+    for value in args:
+        if isinstance(value, Tensor):
+            if value.is_complex():
+                return True
+        elif type(value) in (list, tuple) and has_complex(value):
+            return True
+    return kwargs is not None and has_complex(kwargs.values())
 
 
 def handler(*names: str) -> Callable[[Handler], Handler]:

@@ -205,6 +205,10 @@ def _run_once(closure: Callable[[], Any], mode: DifferenceMode) -> tuple[Tensor,
     if not isinstance(value, Tensor):
         raise NotATensorError(value)
     difference = mode.difference(value)
+    if value.is_complex():
+        raise ValueError(
+            f"the closure returned a tensor of {value.dtype}, but a loss is real; return its .abs() or .real."
+        )
     if difference is None:
         if not mode.used:
             raise ValueError(

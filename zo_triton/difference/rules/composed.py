@@ -70,6 +70,8 @@ def _glu(input: Tensor, dim: int = -1) -> Tensor:
 
 
 def _cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    shape = torch.broadcast_shapes(x1.shape, x2.shape)
+    x1, x2 = x1.expand(shape), x2.expand(shape)
     sizes = [each.square().sum(dim).sqrt().clamp_min(eps) for each in (x1, x2)]
     return (x1 * x2).sum(dim) / (sizes[0] * sizes[1])
 

@@ -23,12 +23,17 @@ def _register(*names: str, bias: int | None = None) -> None:
     """Registers functions; ``bias`` is the position of an argument that is added, not multiplied."""
 
     def compute(mode: DifferenceMode, function: Callable, base: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        added = None
-        if bias is not None:
-            args, kwargs, added = _without_bias(args, kwargs, bias)
+        if bias is None:
+            return telescope(mode, function, base, *args, **kwargs)
+        args, kwargs, added = _without_bias(args, kwargs, bias)
         return _telescope(mode, base, function, args, kwargs, added)
 
     register(named(*names), handler_of_any(compute))
+
+
+def telescope(mode: DifferenceMode, function: Callable, base: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """A function that is linear in each of its tensors."""
+    return _telescope(mode, base, function, args, kwargs, None)
 
 
 def _without_bias(args: tuple, kwargs: dict, position: int) -> tuple[tuple, dict, Tensor | None]:
@@ -83,7 +88,11 @@ def _on_every(
 
 
 def _cast(leaf: Any, dtype: torch.dtype) -> Any:
-    return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+    return (
+        leaf.to(dtype)
+        if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
+        else leaf
+    )
 
 
 _register("einsum", "dot", "inner", "outer", "ger", "vdot", "tensordot", "kron")
@@ -91,7 +100,7 @@ _register("bilinear", bias=3)
 _register("diag", "trace")
 
 
-def _jointly(mode: DifferenceMode, function: Callable, base: Tensor, *args: Any, **kwargs: Any) -> Any:
+def jointly(mode: DifferenceMode, function: Callable, base: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Functions that are linear in all their tensors together: they do to differences what they do to tensors.
 
     A tensor that carries nothing counts as zeros.
@@ -101,7 +110,9 @@ def _jointly(mode: DifferenceMode, function: Callable, base: Tensor, *args: Any,
         return NotImplemented
     deltas = [mode.difference(leaf) if isinstance(leaf, Tensor) else None for leaf in leaves]
     values = [
-        torch.zeros_like(leaf) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+        torch.zeros_like(leaf)
+        if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
+        else leaf
         for leaf in leaves
     ]
     replaced = {place: delta.to(base.dtype) for place, delta in enumerate(deltas) if delta is not None}
@@ -109,5 +120,5 @@ def _jointly(mode: DifferenceMode, function: Callable, base: Tensor, *args: Any,
 
 
 register(
-    named("index_add", "scatter_add", "index_copy", "masked_scatter", "diag_embed"), handler_of_any(_jointly)
+    named("index_add", "scatter_add", "index_copy", "masked_scatter", "diag_embed"), handler_of_any(jointly)
 )
