@@ -66,11 +66,6 @@ def register(targets: Iterable[Any], handle: Handler, table: dict[Any, Handler] 
             )
 
 
-def on_base(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
-    """The handler of a function whose result carries no difference: it runs on the base."""
-    return function(*args, **kwargs)
-
-
 def has_complex(args: Iterable[Any], kwargs: dict | None = None) -> bool:
     """Whether any argument is a complex tensor; lists are searched."""
     for value in args:

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
 from zo_triton.difference.fallback import refuse
-from zo_triton.difference.registry import HANDLERS, on_base
+from zo_triton.difference.registry import HANDLERS
+from zo_triton.difference.rules.passive import on_base
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from zo_triton.difference import fallback
-from zo_triton.difference.registry import COMPLEX, HANDLERS, on_base, register
+from zo_triton.difference.registry import COMPLEX, HANDLERS, register
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -48,6 +48,11 @@ FRESH = (
     "new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided", "new_tensor",
 )  # fmt: skip
 """New tensors like the first argument, which may be filled with what another argument carries."""
+
+
+def on_base(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
+    """The handler of a function whose result carries no difference: it runs on the base."""
+    return function(*args, **kwargs)
 
 
 def fill(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
