@@ -91,7 +91,7 @@ REFUSED = {
     "complex": (lambda a: torch.zeros(4, dtype=torch.cfloat).add_(a[0]), "add_ in place writes to a complex"),
     "complex_copy": (lambda a: torch.zeros(3, 4, dtype=torch.cfloat).copy_(a), "copy_ in place writes to a"),
     "complex_out": (lambda a: torch.add(a, a, out=torch.zeros(3, 4, dtype=torch.cfloat)), "to a complex tensor"),
-    "bits": (lambda a: bits_of_a_written_tensor(a), "a tensor of torch.int32 looks at memory of torch.float32"),
+    "bits": (lambda a: bits_of_a_written_tensor(a), "reads the bits of torch.float32 as torch.int32"),
     "new_shape": (lambda a: (a[0] * 2).add_(a), "output with shape|would turn a tensor of shape"),
 }  # fmt: skip
 

@@ -24,4 +24,7 @@ class UncoveredError(Exception):
 
 
 class MissingRuleError(NotImplementedError, ValueError):
-    """A torch function without a difference rule met a difference while ``strict=True``."""
+    """A torch function met a difference that it can't hand on.
+
+    Either it has no rule while ``strict=True``, or its result can't hold a difference at all.
+    """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -45,7 +45,11 @@ def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) 
 
 def name_of(function: Callable) -> str:
     """The name a user knows the function by, such as ``torch.nn.functional.gelu``."""
-    return resolve_name(function) or getattr(function, "__qualname__", None) or repr(function)
+    name = resolve_name(function)
+    if name is None:
+        place, name = getattr(function, "__module__", None), getattr(function, "__qualname__", repr(function))
+        name = name.replace("_VariableFunctionsClass", "torch") if place is None else f"{place}.{name}"
+    return name
 
 
 def difference(
@@ -69,18 +73,19 @@ def difference(
         versions: id → version counter of each tensor argument before the base result was computed.
 
     Returns:
-        What a rule returns; None where the result holds no floating-point tensor.
+        What a rule returns; None where the result holds no floating-point or complex tensor.
+
+    Raises:
+        MissingRuleError: The mode is strict, or the result can't hold a difference.
+        ValueError: The function writes to an argument that carries one, or the shape of its result changes.
     """
+    if name_of(function).rpartition(".")[2].startswith("as_strided") and not _is_whole(args[0]):
+        refuse(function, "addresses memory that no copy of it shares")
     results = [base] if isinstance(base, Tensor) else list(base) if isinstance(base, (list, tuple)) else []
-    floating = [isinstance(each, Tensor) and each.is_floating_point() for each in results]
+    _check_holds_differences(function, base, results)
+    floating = [isinstance(each, Tensor) and _is_continuous(each) for each in results]
     if not any(floating):
         return None
-    if any(isinstance(each, Tensor) and each.layout is not torch.strided for each in results):
-        raise ValueError(
-            f"{name_of(function)} gives a sparse tensor that depends on the trained parameters, whose difference "
-            "can't be held; use dense tensors (a sparse factor that holds no parameter is fine), or wrap the "
-            "closure in zo.BlackBox to evaluate it direction by direction."
-        )
     _announce(mode, function)
     leaves, structure = tree_flatten((args, kwargs))
     carried: dict[int, Tensor] = {}
@@ -103,6 +108,8 @@ def difference(
         max(each.numel() for each, is_floating in zip(results, floating, strict=True) if is_floating)
     )
 
+    shapes = [each.shape for each in results if isinstance(each, Tensor)]
+
     def evaluate(dtype: torch.dtype | None, *moved: Tensor) -> list[Tensor]:
         filled = [leaf if position in carried else _fixed(leaf, dtype, position in changed)
                   for position, leaf in enumerate(leaves)]  # fmt: skip
@@ -111,6 +118,8 @@ def difference(
         again_args, again_kwargs = tree_unflatten(filled, structure)
         again = function(*again_args, **again_kwargs)
         again = [again] if isinstance(again, Tensor) else list(again)
+        if [each.shape for each in again if isinstance(each, Tensor)] != shapes:
+            refuse(function, "returns another shape when they move a little")
         return [each for each, is_floating in zip(again, floating, strict=True) if is_floating]
 
     bases = [leaves[position] for position in carried]
@@ -142,15 +151,16 @@ def _subtract(
 
     def once(dtype: torch.dtype | None, batched: bool) -> list[Tensor]:
         moved = [
-            base.to(dtype or base.dtype) + torch.nn.functional.pad(delta, (0, 0) * base.dim() + (1, 0)).to(
-                dtype or base.dtype
-            )
+            _cast(base, dtype)
+            + _cast(torch.nn.functional.pad(delta, (0, 0) * base.dim() + (1, 0)), dtype or base.dtype)
             for base, delta in zip(bases, differences, strict=True)
-        ]  # fmt: skip
+        ]
         if batched:
             if before is not None:
                 before.restore()
             every = torch.func.vmap(lambda *each: tuple(evaluate(dtype, *each)), randomness="same")(*moved)
+            if any(each.dim() == 0 or len(each) != len(moved[0]) for each in every):
+                raise RuntimeError("vmap returned something else than a result for each row")
         else:
             rows = []
             for row in range(moved[0].shape[0]):
@@ -199,6 +209,35 @@ def _check_same(name: str, found: Sequence[Tensor], expected: Sequence[Tensor]) 
             )
 
 
+def refuse(function: Callable, why: str) -> NoReturn:
+    """Refuses what would lose a difference, with ``strict=False`` too: subtraction is no way out."""
+    raise MissingRuleError(
+        f"{name_of(function)} met a tensor that depends on the trained parameters and {why}; write it with "
+        "plain torch functions, or wrap the closure in zo.BlackBox to evaluate it direction by direction."
+    )
+
+
+def warn_once(function: Callable, message: str) -> None:
+    """Warns the first time that a function does what the message says."""
+    if function not in _warned:
+        _warned.add(function)
+        warnings.warn(message, UserWarning, stacklevel=2)
+
+
+def _check_holds_differences(function: Callable, base: Any, results: Sequence[Any]) -> None:
+    """Refuses results that differ with the weights and that no dense tensor of differences can go with."""
+    if len(results) == 0 and any(isinstance(each, Tensor) for each in tree_flatten(base)[0]):
+        refuse(function, f"returns tensors inside a {type(base).__name__}, which carry no differences")
+    for each in results:
+        if isinstance(each, Tensor):
+            if each.is_quantized:
+                refuse(function, "returns a quantised tensor, which holds no differences")
+            if each.layout != torch.strided and _is_continuous(each):
+                refuse(function, f"returns a tensor of layout {each.layout}, which holds no differences")
+        elif any(isinstance(leaf, Tensor) for leaf in tree_flatten(each)[0]):
+            refuse(function, "returns tensors inside a nested structure, which carry no differences")
+
+
 def _announce(mode: DifferenceMode, function: Callable) -> None:
     name = name_of(function)
     if mode.strict:
@@ -206,23 +245,36 @@ def _announce(mode: DifferenceMode, function: Callable) -> None:
             f"zo_triton has no difference rule for {name} and strict=True; write it with functions that have "
             "one, or pass strict=False to subtract its values."
         )
-    if function not in _warned:
-        _warned.add(function)
-        warnings.warn(
-            f"zo_triton has no difference rule for {name}; its values are subtracted in float64, which is "
-            "slower and less accurate. strict=True refuses it.",
-            UserWarning,
-            stacklevel=2,
-        )
+    warn_once(
+        function,
+        f"zo_triton has no difference rule for {name}; its values are subtracted in float64, which is "
+        "slower and less accurate. strict=True refuses it.",
+    )
 
 
 def _fixed(leaf: Any, dtype: torch.dtype | None, changed: bool) -> Any:
     """An argument that carries nothing, in the evaluation's dtype; a copy if the function writes to it."""
     if not isinstance(leaf, Tensor):
         return leaf
-    if dtype is not None and leaf.is_floating_point():
-        return leaf.to(dtype, copy=changed)
-    return leaf.clone() if changed else leaf
+    cast = _cast(leaf, dtype) if _is_continuous(leaf) else leaf
+    return leaf.clone() if changed and cast is leaf else cast
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """The tensor in a floating-point type, or in the complex type of such parts; as it is for None."""
+    if dtype is None:
+        return tensor
+    return tensor.to(dtype.to_complex() if tensor.is_complex() else dtype)
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Whether a copy lies in memory as the tensor does."""
+    return tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
+
+
+def _is_continuous(tensor: Tensor) -> bool:
+    """Whether the tensor's numbers can move a little, and not only flip."""
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _version(tensor: Tensor) -> int:

@@ -46,7 +46,7 @@ _REMEDY = "use a form that returns a new tensor"
 def handler_for(function: Callable) -> Handler | None:
     """The handler of a function that, going by its name, overwrites its first argument; else None."""
     name = str(getattr(function, "__name__", "")).split(".")[0]
-    if name == "__get__" or name in _HARMLESS:
+    if name in _HARMLESS:
         return lambda mode, function, args, kwargs: function(*args, **kwargs)
     if name == "__set__":
         attribute = getattr(getattr(function, "__self__", None), "__name__", "")
@@ -116,7 +116,9 @@ def _overwrite(mode: DifferenceMode, function: Callable, name: str, args: tuple,
         forms = []
     if not forms:
         _refuse(function, "has no form that differences can follow")
-    form = next((each for each in forms if each in HANDLERS), forms[-1])
+    # The method without its underscore takes the same arguments in the same order; a function may not.
+    method: Any = getattr(Tensor, functional, None)
+    form = next((each for each in forms if each in HANDLERS), method if method in forms else forms[-1])
     return _store(mode, function, target, HANDLERS.get(form, fallback.handle)(mode, form, args, kwargs))
 
 

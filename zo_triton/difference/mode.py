@@ -9,15 +9,16 @@ from weakref import KeyedRef, ref
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 from torch.overrides import TorchFunctionMode
 
 from zo_triton._memory import empty
-from zo_triton.difference import fallback, inplace
+from zo_triton.difference import fallback, inplace, transforms
 from zo_triton.difference.entries import Entry, PendingActivation, PendingLayer, Symbol, storage_of
 from zo_triton.difference.errors import UncoveredError
 from zo_triton.difference.memories import Memories, Memory, same_storage
 from zo_triton.difference.plan import Plan, RestartError
-from zo_triton.difference.registry import HANDLERS, Handler, spelled
+from zo_triton.difference.registry import COMPLEX, HANDLERS, Handler, has_complex, spelled
 from zo_triton.directions import Directions
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class DifferenceMode(TorchFunctionMode):
         self.watch: Watch | None = None
         self.used = False
         self.wide = False
+        self.complex = False
         self.layers = 0
         self._fetched: list[Entry] = []
         self._asked: set[int] = set()
@@ -95,7 +97,12 @@ class DifferenceMode(TorchFunctionMode):
         """Runs the function's handler; the mode is off inside it."""
         if kwargs is None:
             kwargs = {}
-        elif kwargs:
+        if peek_interpreter_stack() is not None:
+            transforms.check(self, func, args, kwargs)
+        if self.complex and has_complex(args, kwargs):
+            rules = COMPLEX if kwargs.get("out") is None else {}
+            return self._unwatched(rules.get(func, fallback.handle), func, args, kwargs)
+        if kwargs:
             if kwargs.get("inplace") is True or kwargs.get("out") is not None:
                 return self._unwatched(inplace.with_target, func, args, kwargs)
             kwargs = spelled(func, kwargs)
@@ -261,6 +268,8 @@ class DifferenceMode(TorchFunctionMode):
     def put(self, base: Tensor, entry: Entry) -> None:
         """Enters a base tensor's difference, in place of the one it had."""
         key = id(base)
+        if base.is_complex():
+            self.complex = True
         previous = self.entries.get(key)
         if previous is not None:
             previous.forget()
@@ -318,9 +327,15 @@ class DifferenceMode(TorchFunctionMode):
     def record(self, base: Tensor, difference: Tensor) -> None:
         """Enters the difference that a rule made of those it fetched, in the dtype of its level."""
         key = id(base)
-        if key in self.ids or not base.is_floating_point() or self.memories.find(base) is not None:
+        if self.memories.find(base) is not None:
             return
         dtype = torch.float32 if self.wide else self.compute_dtype
+        if base.is_complex():
+            dtype = torch.complex64
+        elif key in self.ids or not base.is_floating_point():
+            return
+        elif difference.is_complex():  # a cast to a real type takes the real part
+            difference = difference.real
         if difference.dtype != dtype:
             difference = difference.to(dtype)
         assert difference.shape[1:] == base.shape, (difference.shape, base.shape)

@@ -31,7 +31,10 @@ Handler = Callable[["DifferenceMode", Callable, tuple, dict], Any]
 _WRITTEN_IN_C = (BuiltinFunctionType, MethodDescriptorType)
 
 HANDLERS: dict[Any, Handler] = {}
-"""torch function, method or property getter → handler."""
+"""torch function, method or property getter → handler, of real tensors."""
+
+COMPLEX: dict[Any, Handler] = {}
+"""The same where an argument is complex: only rules that hold in complex arithmetic stand here."""
 
 
 def named(*names: str, owner: Any = None) -> list[Any]:
@@ -55,14 +58,15 @@ def named(*names: str, owner: Any = None) -> list[Any]:
     return found
 
 
-def register(targets: Iterable[Any], handle: Handler) -> None:
-    """Makes a handler that of these functions.
+def register(targets: Iterable[Any], handle: Handler, table: dict[Any, Handler] | None = None) -> None:
+    """Makes a handler that of these functions, in :data:`HANDLERS` unless in :data:`COMPLEX`.
 
     Raises:
         ValueError: One of them has another already.
     """
+    table = HANDLERS if table is None else table
     for target in targets:
-        present = HANDLERS.setdefault(target, handle)
+        present = table.setdefault(target, handle)
         if present is not handle:
             raise ValueError(
                 f"{resolve_name(target) or target} has a rule in {present.__module__} already; "
@@ -88,6 +92,17 @@ def _own_names(function: Callable) -> frozenset[str]:
         return frozenset(_NUMPY)
     schemas = (getattr(overloads, name)._schema for name in overloads.overloads())
     return frozenset(argument.name for schema in schemas for argument in schema.arguments)
+
+
+def has_complex(args: Iterable[Any], kwargs: dict | None = None) -> bool:
+    """Whether any argument is a complex tensor; lists are searched."""
+    for value in args:
+        if isinstance(value, Tensor):
+            if value.is_complex():
+                return True
+        elif type(value) in (list, tuple) and has_complex(value):
+            return True
+    return kwargs is not None and has_complex(kwargs.values())
 
 
 def handler(*names: str) -> Callable[[Handler], Handler]:

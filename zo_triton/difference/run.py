@@ -198,6 +198,10 @@ def _run_once(closure: Callable[[], Any], mode: DifferenceMode) -> tuple[Tensor,
     if not isinstance(value, Tensor):
         raise NotATensorError(value)
     difference = mode.difference(value)
+    if value.is_complex():
+        raise ValueError(
+            f"the closure returned a tensor of {value.dtype}, but a loss is real; return its .abs() or .real."
+        )
     if difference is None:
         if not mode.used:
             raise ValueError(
@@ -222,6 +226,8 @@ def _run_watched(closure: Callable[[], Any], mode: DifferenceMode) -> Any:
         except Exception:
             if watch.refused is None:
                 raise
+        finally:
+            mode.watch = None  # neither keeps the other alive
         if watch.refused is not None:
             raise watch.refused
         return value

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch._C import _pop_torch_dispatch_stack, _push_on_torch_dispatch_stack
+from torch._C import _len_torch_dispatch_stack, _pop_torch_dispatch_stack, _push_on_torch_dispatch_stack
 from torch.overrides import _get_current_function_mode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -60,7 +60,12 @@ class Watch(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def look_away(self) -> bool:
-        """Leaves the dispatcher; False, and nothing done, if a mode that the closure entered lies on top."""
+        """Leaves the dispatcher; False, and nothing done, if a mode that the closure entered lies on top.
+
+        Nor is there anything to do in a rule that calls other functions: the watch is away then.
+        """
+        if _len_torch_dispatch_stack() == 0:
+            return False
         top = _pop_torch_dispatch_stack(None)
         if top is self:
             return True

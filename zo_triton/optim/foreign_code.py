@@ -52,7 +52,8 @@ def in_modules(layers: Iterable[nn.Module]) -> str | None:
     if everywhere:
         return f"the global module hook {_name(next(iter(everywhere.values())))}"
     for layer in layers:
-        own, kind = vars(layer), type(layer)
+        own: dict[str, Any] = vars(layer)
+        kind: Any = type(layer)
         hooks = own["_forward_pre_hooks"] or own["_forward_hooks"]
         if hooks:
             return f"the module hook {_name(next(iter(hooks.values())))}"

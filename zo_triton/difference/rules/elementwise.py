@@ -218,7 +218,7 @@ def softplus(
     return torch.where(below == stays_below, same, jump) / beta
 
 
-@rule("where")
+@rule("where", owner=torch)
 def where(mode: DifferenceMode, base: Any, condition: Tensor, input: Any = None, other: Any = None) -> Any:
     """The chosen one's difference; the condition is the base's own."""
     if not isinstance(base, Tensor):
@@ -226,6 +226,12 @@ def where(mode: DifferenceMode, base: Any, condition: Tensor, input: Any = None,
     da, db = operand(mode, base, input), operand(mode, base, other)
     zero = torch.zeros((), device=base.device)
     return spread(mode, base, torch.where(condition, zero if da is None else da, zero if db is None else db))
+
+
+@rule("where", owner=Tensor)
+def where_method(mode: DifferenceMode, base: Tensor, input: Any, condition: Tensor, other: Any) -> Any:
+    """``input.where(condition, other)``."""
+    return where(mode, base, condition, input, other)
 
 
 @rule("masked_fill")

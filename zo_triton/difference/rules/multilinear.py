@@ -25,12 +25,17 @@ def _register(*names: str, bias: int | None = None) -> None:
     def compute(
         mode: DifferenceMode, function: Callable, base: Tensor, /, *args: Any, **kwargs: Any
     ) -> Tensor:
-        added = None
-        if bias is not None:
-            args, kwargs, added = _without_bias(args, kwargs, bias)
+        if bias is None:
+            return telescope(mode, function, base, *args, **kwargs)
+        args, kwargs, added = _without_bias(args, kwargs, bias)
         return _telescope(mode, base, function, args, kwargs, added)
 
     register(named(*names), handler_of_any(compute))
+
+
+def telescope(mode: DifferenceMode, function: Callable, base: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """A function that is linear in each of its tensors."""
+    return _telescope(mode, base, function, args, kwargs, None)
 
 
 def _without_bias(args: tuple, kwargs: dict, position: int) -> tuple[tuple, dict, Tensor | None]:
@@ -85,7 +90,11 @@ def _on_every(
 
 
 def _cast(leaf: Any, dtype: torch.dtype) -> Any:
-    return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+    return (
+        leaf.to(dtype)
+        if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
+        else leaf
+    )
 
 
 _register("einsum", "dot", "inner", "outer", "ger", "vdot", "tensordot", "kron")
@@ -93,7 +102,7 @@ _register("bilinear", bias=3)
 _register("diag", "trace")
 
 
-def _jointly(mode: DifferenceMode, function: Callable, base: Tensor, /, *args: Any, **kwargs: Any) -> Any:
+def jointly(mode: DifferenceMode, function: Callable, base: Tensor, /, *args: Any, **kwargs: Any) -> Any:
     """Functions that are linear in all their tensors together: they do to differences what they do to tensors.
 
     A tensor that carries nothing counts as zeros.
@@ -103,7 +112,9 @@ def _jointly(mode: DifferenceMode, function: Callable, base: Tensor, /, *args: A
         return NotImplemented
     deltas = [mode.difference(leaf) if isinstance(leaf, Tensor) else None for leaf in leaves]
     values = [
-        torch.zeros_like(leaf) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+        torch.zeros_like(leaf)
+        if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
+        else leaf
         for leaf in leaves
     ]
     replaced = {place: delta.to(base.dtype) for place, delta in enumerate(deltas) if delta is not None}
@@ -123,5 +134,5 @@ register(
         "slice_scatter",
         "diagonal_scatter",
     ),
-    handler_of_any(_jointly),
+    handler_of_any(jointly),
 )

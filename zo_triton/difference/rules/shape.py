@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zo_triton.difference import fallback
 from zo_triton.difference.entries import Entry, Symbol
 from zo_triton.difference.registry import handler, handler_of_any, named, register, rule
 from zo_triton.ops import engines
@@ -30,11 +31,33 @@ def _axis(dim: int) -> int:
 def reshape(mode: DifferenceMode, base: Any, /, input: Any, *args: Any, **kwargs: Any) -> Any:
     """The same elements in the same order; a cast of the base leaves the difference's dtype alone."""
     mode.ignore(*args, *kwargs.values())  # of another tensor only the shape or the type is taken
-    if not isinstance(base, Tensor) or not base.is_floating_point():
+    if isinstance(base, Tensor) and base.dtype != input.dtype and _are_bits(base, input):
+        return _reinterpreted(mode, base, input)
+    if not isinstance(base, Tensor) or not (base.is_floating_point() or base.is_complex()):
         return None
     if not isinstance(input, Tensor) or base.numel() != input.numel():
         return NotImplemented
+    if not mode.carries((input,)):  # only the other one of view_as or type_as does
+        return None
     return mode.needed(input).reshape(mode.evaluations, *base.shape).to(base.device)
+
+
+def _are_bits(base: Tensor, input: Tensor) -> bool:
+    """Whether a result of another type lies in the input's own memory, and not as its real part does."""
+    if base.data_ptr() != input.data_ptr() or base.data_ptr() == 0:
+        return False
+    return base.dtype != input.dtype.to_real() or base.numel() != input.numel()
+
+
+def _reinterpreted(mode: DifferenceMode, base: Tensor, input: Tensor) -> Tensor:
+    """``x.view(dtype)``: pairs of numbers are complex ones; other bits mean nothing to a difference."""
+    if base.is_complex() == input.is_complex() or base.dtype.to_real() != input.dtype.to_real():
+        fallback.refuse(Tensor.view, f"reads the bits of {input.dtype} as {base.dtype}")
+    delta = mode.difference(input)
+    assert delta is not None
+    if base.is_complex():
+        return delta.float().contiguous().view(torch.complex64)
+    return delta.contiguous().view(torch.float32)
 
 
 def _alias(*names: str, transposed: bool) -> None:
@@ -87,9 +110,11 @@ def permute(mode: DifferenceMode, base: Tensor, input: Tensor, *axes: Any, dims:
 
 
 @rule("expand", "expand_as", "broadcast_to")
-def expand(mode: DifferenceMode, base: Tensor, /, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def expand(mode: DifferenceMode, base: Tensor, /, input: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Repeats along axes of size one."""
     mode.ignore(*args, *kwargs.values())  # of another tensor only the shape is taken
+    if not mode.carries((input,)):  # only the other one of expand_as does
+        return None
     return mode.align(mode.needed(input), base.dim()).expand(mode.evaluations, *base.shape)
 
 
