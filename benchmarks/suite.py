@@ -16,7 +16,7 @@ from benchmarks.race import races
 from benchmarks.race.loop import RaceConfig
 from benchmarks.report import Record, new_record
 from zo_triton._machine import environment
-from zo_triton._progress import Monitor
+from zo_triton._progress import NOTE, Monitor
 from zo_triton.directions import seed_after
 
 Say = Callable[[str], None]
@@ -138,23 +138,35 @@ def run_parts(parts: Sequence[Part], seed: int, profile: str, told: Monitor) -> 
 
     Returns:
         A valid record, not yet written. After Ctrl-C it holds what was finished, and ``interrupted`` in its
-        environment says so.
+        environment says so; ``failed`` names the parts that raised an error.
 
     Raises:
         GateError: The fused kernels do not compute what the theory says; nothing is timed then.
         KeyboardInterrupt: Nothing but the gate was finished yet.
-        ValueError: A race's data is damaged.
+        Exception: That of the first part that failed, if nothing but the gate is left.
     """
     origin, start = {**environment(seed), "profile": profile}, monotonic()
     sections: dict[str, Any] = {}
+    errors: dict[str, Exception] = {}
     try:
         for part in parts:
             told.begin(part.section)
-            sections[part.section] = part.run(told.say)
+            try:
+                sections[part.section] = part.run(told.say)
+            except gates.GateError:
+                raise
+            except Exception as error:
+                errors[part.section] = error
+                told.say(f"{NOTE}{part.section} failed: {error}")
     except KeyboardInterrupt:
         if len(sections) < 2:
             raise
         origin["interrupted"] = True
+    if errors:
+        if len(sections) < 2:
+            raise next(iter(errors.values()))
+        texts = (f"{name}: {type(error).__name__}: {error}" for name, error in errors.items())
+        origin["failed"] = "; ".join(text.splitlines()[0] for text in texts)
     origin["run time"] = f"{monotonic() - start:.0f} s"
     return new_record(origin, sections, profile == "tiny")
 

@@ -12,9 +12,7 @@ from zo_triton.directions import check_seed
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
     """Adds the command."""
     parser = commands.add_parser("field", help="test how random the field is")
-    parser.add_argument(
-        "--out", default="reports/field", help="folder, replaced whole (default reports/field)"
-    )
+    parser.add_argument("--out", help="folder, replaced whole (default reports/field)")
     parser.add_argument("--seed", type=int, default=0, help="of the field (default 0)")
     parser.add_argument("--full", action="store_true", help="2**30 words instead of 2**24: some ten minutes")
     parser.add_argument("--tiny", action="store_true", help="prove that everything works, in a second")
@@ -32,7 +30,7 @@ def _field(options: argparse.Namespace) -> int:
         return _stream(options.stream, options.seed)
     from benchmarks.report import check_destination, new_record, publish
 
-    target = check_destination(options.out)
+    target = check_destination(options.out or f"reports/{'tiny/' if options.tiny else ''}field")
     from benchmarks.field import run as quality
     from zo_triton._machine import environment
     from zo_triton._progress import monitor

@@ -18,7 +18,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     """Adds the commands."""
     report = commands.add_parser("report", help="run races and measurements, write a report (three minutes)")
     report.add_argument(
-        "--out", help="folder, replaced whole (default reports/latest; with --full reports/full)"
+        "--out", help="folder, replaced whole (default reports/latest, reports/full or reports/tiny)"
     )
     report.add_argument("--seed", type=int, default=0, help="first of the seeds (default 0)")
     size = report.add_mutually_exclusive_group()
@@ -39,7 +39,8 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     race.add_argument(
         "race",
         metavar="RACE",
-        help="digits-mlp, nzk-linear, nzk-network, tiny-gpt, mnist-mlp, mnist-cnn, cifar-cnn or tiny-imagenet-cnn",
+        help="digits-mlp, nzk-linear, nzk-network, tiny-gpt, mnist-mlp, mnist-cnn, cifar-cnn, tiny-imagenet-cnn, "
+        "digits-gpu or mnist-gpu",
     )
     race.add_argument("--out", help="folder, replaced whole (default reports/RACE)")
     race.add_argument("--seed", type=int, default=0, help="first of the seeds (default 0)")
@@ -58,7 +59,7 @@ def _report(options: argparse.Namespace) -> int:
     from benchmarks.suite import PROFILES
 
     profile = "full" if options.full else "tiny" if options.tiny else "quick"
-    folder = options.out or ("reports/full" if options.full else "reports/latest")
+    folder = options.out or f"reports/{'latest' if profile == 'quick' else profile}"
     return _measure(options.seed, folder, profile, PROFILES[profile])
 
 
@@ -93,8 +94,9 @@ def _measure(seed: int, folder: str, profile: str, parts_of: Callable[[int], lis
     parts = parts_of(check_seed(seed))
     with monitor(plan_of(parts)) as told:
         record = run_parts(parts, seed, profile, told)
-    print(f"wrote {publish(record, target)}")
-    return 0
+    page = publish(record, target)
+    print(f"wrote {page} and {page.with_suffix('.html').name}")
+    return FAILED if "failed" in record["environment"] else 0
 
 
 def _render(options: argparse.Namespace) -> int:

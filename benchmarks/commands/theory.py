@@ -33,7 +33,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
 def _nzk(options: argparse.Namespace) -> int:
     from benchmarks.report import check_destination, publish
 
-    target = check_destination(options.out or f"reports/nzk/{options.name}")
+    target = check_destination(options.out or f"reports/{'tiny/' if options.tiny else ''}nzk/{options.name}")
     from benchmarks.nzk.run import choose_settings, run_experiment
     from zo_triton._progress import monitor
 

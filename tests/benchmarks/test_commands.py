@@ -106,7 +106,7 @@ def test_a_tiny_experiment_from_end_to_end(tmp_path, capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("note: mnist is not in")
     assert "digits 3 v 5" in lines[0]
-    out = tmp_path / "reports" / "nzk" / "mnist"
+    out = tmp_path / "reports" / "tiny" / "nzk" / "mnist"
     assert lines[-1] == f"wrote {out / 'report.md'}"
     assert {entry.name for entry in out.iterdir()} == {
         "report.html", "report.md", "results.json", "losses.svg", "kernels.svg", "snapshots.svg", "network.svg",
@@ -131,3 +131,12 @@ def test_an_interrupted_experiment_replaces_nothing(tmp_path, capsys, monkeypatc
     monkeypatch.setattr("benchmarks.nzk.run.run_experiment", interrupted)
     assert cli.main(["nzk", "linear", "--out", str(tmp_path / "out")]) == 130
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_races_are_named_in_the_help(capsys):
+    from benchmarks.race.races import RACES
+
+    with pytest.raises(SystemExit):
+        cli.main(["race", "--help"])
+    text = "".join(capsys.readouterr().out.split())
+    assert [name for name in RACES if name not in text] == []

@@ -35,6 +35,28 @@ def test_ctrl_c_before_anything_was_finished_leaves_the_old_report(monkeypatch):
         run(named("gate", "race"))
 
 
+def test_a_part_that_fails_is_named_and_the_others_stay(capsys):
+    def fails(say):
+        raise RuntimeError("out of luck\nfor once")
+
+    parts = [*named("gate", "race_nzk_linear"), suite.Part("accuracy", 1.0, fails)]
+    record = run(parts)
+    assert set(record["sections"]) == {"gate", "race_nzk_linear"}
+    assert record["environment"]["failed"] == "accuracy: RuntimeError: out of luck"
+    assert "note: accuracy failed: out of luck" in capsys.readouterr().out
+    with pytest.raises(RuntimeError, match="out of luck"):
+        run([parts[0], parts[2]])
+
+
+def test_nothing_is_timed_on_a_red_gate():
+    def fails(say):
+        raise suite.gates.GateError("off")
+
+    timed = suite.Part("accuracy", 1.0, lambda say: pytest.fail("it was timed"))
+    with pytest.raises(suite.gates.GateError):
+        run([suite.Part("gate", 1.0, fails), timed])
+
+
 def test_an_unknown_race_is_told_before_anything_runs():
     with pytest.raises(ValueError, match=r"unknown race 'digit'; choose one of \('digits-mlp', 'nzk-linear'"):
         suite.one_race("digit", 0)
