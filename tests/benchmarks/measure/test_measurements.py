@@ -127,7 +127,8 @@ def test_contenders_report_their_own_dtype():
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="reads glibc's account")
 def test_memory_of_a_tiny_case():
-    rows = memory.run_memory(step_time.TINY_CASES, lambda message: None, ["mezo"])["cases"]
+    case = memory.MemoryCase(step_time.TINY_CASES[0], ("mezo",))
+    rows = memory.run_memory([case], lambda message: None)["cases"]
     assert rows[0]["methods"][0]["excess_mib"] < 16
     assert rows[0]["chunk_mib"] == pytest.approx(4 * 32 * 32 * hardware_dtype().itemsize / 2**20, rel=1e-3)
 
