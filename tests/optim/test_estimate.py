@@ -112,9 +112,10 @@ def test_frozen_and_low_precision_parameters_get_a_gradient_of_their_dtype():
     frozen = torch.tensor([1.0, 2.0, 3.0])
     half = torch.nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.bfloat16))
     params, directions = [frozen, half], Directions(seed=0, step=0, num=16)
-    estimate_gradient(
-        lambda: 2 * frozen.sum() + half.float().sum(), params, directions, 1e-3, aggregator="align"
-    )
+    with pytest.warns(UserWarning, match="1 of the 2 tensors to be trained have requires_grad=False"):
+        estimate_gradient(
+            lambda: 2 * frozen.sum() + half.float().sum(), params, directions, 1e-3, aggregator="align"
+        )
     torch.testing.assert_close(frozen.grad, torch.full((3,), 2.0), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(half.grad, torch.ones(2, dtype=torch.bfloat16), rtol=1e-2, atol=1e-2)
 
