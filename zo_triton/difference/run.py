@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from zo_triton.difference.errors import NotATensorError
 from zo_triton.difference.evaluation import Evaluation
 from zo_triton.difference.exhaustion import halved, is_out_of_memory, make_room, report_shrunk
 from zo_triton.difference.mode import DifferenceMode
+from zo_triton.difference.module_state import ModuleState
 from zo_triton.difference.plan import Plan, RestartError
 from zo_triton.difference.random_state import RandomState
 from zo_triton.difference.watch import Watch, uncompiled
@@ -57,11 +58,11 @@ def differences(
 ) -> tuple[Tensor, Tensor]:
     """Base value of a closure and its exact difference along each direction, without subtracting two values.
 
-    The closure runs once (once a chunk of directions, with torch's random state and the buffers that it wrote
-    put back, so that each run is the same) under ``torch.no_grad()``. Inside it tensors, ``.item()`` and
-    control flow are those of the base. No parameter is modified; buffers are as after one ordinary run. If it
-    fails, buffers and random state are as before the call. Where memory runs out, half as many directions are
-    tried at once, down to one.
+    The closure runs once (once a chunk of directions, with torch's random state, the buffers that it wrote and the
+    attributes of the modules that it reaches put back, so that each run is the same) under ``torch.no_grad()``.
+    Inside it tensors, ``.item()`` and control flow are those of the base. No parameter is modified; buffers and
+    attributes are as after one ordinary run. If it fails, they and the random state are as before the call.
+    Where memory runs out, half as many directions are tried at once, down to one.
 
     Args:
         closure: Takes no argument, returns a tensor of any shape: a loss, per-sample losses, logits.
@@ -87,7 +88,8 @@ def differences(
             in-place function that differences can't follow.
 
     Warns:
-        RuntimeWarning: Memory ran out; the message says how many directions at once it was enough for.
+        RuntimeWarning: Memory ran out; the message says how many directions at once it was enough for. Or a module
+            that is too far from the closure to be put back changes once a chunk.
     """
     evaluation = Evaluation(eps, sides, compute_dtype, chunk, strict)
     value, found, _ = propagate(closure, params, directions, evaluation, scales)
@@ -132,15 +134,17 @@ def propagate(
     if chunk is not None:
         plan = replace(plan, chunk=min(chunk, directions.num), fixed=True)
     budget = BUDGET_CPU if device.type == "cpu" else BUDGET_GPU
-    start = None if engines.is_replayable() else RandomState.capture(device)
+    start = None if engines.is_replayable() else StartState.capture(closure, device)
     first, again, value = 0, False, None
     too_many, short = 0, False  # the largest chunk that did not fit; whether the last attempt failed for it
     parts: list[Tensor] = []
     with torch.no_grad(), engines.whole_step(device), _restored_on_failure(start):
         while first < directions.num:
+            announced: AbstractContextManager[None] = nullcontext()
             if again:
                 assert start is not None, "what is replayable evaluates all directions at once"
                 start.restore()
+                announced = start.modules.unreached_announced()
             again = True
             if short:
                 make_room(device)
@@ -151,7 +155,8 @@ def propagate(
             steps = signed_eps[first * sides : (first + some.num) * sides]
             mode = DifferenceMode(params, some, steps, compute_dtype, plan, budget, evaluation.strict)
             try:
-                base, part = _run_once(closure, mode)
+                with announced:
+                    base, part = _run_once(closure, mode)
                 value = base if value is None else _check_same(value, base)
                 if first + some.num < directions.num:
                     mode.undo()
@@ -181,9 +186,26 @@ def propagate(
     return Propagation(value, found, plan)
 
 
+class StartState(NamedTuple):
+    """What a run of the closure changes beside the tensors that it writes: torch's random state, and modules."""
+
+    random: RandomState
+    modules: ModuleState
+
+    @staticmethod
+    def capture(closure: Callable[[], Any], device: torch.device) -> StartState:
+        """The state now."""
+        return StartState(RandomState.capture(device), ModuleState(closure))
+
+    def restore(self) -> None:
+        """Puts it back."""
+        self.random.restore()
+        self.modules.restore()
+
+
 @contextmanager
-def _restored_on_failure(state: RandomState | None) -> Iterator[None]:
-    """Puts torch's random state back if the block raises: what has failed can be tried again as it was."""
+def _restored_on_failure(state: StartState | None) -> Iterator[None]:
+    """Puts the state back if the block raises: what has failed can be tried again as it was."""
     try:
         yield
     except BaseException:

@@ -18,7 +18,7 @@ from torch.utils import _contextlib
 _OWN_CODE = (str(Path(optimizers.__file__).parent), str(Path(__file__).parent), _contextlib.__file__)
 """Where a step's own code is: torch's optimizers, its schedulers and ``no_grad``, which wrap one, and ours."""
 
-_FORWARD = {kind: kind.forward for kind in (nn.Sequential, nn.Linear, nn.ReLU)}
+_FORWARD: dict[type[nn.Module], Any] = {kind: kind.forward for kind in (nn.Sequential, nn.Linear, nn.ReLU)}
 _CALL = nn.Module.__call__
 
 
