@@ -253,6 +253,29 @@ def test_rule_is_exact(name, eps):
     assert error < 1e-5
 
 
+LARGE = {
+    "softplus": lambda a: F.softplus(a),
+    "logsigmoid": lambda a: F.logsigmoid(a),
+    "mish": lambda a: F.mish(a),
+    "softmax": lambda a: F.softmax(a, 1),
+    "log_softmax": lambda a: F.log_softmax(a, 1),
+    "logsumexp": lambda a: a.logsumexp(1),
+    "cross_entropy": lambda a: F.cross_entropy(a, LABELS),
+    "bce_with_logits": lambda a: F.binary_cross_entropy_with_logits(a, like(a, SHARES)),
+    "attention": lambda a: F.scaled_dot_product_attention(a, a, a),
+}
+
+
+@pytest.mark.parametrize("eps", [1.0, 30.0, 300.0])
+@pytest.mark.parametrize("name", LARGE)
+def test_large_differences_stay_finite(name, eps):
+    """Where exponentials overflow or leave nothing, the difference is still the function's."""
+    scale = 30 if name != "attention" else 5
+    _, found, error = of_rule(LARGE[name], (A * scale,), eps, sides=2)
+    assert found.isfinite().all()
+    assert error < (1e-4 if name != "attention" else 1e-2)  # logits near 1000 are rounded by 6e-5 themselves
+
+
 @pytest.mark.parametrize("in_order", [True, False])
 def test_topk_across_changes_of_place(in_order):
     """Values, whoever they belong to afterwards; ties and near ties."""

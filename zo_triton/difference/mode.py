@@ -338,7 +338,11 @@ class DifferenceMode(TorchFunctionMode):
             difference = difference.real
         if difference.dtype != dtype:
             difference = difference.to(dtype)
-        assert difference.shape[1:] == base.shape, (difference.shape, base.shape)
+        if difference.shape[1:] != base.shape:
+            raise RuntimeError(
+                f"a rule of zo_triton made a difference of shape {tuple(difference.shape[1:])} for a result of "
+                f"shape {tuple(base.shape)}; please report it, and wrap the closure in zo.BlackBox meanwhile."
+            )
         self.reserve(base.numel())
         memory, exclusive = storage_of(difference), not self.memories.lend(difference)
         for entry in self._fetched:

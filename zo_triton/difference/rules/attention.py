@@ -17,7 +17,7 @@ from torch import Tensor
 from zo_triton.difference.registry import handler
 from zo_triton.difference.rules.elementwise import wide
 from zo_triton.difference.rules.linear import product
-from zo_triton.difference.rules.softmax import log_softmax_difference
+from zo_triton.difference.rules.softmax import softmax_difference
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -70,7 +70,7 @@ def _attention(
             moved = shift if moved is None else moved + shift
         shares, change = _softmax(scores), None
         if moved is not None:
-            change = shares * torch.expm1(log_softmax_difference(scores, moved, -1))
+            change = softmax_difference(shares, scores, moved, -1)
             change = change.masked_fill(shares == 0, 0.0)
         if kept is not None:
             shares, change = shares * kept, None if change is None else change * kept

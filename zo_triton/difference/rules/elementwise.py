@@ -75,12 +75,19 @@ def absolute_difference(a: Any, d: Any) -> Any:
 
 
 def softplus_difference(a: Any, d: Any) -> Any:
-    """Δ log(1 + eᵃ) = log1p(σ(a)·expm1(δ)), for a step up by its mirror image."""
-    return torch.where(d > 0, d + torch.log1p(_odds(-a, -d)), torch.log1p(_odds(a, d)))
+    """Δ log(1 + eᵃ) = log1p(σ(a)·expm1(δ)), or δ plus its mirror image's; subtracted where both are large."""
+    up, down = _odds(a, d), _odds(-a, -d)
+    direct = F.softplus(a + d) - F.softplus(a)
+    mirrored = torch.where(_is_moderate(down), d + torch.log1p(down), direct)
+    return torch.where(_is_moderate(up), torch.log1p(up), mirrored)
 
 
 def _odds(a: Any, d: Any) -> Any:
-    return torch.sigmoid(a) * torch.expm1(d.clamp(max=0))
+    return torch.where(d > 20, (F.logsigmoid(a) + d).exp(), torch.sigmoid(a) * torch.expm1(d))
+
+
+def _is_moderate(odds: Any) -> Any:
+    return (odds > -0.5) & (odds < 1)
 
 
 _unary(lambda a, d: -d, "neg", "negative")

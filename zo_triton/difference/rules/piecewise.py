@@ -177,7 +177,9 @@ def mish(mode: DifferenceMode, base: Tensor, input: Tensor, inplace: bool = Fals
     a = wide(input)
     t = torch.tanh(torch.nn.functional.softplus(a))
     u = torch.tanh(softplus_difference(a, delta))
-    return delta * t + (a + delta) * (u * (1 - t * t) / (1 + t * u))
+    moved = torch.tanh(torch.nn.functional.softplus(a + delta))
+    change = torch.where(t * u > -0.5, u * (1 - t * t) / (1 + t * u), moved - t)
+    return delta * t + (a + delta) * change
 
 
 def _whole_numbers(*names: str) -> None:

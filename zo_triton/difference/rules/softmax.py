@@ -23,19 +23,45 @@ def log_normaliser(a: Tensor, delta: Tensor, dim: Any) -> Tensor:
     Where the sum comes near −1 the change is of order one: subtracting the two values is then the accurate
     way.
     """
-    total = (torch.softmax(a, dim) * torch.expm1(delta)).sum(dim, keepdim=True)
-    result = torch.log1p(total)
-    extreme = ~((total > -0.5) & (total < 1e6))
+    total = _total(a, delta, dim)
+    result, extreme = torch.log1p(total), _is_extreme(total)
     if engines.any_set(extreme):
-        direct = torch.logsumexp(a + delta, dim, keepdim=True) - torch.logsumexp(a, dim, keepdim=True)
+        direct = torch.logsumexp(torch.log_softmax(a, dim) + delta, dim, keepdim=True)
         result = torch.where(extreme, direct, result)
     return result
 
 
+def _total(a: Tensor, delta: Tensor, dim: Any) -> Tensor:
+    return (torch.softmax(a, dim) * torch.expm1(delta)).sum(dim, keepdim=True)
+
+
+def _is_extreme(total: Tensor) -> Tensor:
+    return ~((total > -0.5) & (total < 1e6))
+
+
 def log_softmax_difference(a: Tensor, delta: Tensor, dim: int) -> Tensor:
-    """Δ log_softmax(a) = δ − Δ logsumexp(a), in float32 or wider; ``dim`` is negative."""
+    """Δ log_softmax(a) = δ − Δ logsumexp(a), in float32 or wider; ``dim`` is negative.
+
+    Where that is the difference of two large numbers, they are made small first: what all δ share changes
+    nothing, so the base's largest element is taken for the one that stands still.
+    """
     a, delta = wide(a), wide(delta)
+    total = _total(a, delta, dim)
+    if not engines.any_set(_is_extreme(total)):
+        return delta - torch.log1p(total)
+    values, delta = torch.broadcast_tensors(a, delta)
+    delta = delta - delta.gather(dim, values.argmax(dim, keepdim=True))
     return delta - log_normaliser(a, delta, dim)
+
+
+def softmax_difference(p: Tensor, a: Tensor, delta: Tensor, dim: int) -> Tensor:
+    """p' − p = p·expm1(Δ log p) for p = softmax(a); p' itself where it grows so much that p may be zero."""
+    change = log_softmax_difference(a, delta, dim)
+    result = p * torch.expm1(change)
+    grows = change > 1
+    if engines.any_set(grows):
+        result = torch.where(grows, (torch.log_softmax(wide(a), dim) + change).exp() - p, result)
+    return result
 
 
 def _along_classes(name: str, change: Callable[[Tensor, Tensor, Tensor, int], Tensor]) -> None:
@@ -58,14 +84,9 @@ def _along_classes(name: str, change: Callable[[Tensor, Tensor, Tensor, int], Te
         return change(base, input, delta, _from_the_end(input, dim))
 
 
-def _softmax(base: Tensor, a: Tensor, delta: Tensor, dim: int) -> Tensor:
-    """P' − p = p·expm1(Δ log p)."""
-    return base * torch.expm1(log_softmax_difference(a, delta, dim))
-
-
 _along_classes("log_softmax", lambda base, a, delta, dim: log_softmax_difference(a, delta, dim))
-_along_classes("softmax", _softmax)
-_along_classes("softmin", lambda base, a, delta, dim: _softmax(base, -a, -delta, dim))
+_along_classes("softmax", softmax_difference)
+_along_classes("softmin", lambda base, a, delta, dim: softmax_difference(base, -a, -delta, dim))
 
 
 def log_sum(a: Tensor, da: Tensor, b: Tensor, db: Tensor) -> Tensor:
