@@ -49,6 +49,8 @@ RULES = {
     "magnitude": lambda a: (a * like(C, a)).abs(),
     "imag": lambda a: (a * like(C, a)).imag,
     "sum_and_mean": lambda a: real((a * like(C, a)).sum(0) + (a * 1j).mean(0)),
+    "numpy_names": lambda a: real(torch.sum(a * like(C, a), axis=0)),
+    "no_target": lambda a: real(torch.add(a * like(C, a), 1.0, out=None)),
     "products": lambda a: real((a * like(C, a)) @ (a - like(C, a)).mH),
     "einsum": lambda a: real(torch.einsum("ij,ij->i", a * 1j + 1, like(C, a))),
     "quotient": lambda a: real(like(C, a) / (a * 1j + 3)),

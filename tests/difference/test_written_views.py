@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import zo_triton as zo
 from zo_triton.difference import MissingRuleError, differences
+from zo_triton.difference.registry import HANDLERS, handler_of
 
 GENERATOR = torch.Generator().manual_seed(0)
 A = torch.randn(4, 4, generator=GENERATOR)
@@ -280,3 +281,17 @@ def test_memory_of_the_dead_is_not_taken_for_that_of_the_living():
 def test_strict_refuses_a_written_form_without_a_rule():
     with pytest.raises(MissingRuleError, match=r"no difference rule for .*digamma"):
         differences(lambda: (A * 2).digamma_(), [A], DIRECTIONS, EPS, strict=True)
+
+
+@pytest.mark.filterwarnings("ignore:zo_triton has no difference rule")
+def test_a_written_argument_that_a_rule_passes_over_is_subtracted(monkeypatch):
+    def of_the_first_alone(mode, base, input, other):
+        return mode.needed(input) * (input / base)
+
+    def function(a, b):
+        out = torch.zeros(4, 4, dtype=a.dtype)
+        out[:, 1:] = b.flatten().repeat(2)[:12].view(4, 3)
+        return torch.hypot(a.flatten()[:4] + 2, out[:, 2])
+
+    monkeypatch.setitem(HANDLERS, torch.hypot, handler_of(of_the_first_alone))
+    agrees(function)

@@ -99,13 +99,14 @@ class DifferenceMode(TorchFunctionMode):
             kwargs = {}
         if peek_interpreter_stack() is not None:
             transforms.check(self, func, args, kwargs)
-        if self.complex and has_complex(args, kwargs):
-            rules = COMPLEX if kwargs.get("out") is None else {}
-            return self._unwatched(rules.get(func, fallback.handle), func, args, kwargs)
-        if kwargs:
-            if kwargs.get("inplace") is True or kwargs.get("out") is not None:
-                return self._unwatched(inplace.with_target, func, args, kwargs)
+        has_target = kwargs.get("inplace") is True or kwargs.get("out") is not None
+        if kwargs and not has_target:
             kwargs = spelled(func, kwargs)
+        if self.complex and has_complex(args, kwargs):
+            rules = {} if has_target else COMPLEX
+            return self._unwatched(rules.get(func, fallback.handle), func, args, kwargs)
+        if has_target:
+            return self._unwatched(inplace.with_target, func, args, kwargs)
         handle = HANDLERS.get(func)
         if handle is None:
             handle = _WITHOUT_RULE.get(func)
@@ -315,10 +316,10 @@ class DifferenceMode(TorchFunctionMode):
 
     def _passed_over(self, args: Any) -> bool:
         """Whether an argument carries a difference that nobody has asked for."""
-        entries, ids, asked = self.entries, self.ids, self._asked
+        entries, ids, memories, asked = self.entries, self.ids, self.memories, self._asked
         for value in args:
             key = id(value)
-            if key not in asked and (key in entries or key in ids):
+            if key not in asked and (key in entries or key in ids or memories.find(value) is not None):
                 return True
             if type(value) in (list, tuple) and self._passed_over(value):
                 return True
