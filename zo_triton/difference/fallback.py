@@ -31,11 +31,11 @@ def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) 
     """Runs a function that has no rule."""
     if not mode.carries(args, kwargs):
         return function(*args, **kwargs)
-    before = RandomState.capture(mode.signed_eps.device)
+    before = mode.once(RandomState.capture, mode.signed_eps.device)
     versions = {
         id(leaf): _version(leaf) for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)
     }
-    base = function(*args, **kwargs)
+    base = mode.once(function, *args, **kwargs)
 
     def compute(mode: DifferenceMode, base: Any, /, *args: Any, **kwargs: Any) -> Any:
         return difference(mode, base, function, args, kwargs, before, versions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
-from weakref import KeyedRef, ref
+from weakref import KeyedRef
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from zo_triton.difference.errors import UncoveredError
 from zo_triton.difference.memories import Memories, Memory, same_storage
 from zo_triton.difference.plan import Plan, RestartError
 from zo_triton.difference.registry import COMPLEX, HANDLERS, Handler, has_complex, spelled
+from zo_triton.difference.tape import Recorder, Replayed
+from zo_triton.difference.written import Written
 from zo_triton.directions import Directions
 
 if TYPE_CHECKING:
@@ -47,7 +49,9 @@ class DifferenceMode(TorchFunctionMode):
         strict: Refuse functions without a rule.
 
     Attributes:
+        written: What the closure overwrote, beside what it made itself.
         watch: Looks out for operations that pass this mode by; None if nobody does.
+        tape: Writes the run down, or stands for one that was; None if nobody wants it.
     """
 
     def __init__(
@@ -72,22 +76,20 @@ class DifferenceMode(TorchFunctionMode):
         self.strict = strict
         self.entries: dict[int, Entry] = {}
         self.memories = Memories()
+        self.written = Written()
         self.watch: Watch | None = None
+        self.tape: Recorder | Replayed | None = None
         self.used = False
         self.wide = False
         self.complex = False
         self.layers = 0
         self._fetched: list[Entry] = []
         self._asked: set[int] = set()
-        self._written: dict[int, tuple[ref[Tensor], Tensor]] = {}
         self._most = budget // (self.evaluations * compute_dtype.itemsize)
         self._budget = budget
-        entries = self.entries
 
         def dropped(reference: KeyedRef[int, Tensor]) -> None:
-            entry = entries.pop(reference.key, None)
-            if entry is not None:
-                entry.forget()
+            self.drop(reference.key)
 
         self._dropped = dropped
 
@@ -118,11 +120,24 @@ class DifferenceMode(TorchFunctionMode):
         """Runs a handler, whose operations are no business of the watch."""
         watch = self.watch
         if watch is None or not watch.look_away():
-            return handle(self, func, args, kwargs)
+            return self._recorded(handle, func, args, kwargs)
         try:
-            return handle(self, func, args, kwargs)
+            return self._recorded(handle, func, args, kwargs)
         finally:
             watch.look_again()
+
+    def _recorded(self, handle: Handler, func: Callable, args: tuple, kwargs: dict) -> Any:
+        """Runs a handler, and has it written down where there is a tape."""
+        if isinstance(self.tape, Recorder):
+            return self.tape.run(self, handle, func, args, kwargs)
+        return handle(self, func, args, kwargs)
+
+    def once(self, function: Callable, /, *args: Any, **kwargs: Any) -> Any:
+        """Runs a part of the base pass: each base result, and whatever else must not differ between the chunks.
+
+        A handler asks for it here, and nowhere else, so that a replay can give it what the first run made.
+        """
+        return function(*args, **kwargs) if self.tape is None else self.tape.once(function, args, kwargs)
 
     def carries(self, args: Any, kwargs: dict | None = None) -> bool:
         """Whether any argument is a trained parameter or carries a difference; lists are searched."""
@@ -178,6 +193,7 @@ class DifferenceMode(TorchFunctionMode):
 
     def share(self, target: Tensor) -> Memory:
         """Gives the target's memory a difference of its own, gathered from all the entries that look at it."""
+        self._give_up_tape()
         memory = self.memories.find(target)
         if memory is None:
             memory = Memory(target, self.evaluations, self.compute_dtype)
@@ -279,10 +295,21 @@ class DifferenceMode(TorchFunctionMode):
         self.entries[key] = entry
 
     def remove(self, base: Tensor) -> None:
-        """The tensor no longer carries a difference."""
-        entry = self.entries.pop(id(base), None)
+        """The tensor lives on, but is overwritten: it no longer carries its difference."""
+        self._give_up_tape()
+        self.drop(id(base))
+
+    def drop(self, key: int) -> None:
+        """Ends the entry of the base tensor with this id."""
+        entry = self.entries.pop(key, None)
         if entry is not None:
             entry.forget()
+            if self.tape is not None:
+                self.tape.died(key)
+
+    def _give_up_tape(self) -> None:
+        if isinstance(self.tape, Recorder):
+            self.tape.give_up("memory that carries a difference was written to")
 
     def apply(self, compute: Callable, base: Any, function: Callable, args: tuple, kwargs: dict) -> Any:
         """Runs a rule on a base result and enters what it returns; returns the base result.
@@ -362,23 +389,10 @@ class DifferenceMode(TorchFunctionMode):
         return difference.reshape(difference.shape[0], *[1] * missing, *difference.shape[1:])
 
     def remember(self, target: Any) -> None:
-        """Keeps what a tensor holds that the closure is about to write: see :meth:`undo`."""
-        if not isinstance(target, Tensor):
-            return
-        whole = target._base if target._is_view() else target
-        known = self._written.get(id(whole))
-        if whole is not None and (known is None or known[0]() is not whole):
-            self._written[id(whole)] = (ref(whole), whole.detach().clone())
-
-    def undo(self) -> None:
-        """Puts back what the closure wrote to (running statistics, counters), so that it can run again."""
-        for reference, before in self._written.values():
-            whole = reference()
-            if whole is not None:
-                whole.copy_(before)
+        """Keeps what a tensor holds that the closure is about to write."""
+        self.written.remember(target)
 
     def close(self) -> None:
         """Drops every entry: the table and its callbacks refer to each other."""
         self.entries.clear()
         self.memories.clear()
-        self._written.clear()

@@ -139,7 +139,7 @@ def handler_of(compute: Callable) -> Handler:
             return function(*args, **kwargs)
         if not is_dense(args):
             return fallback.handle(mode, function, args, kwargs)
-        return mode.apply(compute, function(*args, **kwargs), function, args, kwargs)
+        return mode.apply(compute, mode.once(function, *args, **kwargs), function, args, kwargs)
 
     return handle
 
@@ -157,6 +157,6 @@ def handler_of_any(compute: Callable) -> Handler:
         def of_this(mode: DifferenceMode, /, *args: Any, **kwargs: Any) -> Any:
             return compute(mode, function, *args, **kwargs)
 
-        return mode.apply(of_this, function(*args, **kwargs), function, args, kwargs)
+        return mode.apply(of_this, mode.once(function, *args, **kwargs), function, args, kwargs)
 
     return handle

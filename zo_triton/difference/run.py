@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from zo_triton import ops
 from zo_triton.difference.arguments import check_parameters, check_scales
-from zo_triton.difference.errors import NotATensorError
+from zo_triton.difference.base_pass import BasePass, StartState
 from zo_triton.difference.evaluation import Evaluation
 from zo_triton.difference.exhaustion import halved, is_out_of_memory, make_room, report_shrunk
 from zo_triton.difference.mode import DifferenceMode
-from zo_triton.difference.module_state import ModuleState
 from zo_triton.difference.plan import Plan, RestartError
-from zo_triton.difference.random_state import RandomState
-from zo_triton.difference.watch import Watch, uncompiled
 from zo_triton.directions import Directions
 from zo_triton.ops import engines
 
@@ -135,124 +131,45 @@ def propagate(
         plan = replace(plan, chunk=min(chunk, directions.num), fixed=True)
     budget = BUDGET_CPU if device.type == "cpu" else BUDGET_GPU
     start = None if engines.is_replayable() else StartState.capture(closure, device)
-    first, again, value = 0, False, None
+    first, value = 0, None
     too_many, short = 0, False  # the largest chunk that did not fit; whether the last attempt failed for it
     parts: list[Tensor] = []
-    with torch.no_grad(), engines.whole_step(device), _restored_on_failure(start):
+    with torch.no_grad(), engines.whole_step(device), BasePass(closure, start, device) as base_pass:
         while first < directions.num:
-            announced: AbstractContextManager[None] = nullcontext()
-            if again:
-                assert start is not None, "what is replayable evaluates all directions at once"
-                start.restore()
-                announced = start.modules.unreached_announced()
-            again = True
             if short:
                 make_room(device)
                 short = False
             boundary = directions.num if period is None else (first // period + 1) * period
             stop = min(first + plan.chunk, directions.num, boundary)
             some = directions if stop - first == directions.num else directions[first:stop]
-            steps = signed_eps[first * sides : (first + some.num) * sides]
+            steps = signed_eps[first * sides : stop * sides]
             mode = DifferenceMode(params, some, steps, compute_dtype, plan, budget, evaluation.strict)
             try:
-                with announced:
-                    base, part = _run_once(closure, mode)
+                base, part = base_pass.run(mode, more=stop < directions.num)
                 value = base if value is None else _check_same(value, base)
-                if first + some.num < directions.num:
-                    mode.undo()
-                else:
+                if stop == directions.num:
                     found = torch.cat([*parts, part]) if parts else part
                     found = found.view(directions.num, *(() if sides == 1 else (2,)), *value.shape)
                     if accept is not None:
                         accept(value, found)
             except RestartError as restart:
-                mode.undo()
                 plan = restart.plan
                 continue
             except BaseException as error:
-                mode.undo()
                 if start is None or not is_out_of_memory(error):
                     raise
+                base_pass.forget()
                 plan, short = halved(plan, some.num, error), True
                 too_many = max(too_many, some.num)
                 continue
             finally:
                 mode.close()
             parts.append(part)
-            first += some.num
+            first = stop
     assert value is not None
     if too_many:
         report_shrunk(too_many, plan.chunk)
     return Propagation(value, found, plan)
-
-
-class StartState(NamedTuple):
-    """What a run of the closure changes beside the tensors that it writes: torch's random state, and modules."""
-
-    random: RandomState
-    modules: ModuleState
-
-    @staticmethod
-    def capture(closure: Callable[[], Any], device: torch.device) -> StartState:
-        """The state now."""
-        return StartState(RandomState.capture(device), ModuleState(closure))
-
-    def restore(self) -> None:
-        """Puts it back."""
-        self.random.restore()
-        self.modules.restore()
-
-
-@contextmanager
-def _restored_on_failure(state: StartState | None) -> Iterator[None]:
-    """Puts the state back if the block raises: what has failed can be tried again as it was."""
-    try:
-        yield
-    except BaseException:
-        if state is not None:
-            state.restore()
-        raise
-
-
-def _run_once(closure: Callable[[], Any], mode: DifferenceMode) -> tuple[Tensor, Tensor]:
-    """Base value and differences [P, *shape] float32 of one chunk."""
-    value = _run_watched(closure, mode)
-    if not isinstance(value, Tensor):
-        raise NotATensorError(value)
-    difference = mode.difference(value)
-    if value.is_complex():
-        raise ValueError(
-            f"the closure returned a tensor of {value.dtype}, but a loss is real; return its .abs() or .real."
-        )
-    if difference is None:
-        if not mode.used:
-            raise ValueError(
-                f"the closure used none of the {len(mode.params)} trained parameters; pass the parameters of "
-                "the model that it runs."
-            )
-        raise ValueError(
-            "the closure's value carries no difference: the trained parameters reach it only through "
-            "comparisons, argmax, integers or Python numbers; return a loss that depends on them through "
-            "torch functions, or wrap the closure in zo.BlackBox to evaluate it direction by direction."
-        )
-    return value.detach(), difference.float()
-
-
-def _run_watched(closure: Callable[[], Any], mode: DifferenceMode) -> Any:
-    """What the closure returns, run under the mode; refuses code that the mode can't see."""
-    with uncompiled(), Watch(mode) as watch:
-        mode.watch = watch
-        try:
-            with mode:
-                value = closure()
-        except Exception:
-            if watch.refused is None:
-                raise
-        finally:
-            mode.watch = None  # neither keeps the other alive
-        if watch.refused is not None:
-            raise watch.refused
-        return value
 
 
 def _check_same(first: Tensor, again: Tensor) -> Tensor:

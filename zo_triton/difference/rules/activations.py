@@ -24,7 +24,7 @@ def _register(name: str, *functions: str) -> None:
         chosen = name
         if name == "gelu" and "tanh" in (*args[1:], kwargs.get("approximate")):
             chosen = "gelu_tanh"
-        base = function(*args, **kwargs)
+        base = mode.once(function, *args, **kwargs)
         alias = x.detach() if x.dtype == torch.float32 else x.float()
         if entry is not None and isinstance(entry.lazy, PendingLayer) and not entry.lazy.spent:
             mode.put(base, Entry(None, PendingActivation(entry, chosen, alias)))

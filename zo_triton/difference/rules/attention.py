@@ -47,11 +47,17 @@ def _attention(
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     if dropout_p == 0:
         kept = None
-        base = function(query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
+        base = mode.once(
+            function, query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
     else:
-        shares = _softmax(_scores(query, _repeated(key, groups), factor, attn_mask, is_causal))
-        kept = F.dropout(torch.ones_like(shares), dropout_p)
-        base = ((shares * kept) @ wide(_repeated(value, groups))).to(query.dtype)
+
+        def dropped_out() -> tuple[Tensor, Tensor]:
+            shares = _softmax(_scores(query, _repeated(key, groups), factor, attn_mask, is_causal))
+            kept = F.dropout(torch.ones_like(shares), dropout_p)
+            return kept, ((shares * kept) @ wide(_repeated(value, groups))).to(query.dtype)
+
+        kept, base = mode.once(dropped_out)
 
     def compute(mode: DifferenceMode, base: Tensor, *_: Any, **__: Any) -> Any:
         if base.numel() == 0:

@@ -40,7 +40,7 @@ def _linear(
     )
     if not is_dense((input, weight)):
         return fallback.handle(mode, function, (input, weight, bias), {})
-    base = ops.linear(input, weight, bias)
+    base = mode.once(ops.linear, input, weight, bias)
     if general or weight.dim() != 2:
         return mode.apply(_general, base, function, (input, weight, bias), {})
     if source is not None or weight_id >= 0 or bias_id >= 0:
@@ -172,7 +172,7 @@ def _matmul(
         return fallback.handle(mode, function, (input, other), rest)
     if not mode.carries((input, other)):
         return function(input, other)
-    base = function(input, other)
+    base = mode.once(function, input, other)
     weight = _untransposed(mode, other)
     if weight is not None and id(input) not in mode.ids and input.dim() >= 2:
         _defer(mode, base, input, mode.entry_of(input), weight, mode.trained(weight), -1)

@@ -22,15 +22,15 @@ def dropout_handler(mode: DifferenceMode, function: Callable, args: tuple, kwarg
     x = args[0] if args else kwargs["input"]
     share = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
     if share == 0 or not kwargs.get("training", args[2] if len(args) > 2 else True):
-        base = function(*args, **kwargs)
+        base = mode.once(function, *args, **kwargs)
         if base is x:
             return base
         return mode.apply(lambda mode, base: mode.needed(x).view(-1, *base.shape), base, function, (), {})
     others = {name: value for name, value in kwargs.items() if name != "input"}
-    mask = function(torch.ones_like(x), *args[1:], **others)
+    mask = mode.once(function, torch.ones_like(x), *args[1:], **others)
 
     def compute(mode: DifferenceMode, base: Tensor, /, *args: Any, **kwargs: Any) -> Tensor:
         delta = mode.needed(x)
         return delta * mask
 
-    return mode.apply(compute, x * mask, function, args, kwargs)
+    return mode.apply(compute, mode.once(torch.mul, x, mask), function, args, kwargs)

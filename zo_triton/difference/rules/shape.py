@@ -70,7 +70,7 @@ def _alias(*names: str, transposed: bool) -> None:
     def handle(mode: DifferenceMode, function: Any, args: tuple, kwargs: dict) -> Any:
         if not mode.carries(args, kwargs):
             return function(*args, **kwargs)
-        base = function(*args, **kwargs)
+        base = mode.once(function, *args, **kwargs)
         source = args[0] if args else next(iter(kwargs.values()))
         tensor_id = mode.trained(source)
         if tensor_id >= 0 and base is not source and (source.dim() == 2 or not transposed):
@@ -279,7 +279,7 @@ def embedding(mode: DifferenceMode, function: Any, args: tuple, kwargs: dict) ->
         return _look_up(mode, weight, indices)
 
     order = ((0, "input"), (1, "weight")) if function is F.embedding else ((1, "indices"), (0, "weight"))
-    return mode.apply(compute, function(*args, **kwargs), function, args, kwargs)
+    return mode.apply(compute, mode.once(function, *args, **kwargs), function, args, kwargs)
 
 
 def _triangle(name: str) -> None:
