@@ -34,3 +34,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def untaped(monkeypatch):
+    """No base pass is recorded: the closure runs once for each chunk of directions."""
+    from zo_triton.difference import base_pass
+
+    monkeypatch.setattr(base_pass, "TAPE_CPU", -1)

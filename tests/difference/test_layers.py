@@ -155,7 +155,7 @@ def test_running_statistics_move_once_a_step(chunk, budget, monkeypatch):
     torch.testing.assert_close(again, whole)
 
 
-def test_a_buffer_written_in_a_view_is_put_back_between_chunks():
+def test_a_buffer_written_in_a_view_is_put_back_between_chunks(untaped):
     weight, seen = torch.ones(3), torch.zeros(4)
 
     def closure():

@@ -13,6 +13,8 @@ from zo_triton.difference import differences
 X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
 DIRECTIONS = zo.Directions(seed=2, step=0, num=10)
 
+pytestmark = pytest.mark.usefixtures("untaped")
+
 
 class Counting(nn.Module):
     """Counts its runs in every way there is, and lets each run's value depend on the count."""

@@ -25,6 +25,8 @@ ERRORS = [
 INPUTS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 
+pytestmark = pytest.mark.usefixtures("untaped")
+
 
 class Case:
     """A network with batch statistics and dropout under momentum; its closure fails beyond so many directions."""

@@ -393,6 +393,8 @@ class DifferenceMode(TorchFunctionMode):
         self.written.remember(target)
 
     def close(self) -> None:
-        """Drops every entry: the table and its callbacks refer to each other."""
+        """Drops every entry: the table and its callbacks refer to each other, and the callbacks to the mode."""
         self.entries.clear()
+        self._dropped = lambda reference: None
+        self.tape = None
         self.memories.clear()
