@@ -147,6 +147,7 @@ class ZOSGD(torch.optim.Optimizer):
             ranks.check_directions(directions)
         check_settings(vars(self))
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        check_parameters(self._parameters(), self.next_directions())
         warn_of_frozen(self._parameters())
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -160,7 +161,8 @@ class ZOSGD(torch.optim.Optimizer):
         try:
             check_group(self.param_groups[-1])
             names = [name for group in self.param_groups for name in group.get("param_names", ())]
-            check_parameters(self._parameters(), self.next_directions(), names)
+            if params := self._parameters():  # a group may be empty, the first as well, but not all
+                check_parameters(params, self.next_directions(), names)
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
@@ -233,8 +235,8 @@ class ZOSGD(torch.optim.Optimizer):
         measured = measurement.directions, measurement.compute_dtype
         if measured != (self.next_directions(), self.compute_dtype):
             raise ValueError(
-                f"{measured[0]} in {measured[1]} were measured, but the next step walks {self.next_directions()} in "
-                f"{self.compute_dtype}; measure again after a setting has changed or a step was applied."
+                f"{measured[0]} in {measured[1]} were measured, but the next step walks {self.next_directions()} "
+                f"in {self.compute_dtype}; measure again after a setting has changed or a step was applied."
             )
         coefficients = measurement.coefficients(self._parameters(), self.aggregator)
         plan = measurement.plan
