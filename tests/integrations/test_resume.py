@@ -35,7 +35,7 @@ def assert_same_end(whole, resumed):
 
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (*sys.path, ROOT)))}
     with subprocess.Popen(
         [sys.executable, PROGRAM, cut, str(CUT)], env=environment, stdout=subprocess.DEVNULL
     ) as killed:

@@ -17,22 +17,12 @@ def losses(trainer):
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-class Seen:
-    """A data collator that keeps the batches it has made."""
+class Recording(ZOTrainer):
+    """Keeps what a step is made of: the batches, and how many labels Trainer has counted in them."""
 
-    def __init__(self):
-        self.batches = []
-
-    def __call__(self, examples):
-        self.batches.append(default_data_collator(examples))
-        return self.batches[-1]
-
-
-def steps_of(batches, accumulation, an_epoch):
-    """The batches of each step; an epoch's last may have fewer."""
-    for first in range(0, len(batches), an_epoch):
-        epoch = batches[first : first + an_epoch]
-        yield from (epoch[each : each + accumulation] for each in range(0, len(epoch), accumulation))
+    def get_batch_samples(self, *args, **kwargs):
+        self.steps = [*getattr(self, "steps", ()), super().get_batch_samples(*args, **kwargs)]
+        return self.steps[-1]
 
 
 def as_groups(model, decay):
@@ -52,20 +42,18 @@ def as_groups(model, decay):
 @pytest.mark.parametrize("accumulation", [1, 2], ids=["batch-a-step", "two-batches-a-step"])
 def test_steps_are_those_of_a_zosgd_bit_for_bit(new_gpt2, examples, arguments, accumulation):
     """Ten examples are three batches an epoch, so that every other step of the second case has one batch."""
-    model, twin, seen = new_gpt2(), new_gpt2(), Seen()
+    model, twin = new_gpt2(), new_gpt2()
     args = arguments(
         gradient_accumulation_steps=accumulation, weight_decay=0.1, warmup_steps=2, seed=11, max_steps=4
     )
     settings = {"directions": 6, "eps": 1e-3, "sides": 2, "momentum": 0.5, "strict": True}
-    trainer = ZOTrainer(model=model, args=args, train_dataset=examples, data_collator=seen, **settings)
+    trainer = Recording(model=model, args=args, train_dataset=examples, **settings)
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     opt = zo.ZOSGD(as_groups(twin, 0.1), lr=1.0, seed=11, **settings)
-    steps = list(steps_of(seen.batches, accumulation, 3))[: len(logs)]
-    for batches, entry in zip(steps, logs, strict=True):
+    for (batches, items), entry in zip(trainer.steps, logs, strict=True):
         for group in opt.param_groups:
             group["lr"] = entry["learning_rate"]
-        items = sum((batch["labels"][:, 1:] != -100).sum() for batch in batches)
 
         def loss(batches=batches, items=items):
             return torch.stack([twin(**batch, num_items_in_batch=items).loss for batch in batches]).sum()
@@ -275,16 +263,14 @@ def test_only_biases(new_gpt2, examples, arguments):
 
 @pytest.mark.parametrize("way", ["optimizers", "optimizer_cls_and_kwargs"])
 def test_a_torch_optimizer_gets_the_estimate_as_gradient(new_gpt2, examples, arguments, way):
-    model, twin, seen = new_gpt2(), new_gpt2(), Seen()
+    model, twin = new_gpt2(), new_gpt2()
     model.transformer.wpe.weight.requires_grad_(False)
     given = {
         "optimizers": {"optimizers": (torch.optim.SGD(model.parameters(), lr=0.1), None)},
         "optimizer_cls_and_kwargs": {"optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.1})},
     }[way]
     args = arguments(max_grad_norm=0.5, lr_scheduler_type="constant", seed=5)
-    trainer = ZOTrainer(
-        model=model, args=args, train_dataset=examples, data_collator=seen, directions=4, eps=1e-3, **given
-    )
+    trainer = Recording(model=model, args=args, train_dataset=examples, directions=4, eps=1e-3, **given)
     trainer.train()
     groups = (
         as_groups(twin, 0.0) if way == "optimizer_cls_and_kwargs" else [{"params": list(twin.parameters())}]
@@ -293,9 +279,8 @@ def test_a_torch_optimizer_gets_the_estimate_as_gradient(new_gpt2, examples, arg
         param for group in groups for param in group["params"] if param is not twin.transformer.wpe.weight
     ]
     sgd = torch.optim.SGD(params, lr=0.1)
-    for step, batch in enumerate(seen.batches[:3]):
+    for step, ([batch], items) in enumerate(trainer.steps):
         directions = zo.Directions(5, step, 4)
-        items = (batch["labels"][:, 1:] != -100).sum()
         zo.estimate_gradient(lambda: twin(**batch, num_items_in_batch=items).loss, params, directions, 1e-3)  # noqa: B023
         norm = torch.nn.utils.clip_grad_norm_(params, 0.5)
         assert trainer.state.log_history[step]["grad_norm"] == pytest.approx(float(norm), rel=1e-5)
