@@ -14,8 +14,8 @@ import zo_triton as zo
 ROOT = Path(__file__).resolve().parents[1]
 PUBLIC = {
     "AGGREGATORS", "BlackBox", "Directions", "FusedTrainer", "Measurement", "NonFiniteLossError", "ZOConv2d",
-    "ZOLinear", "ZOMLP", "ZOSGD", "accumulate", "data", "differences", "estimate_gradient", "gram", "nzk",
-    "sample", "testing", "use_engine",
+    "ZOLinear", "ZOMLP", "ZOSGD", "accumulate", "data", "differences", "estimate_gradient", "gram", "integrations",
+    "nzk", "sample", "testing", "use_engine",
 }  # fmt: skip
 HEAVY = ("torch", "numpy", "numba", "triton", "matplotlib", "sklearn", "rich")
 
@@ -81,6 +81,10 @@ def test_names_are_listed_before_they_are_loaded():
 
 def test_directions_need_no_framework():
     assert python("import zo_triton as zo; print(zo.Directions(0, 0, 8)[2:4].num)") == "2\n"
+
+
+def test_integrations_load_no_library_before_one_is_named():
+    assert python("import zo_triton as zo; print(zo.integrations.__all__)") == "['transformers']\n"
 
 
 def test_a_name_loads_the_custom_ops():

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         difference,
         directions,
         distributed,
+        integrations,
         nn,
         nzk,
         ops,
@@ -69,6 +70,7 @@ __all__ = [
     "distributed",
     "estimate_gradient",
     "gram",
+    "integrations",
     "nn",
     "nzk",
     "ops",
@@ -100,4 +102,4 @@ _NAMES = {
 }
 
 if not TYPE_CHECKING:
-    __getattr__, __dir__ = lazy_names(__name__, _NAMES, {"data", "nzk", "testing", *_NAMES})
+    __getattr__, __dir__ = lazy_names(__name__, _NAMES, {"data", "integrations", "nzk", "testing", *_NAMES})

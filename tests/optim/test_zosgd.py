@@ -206,3 +206,47 @@ def test_failing_closure_changes_nothing(model, loss_of, bits, error, wrap):
     assert bits([entry["momentum_buffer"] for entry in opt.state.values()]) == state
     assert opt.steps_done == 1
     assert opt.last is last
+
+
+def test_a_step_can_be_made_in_two_halves(model, loss_of, bits):
+    """As loops do that take the loss first and move later, without a closure."""
+    twin = copy.deepcopy(model)
+    whole, halves = (
+        ZOSGD(each.parameters(), lr=0.1, directions=4, eps=1e-3, momentum=0.9) for each in (model, twin)
+    )
+    for _ in range(3):
+        loss, before = whole.step(lambda: loss_of(model)), bits(list(twin.parameters()))
+        assert halves.measure(lambda: loss_of(twin)) == loss
+        assert bits(list(twin.parameters())) == before
+        assert halves.step() == loss
+        assert bits(list(model.parameters())) == bits(list(twin.parameters()))
+    assert halves.last is not None
+    assert halves.plan == whole.plan
+
+
+@pytest.mark.parametrize(
+    "disturb",
+    [
+        pytest.param(lambda opt: setattr(opt, "directions", 8), id="another-number"),
+        pytest.param(lambda opt: setattr(opt, "compute_dtype", torch.bfloat16), id="another-dtype"),
+        pytest.param(lambda opt: opt.apply(torch.zeros(4)), id="a-step-applied"),
+    ],
+)
+def test_a_second_half_that_does_not_fit_the_first_is_refused(model, loss_of, disturb):
+    opt = ZOSGD(model.parameters(), lr=0.1, directions=4, eps=1e-3)
+    opt.measure(lambda: loss_of(model))
+    disturb(opt)
+    with pytest.raises(ValueError, match="measure again after a setting has changed"):
+        opt.step()
+    with pytest.raises(ValueError, match="step needs a closure"):
+        opt.step()
+
+
+def test_a_loaded_state_and_a_copy_have_measured_nothing(model, loss_of):
+    opt = ZOSGD(model.parameters(), lr=0.1, directions=4, eps=1e-3)
+    opt.measure(lambda: loss_of(model))
+    with pytest.raises(ValueError, match="step needs a closure"):
+        copy.deepcopy(opt).step()
+    opt.load_state_dict(opt.state_dict())
+    with pytest.raises(ValueError, match="step needs a closure"):
+        opt.step()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from zo_triton.difference import Evaluation
 from zo_triton.directions import Directions
+from zo_triton.optim.aggregators import get_aggregator
 
 LOW_PRECISION = ("master", "stochastic")
 LARGEST_SLOPE = 2.0**60
@@ -69,3 +73,43 @@ def check_coefficients(coefficients: Tensor, directions: Directions) -> None:
         )
     if not bool(coefficients.isfinite().all()):
         raise ValueError("a coefficient is NaN or infinite; leave that direction out by a coefficient of 0.")
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuses settings that no step can be made with.
+
+    Args:
+        settings: Those of a ZOSGD beside its groups', by name.
+
+    Raises:
+        TypeError: One has the wrong type.
+        ValueError: One is out of range.
+    """
+    Directions(
+        settings["seed"],
+        settings["steps_done"],
+        settings["directions"],
+        settings["distribution"],
+        settings["rounds"],
+        settings["rank"],
+    )
+    Evaluation(settings["eps"], settings["sides"], settings["compute_dtype"], settings["chunk"])
+    get_aggregator(settings["aggregator"])
+    check_low_precision(settings["low_precision"])
+
+
+def check_group(group: Mapping[str, Any]) -> None:
+    """Refuses a parameter group's options.
+
+    Raises:
+        ValueError: One is out of range.
+    """
+    lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
+    if not lr >= 0 or not isfinite(lr):
+        raise ValueError(f"lr must be finite and not negative, got {lr}.")
+    if lr > LARGEST_LR:
+        raise ValueError(f"lr must be at most 2**40, got {lr}: such a step leaves the range of float32.")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum must be in [0, 1), got {momentum}.")
+    if not decay >= 0 or not isfinite(decay):
+        raise ValueError(f"weight_decay must be finite and not negative, got {decay}.")

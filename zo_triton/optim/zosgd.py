@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import chain
-from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,11 +13,11 @@ from torch.utils.hooks import RemovableHandle
 from zo_triton.difference import Evaluation, Plan
 from zo_triton.difference.arguments import check_parameters
 from zo_triton.directions import Directions
-from zo_triton.optim.aggregators import get_aggregator
 from zo_triton.optim.checks import (
-    LARGEST_LR,
     check_coefficients,
+    check_group,
     check_low_precision,
+    check_settings,
     warn_of_frozen,
 )
 from zo_triton.optim.descent import FULL_PRECISION, descend, make_state
@@ -142,11 +141,13 @@ class ZOSGD(torch.optim.Optimizer):
         self.rank, self.rounds, self.chunk, self.strict = rank, rounds, chunk, strict
         self.low_precision = low_precision
         self.steps_done, self.last, self.plan, self.log = 0, None, None, None
+        self._measured: Measurement | None = None
         self.ranks = ranks
         if ranks is not None:
             ranks.check_directions(directions)
-        _check_settings(vars(self))
+        check_settings(vars(self))
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        check_parameters(self._parameters(), self.next_directions())
         warn_of_frozen(self._parameters())
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -158,9 +159,10 @@ class ZOSGD(torch.optim.Optimizer):
         """
         super().add_param_group(param_group)
         try:
-            _check_group(self.param_groups[-1])
+            check_group(self.param_groups[-1])
             names = [name for group in self.param_groups for name in group.get("param_names", ())]
-            check_parameters(self._parameters(), self.next_directions(), names)
+            if params := self._parameters():  # a group may be empty, the first as well, but not all
+                check_parameters(params, self.next_directions(), names)
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
@@ -205,7 +207,8 @@ class ZOSGD(torch.optim.Optimizer):
 
         Args:
             closure: Takes nothing, computes the loss from the parameters and returns it: a scalar tensor, or
-                anything numeric in a :class:`zo_triton.optim.BlackBox`. Called without autograd.
+                anything numeric in a :class:`zo_triton.optim.BlackBox`. Called without autograd. None moves by
+                what :meth:`measure` has found.
 
         Returns:
             The base loss, before the move.
@@ -214,30 +217,56 @@ class ZOSGD(torch.optim.Optimizer):
             MemoryError: Not even one direction at a time fits in memory.
             TypeError: The closure returned neither a tensor nor a number.
             NonFiniteLossError: The loss is NaN or infinite, or every direction's difference is.
-            ValueError: There is no closure, the loss is no scalar, or a setting is out of range.
+            ValueError: There is no closure and nothing was measured, the loss is no scalar, or a setting is out of
+                range.
 
         Warns:
             RuntimeWarning: Some directions' differences were not finite and have been left out, or memory ran
                 out and fewer directions were evaluated at once.
         """
-        if closure is None:
+        if closure is not None:
+            self.measure(closure)
+        measurement, self._measured = self._measured, None
+        if measurement is None:
             raise ValueError(
                 "step needs a closure that returns the loss: opt.step(lambda: loss_fn(model(x), y)); a "
-                "zeroth-order step evaluates it along its directions."
+                "zeroth-order step evaluates it along its directions. Or call opt.measure(closure) before."
             )
+        measured = measurement.directions, measurement.compute_dtype
+        if measured != (self.next_directions(), self.compute_dtype):
+            raise ValueError(
+                f"{measured[0]} in {measured[1]} were measured, but the next step walks {self.next_directions()} "
+                f"in {self.compute_dtype}; measure again after a setting has changed or a step was applied."
+            )
+        coefficients = measurement.coefficients(self._parameters(), self.aggregator)
+        plan = measurement.plan
+        self.plan = None if plan is None or plan.fixed else (self.directions, plan.chunk, sorted(plan.keep))
+        self.apply(coefficients)
+        self.last = measurement
+        return measurement.loss
+
+    @torch.no_grad()
+    def measure(self, closure: Callable[[], Any]) -> float:
+        """The first half of :meth:`step`, for training loops that ask for the loss and move later, without closure.
+
+        Moves nothing. ``opt.measure(closure)`` and ``opt.step()`` are ``opt.step(closure)``, as long as neither
+        weights nor settings change in between; measuring again replaces what was measured.
+
+        Args:
+            closure: As for :meth:`step`, which raises and warns of the same.
+
+        Returns:
+            The base loss.
+        """
+        self._measured = None
         if self.log is not None:
             self.log.check()
         params, directions, evaluation = self._parameters(), self.next_directions(), self.evaluation
         self._check_move(directions)
         if self.ranks is not None:
             self.ranks.check(self._facts)
-        measurement = measure(closure, params, directions, evaluation, self._plan(), self.ranks)
-        coefficients = measurement.coefficients(params, self.aggregator)
-        plan = measurement.plan
-        self.plan = None if plan is None or plan.fixed else (self.directions, plan.chunk, sorted(plan.keep))
-        self.apply(coefficients)
-        self.last = measurement
-        return measurement.loss
+        self._measured = measure(closure, params, directions, evaluation, self._plan(), self.ranks)
+        return self._measured.loss
 
     @torch.no_grad()
     def apply(self, coefficients: Tensor) -> None:
@@ -275,7 +304,7 @@ class ZOSGD(torch.optim.Optimizer):
         """Refuses settings that were changed to something no step can be made of."""
         check_low_precision(self.low_precision)
         for group in self.param_groups:
-            _check_group(group)
+            check_group(group)
         if self._checked_field != (self.distribution, self.rank):
             check_parameters(self._parameters(), directions)
             self._checked_field = self.distribution, self.rank
@@ -334,9 +363,9 @@ class ZOSGD(torch.optim.Optimizer):
                 f"the state dict's entry 'zo' must hold {_SAVED}, got {tuple(settings)}; load one that "
                 "ZOSGD.state_dict() returned."
             )
-        _check_settings({**settings, "chunk": self.chunk, "strict": self.strict})
+        check_settings({**settings, "chunk": self.chunk, "strict": self.strict})
         for group in state_dict["param_groups"]:
-            _check_group(group)
+            check_group(group)
         params = self._parameters()
         check_parameters(params, Directions(0, 0, 1, settings["distribution"], 10, settings["rank"]))
         super().load_state_dict(state_dict)
@@ -348,35 +377,9 @@ class ZOSGD(torch.optim.Optimizer):
                 self.state[param][key] = value.to(param.device, dtype, copy=True)
         vars(self).update(settings)
         self._checked_field = self.distribution, self.rank
-        self.last = None
+        self.last = self._measured = None
 
     def __getstate__(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in (*_SAVED, *_UNSAVED, "_checked_field")}
         # A copy in another process belongs to no group of ranks.
-        return {**super().__getstate__(), **own, "last": None, "log": None, "ranks": None}
-
-
-def _check_settings(settings: dict[str, Any]) -> None:
-    Directions(
-        settings["seed"],
-        settings["steps_done"],
-        settings["directions"],
-        settings["distribution"],
-        settings["rounds"],
-        settings["rank"],
-    )
-    Evaluation(settings["eps"], settings["sides"], settings["compute_dtype"], settings["chunk"])
-    get_aggregator(settings["aggregator"])
-    check_low_precision(settings["low_precision"])
-
-
-def _check_group(group: dict[str, Any]) -> None:
-    lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
-    if not lr >= 0 or not isfinite(lr):
-        raise ValueError(f"lr must be finite and not negative, got {lr}.")
-    if lr > LARGEST_LR:
-        raise ValueError(f"lr must be at most 2**40, got {lr}: such a step leaves the range of float32.")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum must be in [0, 1), got {momentum}.")
-    if not decay >= 0 or not isfinite(decay):
-        raise ValueError(f"weight_decay must be finite and not negative, got {decay}.")
+        return {**super().__getstate__(), **own, "last": None, "_measured": None, "log": None, "ranks": None}
