@@ -69,25 +69,27 @@ def trained(module: nn.Module) -> list[nn.Parameter]:
 
 def subtracted(module: nn.Module, loss: Loss, directions: zo.Directions, eps: float) -> tuple[Tensor, Tensor]:
     """L(θ) and L(θ + εz_k) − L(θ), [K], of the module's float64 copy; the module itself stays as it is."""
+    params = trained(module)
+    zs = [zo.sample(directions, tensor_id, each.shape) for tensor_id, each in enumerate(params)]
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
         with torch.no_grad(), Widened():
-            base = seeded(_moved(module, directions, None, eps), loss)()
+            base = seeded(_moved(module, [], eps), loss)()
             rows = [
-                seeded(_moved(module, directions, k, eps), loss)() - base for k in range(directions.num)
+                seeded(_moved(module, [z[k].double() for z in zs], eps), loss)() - base
+                for k in range(directions.num)
             ]
     finally:
         torch.set_default_dtype(default)
     return base, torch.stack(rows)
 
 
-def _moved(module: nn.Module, directions: zo.Directions, k: int | None, eps: float) -> nn.Module:
+def _moved(module: nn.Module, z: list[Tensor], eps: float) -> nn.Module:
+    """A float64 copy, its trained parameters moved by ε times what there is of z."""
     twin = copy.deepcopy(module).double()
-    if k is not None:
-        for tensor_id, parameter in enumerate(trained(twin)):
-            z = zo.sample(directions[k : k + 1], tensor_id, parameter.shape)[0]
-            parameter.add_(z.double(), alpha=eps)
+    for parameter, along in zip(trained(twin), z):
+        parameter.add_(along, alpha=eps)
     return twin
 
 
