@@ -76,9 +76,7 @@ def outcome(model: Model) -> Outcome:
         return Outcome(REFUSED if _is_refusal(error) else CRASHED, why=told(error))
 
 
-def _found(
-    module: nn.Module, loss: Loss, directions: zo.Directions, strict: bool
-) -> tuple[Tensor, Tensor]:
+def _found(module: nn.Module, loss: Loss, directions: zo.Directions, strict: bool) -> tuple[Tensor, Tensor]:
     return zo.differences(seeded(module, loss), trained(module), directions, EPS, strict=strict)
 
 
@@ -107,4 +105,6 @@ def _is_refusal(error: Exception) -> bool:
     if not isinstance(error, (TypeError, ValueError, NotImplementedError)):
         return False
     frames = traceback.extract_tb(error.__traceback__)
-    return frames[-1].filename.startswith(_LIBRARY) and (frames[-1].line or "").startswith(("raise", "refuse"))
+    return frames[-1].filename.startswith(_LIBRARY) and (frames[-1].line or "").startswith(
+        ("raise", "refuse")
+    )

@@ -62,7 +62,13 @@ ADAPTERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "trainable tokens on llama": ("TrainableTokensConfig", "llama", {"token_indices": [5, 9], "target_modules": ["embed_tokens"]}),
     "CPT on llama": ("CPTConfig", "llama", {"cpt_token_ids": [5, 6], "cpt_mask": [1, 1], "cpt_tokens_type_mask": [1, 2]}),
 }  # fmt: skip
-WITHOUT_TARGETS = ("PromptTuningConfig", "PromptEncoderConfig", "PrefixTuningConfig", "AdaptionPromptConfig", "CPTConfig")
+WITHOUT_TARGETS = (
+    "PromptTuningConfig",
+    "PromptEncoderConfig",
+    "PrefixTuningConfig",
+    "AdaptionPromptConfig",
+    "CPTConfig",
+)
 
 
 def _adapted(name: str, class_name: str, base: str, options: dict[str, Any]) -> Model:
@@ -75,7 +81,9 @@ def _adapted(name: str, class_name: str, base: str, options: dict[str, Any]) -> 
         module = automatic.from_config(transformers.AutoConfig.for_model(model_type, **sizes))
         made = getattr(peft, class_name)
         known = made.__dataclass_fields__
-        settings = {key: value for key, value in targets.items() if key in known and class_name not in WITHOUT_TARGETS}
+        settings = {
+            key: value for key, value in targets.items() if key in known and class_name not in WITHOUT_TARGETS
+        }
         task = "SEQ_CLS" if head == "SequenceClassification" else "CAUSAL_LM"
         adapted = peft.get_peft_model(module, made(task_type=task, **{**settings, **options}))
         inputs = {"input_ids": TOKENS, "labels": integers(2, 2) if task == "SEQ_CLS" else TOKENS}

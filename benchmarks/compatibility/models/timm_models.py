@@ -14,7 +14,14 @@ NEEDS = ("timm",)
 CLASSES = integers(10, 2)
 VIT = {"embed_dim": 32, "depth": 2, "num_heads": 4, "img_size": 32}
 STAGES = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}
-SWIN = {"img_size": 32, "patch_size": 2, "window_size": 4, "embed_dim": 16, "depths": (1, 1), "num_heads": (2, 4)}
+SWIN = {
+    "img_size": 32,
+    "patch_size": 2,
+    "window_size": 4,
+    "embed_dim": 16,
+    "depths": (1, 1),
+    "num_heads": (2, 4),
+}
 
 TIMM: dict[str, tuple[int, dict[str, Any]]] = {
     "vit_tiny_patch16_224": (32, {**VIT, "patch_size": 8}),

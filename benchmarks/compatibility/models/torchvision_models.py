@@ -20,7 +20,9 @@ def _loss(output: Any) -> Tensor:
     """Cross-entropy of the classes, or of every pixel's; all that an output holds counts."""
     if isinstance(output, Tensor):
         return F.cross_entropy(output, integers(output.shape[1], len(output), *output.shape[2:]))
-    first, *others = output.values() if isinstance(output, dict) else (each for each in output if each is not None)
+    first, *others = (
+        output.values() if isinstance(output, dict) else (each for each in output if each is not None)
+    )
     return _loss(first) + AUXILIARY * sum(_loss(each) for each in others)
 
 
@@ -73,7 +75,13 @@ def _vit() -> nn.Module:
 def _swin(version: int) -> nn.Module:
     from torchvision.models import swin_transformer as swin
 
-    sizes = {"patch_size": [4, 4], "embed_dim": 16, "depths": [1, 2], "num_heads": [2, 4], "window_size": [4, 4]}
+    sizes = {
+        "patch_size": [4, 4],
+        "embed_dim": 16,
+        "depths": [1, 2],
+        "num_heads": [2, 4],
+        "window_size": [4, 4],
+    }
     if version == 1:
         return swin.SwinTransformer(**sizes, num_classes=10)
     return swin.SwinTransformer(
