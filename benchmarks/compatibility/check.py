@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 import zo_triton as zo
 from benchmarks.compatibility.model import Loss, Model
-from benchmarks.compatibility.twin import seeded, subtracted, trained
+from benchmarks.compatibility.twin import Measure, seeded, subtracted, trained
 from zo_triton.difference.errors import MissingRuleError
 
 STRICT, ANNOUNCED, REFUSED, WRONG, CRASHED = "strict", "announced", "refused", "wrong", "crashed"
+KEPT = "kept"
+"""Strict, and right for the base's choices: a top-k or a comparison is another at θ + εz, and is not followed."""
 ABSENT = "not run"
 """The model itself fails here, without any of the library's help."""
 
@@ -81,18 +83,28 @@ def _found(module: nn.Module, loss: Loss, directions: zo.Directions, strict: boo
 
 
 def _judged(
-    word: str, found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], bound: float, why: str = ""
+    word: str, found: tuple[Tensor, Tensor], measure: Measure, bound: float, why: str = ""
 ) -> Outcome:
     """The outcome by the error of the differences, and by that of the loss, which tells of other masks."""
-    (value, differences), (base, true) = found, expected
-    least = FLOOR * float(true.square().mean().sqrt())
-    error = float(((differences.double() - true).abs() / true.abs().clamp(min=least)).median())
-    base_error = float((value.double() - base).abs() / base.abs())
-    if not error <= bound:
-        return Outcome(WRONG, error, f"{why} the differences are {differences.tolist()}, not {true.tolist()}")
+    value, differences = found
+    error, kept = _error(differences, measure.differences), _error(differences, measure.kept)
+    base_error = float((value.double() - measure.base).abs() / measure.base.abs())
     if not base_error <= bound:
-        return Outcome(WRONG, error, f"{why} the loss is {float(value)}, not {float(base)}")
-    return Outcome(word, error, why)
+        return Outcome(WRONG, error, f"the loss is {float(value)}, not {float(measure.base)}. {why}")
+    if error <= bound:
+        return Outcome(word, error, why)
+    if kept <= bound and bool(measure.flips.any()):
+        flips = f"{int(measure.flips.sum())} of {len(differences)}"
+        return Outcome(KEPT, kept, f"along {flips} directions another choice is made than at the base. {why}")
+    return Outcome(
+        WRONG, error, f"the differences are {differences.tolist()}, not {measure.differences.tolist()}. {why}"
+    )
+
+
+def _error(found: Tensor, expected: Tensor) -> float:
+    """Median over directions of the relative error."""
+    least = FLOOR * float(expected.square().mean().sqrt())
+    return float(((found.double() - expected).abs() / expected.abs().clamp(min=least)).median())
 
 
 def told(error: Exception) -> str:

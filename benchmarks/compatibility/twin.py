@@ -5,49 +5,32 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 import zo_triton as zo
 from benchmarks.compatibility.model import Loss
-
-aten = torch.ops.aten
-
-_NARROW = (torch.float32, torch.float16, torch.bfloat16)
-_MADE = (aten.rand, aten.randn)
-_DRAWN = (*_MADE, aten.rand_like, aten.randn_like, aten.bernoulli)
-_DRAWN_IN_PLACE = (aten.bernoulli_, aten.uniform_, aten.normal_, aten.exponential_)
+from benchmarks.compatibility.widened import Choices, Widened
 
 
-class Widened(TorchDispatchMode):
-    """Computes in float64 whatever says float32, as in ``x.float()`` or ``softmax(x, dtype=torch.float32)``.
+class Measure(NamedTuple):
+    """What the float64 copy says.
 
-    Random numbers are drawn in float32 all the same, so that dropout masks are those of the model itself.
+    Attributes:
+        base: L(θ), [].
+        differences: L(θ + εz_k) − L(θ), [K].
+        kept: The same where the model chooses as the base does; [K].
+        flips: Whether it chooses otherwise: a top-k, an argmax, a comparison; bool [K].
     """
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Runs the operation with each narrow dtype among its arguments replaced."""
-        kwargs = kwargs or {}
-        if func.overloadpacket in _DRAWN_IN_PLACE:
-            target = args[0]
-            drawn = func(torch.empty_like(target, dtype=torch.float32), *args[1:], **kwargs)
-            return target.copy_(drawn)
-        args, kwargs = tree_map(_widened, (args, kwargs))
-        if func.overloadpacket is aten._grouped_mm:
-            return _grouped(*args, **kwargs)
-        if func.overloadpacket in _DRAWN:
-            args, kwargs = tree_map(_narrowed, (args, kwargs))
-            if func.overloadpacket in _MADE:
-                kwargs["dtype"] = torch.float32
-            return func(*args, **kwargs).double()
-        return func(*args, **kwargs)
+    base: Tensor
+    differences: Tensor
+    kept: Tensor
+    flips: Tensor
 
 
 def seeded(module: nn.Module, loss: Loss) -> Callable[[], Tensor]:
@@ -57,7 +40,8 @@ def seeded(module: nn.Module, loss: Loss) -> Callable[[], Tensor]:
         torch.manual_seed(0)
         np.random.seed(0)  # noqa: NPY002 -- transformers draws its masks of speech from the global state
         random.seed(0)
-        return loss(module)
+        with mock.patch("torch.seed", return_value=0):  # a Reformer takes its masks from the system's entropy
+            return loss(module)
 
     return closure
 
@@ -67,46 +51,32 @@ def trained(module: nn.Module) -> list[nn.Parameter]:
     return [each for each in module.parameters() if each.requires_grad]
 
 
-def subtracted(module: nn.Module, loss: Loss, directions: zo.Directions, eps: float) -> tuple[Tensor, Tensor]:
-    """L(θ) and L(θ + εz_k) − L(θ), [K], of the module's float64 copy; the module itself stays as it is."""
+def subtracted(module: nn.Module, loss: Loss, directions: zo.Directions, eps: float) -> Measure:
+    """Measures the module's float64 copy; the module itself stays as it is."""
     params = trained(module)
     zs = [zo.sample(directions, tensor_id, each.shape) for tensor_id, each in enumerate(params)]
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with torch.no_grad(), Widened():
-            base = seeded(_moved(module, [], eps), loss)()
-            rows = [
-                seeded(_moved(module, [z[k].double() for z in zs], eps), loss)() - base
-                for k in range(directions.num)
-            ]
+        choices = Choices()
+        base = _loss(module, loss, [], eps, choices)
+        rows, kept, flips = [], [], []
+        for k in range(directions.num):
+            along = [z[k].double() for z in zs]
+            theirs = Choices()
+            rows.append(_loss(module, loss, along, eps, theirs) - base)
+            flips.append(theirs != choices)
+            kept.append(_loss(module, loss, along, eps, choices.held()) - base if flips[-1] else rows[-1])
     finally:
         torch.set_default_dtype(default)
-    return base, torch.stack(rows)
+    return Measure(base, torch.stack(rows), torch.stack(kept), torch.tensor(flips))
 
 
-def _moved(module: nn.Module, z: list[Tensor], eps: float) -> nn.Module:
-    """A float64 copy, its trained parameters moved by ε times what there is of z."""
+def _loss(module: nn.Module, loss: Loss, along: list[Tensor], eps: float, choices: Choices) -> Tensor:
+    """The loss of a float64 copy whose trained parameters are moved by ε times what there is of z."""
     twin = copy.deepcopy(module).double()
-    for parameter, along in zip(trained(twin), z):
-        parameter.add_(along, alpha=eps)
-    return twin
-
-
-def _grouped(rows: Tensor, matrices: Tensor, offs: Tensor, **options: Any) -> Tensor:
-    """Each group of rows [R, in] times its matrix [G, in, out]: torch has no such product in float64."""
-    ends = offs.tolist()
-    product = rows.new_zeros(rows.shape[0], matrices.shape[2])
-    for matrix, start, end in zip(matrices, [0, *ends], ends):
-        product[start:end] = rows[start:end] @ matrix
-    return product
-
-
-def _widened(value: Any) -> Any:
-    return torch.float64 if value in _NARROW else value
-
-
-def _narrowed(value: Any) -> Any:
-    if value is torch.float64:
-        return torch.float32
-    return value.float() if isinstance(value, Tensor) and value.dtype is torch.float64 else value
+    with torch.no_grad():
+        if along:
+            torch._foreach_add_(trained(twin), along, alpha=eps)
+        with Widened(choices):
+            return seeded(twin, loss)()

@@ -287,7 +287,7 @@ ALIGNMENTS = {
 @pytest.mark.parametrize("eps", [1e-1, 1e-5, 30.0])
 @pytest.mark.parametrize("name", ALIGNMENTS)
 def test_alignments(name, eps):
-    value, found, error = of_rule(ALIGNMENTS[name], (FRAMES,), eps, sides=2)
+    value, _, error = of_rule(ALIGNMENTS[name], (FRAMES,), eps, sides=2)
     torch.testing.assert_close(value, ALIGNMENTS[name](FRAMES), rtol=0, atol=0)
     assert error < 1e-5
 

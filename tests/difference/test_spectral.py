@@ -41,9 +41,8 @@ RULES = {
         torch.stft(a, 4, 1, window=window(a), return_complex=True), 4, 1, window=window(a)
     ),
     "rotary": rotary,
-    "rotary_of_pairs_that_a_rule_left_apart": lambda a: real(
-        torch.view_as_complex((a.view(2, 2, 6).transpose(0, 1) * 2).reshape(2, 2, 3, 2).contiguous())
-        * like(C[0, 0], a)
+    "pairs_moved_together": lambda a: real(
+        torch.view_as_complex((a * a).view(2, 2, 6).movedim(0, -1).contiguous()) * like(C[0], a)
     ),
     "viewed": lambda a: real(a.view(like(C, a).dtype) * like(C[:, :3], a)).view(4, 6),
     "polar": lambda a: real(torch.polar(a, a * 2)),
