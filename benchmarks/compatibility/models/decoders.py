@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.compatibility.model import integers
+from benchmarks.compatibility.model import Model, integers
 from benchmarks.compatibility.models.transformers_models import of_type
 
 NEEDS = ("transformers",)
@@ -102,7 +102,16 @@ DECODERS: dict[str, dict[str, Any]] = {
     "moshi": {**LLAMA, "audio_vocab_size": 64},
 }  # fmt: skip
 
+OTHER_TOKENS = {"xlstm": integers(60, 2, 16, low=4)}
+"""A multiple of its chunks."""
+
+
+def _decoder(model_type: str, config: dict[str, Any]) -> Model:
+    tokens = OTHER_TOKENS.get(model_type, TOKENS)
+    return of_type(model_type, "CausalLM", {"input_ids": tokens, "labels": tokens}, **config)
+
+
 MODELS = [
-    of_type(model_type, "CausalLM", {"input_ids": TOKENS, "labels": TOKENS}, **config)
+    _decoder(model_type, config)
     for model_type, config in DECODERS.items()
 ]

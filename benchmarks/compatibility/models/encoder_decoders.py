@@ -50,7 +50,14 @@ SEQ2SEQ: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+OTHER_INPUTS = {"fsmt": {"decoder_input_ids": TARGET}}
+
 MODELS = [
-    of_type(model_type, "Seq2SeqLM", {"input_ids": SOURCE, "labels": TARGET}, **config)
+    of_type(
+        model_type,
+        "Seq2SeqLM",
+        {"input_ids": SOURCE, "labels": TARGET, **OTHER_INPUTS.get(model_type, {})},
+        **config,
+    )
     for model_type, config in SEQ2SEQ.items()
 ]

@@ -52,7 +52,6 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
     "roformer": {**BERT, "embedding_size": 32},
     "megatron-bert": BERT,
     "ernie": BERT,
-    "nezha": BERT,
     "mobilebert": {**BERT, "embedding_size": 16, "intra_bottleneck_size": 16, "true_hidden_size": 16},
     "xlm": {"vocab_size": 64, "emb_dim": 32, "n_layers": 2, "n_heads": 4},
     "flaubert": {"vocab_size": 64, "emb_dim": 32, "n_layers": 2, "n_heads": 4},
@@ -104,7 +103,7 @@ MODELS = [
     of_type("dpr", "", {"input_ids": TOKENS}, **BERT),
     of_type("splinter", "QuestionAnswering", {"input_ids": TOKENS, "start_positions": CLASSES, "end_positions": CLASSES}, **BERT),
     of_type("tapas", "", {"input_ids": TOKENS, "token_type_ids": integers(2, 2, 12, 7)}, **{**BERT, "type_vocab_sizes": [3, 8, 8, 8, 8, 8, 8]}),
-    of_type("lilt", "SequenceClassification", {"input_ids": TOKENS, "bbox": BOXES, "labels": CLASSES}, **{**BERT, "channel_shrink_ratio": 2}),
+    of_type("lilt", "SequenceClassification", {"input_ids": TOKENS, "bbox": BOXES, "labels": CLASSES}, **{**BERT, "hidden_size": 48, "channel_shrink_ratio": 2}),
     of_type("bros", "", {"input_ids": TOKENS, "bbox": numbers(2, 12, 4)}, **{**BERT, "dim_bbox": 4}),
     of_class(
         "PerceiverForMaskedLM", {"inputs": TOKENS, "attention_mask": integers(2, 2, 12, low=1), "labels": TOKENS}, name="perceiver",

@@ -46,7 +46,6 @@ ADAPTERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "HRA on llama": ("HRAConfig", "llama", {"r": 4}),
     "LN-tuning on llama": ("LNTuningConfig", "llama", {"target_modules": ["input_layernorm", "norm"]}),
     "RandLoRA on llama": ("RandLoraConfig", "llama", {"r": 4, "target_modules": ["q_proj", "o_proj"]}),
-    "Bone on llama": ("BoneConfig", "llama", {"r": 4}),
     "MiSS on llama": ("MissConfig", "llama", {"r": 4}),
     "SHiRA on llama": ("ShiraConfig", "llama", {"r": 4}),
     "C3A on llama": ("C3AConfig", "llama", {"block_size": 8}),
@@ -59,7 +58,7 @@ ADAPTERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "prefix tuning on llama": ("PrefixTuningConfig", "llama", {"num_virtual_tokens": 4}),
     "prefix tuning with a projection on gpt2": ("PrefixTuningConfig", "gpt2", {"num_virtual_tokens": 4, "prefix_projection": True, "encoder_hidden_size": 16}),
     "adaption prompt on llama": ("AdaptionPromptConfig", "llama", {"adapter_len": 4, "adapter_layers": 1}),
-    "trainable tokens on llama": ("TrainableTokensConfig", "llama", {"token_indices": [5, 9], "target_modules": ["embed_tokens"]}),
+    "trainable tokens on llama": ("TrainableTokensConfig", "llama", {"token_indices": [10, 20, 30, 40, 50], "target_modules": ["embed_tokens"]}),
     "CPT on llama": ("CPTConfig", "llama", {"cpt_token_ids": [5, 6], "cpt_mask": [1, 1], "cpt_tokens_type_mask": [1, 2]}),
 }  # fmt: skip
 WITHOUT_TARGETS = (

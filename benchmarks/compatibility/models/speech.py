@@ -55,7 +55,6 @@ MODELS = [
         "speech_to_text", "SpeechSeq2Seq", {"input_features": numbers(2, 20, 16), "labels": integers(60, 2, 7, low=4)},
         input_feat_per_channel=16, max_source_positions=32, max_target_positions=16, conv_channels=16, **BART,
     ),
-    of_type("encodec", "", {"input_values": numbers(1, 1, 320)}, num_filters=4, hidden_size=16, upsampling_ratios=[4, 2], codebook_size=16, codebook_dim=16, num_lstm_layers=1),
     of_class("PatchTSTForPrediction", SERIES, name="patchtst", num_input_channels=3, context_length=32, prediction_length=8, patch_length=4, patch_stride=4, d_model=16, num_attention_heads=2, ffn_dim=32, num_hidden_layers=2),
     of_class("PatchTSMixerForPrediction", SERIES, name="patchtsmixer", num_input_channels=3, context_length=32, prediction_length=8, patch_length=4, patch_stride=4, d_model=16, num_layers=2),
     of_class("TimeSeriesTransformerForPrediction", {"past_values": numbers(2, 24), "past_time_features": numbers(2, 24, 2), "past_observed_mask": integers(2, 2, 24, low=1), "future_values": numbers(2, 8), "future_time_features": numbers(2, 8, 2)}, name="time_series_transformer", prediction_length=8, context_length=16, lags_sequence=[1, 8], num_time_features=2, d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=32, decoder_ffn_dim=32),

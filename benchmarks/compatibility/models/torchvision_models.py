@@ -104,7 +104,7 @@ def _maxvit() -> nn.Module:
 def _regnet(squeezed: bool) -> nn.Module:
     from torchvision.models.regnet import BlockParams, RegNet
 
-    sizes = BlockParams([1, 1], [16, 32], [8, 8], [2, 2], [1.0, 1.0], 0.25 if squeezed else None)
+    sizes = BlockParams([1, 1], [16, 32], [8, 8], [1.0, 1.0], [2, 2], 0.25 if squeezed else None)
     return RegNet(sizes, num_classes=10, stem_width=8)
 
 
@@ -112,6 +112,13 @@ def _resnet(**options: Any) -> nn.Module:
     from torchvision.models.resnet import Bottleneck, ResNet
 
     return ResNet(Bottleneck, [1, 1, 1, 1], num_classes=10, **options)
+
+
+def _inception() -> nn.Module:
+    """The auxiliary classifier wants images of the usual size."""
+    from torchvision.models import inception_v3
+
+    return inception_v3(weights=None, num_classes=10, init_weights=True)
 
 
 def _video() -> nn.Module:
@@ -130,7 +137,7 @@ MODELS = [
     _by_name("squeezenet1_0", 48),
     _by_name("squeezenet1_1", 48),
     _row("densenet", _densenet, 8, 3, 32, 32),
-    _by_name("inception_v3", 96, init_weights=True),
+    _row("inception_v3", _inception, 2, 3, 299, 299),
     _by_name("googlenet", 64, init_weights=True),
     _by_name("mobilenet_v2", 64, width_mult=0.25),
     _by_name("mobilenet_v3_small", 64, width_mult=0.5),
