@@ -18,6 +18,8 @@ from zo_triton.difference.errors import MissingRuleError
 STRICT, ANNOUNCED, REFUSED, WRONG, CRASHED = "strict", "announced", "refused", "wrong", "crashed"
 KEPT = "kept"
 """Strict, and right for the base's choices: a top-k or a comparison is another at θ + εz, and is not followed."""
+ROUNDED = "rounded"
+"""Strict, and past the bound of narrow weights, as backpropagation in their dtype is."""
 ABSENT = "not run"
 """The model itself fails here, without any of the library's help."""
 
@@ -30,6 +32,9 @@ EPS = 1e-4
 DIRECTIONS = 4
 FLOOR = 0.1
 """A difference counts at least as much as this share of the directions' root mean square."""
+
+MARGIN = 2
+"""How many times backpropagation's error is still rounding and no fault."""
 
 LONGEST = 300
 """Characters of a reason."""
@@ -64,7 +69,13 @@ def outcome(model: Model) -> Outcome:
         return Outcome(ABSENT, why=told(error))
     bound = BOUNDS[model.dtype]
     try:
-        return _judged(STRICT, _found(module, loss, directions, strict=True), expected, bound)
+        found = _found(module, loss, directions, strict=True)
+        judged = _judged(STRICT, found, expected, bound)
+        if judged.word == WRONG and model.dtype is not torch.float32:
+            own = _spread(_slopes(module, loss, directions), expected.differences)
+            if _spread(found[1], expected.differences) <= MARGIN * own:
+                return Outcome(ROUNDED, judged.error, f"backpropagation's own slopes are off by {own:.1e}")
+        return judged
     except MissingRuleError as error:
         missing = told(error)
     except Exception as error:
@@ -105,6 +116,23 @@ def _error(found: Tensor, expected: Tensor) -> float:
     """Median over directions of the relative error."""
     least = FLOOR * float(expected.square().mean().sqrt())
     return float(((found.double() - expected).abs() / expected.abs().clamp(min=least)).median())
+
+
+def _spread(found: Tensor, expected: Tensor) -> float:
+    """Relative error of all directions together."""
+    return float((found.double() - expected).norm() / expected.norm())
+
+
+def _slopes(module: nn.Module, loss: Loss, directions: zo.Directions) -> Tensor:
+    """ε z_k·∇L(θ) by backpropagation in the weights' own dtype, [K]."""
+    params = trained(module)
+    gradients = torch.autograd.grad(seeded(module, loss)(), params, allow_unused=True)
+    total = torch.zeros(directions.num, dtype=torch.float64)
+    for tensor_id, gradient in enumerate(gradients):
+        if gradient is not None:
+            z = zo.sample(directions, tensor_id, gradient.shape)
+            total += z.double().flatten(1) @ gradient.double().flatten()
+    return EPS * total
 
 
 def told(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The models, a file for each kind; each file's ``MODELS`` is found here, and what its ``NEEDS`` names is looked for."""
+"""The models, a file for each kind, found here by its ``MODELS``; ``NEEDS`` names the packages they need."""
 
 from __future__ import annotations
 

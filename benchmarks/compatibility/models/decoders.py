@@ -24,6 +24,11 @@ EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 
 LOCAL_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 MAMBA = {"state_size": 8, "conv_kernel": 4, "expand": 2}
 
+DEEPSEEK = {
+    **LLAMA, **EXPERTS, "n_routed_experts": 4, "n_shared_experts": 1, "num_key_value_heads": 4, "q_lora_rank": 16,
+    "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8, "first_k_dense_replace": 1,
+}  # fmt: skip
+
 DECODERS: dict[str, dict[str, Any]] = {
     "gpt2": SIZES,
     "openai-gpt": SIZES,
@@ -61,18 +66,22 @@ DECODERS: dict[str, dict[str, Any]] = {
     "persimmon": LLAMA,
     "granite": LLAMA,
     "granitemoe": {**LLAMA, **LOCAL_EXPERTS},
-    "deepseek_v2": {
-        **LLAMA, **EXPERTS, "n_routed_experts": 4, "n_shared_experts": 1, "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8, "first_k_dense_replace": 1,
-    },
-    "deepseek_v3": {
-        **LLAMA, **EXPERTS, "n_routed_experts": 4, "n_shared_experts": 1, "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8, "first_k_dense_replace": 1, "n_group": 2, "topk_group": 1,
-    },
+    "deepseek_v2": DEEPSEEK,
+    "deepseek_v3": {**DEEPSEEK, "n_group": 2, "topk_group": 1},
     "mamba": {**SIZES, **MAMBA},
     "mamba2": {**SIZES, **MAMBA, "num_heads": 8, "head_dim": 8, "n_groups": 2, "chunk_size": 8},
     "falcon_mamba": {**SIZES, **MAMBA},
-    "jamba": {**LLAMA, **LOCAL_EXPERTS, "num_experts": 4, "num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1, "mamba_d_state": 8, "mamba_dt_rank": 4, "use_mamba_kernels": False},
+    "jamba": {
+        **LLAMA, **LOCAL_EXPERTS, "num_experts": 4, "num_hidden_layers": 4, "attn_layer_period": 2,
+        "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1, "mamba_d_state": 8,
+        "mamba_dt_rank": 4, "use_mamba_kernels": False,
+    },
     "rwkv": {**SIZES, "context_length": 32},
-    "xlstm": {**SIZES, "num_blocks": 2, "num_heads": 4, "chunk_size": 8, "qk_dim_factor": 0.5, "mode": "train", "chunkwise_kernel": "chunkwise--native_autograd", "sequence_kernel": "native_sequence__native", "step_kernel": "native"},
+    "xlstm": {
+        **SIZES, "num_blocks": 2, "num_heads": 4, "chunk_size": 16, "qk_dim_factor": 0.5,
+        "chunkwise_kernel": "chunkwise--native_autograd", "sequence_kernel": "native_sequence__native",
+        "step_kernel": "native",
+    },
     "recurrent_gemma": {**LLAMA, "num_hidden_layers": 3, "lru_width": 32, "attention_window_size": 8},
     "glm": {**LLAMA, "head_dim": 8},
     "glm4": {**LLAMA, "head_dim": 8},
@@ -86,13 +95,30 @@ DECODERS: dict[str, dict[str, Any]] = {
     "ernie4_5": LLAMA,
     "bitnet": LLAMA,
     "biogpt": {**SIZES, "intermediate_size": 48, "max_position_embeddings": 64},
-    "xglm": {**SIZES, "attention_heads": 4, "num_layers": 2, "ffn_dim": 48, "d_model": 32, "max_position_embeddings": 64},
-    "dbrx": {**SIZES, "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64, "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 1e4}, "ffn_config": {"ffn_hidden_size": 24, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": 32}},
+    "xglm": {
+        **SIZES, "attention_heads": 4, "num_layers": 2, "ffn_dim": 48, "d_model": 32,
+        "max_position_embeddings": 64,
+    },
+    "dbrx": {
+        **SIZES, "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64,
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 1e4},
+        "ffn_config": {"ffn_hidden_size": 24, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": 32},
+    },
     "jetmoe": {**LLAMA, **LOCAL_EXPERTS, "kv_channels": 8, "num_key_value_heads": 2},
-    "zamba": {**LLAMA, "num_hidden_layers": 6, "attn_layer_period": 3, "attn_layer_offset": 2, "mamba_d_state": 8, "mamba_dt_rank": 4, "n_mamba_heads": 2, "use_mamba_kernels": False},
-    "bamba": {**LLAMA, "attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_chunk_size": 8},
+    "zamba": {
+        **LLAMA, "num_hidden_layers": 6, "attn_layer_period": 3, "attn_layer_offset": 2,
+        "mamba_d_state": 8, "mamba_dt_rank": 4, "n_mamba_heads": 2, "use_mamba_kernels": False,
+    },
+    "bamba": {
+        **LLAMA, "attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8,
+        "mamba_chunk_size": 8,
+    },
     "lfm2": {**LLAMA, "full_attn_idxs": [1]},
-    "qwen3_next": {**LLAMA, **EXPERTS, "head_dim": 8, "shared_expert_intermediate_size": 24, "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8, "layer_types": ["linear_attention", "full_attention"]},
+    "qwen3_next": {
+        **LLAMA, **EXPERTS, "head_dim": 8, "shared_expert_intermediate_size": 24,
+        "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8, "layer_types": ["linear_attention", "full_attention"],
+    },
     "modernbert-decoder": {**LLAMA, "cls_token_id": 1, "sep_token_id": 2},
     "doge": LLAMA,
     "nanochat": LLAMA,
@@ -111,7 +137,4 @@ def _decoder(model_type: str, config: dict[str, Any]) -> Model:
     return of_type(model_type, "CausalLM", {"input_ids": tokens, "labels": tokens}, **config)
 
 
-MODELS = [
-    _decoder(model_type, config)
-    for model_type, config in DECODERS.items()
-]
+MODELS = [_decoder(model_type, config) for model_type, config in DECODERS.items()]

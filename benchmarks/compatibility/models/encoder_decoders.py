@@ -27,7 +27,9 @@ SEQ2SEQ: dict[str, dict[str, Any]] = {
     "mt5": T5,
     "umt5": T5,
     "longt5": {**T5, "local_radius": 4},
-    "switch_transformers": {**T5, "num_experts": 4, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1},
+    "switch_transformers": {
+        **T5, "num_experts": 4, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1,
+    },
     "bart": BART,
     "mbart": BART,
     "pegasus": BART,
@@ -35,10 +37,15 @@ SEQ2SEQ: dict[str, dict[str, Any]] = {
     "bigbird_pegasus": {**BART, "block_size": 4, "attention_type": "original_full"},
     "marian": BART,
     "m2m_100": BART,
-    "nllb-moe": {**BART, "num_experts": 4, "encoder_sparse_step": 1, "decoder_sparse_step": 1, "expert_capacity": 8},
+    "nllb-moe": {
+        **BART, "num_experts": 4, "encoder_sparse_step": 1, "decoder_sparse_step": 1, "expert_capacity": 8,
+    },
     "blenderbot": BART,
     "blenderbot-small": BART,
-    "led": {**BART, "attention_window": 8, "max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": 64},
+    "led": {
+        **BART, "attention_window": 8, "max_encoder_position_embeddings": 64,
+        "max_decoder_position_embeddings": 64,
+    },
     "mvp": BART,
     "plbart": BART,
     "fsmt": FSMT,

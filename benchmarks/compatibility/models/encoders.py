@@ -34,7 +34,9 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
     "longformer": {**BERT, "attention_window": 8},
     "big_bird": {**BERT, "block_size": 4, "num_random_blocks": 1},
     "fnet": BERT,
-    "funnel": {"vocab_size": 64, "block_sizes": [1, 1], "d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 48},
+    "funnel": {
+        "vocab_size": 64, "block_sizes": [1, 1], "d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 48,
+    },
     "nystromformer": {**BERT, "num_landmarks": 8, "segment_means_seq_len": 32, "conv_kernel_size": 5},
     "reformer": {
         "vocab_size": 64, "hidden_size": 32, "num_attention_heads": 2, "attention_head_size": 16,
@@ -47,7 +49,10 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
     "squeezebert": {**BERT, "q_groups": 2, "k_groups": 2, "v_groups": 2, "embedding_size": 32},
     "modernbert": {**LLAMA, "cls_token_id": 1, "sep_token_id": 2},
     "layoutlm": BERT,
-    "canine": {**BERT, "local_transformer_stride": 8, "num_hash_buckets": 32, "downsampling_rate": 2, "max_position_embeddings": 64},
+    "canine": {
+        **BERT, "local_transformer_stride": 8, "num_hash_buckets": 32, "downsampling_rate": 2,
+        "max_position_embeddings": 64,
+    },
     "rembert": {**BERT, "input_embedding_size": 16, "output_embedding_size": 16},
     "roformer": {**BERT, "embedding_size": 32},
     "megatron-bert": BERT,
@@ -87,9 +92,14 @@ def _classifier(model_type: str, config: dict[str, Any]) -> Model:
 MODELS = [
     *(_classifier(model_type, config) for model_type, config in CLASSIFIERS.items()),
     of_type("bert", "MaskedLM", {"input_ids": TOKENS, "labels": TOKENS}, name="bert, masked tokens", **BERT),
-    of_type("deberta-v2", "MaskedLM", {"input_ids": TOKENS, "labels": TOKENS}, name="deberta-v2, masked tokens", **DEBERTA),
     of_type(
-        "bert", "QuestionAnswering", {"input_ids": TOKENS, "start_positions": CLASSES, "end_positions": CLASSES},
+        "deberta-v2", "MaskedLM", {"input_ids": TOKENS, "labels": TOKENS},
+        name="deberta-v2, masked tokens", **DEBERTA,
+    ),
+    of_type(
+        "bert", "QuestionAnswering", {
+            "input_ids": TOKENS, "start_positions": CLASSES, "end_positions": CLASSES,
+        },
         name="bert, question answering", **BERT,
     ),
     of_type(
@@ -101,12 +111,22 @@ MODELS = [
         name="bert, multiple choice", **BERT,
     ),
     of_type("dpr", "", {"input_ids": TOKENS}, **BERT),
-    of_type("splinter", "QuestionAnswering", {"input_ids": TOKENS, "start_positions": CLASSES, "end_positions": CLASSES}, **BERT),
-    of_type("tapas", "", {"input_ids": TOKENS, "token_type_ids": integers(2, 2, 12, 7)}, **{**BERT, "type_vocab_sizes": [3, 8, 8, 8, 8, 8, 8]}),
-    of_type("lilt", "SequenceClassification", {"input_ids": TOKENS, "bbox": BOXES, "labels": CLASSES}, **{**BERT, "hidden_size": 48, "channel_shrink_ratio": 2}),
+    of_type(
+        "splinter", "QuestionAnswering",
+        {"input_ids": TOKENS, "start_positions": CLASSES, "end_positions": CLASSES}, **BERT,
+    ),
+    of_type(
+        "tapas", "", {"input_ids": TOKENS, "token_type_ids": integers(2, 2, 12, 7)},
+        **{**BERT, "type_vocab_sizes": [3, 8, 8, 8, 8, 8, 8]},
+    ),
+    of_type(
+        "lilt", "SequenceClassification", {"input_ids": TOKENS, "bbox": BOXES, "labels": CLASSES},
+        **{**BERT, "hidden_size": 48, "channel_shrink_ratio": 2},
+    ),
     of_type("bros", "", {"input_ids": TOKENS, "bbox": numbers(2, 12, 4)}, **{**BERT, "dim_bbox": 4}),
     of_class(
-        "PerceiverForMaskedLM", {"inputs": TOKENS, "attention_mask": integers(2, 2, 12, low=1), "labels": TOKENS}, name="perceiver",
+        "PerceiverForMaskedLM", {"inputs": TOKENS, "attention_mask": integers(2, 2, 12, low=1), "labels": TOKENS},
+        name="perceiver",
         vocab_size=64, d_model=32, d_latents=32, num_latents=8, num_blocks=1, num_self_attends_per_block=2,
         num_self_attention_heads=4, num_cross_attention_heads=4, max_position_embeddings=12,
         qk_channels=32, v_channels=32,

@@ -41,7 +41,10 @@ ADAPTERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "IA3 on llama": ("IA3Config", "llama", {"feedforward_modules": []}),
     "IA3 on gpt2": ("IA3Config", "gpt2", {"feedforward_modules": []}),
     "VeRA on llama": ("VeraConfig", "llama", {"r": 4, "target_modules": ["q_proj", "o_proj"]}),
-    "VB-LoRA on llama": ("VBLoRAConfig", "llama", {"r": 4, "num_vectors": 8, "vector_length": 8, "topk": 2, "target_modules": ["q_proj", "o_proj"]}),
+    "VB-LoRA on llama": (
+        "VBLoRAConfig", "llama",
+        {"r": 4, "num_vectors": 8, "vector_length": 8, "topk": 2, "target_modules": ["q_proj", "o_proj"]},
+    ),
     "FourierFT on llama": ("FourierFTConfig", "llama", {"n_frequency": 16}),
     "HRA on llama": ("HRAConfig", "llama", {"r": 4}),
     "LN-tuning on llama": ("LNTuningConfig", "llama", {"target_modules": ["input_layernorm", "norm"]}),
@@ -52,14 +55,28 @@ ADAPTERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "WaveFT on llama": ("WaveFTConfig", "llama", {"n_frequency": 16}),
     "prompt tuning on gpt2": ("PromptTuningConfig", "gpt2", {"num_virtual_tokens": 4}),
     "prompt tuning on llama": ("PromptTuningConfig", "llama", {"num_virtual_tokens": 4}),
-    "p-tuning on llama": ("PromptEncoderConfig", "llama", {"num_virtual_tokens": 4, "encoder_hidden_size": 16}),
-    "p-tuning with an LSTM on gpt2": ("PromptEncoderConfig", "gpt2", {"num_virtual_tokens": 4, "encoder_hidden_size": 16, "encoder_reparameterization_type": "LSTM"}),
+    "p-tuning on llama": (
+        "PromptEncoderConfig", "llama", {"num_virtual_tokens": 4, "encoder_hidden_size": 16},
+    ),
+    "p-tuning with an LSTM on gpt2": (
+        "PromptEncoderConfig", "gpt2",
+        {"num_virtual_tokens": 4, "encoder_hidden_size": 16, "encoder_reparameterization_type": "LSTM"},
+    ),
     "prefix tuning on gpt2": ("PrefixTuningConfig", "gpt2", {"num_virtual_tokens": 4}),
     "prefix tuning on llama": ("PrefixTuningConfig", "llama", {"num_virtual_tokens": 4}),
-    "prefix tuning with a projection on gpt2": ("PrefixTuningConfig", "gpt2", {"num_virtual_tokens": 4, "prefix_projection": True, "encoder_hidden_size": 16}),
+    "prefix tuning with a projection on gpt2": (
+        "PrefixTuningConfig", "gpt2",
+        {"num_virtual_tokens": 4, "prefix_projection": True, "encoder_hidden_size": 16},
+    ),
     "adaption prompt on llama": ("AdaptionPromptConfig", "llama", {"adapter_len": 4, "adapter_layers": 1}),
-    "trainable tokens on llama": ("TrainableTokensConfig", "llama", {"token_indices": [10, 20, 30, 40, 50], "target_modules": ["embed_tokens"]}),
-    "CPT on llama": ("CPTConfig", "llama", {"cpt_token_ids": [5, 6], "cpt_mask": [1, 1], "cpt_tokens_type_mask": [1, 2]}),
+    "trainable tokens on llama": (
+        "TrainableTokensConfig", "llama",
+        {"token_indices": [10, 20, 30, 40, 50], "target_modules": ["embed_tokens"]},
+    ),
+    "CPT on llama": (
+        "CPTConfig", "llama",
+        {"cpt_token_ids": [5, 6], "cpt_mask": [1, 1], "cpt_tokens_type_mask": [1, 2]},
+    ),
 }  # fmt: skip
 WITHOUT_TARGETS = (
     "PromptTuningConfig",

@@ -39,8 +39,14 @@ MODELS = [
         of_type(model_type, "CTC", {"input_values": WAVES, "labels": CHARACTERS}, **config)
         for model_type, config in CTC.items()
     ),
-    of_type("wav2vec2", "AudioClassification", {"input_values": WAVES, "labels": CLASSES}, name="wav2vec2, classification", **WAV2VEC),
-    of_type("wav2vec2-bert", "CTC", {"input_features": numbers(2, 20, 16), "labels": CHARACTERS}, **{**WAV2VEC, "feature_projection_input_dim": 16, "conv_depthwise_kernel_size": 5}),
+    of_type(
+        "wav2vec2", "AudioClassification", {"input_values": WAVES, "labels": CLASSES},
+        name="wav2vec2, classification", **WAV2VEC,
+    ),
+    of_type(
+        "wav2vec2-bert", "CTC", {"input_features": numbers(2, 20, 16), "labels": CHARACTERS},
+        **{**WAV2VEC, "feature_projection_input_dim": 16, "conv_depthwise_kernel_size": 5},
+    ),
     of_type(
         "audio-spectrogram-transformer", "AudioClassification",
         {"input_values": numbers(2, 32, 16), "labels": CLASSES}, hidden_size=32, num_hidden_layers=2,
@@ -48,17 +54,66 @@ MODELS = [
         max_length=32, num_mel_bins=16,
     ),
     of_type(
-        "whisper", "SpeechSeq2Seq", {"input_features": numbers(2, 16, 20), "labels": integers(60, 2, 7, low=4)},
+        "whisper", "SpeechSeq2Seq", {
+            "input_features": numbers(2, 16, 20), "labels": integers(60, 2, 7, low=4),
+        },
         num_mel_bins=16, max_source_positions=10, max_target_positions=16, **BART,
     ),
     of_type(
-        "speech_to_text", "SpeechSeq2Seq", {"input_features": numbers(2, 20, 16), "labels": integers(60, 2, 7, low=4)},
+        "speech_to_text", "SpeechSeq2Seq", {
+            "input_features": numbers(2, 20, 16), "labels": integers(60, 2, 7, low=4),
+        },
         input_feat_per_channel=16, max_source_positions=32, max_target_positions=16, conv_channels=16, **BART,
     ),
-    of_class("PatchTSTForPrediction", SERIES, name="patchtst", num_input_channels=3, context_length=32, prediction_length=8, patch_length=4, patch_stride=4, d_model=16, num_attention_heads=2, ffn_dim=32, num_hidden_layers=2),
-    of_class("PatchTSMixerForPrediction", SERIES, name="patchtsmixer", num_input_channels=3, context_length=32, prediction_length=8, patch_length=4, patch_stride=4, d_model=16, num_layers=2),
-    of_class("TimeSeriesTransformerForPrediction", {"past_values": numbers(2, 24), "past_time_features": numbers(2, 24, 2), "past_observed_mask": integers(2, 2, 24, low=1), "future_values": numbers(2, 8), "future_time_features": numbers(2, 8, 2)}, name="time_series_transformer", prediction_length=8, context_length=16, lags_sequence=[1, 8], num_time_features=2, d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=32, decoder_ffn_dim=32),
-    of_class("AutoformerForPrediction", {"past_values": numbers(2, 24), "past_time_features": numbers(2, 24, 2), "past_observed_mask": integers(2, 2, 24, low=1), "future_values": numbers(2, 8), "future_time_features": numbers(2, 8, 2)}, name="autoformer", prediction_length=8, context_length=16, lags_sequence=[1, 8], num_time_features=2, d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=32, decoder_ffn_dim=32),
-    of_class("InformerForPrediction", {"past_values": numbers(2, 24), "past_time_features": numbers(2, 24, 2), "past_observed_mask": integers(2, 2, 24, low=1), "future_values": numbers(2, 8), "future_time_features": numbers(2, 8, 2)}, name="informer", prediction_length=8, context_length=16, lags_sequence=[1, 8], num_time_features=2, d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=32, decoder_ffn_dim=32),
-    of_class("DecisionTransformerModel", {"states": numbers(2, 5, 4), "actions": numbers(2, 5, 2), "rewards": numbers(2, 5, 1), "returns_to_go": numbers(2, 5, 1), "timesteps": integers(8, 2, 5), "attention_mask": integers(2, 2, 5, low=1)}, name="decision_transformer", state_dim=4, act_dim=2, hidden_size=32, max_ep_len=16, n_layer=2, n_head=4, n_positions=32, vocab_size=1),
+    of_class(
+        "PatchTSTForPrediction", SERIES, name="patchtst", num_input_channels=3, context_length=32,
+        prediction_length=8, patch_length=4, patch_stride=4, d_model=16, num_attention_heads=2, ffn_dim=32,
+        num_hidden_layers=2,
+    ),
+    of_class(
+        "PatchTSMixerForPrediction", SERIES, name="patchtsmixer", num_input_channels=3, context_length=32,
+        prediction_length=8, patch_length=4, patch_stride=4, d_model=16, num_layers=2,
+    ),
+    of_class(
+        "TimeSeriesTransformerForPrediction",
+        {
+            "past_values": numbers(2, 24), "past_time_features": numbers(2, 24, 2),
+            "past_observed_mask": integers(2, 2, 24, low=1), "future_values": numbers(2, 8),
+            "future_time_features": numbers(2, 8, 2),
+        },
+        name="time_series_transformer", prediction_length=8, context_length=16, lags_sequence=[1, 8],
+        num_time_features=2, d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+    ),
+    of_class(
+        "AutoformerForPrediction",
+        {
+            "past_values": numbers(2, 24), "past_time_features": numbers(2, 24, 2),
+            "past_observed_mask": integers(2, 2, 24, low=1), "future_values": numbers(2, 8),
+            "future_time_features": numbers(2, 8, 2),
+        },
+        name="autoformer", prediction_length=8, context_length=16, lags_sequence=[1, 8],
+        num_time_features=2, d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+    ),
+    of_class(
+        "InformerForPrediction",
+        {
+            "past_values": numbers(2, 24), "past_time_features": numbers(2, 24, 2),
+            "past_observed_mask": integers(2, 2, 24, low=1), "future_values": numbers(2, 8),
+            "future_time_features": numbers(2, 8, 2),
+        },
+        name="informer", prediction_length=8, context_length=16, lags_sequence=[1, 8], num_time_features=2,
+        d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=32, decoder_ffn_dim=32,
+    ),
+    of_class(
+        "DecisionTransformerModel",
+        {
+            "states": numbers(2, 5, 4), "actions": numbers(2, 5, 2), "rewards": numbers(2, 5, 1),
+            "returns_to_go": numbers(2, 5, 1), "timesteps": integers(8, 2, 5),
+            "attention_mask": integers(2, 2, 5, low=1),
+        },
+        name="decision_transformer", state_dim=4, act_dim=2, hidden_size=32, max_ep_len=16, n_layer=2,
+        n_head=4, n_positions=32, vocab_size=1,
+    ),
 ]  # fmt: skip

@@ -33,8 +33,14 @@ SMALL_IMAGES: dict[str, dict[str, Any]] = {
     "swin_tiny_patch4_window7_224": SWIN,
     "swinv2_tiny_window8_256": SWIN,
     "gmlp_ti16_224": {"img_size": 32},
-    "focalnet_tiny_srf": {"embed_dim": 16, "depths": (1, 1, 1, 1)},
-    "tnt_s_patch16_224": {"img_size": 32, "embed_dim": 32, "inner_dim": 8, "depth": 2},
+    "tnt_s_patch16_224": {
+        "img_size": 32,
+        "embed_dim": 32,
+        "inner_dim": 8,
+        "depth": 2,
+        "num_heads_outer": 4,
+        "num_heads_inner": 2,
+    },
 }
 """Two of 32 by 32, for networks without batch norm."""
 
@@ -67,7 +73,12 @@ LARGE_IMAGES: dict[str, dict[str, Any]] = {
     "mobilevit_xxs": {},
     "edgenext_xx_small": {},
     "pit_ti_224": LARGE,
-    "twins_svt_small": {**LARGE, "embed_dims": (16, 24, 32, 48), "num_heads": (2, 2, 4, 4), "depths": (1, 1, 1, 1)},
+    "twins_svt_small": {
+        **LARGE,
+        "embed_dims": (16, 24, 32, 48),
+        "num_heads": (2, 2, 4, 4),
+        "depths": (1, 1, 1, 1),
+    },
     "pvt_v2_b0": {},
     "coatnet_pico_rw_224": LARGE,
     "maxvit_rmlp_pico_rw_256": LARGE,
@@ -78,13 +89,11 @@ LARGE_IMAGES: dict[str, dict[str, Any]] = {
     "inception_next_atto": {},
     "hrnet_w18_small": {},
     "dpn48b": {},
-    "bat_resnext26ts": {},
     "fbnetc_100": {},
     "mixnet_s": {},
     "poolformer_s12": {},
-    "efficientformer_l1": {"resolution": 2},
 }
-"""Eight of 64 by 64: batch norm over fewer numbers is so steep that float32's own loss is another than float64's."""
+"""Eight of 64 by 64: batch norm over fewer numbers is so steep that float32's own loss is not float64's."""
 
 
 def _timm(name: str, images: Tensor, options: dict[str, Any]) -> Model:
