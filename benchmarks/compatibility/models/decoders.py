@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.compatibility.model import Model, integers
+from benchmarks.compatibility.model import integers
 from benchmarks.compatibility.models.transformers_models import of_type
 
 NEEDS = ("transformers",)
@@ -77,11 +77,6 @@ DECODERS: dict[str, dict[str, Any]] = {
         "mamba_dt_rank": 4, "use_mamba_kernels": False,
     },
     "rwkv": {**SIZES, "context_length": 32},
-    "xlstm": {
-        **SIZES, "num_blocks": 2, "num_heads": 4, "chunk_size": 16, "qk_dim_factor": 0.5,
-        "chunkwise_kernel": "chunkwise--native_autograd", "sequence_kernel": "native_sequence__native",
-        "step_kernel": "native",
-    },
     "recurrent_gemma": {**LLAMA, "num_hidden_layers": 3, "lru_width": 32, "attention_window_size": 8},
     "glm": {**LLAMA, "head_dim": 8},
     "glm4": {**LLAMA, "head_dim": 8},
@@ -128,13 +123,7 @@ DECODERS: dict[str, dict[str, Any]] = {
     "moshi": {**LLAMA, "audio_vocab_size": 64},
 }  # fmt: skip
 
-OTHER_TOKENS = {"xlstm": integers(60, 2, 16, low=4)}
-"""A multiple of its chunks."""
-
-
-def _decoder(model_type: str, config: dict[str, Any]) -> Model:
-    tokens = OTHER_TOKENS.get(model_type, TOKENS)
-    return of_type(model_type, "CausalLM", {"input_ids": tokens, "labels": tokens}, **config)
-
-
-MODELS = [_decoder(model_type, config) for model_type, config in DECODERS.items()]
+MODELS = [
+    of_type(model_type, "CausalLM", {"input_ids": TOKENS, "labels": TOKENS}, **config)
+    for model_type, config in DECODERS.items()
+]

@@ -50,10 +50,7 @@ OUTCOMES = [
     (torch.sigmoid, check.STRICT),
     (lambda hidden: hidden.topk(8, dim=1).values.repeat(1, 4), check.STRICT),
     (torch.atan, check.ANNOUNCED),
-    (
-        lambda hidden: torch.quantize_per_tensor(hidden.float(), 0.1, 0, torch.qint8).dequantize(),
-        check.REFUSED,
-    ),
+    (lambda hidden: hidden.to_sparse().to_dense(), check.REFUSED),
     (lambda hidden: hidden + lost(hidden), check.WRONG),
     (broken, check.CRASHED),
     (lambda hidden: hidden[:, :3], check.ABSENT),
