@@ -34,9 +34,9 @@ def run_compatibility(
         (kind, kind.models[:1] if tiny else kind.models) for kind in (kinds() if found is None else found)
     ]
     total, done = sum(len(models) for _, models in chosen), 0
-    measured = []
+    measured: list[dict[str, Any]] = []
     for kind, models in chosen:
-        rows = []
+        rows: list[dict[str, Any]] = []
         for model in models:
             with warnings.catch_warnings():  # the packages' own are none of this table's business
                 warnings.simplefilter("ignore")

@@ -46,7 +46,7 @@ def seeded(module: nn.Module, loss: Loss) -> Callable[[], Tensor]:
     return closure
 
 
-def trained(module: nn.Module) -> list[nn.Parameter]:
+def trained(module: nn.Module) -> list[Tensor]:
     """The parameters that a step would move."""
     return [each for each in module.parameters() if each.requires_grad]
 

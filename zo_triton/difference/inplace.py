@@ -127,14 +127,14 @@ def _overwrite(mode: DifferenceMode, function: Callable, name: str, args: tuple,
 def _set_data(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
     """``target.data = value``, which changes nothing if it is the same: a module's ``.to(dtype)`` does that."""
     target, value = args
-    if isinstance(value, Tensor) and torch._C._is_alias_of(target, value) and _look(value) == _look(target):
+    if isinstance(value, Tensor) and _look(value) == _look(target):
         return None
     return _overwrite(mode, function, "__set__", args, kwargs)
 
 
 def _look(tensor: Tensor) -> tuple:
-    """How a tensor looks at its memory."""
-    return tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset()
+    """Which memory a tensor looks at, and how."""
+    return storage_of(tensor), tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset()
 
 
 def _is_basic(index: Any) -> bool:

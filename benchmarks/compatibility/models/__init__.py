@@ -36,5 +36,5 @@ def kinds() -> list[Kind]:
             continue
         missing = tuple(each for each in file.NEEDS if importlib.util.find_spec(each) is None)
         models = () if missing else tuple(file.MODELS)
-        found.append(Kind(info.name, file.__doc__.partition("\n")[0].rstrip("."), missing, models))
+        found.append(Kind(info.name, str(file.__doc__).partition("\n")[0].rstrip("."), missing, models))
     return found

@@ -10,7 +10,7 @@ from benchmarks.compatibility.models.transformers_models import of_type
 NEEDS = ("transformers",)
 
 TOKENS = integers(60, 2, 9, low=4)
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 64,
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -19,12 +19,17 @@ SIZES = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
-LLAMA = {**SIZES, "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 64}
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
-LOCAL_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
-MAMBA = {"state_size": 8, "conv_kernel": 4, "expand": 2}
+LLAMA: dict[str, Any] = {
+    **SIZES,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+}
+EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+LOCAL_EXPERTS: dict[str, Any] = {"num_local_experts": 4, "num_experts_per_tok": 2}
+MAMBA: dict[str, Any] = {"state_size": 8, "conv_kernel": 4, "expand": 2}
 
-DEEPSEEK = {
+DEEPSEEK: dict[str, Any] = {
     **LLAMA, **EXPERTS, "n_routed_experts": 4, "n_shared_experts": 1, "num_key_value_heads": 4, "q_lora_rank": 16,
     "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8, "first_k_dense_replace": 1,
 }  # fmt: skip

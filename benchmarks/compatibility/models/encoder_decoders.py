@@ -10,17 +10,17 @@ from benchmarks.compatibility.models.transformers_models import of_type
 NEEDS = ("transformers",)
 
 SOURCE, TARGET = integers(60, 2, 12, low=4), integers(60, 2, 7, low=4, seed=1)
-BART = {
+BART: dict[str, Any] = {
     "vocab_size": 64, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
     "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 64,
     "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "decoder_start_token_id": 2,
     "forced_eos_token_id": 2,
 }  # fmt: skip
-T5 = {
+T5: dict[str, Any] = {
     "vocab_size": 64, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 2,
     "num_heads": 4, "decoder_start_token_id": 0,
 }  # fmt: skip
-FSMT = {**BART, "langs": ["en", "de"], "src_vocab_size": 64, "tgt_vocab_size": 64}
+FSMT: dict[str, Any] = {**BART, "langs": ["en", "de"], "src_vocab_size": 64, "tgt_vocab_size": 64}
 
 SEQ2SEQ: dict[str, dict[str, Any]] = {
     "t5": T5,
@@ -57,7 +57,7 @@ SEQ2SEQ: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
-OTHER_INPUTS = {"fsmt": {"decoder_input_ids": TARGET}}
+OTHER_INPUTS: dict[str, Any] = {"fsmt": {"decoder_input_ids": TARGET}}
 
 MODELS = [
     of_type(

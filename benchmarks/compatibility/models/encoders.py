@@ -13,9 +13,14 @@ NEEDS = ("transformers",)
 TOKENS = integers(60, 2, 12, low=4)
 LONG = integers(60, 2, 32, low=4)
 CLASSES = integers(2, 2)
-BERT = {**SIZES, "intermediate_size": 48, "max_position_embeddings": 64, "type_vocab_size": 2}
-ALBERT = {**BERT, "embedding_size": 16}
-DEBERTA = {**BERT, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "pooler_hidden_size": 32}
+BERT: dict[str, Any] = {**SIZES, "intermediate_size": 48, "max_position_embeddings": 64, "type_vocab_size": 2}
+ALBERT: dict[str, Any] = {**BERT, "embedding_size": 16}
+DEBERTA: dict[str, Any] = {
+    **BERT,
+    "relative_attention": True,
+    "pos_att_type": ["c2p", "p2c"],
+    "pooler_hidden_size": 32,
+}
 BOXES = integers(500, 2, 12, 4).sort(-1).values
 UTF = integers(1000, 2, 32, low=1)
 
@@ -79,7 +84,7 @@ OTHER_INPUTS: dict[str, dict[str, Any]] = {
     "canine": {"input_ids": UTF},
     "mra": {"input_ids": integers(60, 2, 64, low=4)},
 }
-OTHER_HEADS = {"luke": "MaskedLM", "nomic_bert": "MaskedLM"}
+OTHER_HEADS: dict[str, Any] = {"luke": "MaskedLM", "nomic_bert": "MaskedLM"}
 
 
 def _classifier(model_type: str, config: dict[str, Any]) -> Model:

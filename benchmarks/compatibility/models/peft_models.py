@@ -18,7 +18,7 @@ BASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "llama": ("llama", "CausalLM", LLAMA, {"target_modules": ["q_proj", "v_proj"]}),
     "bert": ("bert", "SequenceClassification", BERT, {"target_modules": ["query", "value"]}),
 }
-LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1}
+LORA: dict[str, Any] = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1}
 
 ADAPTERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "LoRA on gpt2": ("LoraConfig", "gpt2", LORA),

@@ -13,13 +13,13 @@ NEEDS = ("transformers",)
 WAVES = numbers(2, 1200)
 CLASSES = integers(2, 2)
 CHARACTERS = integers(12, 2, 4, low=1)
-WAV2VEC = {
+WAV2VEC: dict[str, Any] = {
     "vocab_size": 16, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
     "conv_dim": [16, 16, 16], "conv_stride": [5, 4, 2], "conv_kernel": [10, 8, 4],
     "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2, "mask_time_length": 2, "pad_token_id": 0,
     "classifier_proj_size": 16,
 }  # fmt: skip
-SQUEEZED = {**WAV2VEC, "squeeze_factor": 2}
+SQUEEZED: dict[str, Any] = {**WAV2VEC, "squeeze_factor": 2}
 
 CTC: dict[str, dict[str, Any]] = {
     "wav2vec2": WAV2VEC,
@@ -32,7 +32,7 @@ CTC: dict[str, dict[str, Any]] = {
     "sew": SQUEEZED,
     "sew-d": {**SQUEEZED, "max_position_embeddings": 64, "position_buckets": 16},
 }
-SERIES = {"past_values": numbers(2, 32, 3), "future_values": numbers(2, 8, 3)}
+SERIES: dict[str, Any] = {"past_values": numbers(2, 32, 3), "future_values": numbers(2, 8, 3)}
 
 MODELS = [
     *(

@@ -12,15 +12,15 @@ from benchmarks.compatibility.model import Loss, Model, called, integers, number
 NEEDS = ("timm",)
 
 CLASSES = integers(10, 8)
-STAGES = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}
-CHANNELS = {"channels": (8, 16, 24, 32)}
-ONE_EACH = {"layers": (1, 1, 1, 1), **CHANNELS}
-VIT = {"embed_dim": 32, "depth": 2, "num_heads": 4, "img_size": 32, "patch_size": 8}
-SWIN = {
+STAGES: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}
+CHANNELS: dict[str, Any] = {"channels": (8, 16, 24, 32)}
+ONE_EACH: dict[str, Any] = {"layers": (1, 1, 1, 1), **CHANNELS}
+VIT: dict[str, Any] = {"embed_dim": 32, "depth": 2, "num_heads": 4, "img_size": 32, "patch_size": 8}
+SWIN: dict[str, Any] = {
     "img_size": 32, "patch_size": 2, "window_size": 4, "embed_dim": 16, "depths": (1, 1),
     "num_heads": (2, 4),
 }  # fmt: skip
-LARGE = {"img_size": 64}
+LARGE: dict[str, Any] = {"img_size": 64}
 
 SMALL_IMAGES: dict[str, dict[str, Any]] = {
     "vit_tiny_patch16_224": VIT,

@@ -12,16 +12,16 @@ NEEDS = ("transformers",)
 IMAGES, LARGE = numbers(2, 3, 32, 32), numbers(2, 3, 64, 64)
 CLASSES = integers(2, 2)
 TOKENS = integers(60, 2, 10, low=4)
-VIT = {
+VIT: dict[str, Any] = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
     "image_size": 32, "patch_size": 8,
 }  # fmt: skip
-TEXT = {
+TEXT: dict[str, Any] = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
     "vocab_size": 64, "max_position_embeddings": 32, "projection_dim": 16, "bos_token_id": 1,
     "eos_token_id": 2, "pad_token_id": 0,
 }  # fmt: skip
-SWIN = {
+SWIN: dict[str, Any] = {
     "image_size": 32,
     "patch_size": 4,
     "embed_dim": 16,
@@ -29,7 +29,7 @@ SWIN = {
     "num_heads": [2, 4],
     "window_size": 4,
 }
-CONVNEXT = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}
+CONVNEXT: dict[str, Any] = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}
 
 CLASSIFIERS: dict[str, dict[str, Any]] = {
     "vit": VIT,
@@ -86,14 +86,14 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
     "vit_msn": VIT,
     "imagegpt": {"vocab_size": 64, "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 4},
 }  # fmt: skip
-OTHER_INPUTS = {
+OTHER_INPUTS: dict[str, Any] = {
     name: {"pixel_values": LARGE}
     for name in (
         "mobilevit", "mobilevitv2", "pvt", "pvt_v2", "levit", "swiftformer", "hiera", "poolformer", "cvt",
     )
 } | {"imagegpt": {"input_ids": TOKENS}}  # fmt: skip
-VIDEO = {**VIT, "num_frames": 4, "tubelet_size": 2}
-DUAL = {"vision_config": {**VIT, "projection_dim": 16}, "text_config": TEXT}
+VIDEO: dict[str, Any] = {**VIT, "num_frames": 4, "tubelet_size": 2}
+DUAL: dict[str, Any] = {"vision_config": {**VIT, "projection_dim": 16}, "text_config": TEXT}
 
 MODELS = [
     *(

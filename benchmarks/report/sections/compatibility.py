@@ -69,4 +69,5 @@ SECTION = Section(
     keys=("eps", "directions", "bounds", "packages", "counts", "kinds"),
     blocks=blocks,
     findings=findings,
+    title=lambda section: ["# A strict step of other people's models"],
 )
