@@ -134,6 +134,27 @@ def test_trained_parameters_are_never_written(name):
     assert torch.equal(parameter, A)
 
 
+def cast_in_the_forward_pass(a):
+    layer = torch.nn.Linear(1, 1)
+    layer.weight = a
+    return layer.to(torch.float32).weight.square()
+
+
+def data_set_to_itself(a):
+    a.data = a.data
+    return a.square()
+
+
+@pytest.mark.parametrize(
+    "function", [cast_in_the_forward_pass, data_set_to_itself], ids=lambda each: each.__name__
+)
+def test_a_parameter_may_be_given_the_memory_that_it_has(function):
+    parameter = torch.nn.Parameter(A.clone())
+    _, found = differences(lambda: function(parameter), [parameter], DIRECTIONS, 1e-3, strict=True)
+    expected = expected_differences(lambda a: a.square(), [parameter], DIRECTIONS, 1e-3)
+    assert relative_error(found, expected) < 1e-5
+
+
 def test_buffers_and_gradients_may_be_written():
     parameter, counter = torch.nn.Parameter(A.clone()), torch.zeros(2)
 

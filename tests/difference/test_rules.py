@@ -3,7 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from difference_oracle import of_rule
+from difference_oracle import of_rule, relative_error
+
+import zo_triton as zo
 
 GENERATOR = torch.Generator().manual_seed(0)
 A = torch.randn(3, 4, generator=GENERATOR)
@@ -67,6 +69,12 @@ CASES = {
     "neg": (lambda a: -a, (A,)),
     "sin": (lambda a: a.sin(), (A,)),
     "cos": (lambda a: a.cos(), (A,)),
+    "erf": (lambda a: torch.erf(a), (A,)),
+    "erfc": (lambda a: torch.special.erfc(a), (A,)),
+    "lgamma": (lambda a: torch.lgamma(a), (POSITIVE,)),
+    "lgamma_of_negative_numbers": (lambda a: torch.special.gammaln(a - 3.2), (SHARES,)),
+    "asin": (lambda a: torch.asin(a), (SHARES,)),
+    "acos": (lambda a: (-a).arccos(), (SHARES,)),
     "clamp": (lambda a: a.clamp(-0.5, 0.5), (A,)),
     "clamp_min": (lambda a: a.clamp(min=0.1), (A,)),
     "clamp_max_tensor": (lambda a: a.clamp(max=like(a, ROW)), (A,)),
@@ -251,6 +259,62 @@ def test_rule_is_exact(name, eps):
     torch.testing.assert_close(value, function(*params), rtol=0, atol=0)
     assert found.dtype == torch.float32
     assert error < 1e-5
+
+
+FRAMES = torch.randn(7, 3, 4, generator=GENERATOR)
+REPEATED = torch.tensor([[1, 1, 2], [3, 2, 3], [2, 0, 0]])
+SPOKEN, HEARD = torch.tensor([3, 2, 1]), torch.tensor([7, 5, 4])
+
+
+def ctc(labels=REPEATED, frames=HEARD, spoken=SPOKEN, **settings):
+    return lambda a: F.ctc_loss(a.log_softmax(-1), labels, frames, spoken, **settings)
+
+
+ALIGNMENTS = {
+    "repeated_labels_need_a_blank": ctc(),
+    "sum": ctc(reduction="sum"),
+    "another_blank": ctc(REPEATED.where(REPEATED > 0, 1), blank=0, reduction="none"),
+    "labels_one_behind_the_other": ctc(torch.tensor([1, 1, 2, 3, 2, 2])),
+    "nothing_was_said": ctc(spoken=torch.tensor([3, 2, 0]), reduction="none"),
+    "one_frame": ctc(REPEATED[:, :1], (1, 1, 1), (1, 1, 1)),
+    "impossible_and_left_out": ctc(frames=torch.tensor([3, 5, 4]), zero_infinity=True, reduction="none"),
+    "one_sample": lambda a: F.ctc_loss(a[:, 0].log_softmax(-1), REPEATED[0], (7,), (3,)),
+    "torch_itself": lambda a: torch.ctc_loss(a.log_softmax(-1), REPEATED, HEARD, SPOKEN, 0, 2),
+    "last_is_blank": lambda a: F.ctc_loss(a.log_softmax(-1), 3 - REPEATED.clamp(1), HEARD, SPOKEN, blank=3),
+}
+
+
+@pytest.mark.parametrize("eps", [1e-1, 1e-5, 30.0])
+@pytest.mark.parametrize("name", ALIGNMENTS)
+def test_alignments(name, eps):
+    value, _, error = of_rule(ALIGNMENTS[name], (FRAMES,), eps, sides=2)
+    torch.testing.assert_close(value, ALIGNMENTS[name](FRAMES), rtol=0, atol=0)
+    assert error < 1e-5
+
+
+def test_an_impossible_alignment_has_no_difference():
+    short = ctc(frames=torch.tensor([3, 5, 4]), reduction="none")
+    value, found, _ = of_rule(short, (FRAMES,), 1e-3)
+    assert value[0] == torch.inf
+    assert found.isnan().all(0).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("eps", [1e-12, 1e-2, 0.9, 20.0])
+@pytest.mark.parametrize(
+    "function", [torch.erf, torch.erfc, torch.lgamma], ids=lambda function: function.__name__
+)
+def test_special_functions_over_short_and_long_steps(function, eps):
+    """Below float64's digits of the argument a difference is still ε times the derivative."""
+    where = (A.abs() + 60 if eps == 20.0 else POSITIVE) if function is torch.lgamma else A
+    if eps == 1e-12:
+        a = where.double().requires_grad_()
+        function(a).sum().backward()
+        directions = zo.Directions(seed=1, step=0, num=1)
+        with zo.use_engine("reference"):
+            found = zo.differences(lambda: function(where), [where], directions, eps, strict=True)[1][0]
+        assert relative_error(found, a.grad * eps * zo.sample(directions, 0, a.shape)[0]) < 1e-5
+    else:
+        assert of_rule(function, (where,), eps, sides=1 + (function is not torch.lgamma))[2] < 1e-5
 
 
 LARGE = {

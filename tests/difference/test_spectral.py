@@ -41,6 +41,9 @@ RULES = {
         torch.stft(a, 4, 1, window=window(a), return_complex=True), 4, 1, window=window(a)
     ),
     "rotary": rotary,
+    "pairs_moved_together": lambda a: real(
+        torch.view_as_complex((a * a).view(2, 2, 6).movedim(0, -1).contiguous()) * like(C[0], a)
+    ),
     "viewed": lambda a: real(a.view(like(C, a).dtype) * like(C[:, :3], a)).view(4, 6),
     "polar": lambda a: real(torch.polar(a, a * 2)),
     "polar_of_a_constant": lambda a: real(torch.polar(torch.ones(6, dtype=a.dtype), a)),

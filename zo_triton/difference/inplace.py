@@ -52,6 +52,8 @@ def handler_for(function: Callable) -> Handler | None:
         attribute = getattr(getattr(function, "__self__", None), "__name__", "")
         if attribute not in ("data", "real", "imag"):
             return lambda mode, function, args, kwargs: function(*args, **kwargs)
+        if attribute == "data":
+            return _set_data
     writes = name.endswith("_") and not name.endswith("__")
     if not writes and name not in _OPERATORS and name not in _OTHER_WRITERS:
         return None
@@ -120,6 +122,19 @@ def _overwrite(mode: DifferenceMode, function: Callable, name: str, args: tuple,
     method: Any = getattr(Tensor, functional, None)
     form = next((each for each in forms if each in HANDLERS), method if method in forms else forms[-1])
     return _store(mode, function, target, HANDLERS.get(form, fallback.handle)(mode, form, args, kwargs))
+
+
+def _set_data(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
+    """``target.data = value``, which changes nothing if it is the same: a module's ``.to(dtype)`` does that."""
+    target, value = args
+    if isinstance(value, Tensor) and _look(value) == _look(target):
+        return None
+    return _overwrite(mode, function, "__set__", args, kwargs)
+
+
+def _look(tensor: Tensor) -> tuple:
+    """Which memory a tensor looks at, and how."""
+    return storage_of(tensor), tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset()
 
 
 def _is_basic(index: Any) -> bool:

@@ -141,6 +141,24 @@ SECTIONS = {
         "addresses": [{"name": "random ones", "addresses": 2400, "collisions": 0}],
         "planted": [{"name": "equal neighbours", "words": 9, "smallest_p": 2.2e-308, "flagged_by": ["streams"]}],
     },
+    "compatibility": {
+        "eps": 1e-4,
+        "directions": 4,
+        "bounds": {"float32": 1e-3, "bfloat16": 1e-2},
+        "packages": {"transformers": "5.0", "timm": "not installed"},
+        "counts": {"strict": 1, "refused": 1},
+        "kinds": [
+            {
+                "title": "Decoders",
+                "missing": [],
+                "rows": [
+                    {"name": "gpt2", "word": "strict", "error": 2.1e-7, "why": ""},
+                    {"name": "rnn", "word": "refused", "error": None, "why": "ValueError: a | b"},
+                ],
+            },
+            {"title": "Models of timm", "missing": ["timm"], "rows": []},
+        ],
+    },
     "scaling": {
         "note": "Measured and simulated.",
         "directions": 4,

@@ -61,6 +61,8 @@ def _of_one(
     delta = mode.difference(input)
     assert delta is not None
     delta = delta.to(torch.complex64 if input.is_complex() else torch.float32)
+    if delta.stride(-1) != 1:  # pairs are viewed as complex numbers only where they lie side by side
+        delta = delta.contiguous()
     return torch.func.vmap(lambda each: function(each, *args, **kwargs))(delta)
 
 

@@ -1,0 +1,1 @@
+"""Which models that people fine-tune take a strict step, and whether the differences are right."""

@@ -1,0 +1,82 @@
+"""Special functions: their difference is the integral of their derivative, by quadrature over a short step.
+
+Gauss and Legendre's four nodes leave an error below float32's rounding where the step is short beside the length
+over which the derivative changes; where it is long, subtracting the two values in float64 is accurate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zo_triton.difference.registry import rule
+from zo_triton.difference.rules.elementwise import needed, wide
+from zo_triton.ops import engines
+
+if TYPE_CHECKING:
+    from zo_triton.difference.mode import DifferenceMode
+
+NODES = (0.861136311594052575, 0.339981043584856265)
+WEIGHTS = (0.347854845137453857, 0.652145154862546143)
+"""Of four points on [−1, 1], which lie on both sides of zero (Abramowitz and Stegun, 25.4)."""
+
+
+def _smooth(*names: str, derivative: Callable[[Tensor], Tensor], length: Callable[[Tensor], Any]) -> None:
+    """Registers a smooth function of one tensor.
+
+    Args:
+        names: Its names.
+        derivative: Of it.
+        length: From a to the longest step that is still short there; negative where no step is.
+    """
+    function = getattr(torch, names[0])
+
+    @rule(*names)
+    def _(mode: DifferenceMode, base: Tensor, input: Tensor) -> Tensor:
+        a, delta = wide(input), needed(mode, base, input)
+        half = delta / 2
+        middle = a + half
+        total = sum(
+            weight * (derivative(middle + node * half) + derivative(middle - node * half))
+            for node, weight in zip(NODES, WEIGHTS, strict=True)
+        )
+        result = half * total
+        is_long = ~(delta.abs() <= length(a))
+        if engines.any_set(is_long):
+            exact = a.double()
+            result = torch.where(
+                is_long, (function(exact + delta) - function(exact)).to(result.dtype), result
+            )
+        return result
+
+
+_smooth("erf", derivative=lambda t: 2 / math.sqrt(math.pi) * (-t * t).exp(), length=lambda a: 0.25)
+_smooth("erfc", derivative=lambda t: -2 / math.sqrt(math.pi) * (-t * t).exp(), length=lambda a: 0.25)
+_smooth("lgamma", "gammaln", derivative=torch.digamma, length=lambda a: a / 8)
+
+
+def _arc(mode: DifferenceMode, base: Tensor, input: Tensor) -> Tensor:
+    """Δ asin(a): the angle between (√(1−a²), a) and (√(1−b²), b), b = a + δ; no two angles are subtracted."""
+    a, delta = wide(input), needed(mode, base, input)
+    b = a + delta
+    before, after = ((1 - each) * (1 + each) for each in (a, b))
+    before, after = before.sqrt(), after.sqrt()
+    tiny = torch.finfo(a.dtype).tiny
+    across = delta * (before + a * (a + b) / (before + after).clamp_min(tiny))
+    return torch.atan2(across, before * after + a * b)
+
+
+@rule("asin", "arcsin")
+def asin(mode: DifferenceMode, base: Tensor, input: Tensor) -> Tensor:
+    """The angle that the point on the circle turns by."""
+    return _arc(mode, base, input)
+
+
+@rule("acos", "arccos")
+def acos(mode: DifferenceMode, base: Tensor, input: Tensor) -> Tensor:
+    """Its mirror image: acos = π/2 − asin."""
+    return -_arc(mode, base, input)
