@@ -115,7 +115,7 @@ class ZOTrainer(Trainer):
         super().create_accelerator_and_postprocess()
         self.accelerator.backward = _no_backward
 
-    def get_optimizer_cls_and_kwargs(  # type: ignore[override]  # Trainer's takes no self, and is called on one
+    def get_optimizer_cls_and_kwargs(  # Trainer's takes no self, and is called on one
         self, args: TrainingArguments, model: Any = None
     ) -> tuple[type[Optimizer], dict[str, Any]]:
         """ZOSGD and its settings, of which Trainer makes the optimizer if it was given none."""
