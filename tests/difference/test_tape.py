@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -172,7 +173,7 @@ def test_a_handler_that_makes_its_base_anew_costs_runs_but_no_digit(monkeypatch:
     _, found = zo.differences(closure, [w], DIRECTIONS, EPS, chunk=2)
     expected = [2 * EPS * float((X @ z).sum()) for z in zo.sample(DIRECTIONS, 0, w.shape)]
     torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-5, atol=1e-8)
-    assert runs >= 3
+    assert runs == 3  # recorded, found out in the replay, then once for each of the other chunks
 
 
 def test_a_replay_holds_no_more_differences_than_the_run(monkeypatch: pytest.MonkeyPatch):
@@ -206,26 +207,73 @@ def test_a_replay_holds_no_more_differences_than_the_run(monkeypatch: pytest.Mon
     assert most[2] <= most[0] + 1
 
 
-def test_out_of_memory_in_a_replay_is_answered_by_smaller_chunks(monkeypatch: pytest.MonkeyPatch):
+def test_out_of_memory_is_answered_without_a_tape_first(monkeypatch: pytest.MonkeyPatch):
+    """The chunk stays as it is, the next step does not try again, and the closure counts as run once."""
     net = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1))
     params = list(net.parameters())
     _, expected = zo.differences(lambda: net(X).mean(), params, DIRECTIONS, EPS)
     before = net[1].running_mean.clone()
-    fail = [False, True]
-    find = base_pass.Tape.replay
+    tried = []
 
     def failing(self, mode):
-        if fail.pop(0) if fail else False:
-            raise MemoryError("planted")
-        find(self, mode)
+        tried.append(mode)
+        raise MemoryError("planted")
 
     monkeypatch.setattr(base_pass.Tape, "replay", failing)
-    with pytest.warns(RuntimeWarning, match="did not fit in memory"):
-        found = propagate(lambda: net(X).mean(), params, DIRECTIONS, Evaluation(EPS, chunk=2))
+    found = propagate(lambda: net(X).mean(), params, DIRECTIONS, Evaluation(EPS, chunk=1))
     torch.testing.assert_close(found.differences, expected, rtol=1e-5, atol=1e-8)
+    assert (found.plan.chunk, found.plan.taped) == (1, False)
     with torch.no_grad():
         batch = net[0](X).mean(0)
     torch.testing.assert_close(net[1].running_mean, 0.9 * before + 0.1 * batch)
+    propagate(lambda: net(X).mean(), params, DIRECTIONS, Evaluation(EPS), plan=found.plan)
+    assert len(tried) == 1
+
+
+@pytest.mark.parametrize("kind", ["result", "argument", "mask"])
+def test_all_that_a_tape_keeps_alive_counts(kind: str, monkeypatch: pytest.MonkeyPatch):
+    """Also constants that only the tape would hold, as what frozen layers made; parameters do not."""
+    monkeypatch.setattr(base_pass, "TAPE_CPU", 3_000)
+    frozen = nn.Linear(5, 1000).requires_grad_(False)
+    small, wide = weights((5,), (5, 1000))
+    closures = {
+        "result": lambda: (X[:1] @ wide).tanh().mean(),
+        "argument": lambda: (frozen(X[:1]) * small[0]).mean(),
+        "mask": lambda: F.dropout(X[:1, :1].expand(1000, 1) * small[0], 0.5).mean(),
+    }
+    trained = wide if kind == "result" else small
+    runs, _ = runs_of(closures[kind], [trained])
+    assert runs == 3
+    monkeypatch.setattr(base_pass, "TAPE_CPU", 30_000)
+    runs, _ = runs_of(closures[kind], [trained])
+    assert runs == 1
+
+
+def test_parameters_cost_a_tape_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(base_pass, "TAPE_CPU", 3_000)
+    down, up = nn.Linear(5, 1000).requires_grad_(False), nn.Linear(1000, 5)
+    (w,) = weights((5, 5))
+    runs, _ = runs_of(lambda: (X @ w @ up.weight[:, :5] @ down.weight[:5].T).mean(), [w])
+    assert runs == 1
+
+
+def test_a_lost_tape_keeps_nothing_alive(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(base_pass, "TAPE_CPU", -1)
+    (w,) = weights((5, 5))
+    seen = []
+
+    def closure() -> Tensor:
+        h = X @ w
+        seen.append(weakref.ref(h))
+        h = h.tanh()
+        seen.append(weakref.ref(h))
+        h = h * 2
+        assert seen[-2]() is None
+        assert seen[-1]() is None
+        return h.mean()
+
+    zo.differences(closure, [w], DIRECTIONS, EPS, chunk=2)
+    assert len(seen) == 6
 
 
 def test_an_error_in_a_replay_puts_everything_back(monkeypatch: pytest.MonkeyPatch):

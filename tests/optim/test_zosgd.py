@@ -250,3 +250,14 @@ def test_a_loaded_state_and_a_copy_have_measured_nothing(model, loss_of):
     opt.load_state_dict(opt.state_dict())
     with pytest.raises(ValueError, match="step needs a closure"):
         opt.step()
+
+
+def test_a_state_of_before_there_were_tapes_is_a_plan_too():
+    w = torch.ones(3)
+    opt = ZOSGD([w], lr=0.1, directions=4, eps=1e-2)
+    opt.step(lambda: w.square().sum())
+    state = opt.state_dict()
+    state["zo"]["plan"] = state["zo"]["plan"][:3]
+    opt.load_state_dict(state)
+    opt.step(lambda: w.square().sum())
+    assert opt.plan == (4, 4, [], True)

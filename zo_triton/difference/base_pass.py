@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -58,6 +59,7 @@ class BasePass:
         self._start = start
         self._budget = TAPE_CPU if device.type == "cpu" else TAPE_GPU
         self._written: Written | None = None
+        self._recorder: Recorder | None = None
         self._tape: Tape | None = None
 
     def __enter__(self) -> BasePass:
@@ -77,14 +79,14 @@ class BasePass:
             more: Whether other directions will follow.
 
         Raises:
-            RestartError: With another plan, or a fresh mode, it would go.
+            RestartError: With another plan it would go.
         """
         if self._tape is not None:
             try:
                 self._tape.replay(mode)
             except MismatchError:
                 self.forget()
-                raise RestartError(mode.plan) from None
+                raise RestartError(replace(mode.plan, taped=False)) from None
             return _found(mode, self._tape.value)
         announced: AbstractContextManager[None] = nullcontext()
         if self._written is not None:
@@ -93,19 +95,20 @@ class BasePass:
             self._start.restore()
             announced = self._start.modules.unreached_announced()
         self._written = mode.written
-        recorder = mode.tape = Recorder(self._budget) if more else None
+        self._recorder = mode.tape = Recorder(self._budget) if more and mode.plan.taped else None
         with announced:
             value = _run_watched(self._closure, mode)
         if not isinstance(value, Tensor):
             raise NotATensorError(value)
         found = _found(mode, value)
-        if recorder is not None:
-            self._tape = recorder.finished(value)
+        if self._recorder is not None:
+            self._tape = self._recorder.finished(value)
         return found
 
-    def forget(self) -> None:
-        """The next run is one of the closure itself."""
-        self._tape = None
+    def forget(self) -> bool:
+        """Lets go of the record, so that the next run is one of the closure itself; whether there was any."""
+        recorder, self._recorder, self._tape = self._recorder, None, None
+        return recorder is not None and recorder.lost is None
 
     def _rewind(self) -> None:
         if self._written is not None:

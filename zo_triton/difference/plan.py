@@ -19,11 +19,13 @@ class Plan:
         fixed: The caller chose ``chunk``: no memory budget changes it.
         keep: Positions, counted in the order of the calls, of the linear layers whose pre-activation is read
             by more than one function.
+        taped: The base pass is recorded where there are several chunks. Not where memory ran out beside the record.
     """
 
     chunk: int
     fixed: bool = False
     keep: frozenset[int] = field(default_factory=frozenset)
+    taped: bool = True
 
 
 class RestartError(BaseException):

@@ -158,8 +158,11 @@ def propagate(
             except BaseException as error:
                 if start is None or not is_out_of_memory(error):
                     raise
-                base_pass.forget()
-                plan, short = halved(plan, some.num, error), True
+                short = True
+                if base_pass.forget():  # the record is the first thing to do without
+                    plan = replace(plan, taped=False)
+                    continue
+                plan = halved(plan, some.num, error)
                 too_many = max(too_many, some.num)
                 continue
             finally:

@@ -15,7 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor
+from torch.nn import Parameter
+from torch.utils._pytree import tree_leaves
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -66,7 +69,8 @@ class Recorder:
     def once(self, function: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
         """Runs a part of the base pass, and keeps what it makes."""
         made = function(*args, **kwargs)
-        self._made.append(made)
+        if self.lost is None:
+            self._made.append(made)
         return made
 
     def run(
@@ -85,9 +89,10 @@ class Recorder:
             in_pieces = any(isinstance(event, Call) for event in self._events[before:])
             if self.lost is None and not in_pieces and self._adopt(mode, result):
                 self._adopt(mode, self._made)
-                self._note_versions(arguments)
                 made = self._standing_in(self._made)
                 self._events.append(Call(handle, function, *arguments, made, self._standing_in(result)))
+                self._note_versions(arguments)
+                self._count((arguments, made))
         finally:
             self._made = outer
         return result
@@ -101,6 +106,7 @@ class Recorder:
     def give_up(self, why: str) -> None:
         """There will be no tape."""
         self.lost = why
+        self._made.clear()
         self._events.clear()
         self._stand_ins.clear()
         self._versions.clear()
@@ -119,7 +125,6 @@ class Recorder:
             return max([self._adopt(mode, each) for each in value], default=False)  # all of them, not any
         if not isinstance(value, Tensor):
             return False
-        self._count(value)
         key = id(value)
         if key not in mode.entries:
             return False
@@ -127,9 +132,16 @@ class Recorder:
             self._stand_ins[key] = value.detach()
         return True
 
-    def _count(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self._memories:
+    def _count(self, kept: Any) -> None:
+        """Counts the memory of tensors that an event keeps; parameters live on without it."""
+        tensors = (
+            each for each in tree_leaves(kept) if isinstance(each, Tensor) and each.layout is torch.strided
+        )
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            whole = tensor._base if tensor._is_view() else tensor
+            if storage._cdata in self._memories or isinstance(whole, Parameter):
+                continue
             self._memories.add(storage._cdata)
             self._bytes += storage.nbytes()
         if self.lost is None and self._bytes > self.budget:

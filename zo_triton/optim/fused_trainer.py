@@ -326,4 +326,4 @@ def _as_json(plan: Plan | None) -> dict[str, Any] | None:
 
 
 def _from_json(plan: dict[str, Any] | None) -> Plan | None:
-    return None if plan is None else Plan(plan["chunk"], plan["fixed"], frozenset(plan["keep"]))
+    return None if plan is None else Plan(**{**plan, "keep": frozenset(plan["keep"])})

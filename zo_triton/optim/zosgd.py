@@ -92,7 +92,8 @@ class ZOSGD(torch.optim.Optimizer):
     Attributes:
         steps_done: Successful steps, the ``step`` of the directions drawn next.
         last: The :class:`Measurement` of the latest step, None before the first.
-        plan: How the latest step was cut up: K, the chunk, and the layers that keep their input's memory.
+        plan: How the latest step was cut up: K, the chunk, the layers that keep their input's memory, and whether
+            the base pass is recorded where there are several chunks.
         log: Gets each step's coefficients before the weights move, as :class:`zo_triton.ReplayLog` does when it is
             attached; None if nothing does. Copies of the optimizer have none.
 
@@ -113,7 +114,7 @@ class ZOSGD(torch.optim.Optimizer):
 
     steps_done: int
     last: Measurement | None
-    plan: tuple[int, int, list[int]] | None
+    plan: tuple[int, int, list[int], bool] | None
     log: StepLog | None
 
     def __init__(
@@ -240,7 +241,9 @@ class ZOSGD(torch.optim.Optimizer):
             )
         coefficients = measurement.coefficients(self._parameters(), self.aggregator)
         plan = measurement.plan
-        self.plan = None if plan is None or plan.fixed else (self.directions, plan.chunk, sorted(plan.keep))
+        self.plan = None
+        if plan is not None and not plan.fixed:
+            self.plan = self.directions, plan.chunk, sorted(plan.keep), plan.taped
         self.apply(coefficients)
         self.last = measurement
         return measurement.loss
@@ -316,7 +319,8 @@ class ZOSGD(torch.optim.Optimizer):
         """
         if self.plan is None or self.plan[0] != self.directions:
             return None
-        return Plan(self.plan[1], keep=frozenset(self.plan[2]))
+        _, chunk, keep, *taped = self.plan  # a state of before there were tapes says nothing of them
+        return Plan(chunk, False, frozenset(keep), *taped)
 
     def _facts(self) -> Facts:
         """What the ranks must have in common."""

@@ -53,10 +53,14 @@ def findings(section: Data) -> Findings:
 def _sentence(section: Data) -> str:
     counts = section["counts"]
     total = sum(counts.values()) - counts.get("not run", 0)
-    strictly = sum(counts.get(word, 0) for word in ("strict", "kept", "rounded"))
-    bad = counts.get("wrong", 0) + counts.get("crashed", 0)
-    share = f"{100 * strictly / total:.1f} %" if total else "none"
-    return f"{strictly} of {total} models take a strict step ({share}); {bad} are wrong or crash."
+    strictly, bad = counts.get("strict", 0), counts.get("wrong", 0) + counts.get("crashed", 0)
+    share = f" ({100 * strictly / total:.1f} %)" if total else ""
+    told = [f"{strictly} of {total} models take a strict step with the right differences{share}"]
+    if kept := counts.get("kept"):
+        told.append(f"{kept} more do for the base's choices, which others replace at θ + εz")
+    if rounded := counts.get("rounded"):
+        told.append(f"{rounded} more is as far beyond the bound as backpropagation in the same dtype")
+    return "; ".join([*told, f"{bad} are wrong or crash."])
 
 
 def _row(row: Data) -> list[str]:
