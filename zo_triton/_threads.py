@@ -12,8 +12,8 @@ import torch
 def torch_threads(count: int) -> Iterator[None]:
     """Torch, and the CPU engine with it, uses so many threads inside."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
     try:
+        torch.set_num_threads(count)
         yield
     finally:
         torch.set_num_threads(before)

@@ -1,9 +1,11 @@
 """The engine's threads: each piece of a kernel's work is done once, whoever comes, fails or sleeps."""
 
 import os
+import signal
 import threading
 import time
 import weakref
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -151,6 +153,52 @@ def test_a_kernel_inside_a_share_runs_in_it_alone():
 
     parallel(share, 4)
     assert rows == [[3] * 20] * 4
+
+
+def test_after_an_interrupt_nobody_is_at_work_and_no_answer_is_stale(threads):
+    """Real signals, at whatever line they find the hand-over."""
+    seen, at_work = np.zeros(3, np.int64), [0] * 3
+
+    def share(start, stop):
+        for i in range(start, stop):
+            at_work[i] = 1
+            until = time.perf_counter() + 2e-4 * i  # the caller is through first
+            while time.perf_counter() < until:
+                pass
+            seen[i] += 1
+            at_work[i] = 0
+
+    main, interrupts = threading.main_thread().ident, 0
+    for turn in range(300):
+        alarm = threading.Timer(1e-5 * (turn % 60), signal.pthread_kill, (main, signal.SIGINT))
+        try:
+            alarm.start()
+            parallel(share, threads)
+            alarm.join()
+        except KeyboardInterrupt:
+            interrupts += 1
+        with suppress(KeyboardInterrupt):
+            alarm.join()
+        assert at_work[1:] == [0] * 2
+        before = seen[:threads].copy()
+        parallel(share, threads)
+        assert (seen[:threads] - before).tolist() == [1] * threads
+    assert interrupts > 0
+
+
+def test_an_error_of_the_caller_s_own_share_waits_for_the_others(threads):
+    over = np.zeros(threads, np.int64)
+
+    def share(start, stop):
+        for i in range(start, stop):
+            if i == 0:
+                raise ValueError("mine")
+            time.sleep(0.01)
+            over[i] = 1
+
+    with pytest.raises(ValueError, match="mine"):
+        parallel(share, threads)
+    assert over[1:].all()
 
 
 def test_callers_in_several_threads():

@@ -9,6 +9,7 @@ cache, and there is nothing to wait for but the end.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -52,33 +53,42 @@ def _leave(core: int) -> None:
         os.sched_setaffinity(0, allowed)
 
 
+class _Given(NamedTuple):
+    """A share of a Python function, and the queue of its own call, in which the answer goes."""
+
+    number: int
+    function: Share
+    start: int
+    stop: int
+    answers: SimpleQueue[BaseException | None]
+
+
 class _Worker:
     """A thread that runs shares of Python functions, one at a time, and between them what its slot offers."""
 
     def __init__(self, slot: np.ndarray) -> None:
         self._slot, self._caller = slot, -1
-        self._inbox: SimpleQueue[tuple[Share, int, int] | None] = SimpleQueue()
-        self._outbox: SimpleQueue[BaseException | None] = SimpleQueue()
+        self._numbers = itertools.count(1)
+        self._inbox: SimpleQueue[_Given | None] = SimpleQueue()
         threading.Thread(target=self._run, name="zo_triton", daemon=True).start()
 
     def _run(self) -> None:
         torch.set_num_threads(1)
-        shares = 0
+        done = 0
         while True:
-            serve(self._slot, shares)
+            serve(self._slot, done)
             given = self._inbox.get()
             _leave(self._caller)
             if given is None:
                 continue
-            function, start, stop = given
             result = None
             try:
-                function(start, stop)
+                given.function(given.start, given.stop)
             except BaseException as error:  # handed to the caller, whatever it is
                 result = error
-            shares += 1
-            self._outbox.put(result)
-            del function, given, result
+            done = given.number
+            given.answers.put(result)
+            del given, result
 
     def wake(self) -> None:
         """Has the slot looked at, if it is not."""
@@ -87,14 +97,28 @@ class _Worker:
             self._caller = -1 if _core is None else _core()
             self._inbox.put(None)
 
-    def start(self, function: Share, start: int, stop: int) -> None:
+    def start(
+        self, function: Share, start: int, stop: int, answers: SimpleQueue[BaseException | None]
+    ) -> None:
+        """Gives the thread a share, whose answer goes in ``answers``."""
         self._caller = -1 if _core is None else _core()
-        self._inbox.put((function, start, stop))
-        self._slot[GIVEN] += 1
+        number = next(self._numbers)  # one that an interrupt lets fall is only skipped
+        self._inbox.put(_Given(number, function, start, stop, answers))
+        self._slot[GIVEN] = number
 
-    def finish(self) -> BaseException | None:
+    def near_the_end(self) -> None:
+        """Waits a moment for the share."""
         watch(self._slot)
-        return self._outbox.get()
+
+    def settle(self) -> None:
+        """Waits until the thread is through with whatever it was given."""
+        answers: SimpleQueue[BaseException | None] = SimpleQueue()
+        self.start(_nothing, 0, 0, answers)
+        answers.get()
+
+
+def _nothing(start: int, stop: int) -> None:
+    """No share of anything."""
 
 
 class _Crew(NamedTuple):
@@ -130,8 +154,8 @@ def one_pool() -> Iterator[None]:
     if _held or threads == 1:
         yield
         return
-    _held = threads
     try:
+        _held = threads
         with torch_threads(1):
             yield
     finally:
@@ -189,15 +213,35 @@ def together(
 
 
 def _share_out(function: Share, bounds: list[int], workers: list[_Worker]) -> None:
-    for worker, start, stop in zip(workers, bounds[1:-1], bounds[2:], strict=True):
-        worker.start(function, start, stop)
-    errors: list[BaseException | None] = []
+    """The caller takes the first share, each worker another.
+
+    However this ends, nobody is at work on it any more: an interrupt may come at any line, and the memory that the
+    shares write to is the caller's.
+    """
+    answers: SimpleQueue[BaseException | None] = SimpleQueue()
     try:
+        for worker, start, stop in zip(workers, bounds[1:-1], bounds[2:], strict=True):
+            worker.start(function, start, stop, answers)
         function(0, bounds[1])
-    except BaseException as error:
-        errors.append(error)
-    finally:
-        errors += [worker.finish() for worker in workers]
-    for failure in errors:
-        if failure is not None:
-            raise failure
+        for worker in workers:
+            worker.near_the_end()
+        for failure in [answers.get() for _ in workers]:
+            if failure is not None:
+                raise failure
+    except BaseException:
+        _settle(workers)
+        raise
+
+
+def _settle(workers: list[_Worker]) -> None:
+    """Waits for all of them, and only then lets another interrupt through."""
+    interrupt: KeyboardInterrupt | None = None
+    waiting = list(workers)
+    while waiting:
+        try:
+            waiting[-1].settle()
+            waiting.pop()
+        except KeyboardInterrupt as another:
+            interrupt = another
+    if interrupt is not None:
+        raise interrupt
