@@ -12,6 +12,8 @@ import numpy as np
 from numba import intp, uintp
 
 from zo_triton.cpu.compiling import device, routine
+from zo_triton.cpu.field import sign_words
+from zo_triton.cpu.turning import turn_signs
 from zo_triton.cpu.vectors import (
     LANES,
     WIDTH,
@@ -29,6 +31,10 @@ LINE = 64
 TABLES = 16 * 16 * WIDTH
 """Float32 values in the tables, one table for each group of four columns in two 32-bit words: 16 KiB, half of a
 level-1 cache."""
+
+
+DRAWN_ROWS = 64
+"""Rows of packed signs that are drawn at a time, a multiple of 4."""
 
 
 @device
@@ -61,6 +67,26 @@ def lines(space, at, count):
     """The next ``count`` runs of 32 values, float32 [count, 32], and where the part after them begins."""
     flat, after = part(space, at, LANES * count)
     return flat.reshape(count, LANES), after
+
+
+@routine
+def draw_signs(words, transposed, inner, word, index, key):
+    """Packed signs of U [rows, inner], as :func:`sign_product` reads them, of the directions from ``index`` on.
+
+    words: uint32 [count, at least rows, words a row], a multiple of four rows. If ``transposed``, the field's tensor
+    is Uᵀ, whose rows are packed along the rows of U.
+    """
+    count, rows, _ = words.shape
+    if not transposed:
+        # In pieces, since drawing takes as much scratch again as it draws.
+        for row in range(0, rows, DRAWN_ROWS):
+            sign_words(words[:, row : min(row + DRAWN_ROWS, rows)], row // 4, word, index, key)
+        return
+    drawn = np.empty((1, 32, (rows + 31) // 32), np.uint32)
+    for k in range(count):
+        for strip in range((inner + 31) // 32):
+            sign_words(drawn, 8 * strip, word, index + k, key)
+            turn_signs(words[k], strip, drawn[0])
 
 
 @device

@@ -163,7 +163,7 @@ def _dense(rows):
                     place = builder.add(builder.mul(stride, _I64(row)), loop.index)
                     at = builder.add(weights, builder.mul(place, _I64(4)))
                     weight = builder.load(builder.inttoptr(at, ir.FloatType().as_pointer()))
-                    wide = _broadcast(builder, weight)
+                    wide = broadcast(builder, weight)
                     for total, value in zip(sums[row], inputs, strict=True):
                         builder.store(builder.call(multiply_add, [wide, value, builder.load(total)]), total)
             for row in range(rows):
@@ -187,7 +187,7 @@ def add_signs(context, out, weights, word, step):
 
     def codegen(context, builder, signature, arguments):
         out, weights, word, step = arguments
-        positive, negative = _broadcast(builder, step), _broadcast(builder, builder.fneg(step))
+        positive, negative = broadcast(builder, step), broadcast(builder, builder.fneg(step))
         for half in range(2):
             shift = _I64(half * WIDTH * 4)
             signed = builder.select(_mask(builder, word, half), positive, negative)
@@ -209,7 +209,7 @@ def finish_run(context, out, product, totals, base, step, shift, carried, relu, 
     def codegen(context, builder, signature, arguments):
         out, product, totals, base, step, shift, carried, relu, narrow, narrow_product = arguments
         value = builder.fmul(
-            _broadcast(builder, step), builder.fadd(load_vector(builder, totals), _broadcast(builder, shift))
+            broadcast(builder, step), builder.fadd(load_vector(builder, totals), broadcast(builder, shift))
         )
         place = cgutils.alloca_once_value(builder, value)
         with builder.if_then(carried), builder.if_else(narrow_product) as (short, full):
@@ -224,7 +224,7 @@ def finish_run(context, out, product, totals, base, step, shift, carried, relu, 
             opened = builder.select(builder.fcmp_ordered("<", up, zero), zero, up)
             builder.store(builder.select(builder.fcmp_ordered(">", a, zero), kept, opened), place)
         with builder.if_else(narrow) as (short, full):
-            for branch, store in ((short, _store_bfloat16), (full, store_vector)):
+            for branch, store in ((short, store_bfloat16), (full, store_vector)):
                 with branch:
                     store(builder, builder.load(place), out)
         return context.get_dummy_value()
@@ -266,7 +266,7 @@ def largest_sums(context, out, values, starts, gaps, stride, count):
 
     def codegen(context, builder, signature, arguments):
         out, values, starts, gaps, stride, count = arguments
-        best = cgutils.alloca_once_value(builder, _broadcast(builder, ir.FloatType()(float("-inf"))))
+        best = cgutils.alloca_once_value(builder, broadcast(builder, ir.FloatType()(float("-inf"))))
         with cgutils.for_range(builder, count) as loop:
             place = builder.add(starts, builder.mul(loop.index, _I64(8)))
             start = builder.load(builder.inttoptr(place, _I64.as_pointer()))
@@ -299,8 +299,8 @@ def signed_coefficient_sums(context, out, words, row_stride, stride, coefficient
             k = loop.index
             value_at = builder.add(coefficients, builder.mul(k, _I64(4)))
             value = builder.load(builder.inttoptr(value_at, ir.FloatType().as_pointer()))
-            positive = _broadcast(builder, value)
-            negative = _broadcast(builder, builder.fneg(value))
+            positive = broadcast(builder, value)
+            negative = broadcast(builder, builder.fneg(value))
             for row, halves in enumerate(sums):
                 place = builder.add(builder.mul(k, stride), builder.mul(row_stride, _I64(row)))
                 at = builder.add(words, builder.mul(place, _I64(4)))
@@ -345,7 +345,8 @@ def _mask(builder, word, half):
     return builder.bitcast(bits, ir.VectorType(ir.IntType(1), WIDTH))
 
 
-def _broadcast(builder, value):
+def broadcast(builder, value):
+    """Emits a float32 in all 16 lanes."""
     one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, ir.IntType(32)(0))
     zeros = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), None)
     return builder.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), zeros)
@@ -372,7 +373,7 @@ def load_bfloat16(builder, address):
     return builder.bitcast(builder.shl(builder.zext(value, words), words([16] * WIDTH)), _VECTOR)
 
 
-def _store_bfloat16(builder, value, address):
+def store_bfloat16(builder, value, address):
     """Rounds to nearest, ties to even."""
     halves = ir.VectorType(ir.IntType(16), WIDTH)
     words = ir.VectorType(ir.IntType(32), WIDTH)
