@@ -1,9 +1,10 @@
 """Multiplying by random signs, four columns at a time, without writing a single sign out.
 
 For U with entries ±1, every group of four columns can only ever contribute one of 16 signed sums of its four
-inputs. They are formed once for 16 samples; each row of U then adds the entry that its four packed bits name
+inputs. They are formed once for 32 samples; each row of U then adds the entry that its four packed bits name
 (the "method of the four Russians": Arlazarov, Dinic, Kronrod, Faradzhev, 1970). One vector load and one add
-do the work of four multiply-adds, in exact float32.
+do the work of four multiply-adds, in exact float32. With tables for 16 samples, half as large, taking the bits
+apart would take longer than the additions.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from zo_triton.cpu.field import sign_words
 from zo_triton.cpu.turning import turn_signs
 from zo_triton.cpu.vectors import (
     LANES,
-    WIDTH,
     add_one_word,
     add_two_words,
     set_one_word,
@@ -28,9 +28,9 @@ from zo_triton.cpu.vectors import (
 LINE = 64
 """Bytes of a cache line."""
 
-TABLES = 16 * 16 * WIDTH
-"""Float32 values in the tables, one table for each group of four columns in two 32-bit words: 16 KiB, half of a
-level-1 cache."""
+TABLES = 16 * 16 * LANES
+"""Float32 values in the tables, one table for each group of four columns in two 32-bit words: 32 KiB, all of a
+small level-1 cache, which is read in order but for them."""
 
 
 DRAWN_ROWS = 64
@@ -112,10 +112,10 @@ def sign_product(totals, first_row, words, x, tables, lanes):
     """
     rows, width = words.shape
     x_bytes, total_bytes, word_bytes = uintp(4 * x.shape[1]), uintp(4 * LANES), uintp(4 * width)
-    tables_at, table_bytes = uintp(tables.ctypes.data), uintp(4 * WIDTH * 16)
-    for lane in range(0, lanes, WIDTH):
+    tables_at, table_bytes = uintp(tables.ctypes.data), uintp(4 * LANES * 16)
+    for lane in range(0, lanes, LANES):
         x_at = uintp(x.ctypes.data) + uintp(4 * lane)
-        totals_at = uintp(totals[lane // LANES, first_row:].ctypes.data) + uintp(4 * (lane % LANES))
+        totals_at = uintp(totals[lane // LANES, first_row:].ctypes.data)
         for column in range(0, width, 2):
             pair = width - column > 1
             for group in range(16 if pair else 8):
