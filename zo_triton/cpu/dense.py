@@ -57,13 +57,16 @@ def _run(layer: Layer, start: int, stop: int) -> None:
 
 def _times_direction(moved: Tensor, inputs: Tensor, layer: Layer, index: int) -> None:
     """``moved = U @ inputs`` for one direction."""
-    d, (rows, inner) = layer.directions, layer.weight.shape
-    height = max(4, TILE_ELEMENTS // inner // 4 * 4)
-    tile = torch.empty(min(height, rows), inner, dtype=layer.dtype)
+    d, (rows, cols) = layer.directions, layer.weight.shape[:: -1 if layer.transposed else 1]
+    height = max(4, TILE_ELEMENTS // cols // 4 * 4)
+    tile = torch.empty(min(height, rows), cols, dtype=layer.dtype)
     for row in range(0, rows, height):
-        part = tile[: rows - row]
+        part, some = tile[: rows - row], slice(row, row + height)
         fill_matrix(as_array(part), row, tensor_word(layer.weight_id), index, key_of(d), code_of(d))
-        torch.mm(part, inputs, out=moved[row : row + height])
+        if layer.transposed:
+            torch.addmm(moved, part.T, inputs[some], beta=0 if row == 0 else 1, out=moved)
+        else:
+            torch.mm(part, inputs, out=moved[some])
 
 
 @kernel

@@ -61,7 +61,8 @@ class Layer:
     fixed: tuple[np.ndarray, np.ndarray]  # that of a first layer in bfloat16, in fixed point: see fixed_point
     difference: Tensor | None  # [P, at least in, N]
     moved: np.ndarray  # the same as the kernels see it, empty for None
-    weight: Tensor  # [out, in]
+    weight: Tensor  # [out, in], a view if ``transposed``
+    transposed: bool  # whether the parameter, and so the field's tensor, is [in, out]
     stack: Tensor | None  # [copies, out, in], see _stack
     packed: np.ndarray  # W for the product in ``bfloat16``; empty where torch's GEMM does it
     weight_id: int

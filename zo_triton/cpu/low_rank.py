@@ -28,7 +28,9 @@ def run_low_rank(layer: Layer) -> None:
     """All directions."""
     d, shape = layer.directions, layer.weight.shape
     rank = d.rank if layer.weight_id >= 0 and d.rank is not None else 0
-    words = [*factor_words(max(0, layer.weight_id)), -1 if layer.bias_id < 0 else tensor_word(layer.bias_id)]
+    # Factors of a transposed tensor change places: Uᵀ = B·Aᵀ/√r.
+    words = [*factor_words(max(0, layer.weight_id))][:: -1 if layer.transposed else 1]
+    words += [-1 if layer.bias_id < 0 else tensor_word(layer.bias_id)]
     arguments = (
         layer.out, layer.moved, layer.packed, layer.base, *shape, rank, layer.samples, *layer.terms, layer.kind,
         layer.signed_eps, layer.sides, *words, d.first, key_of(d), code_of(d), layer.dtype == torch.bfloat16,

@@ -11,7 +11,7 @@ import torch
 from numba import float32, intp, uint32
 from torch import Tensor
 
-from zo_triton._memory import empty
+from zo_triton._memory import empty, in_natural_order
 from zo_triton.cpu.activation import NAMES, base_terms
 from zo_triton.cpu.arrays import as_array
 from zo_triton.cpu.bfloat16 import NOTHING, is_emulated, is_native, pack_run, pack_weight, pair_product
@@ -30,14 +30,12 @@ from zo_triton.cpu.layer import (
 )
 from zo_triton.cpu.layout import SMALL_ELEMENTS, in_runs, turned
 from zo_triton.cpu.low_rank import run_low_rank
+from zo_triton.cpu.natural import natural_linear
 from zo_triton.cpu.sharing import shared
-from zo_triton.cpu.signs import TABLES, line_of_floats, sign_product
+from zo_triton.cpu.signs import TABLES, draw_signs, line_of_floats, sign_product
 from zo_triton.cpu.threads import together
 from zo_triton.cpu.vectors import LANES
 from zo_triton.directions import Directions, tensor_word
-
-DRAWN_ROWS = 64
-"""Rows of packed signs that are drawn at a time, a multiple of 4."""
 
 MIN_PIECES = 8
 """Into how many pieces a first layer is cut at least, for threads to take."""
@@ -57,12 +55,20 @@ def perturbed_linear(
     bias_id: int,
     signed_eps: Tensor,
     activation: str,
+    transposed: bool = False,
 ) -> None:
-    """Same contract as the reference; fastest if ``out`` and ``difference`` lie in memory as [P, F, N].
+    """Same contract as the reference; fastest if ``out`` and ``difference`` lie in memory alike.
 
-    An evaluation of ``out`` may share the front of the same evaluation of ``difference`` (see
-    ``ops.perturbed_linear``): each is read, whole, before it is written.
+    Both as [P, N, F], or both as [P, F, N]: an evaluation of ``out`` may then share the front of the same evaluation
+    of ``difference`` (see ``ops.perturbed_linear``): each is read, whole, before it is written.
     """
+    if difference is not None and out.is_contiguous() and in_natural_order(difference):
+        natural_linear(
+            out, base, difference, weight, base_output, directions, weight_id, bias_id, signed_eps, activation,
+            transposed,
+        )  # fmt: skip
+        return
+    weight = weight.detach().T if transposed else weight.detach()
     lying = _slots(out)
     result = empty((out.shape[0], out.shape[2], out.shape[1]), out.dtype) if lying is None else lying
     signs = directions.signs and directions.rank is None
@@ -84,9 +90,10 @@ def perturbed_linear(
         fixed=_in_fixed_runs(base) if first_fixed else _NO_FIXED_RUNS,
         difference=moved,
         moved=difference_or_none(moved, out.dtype),
-        weight=weight.detach(),
-        stack=None if difference is None or inline else _stack(weight.detach(), out),
-        packed=pack_weight(weight.detach()) if inline else NOTHING,
+        weight=weight,
+        transposed=transposed,
+        stack=None if difference is None or inline else _stack(weight, out),
+        packed=pack_weight(weight) if inline else NOTHING,
         weight_id=weight_id,
         bias_id=bias_id,
         terms=(z.numpy(), first.numpy(), second.numpy()),
@@ -150,7 +157,7 @@ def _run_signs(layer: Layer) -> None:
     words = [tensor_word(i) if i >= 0 else -1 for i in (layer.weight_id, layer.bias_id)]
     arguments = (
         layer.out, layer.moved, layer.packed, layer.base, *layer.fixed, rows, inner, layer.samples, *layer.terms,
-        layer.kind, layer.signed_eps, layer.sides, *words, key_of(d), d.first,
+        layer.kind, layer.signed_eps, layer.sides, *words, layer.transposed, key_of(d), d.first,
     )  # fmt: skip
     # Directions of a first layer share tables, those of another have nothing in common.
     grain = max(1, min(SHARED_ROWS // rows, d.num // MIN_PIECES)) if layer.difference is None else 1
@@ -160,7 +167,7 @@ def _run_signs(layer: Layer) -> None:
 @shared
 def _signs_kernel(
     product, out, difference, packed, base, short, scale, rows, inner, samples, a, first_term, second_term, kind,
-    signed_eps, sides, weight_word, bias_word, key, first_direction, start, stop,
+    signed_eps, sides, weight_word, bias_word, transposed, key, first_direction, start, stop,
 ):  # fmt: skip
     """Directions start … stop - 1 of one layer.
 
@@ -192,10 +199,7 @@ def _signs_kernel(
         count = min(shared, stop - first)
         index = first_direction + first
         if weight_word >= 0:
-            # In pieces, since drawing takes as much scratch again as it draws.
-            for row in range(0, padded_rows, DRAWN_ROWS):
-                drawn = words[:count, row : min(row + DRAWN_ROWS, padded_rows)]
-                sign_words(drawn, row // 4, weight_word, index, key)
+            draw_signs(words[:count], transposed, inner, weight_word, index, key)
         if bias_word >= 0:
             sign_words(bias_words[:count], 0, bias_word, index, key)
             for k in range(count):

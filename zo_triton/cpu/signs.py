@@ -1,9 +1,10 @@
 """Multiplying by random signs, four columns at a time, without writing a single sign out.
 
 For U with entries ±1, every group of four columns can only ever contribute one of 16 signed sums of its four
-inputs. They are formed once for 16 samples; each row of U then adds the entry that its four packed bits name
+inputs. They are formed once for 32 samples; each row of U then adds the entry that its four packed bits name
 (the "method of the four Russians": Arlazarov, Dinic, Kronrod, Faradzhev, 1970). One vector load and one add
-do the work of four multiply-adds, in exact float32.
+do the work of four multiply-adds, in exact float32. With tables for 16 samples, half as large, taking the bits
+apart would take longer than the additions.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import numpy as np
 from numba import intp, uintp
 
 from zo_triton.cpu.compiling import device, routine
+from zo_triton.cpu.field import sign_words
+from zo_triton.cpu.turning import turn_signs
 from zo_triton.cpu.vectors import (
     LANES,
-    WIDTH,
     add_one_word,
     add_two_words,
     set_one_word,
@@ -26,9 +28,13 @@ from zo_triton.cpu.vectors import (
 LINE = 64
 """Bytes of a cache line."""
 
-TABLES = 16 * 16 * WIDTH
-"""Float32 values in the tables, one table for each group of four columns in two 32-bit words: 16 KiB, half of a
-level-1 cache."""
+TABLES = 16 * 16 * LANES
+"""Float32 values in the tables, one table for each group of four columns in two 32-bit words: 32 KiB, all of a
+small level-1 cache, which is read in order but for them."""
+
+
+DRAWN_ROWS = 64
+"""Rows of packed signs that are drawn at a time, a multiple of 4."""
 
 
 @device
@@ -63,6 +69,26 @@ def lines(space, at, count):
     return flat.reshape(count, LANES), after
 
 
+@routine
+def draw_signs(words, transposed, inner, word, index, key):
+    """Packed signs of U [rows, inner], as :func:`sign_product` reads them, of the directions from ``index`` on.
+
+    words: uint32 [count, at least rows, words a row], a multiple of four rows. If ``transposed``, the field's tensor
+    is Uᵀ, whose rows are packed along the rows of U.
+    """
+    count, rows, _ = words.shape
+    if not transposed:
+        # In pieces, since drawing takes as much scratch again as it draws.
+        for row in range(0, rows, DRAWN_ROWS):
+            sign_words(words[:, row : min(row + DRAWN_ROWS, rows)], row // 4, word, index, key)
+        return
+    drawn = np.empty((1, 32, (rows + 31) // 32), np.uint32)
+    for k in range(count):
+        for strip in range((inner + 31) // 32):
+            sign_words(drawn, 8 * strip, word, index + k, key)
+            turn_signs(words[k], strip, drawn[0])
+
+
 @device
 def sums_of_signs(sums, words, column, coefficients):
     """``sums[r, j] = Σ_k ±coefficients[k]`` for four rows and the 32 columns of word ``column``.
@@ -86,10 +112,10 @@ def sign_product(totals, first_row, words, x, tables, lanes):
     """
     rows, width = words.shape
     x_bytes, total_bytes, word_bytes = uintp(4 * x.shape[1]), uintp(4 * LANES), uintp(4 * width)
-    tables_at, table_bytes = uintp(tables.ctypes.data), uintp(4 * WIDTH * 16)
-    for lane in range(0, lanes, WIDTH):
+    tables_at, table_bytes = uintp(tables.ctypes.data), uintp(4 * LANES * 16)
+    for lane in range(0, lanes, LANES):
         x_at = uintp(x.ctypes.data) + uintp(4 * lane)
-        totals_at = uintp(totals[lane // LANES, first_row:].ctypes.data) + uintp(4 * (lane % LANES))
+        totals_at = uintp(totals[lane // LANES, first_row:].ctypes.data)
         for column in range(0, width, 2):
             pair = width - column > 1
             for group in range(16 if pair else 8):

@@ -16,9 +16,9 @@ LANES = 32
 WIDTH = 16
 """Float32 values in one vector."""
 
-_VECTOR = ir.VectorType(ir.FloatType(), WIDTH)
+_VECTOR, _RUN = ir.VectorType(ir.FloatType(), WIDTH), ir.VectorType(ir.FloatType(), LANES)
 _I64 = ir.IntType(64)
-_ENTRY_BYTES = 4 * WIDTH
+_RUN_BYTES = 4 * LANES
 
 
 @intrinsic
@@ -65,19 +65,19 @@ def population_count(context, word):
 def write_signed_sums(context, table, x, row_bytes):
     """``table[i, j] = ±x[0, j] ± x[1, j] ± x[2, j] ± x[3, j]``, bit b of i giving the sign of x[b, j].
 
-    table: address of float32 [16, 16]. x: address of float32 [4, 16] with rows ``row_bytes`` apart.
+    table: address of float32 [16, 32]. x: address of float32 [4, 32] with rows ``row_bytes`` apart.
     """
 
     def codegen(context, builder, signature, arguments):
         table, x, row_bytes = arguments
-        inputs = [load_vector(builder, builder.add(x, builder.mul(row_bytes, _I64(i)))) for i in range(4)]
+        inputs = [load_vector(builder, builder.add(x, builder.mul(row_bytes, _I64(i))), _RUN) for i in range(4)]
         pairs = []
         for first, second in (inputs[:2], inputs[2:]):
             total, gap = builder.fadd(first, second), builder.fsub(first, second)
             pairs.append([builder.fneg(total), gap, builder.fneg(gap), total])
         for i in range(16):
             entry = builder.fadd(pairs[0][i & 3], pairs[1][i >> 2])
-            store_vector(builder, entry, builder.add(table, _I64(_ENTRY_BYTES * i)))
+            store_vector(builder, entry, builder.add(table, _I64(_RUN_BYTES * i)))
         return context.get_dummy_value()
 
     return types.void(types.uintp, types.uintp, types.uintp), codegen
@@ -111,20 +111,20 @@ def _signed_sums(count, fresh):
 
     @intrinsic
     def add(context, totals, tables, words):
-        """``totals[j] += Σ_g tables[g, nibble g of the words, j]`` for 16 lanes j and eight groups g a word.
+        """``totals[j] += Σ_g tables[g, nibble g of the words, j]`` for 32 lanes j and eight groups g a word.
 
-        totals: address of float32 [16]. tables: address of float32 [8·count, 16, 16]. words: of uint32 [count].
+        totals: address of float32 [32]. tables: address of float32 [8·count, 16, 32]. words: of uint32 [count].
         """
 
         def codegen(context, builder, signature, arguments):
             totals, tables, words = arguments
             parts = []
             for place in range(count):
-                table = builder.add(tables, _I64(8 * 16 * _ENTRY_BYTES * place))
+                table = builder.add(tables, _I64(8 * 16 * _RUN_BYTES * place))
                 at = builder.add(words, _I64(4 * place))
-                parts.append(sum_of_entries(builder, table, at, _ENTRY_BYTES, _VECTOR))
+                parts.append(sum_of_entries(builder, table, at, _RUN_BYTES, _RUN))
             total = parts[0] if count == 1 else builder.fadd(*parts)
-            total = total if fresh else builder.fadd(load_vector(builder, totals), total)
+            total = total if fresh else builder.fadd(load_vector(builder, totals, _RUN), total)
             store_vector(builder, total, totals)
             return context.get_dummy_value()
 
@@ -163,7 +163,7 @@ def _dense(rows):
                     place = builder.add(builder.mul(stride, _I64(row)), loop.index)
                     at = builder.add(weights, builder.mul(place, _I64(4)))
                     weight = builder.load(builder.inttoptr(at, ir.FloatType().as_pointer()))
-                    wide = _broadcast(builder, weight)
+                    wide = broadcast(builder, weight)
                     for total, value in zip(sums[row], inputs, strict=True):
                         builder.store(builder.call(multiply_add, [wide, value, builder.load(total)]), total)
             for row in range(rows):
@@ -187,7 +187,7 @@ def add_signs(context, out, weights, word, step):
 
     def codegen(context, builder, signature, arguments):
         out, weights, word, step = arguments
-        positive, negative = _broadcast(builder, step), _broadcast(builder, builder.fneg(step))
+        positive, negative = broadcast(builder, step), broadcast(builder, builder.fneg(step))
         for half in range(2):
             shift = _I64(half * WIDTH * 4)
             signed = builder.select(_mask(builder, word, half), positive, negative)
@@ -209,7 +209,7 @@ def finish_run(context, out, product, totals, base, step, shift, carried, relu, 
     def codegen(context, builder, signature, arguments):
         out, product, totals, base, step, shift, carried, relu, narrow, narrow_product = arguments
         value = builder.fmul(
-            _broadcast(builder, step), builder.fadd(load_vector(builder, totals), _broadcast(builder, shift))
+            broadcast(builder, step), builder.fadd(load_vector(builder, totals), broadcast(builder, shift))
         )
         place = cgutils.alloca_once_value(builder, value)
         with builder.if_then(carried), builder.if_else(narrow_product) as (short, full):
@@ -224,7 +224,7 @@ def finish_run(context, out, product, totals, base, step, shift, carried, relu, 
             opened = builder.select(builder.fcmp_ordered("<", up, zero), zero, up)
             builder.store(builder.select(builder.fcmp_ordered(">", a, zero), kept, opened), place)
         with builder.if_else(narrow) as (short, full):
-            for branch, store in ((short, _store_bfloat16), (full, store_vector)):
+            for branch, store in ((short, store_bfloat16), (full, store_vector)):
                 with branch:
                     store(builder, builder.load(place), out)
         return context.get_dummy_value()
@@ -244,7 +244,7 @@ def add_run(context, out, base, moved, narrow):
     def codegen(context, builder, signature, arguments):
         out, base, moved, narrow = arguments
         for half in range(LANES // WIDTH):
-            floats = _I64(_ENTRY_BYTES * half)
+            floats = _I64(4 * WIDTH * half)
             here, target = (builder.add(each, floats) for each in (base, out))
             with builder.if_else(narrow) as (short, full):
                 for branch, load, size in ((short, load_bfloat16, 2), (full, load_vector, 4)):
@@ -266,7 +266,7 @@ def largest_sums(context, out, values, starts, gaps, stride, count):
 
     def codegen(context, builder, signature, arguments):
         out, values, starts, gaps, stride, count = arguments
-        best = cgutils.alloca_once_value(builder, _broadcast(builder, ir.FloatType()(float("-inf"))))
+        best = cgutils.alloca_once_value(builder, broadcast(builder, ir.FloatType()(float("-inf"))))
         with cgutils.for_range(builder, count) as loop:
             place = builder.add(starts, builder.mul(loop.index, _I64(8)))
             start = builder.load(builder.inttoptr(place, _I64.as_pointer()))
@@ -299,8 +299,8 @@ def signed_coefficient_sums(context, out, words, row_stride, stride, coefficient
             k = loop.index
             value_at = builder.add(coefficients, builder.mul(k, _I64(4)))
             value = builder.load(builder.inttoptr(value_at, ir.FloatType().as_pointer()))
-            positive = _broadcast(builder, value)
-            negative = _broadcast(builder, builder.fneg(value))
+            positive = broadcast(builder, value)
+            negative = broadcast(builder, builder.fneg(value))
             for row, halves in enumerate(sums):
                 place = builder.add(builder.mul(k, stride), builder.mul(row_stride, _I64(row)))
                 at = builder.add(words, builder.mul(place, _I64(4)))
@@ -345,22 +345,23 @@ def _mask(builder, word, half):
     return builder.bitcast(bits, ir.VectorType(ir.IntType(1), WIDTH))
 
 
-def _broadcast(builder, value):
+def broadcast(builder, value):
+    """Emits a float32 in all 16 lanes."""
     one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, ir.IntType(32)(0))
     zeros = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), None)
     return builder.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), zeros)
 
 
-def load_vector(builder, address):
-    """Emits the load of 16 float32 at any address."""
-    value = builder.load(builder.inttoptr(address, _VECTOR.as_pointer()))
+def load_vector(builder, address, kind=_VECTOR):
+    """Emits the load of 16 float32, or of another vector, at any address."""
+    value = builder.load(builder.inttoptr(address, kind.as_pointer()))
     value.align = 4
     return value
 
 
 def store_vector(builder, value, address):
-    """Emits the store of 16 float32 at any address."""
-    builder.store(value, builder.inttoptr(address, _VECTOR.as_pointer())).align = 4
+    """Emits the store of a vector of float32 at any address."""
+    builder.store(value, builder.inttoptr(address, value.type.as_pointer())).align = 4
 
 
 def load_bfloat16(builder, address):
@@ -372,7 +373,7 @@ def load_bfloat16(builder, address):
     return builder.bitcast(builder.shl(builder.zext(value, words), words([16] * WIDTH)), _VECTOR)
 
 
-def _store_bfloat16(builder, value, address):
+def store_bfloat16(builder, value, address):
     """Rounds to nearest, ties to even."""
     halves = ir.VectorType(ir.IntType(16), WIDTH)
     words = ir.VectorType(ir.IntType(32), WIDTH)

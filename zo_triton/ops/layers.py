@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zo_triton._memory import empty
+from zo_triton._memory import empty, in_natural_order
 from zo_triton.directions import Directions
 from zo_triton.ops.engines import engine_for, load_engine
 from zo_triton.ops.registry import call
@@ -69,6 +69,8 @@ def perturbed_linear(
     evaluations, samples, features = signed_eps.numel(), base.shape[0], weight.shape[0]
     if engine_for(base.device) != "cpu":
         out = empty((evaluations, samples, features), dtype, base.device)
+    elif difference is not None and in_natural_order(difference):
+        out = empty((evaluations, samples, features), dtype)
     else:
         out = _feature_major(difference if donate else None, (evaluations, samples, features), dtype)
     call(
