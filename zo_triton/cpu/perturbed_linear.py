@@ -33,6 +33,7 @@ from zo_triton.cpu.low_rank import run_low_rank
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.signs import TABLES, line_of_floats, sign_product
 from zo_triton.cpu.threads import together
+from zo_triton.cpu.transposed import run_transposed
 from zo_triton.cpu.vectors import LANES
 from zo_triton.directions import Directions, tensor_word
 
@@ -57,12 +58,18 @@ def perturbed_linear(
     bias_id: int,
     signed_eps: Tensor,
     activation: str,
+    transposed: bool = False,
 ) -> None:
     """Same contract as the reference; fastest if ``out`` and ``difference`` lie in memory as [P, F, N].
 
     An evaluation of ``out`` may share the front of the same evaluation of ``difference`` (see
     ``ops.perturbed_linear``): each is read, whole, before it is written.
     """
+    if transposed:
+        run_transposed(
+            out, base, difference, weight, base_output, directions, weight_id, bias_id, signed_eps, activation
+        )
+        return
     lying = _slots(out)
     result = empty((out.shape[0], out.shape[2], out.shape[1]), out.dtype) if lying is None else lying
     signs = directions.signs and directions.rank is None
