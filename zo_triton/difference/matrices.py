@@ -79,7 +79,9 @@ def defer(
         matrix: From :func:`matrix_of`.
         bias_id: The tensor id of a bias [out_features]; -1 if there is none or it is not trained.
     """
-    if matrix is None or id(input) in mode.ids or input.dim() == 0 or base.shape[:-1] != input.shape[:-1]:
+    if matrix is None or symbol_of(mode, input) is not None:
+        return False
+    if input.dim() == 0 or base.shape[:-1] != input.shape[:-1]:
         return False
     if base.numel() == 0 or input.numel() == 0:
         return False
@@ -88,7 +90,7 @@ def defer(
         return False
     mode.reserve(base.numel())
     depth = 1 if source is None else 1 + _depth(source)
-    if source is not None and (isinstance(source.lazy, Symbol) or depth > DEEPEST):
+    if source is not None and depth > DEEPEST:
         mode.resolve(source)
     flat = input.detach() if input.dim() == 2 else input.reshape(-1, input.shape[-1])
     if flat.dtype != torch.float32:

@@ -40,6 +40,7 @@ def einsum_handler(mode: DifferenceMode, function: Callable, args: tuple, kwargs
         return base
 
     def compute(mode: DifferenceMode, base: Tensor, *args: Any) -> Tensor:
+        mode.ignore(*args, *(args[1] if isinstance(args[1], (list, tuple)) else ()))
         delta = mode.difference(input)
         if delta is not None:
             delta = delta.permute(0, *(axis + 1 for axis in order))
@@ -73,7 +74,7 @@ def _contraction(mode: DifferenceMode, equation: Any, *operands: Any) -> Contrac
     ):
         return None
     matrix = matrix_of(mode, factor)
-    spread = _spread(letters[1 - place], output, input.dim())
+    spread = _spread(letters[1 - place], output, equation, input.dim())
     if matrix is None or spread is None:
         return None
     axes, wanted = spread
@@ -82,17 +83,18 @@ def _contraction(mode: DifferenceMode, equation: Any, *operands: Any) -> Contrac
     others = [letter for letter in axes if letter not in summed]
     if len(summed) != 1 or len(kept) != 1 or sorted([*others, *kept]) != sorted(wanted):
         return None
-    if len(set(axes)) != len(axes):
+    sizes = input.shape[axes.index(summed[0])], factor.shape[letters[place].index(summed[0])]
+    if len(set(axes)) != len(axes) or sizes[0] != sizes[1]:
         return None
     matrix = matrix if letters[place][0] == summed[0] else matrix.turned
     order = [axes.index(letter) for letter in (*others, *summed)]
     return Contraction(input, order, matrix, [[*others, *kept].index(letter) for letter in wanted])
 
 
-def _spread(axes: str, output: str, dimensions: int) -> tuple[str, str] | None:
+def _spread(axes: str, output: str, used: str, dimensions: int) -> tuple[str, str] | None:
     """The letters of an operand and of the result, with letters of their own in place of an ellipsis."""
     missing = dimensions - len(axes.replace("...", ""))
-    free = [letter for letter in ascii_letters if letter not in axes + output][: max(0, missing)]
+    free = [letter for letter in ascii_letters if letter not in used][: max(0, missing)]
     if ("..." in axes) != ("..." in output) or missing < 0 or len(free) != missing:
         return None
     if missing and "..." not in axes:
