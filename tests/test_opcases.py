@@ -19,6 +19,7 @@ TIMED = (
     RoundingCase(directions=SIGNS, shape=(5, 7), dtype=torch.bfloat16),
     TINY.gram(),
     TINY.linear(FLOAT, sides=2),
+    replace(TINY.linear(FLOAT, sides=2), outputs=40, transposed=True),
     TINY.convolution(FLOAT),
     TINY.whole_network(),
     TINY.activation(FLOAT),
@@ -73,10 +74,11 @@ def test_a_seed_decides_the_operands():
     [
         ({}, 2 * 3 * 2 * (4 * 5 * 6), None, 3 * 5 * 6),
         ({"sides": 2}, 2 * 6 * 2 * (4 * 5 * 6), None, 3 * 5 * 6),
+        ({"transposed": True}, 2 * 3 * 2 * (4 * 5 * 6), None, 3 * 5 * 6),
         ({"sides": 2, "first": True}, 2 * 3 * (4 * 5 * 6), None, 3 * 5 * 6),
         ({"directions": replace(SIGNS, rank=1)}, 2 * 3 * 2 * (4 * 5 * 6), 2 * 3 * 4 * (5 * 6 + 11), 3 * 11),
     ],
-    ids=["one side", "both sides", "first layer", "rank 1"],
+    ids=["one side", "both sides", "transposed", "first layer", "rank 1"],
 )
 def test_a_layers_work(options, flops, least, values):
     case = LinearCase(**{"directions": SIGNS, "samples": 4, "inputs": 5, "outputs": 6, **options})

@@ -53,6 +53,34 @@ def test_opcheck(name):
     opcheck(getattr(torch.ops.zo_triton, name).default, CALLS[name]())
 
 
+@pytest.mark.parametrize("engine", ops.ENGINES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("distribution", "rank"), [("rademacher", None), ("gaussian", None), ("rademacher", 3), ("gaussian", 3)]
+)
+def test_a_weight_stored_by_inputs_moves_along_its_own_directions(distribution, rank, dtype, engine):
+    """With a = I, no difference and ε = 1 the result is z as it is stored, [in_features, out_features]."""
+    directions = zo.Directions(3, 1, 2, distribution, rank=rank)
+    with zo.use_engine(engine):
+        z = ops.perturbed_linear(
+            torch.eye(37), None, torch.zeros(37, 70), directions, torch.ones(2), weight_id=4, dtype=dtype,
+            transposed=True,
+        )  # fmt: skip
+        wanted = ops.sample(directions, 4, (37, 70), dtype)
+    torch.testing.assert_close(
+        z.float(), wanted.float(), rtol=1e-2 if dtype.itemsize == 2 else 1e-6, atol=1e-6
+    )
+
+
+def test_a_weight_of_the_other_orientation_is_named():
+    with pytest.raises(
+        ValueError, match=r"\[in_features, out_features\] for a base of 5 features, got .*\(3, 5\)"
+    ):
+        ops.perturbed_linear(
+            torch.ones(2, 5), None, torch.ones(3, 5), zo.Directions(0, 0, 2), torch.ones(2), transposed=True
+        )
+
+
 def test_every_op_is_checked():
     assert set(CALLS) == set(ops.SCHEMAS)
 

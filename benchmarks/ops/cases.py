@@ -72,7 +72,7 @@ def linear(at: Point, first: bool = False, rank: int | None = None) -> LinearCas
 
 
 def fused_linear(arguments: Arguments) -> Tensor:
-    _, base, difference, weight, before, directions, weight_id, bias_id, eps, activation = arguments
+    _, base, difference, weight, before, directions, weight_id, bias_id, eps, activation, _ = arguments
     return ops.perturbed_linear(
         base, difference, weight, directions, eps, weight_id=weight_id, bias_id=bias_id, base_output=before,
         activation=activation, dtype=DTYPE,

@@ -26,11 +26,14 @@ def tiles(samples: int, outputs: int, features: int) -> dict[str, int]:
 class Layer:
     """One call's arguments, its result, and what float64 makes of the same field."""
 
-    def __init__(self, directions, samples, features, outputs, *, dtype=FLOAT, sides=1, first=False):
+    def __init__(
+        self, directions, samples, features, outputs, *, dtype=FLOAT, sides=1, first=False, transposed=False
+    ):
         generator = torch.Generator().manual_seed(samples + features + outputs)
-        self.directions, self.dtype, self.sides = directions, dtype, sides
+        self.directions, self.dtype, self.sides, self.transposed = directions, dtype, sides, transposed
         self.base = torch.randn(samples, features, generator=generator)
         self.weight = torch.randn(outputs, features, generator=generator) / features**0.5
+        self.weight = self.weight.T.contiguous() if transposed else self.weight
         self.before = torch.randn(samples, outputs, generator=generator)
         difference = 1e-3 * torch.randn(sides * directions.num, samples, features, generator=generator)
         self.difference = None if first else difference.to(dtype)
@@ -43,7 +46,7 @@ class Layer:
         base, difference, weight, before, epsilon = (t if t is None else t.to(device) for t in tensors)
         launch_perturbed_linear(
             out, base, difference, weight, before, self.directions, weight_id, bias_id, epsilon, activation,
-            **choices,
+            self.transposed, **choices,
         )  # fmt: skip
         return out.cpu().double()
 
@@ -55,30 +58,34 @@ class Layer:
 
     def expected(self, *, weight_id=0, bias_id=1, activation="none"):
         delta = torch.zeros(1) if self.difference is None else self.difference.double()
-        change = delta @ self.weight.double().T if delta.ndim == 3 else torch.zeros(len(self.epsilon), 1, 1)
+        weight = self.weight.double() if self.transposed else self.weight.double().T
+        change = delta @ weight if delta.ndim == 3 else torch.zeros(len(self.epsilon), 1, 1)
         epsilon = self.epsilon.double()[:, None, None]
         if weight_id >= 0:
             moved = epsilon * (self.base.double() + delta)
-            change = change + moved @ self.field(weight_id, self.weight.shape).transpose(1, 2)
+            u = self.field(weight_id, self.weight.shape)
+            change = change + moved @ (u if self.transposed else u.transpose(1, 2))
         if bias_id >= 0:
-            change = change + epsilon * self.field(bias_id, self.weight.shape[:1])[:, None]
+            change = change + epsilon * self.field(bias_id, self.before.shape[1:])[:, None]
         function, z = ACTIVATIONS[activation], self.before.double()
         return function(z + change) - function(z)
 
     def torch_result(self):
         """Torch's own products in the compute dtype, the field given."""
-        u = self.field(0, self.weight.shape).to(self.dtype).transpose(1, 2)
+        u = self.field(0, self.weight.shape).to(self.dtype)
+        u, weight = (u, self.weight) if self.transposed else (u.transpose(1, 2), self.weight.T)
         epsilon = self.epsilon[:, None, None]
         if self.difference is None:
             return epsilon.double() * (self.base.to(self.dtype) @ u).double()
         moved = (epsilon * (self.base + self.difference.float())).to(self.dtype)
-        return (self.difference @ self.weight.T.to(self.dtype) + moved @ u).double()
+        return (self.difference @ weight.to(self.dtype) + moved @ u).double()
 
 
 def rms(tensor):
     return tensor.square().mean().sqrt()
 
 
+@pytest.mark.parametrize("transposed", [False, True], ids=["stored out-in", "stored in-out"])
 @pytest.mark.parametrize("dtype", [FLOAT, HALF], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("first", [False, True], ids=["hidden", "first"])
 @pytest.mark.parametrize("sides", [1, 2])
@@ -87,10 +94,10 @@ def rms(tensor):
     [("rademacher", None, "inline"), ("rademacher", None, "staged"), ("gaussian", None, "inline"),
      ("rademacher", 3, "inline"), ("gaussian", 2, "inline")],
 )  # fmt: skip
-def test_error_is_at_most_twice_torchs(distribution, rank, bits, sides, first, dtype, device):
+def test_error_is_at_most_twice_torchs(distribution, rank, bits, sides, first, dtype, transposed, device):
     """Ragged everywhere: one row past a tile, a prime number of outputs, features that no block divides."""
     directions = Directions(7, 3, 1, distribution, rank=rank, first=1)
-    layer = Layer(directions, 33, 77, 37, dtype=dtype, sides=sides, first=first)
+    layer = Layer(directions, 33, 77, 37, dtype=dtype, sides=sides, first=first, transposed=transposed)
     error = layer.run(device, bias_id=-1, bits=bits, config=tiles(32, 64, 64)) - layer.expected(bias_id=-1)
     assert rms(error) <= 2 * rms(layer.torch_result() - layer.expected(bias_id=-1))
 
@@ -116,9 +123,10 @@ def test_untrained_parts_stay_put(first, trained, device):
 def _field_inside(layer, device, **choices):
     """With a = I, no difference and ε = 1 the result is z: one nonzero product a sum."""
     layer.base = torch.eye(layer.base.shape[1])
-    layer.before = torch.zeros(layer.base.shape[1], len(layer.weight))
+    layer.before = torch.zeros(layer.base.shape[1], layer.before.shape[1])
     layer.epsilon = torch.ones_like(layer.epsilon)
-    return layer.run(device, bias_id=-1, **choices).transpose(1, 2)
+    z = layer.run(device, bias_id=-1, **choices)
+    return z if layer.transposed else z.transpose(1, 2)
 
 
 @pytest.mark.parametrize(
@@ -135,14 +143,31 @@ def test_tiles_never_change_z(config, distribution, dtype, bits, device):
     assert torch.equal(z, drawn.cpu())
 
 
+@pytest.mark.parametrize(
+    ("distribution", "dtype", "bits"),
+    [("rademacher", FLOAT, "inline"), ("rademacher", FLOAT, "staged"), ("rademacher", HALF, "staged"),
+     ("gaussian", FLOAT, "inline"), ("gaussian", HALF, "inline"), ("laplace", FLOAT, "inline")],
+)  # fmt: skip
+@pytest.mark.parametrize("config", [tiles(64, 32, 32), tiles(32, 64, 128)], ids=["small", "large"])
+def test_tiles_never_change_the_z_of_a_weight_stored_by_inputs(config, distribution, dtype, bits, device):
+    directions = Directions(2**63 + 9, 5, 2, distribution, first=3)
+    layer = Layer(directions, 1, 67, 37, dtype=dtype, first=True, transposed=True)
+    z = _field_inside(layer, device, bits=bits, config=config)
+    drawn = torch.full((2, 67, 37), NAN, dtype=torch.float64, device=device)
+    sample(drawn, directions, 0, dtype)
+    assert torch.equal(z, drawn.cpu())
+
+
 @pytest.mark.parametrize("dtype", [FLOAT, HALF], ids=["fp32", "bf16"])
-def test_staged_and_inline_results_are_identical(dtype, device):
-    layer = Layer(Directions(0, 0, 2), 17, 100, 45, dtype=dtype, sides=2)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_staged_and_inline_results_are_identical(transposed, dtype, device):
+    layer = Layer(Directions(0, 0, 2), 17, 100, 45, dtype=dtype, sides=2, transposed=transposed)
     assert torch.equal(layer.run(device, bits="staged"), layer.run(device, bits="inline"))
 
 
-def test_rank_beyond_one_block_of_factor_columns(device):
-    layer = Layer(Directions(1, 0, 1, rank=130), 2, 131, 131)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_rank_beyond_one_block_of_factor_columns(transposed, device):
+    layer = Layer(Directions(1, 0, 1, rank=130), 2, 131, 131, transposed=transposed)
     expected = layer.expected()
     assert (layer.run(device) - expected).abs().max() <= 1e-6 * expected.abs().max()
 

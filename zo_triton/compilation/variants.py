@@ -159,6 +159,13 @@ VARIANTS: dict[str, Variant] = {
     "linear fp32 gaussian": _variant(_linear(SINGLE, "gaussian"), bits="inline"),
     "linear fp32 rank 4 both sides": _variant(_linear(SINGLE, rank=4, sides=2), bits="inline"),
     "linear tf32x3 inline": _variant(_linear(SINGLE), bits="inline", precision="tf32x3"),
+    "linear bf16 staged transposed": _variant(_linear(HALF, transposed=True), bits="staged"),
+    "linear bf16 inline transposed both sides": _variant(_linear(HALF, sides=2, transposed=True), bits="inline"),
+    "linear bf16 gaussian transposed": _variant(_linear(HALF, "gaussian", transposed=True), bits="inline"),
+    "linear fp32 inline transposed both sides": _variant(
+        _linear(SINGLE, sides=2, transposed=True, features=784), bits="inline"
+    ),
+    "linear fp32 rank 4 transposed": _variant(_linear(SINGLE, rank=4, transposed=True), bits="inline"),
     "conv bf16 staged": _variant(_image(HALF), CONVOLUTION_HALF, bits="staged"),
     "conv bf16 inline both sides": _variant(_image(HALF, sides=2), bits="inline"),
     "conv bf16 staged both sides 1x1": _variant(_image(HALF, sides=2, kernel=1), bits="staged"),

@@ -6,7 +6,7 @@ the last reader may overwrite it; and ``Entry.exclusive`` says that no other ent
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import KeyedRef
 
@@ -24,8 +24,8 @@ class Entry:
 
     Attributes:
         difference: [P, *shape] in the compute dtype (float32 after a loss), or None while ``lazy`` is set.
-        lazy: A :class:`PendingLayer`, :class:`PendingActivation` or :class:`Symbol` that computes the
-            difference on demand, or None.
+        lazy: A :class:`PendingLayer`, :class:`PendingActivation`, :class:`Viewed` or :class:`Symbol` that
+            computes the difference on demand, or None.
         exclusive: No other entry's difference lies in the same memory.
         readers: How many places may read ``difference`` again: the table and each pending entry.
         reference: Weak reference to the base tensor; its callback removes the entry from the table.
@@ -36,7 +36,7 @@ class Entry:
     def __init__(
         self,
         difference: Tensor | None,
-        lazy: PendingLayer | PendingActivation | Symbol | None = None,
+        lazy: PendingLayer | PendingActivation | Viewed | Symbol | None = None,
         exclusive: bool = False,
     ) -> None:
         self.difference = difference
@@ -44,6 +44,14 @@ class Entry:
         self.exclusive = exclusive
         self.readers = 0
         self.reference: KeyedRef[int, Tensor] | None = None
+
+    @property
+    def reads(self) -> bool:
+        """Whether to compute it would read base results, and nobody has made sure that it will not be asked for."""
+        lazy = self.lazy
+        if isinstance(lazy, Viewed):
+            return lazy.source is not None and lazy.source.reads
+        return isinstance(lazy, PendingActivation) or (isinstance(lazy, PendingLayer) and not lazy.spent)
 
     def forget(self) -> None:
         """The table no longer reads this entry: its base tensor died or was overwritten."""
@@ -58,19 +66,39 @@ class Entry:
 
 
 class Symbol:
-    """A trained parameter under another name: its alias (``.data``, ``.detach()``) or its transpose."""
+    """A trained parameter under another name: its alias or copy (``.data``, ``.clone()``), its transpose.
 
-    __slots__ = ("parameter", "tensor_id", "transposed")
+    Args:
+        parameter: The parameter.
+        tensor_id: Its tensor id.
+        transposed: It is a matrix, and this its transpose.
+        batch: Sizes of leading axes along which it is repeated.
+    """
 
-    def __init__(self, parameter: Tensor, tensor_id: int, transposed: bool) -> None:
+    __slots__ = ("batch", "parameter", "tensor_id", "transposed")
+
+    def __init__(
+        self, parameter: Tensor, tensor_id: int, transposed: bool = False, batch: Sequence[int] = ()
+    ) -> None:
         self.parameter = parameter
         self.tensor_id = tensor_id
         self.transposed = transposed
+        self.batch = tuple(batch)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it has the parameter's own elements in the parameter's own shape."""
+        return not self.transposed and not self.batch
 
     def resolve(self, mode: DifferenceMode) -> Tensor:
         """sε·z of the parameter, [P, *shape]."""
         difference = mode.materialise(self.tensor_id, self.parameter)
-        return difference.mT if self.transposed else difference
+        difference = difference.mT if self.transposed else difference
+        if self.batch:
+            shape = difference.shape
+            difference = difference.reshape(shape[0], *[1] * len(self.batch), *shape[1:])
+            difference = difference.expand(-1, *self.batch, *shape[1:])
+        return difference
 
     def release(self) -> None:
         """Nothing is held."""
@@ -135,13 +163,15 @@ class PendingLinear(PendingLayer):
 
     Attributes:
         depth: How many linear layers are pending one behind the other, this one included.
+        transposed: The weight is stored as [in_features, out_features].
     """
 
-    __slots__ = ("depth",)
+    __slots__ = ("depth", "transposed")
 
-    def __init__(self, *layer: Any, depth: int) -> None:
+    def __init__(self, *layer: Any, depth: int, transposed: bool = False) -> None:
         super().__init__(*layer)
         self.depth = depth
+        self.transposed = transposed
 
     def compute(self, mode: DifferenceMode, activation: str, base_output: Tensor | None) -> Tensor:
         """The difference of ``activation(output)``, [P, *shape].
@@ -176,6 +206,7 @@ class PendingLinear(PendingLayer):
             activation=activation,
             dtype=mode.compute_dtype,
             donate=donate,
+            transposed=self.transposed,
         )
         if donate and source is not None and _same_memory(result, source.difference):
             self.spent = True
@@ -248,6 +279,37 @@ class PendingConvolution(PendingLayer):
             out=out,
             **self.options,
         )
+
+
+class Viewed:
+    """What a pending layer's result was before a view of it, with other leading axes, took the layer over.
+
+    Args:
+        source: The view's entry.
+        shape: Of the tensor that is viewed.
+    """
+
+    __slots__ = ("shape", "source")
+
+    def __init__(self, source: Entry, shape: torch.Size) -> None:
+        self.source: Entry | None = source
+        self.shape = shape
+        source.readers += 1
+
+    def resolve(self, mode: DifferenceMode) -> Tensor:
+        """The view's difference in the shape of what is viewed, and in the same memory."""
+        source = self.source
+        assert source is not None
+        difference = mode.resolve(source).reshape(mode.evaluations, *self.shape)
+        source.exclusive = False
+        self.release()
+        return difference
+
+    def release(self) -> None:
+        """Lets go of the view."""
+        source, self.source = self.source, None
+        if source is not None:
+            source.let_go()
 
 
 class PendingActivation:

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from zo_triton._memory import empty
 from zo_triton.difference import fallback, inplace, transforms
-from zo_triton.difference.entries import Entry, PendingActivation, PendingLayer, Symbol, storage_of
+from zo_triton.difference.entries import Entry, PendingActivation, Symbol, Viewed, storage_of
 from zo_triton.difference.errors import UncoveredError
 from zo_triton.difference.memories import Memories, Memory, same_storage
 from zo_triton.difference.plan import Plan, RestartError
@@ -215,7 +215,7 @@ class DifferenceMode(TorchFunctionMode):
         """The entry's difference, computed now if it was pending."""
         if entry.lazy is not None:
             difference = entry.lazy.resolve(self)
-            entry.exclusive = not isinstance(entry.lazy, Symbol)
+            entry.exclusive = not isinstance(entry.lazy, (Symbol, Viewed))
             entry.difference, entry.lazy = difference, None
         assert entry.difference is not None
         return entry.difference
@@ -241,8 +241,7 @@ class DifferenceMode(TorchFunctionMode):
     def resolve_all(self) -> None:
         """Computes whatever is pending, before memory that it reads is overwritten."""
         for entry in list(self.entries.values()):
-            lazy = entry.lazy
-            if isinstance(lazy, PendingActivation) or (isinstance(lazy, PendingLayer) and not lazy.spent):
+            if entry.reads:
                 self.resolve(entry)
 
     def trained(self, value: Any) -> int:
@@ -252,7 +251,7 @@ class DifferenceMode(TorchFunctionMode):
         position = self.ids.get(key)
         if position is None:
             entry = self.entries.get(key)
-            if entry is None or not isinstance(entry.lazy, Symbol) or entry.lazy.transposed:
+            if entry is None or not isinstance(entry.lazy, Symbol) or not entry.lazy.plain:
                 return -1
             position = entry.lazy.tensor_id
         self.used = True

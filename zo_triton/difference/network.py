@@ -48,7 +48,7 @@ def _layers_behind(entry: Entry) -> list[tuple[PendingLinear, str, Tensor | None
     """The layers from first to last, each with its activation and its base output; empty if it isn't only that."""
     found: list[tuple[PendingLinear, str, Tensor | None]] = []
     lazy, activation, output = entry.lazy, "none", None
-    while isinstance(lazy, PendingLinear) and not lazy.spent and len(lazy.shape) == 2:
+    while isinstance(lazy, PendingLinear) and not lazy.spent and not lazy.transposed and len(lazy.shape) == 2:
         found.append((lazy, activation, output))
         source = lazy.source
         if source is None:

@@ -36,20 +36,39 @@ def load_tile(ptr, offsets, mask, MASKED: tl.constexpr):
 
 
 @triton.jit
+def _tile_of_u(
+        row_block, col, cols, ptr, word, counter, DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr,
+        ROWS: tl.constexpr, COLS: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """[ROWS, COLS] of the field's matrix of ``cols`` columns, from row 4·row_block; nothing is read at ``ptr``."""
+    if DISTRIBUTION == "rademacher":
+        word_offsets = tl.zeros((ROWS, COLS // 32), tl.int32)
+        row_blocks = row_blocks_like(row_block, ptr, word_offsets, cols, 4)
+        words = sign_words_by_row(
+            row_blocks, col // 32, (cols + 31) // 32, word, counter, ROUNDS, ROWS, COLS // 32
+        )
+        return spread_signs(words, ROWS, COLS, DTYPE)
+    else:
+        offsets = tl.zeros((ROWS // 4, 1), tl.int32) + tl.arange(0, COLS)[None, :]
+        row_blocks = row_blocks_like(row_block, ptr, offsets, cols, 1)
+        return real_tile(row_blocks, col, cols, word, counter, DISTRIBUTION, ROUNDS, ROWS, COLS, DTYPE)
+
+
+@triton.jit
 def full_rank_products(
         base_ptr, difference0_ptr, difference1_ptr, weight_ptr, staged_ptr,
         base_offsets, difference_offsets, weight_offsets, staged_offsets, stride_ai, stride_di, stride_wi,
-        row_block, in_features, epsilon0, epsilon1, whole_word, counter,
+        feature_tile, in_features, out_features, epsilon0, epsilon1, whole_word, counter,
         SIDES: tl.constexpr, HAS_DIFFERENCE: tl.constexpr, PERTURB_WEIGHT: tl.constexpr,
-        DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, STAGED: tl.constexpr,
-        FOLDED: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr, RAGGED: tl.constexpr,
+        DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, STAGED: tl.constexpr, FOLDED: tl.constexpr,
+        DTYPE: tl.constexpr, PRECISION: tl.constexpr, TRANSPOSED: tl.constexpr, RAGGED: tl.constexpr,
         BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_I: tl.constexpr,
 ):  # fmt: skip
     """Each side's δWᵀ + sε·(a+δ)Uᵀ in float32, [BLOCK_N, BLOCK_F]; aUᵀ where δ is absent.
 
     The scalar pointers advance, the offsets are those of the first BLOCK_I in-features: base and difference
-    [BLOCK_N, BLOCK_I], weight [BLOCK_I, BLOCK_F], staged [BLOCK_F, BLOCK_I/32]. RAGGED: in_features is no
-    multiple of BLOCK_I.
+    [BLOCK_N, BLOCK_I], weight [BLOCK_I, BLOCK_F], staged [BLOCK_F, BLOCK_I/32], or if TRANSPOSED
+    [BLOCK_I, BLOCK_F/32]. RAGGED: in_features is no multiple of BLOCK_I.
     """
     change0 = tl.zeros((BLOCK_N, BLOCK_F), tl.float32)
     change1 = change0
@@ -58,25 +77,25 @@ def full_rank_products(
         if PERTURB_WEIGHT:
             base = load_tile(base_ptr, base_offsets, inside[None, :], RAGGED)
             base_ptr += BLOCK_I * tl.cast(stride_ai, tl.int64)
-            if STAGED:
+            if STAGED and TRANSPOSED:
+                words = load_tile(staged_ptr, staged_offsets, inside[:, None], RAGGED)
+                staged_ptr += BLOCK_I * tl.cast((out_features + 31) // 32, tl.int64)
+                u = spread_signs(words.to(tl.uint32, bitcast=True), BLOCK_I, BLOCK_F, DTYPE)
+            elif STAGED:
                 words_inside = i + 32 * tl.arange(0, BLOCK_I // 32) < in_features
                 words = load_tile(staged_ptr, staged_offsets, words_inside[None, :], RAGGED)
                 staged_ptr += BLOCK_I // 32
                 u = spread_signs(words.to(tl.uint32, bitcast=True), BLOCK_F, BLOCK_I, DTYPE)
-            elif DISTRIBUTION == "rademacher":
-                word_offsets = tl.zeros((BLOCK_F, BLOCK_I // 32), tl.int32)
-                row_blocks = row_blocks_like(row_block, weight_ptr, word_offsets, in_features, 4)
-                words = sign_words_by_row(
-                    row_blocks, i // 32, (in_features + 31) // 32, whole_word, counter,
-                    ROUNDS, BLOCK_F, BLOCK_I // 32)  # fmt: skip
-                u = spread_signs(words, BLOCK_F, BLOCK_I, DTYPE)
+            elif TRANSPOSED:
+                u = _tile_of_u(
+                    i // 4, feature_tile * BLOCK_F, out_features, weight_ptr, whole_word, counter,
+                    DISTRIBUTION, ROUNDS, BLOCK_I, BLOCK_F, DTYPE)  # fmt: skip
             else:
-                offsets = tl.zeros((BLOCK_F // 4, 1), tl.int32) + tl.arange(0, BLOCK_I)[None, :]
-                row_blocks = row_blocks_like(row_block, weight_ptr, offsets, in_features, 1)
-                u = real_tile(
-                    row_blocks, i, in_features, whole_word, counter, DISTRIBUTION, ROUNDS, BLOCK_F, BLOCK_I, DTYPE
-                )  # fmt: skip
-            u = tl.trans(u)
+                u = _tile_of_u(
+                    feature_tile * (BLOCK_F // 4), i, in_features, weight_ptr, whole_word, counter,
+                    DISTRIBUTION, ROUNDS, BLOCK_F, BLOCK_I, DTYPE)  # fmt: skip
+            if not TRANSPOSED:
+                u = tl.trans(u)
         if HAS_DIFFERENCE:
             weight = narrow(load_tile(weight_ptr, weight_offsets, inside[:, None], RAGGED), DTYPE)
             weight_ptr += BLOCK_I * tl.cast(stride_wi, tl.int64)

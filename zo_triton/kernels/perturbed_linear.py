@@ -97,7 +97,7 @@ def _perturbed_linear_kernel(
         PERTURB_WEIGHT: tl.constexpr, PERTURB_BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
         DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, RANK: tl.constexpr, RANK_BLOCK: tl.constexpr,
         STAGED: tl.constexpr, FOLDED: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr,
-        RAGGED: tl.constexpr, ALIGNED: tl.constexpr, OFFSETS: tl.constexpr,
+        TRANSPOSED: tl.constexpr, RAGGED: tl.constexpr, ALIGNED: tl.constexpr, OFFSETS: tl.constexpr,
         BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_I: tl.constexpr,
 ):  # fmt: skip
     """Program = (direction·feature_tiles + feature tile)·sample_tiles + sample tile.
@@ -105,6 +105,7 @@ def _perturbed_linear_kernel(
     base [samples, in_features], difference [P, samples, in_features], weight [out_features, in_features],
     base_output [samples, out_features], out [P, samples, out_features], signed_eps [P], P = SIDES·K;
     staged [K, 4·ceil(out_features/4), ceil(in_features/32)]. Counters: (block, tensor word, first + k, step).
+    TRANSPOSED: the field's matrix is [in_features, out_features], its rows those of the sum, and so is staged.
     """
     pid = tl.program_id(0)
     sample_tile = pid % sample_tiles
@@ -114,7 +115,11 @@ def _perturbed_linear_kernel(
 
     # Triton notices sizes and strides that 16 divides; rows of 1000 features still start at vectors of 8.
     in_features = in_features // ALIGNED * ALIGNED
-    stride_an, stride_wf = stride_an // ALIGNED * ALIGNED, stride_wf // ALIGNED * ALIGNED
+    stride_an = stride_an // ALIGNED * ALIGNED
+    if TRANSPOSED:
+        stride_wi = stride_wi // ALIGNED * ALIGNED
+    else:
+        stride_wf = stride_wf // ALIGNED * ALIGNED
     stride_dp, stride_dn = stride_dp // ALIGNED * ALIGNED, stride_dn // ALIGNED * ALIGNED
     n0, f0 = tl.cast(sample_tile, tl.int64) * BLOCK_N, tl.cast(feature_tile, tl.int64) * BLOCK_F
     local_n, local_f = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_F)
@@ -141,18 +146,24 @@ def _perturbed_linear_kernel(
             SIDES, HAS_DIFFERENCE, DISTRIBUTION, ROUNDS, RANK, RANK_BLOCK, DTYPE, PRECISION, RAGGED,
             BLOCK_N, BLOCK_F, BLOCK_I)  # fmt: skip
     elif HAS_DIFFERENCE or PERTURB_WEIGHT:
-        padded_rows, words = (out_features + 3) // 4 * 4, (in_features + 31) // 32
-        staged_ptr += (tl.cast(k, tl.int64) * padded_rows + f0) * words
-        staged_offsets = row_f[:, None] * words + tl.arange(0, BLOCK_I // 32)[None, :]
+        if TRANSPOSED:
+            padded_rows, words = (in_features + 3) // 4 * 4, (out_features + 31) // 32
+            staged_ptr += tl.cast(k, tl.int64) * padded_rows * words
+            column = feature_tile * (BLOCK_F // 32) + tl.arange(0, BLOCK_F // 32)
+            staged_offsets = offs_i[:, None] * words + tl.where(column < words, column, 0)[None, :]
+        else:
+            padded_rows, words = (out_features + 3) // 4 * 4, (in_features + 31) // 32
+            staged_ptr += (tl.cast(k, tl.int64) * padded_rows + f0) * words
+            staged_offsets = row_f[:, None] * words + tl.arange(0, BLOCK_I // 32)[None, :]
         fraction = fraction_of(signed_eps_ptr, FOLDED)
         scale0, scale1 = epsilon0 / fraction, epsilon1 / fraction
         change0, change1 = full_rank_products(
             base_ptr, difference0_ptr, difference1_ptr, weight_ptr, staged_ptr,
             base_offsets, difference_offsets, weight_offsets, staged_offsets,
-            stride_ai, stride_di, stride_wi, row_block, in_features, scale0, scale1,
+            stride_ai, stride_di, stride_wi, feature_tile, in_features, out_features, scale0, scale1,
             as_word(whole_word), counter,
-            SIDES, HAS_DIFFERENCE, PERTURB_WEIGHT, DISTRIBUTION, ROUNDS, STAGED, FOLDED, DTYPE, PRECISION, RAGGED,
-            BLOCK_N, BLOCK_F, BLOCK_I)  # fmt: skip
+            SIDES, HAS_DIFFERENCE, PERTURB_WEIGHT, DISTRIBUTION, ROUNDS, STAGED, FOLDED, DTYPE, PRECISION,
+            TRANSPOSED, RAGGED, BLOCK_N, BLOCK_F, BLOCK_I)  # fmt: skip
         if FOLDED:
             change0, change1 = change0 * fraction, change1 * fraction
     else:
@@ -184,12 +195,13 @@ def launch_perturbed_linear(
     bias_id: int,
     signed_eps: Tensor,
     activation: str,
+    transposed: bool = False,
     *,
     bits: str | None = None,
     precision: str = "ieee",
     config: Mapping[str, int] | None = None,
 ) -> None:
-    """Difference of ``activation(x Wᵀ + v)`` for every evaluation.
+    """Difference of ``activation(x Wᵀ + v)`` for every evaluation; of ``activation(x W + v)`` if ``transposed``.
 
     Shapes and meaning are those of :func:`zo_triton.reference.perturbed_linear`; any strides will do.
 
@@ -197,13 +209,14 @@ def launch_perturbed_linear(
         out: [P, N, out_features]; with the rest as in :func:`zo_triton.reference.perturbed_linear`.
         base: [N, in_features].
         difference: [P, N, in_features] or None.
-        weight: [out_features, in_features].
+        weight: [out_features, in_features], or [in_features, out_features] if ``transposed``.
         base_output: [N, out_features] or None.
         directions: Names the K directions.
         weight_id: The weight's tensor id or -1.
         bias_id: The bias's tensor id or -1.
         signed_eps: [P].
         activation: Its name.
+        transposed: The weight and its direction are stored as [in_features, out_features].
         bits: ``"inline"`` (every tile runs the generator), ``"staged"`` (packed signs written first; only
             full-rank Rademacher) or None for :func:`zo_triton.kernels.layer.default_bits`.
         precision: How float32 operands are multiplied: ``"ieee"`` or ``"tf32x3"``.
@@ -221,6 +234,11 @@ def launch_perturbed_linear(
         out, base, difference, weight, base_output, directions, weight_id, bias_id, signed_eps, activation,
         bits, precision, samples,
     )  # fmt: skip
+    arguments, weight = layer.arguments, layer.weight
+    if transposed:  # the strides make up for W's order; of low rank, U = (BAᵀ)ᵀ: the factors change places
+        weight = weight.mT
+        words = {"left_word": arguments["right_word"], "right_word": arguments["left_word"]}
+        arguments = {**arguments, **words}
     real = layer.bits == "inline" and not directions.signs
     source = "low_rank" if layer.rank else "real" if real else layer.bits
     config = config or pick(
@@ -236,9 +254,10 @@ def launch_perturbed_linear(
         _perturbed_linear_kernel,
         directions.num * feature_tiles * sample_tiles,
         out,
-        **layer.arguments,
-        weight_ptr=layer.weight,
+        **arguments,
+        weight_ptr=weight,
         FOLDED=folded,
+        TRANSPOSED=transposed,
         samples=samples,
         in_features=in_features,
         out_features=out_features,
@@ -247,11 +266,11 @@ def launch_perturbed_linear(
         **strides("o", "pnf", out),
         **strides("a", "ni", base),
         **strides("d", "pni", layer.moved),
-        **strides("w", "fi", layer.weight),
+        **strides("w", "fi", weight),
         **strides("z", "nf", layer.before),
         RAGGED=in_features % config["BLOCK_I"] != 0,
         ALIGNED=gcd(16, in_features, base.stride(0), layer.weight.stride(0), *layer.moved.stride()[:-1]),
-        OFFSETS=_offset_dtype(config, out, base, layer.moved, layer.weight, layer.before),
+        OFFSETS=_offset_dtype(config, out, base, layer.moved, weight, layer.before),
         **config,
     )
 

@@ -56,8 +56,13 @@ class LayerCase(Case):
         """Arguments of the op between ``signed_eps`` and ``activation``."""
         return ()
 
+    @property
+    def options(self) -> Arguments:
+        """Arguments of the op after ``activation``."""
+        return ()
+
     def arguments(self, operands: Operands) -> Arguments:
-        """out, base, difference, weight, base_output, directions, ids, signed_eps, window, activation."""
+        """out, base, difference, weight, base_output, directions, ids, signed_eps, window, activation, options."""
         evaluations = self.sides * self.directions.num
         base = operands.normal(*self.input_shape)
         weight = operands.normal(*self.weight_shape, scale=prod(self.weight_shape[1:]) ** -0.5)
@@ -69,6 +74,7 @@ class LayerCase(Case):
             operands.unwritten(evaluations, *before.shape, dtype=self.dtype), base, difference, weight, before,
             self.directions, 0, 1 if self.has_bias else -1,
             signed_eps(operands, self.sides, self.directions.num), *self.window, self.activation,
+            *self.options,
         )  # fmt: skip
 
     def exact(self, arguments: Arguments) -> Tensor:
@@ -82,7 +88,7 @@ class LayerCase(Case):
         """δWᵀ and (a+δ)Uᵀ for every evaluation; in a first layer aᵀU alone, where it serves both sides."""
         out, shape, rank = arguments[0], self.weight_shape, self.directions.rank
         # So many times a row of the result meets the whole weight.
-        places = out[0].numel() / shape[0]
+        places = out[0].numel() / out.shape[2]
         evaluations, full = len(out), float(prod(shape))
         thin = full if rank is None else float(rank * sum(matrix_shape(shape)))
         if self.first:
@@ -100,13 +106,21 @@ class LayerCase(Case):
 
 @dataclass(frozen=True, kw_only=True)
 class LinearCase(LayerCase):
-    """A linear layer on so many samples."""
+    """A linear layer on so many samples.
+
+    Attributes:
+        samples: Of the input.
+        inputs: Features into the layer.
+        outputs: Features out of it.
+        transposed: The weight is stored as [inputs, outputs].
+    """
 
     op: ClassVar[str] = "perturbed_linear"
 
     samples: int
     inputs: int
     outputs: int
+    transposed: bool = False
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -115,12 +129,17 @@ class LinearCase(LayerCase):
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        """[outputs, inputs]."""
-        return self.outputs, self.inputs
+        """[outputs, inputs], or the other way round."""
+        return (self.inputs, self.outputs) if self.transposed else (self.outputs, self.inputs)
+
+    @property
+    def options(self) -> Arguments:
+        """Whether it is transposed."""
+        return (self.transposed,)
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         """As :meth:`LayerCase.product`."""
-        return F.linear(x, weight)
+        return x @ weight if self.transposed else F.linear(x, weight)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,15 +45,18 @@ def perturbed_linear(
     activation: str = "none",
     dtype: torch.dtype = torch.float32,
     donate: bool = False,
+    transposed: bool = False,
 ) -> Tensor:
     """Difference of ``activation(x Wᵀ + v)`` for every evaluation in one launch.
 
-    Δz = δWᵀ + sε·(a+δ)Uᵀ + sε·v, then the activation's exact difference.
+    Δz = δWᵀ + sε·(a+δ)Uᵀ + sε·v, then the activation's exact difference. Where the parameter is stored as
+    [in_features, out_features] and not transposed in the product, so are W and U: δW + sε·(a+δ)U.
 
     Args:
         base: a, [N, in_features] float32.
         difference: δ, [P, N, in_features] in ``dtype``, or None.
-        weight: W, [out_features, in_features].
+        weight: W, [out_features, in_features], or [in_features, out_features] if ``transposed``: the matrix as
+            the field sees it.
         directions: Names the K directions; P = K or 2K.
         signed_eps: [P] float32, sε of each evaluation, times the direction's scale.
         weight_id: The weight's tensor id; -1 if it is not trained.
@@ -62,11 +65,21 @@ def perturbed_linear(
         activation: none, relu, tanh, sigmoid, gelu, gelu_tanh or silu.
         dtype: The compute dtype, float32 or bfloat16.
         donate: The caller will not read ``difference`` again: its memory may carry the result.
+        transposed: The weight is stored as [in_features, out_features].
 
     Returns:
         [P, N, out_features] in ``dtype``.
+
+    Raises:
+        ValueError: The weight's shape does not fit the base.
     """
-    evaluations, samples, features = signed_eps.numel(), base.shape[0], weight.shape[0]
+    evaluations, samples, features = signed_eps.numel(), base.shape[0], weight.shape[1 if transposed else 0]
+    if weight.shape[0 if transposed else 1] != base.shape[1]:
+        wanted = "[in_features, out_features]" if transposed else "[out_features, in_features]"
+        raise ValueError(
+            f"weight must be {wanted} for a base of {base.shape[1]} features, got shape {tuple(weight.shape)} with "
+            f"transposed={transposed}."
+        )
     if engine_for(base.device) != "cpu":
         out = empty((evaluations, samples, features), dtype, base.device)
     elif difference is not None and in_natural_order(difference):
@@ -86,6 +99,7 @@ def perturbed_linear(
         bias_id,
         signed_eps,
         activation,
+        transposed,
     )
     return out
 

@@ -18,7 +18,7 @@ SCHEMAS = {
     "gram": "(Tensor(a!) out, Tensor[] tensors, int[] tensor_ids, int[] directions, ScalarType dtype) -> ()",
     "stochastic_add": "(Tensor(a!) out, Tensor update, int[] directions, int tensor_id) -> ()",
     "perturbed_linear": "(Tensor(a!) out, Tensor base, Tensor? difference, Tensor weight, Tensor? base_output, "
-    "int[] directions, int weight_id, int bias_id, Tensor signed_eps, str activation) -> ()",
+    "int[] directions, int weight_id, int bias_id, Tensor signed_eps, str activation, bool transposed=False) -> ()",
     "mlp_differences": "(Tensor(a!) out, Tensor[] inputs, Tensor[] outputs, Tensor[] weights, int[] weight_ids, "
     "int[] bias_ids, str[] activations, Tensor target, int[] directions, Tensor signed_eps, "
     "float label_smoothing) -> ()",

@@ -90,23 +90,26 @@ def perturbed_linear(
     bias_id: int,
     signed_eps: Tensor,
     activation: str,
+    transposed: bool = False,
 ) -> None:
-    """Difference of ``activation(x Wᵀ + v)`` for every evaluation.
+    """Difference of ``activation(x Wᵀ + v)`` for every evaluation; of ``activation(x W + v)`` if ``transposed``.
 
     Args:
         out: [P, N, out_features]; its dtype is the compute dtype.
         base: [N, in_features], the unperturbed input, float32.
         difference: [P, N, in_features] in the compute dtype, or None where the input carries none.
-        weight: [out_features, in_features].
+        weight: [out_features, in_features], or [in_features, out_features] if ``transposed``.
         base_output: [N, out_features], the unperturbed pre-activation; needed unless activation is "none".
         directions: Names the K directions.
         weight_id: The weight's tensor id, -1 if it is not trained.
         bias_id: The bias's tensor id, -1 if there is none or it is not trained.
         signed_eps: [P] float32, s·ε·scale of each evaluation.
         activation: One of :data:`ACTIVATIONS`.
+        transposed: The weight, and so its direction, is stored as [in_features, out_features].
     """
+    product = torch.matmul if transposed else F.linear
     _layer_difference(
-        out, base, difference, weight, base_output, directions, weight_id, bias_id, signed_eps, activation, F.linear
+        out, base, difference, weight, base_output, directions, weight_id, bias_id, signed_eps, activation, product
     )  # fmt: skip
 
 
@@ -163,7 +166,7 @@ def _layer_difference(
             u = _direction(directions, k, weight_id, weight.shape, dtype).to(base.device)
             change = change + step * product(moved_x, u.reshape(weight.shape))
         if bias_id >= 0:
-            v = _direction(directions, k, bias_id, weight.shape[:1], dtype).to(base.device)
+            v = _direction(directions, k, bias_id, out.shape[2:3], dtype).to(base.device)
             change = change + step * v.view(-1, *[1] * (weight.dim() - 2))
         if activation != "none":
             assert base_output is not None

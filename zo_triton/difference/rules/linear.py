@@ -10,15 +10,11 @@ from torch import Tensor
 
 from zo_triton import ops
 from zo_triton.difference import fallback
-from zo_triton.difference.entries import Entry, PendingActivation, PendingLinear, Symbol
-from zo_triton.difference.registry import handler, is_dense, rule
+from zo_triton.difference.matrices import defer, fused, matrix_of
+from zo_triton.difference.registry import handler, is_dense
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
-
-
-DEEPEST = 32
-"""Linear layers that may be pending one behind the other: resolving them recurses, and holds their bases."""
 
 
 @handler("linear")
@@ -30,65 +26,31 @@ def linear_handler(mode: DifferenceMode, function: Callable, args: tuple, kwargs
 def _linear(
     mode: DifferenceMode, function: Callable, input: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
-    weight_id = mode.trained(weight)
-    bias_id = -1 if bias is None else mode.trained(bias)
-    source = mode.entry_of(input)
-    general = (
-        (weight_id < 0 and mode.entry_of(weight) is not None)
-        or (bias is not None and bias_id < 0 and mode.entry_of(bias) is not None)
-        or id(input) in mode.ids
-    )
+    if not mode.carries((input, weight, bias)):
+        return function(input, weight, bias)
     if not is_dense((input, weight)):
         return fallback.handle(mode, function, (input, weight, bias), {})
     base = mode.once(ops.linear, input, weight, bias)
-    if general or weight.dim() != 2:
-        return mode.apply(_general, base, function, (input, weight, bias), {})
-    if source is not None or weight_id >= 0 or bias_id >= 0:
-        _defer(mode, base, input, source, weight, weight_id, bias_id)
+    matrix, bias_id = matrix_of(mode, weight), _bias_id(mode, base, bias)
+    if matrix is None or bias_id is None or not defer(mode, base, input, matrix.turned, bias_id):
+        mode.apply(_general, base, function, (input, weight, bias), {})
     return base
 
 
-def _defer(
-    mode: DifferenceMode,
-    base: Tensor,
-    input: Tensor,
-    source: Entry | None,
-    weight: Tensor,
-    weight_id: int,
-    bias_id: int,
-) -> None:
-    """Enters a linear layer's result as pending, or as zeros where it has no element."""
-    shape = base.shape
-    if base.numel() == 0 or input.numel() == 0:
-        mode.apply(_general, base, torch.nn.functional.linear, (input, weight, None), {})
-        return
-    mode.reserve(base.numel())
-    depth = 1 if source is None else 1 + _depth(source)
-    if source is not None and (isinstance(source.lazy, Symbol) or depth > DEEPEST):
-        mode.resolve(source)
-    flat = input.detach() if input.dim() == 2 else input.reshape(-1, input.shape[-1])
-    if flat.dtype != torch.float32:
-        flat = flat.float()
-    if weight.dtype != torch.float32:
-        weight = weight.float()
-    depth = depth if depth <= DEEPEST else 1
-    pending = PendingLinear(mode.layers, flat, source, weight, weight_id, bias_id, shape, depth=depth)
-    mode.layers += 1
-    mode.put(base, Entry(None, pending))
-
-
-def _depth(entry: Entry) -> int:
-    """How many pending linear layers stand behind an entry."""
-    lazy = entry.lazy
-    if isinstance(lazy, PendingActivation) and lazy.source is not None:
-        lazy = lazy.source.lazy
-    return lazy.depth if isinstance(lazy, PendingLinear) else 0
+def _bias_id(mode: DifferenceMode, base: Tensor, bias: Tensor | None) -> int | None:
+    """The tensor id of what is added to a product, -1 for a constant; None if it is no trained [out_features]."""
+    if bias is None:
+        return -1
+    tensor_id = mode.trained(bias)
+    if tensor_id < 0:
+        return -1 if mode.entry_of(bias) is None else None
+    return tensor_id if bias.shape == base.shape[-1:] else None
 
 
 def _general(
     mode: DifferenceMode, base: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
-    """A weight or a bias that isn't a parameter itself but carries a difference: by matrix products."""
+    """What is no layer of a trained matrix and a trained bias: by matrix products."""
     result = product(
         mode,
         base,
@@ -173,28 +135,49 @@ def _matmul(
     if not mode.carries((input, other)):
         return function(input, other)
     base = mode.once(function, input, other)
-    weight = _untransposed(mode, other)
-    if weight is not None and id(input) not in mode.ids and input.dim() >= 2:
-        _defer(mode, base, input, mode.entry_of(input), weight, mode.trained(weight), -1)
-        return base
-    return mode.apply(_matmul_rule, base, function, (input, other), {})
-
-
-def _untransposed(mode: DifferenceMode, tensor: Tensor) -> Tensor | None:
-    entry = mode.entries.get(id(tensor))
-    if entry is None or not isinstance(entry.lazy, Symbol) or not entry.lazy.transposed:
-        return None
-    return entry.lazy.parameter
+    if not defer(mode, base, input, matrix_of(mode, other)):
+        mode.apply(_matmul_rule, base, function, (input, other), {})
+    return base
 
 
 def _matmul_rule(mode: DifferenceMode, base: Tensor, input: Tensor, other: Tensor) -> Any:
-    return product(mode, base, (input, mode.difference(input)), (other, mode.difference(other)))
+    return _product_of(mode, base, input, other)
+
+
+def _product_of(mode: DifferenceMode, base: Tensor, left: Tensor, right: Tensor) -> Tensor | None:
+    """Δ(left @ right), by the fused layer if one of them is a trained matrix."""
+    result = fused(mode, left, right)
+    if result is None:
+        result = product(mode, base, (left, mode.difference(left)), (right, mode.difference(right)))
+    return result
 
 
 @handler("__rmatmul__")
 def rmatmul_handler(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Tensor:
     """``other @ self`` with the operands in the other order."""
     return _matmul(mode, torch.matmul, args[1], args[0])
+
+
+_FACTORS = {"addmm": ("mat1", "mat2"), "baddbmm": ("batch1", "batch2"), "addmv": ("mat", "vec")}
+
+
+@handler("addmm", "baddbmm", "addmv")
+def added_handler(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Tensor:
+    """``beta·input + alpha·left@right``: of a trained matrix and bias it is the linear layer it stands for."""
+    names = ("input", *_FACTORS[function.__name__])
+    operands = (*args[:3], *(kwargs[name] for name in names[len(args) :] if name in kwargs))
+    factors = {name: value for name, value in kwargs.items() if name not in names}
+    if not is_dense(operands) or len(operands) < 3 or len(args) > 3:
+        return fallback.handle(mode, function, args, kwargs)
+    if not mode.carries(operands):
+        return function(*args, **kwargs)
+    base = mode.once(function, *operands, **factors)
+    input, left, right = operands
+    if all(value == 1 for value in factors.values()):
+        bias_id = _bias_id(mode, base, input)
+        if bias_id is not None and defer(mode, base, left, matrix_of(mode, right), bias_id):
+            return base
+    return mode.apply(_added, base, function, operands, factors)
 
 
 def _added(
@@ -207,32 +190,7 @@ def _added(
     beta: Any = 1,
     alpha: Any = 1,
 ) -> Tensor:
-    """``beta·input + alpha·left@right``."""
-    result = product(mode, base, (left, mode.difference(left)), (right, mode.difference(right)))
+    result = _product_of(mode, base, left, right)
     if result is not None and alpha != 1:
         result = result * alpha
     return _plus(mode, base, result, input, beta)
-
-
-@rule("addmm")
-def addmm(
-    mode: DifferenceMode, base: Tensor, input: Tensor, mat1: Tensor, mat2: Tensor, **factors: Any
-) -> Tensor:
-    """``beta·input + alpha·mat1@mat2``."""
-    return _added(mode, base, input, mat1, mat2, **factors)
-
-
-@rule("baddbmm")
-def baddbmm(
-    mode: DifferenceMode, base: Tensor, input: Tensor, batch1: Tensor, batch2: Tensor, **factors: Any
-) -> Tensor:
-    """``beta·input + alpha·batch1@batch2`` for batches of matrices."""
-    return _added(mode, base, input, batch1, batch2, **factors)
-
-
-@rule("addmv")
-def addmv(
-    mode: DifferenceMode, base: Tensor, input: Tensor, mat: Tensor, vec: Tensor, **factors: Any
-) -> Tensor:
-    """``beta·input + alpha·mat@vec``."""
-    return _added(mode, base, input, mat, vec, **factors)

@@ -1,4 +1,4 @@
-"""Functions that are linear in each of several tensors: einsum, outer and bilinear products.
+"""Functions that are linear in each of several tensors: inner, outer and bilinear products.
 
 With a' = a + Δa, f(a', b') − f(a, b) = f(Δa, b) + f(a', Δb): each term holds one difference alone,
 so nothing cancels. Each term runs on all evaluations at once by vmap.
@@ -97,7 +97,7 @@ def _cast(leaf: Any, dtype: torch.dtype) -> Any:
     )
 
 
-_register("einsum", "dot", "inner", "outer", "ger", "vdot", "tensordot", "kron")
+_register("dot", "inner", "outer", "ger", "vdot", "tensordot", "kron")
 _register("bilinear", bias=3)
 _register("diag", "trace")
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zo_triton.difference import fallback
-from zo_triton.difference.entries import Entry, Symbol
+from zo_triton.difference.names import copying, viewing
 from zo_triton.difference.registry import handler, handler_of_any, named, register, rule
 from zo_triton.ops import engines
 
@@ -23,10 +23,13 @@ def _axis(dim: int) -> int:
     return dim + 1 if dim >= 0 else dim
 
 
-@rule(
-    "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "ravel", "view_as", "reshape_as",
+@copying(
     "contiguous", "clone", "__deepcopy__", "positive", "__pos__", "alias_copy", "float", "double", "half",
-    "bfloat16", "type_as", "cpu", "cuda", "to", "type", "unsqueeze_copy", "squeeze_copy", "view_copy",
+    "bfloat16", "type_as", "cpu", "cuda", "to", "type", "detach", "data", "real",
+)  # fmt: skip
+@viewing(
+    "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "ravel", "view_as", "reshape_as",
+    "unsqueeze_copy", "squeeze_copy", "view_copy", in_order=True,
 )  # fmt: skip
 def reshape(mode: DifferenceMode, base: Any, /, input: Any, *args: Any, **kwargs: Any) -> Any:
     """The same elements in the same order; a cast of the base leaves the difference's dtype alone."""
@@ -60,28 +63,7 @@ def _reinterpreted(mode: DifferenceMode, base: Tensor, input: Tensor) -> Tensor:
     return delta.contiguous().view(torch.float32)
 
 
-def _alias(*names: str, transposed: bool) -> None:
-    """Registers functions that give a tensor, or a matrix's transpose, under another name.
-
-    Of a trained parameter the result stays a symbol: ``F.linear(x, weight.data)`` and ``x @ weight.T`` are
-    still the fused linear layer.
-    """
-
-    def handle(mode: DifferenceMode, function: Any, args: tuple, kwargs: dict) -> Any:
-        if not mode.carries(args, kwargs):
-            return function(*args, **kwargs)
-        base = mode.once(function, *args, **kwargs)
-        source = args[0] if args else next(iter(kwargs.values()))
-        tensor_id = mode.trained(source)
-        if tensor_id >= 0 and base is not source and (source.dim() == 2 or not transposed):
-            parameter = mode.params[tensor_id]
-            mode.put(base, Entry(None, Symbol(parameter, tensor_id, transposed)))
-            return base
-        return mode.apply(_transposed if transposed else reshape, base, function, args, kwargs)
-
-    register(named(*names), handle)
-
-
+@viewing("T", "t", "mT")
 def _transposed(mode: DifferenceMode, base: Tensor, input: Tensor) -> Any:
     """``.mT`` of any tensor; ``.T`` and ``.t()`` of at most two dimensions."""
     delta = mode.needed(input)
@@ -90,11 +72,7 @@ def _transposed(mode: DifferenceMode, base: Tensor, input: Tensor) -> Any:
     return delta.mT if base.shape == input.mT.shape else NotImplemented
 
 
-_alias("detach", "data", "real", transposed=False)
-_alias("T", "t", "mT", transposed=True)
-
-
-@rule("transpose", "swapaxes", "swapdims")
+@viewing("transpose", "swapaxes", "swapdims")
 def transpose(mode: DifferenceMode, base: Tensor, input: Tensor, *axes: int, **named_axes: int) -> Tensor:
     """Two axes change places."""
     first, second = (*axes, *named_axes.values())
@@ -102,14 +80,14 @@ def transpose(mode: DifferenceMode, base: Tensor, input: Tensor, *axes: int, **n
     return delta.transpose(_axis(first), _axis(second)) if input.dim() else delta
 
 
-@rule("permute")
+@viewing("permute")
 def permute(mode: DifferenceMode, base: Tensor, input: Tensor, *axes: Any, dims: Any = None) -> Tensor:
     """All axes in a new order."""
     order = dims if dims is not None else axes[0] if axes and isinstance(axes[0], Sequence) else axes
     return mode.needed(input).permute(0, *(axis % input.dim() + 1 for axis in order))
 
 
-@rule("expand", "expand_as", "broadcast_to")
+@viewing("expand", "expand_as", "broadcast_to")
 def expand(mode: DifferenceMode, base: Tensor, /, input: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Repeats along axes of size one."""
     mode.ignore(*args, *kwargs.values())  # of another tensor only the shape is taken
@@ -118,7 +96,7 @@ def expand(mode: DifferenceMode, base: Tensor, /, input: Tensor, *args: Any, **k
     return mode.align(mode.needed(input), base.dim()).expand(mode.evaluations, *base.shape)
 
 
-@rule("__getitem__")
+@viewing("__getitem__")
 def getitem(mode: DifferenceMode, base: Tensor, input: Tensor, index: Any) -> Tensor:
     """Basic indices give a view; others go by the positions that they pick."""
     if isinstance(index, Tensor) and index.dtype in (torch.int32, torch.int64) and input.dim() > 0:
