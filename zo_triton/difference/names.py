@@ -7,6 +7,7 @@ linear layer; and of ``addmm(bias, x.view(-1, n), weight).view(8, -1, m)`` the v
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -35,6 +36,7 @@ def _registering(
     def decorate(compute: Callable) -> Callable:
         rule = handler_of(compute)
 
+        @wraps(compute)
         def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
             source: Any = args[0] if args else kwargs.get("input")
             entry = mode.entries.get(id(source))
