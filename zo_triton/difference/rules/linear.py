@@ -26,11 +26,11 @@ def linear_handler(mode: DifferenceMode, function: Callable, args: tuple, kwargs
 def _linear(
     mode: DifferenceMode, function: Callable, input: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
-    if not mode.carries((input, weight, bias)):
-        return function(input, weight, bias)
     if not is_dense((input, weight)):
         return fallback.handle(mode, function, (input, weight, bias), {})
     base = mode.once(ops.linear, input, weight, bias)
+    if not mode.carries((input, weight, bias)):
+        return base
     matrix, bias_id = matrix_of(mode, weight), _bias_id(mode, base, bias)
     if matrix is None or bias_id is None or not defer(mode, base, input, matrix.turned, bias_id):
         mode.apply(_general, base, function, (input, weight, bias), {})
