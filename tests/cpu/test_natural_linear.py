@@ -118,9 +118,7 @@ for name, case in WAYS.items():
     )
     CASES[f"{name}-transposed-first-layer"] = replace(case, transposed=True, carried=False)
 CASES["several-tiles-transposed"] = replace(CASES["several-tiles"], transposed=True)
-CASES["several-tiles-transposed-feature-major"] = replace(
-    CASES["several-tiles-transposed"], natural=False
-)
+CASES["several-tiles-transposed-feature-major"] = replace(CASES["several-tiles-transposed"], natural=False)
 CASES["transposed-frozen-weight"] = Case(weight_id=-1, transposed=True)
 CASES["transposed-several-runs"] = replace(CASES["several-runs"], transposed=True)
 CASES["transposed-frozen-weight-first-layer"] = Case(weight_id=-1, transposed=True, carried=False)

@@ -1,8 +1,8 @@
 """One perturbed linear layer in torch's own order: differences lie as [P, N, features], as everything around them.
 
-An evaluation is δWᵀ, written where the result lies, and then what its direction adds. It is cut into runs of samples
-that lie near in the caches from the product to the activation; where it is cut depends on the layer alone, so
-neither the directions that come together nor the threads change a sum.
+An evaluation is δWᵀ, written where the result lies, and then what its direction adds. It is cut into runs of
+samples that lie near in the caches from the product to the activation; where it is cut depends on the layer alone,
+so neither the directions that come together nor the threads change a sum.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class NaturalLayer:
 
     @property
     def sides(self) -> int:
+        """Evaluations of a direction."""
         return self.out.shape[0] // self.directions.num
 
     @property
@@ -119,8 +120,8 @@ def natural_linear(
     wide = out.dtype == torch.float32 or is_emulated()
     matrix = weight.detach().to(torch.float32 if wide else out.dtype)
     layer = NaturalLayer(
-        out, base.detach().float().contiguous(), difference.detach(), matrix if transposed else matrix.T, directions,
-        weight_id, bias_id, signed_eps.numpy(), terms, NAMES.index(activation), transposed,
+        out, base.detach().float().contiguous(), difference.detach(), matrix if transposed else matrix.T,
+        directions, weight_id, bias_id, signed_eps.numpy(), terms, NAMES.index(activation), transposed,
     )  # fmt: skip
     full = directions.rank is None
     if full and weight_id >= 0 and not directions.signs:
@@ -167,7 +168,9 @@ def _run_thin(layer: NaturalLayer, start: int, stop: int) -> None:
         if layer.weight_id >= 0:
             thin = torch.mm(layer.base[first : first + len(given)] + given, into)
             torch.addmm(sums, thin, onto.T, alpha=float(layer.signed_eps[p]), out=sums)
-        _finish_kernel(as_array(target), sums.numpy(), first, bias, layer.signed_eps[p], *layer.terms, layer.kind)
+        _finish_kernel(
+            as_array(target), sums.numpy(), first, bias, layer.signed_eps[p], *layer.terms, layer.kind
+        )
 
 
 def _run_dense(layer: NaturalLayer, start: int, stop: int) -> None:
@@ -239,8 +242,9 @@ def _draw_kernel(words, bias, transposed, inner, weight_word, bias_word, index, 
 
 @kernel
 def _signs_kernel(
-    out, p, first, samples, base, moved, source, source_first, words, bias, signed_eps, a, first_term, second_term, kind
-):
+    out, p, first, samples, base, moved, source, source_first, words, bias, signed_eps, a, first_term, second_term,
+    kind,
+):  # fmt: skip
     """``out += step·((a+δ)Uᵀ + v)`` and the activation, for the samples ``first`` … of evaluation ``p``.
 
     out [P, N, rows], moved [any, any, in]: float32 or bfloat16 bits; of ``moved`` the evaluation ``source``, from
