@@ -70,9 +70,12 @@ CASES = {
 } | {name: Case(activation=name) for name in ("relu", "tanh", "sigmoid", "gelu", "gelu_tanh", "silu")}
 
 
+@pytest.mark.parametrize("order", ["natural", "feature-major"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_agrees_with_the_reference(case):
+def test_agrees_with_the_reference(case, order):
     base, difference, weight, z, signed_eps = case.tensors()
+    if difference is not None and order == "feature-major":
+        difference = difference.transpose(1, 2).contiguous().transpose(1, 2)
     out = torch.full((signed_eps.numel(), case.samples, case.outputs), torch.nan, dtype=case.dtype)
     arguments = (base, difference, weight, z, case.directions, case.weight_id, case.bias_id, signed_eps)
     cpu.perturbed_linear(out, *arguments, case.activation)
@@ -104,7 +107,7 @@ def test_a_donated_input_carries_the_result(dtype):
     base, difference, weight, z, signed_eps = case.tensors()
     options = {"weight_id": 4, "bias_id": 5, "base_output": z, "activation": "relu", "dtype": dtype}
     lying = difference.transpose(1, 2).contiguous().transpose(1, 2)
-    expected = ops.perturbed_linear(base, difference, weight, case.directions, signed_eps, **options)
+    expected = ops.perturbed_linear(base, lying, weight, case.directions, signed_eps, **options)
     result = ops.perturbed_linear(base, lying, weight, case.directions, signed_eps, donate=True, **options)
     assert result.data_ptr() == lying.data_ptr()
     assert torch.equal(result, expected)
@@ -121,6 +124,7 @@ def test_a_donated_input_carries_the_result(dtype):
 def test_threads_do_not_change_a_bit(distribution):
     case = Case(num=7, distribution=distribution)
     base, difference, weight, _, signed_eps = case.tensors()
+    difference = difference.transpose(1, 2).contiguous().transpose(1, 2)
     threads = torch.get_num_threads()
 
     def run():

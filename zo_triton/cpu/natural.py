@@ -1,12 +1,13 @@
 """One perturbed linear layer in torch's own order: differences lie as [P, N, features], as everything around them.
 
-An evaluation is δWᵀ, written where the result lies, and then what its direction adds. It is cut into runs of samples
-that stay in a core's level-2 cache from the product to the activation; where it is cut depends on the layer alone,
+An evaluation is δWᵀ, written where the result lies, and then what its direction adds. It is cut into runs of
+samples that lie near in the caches from the product to the activation; where it is cut depends on the layer alone,
 so neither the directions that come together nor the threads change a sum.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +19,7 @@ from zo_triton.cpu.activation import NAMES, NONE, activate, base_terms
 from zo_triton.cpu.arrays import as_array, draw, draw_factors
 from zo_triton.cpu.bfloat16 import is_emulated
 from zo_triton.cpu.compiling import kernel, routine
-from zo_triton.cpu.field import code_of, fill_matrix, key_of
+from zo_triton.cpu.field import code_of, fill_matrix, key_of, sign_words
 from zo_triton.cpu.fixed_point import fixed_sign_product, to_fixed_point
 from zo_triton.cpu.layer import TILE_ELEMENTS
 from zo_triton.cpu.scalars import load, store
@@ -28,11 +29,8 @@ from zo_triton.cpu.turning import add_to_rows, sum_of_rows
 from zo_triton.cpu.vectors import LANES
 from zo_triton.directions import PART_WHOLE, Directions, tensor_word
 
-RUN_ELEMENTS = 1 << 18
-"""Inputs and results of a run of samples: 1 MiB in float32, half of a level-2 cache."""
-
-MIN_SAMPLES = 128
-"""In a run, if there are so many: a product reads all of W for each run."""
+RUN_SAMPLES = 512
+"""Of an evaluation at a time: in shorter runs the product, which packs all of W for each, takes a tenth longer."""
 
 ROWS_TOGETHER = 1024
 """Rows of U whose float32 totals for 32 samples are made before they are added: 128 KiB."""
@@ -65,14 +63,39 @@ class NaturalLayer:
 
     @property
     def sides(self) -> int:
+        """Evaluations of a direction."""
         return self.out.shape[0] // self.directions.num
 
     @property
     def run(self) -> int:
         """Samples in a run, a multiple of 32: an evaluation of many has two runs at least, for two threads."""
-        samples, most = self.base.shape[0], RUN_ELEMENTS // sum(self.weight.shape)
-        runs = max(-(-samples // max(MIN_SAMPLES, most)), 2 if samples >= 2 * MIN_SAMPLES else 1)
+        samples = self.base.shape[0]
+        runs = max(-(-samples // RUN_SAMPLES), 2 if samples >= RUN_SAMPLES // 2 else 1)
         return -(-samples // (runs * LANES)) * LANES
+
+    @property
+    def runs(self) -> int:
+        """Of all evaluations."""
+        return len(self.out) * -(-self.base.shape[0] // self.run)
+
+    @property
+    def stored(self) -> tuple[int, int]:
+        """The shape of the parameter."""
+        inner, rows = self.weight.shape
+        return (inner, rows) if self.transposed else (rows, inner)
+
+    def pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+        """Of the runs start … stop - 1: the evaluation, the first sample, δ and out [samples, features].
+
+        Few and cheap operations, since a product leaves none of the interpreter in the caches.
+        """
+        length, samples = self.run, self.base.shape[0]
+        runs, flat = -(-samples // length), self.out.view(-1, self.out.shape[2])
+        for each in range(start, stop):
+            p, first = each // runs, each % runs * length
+            count = min(length, samples - first)
+            given = self.difference.select(0, p).narrow(0, first, count).contiguous()
+            yield p, first, given, flat.narrow(0, p * samples + first, count)
 
 
 def natural_linear(
@@ -97,25 +120,102 @@ def natural_linear(
     wide = out.dtype == torch.float32 or is_emulated()
     matrix = weight.detach().to(torch.float32 if wide else out.dtype)
     layer = NaturalLayer(
-        out, base.detach().float().contiguous(), difference.detach(), matrix if transposed else matrix.T, directions,
-        weight_id, bias_id, signed_eps.numpy(), terms, NAMES.index(activation), transposed,
+        out, base.detach().float().contiguous(), difference.detach(), matrix if transposed else matrix.T,
+        directions, weight_id, bias_id, signed_eps.numpy(), terms, NAMES.index(activation), transposed,
     )  # fmt: skip
-    if directions.rank is None and not directions.signs and weight_id >= 0:
+    full = directions.rank is None
+    if full and weight_id >= 0 and not directions.signs:
         parallel(partial(_run_dense, layer), directions.num)
-        return
-    each = _run_signs if directions.rank is None else _run_low_rank
-    parallel(partial(each, layer), len(out) * -(-out.shape[1] // layer.run))
+    else:
+        parallel(partial(_run_signs if full and directions.signs else _run_thin, layer), layer.runs)
 
 
 _NO_TERMS = np.empty((0, 0), np.float32)
 
 
+def _run_signs(layer: NaturalLayer, start: int, stop: int) -> None:
+    """Runs start … stop - 1, those of an evaluation one after the other."""
+    d, (inner, rows), drawn = layer.directions, layer.weight.shape, -1
+    out, base, key = as_array(layer.out), layer.base.numpy(), key_of(d)
+    moved = as_array(layer.difference) if layer.difference.is_contiguous() else None
+    words = np.zeros((1, -(-rows // 4) * 4 if layer.weight_id >= 0 else 0, -(-inner // 32)), np.uint32)
+    bias = np.zeros(rows, np.float32)
+    ids = [tensor_word(i) if i >= 0 else -1 for i in (layer.weight_id, layer.bias_id)]
+    for p, first, given, target in layer.pieces(start, stop):
+        if p // layer.sides != drawn:
+            drawn = p // layer.sides
+            _draw_kernel(words, bias, layer.transposed, inner, *ids, d.first + drawn, key)
+        _product(given, layer.weight, target)
+        where = (as_array(given[None]), 0, 0) if moved is None else (moved, p, first)
+        _signs_kernel(
+            out, p, first, len(given), base, *where, words, bias, layer.signed_eps, *layer.terms, layer.kind
+        )
+
+
+def _run_thin(layer: NaturalLayer, start: int, stop: int) -> None:
+    """The same for U = A·Bᵀ/√r, (a+δ)Uᵀ being two thin products, and for any direction that leaves W alone."""
+    d, drawn = layer.directions, -1
+    for p, first, given, target in layer.pieces(start, stop):
+        if p // layer.sides != drawn:
+            drawn = p // layer.sides
+            bias = _bias(layer, d.first + drawn)
+            if layer.weight_id >= 0:
+                ours = d[drawn : drawn + 1]
+                left, right = draw_factors(ours, layer.weight_id, layer.stored, layer.out.dtype)
+                into, onto = (left[0], right[0]) if layer.transposed else (right[0], left[0])
+        _product(given, layer.weight, target)
+        sums = target.float()
+        if layer.weight_id >= 0:
+            thin = torch.mm(layer.base[first : first + len(given)] + given, into)
+            torch.addmm(sums, thin, onto.T, alpha=float(layer.signed_eps[p]), out=sums)
+        _finish_kernel(
+            as_array(target), sums.numpy(), first, bias, layer.signed_eps[p], *layer.terms, layer.kind
+        )
+
+
+def _run_dense(layer: NaturalLayer, start: int, stop: int) -> None:
+    """Directions start … stop - 1, each drawn a tile of its tensor's rows at a time, for both sides."""
+    d, sides, (rows, cols), dtype = layer.directions, layer.sides, layer.stored, layer.out.dtype
+    height = min(rows, max(4, TILE_ELEMENTS // cols // 4 * 4))
+    drawn = torch.empty(height, cols, dtype=dtype)
+    work = torch.empty(sides, *layer.out.shape[1:]) if dtype != torch.float32 else None
+    for k in range(start, stop):
+        evaluations = range(k * sides, (k + 1) * sides)
+        inputs = [layer.base + layer.difference[p] for p in evaluations]
+        for p in evaluations:
+            _product(layer.difference[p], layer.weight, layer.out[p])
+        made = layer.out[evaluations.start : evaluations.stop]
+        sums = made if work is None else work.copy_(made)
+        for row in range(0, rows, height):
+            tile, part = drawn[: rows - row], slice(row, row + height)
+            word = tensor_word(layer.weight_id)
+            fill_matrix(as_array(tile), row, word, d.first + k, key_of(d), code_of(d))
+            matrix = tile.to(layer.weight.dtype)
+            for p, x, total in zip(evaluations, inputs, sums, strict=True):
+                if layer.transposed:
+                    _add_product(total, x[:, part], matrix, layer.signed_eps[p])
+                else:
+                    _add_product(total[:, part], x, matrix.T, layer.signed_eps[p])
+        bias = _bias(layer, d.first + k)
+        for p, total in zip(evaluations, sums, strict=True):
+            target = as_array(layer.out[p])
+            _finish_kernel(target, total.numpy(), 0, bias, layer.signed_eps[p], *layer.terms, layer.kind)
+
+
 def _product(x: Tensor, matrix: Tensor, out: Tensor) -> None:
-    """``out = x @ matrix``; out and x float32 or bfloat16, matrix the dtype to multiply in."""
+    """``out = x @ matrix``; out and x float32 or bfloat16, matrix in the dtype to multiply in."""
     if matrix.dtype == out.dtype:
         torch.mm(x, matrix, out=out)
     else:
         out.copy_(x.to(matrix.dtype) @ matrix)
+
+
+def _add_product(total: Tensor, x: Tensor, matrix: Tensor, step: np.float32) -> None:
+    """``total += step·(x @ matrix)``, total and x float32, matrix in the dtype to multiply in."""
+    if matrix.dtype == torch.float32:
+        torch.addmm(total, x, matrix, alpha=float(step), out=total)
+    else:
+        total.add_(torch.mm(x.to(matrix.dtype), matrix), alpha=float(step))
 
 
 def _bias(layer: NaturalLayer, index: int) -> np.ndarray:
@@ -127,123 +227,57 @@ def _bias(layer: NaturalLayer, index: int) -> np.ndarray:
     return drawn.float().numpy()[0]
 
 
-def _run_signs(layer: NaturalLayer, start: int, stop: int) -> None:
-    """Runs start … stop - 1, those of an evaluation one after the other."""
-    d, (inner, rows), length, drawn = layer.directions, layer.weight.shape, layer.run, -1
-    runs, base, key = -(-layer.out.shape[1] // length), layer.base.numpy(), key_of(d)
-    words = np.zeros((1, -(-rows // 4) * 4, -(-inner // 32)), np.uint32)
-    if layer.weight_id < 0:
-        words = words[:, :0]
-    for each in range(start, stop):
-        p, first = each // runs, each % runs * length
-        if p // layer.sides != drawn:
-            drawn = p // layer.sides
-            bias = _bias(layer, d.first + drawn)
-            if layer.weight_id >= 0:
-                _draw_kernel(words, layer.transposed, inner, tensor_word(layer.weight_id), d.first + drawn, key)
-        moved = layer.difference[p, first : first + length].contiguous()
-        target = layer.out[p, first : first + length]
-        _product(moved, layer.weight, target)
-        _signs_kernel(
-            as_array(target), base, as_array(moved), first, words[0], bias, layer.signed_eps[p], *layer.terms, layer.kind
-        )
-
-
-def _run_low_rank(layer: NaturalLayer, start: int, stop: int) -> None:
-    """The same for U = A·Bᵀ/√r: (a+δ)Uᵀ is two thin products."""
-    d, length, drawn = layer.directions, layer.run, -1
-    runs, stored = -(-layer.out.shape[1] // length), tuple(layer.weight.shape)
-    for each in range(start, stop):
-        p, first = each // runs, each % runs * length
-        if p // layer.sides != drawn:
-            drawn = p // layer.sides
-            bias = _bias(layer, d.first + drawn)
-            if layer.weight_id >= 0:
-                shape = stored if layer.transposed else stored[::-1]
-                left, right = (
-                    f[0] for f in draw_factors(d[drawn : drawn + 1], layer.weight_id, shape, layer.out.dtype)
-                )
-                into, onto = (left, right) if layer.transposed else (right, left)
-        moved = layer.difference[p, first : first + length].contiguous()
-        target = layer.out[p, first : first + length]
-        _product(moved, layer.weight, target)
-        sums = target.float()
-        if layer.weight_id >= 0:
-            thin = torch.mm(layer.base[first : first + length] + moved, into)
-            torch.addmm(sums, thin, onto.T, alpha=float(layer.signed_eps[p]), out=sums)
-        _finish_kernel(as_array(target), sums.numpy(), first, bias, layer.signed_eps[p], *layer.terms, layer.kind)
-
-
-def _run_dense(layer: NaturalLayer, start: int, stop: int) -> None:
-    """Directions start … stop - 1, each drawn a tile of its tensor's rows at a time, for both sides."""
-    d, sides, narrow = layer.directions, layer.sides, layer.out.dtype != torch.float32
-    stored = layer.weight.shape if layer.transposed else layer.weight.shape[::-1]
-    height = min(stored[0], max(4, TILE_ELEMENTS // stored[1] // 4 * 4))
-    drawn = torch.empty(height, stored[1], dtype=layer.out.dtype)
-    sums = torch.empty(sides, *layer.out.shape[1:]) if narrow else None
-    for k in range(start, stop):
-        ours = slice(k * sides, (k + 1) * sides)
-        steps, made = layer.signed_eps[ours], layer.out[ours]
-        inputs = [layer.base + moved for moved in layer.difference[ours]]
-        for moved, target in zip(layer.difference[ours], made, strict=True):
-            _product(moved, layer.weight, target)
-        totals = made if sums is None else sums.copy_(made)
-        for row in range(0, stored[0], height):
-            tile = drawn[: stored[0] - row]
-            word = tensor_word(layer.weight_id)
-            fill_matrix(as_array(tile), row, word, d.first + k, key_of(d), code_of(d))
-            matrix = tile.to(layer.weight.dtype)
-            part = slice(row, row + height)
-            for x, total, step in zip(inputs, totals, steps, strict=True):
-                x = x[:, part] if layer.transposed else x
-                target = total if layer.transposed else total[:, part]
-                matrix_of = matrix if layer.transposed else matrix.T
-                if matrix.dtype == torch.float32:
-                    torch.addmm(target, x, matrix_of, alpha=float(step), out=target)
-                else:
-                    target.add_(torch.mm(x.to(matrix.dtype), matrix_of), alpha=float(step))
-        bias = _bias(layer, d.first + k)
-        for target, total, step in zip(made, totals, steps, strict=True):
-            _finish_kernel(as_array(target), total.numpy(), 0, bias, step, *layer.terms, layer.kind)
+@kernel
+def _draw_kernel(words, bias, transposed, inner, weight_word, bias_word, index, key):
+    """Signs of one direction: words uint32 [1, at least out, words a row], bias float32 [out]; -1 for neither."""
+    if weight_word >= 0:
+        draw_signs(words, transposed, inner, weight_word, index, key)
+    if bias_word >= 0:
+        drawn = np.empty((1, 4, (bias.size + 31) // 32), np.uint32)
+        sign_words(drawn, 0, bias_word, index, key)
+        for row in range(bias.size):
+            bit = (drawn[0, 0, row // 32] >> np.uint32(row % 32)) & np.uint32(1)
+            bias[row] = np.float32(1.0) if bit else np.float32(-1.0)
 
 
 @kernel
-def _draw_kernel(words, transposed, inner, word, index, key):
-    draw_signs(words, transposed, inner, word, index, key)
+def _signs_kernel(
+    out, p, first, samples, base, moved, source, source_first, words, bias, signed_eps, a, first_term, second_term,
+    kind,
+):  # fmt: skip
+    """``out += step·((a+δ)Uᵀ + v)`` and the activation, for the samples ``first`` … of evaluation ``p``.
 
-
-@kernel
-def _signs_kernel(out, base, moved, first, words, bias, step, a, first_term, second_term, kind):
-    """``out += step·((a+δ)Uᵀ + v)`` and the activation, for the samples of one run, ``first`` … of the batch.
-
-    out [n, rows] and moved [n, in]: float32 or bfloat16 bits, of the run alone. base: float32 [N, in]. words: uint32
-    [at least rows, words a row], or none for a weight that is not trained. bias: float32 [rows].
+    out [P, N, rows], moved [any, any, in]: float32 or bfloat16 bits; of ``moved`` the evaluation ``source``, from
+    the sample ``source_first`` on. base: float32 [N, in]. words: uint32 [1, at least rows, words a row], or without
+    rows for a weight that is not trained. bias: float32 [rows].
     """
-    samples, rows = out.shape
-    narrow, trained = out.itemsize == 2, words.shape[0] > 0
-    x = np.zeros((32 * words.shape[1], LANES), np.float32)
+    ours, theirs, rows = out[p, first : first + samples], moved[source, source_first:], out.shape[2]
+    beneath, step = base[first:], signed_eps[p]
+    narrow, trained = out.itemsize == 2, words.shape[1] > 0
+    x = np.zeros((32 * words.shape[2], LANES), np.float32)
     block = min(rows, ROWS_TOGETHER)
-    totals = line_of_floats(block * LANES).reshape(block, LANES)
+    totals = line_of_floats(block * LANES)
     totals[:] = np.float32(0.0)
+    totals = totals.reshape(block, LANES)
     tables = line_of_floats(TABLES)
     short = np.zeros((x.shape[0] if narrow else 0, LANES), np.int16)
     scale, inverse = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
-    ours = base[first:]
     for sample in range(0, samples, LANES):
         lanes = min(LANES, samples - sample)
         if trained:
-            sum_of_rows(x, ours, moved, sample, lanes)
+            sum_of_rows(x, beneath, theirs, sample, lanes)
             if narrow:
                 to_fixed_point(short, scale, x, inverse)
         for row in range(0, rows, block):
             count = min(block, rows - row)
+            signs = words[0, row : row + count]
             if trained and narrow:
-                fixed_sign_product(totals, words[row : row + count], short, scale, tables)
+                fixed_sign_product(totals, signs, short, scale, tables)
             elif trained:
-                sign_product(totals.reshape(1, block, LANES), 0, words[row : row + count], x, tables, LANES)
-            add_to_rows(out, sample, lanes, row, totals[:count], bias[row : row + count], step)
+                sign_product(totals.reshape(1, block, LANES), 0, signs, x, tables, LANES)
+            add_to_rows(ours, sample, lanes, row, totals[:count], bias[row : row + count], step)
         if kind != NONE:
-            _activate_rows(out[sample : sample + lanes], first + sample, a, first_term, second_term, kind)
+            _activate_rows(ours[sample : sample + lanes], first + sample, a, first_term, second_term, kind)
 
 
 @kernel

@@ -59,8 +59,9 @@ def perturbed_linear(
 ) -> None:
     """Same contract as the reference; fastest if ``out`` and ``difference`` lie in memory alike.
 
-    Both as [P, N, F], or both as [P, F, N]: an evaluation of ``out`` may then share the front of the same evaluation
-    of ``difference`` (see ``ops.perturbed_linear``): each is read, whole, before it is written.
+    Both as [P, N, F], see ``natural``, or both as [P, F, N]: an evaluation of ``out`` may then share the front of
+    the same evaluation of ``difference`` (see ``ops.perturbed_linear``): each is read, whole, before it is written.
+    If ``transposed``, ``weight`` is the parameter as it is stored, [in, out], and the field's values are its own.
     """
     if difference is not None and out.is_contiguous() and in_natural_order(difference):
         natural_linear(

@@ -73,8 +73,8 @@ def lines(space, at, count):
 def draw_signs(words, transposed, inner, word, index, key):
     """Packed signs of U [rows, inner], as :func:`sign_product` reads them, of the directions from ``index`` on.
 
-    words: uint32 [count, at least rows, words a row], a multiple of four rows. If ``transposed``, the field's tensor
-    is Uᵀ, whose rows are packed along the rows of U.
+    words: uint32 [count, at least rows, words a row], a multiple of four rows. If ``transposed``, the field's
+    tensor is Uᵀ, whose rows are packed along the rows of U.
     """
     count, rows, _ = words.shape
     if not transposed:

@@ -70,7 +70,9 @@ def write_signed_sums(context, table, x, row_bytes):
 
     def codegen(context, builder, signature, arguments):
         table, x, row_bytes = arguments
-        inputs = [load_vector(builder, builder.add(x, builder.mul(row_bytes, _I64(i))), _RUN) for i in range(4)]
+        inputs = [
+            load_vector(builder, builder.add(x, builder.mul(row_bytes, _I64(i))), _RUN) for i in range(4)
+        ]
         pairs = []
         for first, second in (inputs[:2], inputs[2:]):
             total, gap = builder.fadd(first, second), builder.fsub(first, second)
