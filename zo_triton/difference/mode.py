@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from zo_triton._memory import empty
 from zo_triton.difference import fallback, inplace, transforms
+from zo_triton.difference.chains import is_pending
 from zo_triton.difference.entries import Entry, PendingActivation, PendingLayer, Symbol, storage_of
 from zo_triton.difference.errors import UncoveredError
 from zo_triton.difference.memories import Memories, Memory, same_storage
@@ -241,8 +242,7 @@ class DifferenceMode(TorchFunctionMode):
     def resolve_all(self) -> None:
         """Computes whatever is pending, before memory that it reads is overwritten."""
         for entry in list(self.entries.values()):
-            lazy = entry.lazy
-            if isinstance(lazy, PendingActivation) or (isinstance(lazy, PendingLayer) and not lazy.spent):
+            if is_pending(entry.lazy):
                 self.resolve(entry)
 
     def trained(self, value: Any) -> int:
@@ -314,8 +314,8 @@ class DifferenceMode(TorchFunctionMode):
     def apply(self, compute: Callable, base: Any, function: Callable, args: tuple, kwargs: dict) -> Any:
         """Runs a rule on a base result and enters what it returns; returns the base result.
 
-        Where the rule passes over an argument that carries a difference, its result would be wrong: the generic
-        subtraction takes the call then, as it does where the rule says ``NotImplemented``.
+        Where the rule passes over an argument that carries a difference, or says ``NotImplemented``, the generic
+        subtraction takes the call.
         """
         self._fetched.clear()
         self._asked.clear()
