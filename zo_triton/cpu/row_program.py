@@ -5,7 +5,7 @@ A value is an operand's index, counted through the leaves and then the operation
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -27,9 +27,23 @@ SMALL_WORK = 1 << 18
 FEW_BLOCKS = 16
 """With fewer blocks of rows the evaluations are shared out as well."""
 
+PIECES = 64
+"""Into which the blocks fall: a thread makes its registers anew for each piece."""
+
 _LINE = 16
 _CODES = {name: code for code, name in enumerate(rows.OPERATIONS)}
 _COMMUTING = {"add": "add_number", "mul": "mul_number", "maximum": "max_number", "minimum": "min_number"}
+
+
+_REWRITTEN: dict[str, Callable[[list], tuple[str, list]]] = {
+    "neg": lambda given: ("mul", [*given, -1.0]),
+    "lt": lambda given: ("gt", given[::-1]),
+    "le": lambda given: ("ge", given[::-1]),
+    "not": lambda given: ("sub", [1.0, *given]),
+    "and": lambda given: ("mul", given),
+    "or": lambda given: ("maximum", given),
+}
+"""Operations that are others in disguise."""
 
 
 class Leaf(NamedTuple):
@@ -49,7 +63,7 @@ class Leaf(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """One of ``rows.OPERATIONS`` without those that take a number, or ``activation:`` and its name."""
+    """One of ``rows.OPERATIONS`` on values, one of :data:`_REWRITTEN`, ne, or ``activation:`` and its name."""
 
     name: str
     values: tuple[int | float, ...]
@@ -121,6 +135,7 @@ class RowProgram:
             rows.run_rows,
             (*self._arguments, np.array(addresses, np.int64), self._outputs),
             self._items,
+            grain=max(1, self._items // PIECES),
             alone=self._alone,
         )
 
@@ -191,6 +206,8 @@ class _Code:
             return given[0]
         if name in _COMMUTING and type(given[0]) is float:
             given.reverse()
+        if name in _REWRITTEN:
+            name, given = _REWRITTEN[name](given)
         if name == "sub" and type(given[1]) is float:
             name, given = "add", [given[0], -given[1]]
         number = given[1] if len(given) == 2 and type(given[1]) is float else None
@@ -203,7 +220,16 @@ class _Code:
         if name in ("sub", "div") and type(given[0]) is float:
             chosen = "from_number" if name == "sub" else "number_over"
             return self._add(chosen, (self._register(given[1]),), given[0])
+        if name == "ne":
+            return self._operation("not", [self._operation("eq", given)])
         sources = tuple(self._register(value) for value in given)
+        if name in ("add", "mul", "sub") and self._wide[sources[0]] != self._wide[sources[1]]:
+            if not self._wide[sources[0]] and name != "sub":
+                sources = sources[::-1]
+            if self._wide[sources[0]]:
+                if name == "sub":
+                    sources = (sources[0], self._add("mul_number", (sources[1],), -1.0))
+                return self._add("mul_column" if name == "mul" else "add_column", sources)
         if name.startswith("activation:"):
             return self._add("activation", sources, float(NAMES.index(name[len("activation:") :])))
         return self._add(name, sources)
@@ -216,7 +242,7 @@ class _Code:
         wide = name in ("spread", "constant") or (name != "row_sum" and any(self._wide[s] for s in sources))
         if name == "row_sum" and not self._wide[sources[0]]:
             sources = (self._add("spread", sources),)
-        if wide and name != "spread":
+        if wide and name not in ("spread", "add_column", "mul_column"):
             sources = tuple(s if self._wide[s] else self._add("spread", (s,)) for s in sources)
         key = (name, sources, number)
         if key not in self._known:

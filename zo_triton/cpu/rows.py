@@ -17,23 +17,23 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from zo_triton.cpu.activation import _tanh as tanh
-from zo_triton.cpu.activation import activate
+from zo_triton.cpu.activation import activate_simply
 from zo_triton.cpu.compiling import device, routine
 from zo_triton.cpu.scalars import _LN2_HIGH, _LN2_LOW, _LOG2_E, _ROUNDER, EXPM1, expm1, log
 from zo_triton.cpu.sharing import shared
-from zo_triton.cpu.vectors import float_from_bits, fma, sum_of_doubles
+from zo_triton.cpu.vectors import float_from_bits, fma, sum_of_32_doubles
 
 OPERATIONS = (
     "constant", "copy", "add", "sub", "mul", "div", "fma", "maximum", "minimum", "add_number", "mul_number",
-    "div_number", "from_number", "number_over", "max_number", "min_number", "gt", "ge", "lt", "le", "eq", "ne",
-    "and", "or", "not", "where", "neg", "abs", "sqrt", "rsqrt", "exp", "expm1", "log", "log1p", "tanh", "sigmoid",
+    "div_number", "from_number", "number_over", "max_number", "min_number", "add_column", "mul_column", "gt", "ge",
+    "eq", "where", "abs", "sqrt", "rsqrt", "exp", "expm1", "log", "log1p", "tanh", "sigmoid",
     "row_sum", "spread", "activation",
 )  # fmt: skip
 """In the order of their codes. A condition is 1 or 0; a number stands beside the instruction."""
 
 (
     CONSTANT, COPY, ADD, SUB, MUL, DIV, FMA, MAXIMUM, MINIMUM, ADD_NUMBER, MUL_NUMBER, DIV_NUMBER, FROM_NUMBER,
-    NUMBER_OVER, MAX_NUMBER, MIN_NUMBER, GT, GE, LT, LE, EQ, NE, AND, OR, NOT, WHERE, NEG, ABS, SQRT, RSQRT, EXP,
+    NUMBER_OVER, MAX_NUMBER, MIN_NUMBER, ADD_COLUMN, MUL_COLUMN, GT, GE, EQ, WHERE, ABS, SQRT, RSQRT, EXP,
     EXPM1_CODE, LOG, LOG1P, TANH, SIGMOID, ROW_SUM, SPREAD, ACTIVATION,
 ) = range(len(OPERATIONS))  # fmt: skip
 
@@ -185,40 +185,21 @@ def _execute(code, numbers, first, last, where, rows, features):
         elif op == MIN_NUMBER:
             for j in range(count):
                 out[j] = _smaller(a[j], x)
+        elif op in (ADD_COLUMN, MUL_COLUMN):
+            _with_column(where[code[i, 1]], where[code[i, 2]], where[code[i, 3]], rows, features, op)
         elif op == GT:
             for j in range(count):
                 out[j] = _ONE if a[j] > b[j] else _ZERO
         elif op == GE:
             for j in range(count):
                 out[j] = _ONE if a[j] >= b[j] else _ZERO
-        elif op == LT:
-            for j in range(count):
-                out[j] = _ONE if a[j] < b[j] else _ZERO
-        elif op == LE:
-            for j in range(count):
-                out[j] = _ONE if a[j] <= b[j] else _ZERO
         elif op == EQ:
             for j in range(count):
                 out[j] = _ONE if a[j] == b[j] else _ZERO
-        elif op == NE:
-            for j in range(count):
-                out[j] = _ONE if a[j] != b[j] else _ZERO
-        elif op == AND:
-            for j in range(count):
-                out[j] = a[j] * b[j]
-        elif op == OR:
-            for j in range(count):
-                out[j] = max(a[j], b[j])
-        elif op == NOT:
-            for j in range(count):
-                out[j] = _ONE - a[j]
         elif op == WHERE:
             c = _floats(where[code[i, 4]], count)
             for j in range(count):
                 out[j] = b[j] if a[j] != _ZERO else c[j]
-        elif op == NEG:
-            for j in range(count):
-                out[j] = -a[j]
         elif op == ABS:
             for j in range(count):
                 out[j] = abs(a[j])
@@ -259,7 +240,22 @@ def _execute(code, numbers, first, last, where, rows, features):
             for j in range(count):
                 out[j] = a[j]
             first_term, second_term = _floats(where[code[i, 4]], count), _floats(where[code[i, 5]], count)
-            activate(out, b, first_term, second_term, uintp(0), count, int(x))
+            activate_simply(out, b, first_term, second_term, uintp(0), count, int(x))
+
+
+@routine
+def _with_column(out_at, a_at, column_at, rows, features, op):
+    """Adds one value a row to a row's elements, or multiplies them by it."""
+    column = _floats(column_at, rows)
+    for row in range(rows):
+        step = uintp(4 * row * features)
+        out, a, value = _floats(out_at + step, features), _floats(a_at + step, features), column[row]
+        if op == ADD_COLUMN:
+            for j in range(features):
+                out[j] = a[j] + value
+        else:
+            for j in range(features):
+                out[j] = a[j] * value
 
 
 @routine
@@ -268,11 +264,11 @@ def _row_sums(out_at, values_at, rows, features):
     out = _floats(out_at, rows)
     for row in range(rows):
         at = values_at + uintp(4 * row * features)
-        total, whole = 0.0, features // 8
+        total, whole = 0.0, features // 32
         if whole:
-            total = sum_of_doubles(at, whole)
+            total = sum_of_32_doubles(at, whole)
         rest = _floats(at, features)
-        for j in range(8 * whole, features):
+        for j in range(32 * whole, features):
             total += rest[j]
         out[row] = float32(total)
 
