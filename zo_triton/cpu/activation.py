@@ -101,8 +101,8 @@ def _long_normal_step(a, step):
 
 
 @device
-def activate(steps, a, first, second, at, count, kind):
-    """Replaces pre-activation differences by the activation's.
+def activate_simply(steps, a, first, second, at, count, kind):
+    """The same as :func:`activate` for all but GELU, whose code is as long as the others' together.
 
     steps: float32 [count or more]; a, first, second: float32, read from the unsigned offset ``at`` on.
     """
@@ -121,7 +121,22 @@ def activate(steps, a, first, second, at, count, kind):
         for j in range(count):
             change = _sigmoid_step(steps[j], first[at + uintp(j)], second[at + uintp(j)])
             steps[j] = steps[j] * (first[at + uintp(j)] + change) + a[at + uintp(j)] * change
-    elif kind == GELU:
+    elif kind == GELU_TANH:
+        for j in range(count):
+            d, x = steps[j], a[at + uintp(j)]
+            inner = _SCALE * d * (one + _CUBIC * (float32(3.0) * x * (x + d) + d * d))
+            base = _SCALE * x * (one + _CUBIC * x * x)
+            change = _tanh_step(inner, base, first[at + uintp(j)], second[at + uintp(j)])
+            steps[j] = float32(0.5) * (d * (one + first[at + uintp(j)]) + (x + d) * change)
+
+
+@device
+def activate(steps, a, first, second, at, count, kind):
+    """Replaces pre-activation differences by the activation's.
+
+    steps: float32 [count or more]; a, first, second: float32, read from the unsigned offset ``at`` on.
+    """
+    if kind == GELU:
         long = 0
         for j in range(count):
             long += 1 if abs(steps[j]) > _LONG_STEP else 0
@@ -138,13 +153,8 @@ def activate(steps, a, first, second, at, count, kind):
                 if abs(steps[j]) > _LONG_STEP:
                     change = _long_normal_step(x, steps[j])
                 steps[j] = steps[j] * (first[at + uintp(j)] + change) + x * change
-    elif kind == GELU_TANH:
-        for j in range(count):
-            d, x = steps[j], a[at + uintp(j)]
-            inner = _SCALE * d * (one + _CUBIC * (float32(3.0) * x * (x + d) + d * d))
-            base = _SCALE * x * (one + _CUBIC * x * x)
-            change = _tanh_step(inner, base, first[at + uintp(j)], second[at + uintp(j)])
-            steps[j] = float32(0.5) * (d * (one + first[at + uintp(j)]) + (x + d) * change)
+    else:
+        activate_simply(steps, a, first, second, at, count, kind)
 
 
 @shared

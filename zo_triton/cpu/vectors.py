@@ -320,25 +320,37 @@ def signed_coefficient_sums(context, out, words, row_stride, stride, coefficient
     return types.void(address, address, size, size, address, size), codegen
 
 
-@intrinsic
-def sum_of_doubles(context, values, count):
-    """The sum of 8·count float32 values at an address, in float64: eight sums side by side, then one."""
+def _sum_of_doubles(ways):
+    """The adder with so many vectors of sums, which do not wait for one another."""
 
-    def codegen(context, builder, signature, arguments):
-        values, count = arguments
-        wide, narrow = ir.VectorType(ir.DoubleType(), 8), ir.VectorType(ir.FloatType(), 8)
-        sums = cgutils.alloca_once_value(builder, wide(None))
-        with cgutils.for_range(builder, count) as loop:
-            at = builder.add(values, builder.mul(loop.index, _I64(4 * 8)))
-            some = builder.load(builder.inttoptr(at, narrow.as_pointer()))
-            some.align = 4
-            builder.store(builder.fadd(builder.load(sums), builder.fpext(some, wide)), sums)
-        parts = [builder.extract_element(builder.load(sums), ir.IntType(32)(i)) for i in range(8)]
-        while len(parts) > 1:
-            parts = [builder.fadd(parts[i], parts[i + 1]) for i in range(0, len(parts), 2)]
-        return parts[0]
+    @intrinsic
+    def add_up(context, values, count):
+        """The sum of 8·ways·count float32 values at an address, in float64: sums side by side, then one."""
 
-    return types.float64(types.uintp, types.intp), codegen
+        def codegen(context, builder, signature, arguments):
+            values, count = arguments
+            wide, narrow = ir.VectorType(ir.DoubleType(), 8), ir.VectorType(ir.FloatType(), 8)
+            sums = [cgutils.alloca_once_value(builder, wide(None)) for _ in range(ways)]
+            with cgutils.for_range(builder, count) as loop:
+                for way, total in enumerate(sums):
+                    place = builder.add(builder.mul(loop.index, _I64(ways)), _I64(way))
+                    at = builder.add(values, builder.mul(place, _I64(4 * 8)))
+                    some = builder.load(builder.inttoptr(at, narrow.as_pointer()))
+                    some.align = 4
+                    builder.store(builder.fadd(builder.load(total), builder.fpext(some, wide)), total)
+            parts = [
+                builder.extract_element(builder.load(total), ir.IntType(32)(i)) for total in sums for i in range(8)
+            ]
+            while len(parts) > 1:
+                parts = [builder.fadd(parts[i], parts[i + 1]) for i in range(0, len(parts), 2)]
+            return parts[0]
+
+        return types.float64(types.uintp, types.intp), codegen
+
+    return add_up
+
+
+sum_of_doubles, sum_of_32_doubles = _sum_of_doubles(1), _sum_of_doubles(4)
 
 
 def _mask(builder, word, half):

@@ -7,7 +7,7 @@ the last reader may overwrite it; and ``Entry.exclusive`` says that no other ent
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import KeyedRef
 
 import torch
@@ -19,13 +19,29 @@ if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
 
 
+class Pending(Protocol):
+    """A difference that is not computed yet."""
+
+    @property
+    def reads(self) -> bool:
+        """Whether computing it would read base results that may be overwritten meanwhile."""
+        ...
+
+    def resolve(self, mode: DifferenceMode) -> Tensor:
+        """The difference, [P, *shape]; lets go of what it was made of."""
+        ...
+
+    def release(self) -> None:
+        """It will never be asked for: lets go of what it would be made of."""
+        ...
+
+
 class Entry:
     """The difference of one base tensor.
 
     Attributes:
         difference: [P, *shape] in the compute dtype (float32 after a loss), or None while ``lazy`` is set.
-        lazy: A :class:`PendingLayer`, :class:`PendingActivation`, :class:`Viewed` or :class:`Symbol` that
-            computes the difference on demand, or None.
+        lazy: What computes the difference on demand, or None.
         exclusive: No other entry's difference lies in the same memory.
         readers: How many places may read ``difference`` again: the table and each pending entry.
         reference: Weak reference to the base tensor; its callback removes the entry from the table.
@@ -36,7 +52,7 @@ class Entry:
     def __init__(
         self,
         difference: Tensor | None,
-        lazy: PendingLayer | PendingActivation | Viewed | Symbol | None = None,
+        lazy: Pending | None = None,
         exclusive: bool = False,
     ) -> None:
         self.difference = difference
@@ -47,11 +63,8 @@ class Entry:
 
     @property
     def reads(self) -> bool:
-        """Whether to compute it would read base results, and nobody has made sure that it will not be asked for."""
-        lazy = self.lazy
-        if isinstance(lazy, Viewed):
-            return lazy.source is not None and lazy.source.reads
-        return isinstance(lazy, PendingActivation) or (isinstance(lazy, PendingLayer) and not lazy.spent)
+        """Whether computing it would read base results that may be overwritten meanwhile."""
+        return self.lazy is not None and self.lazy.reads
 
     def forget(self) -> None:
         """The table no longer reads this entry: its base tensor died or was overwritten."""
@@ -75,6 +88,7 @@ class Symbol:
         batch: Sizes of leading axes along which it is repeated.
     """
 
+    reads = False
     __slots__ = ("batch", "parameter", "tensor_id", "transposed")
 
     def __init__(
@@ -139,6 +153,11 @@ class PendingLayer:
         self.spent = False
         if source is not None:
             source.readers += 1
+
+    @property
+    def reads(self) -> bool:
+        """Whether it reads base results: not if nobody will ask for it any more."""
+        return not self.spent
 
     def resolve(self, mode: DifferenceMode) -> Tensor:
         """The pre-activation's difference, [P, *shape]; the layer lets go of its input."""
@@ -296,6 +315,11 @@ class Viewed:
         self.shape = shape
         source.readers += 1
 
+    @property
+    def reads(self) -> bool:
+        """As the view does."""
+        return self.source is not None and self.source.reads
+
     def resolve(self, mode: DifferenceMode) -> Tensor:
         """The view's difference in the shape of what is viewed, and in the same memory."""
         source = self.source
@@ -321,6 +345,7 @@ class PendingActivation:
         base: The pre-activation, float32: an alias, so that the tensor itself may die.
     """
 
+    reads = True
     __slots__ = ("activation", "base", "source")
 
     def __init__(self, source: Entry, activation: str, base: Tensor) -> None:

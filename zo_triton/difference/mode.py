@@ -313,8 +313,8 @@ class DifferenceMode(TorchFunctionMode):
     def apply(self, compute: Callable, base: Any, function: Callable, args: tuple, kwargs: dict) -> Any:
         """Runs a rule on a base result and enters what it returns; returns the base result.
 
-        Where the rule passes over an argument that carries a difference, its result would be wrong: the generic
-        subtraction takes the call then, as it does where the rule says ``NotImplemented``.
+        Where the rule passes over an argument that carries a difference, or says ``NotImplemented``, the generic
+        subtraction takes the call.
         """
         self._fetched.clear()
         self._asked.clear()

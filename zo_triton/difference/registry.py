@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import resolve_name
 
-from zo_triton.difference import fallback
+from zo_triton.difference import chains, fallback
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -115,11 +115,15 @@ def handler(*names: str) -> Callable[[Handler], Handler]:
     return decorate
 
 
-def rule(*names: str, owner: Any = None) -> Callable[[Callable], Callable]:
-    """Registers a rule for every function of these names, or for those of ``owner`` alone."""
+def rule(*names: str, owner: Any = None, chain: bool = False) -> Callable[[Callable], Callable]:
+    """Registers a rule for every function of these names, or for those of ``owner`` alone.
+
+    With ``chain`` the rule works element by element or along rows, asks for no value, and so may run on symbols
+    too: it becomes part of a chain where it can.
+    """
 
     def decorate(compute: Callable) -> Callable:
-        register(named(*names, owner=owner), handler_of(compute))
+        register(named(*names, owner=owner), handler_of(compute, chain))
         return compute
 
     return decorate
@@ -130,8 +134,8 @@ def is_dense(args: Iterable[Any]) -> bool:
     return all(not isinstance(value, Tensor) or value.layout is torch.strided for value in args)
 
 
-def handler_of(compute: Callable) -> Handler:
-    """The handler that runs a function on the base and then its rule."""
+def handler_of(compute: Callable, chain: bool = False) -> Handler:
+    """The handler that runs a function on the base and then its rule, or leaves that pending in a chain."""
 
     @wraps(compute)
     def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
@@ -139,7 +143,12 @@ def handler_of(compute: Callable) -> Handler:
             return function(*args, **kwargs)
         if not is_dense(args):
             return fallback.handle(mode, function, args, kwargs)
-        return mode.apply(compute, mode.once(function, *args, **kwargs), function, args, kwargs)
+        base = mode.once(function, *args, **kwargs)
+        if args and base is args[0]:  # as x.to(dtype) is x, and may go on being pending
+            return base
+        if chain and chains.defer(mode, compute, base, args, kwargs):
+            return base
+        return mode.apply(compute, base, function, args, kwargs)
 
     return handle
 

@@ -18,6 +18,7 @@ from zo_triton.ops.layers import (
 )
 from zo_triton.ops.mlp import mlp_differences, mlp_measure, mlp_update, offers_mlp, offers_mlp_step
 from zo_triton.ops.registry import SCHEMAS
+from zo_triton.ops.rows import activation_terms, offers_rows, row_program
 
 __all__ = [
     "ENGINES",
@@ -25,6 +26,7 @@ __all__ = [
     "accumulate",
     "accumulate_on_grid",
     "activation_difference",
+    "activation_terms",
     "cross_entropy_difference",
     "direction_scales",
     "engine_for",
@@ -36,9 +38,11 @@ __all__ = [
     "mlp_update",
     "offers_mlp",
     "offers_mlp_step",
+    "offers_rows",
     "on_grid",
     "perturbed_conv2d",
     "perturbed_linear",
+    "row_program",
     "sample",
     "stage",
     "stochastic_add",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 from zo_triton._memory import empty, in_natural_order
 from zo_triton.directions import Directions
@@ -164,6 +165,10 @@ def perturbed_conv2d(
 
 def activation_difference(base: Tensor, difference: Tensor, activation: str) -> Tensor:
     """``f(base + difference) - f(base)`` by an exact formula, no cancellation; [P, *base.shape]."""
+    if has_torch_function((base, difference)):
+        return handle_torch_function(
+            activation_difference, (base, difference), base, difference, activation=activation
+        )
     out = torch.empty_like(difference)
     call("activation_difference", out.device, out, base, difference, activation)
     return out

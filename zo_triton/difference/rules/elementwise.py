@@ -40,7 +40,7 @@ def needed(mode: DifferenceMode, base: Tensor, value: Any) -> Tensor:
 def _unary(formula: Callable[[Any, Any], Any], *names: str) -> None:
     """Registers a function of one tensor; ``formula(a, δ)`` is its difference."""
 
-    @rule(*names)
+    @rule(*names, chain=True)
     def _(mode: DifferenceMode, base: Tensor, input: Tensor) -> Tensor:
         return formula(wide(input), needed(mode, base, input))
 
@@ -109,7 +109,7 @@ _unary(lambda a, d: 2 * torch.sinh(a + d / 2) * torch.sinh(d / 2), "cosh")
 _unary(lambda a, d: -softplus_difference(-a, -d), "logsigmoid")
 
 
-@rule("add", "__add__", "__radd__")
+@rule("add", "__add__", "__radd__", chain=True)
 def add(mode: DifferenceMode, base: Tensor, input: Any, other: Any, *, alpha: Any = 1) -> Any:
     """Δ(a + αb) = Δa + αΔb."""
     da, db = operand(mode, base, input), operand(mode, base, other)
@@ -123,19 +123,19 @@ def add(mode: DifferenceMode, base: Tensor, input: Any, other: Any, *, alpha: An
     )
 
 
-@rule("sub", "subtract", "__sub__")
+@rule("sub", "subtract", "__sub__", chain=True)
 def sub(mode: DifferenceMode, base: Tensor, input: Any, other: Any, *, alpha: Any = 1) -> Any:
     """Δ(a − αb) = Δa − αΔb."""
     return add(mode, base, input, other, alpha=-alpha)
 
 
-@rule("__rsub__", "rsub")
+@rule("__rsub__", "rsub", chain=True)
 def rsub(mode: DifferenceMode, base: Tensor, input: Any, other: Any, *, alpha: Any = 1) -> Any:
     """Δ(b − αa)."""
     return add(mode, base, other, input, alpha=-alpha)
 
 
-@rule("mul", "multiply", "__mul__", "__rmul__")
+@rule("mul", "multiply", "__mul__", "__rmul__", chain=True)
 def mul(mode: DifferenceMode, base: Tensor, input: Any, other: Any) -> Tensor:
     """Δ(ab) = Δa·b + (a + Δa)·Δb."""
     da, db = operand(mode, base, input), operand(mode, base, other)
@@ -146,7 +146,7 @@ def mul(mode: DifferenceMode, base: Tensor, input: Any, other: Any) -> Tensor:
     return spread(mode, base, da * other + (input + da) * db)
 
 
-@rule("div", "divide", "true_divide", "__truediv__", "__div__")
+@rule("div", "divide", "true_divide", "__truediv__", "__div__", chain=True)
 def div(
     mode: DifferenceMode, base: Tensor, input: Any, other: Any, *, rounding_mode: str | None = None
 ) -> Any:
@@ -160,13 +160,13 @@ def div(
     return spread(mode, base, above / (other + db))
 
 
-@rule("__rtruediv__", "__rdiv__")
+@rule("__rtruediv__", "__rdiv__", chain=True)
 def rdiv(mode: DifferenceMode, base: Tensor, input: Any, other: Any) -> Any:
     """Δ(b/a)."""
     return div(mode, base, other, input)
 
 
-@rule("pow", "__pow__")
+@rule("pow", "__pow__", chain=True)
 def power(mode: DifferenceMode, base: Tensor, input: Any, exponent: Any) -> Any:
     """A sum of products for small whole n; aⁿ·expm1(n·log1p(δ/a)) where a and a + δ are positive."""
     if mode.carries((exponent,)):
@@ -207,13 +207,13 @@ def _exponential(mode: DifferenceMode, base: Tensor, input: Any, exponent: Any) 
     return base * torch.expm1(delta * math.log(input))
 
 
-@rule("__rpow__")
+@rule("__rpow__", chain=True)
 def rpower(mode: DifferenceMode, base: Tensor, input: Any, other: Any) -> Any:
     """Δ(bᵃ)."""
     return power(mode, base, other, input)
 
 
-@rule("softplus")
+@rule("softplus", chain=True)
 def softplus(
     mode: DifferenceMode, base: Tensor, input: Tensor, beta: float = 1.0, threshold: float = 20.0
 ) -> Any:
@@ -225,29 +225,29 @@ def softplus(
     return torch.where(below == stays_below, same, jump) / beta
 
 
-@rule("where", owner=torch)
+@rule("where", owner=torch, chain=True)
 def where(mode: DifferenceMode, base: Any, condition: Tensor, input: Any = None, other: Any = None) -> Any:
     """The chosen one's difference; the condition is the base's own."""
-    if not isinstance(base, Tensor):
+    if isinstance(base, (list, tuple)):  # where(condition) alone: positions
         return None
     da, db = operand(mode, base, input), operand(mode, base, other)
     zero = torch.zeros((), device=base.device)
     return spread(mode, base, torch.where(condition, zero if da is None else da, zero if db is None else db))
 
 
-@rule("where", owner=Tensor)
+@rule("where", owner=Tensor, chain=True)
 def where_method(mode: DifferenceMode, base: Tensor, input: Any, condition: Tensor, other: Any) -> Any:
     """``input.where(condition, other)``."""
     return where(mode, base, condition, input, other)
 
 
-@rule("masked_fill")
+@rule("masked_fill", chain=True)
 def masked_fill(mode: DifferenceMode, base: Tensor, input: Tensor, mask: Tensor, value: Any) -> Any:
     """The filling's difference where the mask is set."""
     return where(mode, base, mask, value, input)
 
 
-@rule("lerp")
+@rule("lerp", chain=True)
 def lerp(mode: DifferenceMode, base: Tensor, input: Tensor, end: Tensor, weight: Any) -> Any:
     """(1 − w)·Δa + w·Δb + Δw·(b' − a')."""
     zero = torch.zeros((), device=base.device)

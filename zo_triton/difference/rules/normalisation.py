@@ -75,7 +75,7 @@ def _delta(mode: DifferenceMode, input: Tensor) -> Tensor | None:
     return None if delta is None else delta.to(torch.promote_types(input.dtype, torch.float32))
 
 
-@rule("layer_norm")
+@rule("layer_norm", chain=True)
 def layer_norm(
     mode: DifferenceMode,
     base: Tensor,
@@ -92,7 +92,7 @@ def layer_norm(
     return scaled(mode, base, y, change, weight, bias, 0)
 
 
-@rule("rms_norm")
+@rule("rms_norm", chain=True)
 def rms_norm(
     mode: DifferenceMode,
     base: Tensor,

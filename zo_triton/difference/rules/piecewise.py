@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
 
 
-@rule("clamp", "clip")
+@rule("clamp", "clip", chain=True)
 def clamp(mode: DifferenceMode, base: Tensor, input: Tensor, min: Any = None, max: Any = None) -> Any:
     """Measured from the clamped value c, it is δ + (a − c) clamped to [min − c, max − c]; bounds may move."""
     delta = operand(mode, base, input)
@@ -27,19 +27,19 @@ def clamp(mode: DifferenceMode, base: Tensor, input: Tensor, min: Any = None, ma
     return spread(mode, base, delta)
 
 
-@rule("clamp_min")
+@rule("clamp_min", chain=True)
 def clamp_min(mode: DifferenceMode, base: Tensor, input: Tensor, min: Any) -> Any:
     """One-sided clamp."""
     return clamp(mode, base, input, min=min)
 
 
-@rule("clamp_max")
+@rule("clamp_max", chain=True)
 def clamp_max(mode: DifferenceMode, base: Tensor, input: Tensor, max: Any) -> Any:
     """One-sided clamp."""
     return clamp(mode, base, input, max=max)
 
 
-@rule("hardtanh")
+@rule("hardtanh", chain=True)
 def hardtanh(
     mode: DifferenceMode,
     base: Tensor,
@@ -52,7 +52,7 @@ def hardtanh(
     return clamp(mode, base, input, min_val, max_val)
 
 
-@rule("relu6")
+@rule("relu6", chain=True)
 def relu6(mode: DifferenceMode, base: Tensor, input: Tensor, inplace: bool = False) -> Any:
     """A clamp by another name."""
     return clamp(mode, base, input, 0.0, 6.0)
@@ -66,7 +66,7 @@ def halves(mode: DifferenceMode, base: Tensor, input: Tensor) -> tuple[Tensor, T
     return above, delta - above
 
 
-@rule("leaky_relu")
+@rule("leaky_relu", chain=True)
 def leaky_relu(
     mode: DifferenceMode, base: Tensor, input: Tensor, negative_slope: float = 0.01, inplace: bool = False
 ) -> Tensor:
@@ -75,7 +75,7 @@ def leaky_relu(
     return above + negative_slope * below
 
 
-@rule("prelu")
+@rule("prelu", chain=True)
 def prelu(mode: DifferenceMode, base: Tensor, input: Tensor, weight: Tensor) -> Any:
     """A trained slope below zero, one for all or one a channel: Δmax(a,0) + w·Δmin(a,0) + Δw·min(a+δ,0)."""
     channels = (-1, *[1] * (input.dim() - 2)) if weight.numel() > 1 else (1,) * min(1, input.dim())
@@ -95,7 +95,7 @@ def prelu(mode: DifferenceMode, base: Tensor, input: Tensor, weight: Tensor) -> 
 def _exponential_below(name: str, scale: float = 1.0, scaled_input: bool = False) -> None:
     """x above zero and α·expm1(x) below, or α·expm1(x/α): Δmax(a,0) + α·e^min(a,0)·expm1(Δmin(a,0))."""
 
-    @rule(name)
+    @rule(name, chain=True)
     def _(
         mode: DifferenceMode, base: Tensor, input: Tensor, *args: Any, inplace: bool = False, **kwargs: Any
     ) -> Tensor:
@@ -111,7 +111,7 @@ _exponential_below("celu", scaled_input=True)
 _exponential_below("selu", scale=1.0507009873554805)
 
 
-@rule("threshold")
+@rule("threshold", chain=True)
 def threshold(
     mode: DifferenceMode, base: Tensor, input: Tensor, threshold: float, value: float, inplace: bool = False
 ) -> Tensor:
@@ -119,7 +119,7 @@ def threshold(
     return _two_pieces(mode, base, input, lambda x: x > threshold, value)
 
 
-@rule("hardshrink")
+@rule("hardshrink", chain=True)
 def hardshrink(mode: DifferenceMode, base: Tensor, input: Tensor, lambd: float = 0.5) -> Tensor:
     """x where it is far from zero, else zero."""
     return _two_pieces(mode, base, input, lambda x: x.abs() > lambd, 0.0)
@@ -134,20 +134,20 @@ def _two_pieces(mode: DifferenceMode, base: Tensor, input: Tensor, kept: Any, va
     return torch.where(kept(a), torch.where(now, delta, value - a), torch.where(now, moved - value, 0.0))
 
 
-@rule("softshrink")
+@rule("softshrink", chain=True)
 def softshrink(mode: DifferenceMode, base: Tensor, input: Tensor, lambd: float = 0.5) -> Tensor:
     """x − clamp(x, −λ, λ)."""
     delta = needed(mode, base, input)
     return delta - _clamped(input, delta, -lambd, lambd)
 
 
-@rule("hardsigmoid")
+@rule("hardsigmoid", chain=True)
 def hardsigmoid(mode: DifferenceMode, base: Tensor, input: Tensor, inplace: bool = False) -> Tensor:
     """clamp(x, −3, 3)/6 + 1/2."""
     return _clamped(input, operand(mode, base, input), -3.0, 3.0) / 6
 
 
-@rule("hardswish")
+@rule("hardswish", chain=True)
 def hardswish(mode: DifferenceMode, base: Tensor, input: Tensor, inplace: bool = False) -> Tensor:
     """The product of x and its hard sigmoid."""
     delta = needed(mode, base, input)
@@ -160,7 +160,7 @@ def _clamped(input: Tensor, delta: Any, least: float, most: float) -> Tensor:
     return torch.minimum(torch.maximum(delta + (input - value), least - value), most - value)
 
 
-@rule("softsign")
+@rule("softsign", chain=True)
 def softsign(mode: DifferenceMode, base: Tensor, input: Tensor) -> Tensor:
     """x/(1 + |x|): where the sign stays, δ/((1+|a|)(1+|a+δ|))."""
     delta = needed(mode, base, input)
@@ -170,7 +170,7 @@ def softsign(mode: DifferenceMode, base: Tensor, input: Tensor) -> Tensor:
     return torch.where(a * moved >= 0, delta, moved * (1 + a.abs()) - a * (1 + moved.abs())) / scale
 
 
-@rule("mish")
+@rule("mish", chain=True)
 def mish(mode: DifferenceMode, base: Tensor, input: Tensor, inplace: bool = False) -> Tensor:
     """x·tanh(softplus(x)): a product, of which the second factor moves by u(1−t²)/(1+tu)."""
     delta = needed(mode, base, input)
@@ -187,7 +187,7 @@ def _whole_numbers(*names: str) -> None:
     for name in names:
         function = getattr(torch, name)
 
-        @rule(name)
+        @rule(name, chain=True)
         def _(
             mode: DifferenceMode, base: Tensor, input: Tensor, *args: Any, _f: Any = function, **kwargs: Any
         ) -> Any:
@@ -211,13 +211,13 @@ def smaller(a: Tensor, da: Tensor, b: Tensor, db: Tensor) -> Tensor:
     return -larger(-a, -da, -b, -db)
 
 
-@rule("maximum", "fmax")
+@rule("maximum", "fmax", chain=True)
 def maximum(mode: DifferenceMode, base: Tensor, input: Tensor, other: Tensor) -> Tensor:
     """The larger one's difference, unless the other overtakes it."""
     return of_two(mode, base, input, other, larger)
 
 
-@rule("minimum", "fmin")
+@rule("minimum", "fmin", chain=True)
 def minimum(mode: DifferenceMode, base: Tensor, input: Tensor, other: Tensor) -> Tensor:
     """The smaller one's difference, unless the other falls below it."""
     return of_two(mode, base, input, other, smaller)

@@ -32,13 +32,13 @@ def _total(
     return delta.sum(axes_of(dim, input.dim()), keepdim=keepdim, dtype=torch.float32)
 
 
-@rule("sum")
+@rule("sum", chain=True)
 def sum_(mode: DifferenceMode, base: Tensor, input: Tensor, *args: Any, **kwargs: Any) -> Any:
     """ΣΔ."""
     return _total(mode, input, *args, **kwargs)
 
 
-@rule("mean")
+@rule("mean", chain=True)
 def mean(mode: DifferenceMode, base: Tensor, input: Tensor, *args: Any, **kwargs: Any) -> Any:
     """ΣΔ/n."""
     total = _total(mode, input, *args, **kwargs)

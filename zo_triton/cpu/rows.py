@@ -1,0 +1,368 @@
+"""Programs of elementwise operations and row sums, run a block of rows at a time in cache.
+
+A program is data: instructions over registers, each a block of rows (or one value a row). It runs first what
+depends on the base alone, once a block, and then for each evaluation what depends on its differences. So a formula
+of many operations passes through memory once, whatever it is, and nothing is compiled for it: the instructions of
+all programs are the loops below. ``row_program`` makes them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, float32, int32, int64, types, uint32, uintp
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from zo_triton.cpu.activation import _tanh as tanh
+from zo_triton.cpu.activation import activate_simply
+from zo_triton.cpu.compiling import device, routine
+from zo_triton.cpu.scalars import _LN2_HIGH, _LN2_LOW, _LOG2_E, _ROUNDER, EXPM1, expm1, log
+from zo_triton.cpu.sharing import shared
+from zo_triton.cpu.vectors import float_from_bits, fma, sum_of_32_doubles
+
+OPERATIONS = (
+    "constant", "copy", "add", "sub", "mul", "div", "fma", "maximum", "minimum", "add_number", "mul_number",
+    "div_number", "from_number", "number_over", "max_number", "min_number", "add_column", "mul_column", "gt", "ge",
+    "eq", "where", "abs", "sqrt", "rsqrt", "exp", "expm1", "log", "log1p", "tanh", "sigmoid",
+    "row_sum", "spread", "activation",
+)  # fmt: skip
+"""In the order of their codes. A condition is 1 or 0; a number stands beside the instruction."""
+
+(
+    CONSTANT, COPY, ADD, SUB, MUL, DIV, FMA, MAXIMUM, MINIMUM, ADD_NUMBER, MUL_NUMBER, DIV_NUMBER, FROM_NUMBER,
+    NUMBER_OVER, MAX_NUMBER, MIN_NUMBER, ADD_COLUMN, MUL_COLUMN, GT, GE, EQ, WHERE, ABS, SQRT, RSQRT, EXP,
+    EXPM1_CODE, LOG, LOG1P, TANH, SIGMOID, ROW_SUM, SPREAD, ACTIVATION,
+) = range(len(OPERATIONS))  # fmt: skip
+
+WIDE = 6
+"""Column of an instruction that says whether it works on whole rows; before it stand code, target, four sources."""
+
+ROWS, FEATURES, BLOCK, SEGMENT, EVALUATIONS, GROUPS, REGISTERS, SCRATCH, CONSTANTS, BASE, TOTAL = range(11)
+"""Geometry: rows and features in all, of a block, evaluations and the groups they fall into, then sizes."""
+
+PER_EVALUATION, LAST_STRIDE, WAY, NARROW = range(4)
+"""Columns of a leaf: stride from evaluation to evaluation in bytes, along a row in elements, how it is read, and
+whether it has one value a row; behind them strides over the rows' axes in elements."""
+
+STRIDES = 4
+DIRECT, COPIED, WIDENED = range(3)
+"""Ways to read a leaf: where it lies, gathered into a register, and the same from bytes that are 0 or 1."""
+
+_ONE, _ZERO, _NAN = np.float32(1.0), np.float32(0.0), np.float32(np.nan)
+_INFINITY = np.float32(np.inf)
+_EXP_HIGHEST, _EXP_LOWEST, _TINY = np.float32(88.72283), np.float32(-86.5), np.float32(1.17549435e-38)
+
+
+@intrinsic
+def _pointer(context, address):
+    """An address as a pointer."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.uintp), codegen
+
+
+@device
+def _floats(address, count):
+    return carray(_pointer(address), count, np.float32)
+
+
+@device
+def _exp(x):
+    """e^x; zero where it would be smaller than normal numbers are."""
+    inside = min(max(x, _EXP_LOWEST), _EXP_HIGHEST)
+    n = fma(inside, _LOG2_E, _ROUNDER) - _ROUNDER
+    r = fma(n, -_LN2_LOW, fma(n, -_LN2_HIGH, inside))
+    p = EXPM1[0]
+    for i in range(1, len(EXPM1)):
+        p = fma(p, r, EXPM1[i])
+    half = float_from_bits(uint32(int32(n) + int32(126)) << uint32(23))
+    y = fma(half, fma(p * r, r, r), half) * float32(2.0)
+    y = y if x >= _EXP_LOWEST else _ZERO
+    y = y if x <= _EXP_HIGHEST else _INFINITY
+    return y if x == x else x
+
+
+@device
+def _expm1(x):
+    y = _INFINITY if x > _EXP_HIGHEST else expm1(x)
+    return y if x == x else x
+
+
+@device
+def _log(x):
+    y = log(x) if x >= _TINY else log(x * float32(2.0**32)) - float32(22.18070978)
+    y = y if x > _ZERO else (-_INFINITY if x == _ZERO else _NAN)
+    return y if x < _INFINITY else x
+
+
+@device
+def _log1p(x):
+    u = _ONE + x
+    y = log(max(u, _TINY)) + (x - (u - _ONE)) / u
+    y = y if u > _ZERO else (-_INFINITY if u == _ZERO else _NAN)
+    return y if x < _INFINITY else x
+
+
+@device
+def _tanh(x):
+    y = tanh(x)
+    return y if x == x else x
+
+
+@device
+def _greater(a, b):
+    """The larger one, or the one that is not a number."""
+    return a if (a > b or a != a) else b
+
+
+@device
+def _smaller(a, b):
+    return a if (a < b or a != a) else b
+
+
+@routine
+def _execute(code, numbers, first, last, where, rows, features):
+    """Runs the instructions first … last - 1 on registers of so many rows, which lie at the addresses ``where``.
+
+    No target is one of its sources: the loops would not be vectorised.
+    """
+    for i in range(first, last):
+        op, count = code[i, 0], rows * features if code[i, WIDE] else rows
+        out = _floats(where[code[i, 1]], count)
+        a, b = _floats(where[code[i, 2]], count), _floats(where[code[i, 3]], count)
+        x = numbers[i]
+        if op == CONSTANT:
+            for j in range(count):
+                out[j] = x
+        elif op == COPY:
+            for j in range(count):
+                out[j] = a[j]
+        elif op == ADD:
+            for j in range(count):
+                out[j] = a[j] + b[j]
+        elif op == SUB:
+            for j in range(count):
+                out[j] = a[j] - b[j]
+        elif op == MUL:
+            for j in range(count):
+                out[j] = a[j] * b[j]
+        elif op == DIV:
+            for j in range(count):
+                out[j] = a[j] / b[j]
+        elif op == FMA:
+            c = _floats(where[code[i, 4]], count)
+            for j in range(count):
+                out[j] = fma(a[j], b[j], c[j])
+        elif op == MAXIMUM:
+            for j in range(count):
+                out[j] = _greater(a[j], b[j])
+        elif op == MINIMUM:
+            for j in range(count):
+                out[j] = _smaller(a[j], b[j])
+        elif op == ADD_NUMBER:
+            for j in range(count):
+                out[j] = a[j] + x
+        elif op == MUL_NUMBER:
+            for j in range(count):
+                out[j] = a[j] * x
+        elif op == DIV_NUMBER:
+            for j in range(count):
+                out[j] = a[j] / x
+        elif op == FROM_NUMBER:
+            for j in range(count):
+                out[j] = x - a[j]
+        elif op == NUMBER_OVER:
+            for j in range(count):
+                out[j] = x / a[j]
+        elif op == MAX_NUMBER:
+            for j in range(count):
+                out[j] = _greater(a[j], x)
+        elif op == MIN_NUMBER:
+            for j in range(count):
+                out[j] = _smaller(a[j], x)
+        elif op in (ADD_COLUMN, MUL_COLUMN):
+            _with_column(where[code[i, 1]], where[code[i, 2]], where[code[i, 3]], rows, features, op)
+        elif op == GT:
+            for j in range(count):
+                out[j] = _ONE if a[j] > b[j] else _ZERO
+        elif op == GE:
+            for j in range(count):
+                out[j] = _ONE if a[j] >= b[j] else _ZERO
+        elif op == EQ:
+            for j in range(count):
+                out[j] = _ONE if a[j] == b[j] else _ZERO
+        elif op == WHERE:
+            c = _floats(where[code[i, 4]], count)
+            for j in range(count):
+                out[j] = b[j] if a[j] != _ZERO else c[j]
+        elif op == ABS:
+            for j in range(count):
+                out[j] = abs(a[j])
+        elif op == SQRT:
+            for j in range(count):
+                out[j] = math.sqrt(a[j])
+        elif op == RSQRT:
+            for j in range(count):
+                out[j] = _ONE / math.sqrt(a[j])
+        elif op == EXP:
+            for j in range(count):
+                out[j] = _exp(a[j])
+        elif op == EXPM1_CODE:
+            for j in range(count):
+                out[j] = _expm1(a[j])
+        elif op == LOG:
+            for j in range(count):
+                out[j] = _log(a[j])
+        elif op == LOG1P:
+            for j in range(count):
+                out[j] = _log1p(a[j])
+        elif op == TANH:
+            for j in range(count):
+                out[j] = _tanh(a[j])
+        elif op == SIGMOID:
+            for j in range(count):
+                out[j] = _ONE / (_ONE + _exp(-a[j]))
+        elif op == ROW_SUM:
+            _row_sums(where[code[i, 1]], where[code[i, 2]], rows, features)
+        elif op == SPREAD:
+            values = _floats(where[code[i, 2]], rows)
+            for row in range(rows):
+                part = _floats(where[code[i, 1]] + uintp(4 * row * features), features)
+                value = values[row]
+                for j in range(features):
+                    part[j] = value
+        elif op == ACTIVATION:
+            for j in range(count):
+                out[j] = a[j]
+            first_term, second_term = _floats(where[code[i, 4]], count), _floats(where[code[i, 5]], count)
+            activate_simply(out, b, first_term, second_term, uintp(0), count, int(x))
+
+
+@routine
+def _with_column(out_at, a_at, column_at, rows, features, op):
+    """Adds one value a row to a row's elements, or multiplies them by it."""
+    column = _floats(column_at, rows)
+    for row in range(rows):
+        step = uintp(4 * row * features)
+        out, a, value = _floats(out_at + step, features), _floats(a_at + step, features), column[row]
+        if op == ADD_COLUMN:
+            for j in range(features):
+                out[j] = a[j] + value
+        else:
+            for j in range(features):
+                out[j] = a[j] * value
+
+
+@routine
+def _row_sums(out_at, values_at, rows, features):
+    """Sums in float64 of rows that lie one behind the other."""
+    out = _floats(out_at, rows)
+    for row in range(rows):
+        at = values_at + uintp(4 * row * features)
+        total, whole = 0.0, features // 32
+        if whole:
+            total = sum_of_32_doubles(at, whole)
+        rest = _floats(at, features)
+        for j in range(32 * whole, features):
+            total += rest[j]
+        out[row] = float32(total)
+
+
+@routine
+def _gather(target, source, offsets, rows, features, stride, way):
+    """Copies rows to ``target``, each from its offset on, elements ``stride`` apart; addresses, and elements."""
+    out = _floats(target, rows * features)
+    if way == WIDENED:
+        for row in range(rows):
+            for j in range(features):
+                at = uintp(offsets[row] + j * stride)
+                out[row * features + j] = float32(carray(_pointer(source + at), 1, np.uint8)[0])
+    elif stride == 1:
+        for row in range(rows):
+            part = _floats(source + uintp(4 * offsets[row]), features)
+            made = _floats(target + uintp(4 * row * features), features)
+            for j in range(features):
+                made[j] = part[j]
+    else:
+        for j in range(features):  # neighbouring rows may lie side by side in memory
+            for row in range(rows):
+                at = uintp(4 * (offsets[row] + j * stride))
+                out[row * features + j] = _floats(source + at, 1)[0]
+
+
+@routine
+def _find_rows(offsets, leaf, sizes, first, rows):
+    """Offset in elements at which each row of a leaf starts."""
+    for row in range(rows):
+        rest, offset = first + row, 0
+        for axis in range(sizes.shape[0] - 1, -1, -1):
+            size = sizes[axis]
+            offset += rest % size * leaf[STRIDES + axis]
+            rest //= size
+        offsets[row] = offset
+
+
+@shared
+def run_rows(code, numbers, geometry, leaves, sizes, placed, addresses, outputs, start, stop):
+    """Runs a program for the items start … stop - 1, each a block of rows and a group of evaluations.
+
+    Args (all int64 unless told):
+        code: [instructions, 7]. numbers: float32 [instructions].
+        geometry: see :data:`ROWS`.
+        leaves: [leaves, 4 + axes], see :data:`PER_EVALUATION`; they fill the first registers.
+        sizes: [axes] of the rows.
+        placed: [registers], in the scratch memory, in elements; -1 for outputs.
+        addresses: [leaves + outputs] of float32 memory; an output is [P, rows, features], or [P, rows] if narrow.
+        outputs: [outputs, 2], its register and whether it is narrow.
+    """
+    rows_in_all, features_in_all = geometry[ROWS], geometry[FEATURES]
+    block, segment, groups = geometry[BLOCK], geometry[SEGMENT], geometry[GROUPS]
+    count, constants, base, total = leaves.shape[0], geometry[CONSTANTS], geometry[BASE], geometry[TOTAL]
+    segments = -(-features_in_all // segment)
+    scratch = np.empty(geometry[SCRATCH] + 16, np.float32)
+    bottom = uintp(scratch.ctypes.data)
+    bottom += uintp(-int(bottom) & 63)
+    where = np.empty(geometry[REGISTERS], np.uintp)
+    offsets = np.empty((count, block), np.int64)
+    for register in range(geometry[REGISTERS]):
+        where[register] = bottom + uintp(4 * max(0, placed[register]))
+    _execute(code, numbers, int64(0), constants, where, block, segment)
+    for item in range(start, stop):
+        place, group = item // groups, item % groups
+        first, column = place // segments * block, place % segments * segment
+        rows, features = min(block, rows_in_all - first), min(segment, features_in_all - column)
+        for leaf in range(count):
+            _find_rows(offsets[leaf], leaves[leaf], sizes, first, rows)
+            if leaves[leaf, PER_EVALUATION] < 0:
+                _read(leaf, leaves, addresses, where, bottom, placed, offsets, rows, features, column, int64(0))
+        _execute(code, numbers, constants, base, where, rows, features)
+        evaluations = geometry[EVALUATIONS]
+        for p in range(group * evaluations // groups, (group + 1) * evaluations // groups):
+            for leaf in range(count):
+                if leaves[leaf, PER_EVALUATION] >= 0:
+                    _read(leaf, leaves, addresses, where, bottom, placed, offsets, rows, features, column, p)
+            for k in range(outputs.shape[0]):
+                wide = 1 if outputs[k, 1] else features_in_all
+                at = (p * rows_in_all + first) * wide + (0 if outputs[k, 1] else column)
+                where[outputs[k, 0]] = uintp(addresses[count + k] + 4 * at)
+            _execute(code, numbers, base, total, where, rows, features)
+
+
+@routine
+def _read(leaf, leaves, addresses, where, bottom, placed, offsets, rows, features, column, p):
+    """Has a leaf's register hold its rows: it is pointed at them, or they are copied."""
+    here, way = leaves[leaf], leaves[leaf, WAY]
+    moved = 0 if here[PER_EVALUATION] < 0 else here[PER_EVALUATION] * p
+    moved += (0 if here[NARROW] else column * here[LAST_STRIDE]) * (1 if way == WIDENED else 4)
+    source = uintp(addresses[leaf] + moved)
+    if way == DIRECT:
+        where[leaf] = source + uintp(4 * offsets[leaf, 0])
+    else:
+        length = 1 if here[NARROW] else features
+        target = bottom + uintp(4 * placed[leaf])
+        _gather(target, source, offsets[leaf], rows, length, here[LAST_STRIDE], way)

@@ -1,0 +1,32 @@
+"""Programs of elementwise operations and row sums, on engines that have them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zo_triton.ops.engines import engine_for, load_engine
+
+
+def offers_rows(device: torch.device) -> bool:
+    """Whether the device's engine runs programs; else formulas run operation after operation."""
+    return device.type == "cpu" and engine_for(device) == "cpu"
+
+
+def row_program(
+    shape: tuple[int, ...],
+    leaves: Sequence[tuple[int, tuple[int, ...], bool, bool]],
+    operations: Sequence[tuple[str, tuple[int | float, ...]]],
+    outputs: Sequence[tuple[int | float, bool]],
+    evaluations: int,
+) -> Any:
+    """The CPU engine's ``RowProgram``; see there."""
+    return load_engine("cpu").RowProgram(shape, leaves, operations, outputs, evaluations)
+
+
+def activation_terms(base: Tensor, activation: str) -> tuple[Tensor, Tensor]:
+    """Two tensors of the base's shape that the CPU engine's rule of ``activation`` reads beside it."""
+    return load_engine("cpu").base_terms(base, activation)
