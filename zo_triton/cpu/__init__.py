@@ -3,6 +3,7 @@
 from zo_triton._memory import keep_freed_memory
 from zo_triton.cpu.accumulate import accumulate
 from zo_triton.cpu.activation import activation_difference, base_terms
+from zo_triton.cpu.attention import attention_difference
 from zo_triton.cpu.base import linear
 from zo_triton.cpu.conv2d import perturbed_conv2d
 from zo_triton.cpu.cross_entropy import cross_entropy_difference
@@ -13,6 +14,7 @@ from zo_triton.cpu.perturbed_linear import perturbed_linear
 from zo_triton.cpu.rounding import stochastic_add
 from zo_triton.cpu.row_program import RowProgram
 from zo_triton.cpu.sample import sample, stage
+from zo_triton.cpu.softmax import softmax_difference
 from zo_triton.cpu.threads import one_pool
 from zo_triton.cpu.windows import largest_difference
 
@@ -20,6 +22,7 @@ __all__ = [
     "RowProgram",
     "accumulate",
     "activation_difference",
+    "attention_difference",
     "base_terms",
     "cross_entropy_difference",
     "gram",
@@ -32,6 +35,7 @@ __all__ = [
     "perturbed_conv2d",
     "perturbed_linear",
     "sample",
+    "softmax_difference",
     "stage",
     "stochastic_add",
 ]

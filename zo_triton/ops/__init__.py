@@ -5,6 +5,7 @@ buffers can be reused. Tensors on a GPU run the Triton kernels, tensors on the C
 :func:`use_engine` overrides that.
 """
 
+from zo_triton.ops.attention import attention_difference, softmax_difference
 from zo_triton.ops.engines import ENGINES, engine_for, use_engine
 from zo_triton.ops.field import accumulate, direction_scales, gram, sample, stage, stochastic_add
 from zo_triton.ops.grid import accumulate_on_grid, on_grid
@@ -27,6 +28,7 @@ __all__ = [
     "accumulate_on_grid",
     "activation_difference",
     "activation_terms",
+    "attention_difference",
     "cross_entropy_difference",
     "direction_scales",
     "engine_for",
@@ -44,6 +46,7 @@ __all__ = [
     "perturbed_linear",
     "row_program",
     "sample",
+    "softmax_difference",
     "stage",
     "stochastic_add",
     "use_engine",

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zo_triton import ops
 from zo_triton.difference.registry import handler
 from zo_triton.difference.rules.elementwise import wide
 from zo_triton.difference.rules.linear import product
@@ -63,11 +64,21 @@ def _attention(
         if base.numel() == 0:
             mode.ignore(query, key, value, attn_mask)
             return torch.zeros(mode.evaluations, *base.shape, device=base.device)
+        changes = [mode.difference(each) for each in (query, key, value, attn_mask)]
+        if all(each is None for each in changes):
+            return NotImplemented
+        dtype = torch.float32 if mode.wide else mode.compute_dtype
+        moved = ops.attention_difference(
+            base, (query, key, value, attn_mask, kept), changes, mode.evaluations, factor, is_causal, dtype
+        )
+        return _by_scores(mode, base) if moved is None else moved
+
+    def _by_scores(mode: DifferenceMode, base: Tensor) -> Tensor:
         keys, values = _repeated(key, groups), _repeated(value, groups)
         scores = _scores(query, keys, factor, attn_mask, is_causal)
         mode.reserve(scores.numel())
-        changes = _repeated(mode.difference(key), groups)
-        turned = None if changes is None else changes.mT
+        turned = _repeated(mode.difference(key), groups)
+        turned = None if turned is None else turned.mT
         moved = product(mode, scores, (query, mode.difference(query)), (keys.mT, turned))
         moved = None if moved is None else moved.mul_(factor)
         shift = mode.difference(attn_mask)
@@ -77,11 +88,12 @@ def _attention(
         shares, change = _softmax(scores), None
         if moved is not None:
             change = softmax_difference(shares, scores, moved, -1)
-            change = change.masked_fill(shares == 0, 0.0)
+            change = change.masked_fill(scores == -math.inf, 0.0)
         if kept is not None:
             shares, change = shares * kept, None if change is None else change * kept
         result = product(mode, base, (shares, change), (values, _repeated(mode.difference(value), groups)))
-        return NotImplemented if result is None else result
+        assert result is not None
+        return result
 
     options = {"scale": scale, "enable_gqa": enable_gqa}
     return mode.apply(compute, base, function, (query, key, value, attn_mask, dropout_p, is_causal), options)

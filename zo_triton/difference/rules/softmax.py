@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from zo_triton import ops
 from zo_triton.difference.registry import rule
 from zo_triton.difference.rules.elementwise import of_two, wide
 from zo_triton.difference.rules.reduce import axes_of
@@ -84,9 +85,20 @@ def _along_classes(name: str, change: Callable[[Tensor, Tensor, Tensor, int], Te
         return change(base, input, delta, _from_the_end(input, dim))
 
 
-_along_classes("log_softmax", lambda base, a, delta, dim: log_softmax_difference(a, delta, dim))
-_along_classes("softmax", softmax_difference)
-_along_classes("softmin", lambda base, a, delta, dim: softmax_difference(base, -a, -delta, dim))
+def _in_rows(base: Tensor, a: Tensor, delta: Tensor, dim: int, logarithm: bool) -> Tensor:
+    """Δ softmax or Δ log_softmax: by the engine's kernel along the last axis, where it has one."""
+    a, found = wide(a), None
+    if dim == -1 and base.dtype == torch.float32:
+        shares = base.exp() if logarithm else base
+        found = ops.softmax_difference(shares, a, wide(delta), logarithm)
+    if found is not None:
+        return found
+    return log_softmax_difference(a, delta, dim) if logarithm else softmax_difference(base, a, delta, dim)
+
+
+_along_classes("log_softmax", lambda base, a, delta, dim: _in_rows(base, a, delta, dim, logarithm=True))
+_along_classes("softmax", lambda base, a, delta, dim: _in_rows(base, a, delta, dim, logarithm=False))
+_along_classes("softmin", lambda base, a, delta, dim: _in_rows(base, -a, -delta, dim, logarithm=False))
 
 
 def log_sum(a: Tensor, da: Tensor, b: Tensor, db: Tensor) -> Tensor:

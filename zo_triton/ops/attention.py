@@ -1,0 +1,56 @@
+"""Softmax and attention: whole functions whose differences an engine may have a quicker way to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from zo_triton.ops.engines import engine_for, load_engine
+
+
+def softmax_difference(
+    shares: Tensor, scores: Tensor, change: Tensor, logarithm: bool = False
+) -> Tensor | None:
+    """Δ softmax or Δ log_softmax along the last axis, [P, *shape] float32; None where no engine has it.
+
+    Args:
+        shares: softmax(scores), [*shape].
+        scores: [*shape].
+        change: δ, [P, *shape].
+        logarithm: Which of the two.
+    """
+    if change.device.type != "cpu" or engine_for(change.device) != "cpu":
+        return None
+    return load_engine("cpu").softmax_difference(shares, scores, change, logarithm)
+
+
+def attention_difference(
+    output: Tensor,
+    values: Sequence[Tensor | None],
+    changes: Sequence[Tensor | None],
+    evaluations: int,
+    scale: float,
+    is_causal: bool,
+    dtype: torch.dtype,
+) -> Tensor | None:
+    """Difference of scaled dot-product attention, [P, *output.shape] in ``dtype``; None where no engine has it.
+
+    Args:
+        output: The base's result, [*batch, L, Ev].
+        values: query, key, value, mask or None, factors on the shares (dropout) or None.
+        changes: Differences of the first four, [P, *shape] or None, of which one is there.
+        evaluations: P.
+        scale: Factor on QKᵀ.
+        is_causal: Hides from query i the keys after i.
+        dtype: float32 or bfloat16.
+    """
+    there = [each for each in (*values, *changes) if each is not None]
+    if output.device.type != "cpu" or engine_for(output.device) != "cpu":
+        return None
+    if any(each.dtype == torch.float64 for each in there) or min(each.dim() for each in values[:3]) < 3:
+        return None
+    return load_engine("cpu").attention_difference(
+        output, values, changes, evaluations, scale, is_causal, dtype
+    )
