@@ -70,6 +70,11 @@ OVERRIDES: dict[str, dict[tuple[int, torch.dtype, str], dict[str, int]]] = {
 }
 """Chips that the configs above don't fit, whose registers or memory run out."""
 
+TRANSPOSED = {
+    (2, torch.bfloat16, source): tiles(64, 128, 32, 8, 3) for source in ("inline", "real", "low_rank")
+}
+"""Of weights stored as [in_features, out_features], where those above spill."""
+
 INTERPRETER_CONFIG = tiles(64, 64, 64, warps=4, stages=1)
 
 
@@ -77,11 +82,13 @@ FEW_SAMPLES = 128
 """Up to so many a tile of 256 would be half empty."""
 
 
-def default_config(sides: int, dtype: torch.dtype, source: str, samples: int, chip: str) -> Mapping[str, int]:
+def default_config(
+    sides: int, dtype: torch.dtype, source: str, samples: int, chip: str, transposed: bool = False
+) -> Mapping[str, int]:
     """Tile sizes and launch options unless the caller says; ``source`` as in :data:`CONFIGS`."""
     if INTERPRETED:
         return INTERPRETER_CONFIG
-    configs = {**CONFIGS, **OVERRIDES.get(chip, {})}
+    configs = {**CONFIGS, **OVERRIDES.get(chip, {}), **(TRANSPOSED if transposed else {})}
     chosen = configs[sides, dtype, source]
     return configs[sides, dtype, "inline"] if chosen["BLOCK_N"] > samples <= FEW_SAMPLES else chosen
 
@@ -247,7 +254,7 @@ def launch_perturbed_linear(
             "perturbed_linear", out.dtype, sides=layer.sides, distribution=directions.elementwise, bits=source,
             samples=upper(samples, 32, 64, FEW_SAMPLES),
         ),
-        default_config(layer.sides, out.dtype, source, samples, chip_of(out)),
+        default_config(layer.sides, out.dtype, source, samples, chip_of(out), transposed),
     )  # fmt: skip
     sample_tiles, feature_tiles = blocks(samples, config["BLOCK_N"]), blocks(out_features, config["BLOCK_F"])
     launch(
