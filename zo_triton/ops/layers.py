@@ -64,8 +64,8 @@ def perturbed_linear(
         donate: The caller will not read ``difference`` again: its memory may carry the result.
 
     Returns:
-        [P, N, out_features] in ``dtype``. On the CPU's engine it lies in memory in the order that ``difference`` has,
-        torch's own or [P, out_features, N]; without one in the latter.
+        [P, N, out_features] in ``dtype``. On the CPU's engine it lies in memory in the order that ``difference``
+        has, torch's own or [P, out_features, N]; without one in the latter.
     """
     evaluations, samples, features = signed_eps.numel(), base.shape[0], weight.shape[0]
     if engine_for(base.device) != "cpu":
