@@ -69,7 +69,8 @@ def perturbed_linear(
         transposed: The weight is stored as [in_features, out_features].
 
     Returns:
-        [P, N, out_features] in ``dtype``.
+        [P, N, out_features] in ``dtype``. On the CPU's engine it lies in memory in the order that ``difference``
+        has, torch's own or [P, out_features, N]; without one in the latter.
 
     Raises:
         ValueError: The weight's shape does not fit the base.
