@@ -16,7 +16,7 @@ GENERATOR = torch.Generator().manual_seed(0)
 
 
 def numbers(*shape):
-    return torch.randn(*shape, generator=GENERATOR)
+    return torch.randn(shape, generator=GENERATOR)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def new_gelu(x):
 
 
 def rms_norm(x, weight):
-    variance = x.to(torch.float32).pow(2).mean(-1, keepdim=True)
+    variance = x.to(x.dtype).pow(2).mean(-1, keepdim=True)
     return weight * (x * torch.rsqrt(variance + 1e-6))
 
 
@@ -251,3 +251,14 @@ def test_other_types_run_on_tensors(programs):
     with zo.use_engine("cpu"):
         zo.differences(lambda: (x * 2).exp(), [x], DIRECTIONS, 1e-2, compute_dtype=torch.bfloat16)
     assert not programs
+
+
+def test_one_value_a_row_beside_numbers():
+    """A row's statistic that is bounded, compared and chosen is still one value a row."""
+
+    def function(x):
+        spread = x.square().mean(-1, keepdim=True)
+        chosen = torch.where(spread > 0.9, spread.clamp(0.5, 1.5), 0.3)
+        return torch.cat([chosen, x / chosen], 1)
+
+    assert error_of(function, (numbers(40, 300),), 1e-3) < 1e-5
