@@ -40,7 +40,7 @@ def base_terms(a: Tensor, activation: str) -> tuple[Tensor, Tensor]:
     """Two tensors of a's shape that the rule of ``activation`` reads beside a itself."""
     if activation == "tanh":
         decay = torch.exp(-2.0 * a.abs())
-        return torch.tanh(a), 4.0 * decay / (1.0 + decay) ** 2
+        return torch.tanh(a), 2.0 * decay / (1.0 + decay)
     if activation in ("sigmoid", "silu"):
         return torch.sigmoid(a), torch.sigmoid(-a)
     if activation == "gelu":
@@ -48,7 +48,7 @@ def base_terms(a: Tensor, activation: str) -> tuple[Tensor, Tensor]:
     if activation == "gelu_tanh":
         inner = float(_SCALE) * (a + float(_CUBIC) * a**3)
         decay = torch.exp(-2.0 * inner.abs())
-        return torch.tanh(inner), 4.0 * decay / (1.0 + decay) ** 2
+        return torch.tanh(inner), 2.0 * decay / (1.0 + decay)
     return a, a
 
 
@@ -60,18 +60,32 @@ def _tanh(x):
 
 
 @device
-def _tanh_step(step, x, t, slope):
-    """u(1-t²)/(1+tu); where t and u have opposite signs, 1+tu is the sum of their distances from ±1."""
-    one, size = float32(1.0), abs(t)
+def _short_tanh_step(step, t, rest):
+    """u(1-t²)/(1+tu) with u = e/(e+2) and 1-|t| = ``rest``, above and below times e+2.
+
+    Where t and u have opposite signs, 1+tu is the sum of their distances from ±1.
+    """
+    size, two = abs(t), float32(2.0)
     e = expm1(min(abs(step) + abs(step), float32(60.0)))
-    inverse = one / (e + float32(2.0))
-    u = e * inverse
-    together = one + size * u
-    apart = slope / (one + size) + size * (inverse + inverse)
-    change = slope * u / (together if t * step >= float32(0.0) else apart)
-    change = change if step >= float32(0.0) else -change
-    # From one saturated end to the other, both distances underflow; nothing cancels there.
-    return _tanh(x + step) - t if abs(step) > _FAR else change
+    together = (e + two) + size * e
+    apart = rest * (e + two) + (size + size)
+    change = rest * (two - rest) * e / (together if t * step >= float32(0.0) else apart)
+    return change if step >= float32(0.0) else -change
+
+
+@device
+def _tanh_step(step, x, t, rest):
+    """From one saturated end to the other, both distances underflow; nothing cancels there."""
+    return _tanh(x + step) - t if abs(step) > _FAR else _short_tanh_step(step, t, rest)
+
+
+@device
+def _count_far(steps, count):
+    """How many steps of tanh go so far; where none does, its loop needs no second tanh."""
+    far = 0
+    for j in range(count):
+        far += 1 if abs(steps[j]) > _FAR else 0
+    return far
 
 
 @device
@@ -111,6 +125,9 @@ def activate_simply(steps, a, first, second, at, count, kind):
         for j in range(count):
             x = a[at + uintp(j)]
             steps[j] = max(steps[j], -x) if x > zero else max(x + steps[j], zero)
+    elif kind == TANH and _count_far(steps, count) == 0:
+        for j in range(count):
+            steps[j] = _short_tanh_step(steps[j], first[at + uintp(j)], second[at + uintp(j)])
     elif kind == TANH:
         for j in range(count):
             steps[j] = _tanh_step(steps[j], a[at + uintp(j)], first[at + uintp(j)], second[at + uintp(j)])

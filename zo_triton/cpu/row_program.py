@@ -191,8 +191,9 @@ class _Code:
         found = []
         for value, narrow in outputs:
             result = self._register(value if type(value) is float else values[value])  # type: ignore[index]
-            if self._wide[result] == (narrow and features > 1):
-                result = self._add("spread", (result,)) if not narrow else result
+            if not narrow:
+                result = self._widened(result)
+            assert self._wide[result] == (not narrow or features == 1), "a row where one value is wanted"
             if result < self._count or not self._varies[result] or result in (each for each, _ in found):
                 result = self._step("copy", (result,), 0.0, True, self._wide[result])
             found.append((result, narrow and features > 1))
@@ -235,15 +236,29 @@ class _Code:
         return self._add(name, sources)
 
     def _register(self, value: int | float) -> int:
-        return value if type(value) is not float else self._add("constant", (), value)  # type: ignore[return-value]
+        return value if type(value) is not float else self._constant(value, False)  # type: ignore[return-value]
+
+    def _constant(self, number: float, wide: bool) -> int:
+        wide = wide or self._features == 1
+        key = ("constant", number, wide)
+        if key not in self._known:
+            self._known[key] = self._step("constant", (), number, False, wide)
+        return self._known[key]
+
+    def _widened(self, register: int) -> int:
+        """The register, or one with its values repeated along the rows."""
+        if self._wide[register]:
+            return register
+        name, _, number = self._steps[register - self._count] if register >= self._count else ("", (), 0.0)
+        return self._constant(number, True) if name == "constant" else self._add("spread", (register,))
 
     def _add(self, name: str, sources: tuple[int, ...], number: float = 0.0) -> int:
         """The register of a step, which may be there already; one-value sources of a wide step are spread."""
-        wide = name in ("spread", "constant") or (name != "row_sum" and any(self._wide[s] for s in sources))
+        wide = name == "spread" or (name != "row_sum" and any(self._wide[s] for s in sources))
         if name == "row_sum" and not self._wide[sources[0]]:
-            sources = (self._add("spread", sources),)
+            sources = (self._widened(sources[0]),)
         if wide and name not in ("spread", "add_column", "mul_column"):
-            sources = tuple(s if self._wide[s] else self._add("spread", (s,)) for s in sources)
+            sources = tuple(map(self._widened, sources))
         key = (name, sources, number)
         if key not in self._known:
             varies = any(self._varies[source] for source in sources)

@@ -6,13 +6,27 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from zo_triton import ops
+from zo_triton.difference import chains
 from zo_triton.difference.entries import Entry, PendingActivation, PendingLayer
 from zo_triton.difference.registry import named, register
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
+
+
+def _rule(activation: str) -> Callable:
+    def compute(mode: DifferenceMode, base: Tensor, input: Tensor) -> Tensor:
+        delta = mode.needed(input)
+        return ops.activation_difference(input.float(), delta.to(mode.compute_dtype), activation)
+
+    return compute
+
+
+_RULES = {name: _rule(name) for name in ("relu", "tanh", "sigmoid", "gelu", "gelu_tanh", "silu")}
+"""Of activations behind something else than a pending layer."""
 
 
 def _register(name: str, *functions: str) -> None:
@@ -25,16 +39,13 @@ def _register(name: str, *functions: str) -> None:
         if name == "gelu" and "tanh" in (*args[1:], kwargs.get("approximate")):
             chosen = "gelu_tanh"
         base = mode.once(function, *args, **kwargs)
-        alias = x.detach() if x.dtype == torch.float32 else x.float()
         if entry is not None and isinstance(entry.lazy, PendingLayer) and not entry.lazy.spent:
+            alias = x.detach() if x.dtype == torch.float32 else x.float()
             mode.put(base, Entry(None, PendingActivation(entry, chosen, alias)))
             return base
-        if entry is None:
-            delta = mode.materialise(mode.ids[id(x)], x).to(mode.compute_dtype)
-        else:
-            delta = mode.resolve(entry)
-        mode.put(base, Entry(ops.activation_difference(alias, delta, chosen), None, True))
-        return base
+        if chains.defer(mode, _RULES[chosen], base, (x,), {}):
+            return base
+        return mode.apply(_RULES[chosen], base, function, (x,), {})
 
     register(named(*functions), handle)
 
