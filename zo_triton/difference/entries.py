@@ -16,6 +16,7 @@ from torch import Tensor
 from zo_triton import ops
 
 if TYPE_CHECKING:
+    from zo_triton.difference.heads import PendingView
     from zo_triton.difference.mode import DifferenceMode
 
 
@@ -24,8 +25,8 @@ class Entry:
 
     Attributes:
         difference: [P, *shape] in the compute dtype (float32 after a loss), or None while ``lazy`` is set.
-        lazy: A :class:`PendingLayer`, :class:`PendingActivation` or :class:`Symbol` that computes the
-            difference on demand, or None.
+        lazy: A :class:`PendingLayer`, :class:`PendingActivation`, ``heads.PendingView`` or :class:`Symbol` that
+            computes the difference on demand, or None.
         exclusive: No other entry's difference lies in the same memory.
         readers: How many places may read ``difference`` again: the table and each pending entry.
         reference: Weak reference to the base tensor; its callback removes the entry from the table.
@@ -36,7 +37,7 @@ class Entry:
     def __init__(
         self,
         difference: Tensor | None,
-        lazy: PendingLayer | PendingActivation | Symbol | None = None,
+        lazy: PendingLayer | PendingActivation | PendingView | Symbol | None = None,
         exclusive: bool = False,
     ) -> None:
         self.difference = difference
@@ -151,17 +152,12 @@ class PendingLinear(PendingLayer):
         """
         if self.spent:
             mode.restart(keep=self.index)
+        mode.reserve(self.shape.numel())
+        given, source = self.given(mode), self.source
         assert self.base is not None
         assert self.weight is not None
-        given, donate, samples = None, False, self.base.shape[0]
-        source = self.source
-        if source is not None:
-            given = mode.resolve(source)
-            if given.dtype != mode.compute_dtype:
-                given = given.to(mode.compute_dtype)
-            if given.dim() != 3:
-                given = given.reshape(mode.evaluations, samples, -1)
-            donate = source.exclusive and source.readers == 1
+        samples = self.base.shape[0]
+        donate = source is not None and source.exclusive and source.readers == 1
         if base_output is not None and base_output.dim() != 2:
             base_output = base_output.reshape(samples, -1)
         result = ops.perturbed_linear(
@@ -181,6 +177,16 @@ class PendingLinear(PendingLayer):
             self.spent = True
             self.release()
         return result if len(self.shape) == 2 else result.view(mode.evaluations, *self.shape)
+
+    def given(self, mode: DifferenceMode) -> Tensor | None:
+        """The input's difference, [P, N, in_features] in the compute dtype; None if it carries none."""
+        if self.source is None:
+            return None
+        assert self.base is not None
+        given = mode.resolve(self.source)
+        if given.dtype != mode.compute_dtype:
+            given = given.to(mode.compute_dtype)
+        return given if given.dim() == 3 else given.reshape(mode.evaluations, self.base.shape[0], -1)
 
 
 class PendingConvolution(PendingLayer):

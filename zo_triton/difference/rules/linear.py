@@ -11,6 +11,7 @@ from torch import Tensor
 from zo_triton import ops
 from zo_triton.difference import fallback
 from zo_triton.difference.entries import Entry, PendingActivation, PendingLinear, Symbol
+from zo_triton.difference.heads import is_too_large
 from zo_triton.difference.registry import handler, is_dense, rule
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def _defer(
     if base.numel() == 0 or input.numel() == 0:
         mode.apply(_general, base, torch.nn.functional.linear, (input, weight, None), {})
         return
-    mode.reserve(base.numel())
+    if not is_too_large(mode, base.numel()):  # of a large one, only pieces may ever be needed
+        mode.reserve(base.numel())
     depth = 1 if source is None else 1 + _depth(source)
     if source is not None and (isinstance(source.lazy, Symbol) or depth > DEEPEST):
         mode.resolve(source)
