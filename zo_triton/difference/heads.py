@@ -80,7 +80,9 @@ def stays_pending(
     """
     entry = mode.entry_of(input)
     found = None if entry is None else _layer_behind(mode, entry)
-    if entry is None or found is None or base.dim() < 2 or base.shape[-1] != input.shape[-1]:
+    if entry is None or found is None or base.device != input.device:
+        return False
+    if base.dim() < 2 or base.shape[-1] != input.shape[-1]:
         return False
     if base is input:
         return True

@@ -51,7 +51,7 @@ def attention_difference(
         return None
     if any(each.dtype == torch.float64 for each in there):
         return None
-    if any(each is None or each.dim() < 3 for each in values[:3]):
+    if any(each is None or each.dim() < 3 or not each.numel() for each in values[:3]):
         return None
     return load_engine("cpu").attention_difference(
         output, values, changes, evaluations, scale, is_causal, dtype
