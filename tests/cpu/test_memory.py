@@ -28,6 +28,30 @@ for case, _ in CASES:
         ratios[f"{case.name} {dtype}"] = excess(build, case).allocated / chunk_bytes(case, dtype)
 sys.stdout.write(json.dumps(ratios))
 """
+ATTENTION = """
+import sys
+
+import torch
+
+from benchmarks.measure.memory import Allocated
+from zo_triton import ops
+
+torch.set_num_threads(2)
+values = [torch.randn(2, 4, 256, 16) for _ in range(3)]
+changes = [torch.randn(16, 2, 4, 256, 16) for _ in range(3)]
+
+
+def moved():
+    arguments = (*values, None, None), (*changes, None), 16, 0.25, True, torch.float32
+    return ops.attention_difference(values[0], *arguments)
+
+
+moved()
+with Allocated() as held:
+    result = moved()
+    peak = held.peak()
+sys.stdout.write(f"{peak - result.nbytes} {16 * 2 * 4 * 256 * 256 * 4}")
+"""
 COUNTED = """
 import sys
 
@@ -69,6 +93,11 @@ def test_step_stays_under_one_and_a_half_chunks():
     assert len(ratios) == 4
     # At least the chunk itself is there, so the account sees what it should.
     assert all(1 <= ratio <= 1.5 for ratio in ratios.values()), ratios
+
+
+def test_attention_holds_a_few_blocks_of_scores_a_thread():
+    beside, scores = (int(number) for number in run(ATTENTION).split())
+    assert 0 < beside < 2 * 6 * 2**19 < scores / 4
 
 
 def test_account_is_exact():

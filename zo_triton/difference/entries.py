@@ -27,6 +27,11 @@ class Pending(Protocol):
         """Whether computing it would read base results that may be overwritten meanwhile."""
         ...
 
+    @property
+    def owned(self) -> bool:
+        """Whether the difference that it makes lies in memory of its own."""
+        ...
+
     def resolve(self, mode: DifferenceMode) -> Tensor:
         """The difference, [P, *shape]; lets go of what it was made of."""
         ...
@@ -88,7 +93,7 @@ class Symbol:
         batch: Sizes of leading axes along which it is repeated.
     """
 
-    reads = False
+    reads = owned = False
     __slots__ = ("batch", "parameter", "tensor_id", "transposed")
 
     def __init__(
@@ -131,6 +136,7 @@ class PendingLayer:
         shape: Of the layer's base output.
     """
 
+    owned = True
     __slots__ = ("base", "bias_id", "index", "shape", "source", "spent", "weight", "weight_id")
 
     def __init__(
@@ -200,17 +206,12 @@ class PendingLinear(PendingLayer):
         """
         if self.spent:
             mode.restart(keep=self.index)
+        mode.reserve(self.shape.numel())
+        given, source = self.given(mode), self.source
         assert self.base is not None
         assert self.weight is not None
-        given, donate, samples = None, False, self.base.shape[0]
-        source = self.source
-        if source is not None:
-            given = mode.resolve(source)
-            if given.dtype != mode.compute_dtype:
-                given = given.to(mode.compute_dtype)
-            if given.dim() != 3:
-                given = given.reshape(mode.evaluations, samples, -1)
-            donate = source.exclusive and source.readers == 1
+        samples = self.base.shape[0]
+        donate = source is not None and source.exclusive and source.readers == 1
         if base_output is not None and base_output.dim() != 2:
             base_output = base_output.reshape(samples, -1)
         result = ops.perturbed_linear(
@@ -231,6 +232,16 @@ class PendingLinear(PendingLayer):
             self.spent = True
             self.release()
         return result if len(self.shape) == 2 else result.view(mode.evaluations, *self.shape)
+
+    def given(self, mode: DifferenceMode) -> Tensor | None:
+        """The input's difference, [P, N, in_features] in the compute dtype; None if it carries none."""
+        if self.source is None:
+            return None
+        assert self.base is not None
+        given = mode.resolve(self.source)
+        if given.dtype != mode.compute_dtype:
+            given = given.to(mode.compute_dtype)
+        return given if given.dim() == 3 else given.reshape(mode.evaluations, self.base.shape[0], -1)
 
 
 class PendingConvolution(PendingLayer):
@@ -308,6 +319,7 @@ class Viewed:
         shape: Of the tensor that is viewed.
     """
 
+    owned = False
     __slots__ = ("shape", "source")
 
     def __init__(self, source: Entry, shape: torch.Size) -> None:
@@ -345,7 +357,7 @@ class PendingActivation:
         base: The pre-activation, float32: an alias, so that the tensor itself may die.
     """
 
-    reads = True
+    reads = owned = True
     __slots__ = ("activation", "base", "source")
 
     def __init__(self, source: Entry, activation: str, base: Tensor) -> None:

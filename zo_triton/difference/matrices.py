@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zo_triton import ops
 from zo_triton.difference.entries import Entry, PendingActivation, PendingLinear, Symbol
+from zo_triton.difference.heads import is_too_large
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -88,7 +89,8 @@ def defer(
     source = mode.entry_of(input)
     if source is None and matrix.weight_id < 0 and bias_id < 0:
         return False
-    mode.reserve(base.numel())
+    if not is_too_large(mode, base.numel()):  # of a large one, only pieces may ever be needed
+        mode.reserve(base.numel())
     depth = 1 if source is None else 1 + _depth(source)
     if source is not None and depth > DEEPEST:
         mode.resolve(source)

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from zo_triton._memory import empty
 from zo_triton.difference import fallback, inplace, transforms
-from zo_triton.difference.entries import Entry, PendingActivation, Symbol, Viewed, storage_of
+from zo_triton.difference.entries import Entry, PendingActivation, Symbol, storage_of
 from zo_triton.difference.errors import UncoveredError
 from zo_triton.difference.memories import Memories, Memory, same_storage
 from zo_triton.difference.plan import Plan, RestartError
@@ -86,7 +86,7 @@ class DifferenceMode(TorchFunctionMode):
         self._fetched: list[Entry] = []
         self._asked: set[int] = set()
         self._most = budget // (self.evaluations * compute_dtype.itemsize)
-        self._budget = budget
+        self.budget = budget
 
         def dropped(reference: KeyedRef[int, Tensor]) -> None:
             self.drop(reference.key)
@@ -215,8 +215,7 @@ class DifferenceMode(TorchFunctionMode):
         """The entry's difference, computed now if it was pending."""
         if entry.lazy is not None:
             difference = entry.lazy.resolve(self)
-            entry.exclusive = not isinstance(entry.lazy, (Symbol, Viewed))
-            entry.difference, entry.lazy = difference, None
+            entry.difference, entry.exclusive, entry.lazy = difference, entry.lazy.owned, None
         assert entry.difference is not None
         return entry.difference
 
@@ -229,7 +228,7 @@ class DifferenceMode(TorchFunctionMode):
         entry = self.entry_of(value)
         if entry is not None and isinstance(entry.lazy, PendingActivation):
             each = value.numel() * self.sides * self.compute_dtype.itemsize
-            pieces = entry.lazy.pieces(self, max(1, self._budget // PIECES // each))
+            pieces = entry.lazy.pieces(self, max(1, self.budget // PIECES // each))
             if pieces is not None:
                 self.reserve(shape.numel())
                 result = empty((self.evaluations, *shape), self.compute_dtype, value.device)
@@ -273,9 +272,8 @@ class DifferenceMode(TorchFunctionMode):
         """Starts again with fewer directions if a difference of so many elements is over the budget."""
         if elements > self._most and not self.plan.fixed and self.directions.num > 1:
             each = elements * self.sides * self.compute_dtype.itemsize
-            raise RestartError(
-                replace(self.plan, chunk=max(1, min(self._budget // each, self.directions.num // 2)))
-            )
+            fewer = max(1, min(self.budget // each, self.directions.num // 2))
+            raise RestartError(replace(self.plan, chunk=fewer))
 
     def restart(self, keep: int) -> NoReturn:
         """Starts again; pending layer number ``keep`` leaves its input's memory alone and is computed whole."""
@@ -392,7 +390,7 @@ class DifferenceMode(TorchFunctionMode):
         self.written.remember(target)
 
     def close(self) -> None:
-        """Drops every entry: the table and its callbacks refer to each other, and the callbacks to the mode."""
+        """Drops every entry: table and callbacks refer to each other, and the callbacks to the mode."""
         self.entries.clear()
         self._dropped = lambda reference: None
         self.tape = None

@@ -49,7 +49,9 @@ def attention_difference(
     there = [each for each in (*values, *changes) if each is not None]
     if output.device.type != "cpu" or engine_for(output.device) != "cpu":
         return None
-    if any(each.dtype == torch.float64 for each in there) or min(each.dim() for each in values[:3]) < 3:
+    if any(each.dtype == torch.float64 for each in there):
+        return None
+    if any(each is None or each.dim() < 3 or not each.numel() for each in values[:3]):
         return None
     return load_engine("cpu").attention_difference(
         output, values, changes, evaluations, scale, is_causal, dtype

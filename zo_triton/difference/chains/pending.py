@@ -35,7 +35,7 @@ class PendingChain:
         sources: The entries of the differences that it reads.
     """
 
-    reads = True
+    reads = owned = True
     __slots__ = ("bases", "features", "formula", "shape", "size", "sources")
 
     def __init__(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zo_triton import ops
 from zo_triton.difference.errors import UncoveredError
+from zo_triton.difference.heads import loss_of_head
 from zo_triton.difference.network import loss_through_mlp
 from zo_triton.difference.registry import rule
 from zo_triton.difference.rules.elementwise import operand, wide
@@ -73,6 +74,8 @@ def cross_entropy(
     if plain:
         chosen, factors = _labels(target, weight, ignore_index)
         losses = loss_through_mlp(mode, input, chosen, label_smoothing)
+        if losses is None:
+            losses = loss_of_head(mode, input, chosen, label_smoothing, factors)
         if losses is not None:
             return _weighted(losses, factors, target, reduction)
     delta = mode.needed(input)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zo_triton.difference import fallback
+from zo_triton.difference.heads import stays_pending
 from zo_triton.difference.names import copying, viewing
 from zo_triton.difference.registry import handler, handler_of_any, named, register, rule
 from zo_triton.ops import engines
@@ -42,7 +43,12 @@ def reshape(mode: DifferenceMode, base: Any, /, input: Any, *args: Any, **kwargs
         return NotImplemented
     if not mode.carries((input,)):  # only the other one of view_as or type_as does
         return None
-    return mode.needed(input).reshape(mode.evaluations, *base.shape).to(base.device)
+
+    def view(delta: Tensor) -> Tensor:
+        return delta.reshape(delta.shape[0], *base_shape).to(device)
+
+    base_shape, device = base.shape, base.device
+    return None if stays_pending(mode, base, input, None, view) else view(mode.needed(input))
 
 
 def _are_bits(base: Tensor, input: Tensor) -> bool:
@@ -97,15 +103,17 @@ def expand(mode: DifferenceMode, base: Tensor, /, input: Tensor, *args: Any, **k
 
 
 @viewing("__getitem__")
-def getitem(mode: DifferenceMode, base: Tensor, input: Tensor, index: Any) -> Tensor:
+def getitem(mode: DifferenceMode, base: Tensor, input: Tensor, index: Any) -> Any:
     """Basic indices give a view; others go by the positions that they pick."""
     if isinstance(index, Tensor) and index.dtype in (torch.int32, torch.int64) and input.dim() > 0:
         return _look_up(mode, input, index)
-    delta = mode.needed(input)
     parts = index if isinstance(index, tuple) else (index,)
     if all(part is None or part is Ellipsis or type(part) in (int, slice) for part in parts):
-        return delta[(slice(None), *parts)]
-    return _pick(mode, input, delta, lambda positions: positions[index])
+        inside = (slice(None), *parts)
+        if stays_pending(mode, base, input, lambda rows: rows[index], lambda delta: delta[inside]):
+            return None
+        return mode.needed(input)[inside]
+    return _pick(mode, input, mode.needed(input), lambda positions: positions[index])
 
 
 @rule("index_select")
