@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zo_triton.difference import fallback
+from zo_triton.difference import doors, fallback
 from zo_triton.difference.entries import Entry, Symbol
 from zo_triton.difference.registry import handler, handler_of_any, named, register, rule
 from zo_triton.ops import engines
@@ -60,7 +60,7 @@ def _reinterpreted(mode: DifferenceMode, base: Tensor, input: Tensor) -> Tensor:
     return delta.contiguous().view(torch.float32)
 
 
-def _alias(*names: str, transposed: bool) -> None:
+def _alias(functions: list[Any], transposed: bool) -> None:
     """Registers functions that give a tensor, or a matrix's transpose, under another name.
 
     Of a trained parameter the result stays a symbol: ``F.linear(x, weight.data)`` and ``x @ weight.T`` are
@@ -79,7 +79,7 @@ def _alias(*names: str, transposed: bool) -> None:
             return base
         return mode.apply(_transposed if transposed else reshape, base, function, args, kwargs)
 
-    register(named(*names), handle)
+    register(functions, handle)
 
 
 def _transposed(mode: DifferenceMode, base: Tensor, input: Tensor) -> Any:
@@ -90,8 +90,8 @@ def _transposed(mode: DifferenceMode, base: Tensor, input: Tensor) -> Any:
     return delta.mT if base.shape == input.mT.shape else NotImplemented
 
 
-_alias("detach", "data", "real", transposed=False)
-_alias("T", "t", "mT", transposed=True)
+_alias([*named("detach", "data", "real"), doors.as_subclass, doors.remade], transposed=False)
+_alias(named("T", "t", "mT"), transposed=True)
 
 
 @rule("transpose", "swapaxes", "swapdims")
