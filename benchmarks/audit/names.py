@@ -47,9 +47,9 @@ WITHOUT_A_RESULT_THAT_COULD = (
 """Beginnings of names: sparse, quantised and nested tensors hold no differences, as operands or results."""
 
 NO_OPERAND = (
-    "get_", "set_", "is_", "are_", "has_", "autocast_", "parse_", "import_ir_", "clear_", "init_", "use_", "manual_seed",
-    "merge_type", "unify_type", "prepare_", "profiler_", "thread_safe_generator", "typename", "seed", "initial_seed",
-    "sym_fresh_size", "classproperty", "compiled_with", "load", "handle_torch_function", "assert_int_or_pair",
+    "get_", "set_", "is_", "are_", "has_", "autocast_", "parse_", "import_ir_", "clear_", "init_", "use_",
+    "manual_seed", "merge_type", "unify_type", "prepare_", "profiler_", "thread_safe_generator", "typename", "seed",
+    "initial_seed", "sym_fresh_size", "classproperty", "compiled_with", "load", "handle_torch_function", "assert_int_or_pair",
     "kineto_available", "overload", "variable", "enter_dual_level", "exit_dual_level", "as_sparse_gradcheck",
     "fftfreq", "rfftfreq",
 )  # fmt: skip
@@ -59,7 +59,8 @@ LISTED: dict[str, dict[str, str]] = {
     CARRIED: {"torch.Tensor": "as_subclass _make_subclass"},
     SUBTRACTED: {"torch": "cond while_loop", "torch.sparse": "addmm mm log_softmax softmax spsolve sum"},
     PARTS: {
-        "torch": "broadcast_shapes compile fork wait lstsq matrix_rank solve symeig eig quantized_gru quantized_lstm",
+        "torch": "broadcast_shapes compile fork wait lstsq matrix_rank solve symeig eig quantized_gru "
+        "quantized_lstm",
         "torch.Tensor": "__iter__ __reduce__ __getstate__ __setattr__ __getattribute__ __delattr__ __str__ "
         "reinforce __delitem__ _typed_storage _reduce_ex_internal lstsq solve symeig eig",
         "torch.nn.functional": "boolean_dispatch upsample_bilinear upsample_nearest scaled_mm scaled_grouped_mm",
@@ -84,8 +85,8 @@ LISTED: dict[str, dict[str, str]] = {
     ANNOUNCED: {"torch": "from_dlpack save", "torch.utils.dlpack": "from_dlpack"},
     CONSTANT: {"torch": "to_dlpack", "torch.utils.dlpack": "to_dlpack"},
     NONE: {
-        "torch.Tensor": "__annotations__ __array_priority__ __class__ __dict__ __dir__ __dlpack_c_exchange_api__ __doc__ "
-        "__init_subclass__ __module__ __sizeof__ __subclasshook__ __torch_function__ __weakref__ _fix_weakref "
+        "torch.Tensor": "__annotations__ __array_priority__ __class__ __dict__ __dir__ __dlpack_c_exchange_api__ "
+        "__doc__ __init_subclass__ __module__ __sizeof__ __subclasshook__ __torch_function__ __weakref__ _fix_weakref "
         "_use_count",
         "torch.signal.windows": "bartlett blackman cosine exponential gaussian general_cosine general_hamming "
         "hamming hann kaiser nuttall",
@@ -112,9 +113,13 @@ def _functions(owner: Any) -> Iterator[tuple[str, Any]]:
         value = getattr(owner, name)
         if owner is Tensor:
             yield name, value if callable(value) else getattr(value, "__get__", value)
-        elif callable(value) and name[0] != "_" and not isinstance(value, (type, ModuleType)):
-            if getattr(value, "__module__", None) != "typing":
-                yield name, value
+        elif (
+            callable(value)
+            and name[0] != "_"
+            and not isinstance(value, (type, ModuleType))
+            and getattr(value, "__module__", None) != "typing"
+        ):
+            yield name, value
 
 
 def _word(space: str, name: str, function: Any, overridable: Any) -> str | None:
@@ -153,7 +158,12 @@ def _in_place(space: str, name: str, overridable: Any) -> str:
     plain = inplace._OPERATORS.get(name, name.rstrip("_"))
     if name in inplace._REHOUSING or name.startswith("_foreach_"):
         return REFUSED
-    if name in inplace._HARMLESS or name[:2] == "__" and name not in inplace._OPERATORS and name != "__setitem__":
+    if (
+        name in inplace._HARMLESS
+        or name[:2] == "__"
+        and name not in inplace._OPERATORS
+        and name != "__setitem__"
+    ):
         return CONSTANT
     if name in inplace._CONSTANT or name in inplace._RESHAPING or name in ("__setitem__", "fill_", "copy_"):
         return CARRIED

@@ -54,7 +54,9 @@ def outcome(function: Callable, sample: Any, who: str = "first", flat: bool = Fa
             filled[place] = theta if who == "itself" else theta * 1
         input, args, kwargs = tree_unflatten(filled, structure)
         torch.manual_seed(0)
-        results = [each for each in tree_flatten(function(input, *args, **kwargs))[0] if isinstance(each, Tensor)]
+        results = [
+            each for each in tree_flatten(function(input, *args, **kwargs))[0] if isinstance(each, Tensor)
+        ]
         return sum((_weighted(each) for each in results), torch.zeros(()))
 
     try:
@@ -62,6 +64,13 @@ def outcome(function: Callable, sample: Any, who: str = "first", flat: bool = Fa
             base = loss([param.clone() for param in params], False)
     except Exception as error:
         return CONSTANT, f"torch refuses it: {error}"
+    with torch.no_grad():
+        zs = [zo.sample(DIRECTIONS, i, param.shape) for i, param in enumerate(params)]
+        try:
+            expected = torch.stack(_subtracted(loss, params, zs, True))
+            direct = torch.stack(_subtracted(loss, params, zs, False)).double()
+        except Exception as error:
+            return CONSTANT, f"torch refuses the moved values, or float64: {error}"
     found = None
     fallback._warned.clear()
     with warnings.catch_warnings(record=True) as caught:
@@ -78,13 +87,6 @@ def outcome(function: Callable, sample: Any, who: str = "first", flat: bool = Fa
         except Exception as error:
             return WRONG, f"{type(error).__name__}: {error}"
     announced = any("zo_triton" in str(each.message) for each in caught)
-    with torch.no_grad():
-        zs = [zo.sample(DIRECTIONS, i, param.shape) for i, param in enumerate(params)]
-        try:
-            expected = torch.stack(_subtracted(loss, params, zs, True))
-        except Exception as error:
-            return CONSTANT, f"no float64: {error}"
-        direct = torch.stack(_subtracted(loss, params, zs, False)).double()
     found = torch.zeros(len(expected)) if found is None else found
     error, plain = (float((each.double() - expected).abs().nan_to_num(0.0).max()) for each in (found, direct))
     allowed = max(TOLERANCE * float(expected.abs().max()), ROUNDING * float(base.abs()), 2 * plain)
@@ -117,7 +119,10 @@ def _weighted(result: Tensor) -> Tensor:
 
 def _is_float(leaf: Any) -> bool:
     return (
-        isinstance(leaf, Tensor) and leaf.dtype == torch.float32 and leaf.layout == torch.strided and leaf.numel() > 0
+        isinstance(leaf, Tensor)
+        and leaf.dtype == torch.float32
+        and leaf.layout == torch.strided
+        and leaf.numel() > 0
     )
 
 

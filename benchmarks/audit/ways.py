@@ -137,7 +137,10 @@ WAYS: dict[str, tuple[str, Callable[[Tensor], Any]]] = {
     "`h.numpy()`": (ANNOUNCED, lambda h: torch.from_numpy(h.numpy())),
     "`np.asarray(h)`": (ANNOUNCED, lambda h: torch.from_numpy(np.asarray(h))),
     "`h.tolist()`": (ANNOUNCED, lambda h: torch.tensor(h.tolist())),
-    "`h.untyped_storage()`, `h.storage()`": (ANNOUNCED, lambda h: torch.tensor(list(h.untyped_storage())) / 255),
+    "`h.untyped_storage()`, `h.storage()`": (
+        ANNOUNCED,
+        lambda h: torch.tensor(list(h.untyped_storage())) / 255,
+    ),
     "`h.__dlpack__()`, `torch.from_dlpack(h)`": (ANNOUNCED, torch.from_dlpack),
     "`torch.utils.dlpack.to_dlpack(h)`": (
         CONSTANT,
@@ -146,7 +149,10 @@ WAYS: dict[str, tuple[str, Callable[[Tensor], Any]]] = {
     "`h.data_ptr()`": (CONSTANT, _addressed),
     "`h.item()`": (CONSTANT, lambda h: torch.tensor(h.sum().item())),
     "`float(h)`, `math.sqrt(h)`": (CONSTANT, lambda h: torch.tensor(math.sqrt(abs(h[0, 0])))),
-    "`h.set_(…)`, `h.resize_(…)`, `h.apply_(…)`": (REFUSED, lambda h: torch.zeros(3, 4).map_(h, lambda x, y: y)),
+    "`h.set_(…)`, `h.resize_(…)`, `h.apply_(…)`": (
+        REFUSED,
+        lambda h: torch.zeros(3, 4).map_(h, lambda x, y: y),
+    ),
     "`h > 0`, `h.argmax()`": (CONSTANT, lambda h: (h > torch.randn(3, 4)) * torch.ones(3, 4)),
     "an `autograd.Function`": (CARRIED, Doubled.apply),
     "`torch.utils.checkpoint`": (CARRIED, lambda h: checkpoint(torch.tanh, h, use_reentrant=False)),

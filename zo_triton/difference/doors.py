@@ -74,4 +74,8 @@ def own(mode: DifferenceMode, function: Callable, types: tuple[Any, ...], args: 
             result = each.__torch_function__(function, types, args, kwargs)
             if result is not NotImplemented:
                 return result
-    return HANDLERS[function](mode, function, args, kwargs) if function in HANDLERS else function(*args, **kwargs)
+    return (
+        HANDLERS[function](mode, function, args, kwargs)
+        if function in HANDLERS
+        else function(*args, **kwargs)
+    )

@@ -79,8 +79,9 @@ def difference(
         MissingRuleError: The mode is strict, or the result can't hold a difference.
         ValueError: The function writes to an argument that carries one, or the shape of its result changes.
     """
-    if name_of(function).rpartition(".")[2].startswith("as_strided") and not _is_whole(args[0]):
-        refuse(function, "addresses memory that no copy of it shares")
+    if name_of(function).rpartition(".")[2].startswith("as_strided"):
+        if not _is_whole(args[0] if args else kwargs["input" if "input" in kwargs else "self"]):
+            refuse(function, "addresses memory that no copy of it shares")
     results = [base] if isinstance(base, Tensor) else list(base) if isinstance(base, (list, tuple)) else []
     _check_holds_differences(function, base, results)
     floating = [isinstance(each, Tensor) and _is_continuous(each) for each in results]
