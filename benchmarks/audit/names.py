@@ -49,9 +49,9 @@ WITHOUT_A_RESULT_THAT_COULD = (
 NO_OPERAND = (
     "get_", "set_", "is_", "are_", "has_", "autocast_", "parse_", "import_ir_", "clear_", "init_", "use_",
     "manual_seed", "merge_type", "unify_type", "prepare_", "profiler_", "thread_safe_generator", "typename", "seed",
-    "initial_seed", "sym_fresh_size", "classproperty", "compiled_with", "load", "handle_torch_function", "assert_int_or_pair",
-    "kineto_available", "overload", "variable", "enter_dual_level", "exit_dual_level", "as_sparse_gradcheck",
-    "fftfreq", "rfftfreq",
+    "initial_seed", "sym_fresh_size", "classproperty", "compiled_with", "load", "handle_torch_function",
+    "assert_int_or_pair", "kineto_available", "overload", "variable", "enter_dual_level", "exit_dual_level",
+    "as_sparse_gradcheck", "fftfreq", "rfftfreq",
 )  # fmt: skip
 """Beginnings of names that never reach the mode and have nothing to lose."""
 
@@ -86,8 +86,8 @@ LISTED: dict[str, dict[str, str]] = {
     CONSTANT: {"torch": "to_dlpack", "torch.utils.dlpack": "to_dlpack"},
     NONE: {
         "torch.Tensor": "__annotations__ __array_priority__ __class__ __dict__ __dir__ __dlpack_c_exchange_api__ "
-        "__doc__ __init_subclass__ __module__ __sizeof__ __subclasshook__ __torch_function__ __weakref__ _fix_weakref "
-        "_use_count",
+        "__doc__ __init_subclass__ __module__ __sizeof__ __subclasshook__ __torch_function__ __weakref__ "
+        "_fix_weakref _use_count",
         "torch.signal.windows": "bartlett blackman cosine exponential gaussian general_cosine general_hamming "
         "hamming hann kaiser nuttall",
     },
@@ -138,7 +138,7 @@ def _word(space: str, name: str, function: Any, overridable: Any) -> str | None:
     return NONE if name.startswith(NO_OPERAND) else None
 
 
-_OF_HANDLERS = {
+_OF_HANDLERS: dict[Any, str] = {
     passive.on_base: CONSTANT,
     passive.fill: CONSTANT,
     outward.read: ANNOUNCED,
@@ -158,12 +158,8 @@ def _in_place(space: str, name: str, overridable: Any) -> str:
     plain = inplace._OPERATORS.get(name, name.rstrip("_"))
     if name in inplace._REHOUSING or name.startswith("_foreach_"):
         return REFUSED
-    if (
-        name in inplace._HARMLESS
-        or name[:2] == "__"
-        and name not in inplace._OPERATORS
-        and name != "__setitem__"
-    ):
+    is_operator = name in inplace._OPERATORS or name == "__setitem__"
+    if name in inplace._HARMLESS or (name[:2] == "__" and not is_operator):
         return CONSTANT
     if name in inplace._CONSTANT or name in inplace._RESHAPING or name in ("__setitem__", "fill_", "copy_"):
         return CARRIED

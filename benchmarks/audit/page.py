@@ -32,9 +32,9 @@ def told(measured: dict[str, Counter[str]]) -> str:
             known(),
             _MEASURED,
             "`op_db` of `torch.testing` has sample arguments for every operator. Each is called with its first "
-            "sample in each spelling, and the differences are compared with float64 values at the moved points: "
-            "`constant` also counts what torch itself refuses. A nightly test does it with all samples; none may be "
-            "`wrong`.",
+            "sample in each spelling, and the differences are compared with float64 values at the moved points. "
+            "`constant` also counts what torch itself refuses. A nightly test does it with all samples; none "
+            "may be `wrong`.",
             lay_out(["spelling", *outcomes], rows),
             "",
         ]
@@ -44,31 +44,30 @@ def told(measured: dict[str, Counter[str]]) -> str:
 def known() -> str:
     """The page's part that needs no measuring."""
     found = words()
-    heads = [f"`{space}`" for space in found]
     counts = {space: Counter(names.values()) for space, names in found.items()}
-    rows = [[word, *(str(counts[space][word]) for space in found), MEANINGS[word]] for word in MEANINGS]
+    rows = [[f"`{space}`", *(str(each[word] or "") for word in MEANINGS)] for space, each in counts.items()]
     parts = [
         "# What becomes of each torch function",
-        f"Made by `python -m benchmarks audit` with torch {_version()}. Each name that takes a tensor, and each way "
-        "into or out of one, does one of these things to a difference:",
-        lay_out(["", *heads, "meaning"], rows),
+        f"Made by `python -m benchmarks audit` with torch {_version()}. Each name that takes a tensor, and each "
+        "way into or out of one, does one of these things to a difference:",
+        "\n".join(f"* **{word}**: {meaning}" for word, meaning in MEANINGS.items()),
+        lay_out(["", *MEANINGS], rows),
         "## Ways into and out of tensors",
         "h depends on the trained parameters. Each row is tried by a test.",
         lay_out(["way", "what becomes of the difference"], [[way, word] for way, (word, _) in WAYS.items()]),
-        "What is `constant` flows back into the loss unseen: `.item()` and `float()` serve control flow and logging, "
-        "where the base's value is the right one. If the loss depends on such a number, wrap the closure in "
-        "[`zo.BlackBox`](tutorial.md#losses-that-torch-cant-see-into).",
+        "What is `constant` flows back into the loss unseen: `.item()` and `float()` serve control flow and "
+        "logging, where the base's value is the right one. If the loss depends on such a number, wrap the "
+        "closure in [`zo.BlackBox`](tutorial.md#losses-that-torch-cant-see-into).",
         "## By name",
-        f"What is not listed is `{CARRIED}` ([the rules](difference-propagation.md#the-rules)) or `{NONE}`.",
+        f"What is not listed is {CARRIED} ([the rules](difference-propagation.md#the-rules)) or has {NONE}.",
     ]
     for space, names in found.items():
-        listed = [
-            [word, " ".join(f"`{name}`" for name, its in names.items() if its == word)]
-            for word in MEANINGS
-            if word not in (CARRIED, NONE) and counts[space][word]
-        ]
+        listed = [word for word in MEANINGS if word not in (CARRIED, NONE) and counts[space][word]]
         if listed:
-            parts += [f"### `{space}`", lay_out(["", "names"], listed)]
+            parts.append(f"### `{space}`")
+        for word in listed:
+            named = " ".join(f"`{name}`" for name, its in names.items() if its == word)
+            parts.append(f"**{word}**: {named}")
     return "\n\n".join(parts)
 
 

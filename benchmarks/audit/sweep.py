@@ -88,11 +88,11 @@ def outcome(function: Callable, sample: Any, who: str = "first", flat: bool = Fa
             return WRONG, f"{type(error).__name__}: {error}"
     announced = any("zo_triton" in str(each.message) for each in caught)
     found = torch.zeros(len(expected)) if found is None else found
-    error, plain = (float((each.double() - expected).abs().nan_to_num(0.0).max()) for each in (found, direct))
+    off, plain = (float((each.double() - expected).abs().nan_to_num(0.0).max()) for each in (found, direct))
     allowed = max(TOLERANCE * float(expected.abs().max()), ROUNDING * float(base.abs()), 2 * plain)
-    if error > allowed:
+    if off > allowed:
         return WRONG, f"{found.tolist()} instead of {expected.tolist()}{', announced' if announced else ''}"
-    return (ANNOUNCED if announced else CARRIED), f"{error:.1e}, allowed {allowed:.1e}"
+    return (ANNOUNCED if announced else CARRIED), f"{off:.1e}, allowed {allowed:.1e}"
 
 
 def _subtracted(loss: Callable, params: list[Tensor], zs: list[Tensor], wide: bool) -> list[Tensor]:

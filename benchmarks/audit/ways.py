@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.dlpack import from_dlpack, to_dlpack  # type: ignore[attr-defined]
 
 import zo_triton as zo
 from benchmarks.audit.names import ANNOUNCED, CARRIED, CONSTANT, REFUSED, SUBTRACTED
@@ -44,7 +45,7 @@ class Doubled(torch.autograd.Function):
         return x * 2
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         """Its gradient."""
         return gradient * 2
 
@@ -89,10 +90,10 @@ def _addressed(h: Tensor) -> Tensor:
     return torch.tensor((ctypes.c_float * h.numel()).from_address(h.data_ptr())[:])
 
 
-def _masked(h: Tensor) -> Tensor:
+def _masked(h: Any) -> Tensor:
     from torch.masked import masked_tensor
 
-    return masked_tensor(h, torch.ones(3, 4, dtype=torch.bool)).sum().get_data()
+    return masked_tensor(h, torch.ones(3, 4, dtype=torch.bool)).sum().get_data()  # type: ignore[attr-defined]
 
 
 def _scripted(x: Tensor) -> Tensor:
@@ -128,7 +129,10 @@ WAYS: dict[str, tuple[str, Callable[[Tensor], Any]]] = {
     "`torch.Tensor([h[0]])`": (CONSTANT, lambda h: torch.Tensor([h[0, 0], h[0, 1]])),
     "`torch.tensor(h)`, of a list too": (SUBTRACTED, lambda h: torch.tensor([h[0, 0], h[0, 1]])),
     "`torch.as_tensor(h)`, `torch.asarray(h)`": (SUBTRACTED, lambda h: torch.as_tensor(h)),
-    "`h.new_tensor(h)`, `torch.full(…, h)`": (SUBTRACTED, lambda h: torch.full((2,), h.sum())),
+    "`h.new_tensor(h)`, `torch.full_like(x, h)`": (
+        SUBTRACTED,
+        lambda h: h.new_tensor(h),
+    ),
     "`copy.deepcopy(h)`": (CARRIED, copy.deepcopy),
     "`copy.deepcopy` of a module made of h": (CARRIED, lambda h: copy.deepcopy(_module(h)).weight),
     "`copy.copy(h)`": (ANNOUNCED, copy.copy),
@@ -141,10 +145,10 @@ WAYS: dict[str, tuple[str, Callable[[Tensor], Any]]] = {
         ANNOUNCED,
         lambda h: torch.tensor(list(h.untyped_storage())) / 255,
     ),
-    "`h.__dlpack__()`, `torch.from_dlpack(h)`": (ANNOUNCED, torch.from_dlpack),
+    "`h.__dlpack__()`, `torch.from_dlpack(h)`": (ANNOUNCED, from_dlpack),
     "`torch.utils.dlpack.to_dlpack(h)`": (
         CONSTANT,
-        lambda h: torch.utils.dlpack.from_dlpack(torch.utils.dlpack.to_dlpack(h)),
+        lambda h: from_dlpack(to_dlpack(h)),
     ),
     "`h.data_ptr()`": (CONSTANT, _addressed),
     "`h.item()`": (CONSTANT, lambda h: torch.tensor(h.sum().item())),

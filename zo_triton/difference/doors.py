@@ -49,8 +49,8 @@ def remade(data: Tensor, cls: type, requires_grad: bool = False, **kwargs: Any) 
 def install() -> None:
     """Puts both in the place of torch's own. Once, for good: a class that changes again and again gets slow."""
     if Tensor.as_subclass is not as_subclass:
-        Tensor.as_subclass = as_subclass  # type: ignore[method-assign]
-        Tensor._make_subclass = staticmethod(make_subclass)  # type: ignore[method-assign]
+        Tensor.as_subclass = as_subclass  # type: ignore[assignment, method-assign]
+        Tensor._make_subclass = staticmethod(make_subclass)  # type: ignore[assignment]
 
 
 @lru_cache(maxsize=256)

@@ -80,7 +80,8 @@ def difference(
         ValueError: The function writes to an argument that carries one, or the shape of its result changes.
     """
     if name_of(function).rpartition(".")[2].startswith("as_strided"):
-        if not _is_whole(args[0] if args else kwargs["input" if "input" in kwargs else "self"]):
+        first = args[0] if args else kwargs.get("input", kwargs.get("self"))
+        if not _is_whole(first):
             refuse(function, "addresses memory that no copy of it shares")
     results = [base] if isinstance(base, Tensor) else list(base) if isinstance(base, (list, tuple)) else []
     _check_holds_differences(function, base, results)
@@ -268,7 +269,7 @@ def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor.to(dtype.to_complex() if tensor.is_complex() else dtype)
 
 
-def _is_whole(tensor: Tensor) -> bool:
+def _is_whole(tensor: Any) -> bool:
     """Whether a copy lies in memory as the tensor does."""
     return tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
 
