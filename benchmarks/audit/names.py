@@ -87,7 +87,7 @@ LISTED: dict[str, dict[str, str]] = {
     NONE: {
         "torch.Tensor": "__annotations__ __array_priority__ __class__ __dict__ __dir__ __dlpack_c_exchange_api__ "
         "__doc__ __init_subclass__ __module__ __sizeof__ __subclasshook__ __torch_function__ __weakref__ "
-        "_fix_weakref _use_count",
+        "__slotnames__ _fix_weakref _use_count",
         "torch.signal.windows": "bartlett blackman cosine exponential gaussian general_cosine general_hamming "
         "hamming hann kaiser nuttall",
     },
@@ -112,7 +112,7 @@ def _functions(owner: Any) -> Iterator[tuple[str, Any]]:
     for name in sorted(dir(owner)):
         value = getattr(owner, name)
         if owner is Tensor:
-            yield name, value if callable(value) else getattr(value, "__get__", value)
+            yield name, value if callable(value) else getattr(value, "__get__", None)
         elif (
             callable(value)
             and name[0] != "_"
@@ -148,9 +148,8 @@ _OF_HANDLERS: dict[Any, str] = {
 
 def _is_written_in_c(name: str, function: Any) -> bool:
     """Whether torch's own argument parser hands it to every mode."""
-    return getattr(torch._C._VariableFunctions, name, None) is function or isinstance(
-        function, type(Tensor.add)
-    )
+    found = getattr(torch._C._VariableFunctions, name, None)
+    return (found is not None and found is function) or isinstance(function, type(Tensor.add))
 
 
 def _in_place(space: str, name: str, overridable: Any) -> str:
