@@ -56,7 +56,7 @@ NO_OPERAND = (
 """Beginnings of names that never reach the mode and have nothing to lose."""
 
 LISTED: dict[str, dict[str, str]] = {
-    CARRIED: {"torch.Tensor": "as_subclass _make_subclass"},
+    CARRIED: {"torch.Tensor": "as_subclass"},
     SUBTRACTED: {"torch": "cond while_loop", "torch.sparse": "addmm mm log_softmax softmax spsolve sum"},
     PARTS: {
         "torch": "broadcast_shapes compile fork wait lstsq matrix_rank solve symeig eig quantized_gru "
@@ -83,7 +83,7 @@ LISTED: dict[str, dict[str, str]] = {
         "torch.autograd.forward_ad": "make_dual unpack_dual",
     },
     ANNOUNCED: {"torch": "from_dlpack save", "torch.utils.dlpack": "from_dlpack"},
-    CONSTANT: {"torch": "to_dlpack", "torch.utils.dlpack": "to_dlpack"},
+    CONSTANT: {"torch": "to_dlpack", "torch.Tensor": "_make_subclass", "torch.utils.dlpack": "to_dlpack"},
     NONE: {
         "torch.Tensor": "__annotations__ __array_priority__ __class__ __dict__ __dir__ __dlpack_c_exchange_api__ "
         "__doc__ __init_subclass__ __module__ __sizeof__ __subclasshook__ __torch_function__ __weakref__ "

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 from torch._C import _is_torch_function_mode_enabled
+from torch.nn import Parameter
 from torch.overrides import handle_torch_function
 from torch.utils._pytree import tree_leaves
 
@@ -23,8 +23,8 @@ from zo_triton.difference.registry import HANDLERS
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
 
-_as_subclass = torch._C.TensorBase.as_subclass
-_make_subclass = torch._C.TensorBase._make_subclass
+_as_subclass = Tensor.as_subclass
+_new_parameter = Parameter.__new__
 
 
 def as_subclass(self: Tensor, cls: type) -> Any:
@@ -34,23 +34,23 @@ def as_subclass(self: Tensor, cls: type) -> Any:
     return _as_subclass(self, cls)
 
 
-def make_subclass(cls: type, data: Tensor, requires_grad: bool = False, **kwargs: Any) -> Any:
-    """``Tensor._make_subclass``, which torch-function modes get to see: the tensor stands first for them."""
+def new_parameter(cls: type, data: Tensor | None = None, requires_grad: bool = True) -> Any:
+    """``nn.Parameter(data)``, which torch-function modes get to see."""
     if _is_torch_function_mode_enabled():
-        return handle_torch_function(remade, (), data, cls, requires_grad, **kwargs)
-    return _make_subclass(cls, data, requires_grad, **kwargs)
+        return handle_torch_function(parameter_of, (), data, cls, requires_grad)
+    return _new_parameter(cls, data, requires_grad)
 
 
-def remade(data: Tensor, cls: type, requires_grad: bool = False, **kwargs: Any) -> Any:
+def parameter_of(data: Tensor | None, cls: type, requires_grad: bool) -> Any:
     """The same with the tensor first, as rules want it."""
-    return make_subclass(cls, data, requires_grad, **kwargs)
+    return new_parameter(cls, data, requires_grad)
 
 
 def install() -> None:
     """Puts both in the place of torch's own. Once, for good: a class that changes again and again gets slow."""
     if Tensor.as_subclass is not as_subclass:
         Tensor.as_subclass = as_subclass  # type: ignore[assignment, method-assign]
-        Tensor._make_subclass = staticmethod(make_subclass)  # type: ignore[assignment]
+        Parameter.__new__ = new_parameter  # type: ignore[assignment, method-assign]
 
 
 @lru_cache(maxsize=256)

@@ -9,6 +9,7 @@ from weakref import KeyedRef
 
 import torch
 from torch import Tensor
+from torch._C import _is_torch_function_enabled
 from torch._C._functorch import peek_interpreter_stack
 from torch.overrides import TorchFunctionMode
 
@@ -98,7 +99,7 @@ class DifferenceMode(TorchFunctionMode):
             kwargs = {}
         if peek_interpreter_stack() is not None:
             transforms.check(self, func, args, kwargs)
-        if types and types[0] is not Tensor and doors.is_own(types):
+        if types and types[0] is not Tensor and _is_torch_function_enabled() and doors.is_own(types):
             return doors.own(self, func, types, args, kwargs)
         has_target = kwargs.get("inplace") is True or kwargs.get("out") is not None
         if kwargs and not has_target:

@@ -90,7 +90,7 @@ def _transposed(mode: DifferenceMode, base: Tensor, input: Tensor) -> Any:
     return delta.mT if base.shape == input.mT.shape else NotImplemented
 
 
-_alias([*named("detach", "data", "real"), doors.as_subclass, doors.remade], transposed=False)
+_alias([*named("detach", "data", "real"), doors.as_subclass, doors.parameter_of], transposed=False)
 _alias(named("T", "t", "mT"), transposed=True)
 
 
