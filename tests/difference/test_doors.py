@@ -79,7 +79,7 @@ def test_a_class_has_its_say():
 @pytest.mark.filterwarnings("ignore:The PyTorch API of MaskedTensors")
 def test_a_tensor_wrapped_in_another_is_refused_by_name():
     mask = torch.ones(3, 4, dtype=torch.bool)
-    with pytest.raises(MissingRuleError, match="torch.Tensor.sum met a tensor .* wrapped in a MaskedTensor"):
+    with pytest.raises(MissingRuleError, match=r"torch.Tensor.sum met a tensor .* wrapped in a MaskedTensor"):
         differences(lambda: masked_tensor(A * 2, mask).sum().get_data(), [A], DIRECTIONS, 1e-3)
 
 

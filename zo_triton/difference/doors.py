@@ -50,7 +50,7 @@ def install() -> None:
     """Puts both in the place of torch's own. Once, for good: a class that changes again and again gets slow."""
     if Tensor.as_subclass is not as_subclass:
         Tensor.as_subclass = as_subclass  # type: ignore[assignment, method-assign]
-        Parameter.__new__ = new_parameter  # type: ignore[assignment, method-assign]
+        Parameter.__new__ = new_parameter  # type: ignore[method-assign]
 
 
 @lru_cache(maxsize=256)
