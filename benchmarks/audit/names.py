@@ -111,6 +111,8 @@ def _functions(owner: Any) -> Iterator[tuple[str, Any]]:
     """Name and function of whatever is public and can be called; of ``Tensor`` the attributes' getters too."""
     for name in sorted(dir(owner)):
         value = getattr(owner, name)
+        if name == "__slotnames__":  # copying leaves it behind
+            continue
         if owner is Tensor:
             yield name, value if callable(value) else getattr(value, "__get__", None)
         elif (

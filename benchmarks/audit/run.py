@@ -7,8 +7,10 @@ from collections import Counter
 
 import zo_triton as zo
 from benchmarks.audit.spellings import cases, samples
-from benchmarks.audit.sweep import CONSTANT, WRONG, outcome
+from benchmarks.audit.sweep import ANNOUNCED, CARRIED, CONSTANT, REFUSED, WRONG, outcome
 from zo_triton._progress import Monitor
+
+WORST_FIRST = (WRONG, REFUSED, ANNOUNCED, CARRIED, CONSTANT)
 
 
 def measure(told: Monitor, number: int = 1) -> dict[str, Counter[str]]:
@@ -32,7 +34,7 @@ def measure(told: Monitor, number: int = 1) -> dict[str, Counter[str]]:
                     said[word] = why
             if WRONG in said:
                 told.say(f"{name}, {spelling}: {said[WRONG]}")
-            counts[WRONG if WRONG in said else list(said)[-1]] += 1
+            counts[next(word for word in WORST_FIRST if word in said)] += 1
         told.say(f"{spelling}: " + ", ".join(f"{count} {word}" for word, count in counts.items()))
         found[spelling] = counts
     return found
