@@ -57,7 +57,11 @@ NO_OPERAND = (
 
 LISTED: dict[str, dict[str, str]] = {
     CARRIED: {"torch.Tensor": "as_subclass"},
-    SUBTRACTED: {"torch": "cond while_loop", "torch.sparse": "addmm mm log_softmax softmax spsolve sum"},
+    SUBTRACTED: {
+        "torch": "cond vmap while_loop",
+        "torch.func": "vmap",
+        "torch.sparse": "addmm mm log_softmax softmax spsolve sum",
+    },
     PARTS: {
         "torch": "broadcast_shapes compile fork wait lstsq matrix_rank solve symeig eig quantized_gru "
         "quantized_lstm",
@@ -71,10 +75,9 @@ LISTED: dict[str, dict[str, str]] = {
         "torch.autograd": "cast",
     },
     REFUSED: {
-        "torch": "vmap",
         "torch.Tensor": "__init__ __new__ new _dtensor__new__ _make_wrapper_subclass __torch_dispatch__ "
         "_view_func _view_func_unsafe _rev_view_func_unsafe",
-        "torch.func": "debug_unwrap functionalize grad grad_and_value hessian jacfwd jacrev jvp linearize vjp vmap",
+        "torch.func": "debug_unwrap functionalize grad grad_and_value hessian jacfwd jacrev jvp linearize vjp",
         "torch.masked": "as_masked_tensor masked_tensor is_masked_tensor",
         "torch.nested": "nested_tensor_from_jagged nested_tensor as_nested_tensor to_padded_tensor",
         "torch.sparse": "sampled_addmm spdiags to_sparse_semi_structured",

@@ -167,7 +167,12 @@ WAYS: dict[str, tuple[str, Callable[[Tensor], Any]]] = {
     ),
     "`torch.library` operators, `torch.ops.aten`": (SUBTRACTED, lambda h: torch.ops.aten.mul.Tensor(h, h)),
     "`torch.jit.script`, C++ extensions": (REFUSED, lambda h: torch.jit.script(_scripted)(h)),
-    "`torch.func.vmap`, `jvp`, `grad`, `jacrev`": (REFUSED, lambda h: torch.vmap(lambda row: row * 2)(h)),
+    "`torch.vmap(f)(h)`": (SUBTRACTED, lambda h: torch.vmap(lambda row: row * 2)(h)),
+    "`torch.vmap(f)` where f captures h": (
+        REFUSED,
+        lambda h: torch.vmap(lambda row: row * h)(torch.ones(2, 4)),
+    ),
+    "`torch.func.jvp`, `grad`, `jacrev`, …": (REFUSED, torch.func.grad(lambda h: (h * h).sum())),
     "`autograd.grad`, `backward()`": (REFUSED, _gradient),
     "sparse, quantised and nested results": (REFUSED, lambda h: h.to_sparse().to_dense()),
     "a `MaskedTensor`, other wrappers": (REFUSED, _masked),

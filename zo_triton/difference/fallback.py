@@ -32,15 +32,18 @@ def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) 
     if not mode.carries(args, kwargs):
         return function(*args, **kwargs)
     before = mode.once(RandomState.capture, mode.signed_eps.device)
-    versions = {
-        id(leaf): _version(leaf) for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)
-    }
+    versions = versions_of((args, kwargs))
     base = mode.once(function, *args, **kwargs)
 
     def compute(mode: DifferenceMode, base: Any, /, *args: Any, **kwargs: Any) -> Any:
         return difference(mode, base, function, args, kwargs, before, versions)
 
     return mode.apply(compute, base, function, args, kwargs)
+
+
+def versions_of(arguments: Any) -> dict[int, int]:
+    """Id → version counter of each tensor among the arguments."""
+    return {id(leaf): _version(leaf) for leaf in tree_flatten(arguments)[0] if isinstance(leaf, Tensor)}
 
 
 def name_of(function: Callable) -> str:
