@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from zo_triton.commands import compile, replay, tune
 from zo_triton.commands.shared import USER_ERROR, Parser, run
 
-SUITE = ("report", "race", "gpu", "nzk", "field", "train", "render", "compat")
+SUITE = ("report", "race", "gpu", "nzk", "field", "train", "render", "compat", "audit")
 """Commands of the benchmark suite, which is no part of the installed package."""
 
 

@@ -48,6 +48,10 @@ CASES = {
     ),
     "vmap_cannot": (lambda a, b: torch.histc(a @ b, 3) * 0 + (a @ b).renorm(2, 0, 1.0)[:, :3], "torch"),
     "arguments_without_a_closed_form": (lambda a, b: torch.pow(a.abs() + 1, b[0]), "torch.pow"),
+    "by_keyword": (
+        lambda a, b: torch.as_strided_copy(input=a @ b, size=(2, 2), stride=(1, 2)),
+        "torch.as_strided_copy",
+    ),
     "rounded_division": (lambda a, b: torch.div(a, b[0].abs() + 1) % 1.0, "torch.Tensor.remainder"),
 }
 

@@ -153,3 +153,11 @@ def test_every_spelling_gives_the_same(call):
         tried += 1
         assert of_rule(spelled, params, 1e-3)[2] < 1e-5
     assert tried >= 2
+
+
+@pytest.mark.parametrize("reduction", ["batchmean", "sum"])
+def test_a_batch_of_no_dimension(reduction):
+    def function(input):
+        return F.kl_div(input, B[0, 0], reduction=reduction)
+
+    assert of_rule(function, [A[0, 0].clone()], 1e-3)[2] < 1e-5

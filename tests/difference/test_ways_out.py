@@ -46,7 +46,6 @@ def dual(a):
 
 
 REFUSED = {
-    "vmap": (lambda a: torch.vmap(lambda row: row.square().sum())(a), "torch.Tensor.square .* torch.func"),
     "vmap_around": (lambda a: torch.vmap(lambda row: (row * a).sum())(ONES), "torch.func transform"),
     "grad": (lambda a: torch.func.grad(lambda x: x.square().sum())(a), "torch.func transform"),
     "grad_around": (lambda a: torch.func.grad(lambda x: (x * a).sum())(ONES), "torch.func transform"),

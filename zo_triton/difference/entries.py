@@ -396,8 +396,11 @@ class PendingActivation:
 
 
 def storage_of(tensor: Tensor) -> int:
-    """Address of the tensor's memory, 0 where it has none."""
-    return tensor.untyped_storage().data_ptr()
+    """Address of the tensor's memory, 0 where it has none (sparse, or inside a torch.func transform)."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except NotImplementedError:
+        return 0
 
 
 def _same_memory(result: Tensor, difference: Tensor | None) -> bool:

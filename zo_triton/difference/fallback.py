@@ -32,15 +32,18 @@ def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) 
     if not mode.carries(args, kwargs):
         return function(*args, **kwargs)
     before = mode.once(RandomState.capture, mode.signed_eps.device)
-    versions = {
-        id(leaf): _version(leaf) for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)
-    }
+    versions = versions_of((args, kwargs))
     base = mode.once(function, *args, **kwargs)
 
     def compute(mode: DifferenceMode, base: Any, /, *args: Any, **kwargs: Any) -> Any:
         return difference(mode, base, function, args, kwargs, before, versions)
 
     return mode.apply(compute, base, function, args, kwargs)
+
+
+def versions_of(arguments: Any) -> dict[int, int]:
+    """Id → version counter of each tensor among the arguments."""
+    return {id(leaf): _version(leaf) for leaf in tree_flatten(arguments)[0] if isinstance(leaf, Tensor)}
 
 
 def name_of(function: Callable) -> str:
@@ -79,8 +82,10 @@ def difference(
         MissingRuleError: The mode is strict, or the result can't hold a difference.
         ValueError: The function writes to an argument that carries one, or the shape of its result changes.
     """
-    if name_of(function).rpartition(".")[2].startswith("as_strided") and not _is_whole(args[0]):
-        refuse(function, "addresses memory that no copy of it shares")
+    if name_of(function).rpartition(".")[2].startswith("as_strided"):
+        first = args[0] if args else kwargs.get("input", kwargs.get("self"))
+        if not _is_whole(first):
+            refuse(function, "addresses memory that no copy of it shares")
     results = [base] if isinstance(base, Tensor) else list(base) if isinstance(base, (list, tuple)) else []
     _check_holds_differences(function, base, results)
     floating = [isinstance(each, Tensor) and _is_continuous(each) for each in results]
@@ -267,7 +272,7 @@ def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor.to(dtype.to_complex() if tensor.is_complex() else dtype)
 
 
-def _is_whole(tensor: Tensor) -> bool:
+def _is_whole(tensor: Any) -> bool:
     """Whether a copy lies in memory as the tensor does."""
     return tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
 

@@ -9,11 +9,12 @@ from weakref import KeyedRef
 
 import torch
 from torch import Tensor
+from torch._C import _is_torch_function_enabled
 from torch._C._functorch import peek_interpreter_stack
 from torch.overrides import TorchFunctionMode
 
 from zo_triton._memory import empty
-from zo_triton.difference import fallback, inplace, transforms
+from zo_triton.difference import doors, fallback, inplace, transforms
 from zo_triton.difference.entries import Entry, PendingActivation, Symbol, storage_of
 from zo_triton.difference.errors import UncoveredError
 from zo_triton.difference.memories import Memories, Memory, same_storage
@@ -25,9 +26,6 @@ from zo_triton.directions import Directions
 
 if TYPE_CHECKING:
     from zo_triton.difference.watch import Watch
-
-PIECES = 2
-"""Into how many the memory budget falls for what is made and used up piece by piece."""
 
 _WITHOUT_RULE: dict[Any, Handler] = {}
 """Handlers of the functions without a rule that have been met so far: by name, in place or not."""
@@ -101,6 +99,8 @@ class DifferenceMode(TorchFunctionMode):
             kwargs = {}
         if peek_interpreter_stack() is not None:
             transforms.check(self, func, args, kwargs)
+        if types and types[0] is not Tensor and _is_torch_function_enabled() and doors.is_own(types):
+            return doors.own(self, func, types, args, kwargs)
         has_target = kwargs.get("inplace") is True or kwargs.get("out") is not None
         if kwargs and not has_target:
             kwargs = spelled(func, kwargs)
@@ -218,24 +218,6 @@ class DifferenceMode(TorchFunctionMode):
             entry.difference, entry.exclusive, entry.lazy = difference, entry.lazy.owned, None
         assert entry.difference is not None
         return entry.difference
-
-    def shrink(self, value: Tensor, shape: torch.Size, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """``function`` of the difference of an argument that carries one: [P, *shape], smaller than the argument.
-
-        A pending convolution's difference is made and shrunk a few directions at a time, while it is in the
-        cache, and is never there whole.
-        """
-        entry = self.entry_of(value)
-        if entry is not None and isinstance(entry.lazy, PendingActivation):
-            each = value.numel() * self.sides * self.compute_dtype.itemsize
-            pieces = entry.lazy.pieces(self, max(1, self.budget // PIECES // each))
-            if pieces is not None:
-                self.reserve(shape.numel())
-                result = empty((self.evaluations, *shape), self.compute_dtype, value.device)
-                for evaluations, piece in pieces:
-                    result[evaluations] = function(piece)
-                return result
-        return function(self.needed(value))
 
     def resolve_all(self) -> None:
         """Computes whatever is pending, before memory that it reads is overwritten."""

@@ -6,7 +6,7 @@ linear layer; and of ``addmm(bias, x.view(-1, n), weight).view(8, -1, m)`` the v
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
 
 
-def copying(*names: str) -> Callable[[Callable], Callable]:
+def copying(*names: str, also: Sequence[Callable] = ()) -> Callable[[Callable], Callable]:
     """Registers a rule for functions that give all elements of a tensor in its shape, in its memory or not."""
-    return _registering(names, _copied)
+    return _registering([*named(*names), *also], _copied)
 
 
 def viewing(*names: str, in_order: bool = False) -> Callable[[Callable], Callable]:
     """Registers a rule for functions that may give a view; ``in_order`` if the elements' order is kept."""
-    return _registering(names, _viewed_in_order if in_order else _viewed)
+    return _registering(named(*names), _viewed_in_order if in_order else _viewed)
 
 
 def _registering(
-    names: tuple[str, ...], follow: Callable[[DifferenceMode, Tensor, Tensor], Entry | None]
+    functions: Sequence[Callable], follow: Callable[[DifferenceMode, Tensor, Tensor], Entry | None]
 ) -> Callable[[Callable], Callable]:
     def decorate(compute: Callable) -> Callable:
         rule = handler_of(compute)
@@ -53,7 +53,7 @@ def _registering(
                     return base
             return mode.apply(compute, base, function, args, kwargs)
 
-        register(named(*names), handle)
+        register(functions, handle)
         return compute
 
     return decorate

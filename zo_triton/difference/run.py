@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from zo_triton import ops
+from zo_triton.difference import doors
 from zo_triton.difference.arguments import check_parameters, check_scales
 from zo_triton.difference.base_pass import BasePass, StartState
 from zo_triton.difference.evaluation import Evaluation
@@ -118,6 +119,7 @@ def propagate(
     """
     params = list(params)
     check_parameters(params, directions)
+    doors.install()
     sides, compute_dtype, chunk = evaluation.sides, evaluation.compute_dtype, evaluation.chunk
     device = params[0].device
     if scales is None:

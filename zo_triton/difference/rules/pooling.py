@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from zo_triton import ops
+from zo_triton._memory import empty
+from zo_triton.difference.entries import PendingActivation
 from zo_triton.difference.registry import rule
 from zo_triton.difference.rules.elementwise import wide
 from zo_triton.ops import engines
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
 
 Positions = tuple[int, ...]
+
+PIECES = 2
+"""Into how many the memory budget falls for what is made and used up piece by piece."""
 
 
 def largest_difference(maxima: Tensor, a: Tensor, places: Tensor) -> Callable[[Tensor], Tensor]:
@@ -105,8 +110,29 @@ def _largest(
         result = torch.zeros(mode.evaluations, *maxima.shape, device=maxima.device)
     else:
         places = engines.kept(_table(windows, input.shape[-len(windows) :], input.device))
-        result = mode.shrink(input, maxima.shape, largest_difference(wide(maxima), wide(input), places))
+        result = _shrunk(mode, input, maxima.shape, largest_difference(wide(maxima), wide(input), places))
     return result if isinstance(base, Tensor) else [result, None]
+
+
+def _shrunk(
+    mode: DifferenceMode, value: Tensor, shape: torch.Size, function: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """``function`` of the difference of an argument that carries one: [P, *shape], smaller than the argument.
+
+    A pending convolution's difference is made and shrunk a few directions at a time, while it is in the
+    cache, and is never there whole.
+    """
+    entry = mode.entry_of(value)
+    if entry is not None and isinstance(entry.lazy, PendingActivation):
+        each = value.numel() * mode.sides * mode.compute_dtype.itemsize
+        pieces = entry.lazy.pieces(mode, max(1, mode.budget // PIECES // each))
+        if pieces is not None:
+            mode.reserve(shape.numel())
+            result = empty((mode.evaluations, *shape), mode.compute_dtype, value.device)
+            for evaluations, piece in pieces:
+                result[evaluations] = function(piece)
+            return result
+    return function(mode.needed(value))
 
 
 def _register_maxima(spatial: int) -> None:

@@ -154,5 +154,5 @@ def kl_div(
     delta = _own(mode, input)
     losses = -(target.exp() if log_target else target) * delta
     if reduction == "batchmean":
-        return reduced(losses, "sum", None) / input.shape[0]
+        return reduced(losses, "sum", None) / (input.shape[0] if input.dim() else 1)
     return reduced(losses, reduction_of(size_average, reduce, reduction), input.numel())

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zo_triton.difference import fallback
+from zo_triton.difference import doors, fallback
 from zo_triton.difference.heads import stays_pending
 from zo_triton.difference.names import copying, viewing
 from zo_triton.difference.registry import handler, handler_of_any, named, register, rule
@@ -27,6 +27,7 @@ def _axis(dim: int) -> int:
 @copying(
     "contiguous", "clone", "__deepcopy__", "positive", "__pos__", "alias_copy", "float", "double", "half",
     "bfloat16", "type_as", "cpu", "cuda", "to", "type", "detach", "data", "real",
+    also=(doors.as_subclass, doors.parameter_of),
 )  # fmt: skip
 @viewing(
     "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "ravel", "view_as", "reshape_as",
