@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.contenders.registry import METHODS
 from benchmarks.field import run as field_quality
-from benchmarks.measure import accuracy, curves, gates, memory, scaling, step_time
+from benchmarks.measure import accuracy, curves, gates, memory, scaling, step_time, transformer_steps
 from benchmarks.race import races
 from benchmarks.race.loop import RaceConfig
 from benchmarks.report import Record, new_record
@@ -44,7 +44,7 @@ class Part:
 
 
 def quick(seed: int) -> list[Part]:
-    """The default: the gate, two races, two cases of step times, accuracy, the main race's memory."""
+    """The default: the gate, two races, three cases of step times, accuracy, the main race's memory."""
     return [
         Part("gate", 20, partial(gates.run_gate, 300)),
         *(
@@ -52,6 +52,7 @@ def quick(seed: int) -> list[Part]:
             for (name, methods), seconds in zip(QUICK_RACES.items(), (55, 25), strict=True)
         ),
         Part("step_time", 25, partial(step_time.run_step_time, step_time.CASES[:2], 5.0)),
+        Part("transformers", 12, _transformers(transformer_steps.QUICK_CASES, None, 5.0)),
         Part("accuracy", 5, partial(accuracy.run_accuracy, accuracy.AccuracyConfig())),
         *_memory(20, [memory.race_case(QUICK_RACES["digits-mlp"])]),
     ]
@@ -64,6 +65,7 @@ def full(seed: int) -> list[Part]:
         Part("gate", 20, partial(gates.run_gate, 300)),
         *(_race(name, seconds, races.RACES[name].config, seed) for name, seconds in FULL_RACES.items()),
         Part("step_time", 80, partial(step_time.run_step_time, step_time.CASES, 8.0)),
+        Part("transformers", 150, _transformers(transformer_steps.CASES, transformer_steps.LARGE, 10.0)),
         Part("step_split", 10, partial(step_time.run_step_split, step_time.CASES, 2.0)),
         Part("curves", 30, partial(curves.run_curves, curves.CONFIG)),
         Part("accuracy", 25, partial(accuracy.run_accuracy, accuracy.AccuracyConfig())),
@@ -84,6 +86,9 @@ def tiny(seed: int) -> list[Part]:
         Part("gate", 5, partial(gates.run_gate, 20)),
         *(_race(name, 5, races.TINY, seed) for name in FULL_RACES),
         Part("step_time", 2, partial(step_time.run_step_time, step_time.TINY_CASES, 0.2)),
+        Part(
+            "transformers", 30, _transformers(transformer_steps.TINY_CASES, transformer_steps.TINY_LARGE, 0.1)
+        ),
         Part("step_split", 1, partial(step_time.run_step_split, step_time.TINY_CASES, 0.05)),
         Part("curves", 2, partial(curves.run_curves, curves.TINY)),
         Part("accuracy", 2, partial(accuracy.run_accuracy, accuracy.TINY)),
@@ -118,6 +123,14 @@ def _race(
     config = replace(config, seeds=tuple(seed_after(seed, number) for number in config.seeds))
     chosen = None if methods is None else [METHODS[each] for each in methods]
     return Part(races.section_of(name), seconds, lambda say: races.run_race(name, config, say, chosen))
+
+
+def _transformers(
+    cases: Sequence[transformer_steps.TransformerCase],
+    large: transformer_steps.TransformerCase | None,
+    seconds: float,
+) -> Callable[[Say], dict[str, Any]]:
+    return partial(transformer_steps.run_transformers, cases, large, seconds)
 
 
 def _memory(seconds: float, cases: Sequence[memory.MemoryCase]) -> list[Part]:
