@@ -64,7 +64,7 @@ def full(seed: int) -> list[Part]:
     return [
         Part("gate", 20, partial(gates.run_gate, 300)),
         *(_race(name, seconds, races.RACES[name].config, seed) for name, seconds in FULL_RACES.items()),
-        Part("step_time", 80, partial(step_time.run_step_time, step_time.CASES, 8.0)),
+        Part("step_time", 90, partial(step_time.run_step_time, step_time.CASES, 8.0)),
         Part("transformers", 150, _transformers(transformer_steps.CASES, transformer_steps.LARGE, 10.0)),
         Part("step_split", 10, partial(step_time.run_step_split, step_time.CASES, 2.0)),
         Part("curves", 30, partial(curves.run_curves, curves.CONFIG)),

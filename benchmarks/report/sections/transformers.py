@@ -124,9 +124,8 @@ def _sentences(section: Data) -> list[str]:
     told.append(f"An evaluation costs {' to '.join(span)} plain forward passes.")
     for case in section["memory"]:
         peaks = ", ".join(f"{one['label']} {number(one['excess_mib'], 'MiB')}" for one in case["methods"])
-        told.append(
-            f"Peak over the {number(case['weights_mib'], 'MiB')} of weights of {case['name']}: {peaks}."
-        )
+        weights = number(case["weights_mib"], "MiB")
+        told.append(f"Peak memory over the {weights} of weights of {_short(case)}: {peaks}.")
     return told
 
 
