@@ -39,8 +39,8 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     race.add_argument(
         "race",
         metavar="RACE",
-        help="digits-mlp, nzk-linear, nzk-network, tiny-gpt, mnist-mlp, mnist-cnn, cifar-cnn, tiny-imagenet-cnn, "
-        "digits-gpu or mnist-gpu",
+        help="digits-mlp, nzk-linear, nzk-network, tiny-gpt, fine-tuning, mnist-mlp, mnist-cnn, cifar-cnn, "
+        "tiny-imagenet-cnn, digits-gpu or mnist-gpu",
     )
     race.add_argument("--out", help="folder, replaced whole (default reports/RACE)")
     race.add_argument("--seed", type=int, default=0, help="first of the seeds (default 0)")

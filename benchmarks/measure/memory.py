@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.contenders.contender import Contender, Method, Setting
 from benchmarks.contenders.fused import FusedSGD, hardware_dtype
@@ -22,13 +22,45 @@ from benchmarks.contenders.inference import Inference
 from benchmarks.contenders.registry import METHODS as CONTENDERS
 from benchmarks.measure.peak_memory import MIB, Excess, in_own_process, peak_of
 from benchmarks.measure.step_time import StepCase, bind, example
-from benchmarks.race.networks import count_parameters, make_mlp
+from benchmarks.race import language
+from benchmarks.race.decoders import missing
+from benchmarks.race.networks import count_parameters
+from benchmarks.race.pretrained import Pretraining
+from benchmarks.race.races import TUNERS
 from benchmarks.timing import round_digits
 
 WARM_UP = StepCase((64, 64, 32, 10), 32, 8)
 
 STEPPERS = ("zo", "zo-rank-1", "mezo", "vmap-adam")
 """Whose memory is measured on large networks, where backprop's lies in what it keeps between steps."""
+
+
+@dataclass(frozen=True)
+class DecoderCase(StepCase):
+    """The fine-tuning race's decoder; the two ``sizes`` are its tokens and its vocabulary."""
+
+    sizes: tuple[int, ...] = (language.LENGTH, language.VOCABULARY)
+    batch: int = 16
+    directions: int = 16
+    network = "fine-tuning"
+
+    @property
+    def widest(self) -> int:
+        """A block's hidden layer."""
+        return self.sizes[0] * 4 * Pretraining().width
+
+    def make_model(self, seed: int) -> nn.Module:
+        """The decoder with random weights, of which a step's memory is the same."""
+        return replace(Pretraining(), seed=seed).untrained()
+
+    def make_inputs(self, generator: torch.Generator) -> Tensor:
+        """A batch of random tokens."""
+        length, vocabulary = self.sizes
+        return torch.randint(vocabulary, (self.batch, length), generator=generator).float()
+
+
+KINDS: dict[str, type[StepCase]] = {kind.__name__: kind for kind in (StepCase, DecoderCase)}
+"""As a process is told of a case."""
 
 
 class MemoryCase(NamedTuple):
@@ -41,6 +73,11 @@ class MemoryCase(NamedTuple):
 def race_case(names: Sequence[str]) -> MemoryCase:
     """The main race's contenders on its network, for the report's first screen."""
     return MemoryCase(StepCase((64, 32, 10), 64, 128), tuple(names))
+
+
+def tuning_case() -> list[MemoryCase]:
+    """The fine-tuning race's contenders on its decoder; none without transformers."""
+    return [] if missing() else [MemoryCase(DecoderCase(), TUNERS)]
 
 
 CASES = (
@@ -64,7 +101,7 @@ def find_build(name: str) -> tuple[Method, Callable[[nn.Module, int], Contender]
 
 def chunk_bytes(case: StepCase, dtype: torch.dtype) -> int:
     """Size of the largest activation difference when all K directions are one chunk."""
-    return case.directions * case.batch * max(case.sizes[1:]) * dtype.itemsize
+    return case.directions * case.batch * case.widest * dtype.itemsize
 
 
 def run_memory(cases: Sequence[MemoryCase], say: Callable[[str], None]) -> dict[str, Any]:
@@ -87,7 +124,7 @@ def run_memory(cases: Sequence[MemoryCase], say: Callable[[str], None]) -> dict[
 
 
 def _row(case: MemoryCase, measured: Sequence[tuple[Method, Excess]]) -> dict[str, Any]:
-    weights = count_parameters(make_mlp(case.step.sizes, 0))
+    weights = count_parameters(case.step.make_model(0))
     return {
         "name": f"{case.step.name}, d = {weights:,}",
         "chunk_mib": round_digits(chunk_bytes(case.step, hardware_dtype()) / MIB),
@@ -105,7 +142,9 @@ def _row(case: MemoryCase, measured: Sequence[tuple[Method, Excess]]) -> dict[st
 
 
 def _in_subprocess(name: str, cases: Sequence[StepCase]) -> list[Excess]:
-    described = json.dumps([[list(case.sizes), case.batch, case.directions] for case in cases])
+    described = json.dumps(
+        [[type(case).__name__, list(case.sizes), case.batch, case.directions] for case in cases]
+    )
     found = in_own_process("benchmarks.measure.memory", [name, described], repr(name), 120)
     return [Excess(*each) for each in found]
 
@@ -135,7 +174,10 @@ def excess(build: Callable[[nn.Module, int], Contender], case: StepCase) -> Exce
 
 def _main() -> None:
     name, described = sys.argv[1:]
-    cases = [StepCase(tuple(sizes), batch, directions) for sizes, batch, directions in json.loads(described)]
+    cases = [
+        KINDS[kind](tuple(sizes), batch, directions)
+        for kind, sizes, batch, directions in json.loads(described)
+    ]
     sys.stdout.write(json.dumps([excess(find_build(name)[1], case) for case in cases]))
 
 

@@ -44,6 +44,11 @@ class StepCase:
         """Its widths."""
         return "-".join(map(str, self.sizes))
 
+    @property
+    def widest(self) -> int:
+        """Values of an example in the largest activation."""
+        return max(self.sizes[1:])
+
     def make_model(self, seed: int) -> nn.Module:
         """The network with its first weights."""
         return make_mlp(self.sizes, seed)
