@@ -145,7 +145,7 @@ def _in_subprocess(name: str, cases: Sequence[StepCase]) -> list[Excess]:
     described = json.dumps(
         [[type(case).__name__, list(case.sizes), case.batch, case.directions] for case in cases]
     )
-    found = in_own_process("benchmarks.measure.memory", [name, described], repr(name), 120)
+    found = in_own_process("benchmarks.measure.memory", [name, described], repr(name), 300)
     return [Excess(*each) for each in found]
 
 
