@@ -50,7 +50,7 @@ class Pretraining:
     width: int = 128
     layers: int = 5
     heads: int = 4
-    steps: int = 600
+    steps: int = 320
     batch: int = 64
     lr: float = 2e-3
     seed: int = 0
