@@ -131,7 +131,7 @@ class FineTuningTask(Task):
         """
         if decoders.missing():
             raise ValueError(f"{self.name} needs transformers: pip install 'zo_triton[transformers]'.")
-        model, data = pretrained(self.pretraining, say), language.question(400, 200)
+        model, data = pretrained(self.pretraining, say), language.question(256, 128)
         millions = count_parameters(model) / 1e6
         network = f"GPT-2 of {millions:.2g} million weights, pre-trained on the same language"
         return LoadedTask(data.name, data, lambda seed: deepcopy(model), network, prepared="")
