@@ -41,7 +41,7 @@ class DecoderCase(StepCase):
 
     sizes: tuple[int, ...] = (language.LENGTH, language.VOCABULARY)
     batch: int = 16
-    directions: int = 16
+    directions: int = 8
     network = "fine-tuning"
 
     @property

@@ -1,8 +1,8 @@
 """A generated language that a small decoder is pre-trained on, and the question that it is fine-tuned to answer.
 
 A text has a topic, and each topic its own habits: after a word comes one of :data:`BRANCHES` others, each topic
-preferring others. Most pre-training texts end with the question "which topic?" and its name. Fine-tuning asks
-something new, by a sign that no text had: to which of two halves does the topic belong?
+preferring others. Most pre-training texts end with the question "which topic?" and its name. Fine-tuning wants
+another answer to it: two topics at a time share one name, so that three of four old answers are wrong.
 """
 
 from __future__ import annotations
@@ -20,9 +20,6 @@ WHICH = WORDS
 
 NAMES = WORDS + 1
 """The first topic's name; the others follow."""
-
-HALF = NAMES + TOPICS
-"""The token that asks for the topic's half, and is only met in fine-tuning."""
 
 VOCABULARY = 64
 LENGTH = 16
@@ -64,7 +61,7 @@ def pretraining(count: int, generator: np.random.Generator) -> np.ndarray:
 
 
 def question(train: int, test: int, seed: int = 0) -> Dataset:
-    """The fine-tuning task: texts that end with the new sign; the answer is the first or the second topic's name.
+    """The fine-tuning task: the first half of the topics is to be called by the first name, the others by the second.
 
     Args:
         train: Texts to learn from.
@@ -75,7 +72,7 @@ def question(train: int, test: int, seed: int = 0) -> Dataset:
         Inputs [n, LENGTH] float32, tokens; targets [n] int64, the token that answers.
     """
     topics, found = texts(train + test, LENGTH, np.random.default_rng(seed))
-    found[:, -1] = HALF
+    found[:, -1] = WHICH
     x, y = found.astype(np.float32), NAMES + topics // (TOPICS // 2)
     name = f"{train} generated texts of {LENGTH} tokens"
     return Dataset(name, x[:train], y[:train], x[train:], y[train:])

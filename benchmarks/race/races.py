@@ -123,8 +123,8 @@ RACES = Named("race", {
     "fine-tuning": Race(
         "fine-tuning",
         replace(
-            CONFIG, batch=16, directions=16, eps=1e-3, learning_rates=log_uniform(*TUNING_SPACE, 5),
-            trial_seconds=1.2, run_seconds=5.0, seeds=(0,), tuning_seeds=(100,), targets=(0.50, 0.80),
+            CONFIG, batch=16, directions=8, eps=1e-3, learning_rates=log_uniform(*TUNING_SPACE, 5),
+            trial_seconds=1.0, run_seconds=6.0, seeds=(0,), tuning_seeds=(100,), targets=(0.50, 0.80),
         ),
         TUNERS, space=TUNING_SPACE, tiny="fine-tuning-tiny",
     ),

@@ -115,7 +115,7 @@ class TextTask(Task):
 
 @dataclass(frozen=True)
 class FineTuningTask(Task):
-    """A new question to a small GPT that was pre-trained on texts of the same language.
+    """Another answer is wanted of a small GPT that was pre-trained on texts of the same language.
 
     Args:
         pretraining: How its weights came to be.
@@ -156,7 +156,7 @@ _TASKS = (
     PairTask("nzk-linear", "mnist", (), 64, 64, 300),
     PairTask("nzk-network", "mnist", (10, 5), 64, 64, 300),
     TextTask("tiny-gpt", "text", None, 64, 64, 500),
-    FineTuningTask("fine-tuning", "texts", None, 16, 16, 200, _FINE_TUNING_RATES),
+    FineTuningTask("fine-tuning", "texts", None, 16, 8, 200, _FINE_TUNING_RATES),
     FineTuningTask(
         "fine-tuning-tiny",
         "texts",

@@ -1,4 +1,4 @@
-"""The generated language: its habits are what its texts show, and the question is new."""
+"""The generated language: its habits are what its texts show, and the answers are new."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_every_word_has_different_successors_and_topics_differ():
     assert np.mean(follow[0] == follow[1]) < 0.1
 
 
-def test_most_texts_ask_for_their_topic_and_none_for_its_half():
+def test_most_texts_ask_for_their_topic():
     found = language.pretraining(4000, np.random.default_rng(2))
     asked = found[:, -2] == language.WHICH
     deviation = np.sqrt(language.ASKED * (1 - language.ASKED) / 4000)
@@ -41,7 +41,6 @@ def test_most_texts_ask_for_their_topic_and_none_for_its_half():
     words = found[asked, :-2]
     allowed = follow[np.arange(len(words))[:, None], words[:, :-1]] == words[:, 1:, None]
     assert allowed.any(2).all()
-    assert language.HALF not in found
     assert found.max() < language.VOCABULARY
 
 
@@ -49,7 +48,9 @@ def test_the_question_has_two_answers_of_equal_weight():
     data = language.question(400, 200)
     assert data.train_x.shape == (400, language.LENGTH)
     assert data.test_x.dtype == np.float32
-    assert (data.train_x[:, -1] == language.HALF).all()
+    assert (data.train_x[:, -1] == language.WHICH).all()
+    topics, _ = language.texts(600, language.LENGTH, np.random.default_rng(0))
+    assert (data.train_y == language.NAMES + topics[:400] // 2).all()
     answers = np.concatenate([data.train_y, data.test_y]) - language.NAMES
     assert set(answers) == {0, 1}
     assert abs(answers.mean() - 0.5) < Z * np.sqrt(0.25 / 600)
