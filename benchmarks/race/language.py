@@ -61,7 +61,7 @@ def pretraining(count: int, generator: np.random.Generator) -> np.ndarray:
 
 
 def question(train: int, test: int, seed: int = 0) -> Dataset:
-    """The fine-tuning task: the first half of the topics is to be called by the first name, the others by the second.
+    """The fine-tuning task: the first half of the topics is called by the first name, the others by the second.
 
     Args:
         train: Texts to learn from.
