@@ -11,8 +11,9 @@ from typing import Any
 
 from benchmarks.contenders.registry import METHODS
 from benchmarks.field import run as field_quality
-from benchmarks.measure import accuracy, curves, gates, memory, scaling, step_time
+from benchmarks.measure import accuracy, curves, gates, memory, scaling, step_time, transformer_steps
 from benchmarks.race import races
+from benchmarks.race.decoders import missing
 from benchmarks.race.loop import RaceConfig
 from benchmarks.report import Record, new_record
 from zo_triton._machine import environment
@@ -44,7 +45,7 @@ class Part:
 
 
 def quick(seed: int) -> list[Part]:
-    """The default: the gate, two races, two cases of step times, accuracy, the main race's memory."""
+    """The default: the gate, two races, three cases of step times, accuracy, the main race's memory."""
     return [
         Part("gate", 20, partial(gates.run_gate, 300)),
         *(
@@ -52,6 +53,7 @@ def quick(seed: int) -> list[Part]:
             for (name, methods), seconds in zip(QUICK_RACES.items(), (55, 25), strict=True)
         ),
         Part("step_time", 25, partial(step_time.run_step_time, step_time.CASES[:2], 5.0)),
+        Part("transformers", 12, _transformers(transformer_steps.QUICK_CASES, None, 5.0)),
         Part("accuracy", 5, partial(accuracy.run_accuracy, accuracy.AccuracyConfig())),
         *_memory(20, [memory.race_case(QUICK_RACES["digits-mlp"])]),
     ]
@@ -62,19 +64,31 @@ def full(seed: int) -> list[Part]:
     field = field_quality.choose_config(tiny=False)
     return [
         Part("gate", 20, partial(gates.run_gate, 300)),
-        *(_race(name, seconds, races.RACES[name].config, seed) for name, seconds in FULL_RACES.items()),
-        Part("step_time", 80, partial(step_time.run_step_time, step_time.CASES, 8.0)),
+        *(_race(name, seconds, races.RACES[name].config, seed) for name, seconds in _full_races().items()),
+        Part("step_time", 90, partial(step_time.run_step_time, step_time.CASES, 8.0)),
+        Part("transformers", 150, _transformers(transformer_steps.CASES, transformer_steps.LARGE, 10.0)),
         Part("step_split", 10, partial(step_time.run_step_split, step_time.CASES, 2.0)),
         Part("curves", 30, partial(curves.run_curves, curves.CONFIG)),
         Part("accuracy", 25, partial(accuracy.run_accuracy, accuracy.AccuracyConfig())),
         Part("field_quality", 10, partial(field_quality.run_field_quality, field, seed)),
         Part("scaling", 15, partial(scaling.run_scaling, scaling.CONFIG)),
-        *_memory(45, (memory.race_case(QUICK_RACES["digits-mlp"]), *memory.CASES)),
+        *_memory(80, (memory.race_case(QUICK_RACES["digits-mlp"]), *memory.CASES, *memory.tuning_case())),
     ]
 
 
-FULL_RACES = {"digits-mlp": 240.0, "nzk-linear": 25.0, "nzk-network": 35.0, "tiny-gpt": 45.0}
+FULL_RACES = {
+    "digits-mlp": 240.0,
+    "nzk-linear": 25.0,
+    "nzk-network": 35.0,
+    "tiny-gpt": 45.0,
+    "fine-tuning": 90.0,
+}
 """The whole suite's races and their seconds; the others of ``races.RACES`` take minutes each."""
+
+
+def _full_races() -> dict[str, float]:
+    """Without the one that needs transformers where it is missing; its section says what to install."""
+    return {name: each for name, each in FULL_RACES.items() if name != "fine-tuning" or not missing()}
 
 
 def tiny(seed: int) -> list[Part]:
@@ -82,8 +96,11 @@ def tiny(seed: int) -> list[Part]:
     field = field_quality.choose_config(tiny=True)
     return [
         Part("gate", 5, partial(gates.run_gate, 20)),
-        *(_race(name, 5, races.TINY, seed) for name in FULL_RACES),
+        *(_race(name, 5, races.TINY, seed, tiny=True) for name in _full_races()),
         Part("step_time", 2, partial(step_time.run_step_time, step_time.TINY_CASES, 0.2)),
+        Part(
+            "transformers", 30, _transformers(transformer_steps.TINY_CASES, transformer_steps.TINY_LARGE, 0.1)
+        ),
         Part("step_split", 1, partial(step_time.run_step_split, step_time.TINY_CASES, 0.05)),
         Part("curves", 2, partial(curves.run_curves, curves.TINY)),
         Part("accuracy", 2, partial(accuracy.run_accuracy, accuracy.TINY)),
@@ -113,11 +130,24 @@ def _shorter(config: RaceConfig) -> RaceConfig:
 
 
 def _race(
-    name: str, seconds: float, config: RaceConfig, seed: int, methods: Sequence[str] | None = None
+    name: str,
+    seconds: float,
+    config: RaceConfig,
+    seed: int,
+    methods: Sequence[str] | None = None,
+    tiny: bool = False,
 ) -> Part:
     config = replace(config, seeds=tuple(seed_after(seed, number) for number in config.seeds))
     chosen = None if methods is None else [METHODS[each] for each in methods]
-    return Part(races.section_of(name), seconds, lambda say: races.run_race(name, config, say, chosen))
+    return Part(races.section_of(name), seconds, lambda say: races.run_race(name, config, say, chosen, tiny))
+
+
+def _transformers(
+    cases: Sequence[transformer_steps.TransformerCase],
+    large: transformer_steps.TransformerCase | None,
+    seconds: float,
+) -> Callable[[Say], dict[str, Any]]:
+    return partial(transformer_steps.run_transformers, cases, large, seconds)
 
 
 def _memory(seconds: float, cases: Sequence[memory.MemoryCase]) -> list[Part]:

@@ -22,7 +22,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     report.add_argument("--seed", type=int, default=0, help="first of the seeds (default 0)")
     size = report.add_mutually_exclusive_group()
-    size.add_argument("--full", action="store_true", help="the whole suite (ten minutes)")
+    size.add_argument("--full", action="store_true", help="the whole suite (fifteen minutes)")
     size.add_argument("--tiny", action="store_true", help="prove that everything works, in seconds")
     report.add_argument(
         "--compare",
@@ -39,8 +39,8 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     race.add_argument(
         "race",
         metavar="RACE",
-        help="digits-mlp, nzk-linear, nzk-network, tiny-gpt, mnist-mlp, mnist-cnn, cifar-cnn, tiny-imagenet-cnn, "
-        "digits-gpu or mnist-gpu",
+        help="digits-mlp, nzk-linear, nzk-network, tiny-gpt, fine-tuning, mnist-mlp, mnist-cnn, cifar-cnn, "
+        "tiny-imagenet-cnn, digits-gpu or mnist-gpu",
     )
     race.add_argument("--out", help="folder, replaced whole (default reports/RACE)")
     race.add_argument("--seed", type=int, default=0, help="first of the seeds (default 0)")

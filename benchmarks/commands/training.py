@@ -19,8 +19,8 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     train = commands.add_parser("train", help="train a model with a progress bar")
     train.add_argument(
         "--task",
-        help="digits (default), nzk-linear, nzk-network, tiny-gpt, mnist-mlp, mnist-cnn, cifar-cnn or "
-        "tiny-imagenet-cnn",
+        help="digits (default), nzk-linear, nzk-network, tiny-gpt, fine-tuning, mnist-mlp, mnist-cnn, "
+        "cifar-cnn or tiny-imagenet-cnn",
     )
     train.add_argument("--method", help="zo-adam (default), zo-sgd, mezo-adam, mezo-1, adam or sgd")
     train.add_argument("--lr", type=float, help="learning rate; default: one that suits the method")

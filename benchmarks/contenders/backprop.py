@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.contenders.contender import Contender, Method, Setting, by_torch_compile, falling_rate
+from benchmarks.contenders.contender import (
+    Contender,
+    Method,
+    Setting,
+    by_torch_compile,
+    falling_rate,
+    trained,
+)
 
 
 class Backprop(Contender):
@@ -27,7 +34,7 @@ class Backprop(Contender):
 
     def __init__(self, model: nn.Module, setting: Setting, adam: bool = True, compiled: bool = False) -> None:
         kind = torch.optim.Adam if adam else torch.optim.SGD
-        self.optimizer = kind(model.parameters(), lr=setting.lr, fused=True)
+        self.optimizer = kind(trained(model), lr=setting.lr, fused=True)
         self._decay = falling_rate(self.optimizer, setting.decay_steps)
 
         def loss(x: Tensor, y: Tensor) -> Tensor:

@@ -132,6 +132,11 @@ def _is_here(need: str) -> bool:
     return torch.cuda.is_available() if need == GPU else find_spec(need) is not None
 
 
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters to be trained: those that are not frozen."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
 def by_torch_compile(function: Callable) -> Callable:
     """By ``torch.compile``, on a GPU with its kernels replayed from a CUDA graph."""
     return torch.compile(function, mode="reduce-overhead")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import zo_triton as zo
-from benchmarks.contenders.contender import Contender, Method, Setting, falling_rate
+from benchmarks.contenders.contender import Contender, Method, Setting, falling_rate, trained
 
 
 def hardware_dtype() -> torch.dtype:
@@ -41,9 +41,9 @@ class Fused(Contender):
     ) -> None:
         optimizer: torch.optim.Optimizer
         if momentum is None:
-            optimizer = torch.optim.Adam(model.parameters(), lr=setting.lr, fused=True)
+            optimizer = torch.optim.Adam(trained(model), lr=setting.lr, fused=True)
         else:
-            optimizer = torch.optim.SGD(model.parameters(), lr=setting.lr, momentum=momentum)
+            optimizer = torch.optim.SGD(trained(model), lr=setting.lr, momentum=momentum)
         self.trainer = zo.FusedTrainer(
             model, optimizer, setting.directions, setting.eps, setting.seed, sides,
             compute_dtype or hardware_dtype(), loss=setting.loss, ranks=setting.ranks,
@@ -97,7 +97,7 @@ class FusedSGD(Contender):
     ) -> None:
         self.model, self.loss = model, setting.loss
         self.optimizer = zo.ZOSGD(
-            model.parameters(),
+            trained(model),
             lr=setting.lr,
             directions=setting.directions,
             eps=setting.eps,
@@ -132,20 +132,21 @@ class FusedSGD(Contender):
 MOMENTUM = 0.9
 """Of the fused ZO-SGD in races."""
 
-_DTYPE = str(hardware_dtype()).removeprefix("torch.")
+DTYPE = str(hardware_dtype()).removeprefix("torch.")
+"""Of the fused methods' differences."""
 
 METHODS = (
-    Method("zo", "fused, one-sided", "fused", FusedSGD, _DTYPE),
-    Method("zo-central", "fused, central", "fused", lambda m, s: FusedSGD(m, s, sides=2), _DTYPE),
+    Method("zo", "fused, one-sided", "fused", FusedSGD, DTYPE),
+    Method("zo-central", "fused, central", "fused", lambda m, s: FusedSGD(m, s, sides=2), DTYPE),
     Method(
         "zo-float32", "fused, one-sided, float32", "fused",
         lambda m, s: FusedSGD(m, s, compute_dtype=torch.float32),
     ),
-    Method("zo-rank-1", "fused, one-sided, rank 1", "fused", lambda m, s: FusedSGD(m, s, rank=1), _DTYPE),
+    Method("zo-rank-1", "fused, one-sided, rank 1", "fused", lambda m, s: FusedSGD(m, s, rank=1), DTYPE),
     Method(
-        "zo-align", "fused, one-sided, align", "fused", lambda m, s: FusedSGD(m, s, aggregator="align"), _DTYPE
+        "zo-align", "fused, one-sided, align", "fused", lambda m, s: FusedSGD(m, s, aggregator="align"), DTYPE
     ),
     Method("zo-whole", "fused, one-sided, whole step", "fused", lambda m, s: Fused(m, s, momentum=0.0)),
-    Method("zo-adam", "fused ZO + Adam", "fused", Fused, _DTYPE),
-    Method("zo-sgd", "fused ZO + momentum", "fused", lambda m, s: Fused(m, s, momentum=MOMENTUM), _DTYPE),
+    Method("zo-adam", "fused ZO + Adam", "fused", Fused, DTYPE),
+    Method("zo-sgd", "fused ZO + momentum", "fused", lambda m, s: Fused(m, s, momentum=MOMENTUM), DTYPE),
 )  # fmt: skip

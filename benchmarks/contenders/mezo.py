@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.contenders.contender import Contender, Method, Setting, by_torch_compile, falling_rate
+from benchmarks.contenders.contender import (
+    Contender,
+    Method,
+    Setting,
+    by_torch_compile,
+    falling_rate,
+    trained,
+)
 
 
 class MeZO(Contender):
@@ -23,7 +30,7 @@ class MeZO(Contender):
     time it is needed.
 
     Args:
-        model: Trained in place.
+        model: What is not frozen of it is trained in place.
         setting: All but its ε counts, its decay only with Adam.
         eps: Smoothing radius; 1e-3 is the paper's.
         adam: Feed the averaged estimate to Adam instead of descending along it.
@@ -41,7 +48,7 @@ class MeZO(Contender):
         self.forward = by_torch_compile(model) if compiled else model
         self.loss, self.lr, self.eps = setting.loss, setting.lr, eps
         self.directions = directions = setting.directions
-        self.parameters = list(model.parameters())
+        self.parameters = trained(model)
         self.evaluations_per_step = 2 * directions
         self.adam = torch.optim.Adam(self.parameters, lr=setting.lr, fused=True) if adam else None
         self._decay = falling_rate(self.adam, setting.decay_steps) if self.adam else None

@@ -15,6 +15,7 @@ import zo_triton as zo
 from benchmarks.contenders.contender import Contender, Method, Setting
 from benchmarks.contenders.fused import Fused, hardware_dtype
 from benchmarks.contenders.registry import find_methods
+from benchmarks.race.gpt import CONTEXT, TinyGPT
 from benchmarks.race.networks import make_lenet, make_mlp
 from benchmarks.timing import alternate, milliseconds, round_digits
 from zo_triton import ops
@@ -43,9 +44,18 @@ class StepCase:
         """Its widths."""
         return "-".join(map(str, self.sizes))
 
-    def make_model(self, seed: int) -> nn.Sequential:
+    @property
+    def widest(self) -> int:
+        """Values of an example in the largest activation."""
+        return max(self.sizes[1:])
+
+    def make_model(self, seed: int) -> nn.Module:
         """The network with its first weights."""
         return make_mlp(self.sizes, seed)
+
+    def make_inputs(self, generator: torch.Generator) -> Tensor:
+        """A batch of normal inputs."""
+        return torch.randn(self.batch, self.sizes[0], generator=generator)
 
 
 @dataclass(frozen=True)
@@ -57,15 +67,35 @@ class LeNetCase(StepCase):
     directions: int = 32
     network = "LeNet-5"
 
-    def make_model(self, seed: int) -> nn.Sequential:
+    def make_model(self, seed: int) -> nn.Module:
         """The network with its first weights."""
         return make_lenet(seed)
+
+
+@dataclass(frozen=True)
+class TinyGPTCase(StepCase):
+    """The race's transformer; the two ``sizes`` are its context and its characters."""
+
+    sizes: tuple[int, ...] = (CONTEXT, 19)
+    batch: int = 64
+    directions: int = 64
+    network = "tiny-gpt"
+
+    def make_model(self, seed: int) -> nn.Module:
+        """The network with its first weights."""
+        return TinyGPT(self.sizes[1], self.sizes[0], seed)
+
+    def make_inputs(self, generator: torch.Generator) -> Tensor:
+        """A batch of random characters."""
+        context, characters = self.sizes
+        return torch.randint(characters, (self.batch, context), generator=generator).float()
 
 
 CASES = (
     StepCase((784, 256, 256, 10), 128, 32),
     StepCase((784, 256, 256, 10), 32, 32),
     StepCase((64, 32, 10), 128, 64),
+    TinyGPTCase(),
     LeNetCase(),
 )
 TINY_CASES = (StepCase((64, 32, 10), 32, 4),)
@@ -98,10 +128,10 @@ def _fits(method: Method, case: StepCase) -> bool:
     return method.name != "zo-whole" or (isinstance(built, Fused) and built.trainer.is_fused)
 
 
-def example(case: StepCase, seed: int = 0) -> tuple[nn.Sequential, Tensor, Tensor]:
-    """A network, and a batch of normal inputs with random classes."""
+def example(case: StepCase, seed: int = 0) -> tuple[nn.Module, Tensor, Tensor]:
+    """A network, and a batch of random inputs and classes."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(case.batch, case.sizes[0], generator=generator)
+    x = case.make_inputs(generator)
     y = torch.randint(case.sizes[-1], (case.batch,), generator=generator)
     return case.make_model(seed), x, y
 
@@ -117,20 +147,10 @@ def run_step_time(cases: Sequence[StepCase], seconds: float, say: Callable[[str]
             # Every contender trains a model of its own: none may move another's weights.
             model, x, y = example(case)
             built.append(one.build(model, setting(case)))
-            actions.append(_bind(built[-1], x, y))
+            actions.append(bind(built[-1], x, y))
         times = alternate(actions, seconds)
         row = [
-            {
-                "name": one.name,
-                "label": one.label,
-                "family": one.family,
-                "dtype": one.dtype,
-                "evaluations": contender.evaluations_per_step,
-                "median_ms": milliseconds(taken),
-                "fastest_ms": round_digits(1000 * min(taken)),
-                "quartiles_ms": [round_digits(1000 * float(each)) for each in np.percentile(taken, (25, 75))],
-                "repeats": len(taken),
-            }
+            timed_row(one, contender.evaluations_per_step, taken)
             for one, contender, taken in zip(listed, built, times, strict=True)
         ]
         rows.append({"name": case.name, "contenders": row})
@@ -142,7 +162,23 @@ def run_step_time(cases: Sequence[StepCase], seconds: float, say: Callable[[str]
     return {"note": note, "cases": rows}
 
 
-def _bind(contender: Contender, x: Tensor, y: Tensor) -> Callable[[], object]:
+def timed_row(method: Method, evaluations: int, taken: Sequence[float]) -> dict[str, Any]:
+    """What a record keeps of a contender's steps, which took so many seconds each."""
+    return {
+        "name": method.name,
+        "label": method.label,
+        "family": method.family,
+        "dtype": method.dtype,
+        "evaluations": evaluations,
+        "median_ms": milliseconds(taken),
+        "fastest_ms": round_digits(1000 * min(taken)),
+        "quartiles_ms": [round_digits(1000 * float(each)) for each in np.percentile(taken, (25, 75))],
+        "repeats": len(taken),
+    }
+
+
+def bind(contender: Contender, x: Tensor, y: Tensor) -> Callable[[], object]:
+    """A contender's step on a batch, to be timed."""
     return lambda: contender.step(x, y)
 
 
@@ -186,12 +222,12 @@ def _split(case: StepCase, seconds: float) -> tuple[dict[str, float], float]:
 
     # Single calls in turns: what is subtracted was measured side by side.
     if stepper.trainer.is_fused:
-        actions = [*_compiled_parts(params, x, y, directions), _bind(stepper, x, y)]
+        actions = [*_compiled_parts(params, x, y, directions), bind(stepper, x, y)]
         times = alternate(actions, seconds, burst_seconds=0.0, pause_seconds=0.0)
         forward, full, add, step = (milliseconds(taken) for taken in times)
         drawn = 0.0
     else:
-        actions = [base, draw, *_general_parts(params, closure, directions, dtype), _bind(stepper, x, y)]
+        actions = [base, draw, *_general_parts(params, closure, directions, dtype), bind(stepper, x, y)]
         times = alternate(actions, seconds, burst_seconds=0.0, pause_seconds=0.0)
         forward, drawn, full, add, step = (milliseconds(taken) for taken in times)
         drawn = drawn / torch.get_num_threads() if x.device.type == "cpu" else drawn

@@ -50,6 +50,7 @@ class LoadedTask:
         loss: What is minimised.
         target_of: From class labels [N] int64 to what the loss compares the output with.
         device: Where the data lies and the network is trained.
+        prepared: What was done to the inputs, as reports tell it; empty for nothing.
     """
 
     name: str
@@ -60,6 +61,7 @@ class LoadedTask:
     loss: Loss = F.cross_entropy
     target_of: Callable[[Tensor], Tensor] = lambda labels: labels
     device: torch.device = CPU
+    prepared: str = "Inputs are standardised with the training examples' mean and standard deviation. "
 
     @cached_property
     def examples(self) -> Examples:

@@ -18,7 +18,8 @@ from benchmarks.race.clocks import DeviceClock, HostClock
 from benchmarks.race.loaded_task import CPU, LoadedTask
 from benchmarks.race.loop import FINALISTS, RaceConfig, Say, log_uniform, race
 from benchmarks.race.networks import count_parameters
-from benchmarks.race.tasks import TASKS
+from benchmarks.race.tasks import TASKS, quietly
+from zo_triton._progress import NOTE
 from zo_triton.data import Dataset
 
 SPACE = (1e-3, 3.0)
@@ -45,6 +46,12 @@ EVERYONE = (
 
 RIVALS = ("zo-adam", "mezo-adam", "vmap-adam", "adam")
 """Who runs in a long one."""
+
+TUNERS = ("zo", "zo-adam", "zo-lora", "mezo-1", "mezo-1-lora", "adam", "sgd", "adam-lora")
+"""Who fine-tunes, all weights or adapters."""
+
+TUNING_SPACE = (1e-5, 0.1)
+"""Pre-trained weights want smaller steps than random ones."""
 
 ON_DEVICE = ("zo-sgd-graph", "zo-adam", "mezo-adam", "adam", "adam-graph")
 """Who runs on a GPU."""
@@ -75,12 +82,16 @@ class Race:
         config: Its settings.
         methods: Names of contenders.
         on_device: Data and networks lie on a GPU, where there is one, and the clock is its.
+        space: From where to where its learning rates are drawn, where they are.
+        tiny: The task of a run that measures nothing; empty for the same.
     """
 
     task: str
     config: RaceConfig
     methods: tuple[str, ...] = RIVALS
     on_device: bool = False
+    space: tuple[float, float] = SPACE
+    tiny: str = ""
 
 
 _LONG = replace(
@@ -108,6 +119,14 @@ RACES = Named("race", {
     "nzk-network": Race("nzk-network", replace(CONFIG, directions=64, targets=(0.85, 0.90), run_seconds=2.0)),
     "tiny-gpt": Race(
         "tiny-gpt", replace(_LONG, trial_seconds=1.5, run_seconds=5.0, directions=64, targets=(0.30, 0.40))
+    ),
+    "fine-tuning": Race(
+        "fine-tuning",
+        replace(
+            CONFIG, batch=16, directions=8, eps=1e-3, learning_rates=log_uniform(*TUNING_SPACE, 5),
+            trial_seconds=1.0, run_seconds=6.0, seeds=(0,), tuning_seeds=(100,), targets=(0.50, 0.80),
+        ),
+        TUNERS, space=TUNING_SPACE, tiny="fine-tuning-tiny",
     ),
     "mnist-mlp": Race("mnist-mlp", replace(_LONG, batch=128, directions=512, targets=(0.85, 0.90))),
     "mnist-cnn": Race(
@@ -150,19 +169,25 @@ def probe(model: nn.Module, data: Dataset, lr: float, config: RaceConfig = CONFI
     return zo.nzk.probe_lr(model, x, lr, config.directions, momentum=MOMENTUM)
 
 
-def load(name: str) -> LoadedTask:
+def load(name: str, say: Say = quietly, tiny: bool = False) -> LoadedTask:
     """A race's task, where it is raced on.
 
+    Args:
+        name: In :data:`RACES`.
+        say: Told of what takes long.
+        tiny: A smaller task of that kind will do.
+
     Raises:
-        ValueError: There is no such race, or its data is damaged.
+        ValueError: There is no such race, its data is damaged, or what it needs is not installed.
     """
-    task = TASKS[RACES[name].task].prepare()
-    on_gpu = RACES[name].on_device and torch.cuda.is_available()
+    found = RACES[name]
+    task = TASKS[(found.tiny if tiny else "") or found.task].prepare(say)
+    on_gpu = found.on_device and torch.cuda.is_available()
     return replace(task, device=torch.device("cuda")) if on_gpu else task
 
 
 def run_race(
-    name: str, config: RaceConfig, say: Say, chosen: Sequence[Method] | None = None
+    name: str, config: RaceConfig, say: Say, chosen: Sequence[Method] | None = None, tiny: bool = False
 ) -> dict[str, Any]:
     """A record's section ``race``.
 
@@ -171,11 +196,12 @@ def run_race(
         config: Its settings, or shorter ones.
         say: Told what runs now, and what is left out.
         chosen: The methods; None takes the race's.
+        tiny: On a smaller task, where there is one.
 
     Raises:
-        ValueError: There is no such race, or its data is damaged.
+        ValueError: As :func:`load`.
     """
-    task = load(name)
+    task = load(name, lambda text: say(text if text.startswith(NOTE) else f"{name}: {text}"), tiny)
     *_, section = follow_race(name, config, task, say, chosen)
     for row in section["methods"]:
         if row["name"] == "zo-sgd" and row["lr"] is not None:
@@ -211,7 +237,7 @@ def follow_race(
             key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()
         },
         "parameters": count_parameters(task.make_model(0)),
-        "tuning": {"learning_rates": list(config.learning_rates), "note": _note(config, on_device, task)},
+        "tuning": {"learning_rates": list(config.learning_rates), "note": _note(RACES[name], config, task)},
         "left_out": left_out,
     }
     for rows in race(
@@ -224,15 +250,15 @@ def follow_race(
         yield {**section, "methods": [row for row in rows if row["runs"] or "error" in row]}
 
 
-def _note(config: RaceConfig, on_device: bool, task: LoadedTask) -> str:
+def _note(entered: Race, config: RaceConfig, task: LoadedTask) -> str:
     """What a reader must know about the sweep and the clock."""
     rates = ", ".join(f"{rate:g}" for rate in config.learning_rates)
-    drawn = "" if on_device else f", drawn log-uniformly from {SPACE[0]:g} to {SPACE[1]:g}"
+    low, high = entered.space
+    drawn = "" if entered.on_device else f", drawn log-uniformly from {low:g} to {high:g}"
     seconds, target, tries = config.trial_seconds, config.targets[-1], len(config.tuning_seeds)
     note = (
-        "Inputs are standardised with the training examples' mean and standard deviation. "
-        f"Every method tried the same {len(config.learning_rates)} learning rates{drawn} ({rates}), for at most "
-        f"{seconds / 4:g} s of training each, and its {FINALISTS} best again with {tries} "
+        f"{task.prepared}Every method tried the same {len(config.learning_rates)} learning rates{drawn} ({rates}), "
+        f"for at most {seconds / 4:g} s of training each, and its {FINALISTS} best again with {tries} "
         f"{'seed' if tries == 1 else 'seeds'} for at most {seconds:g} s, on a fifth of the training examples held "
         "out (the test examples are never seen). The table gives "
         f"the steps to {100 * target:.0f} % validation accuracy, of the best the "
@@ -241,7 +267,7 @@ def _note(config: RaceConfig, on_device: bool, task: LoadedTask) -> str:
     )
     if config.decay_steps is not None:
         note += f" Adam's learning rate falls linearly to nothing over {config.decay_steps} steps for all."
-    if on_device:
+    if entered.on_device:
         where = "CPU" if task.device == CPU else "GPU"
         note += (
             f" Data and batches lie on the {where}; the clock runs over blocks of steps queued one after the "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
@@ -11,10 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.named import Named
+from benchmarks.race import decoders, language
 from benchmarks.race.gpt import TinyGPT, sentences
 from benchmarks.race.loaded_task import LoadedTask
-from benchmarks.race.networks import WIDTHS, make_cnn, make_mlp
+from benchmarks.race.networks import WIDTHS, count_parameters, make_cnn, make_mlp
+from benchmarks.race.pretrained import Pretraining, Say, pretrained
 from zo_triton.data import Dataset, available, class_pair_or_digits, digits, load, root, stratified_split
+
+
+def quietly(message: str) -> None:
+    """Tells nobody."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,11 @@ class Task:
     rates: tuple[tuple[str, float], ...] = ()
     activation: type[nn.Module] = nn.ReLU
 
-    def prepare(self) -> LoadedTask:
+    def prepare(self, say: Say = quietly) -> LoadedTask:
         """Loads and standardises the data; digits stand in, and the note says so, for a set that is not there.
+
+        Args:
+            say: Told of what takes long.
 
         Raises:
             ValueError: The data set is there but damaged.
@@ -74,7 +84,7 @@ class Task:
 class PairTask(Task):
     """Two classes, MNIST 3 v 5 at 8 × 8 pixels, under squared loss; ``hidden`` may be empty: a linear model."""
 
-    def prepare(self) -> LoadedTask:
+    def prepare(self, say: Say = quietly) -> LoadedTask:
         """As for any task; digits 3 and 5 stand in for MNIST's."""
         # Digits have 146 of their rarer class.
         pair = class_pair_or_digits(self.data, per_class=1000 if available(self.data) else 140)
@@ -93,14 +103,38 @@ class PairTask(Task):
 class TextTask(Task):
     """The next character of generated sentences, by a transformer of one block."""
 
-    def prepare(self) -> LoadedTask:
+    def prepare(self, say: Say = quietly) -> LoadedTask:
         """Makes the text; nothing is read."""
         data = sentences()
         characters = int(data.train_y.max()) + 1
         return LoadedTask(
             data.name, data, lambda seed: TinyGPT(characters, data.train_x.shape[1], seed),
-            "Transformer of one block, width 16, 2 heads",
+            "Transformer of one block, width 16, 2 heads", prepared="",
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FineTuningTask(Task):
+    """Another answer is wanted of a small GPT that was pre-trained on texts of the same language.
+
+    Args:
+        pretraining: How its weights came to be.
+    """
+
+    pretraining: Pretraining = field(default_factory=Pretraining)
+
+    def prepare(self, say: Say = quietly) -> LoadedTask:
+        """Loads the pre-trained weights, or makes them, which takes most of two minutes.
+
+        Raises:
+            ValueError: Its packages are missing.
+        """
+        if decoders.missing():
+            raise ValueError(f"{self.name} needs transformers: pip install 'zo_triton[transformers]'.")
+        model, data = pretrained(self.pretraining, say), language.question(256, 128)
+        millions = count_parameters(model) / 1e6
+        network = f"GPT-2 of {millions:.2g} million weights, pre-trained on the same language"
+        return LoadedTask(data.name, data, lambda seed: deepcopy(model), network, prepared="")
 
 
 def _signs_of(labels: Tensor) -> Tensor:
@@ -110,6 +144,7 @@ def _signs_of(labels: Tensor) -> Tensor:
 
 _IMAGE_RATES = (("zo-adam", 1e-2), ("zo-sgd", 1e-2), ("adam", 3e-3), ("sgd", 0.1))
 _CONVOLUTIONAL_RATES = (("zo-adam", 4e-3), ("zo-sgd", 1e-2), ("adam", 3e-3), ("sgd", 0.1))
+_FINE_TUNING_RATES = (("zo-adam", 1e-3), ("zo-sgd", 1e-4), ("adam", 1e-3), ("sgd", 3e-2))
 
 _TASKS = (
     Task("digits", "digits", (32,), 64, 128, 500),
@@ -121,6 +156,17 @@ _TASKS = (
     PairTask("nzk-linear", "mnist", (), 64, 64, 300),
     PairTask("nzk-network", "mnist", (10, 5), 64, 64, 300),
     TextTask("tiny-gpt", "text", None, 64, 64, 500),
+    FineTuningTask("fine-tuning", "texts", None, 16, 8, 200, _FINE_TUNING_RATES),
+    FineTuningTask(
+        "fine-tuning-tiny",
+        "texts",
+        None,
+        16,
+        4,
+        10,
+        _FINE_TUNING_RATES,
+        pretraining=Pretraining("fine-tuning-tiny", 16, 1, 2, 20),
+    ),
 )
 TASKS = Named("task", {task.name: task for task in _TASKS})
 """By name."""

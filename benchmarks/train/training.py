@@ -20,6 +20,7 @@ from benchmarks.race.loop import RaceConfig, setting
 from benchmarks.race.races import CONFIG, DEFAULT_RATES, probe
 from benchmarks.race.tasks import TASKS
 from benchmarks.train.run_folder import RunFolder, check_empty, read_settings, tensors_of
+from zo_triton._progress import Monitor
 from zo_triton.directions import check_seed
 
 LARGE = 10_000
@@ -240,7 +241,7 @@ def _hand_out(ranks: zo.Ranks | None, done: int, model: nn.Module, contender: Co
 def _load(settings: Settings) -> LoadedTask:
     # An unknown engine is told before the data is read.
     with zo.use_engine(settings.engine):
-        return TASKS[settings.task].prepare()
+        return TASKS[settings.task].prepare(Monitor().say)
 
 
 def _build(settings: Settings, task: LoadedTask, ranks: zo.Ranks | None) -> tuple[Any, Contender]:

@@ -85,13 +85,14 @@ def test_train_shows_a_bar_on_a_terminal(capsys, monkeypatch):
     assert "loss" in text
 
 
-def test_a_tiny_report_from_end_to_end(tmp_path, capsys):
+def test_a_tiny_report_from_end_to_end(tmp_path, tmp_path_factory, capsys, monkeypatch):
+    monkeypatch.setenv("ZO_TRITON_DATA", str(tmp_path_factory.mktemp("data")))
     out = tmp_path / "latest"
     assert cli.main(["report", "--tiny", "--out", str(out)]) == 0
     assert str(out / "report.md") in capsys.readouterr().out
     record = read(out / "results.json")
     assert record["tiny"] is True
-    assert {"race", "step_time", "step_split", "accuracy"} <= set(record["sections"])
+    assert {"race", "step_time", "transformers", "step_split", "accuracy"} <= set(record["sections"])
     text = (out / "report.md").read_text()
     assert "Where fused lost" in text
     assert sorted(entry.suffix for entry in out.iterdir()).count(".svg") >= 5

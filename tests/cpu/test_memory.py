@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from benchmarks.measure import memory
+from benchmarks.measure import peak_memory
 
 SCRIPT = """
 import json
@@ -57,7 +57,7 @@ import sys
 
 import torch
 
-from benchmarks.measure.memory import Allocated
+from benchmarks.measure.peak_memory import Allocated
 
 held = torch.ones(3 * 2**20)
 with Allocated() as first:
@@ -81,7 +81,7 @@ def run(script: str) -> str:
         [sys.executable, "-c", script],
         capture_output=True,
         text=True,
-        env={**os.environ, **memory.ENVIRONMENT},
+        env={**os.environ, **peak_memory.ENVIRONMENT},
         timeout=600,  # a hang ends too; compiling takes its time on a busy machine
     )
     assert done.returncode == 0, done.stderr
@@ -109,5 +109,5 @@ def test_account_is_exact():
 
 def test_a_process_that_glibc_does_not_count_for_is_refused(monkeypatch):
     monkeypatch.delenv("MALLOC_TOP_PAD_", raising=False)
-    with pytest.raises(RuntimeError, match="started with"), memory.Allocated():
+    with pytest.raises(RuntimeError, match="started with"), peak_memory.Allocated():
         pass

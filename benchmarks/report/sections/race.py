@@ -138,6 +138,8 @@ def curves_against(axis_title: str, column: int) -> Callable[[Any, Data], None]:
                 "color": PALETTE[position % len(PALETTE)],
                 "zorder": 3 if ours else 2,
             }
+            if len(points) == 1:  # a line of one point can't be seen
+                style["marker"] = "o"
             across = [point[column] for point in points]
             upper.plot(across, [100 * point[4] for point in points], label=method["label"], **style)
             lower.plot(across, [point[3] for point in points], **style)

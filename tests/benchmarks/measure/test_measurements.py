@@ -133,6 +133,21 @@ def test_memory_of_a_tiny_case():
     assert rows[0]["chunk_mib"] == pytest.approx(4 * 32 * 32 * hardware_dtype().itemsize / 2**20, rel=1e-3)
 
 
+def test_a_decoder_is_described_to_its_process_and_measured_there():
+    pytest.importorskip("transformers")
+    case = memory.DecoderCase(batch=2, directions=3)
+    assert case.name == "fine-tuning, batch 2, K = 3"
+    assert memory.KINDS[type(case).__name__](case.sizes, 2, 3) == case
+    assert memory.chunk_bytes(case, torch.float32) == 3 * 2 * 16 * 4 * 128 * 4
+    model, x, y = step_time.example(case)
+    assert model(x).shape == (2, 64)
+    assert y.max() < 64
+    if platform.system() == "Linux":
+        (row,) = memory.run_memory([memory.MemoryCase(case, ("adam-lora",))], lambda message: None)["cases"]
+        assert row["name"].endswith(f"d = {count_parameters(model):,}")
+        assert 0 < row["methods"][0]["excess_mib"] < 64
+
+
 def test_environment_is_complete():
     facts = machine.environment(seed=3)
     assert set(ENVIRONMENT) <= set(facts)

@@ -63,6 +63,22 @@ def test_the_other_quick_races_run(name):
     assert all(row["runs"] and "error" not in row for row in section["methods"])
 
 
+def test_the_fine_tuning_race_runs(tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    monkeypatch.setenv("ZO_TRITON_DATA", str(tmp_path))
+    told = []
+    config = replace(races.TINY, batch=16, learning_rates=(1e-3,), seeds=(0,))
+    section = races.run_race("fine-tuning", config, told.append, tiny=True)
+    assert told[0].startswith("fine-tuning: pre-training fine-tuning-tiny, once: step 1 of 20")
+    assert [row["name"] for row in section["methods"]] == list(races.TUNERS)
+    assert all(row["runs"] and "error" not in row for row in section["methods"])
+    assert "pre-trained on the same language" in section["network"]
+    assert section["tuning"]["note"].startswith(
+        "Every method tried the same 1 learning rates, drawn log-uniformly"
+    )
+    assert "from 1e-05 to 0.1" in section["tuning"]["note"]
+
+
 def test_unknown_races_are_named():
     with pytest.raises(ValueError, match=r"unknown race 'cifar'; choose one of \('digits-mlp'"):
         races.RACES["cifar"]

@@ -64,6 +64,25 @@ def contender(name, label, family, time):
     }
 
 
+def decoder(directions, ours, vmapped):
+    """A case whose loop takes 30 ms a direction and whose plain pass takes 10 ms."""
+    return {
+        "name": f"GPT-2, d = 256, K = {directions}", "network": "GPT-2", "directions": directions, "parameters": 99,
+        "contenders": [
+            contender("zo-float32", "fused, one-sided, float32", "fused", ours) | {"evaluations": directions + 1},
+            contender("mezo-1", "MeZO loop, K = 1", "zeroth", 30.0),
+            contender("vmap-chunked", "vmap, one-sided, 4 at once", "zeroth", vmapped),
+            contender("forward", "plain forward pass", "inference", 10.0),
+        ],
+    }  # fmt: skip
+
+
+def peak(name, label, family, mib):
+    return {
+        "name": name, "label": label, "family": family, "dtype": "float32", "excess_mib": mib, "resident_mib": mib
+    }  # fmt: skip
+
+
 SECTIONS = {
     "gate": {
         "note": "Before anything was timed.",
@@ -93,6 +112,20 @@ SECTIONS = {
                     contender("zo", "fused, one-sided", "fused", 8.0),
                     contender("mezo", "MeZO loop", "zeroth", 120.0),
                     contender("sgd", "backprop + SGD", "first", 1.3),
+                ],
+            }
+        ],
+    },
+    "transformers": {
+        "note": "Decoders.",
+        "missing": [],
+        "cases": [decoder(1, 40.0, 25.0), decoder(4, 50.0, 80.0)],
+        "memory": [
+            {
+                "name": "GPT-2 small", "network": "GPT-2 small", "directions": 4, "weights_mib": 475.0,
+                "methods": [
+                    peak("zo-float32", "fused, one-sided, float32", "fused", 900.0),
+                    peak("mezo-1", "MeZO loop, K = 1", "zeroth", 180.0),
                 ],
             }
         ],

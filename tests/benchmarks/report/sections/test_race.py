@@ -5,6 +5,7 @@ import copy
 import pytest
 
 from benchmarks.report.registry import find_section
+from benchmarks.report.sections.race import curves_against
 from benchmarks.report.statistics import quartiles_reached
 
 RACE = find_section("race")
@@ -66,3 +67,15 @@ def test_a_fused_method_that_failed_does_not_speak_for_one_that_ran(samples):
     race["methods"][0] |= {"error": "RuntimeError: no memory", "runs": []}
     race["methods"].append(slow)
     assert "fused ZO-SGD did not get there" in find_section("race").findings(race).sentences[0]
+
+
+def test_who_got_to_one_checkpoint_only_is_a_dot(record):
+    from matplotlib.figure import Figure
+
+    section = record["sections"]["race"]
+    for run in section["methods"][0]["runs"]:
+        run["curve"] = run["curve"][:2]
+    figure = Figure()
+    curves_against("seconds", 1)(figure, section)
+    markers = [line.get_marker() for line in figure.axes[0].get_lines()[:2]]
+    assert markers == ["o", "None"]

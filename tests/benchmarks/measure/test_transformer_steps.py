@@ -1,0 +1,111 @@
+"""Step times and peak memory of Hugging Face's decoders."""
+
+import platform
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks.contenders.contender import Setting
+from benchmarks.contenders.fused import hardware_dtype
+from benchmarks.contenders.vmap_ensemble import VmapEnsemble
+from benchmarks.measure import transformer_steps
+from benchmarks.measure.step_time import TinyGPTCase, contenders, example
+from benchmarks.measure.transformer_steps import TINY_CASES, TINY_LARGE, TransformerCase, run_transformers
+from benchmarks.race.decoders import gpt2, llama, next_token_loss
+from benchmarks.race.networks import count_parameters
+from benchmarks.report import new_record
+from benchmarks.report.records import dumps
+from benchmarks.report.sections.transformers import SECTION
+from zo_triton._machine import environment
+
+pytest.importorskip("transformers")
+
+
+def silent(text):
+    return None
+
+
+@pytest.fixture(scope="module")
+def section():
+    """Two tiny decoders, and the memory of a third where the system tells it."""
+    return run_transformers(TINY_CASES, TINY_LARGE, 0.01, silent)
+
+
+def test_every_case_has_ours_the_rivals_and_a_plain_pass(section):
+    names = [[one["name"] for one in case["contenders"]] for case in section["cases"]]
+    ours = ["zo-float32"] if hardware_dtype() == torch.float32 else ["zo-float32", "zo"]
+    whole = [*ours, "mezo-1", "vmap-chunked", "forward"]
+    assert names == [whole, whole, [*ours, "mezo-1", "forward"]]
+    evaluations = {one["name"]: one["evaluations"] for one in section["cases"][0]["contenders"]}
+    assert (evaluations["zo-float32"], evaluations["mezo-1"], evaluations["forward"]) == (3, 2, 1)
+    assert all(one["median_ms"] > 0 for case in section["cases"] for one in case["contenders"])
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="reads glibc's account")
+def test_memory_is_over_the_weights(section):
+    (case,) = section["memory"]
+    assert case["weights_mib"] == pytest.approx(4 * 3952 / 2**20, rel=1e-3)
+    assert [one["name"] for one in case["methods"]][-1] == "mezo-1"
+    assert all(0 <= one["excess_mib"] < 16 for one in case["methods"])
+
+
+def test_the_section_is_a_record_and_has_its_sentences(section):
+    text = dumps(new_record(environment(0), {"transformers": section}, tiny=True))
+    assert "NaN" not in text
+    told = SECTION.blocks(section, lambda figure: [])[1]
+    assert "**Steps on transformers**" in told
+    assert all(f"{network}, K = 2" in told for network in ("GPT-2", "Llama", "GPT-2 small"))
+
+
+def test_without_transformers_the_section_is_what_to_install(monkeypatch):
+    monkeypatch.setattr(transformer_steps, "missing", lambda: ["transformers"])
+    section = run_transformers(TINY_CASES, TINY_LARGE, 0.01, silent)
+    assert section["cases"] == section["memory"] == []
+    assert SECTION.blocks(section, lambda figure: []) == [
+        "## Transformers",
+        "Left out: transformers is not installed; `pip install 'zo_triton[transformers]'`.",
+    ]
+    assert SECTION.findings(section).sentences == []
+    assert SECTION.findings(section).lost is None
+    assert SECTION.headline(section) == {}
+
+
+@pytest.mark.parametrize(("make", "weights"), [(gpt2, 3448320), (llama, 3676416)])
+def test_the_decoders_are_those_that_the_table_names(make, weights):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    model = make(1000, 256, 4, 4, 128)
+    assert torch.equal(torch.rand(1), expected)
+    assert count_parameters(model) == weights
+    whole, last = model(torch.zeros(2, 5)), make(1000, 256, 4, 4, 128, last=True)(torch.zeros(2, 5))
+    assert whole.shape == (2, 5, 1000)
+    torch.testing.assert_close(last, whole[:, -1], rtol=1e-5, atol=1e-6)
+
+
+def test_targets_are_the_tokens_that_follow():
+    case = replace(TINY_CASES[0], batch=3)
+    model, x, y = case.example()
+    assert torch.equal(x[:, 1:], y[:, :-1])
+    expected = torch.nn.functional.cross_entropy(model(x).reshape(-1, 32), y.reshape(-1))
+    torch.testing.assert_close(next_token_loss(model(x), y), expected)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_chunks_of_copies_change_no_slope():
+    model, x, y = TransformerCase("GPT-2", 3, 32, 16, 1, 2, 8, 2).example()
+    setting = Setting(0.1, 0, 3, loss=next_token_loss)
+    noise = {name: torch.randn(3, *weight.shape) for name, weight in model.named_parameters()}
+    found = [VmapEnsemble(model, setting, chunk=chunk).slopes(noise, x, y)[1] for chunk in (None, 2)]
+    # Losses of some 3.5, rounded to 4e-7, over ε = 1e-3.
+    torch.testing.assert_close(*found, rtol=0, atol=4e-3)
+
+
+def test_tiny_gpt_is_timed_as_it_races():
+    case = replace(TinyGPTCase(), directions=2)
+    model, x, y = example(case)
+    assert case.name == "tiny-gpt, batch 64, K = 2"
+    assert model(x).shape == (64, 19)
+    assert y.max() < 19
+    assert {"zo", "vmap", "mezo", "sgd"} < {one.name for one in contenders(case)}
