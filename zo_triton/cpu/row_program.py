@@ -1,4 +1,4 @@
-"""From a formula's operations to a program of ``rows``: what is a number, a row or one value a row, and where it lies.
+"""From a formula's operations to a program of ``rows``: what is a number, a row or one value a row, and its place.
 
 A value is an operand's index, counted through the leaves and then the operations in their order, or a Python float.
 """
@@ -115,7 +115,17 @@ class RowProgram:
             )  # fmt: skip
             row[rows.STRIDES :] = its[:-1]
         placed, scratch = code.allocate(direct, block, segment)
-        geometry = [count, features, block, segment, evaluations, groups, len(placed), scratch, *code.sections]
+        geometry = [
+            count,
+            features,
+            block,
+            segment,
+            evaluations,
+            groups,
+            len(placed),
+            scratch,
+            *code.sections,
+        ]
         self._items = blocks * groups
         self._alone = len(code.made) * count * features * evaluations < SMALL_WORK
         self._arguments = (
@@ -342,7 +352,9 @@ class _Code:
             if register not in results:
                 take(register)
             padded = [*sources, *[0 if not sources else sources[0]] * (4 - len(sources))]
-            self.made.append([_CODES[name], register, *padded, self._wide[register if name != "row_sum" else sources[0]]])
+            self.made.append(
+                [_CODES[name], register, *padded, self._wide[register if name != "row_sum" else sources[0]]]
+            )
             self.numbers.append(number)
             for source in set(sources):
                 # A base is read again for the next evaluation, a constant for the next block.

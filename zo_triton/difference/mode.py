@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from zo_triton._memory import empty
 from zo_triton.difference import fallback, inplace, transforms
 from zo_triton.difference.chains import is_pending
-from zo_triton.difference.entries import Entry, PendingActivation, PendingLayer, Symbol, storage_of
+from zo_triton.difference.entries import Entry, PendingActivation, Symbol, storage_of
 from zo_triton.difference.errors import UncoveredError
 from zo_triton.difference.memories import Memories, Memory, same_storage
 from zo_triton.difference.plan import Plan, RestartError
