@@ -74,8 +74,8 @@ class RowProgram:
 
     Args:
         shape: Of the rows' axes, and the features as the last one.
-        leaves: The operands, as :class:`Leaf` has them.
-        operations: As :class:`Operation` has them, in an order in which they can be run.
+        leaves: The operands.
+        operations: In an order in which they can be run.
         outputs: For each result its value, and whether it has one value a row.
         evaluations: P.
     """
@@ -83,13 +83,11 @@ class RowProgram:
     def __init__(
         self,
         shape: tuple[int, ...],
-        leaves: Sequence[tuple[int, tuple[int, ...], bool, bool]],
-        operations: Sequence[tuple[str, tuple[int | float, ...]]],
+        leaves: Sequence[Leaf],
+        operations: Sequence[Operation],
         outputs: Sequence[tuple[int | float, bool]],
         evaluations: int,
     ) -> None:
-        leaves = [Leaf(*each) for each in leaves]
-        operations = [Operation(*each) for each in operations]
         by_rows = any(leaf.narrow for leaf in leaves) or any(each.name == "row_sum" for each in operations)
         sizes, strides = _collapsed(shape, [leaf.strides for leaf in leaves], whole=not by_rows)
         features, count = sizes[-1], prod(sizes[:-1])
@@ -198,7 +196,7 @@ class _Code:
         for each in operations:
             given = [value if type(value) is float else values[value] for value in each.values]  # type: ignore[index]
             values.append(self._operation(each.name, given))
-        found = []
+        found: list[tuple[int, bool]] = []
         for value, narrow in outputs:
             result = self._register(value if type(value) is float else values[value])  # type: ignore[index]
             if not narrow:
@@ -363,7 +361,7 @@ class _Code:
                     free.setdefault(sizes[source], []).append(placed[source])
         return placed, total
 
-    def _take_moved(self, direct: Sequence[bool], take) -> None:  # type: ignore[no-untyped-def]
+    def _take_moved(self, direct: Sequence[bool], take: Callable[[int], None]) -> None:
         for leaf in range(self._count):
             if not direct[leaf] and self._varies[leaf]:
                 take(leaf)

@@ -16,6 +16,7 @@ from torch import Tensor
 from zo_triton import ops
 
 if TYPE_CHECKING:
+    from zo_triton.difference.chains import PendingChain
     from zo_triton.difference.mode import DifferenceMode
 
 
@@ -24,8 +25,8 @@ class Entry:
 
     Attributes:
         difference: [P, *shape] in the compute dtype (float32 after a loss), or None while ``lazy`` is set.
-        lazy: A :class:`PendingLayer`, :class:`PendingActivation` or :class:`Symbol` that computes the
-            difference on demand, or None.
+        lazy: A :class:`PendingLayer`, :class:`PendingActivation`, ``PendingChain`` or :class:`Symbol` that
+            computes the difference on demand, or None.
         exclusive: No other entry's difference lies in the same memory.
         readers: How many places may read ``difference`` again: the table and each pending entry.
         reference: Weak reference to the base tensor; its callback removes the entry from the table.
@@ -36,7 +37,7 @@ class Entry:
     def __init__(
         self,
         difference: Tensor | None,
-        lazy: PendingLayer | PendingActivation | Symbol | None = None,
+        lazy: PendingLayer | PendingActivation | PendingChain | Symbol | None = None,
         exclusive: bool = False,
     ) -> None:
         self.difference = difference

@@ -136,8 +136,8 @@ def formula_of(
         if isinstance(value, Tensor):
             if not fits(value):
                 return None
-            key = id(value)
-            carries = key in entries or key in ids or bool(memories and memories.find(value) is not None)
+            place = id(value)
+            carries = place in entries or place in ids or bool(memories and memories.find(value) is not None)
             form.append((value.shape, value.dtype, carries))
             tensors.append(value)
         elif type(value) is list:

@@ -242,7 +242,7 @@ def _program(
         first = len(leaves) + len(operations)
 
         def of(value: int | float, known: dict = known, first: int = first) -> int | float:
-            return value if type(value) is float else first + value if value >= 0 else known[value]  # type: ignore[operator]
+            return value if type(value) is float else first + value if value >= 0 else known[value]
 
         operations += [(name, tuple(of(value) for value in values)) for name, values in formula.operations]
         results.append(of(formula.result))
