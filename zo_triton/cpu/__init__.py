@@ -12,13 +12,15 @@ from zo_triton.cpu.mlp import mlp_differences
 from zo_triton.cpu.mlp_step import mlp_measure, mlp_update
 from zo_triton.cpu.perturbed_linear import perturbed_linear
 from zo_triton.cpu.rounding import stochastic_add
-from zo_triton.cpu.row_program import RowProgram
+from zo_triton.cpu.row_program import Leaf, Operation, RowProgram
 from zo_triton.cpu.sample import sample, stage
 from zo_triton.cpu.softmax import softmax_difference
 from zo_triton.cpu.threads import one_pool
 from zo_triton.cpu.windows import largest_difference
 
 __all__ = [
+    "Leaf",
+    "Operation",
     "RowProgram",
     "accumulate",
     "activation_difference",

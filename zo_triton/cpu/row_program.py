@@ -1,4 +1,4 @@
-"""From a formula's operations to a program of ``rows``: what is a number, a row or one value a row, and where it lies.
+"""From a formula's operations to a program of ``rows``: what is a number, a row or one value a row, and its place.
 
 A value is an operand's index, counted through the leaves and then the operations in their order, or a Python float.
 """
@@ -74,8 +74,8 @@ class RowProgram:
 
     Args:
         shape: Of the rows' axes, and the features as the last one.
-        leaves: The operands, as :class:`Leaf` has them.
-        operations: As :class:`Operation` has them, in an order in which they can be run.
+        leaves: The operands.
+        operations: In an order in which they can be run.
         outputs: For each result its value, and whether it has one value a row.
         evaluations: P.
     """
@@ -83,13 +83,11 @@ class RowProgram:
     def __init__(
         self,
         shape: tuple[int, ...],
-        leaves: Sequence[tuple[int, tuple[int, ...], bool, bool]],
-        operations: Sequence[tuple[str, tuple[int | float, ...]]],
+        leaves: Sequence[Leaf],
+        operations: Sequence[Operation],
         outputs: Sequence[tuple[int | float, bool]],
         evaluations: int,
     ) -> None:
-        leaves = [Leaf(*each) for each in leaves]
-        operations = [Operation(*each) for each in operations]
         by_rows = any(leaf.narrow for leaf in leaves) or any(each.name == "row_sum" for each in operations)
         sizes, strides = _collapsed(shape, [leaf.strides for leaf in leaves], whole=not by_rows)
         features, count = sizes[-1], prod(sizes[:-1])
@@ -115,7 +113,17 @@ class RowProgram:
             )  # fmt: skip
             row[rows.STRIDES :] = its[:-1]
         placed, scratch = code.allocate(direct, block, segment)
-        geometry = [count, features, block, segment, evaluations, groups, len(placed), scratch, *code.sections]
+        geometry = [
+            count,
+            features,
+            block,
+            segment,
+            evaluations,
+            groups,
+            len(placed),
+            scratch,
+            *code.sections,
+        ]
         self._items = blocks * groups
         self._alone = len(code.made) * count * features * evaluations < SMALL_WORK
         self._arguments = (
@@ -188,7 +196,7 @@ class _Code:
         for each in operations:
             given = [value if type(value) is float else values[value] for value in each.values]  # type: ignore[index]
             values.append(self._operation(each.name, given))
-        found = []
+        found: list[tuple[int, bool]] = []
         for value, narrow in outputs:
             result = self._register(value if type(value) is float else values[value])  # type: ignore[index]
             if not narrow:
@@ -342,7 +350,9 @@ class _Code:
             if register not in results:
                 take(register)
             padded = [*sources, *[0 if not sources else sources[0]] * (4 - len(sources))]
-            self.made.append([_CODES[name], register, *padded, self._wide[register if name != "row_sum" else sources[0]]])
+            self.made.append(
+                [_CODES[name], register, *padded, self._wide[register if name != "row_sum" else sources[0]]]
+            )
             self.numbers.append(number)
             for source in set(sources):
                 # A base is read again for the next evaluation, a constant for the next block.
@@ -351,7 +361,7 @@ class _Code:
                     free.setdefault(sizes[source], []).append(placed[source])
         return placed, total
 
-    def _take_moved(self, direct: Sequence[bool], take) -> None:  # type: ignore[no-untyped-def]
+    def _take_moved(self, direct: Sequence[bool], take: Callable[[int], None]) -> None:
         for leaf in range(self._count):
             if not direct[leaf] and self._varies[leaf]:
                 take(leaf)

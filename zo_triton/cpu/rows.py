@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from llvmlite import ir
 from numba import carray, float32, int32, int64, types, uint32, uintp
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -339,7 +338,9 @@ def run_rows(code, numbers, geometry, leaves, sizes, placed, addresses, outputs,
         for leaf in range(count):
             _find_rows(offsets[leaf], leaves[leaf], sizes, first, rows)
             if leaves[leaf, PER_EVALUATION] < 0:
-                _read(leaf, leaves, addresses, where, bottom, placed, offsets, rows, features, column, int64(0))
+                _read(
+                    leaf, leaves, addresses, where, bottom, placed, offsets, rows, features, column, int64(0)
+                )
         _execute(code, numbers, constants, base, where, rows, features)
         evaluations = geometry[EVALUATIONS]
         for p in range(group * evaluations // groups, (group + 1) * evaluations // groups):

@@ -339,7 +339,9 @@ def _sum_of_doubles(ways):
                     some.align = 4
                     builder.store(builder.fadd(builder.load(total), builder.fpext(some, wide)), total)
             parts = [
-                builder.extract_element(builder.load(total), ir.IntType(32)(i)) for total in sums for i in range(8)
+                builder.extract_element(builder.load(total), ir.IntType(32)(i))
+                for total in sums
+                for i in range(8)
             ]
             while len(parts) > 1:
                 parts = [builder.fadd(parts[i], parts[i + 1]) for i in range(0, len(parts), 2)]

@@ -6,14 +6,12 @@ the last reader may overwrite it; and ``Entry.exclusive`` says that no other ent
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 from weakref import KeyedRef
 
 import torch
 from torch import Tensor
-
-from zo_triton import ops
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -123,194 +121,6 @@ class Symbol:
         """Nothing is held."""
 
 
-class PendingLayer:
-    """A layer whose difference is not computed yet, so that an activation can be fused into it.
-
-    Args:
-        index: Position among the run's pending layers.
-        base: The unperturbed input, float32: an alias, so that the input tensor itself may die.
-        source: The input's entry; None where the input carries no difference.
-        weight: Float32.
-        weight_id: The weight's tensor id, -1 if it is not trained.
-        bias_id: The bias's tensor id, -1 if there is none or it is not trained.
-        shape: Of the layer's base output.
-    """
-
-    owned = True
-    __slots__ = ("base", "bias_id", "index", "shape", "source", "spent", "weight", "weight_id")
-
-    def __init__(
-        self,
-        index: int,
-        base: Tensor,
-        source: Entry | None,
-        weight: Tensor,
-        weight_id: int,
-        bias_id: int,
-        shape: torch.Size,
-    ) -> None:
-        self.index = index
-        self.base: Tensor | None = base
-        self.source = source
-        self.weight: Tensor | None = weight
-        self.weight_id = weight_id
-        self.bias_id = bias_id
-        self.shape = shape
-        self.spent = False
-        if source is not None:
-            source.readers += 1
-
-    @property
-    def reads(self) -> bool:
-        """Whether it reads base results: not if nobody will ask for it any more."""
-        return not self.spent
-
-    def resolve(self, mode: DifferenceMode) -> Tensor:
-        """The pre-activation's difference, [P, *shape]; the layer lets go of its input."""
-        difference = self.compute(mode, "none", None)
-        self.release()
-        return difference
-
-    def compute(self, mode: DifferenceMode, activation: str, base_output: Tensor | None) -> Tensor:
-        """The difference of ``activation(output)``, [P, *shape]."""
-        raise NotImplementedError
-
-    def release(self) -> None:
-        """Lets go of the input and its difference."""
-        source, self.source = self.source, None
-        self.base = self.weight = None
-        if source is not None:
-            source.let_go()
-
-
-class PendingLinear(PendingLayer):
-    """A linear layer: base [N, in_features], weight [out_features, in_features].
-
-    Attributes:
-        depth: How many linear layers are pending one behind the other, this one included.
-        transposed: The weight is stored as [in_features, out_features].
-    """
-
-    __slots__ = ("depth", "transposed")
-
-    def __init__(self, *layer: Any, depth: int, transposed: bool = False) -> None:
-        super().__init__(*layer)
-        self.depth = depth
-        self.transposed = transposed
-
-    def compute(self, mode: DifferenceMode, activation: str, base_output: Tensor | None) -> Tensor:
-        """The difference of ``activation(output)``, [P, *shape].
-
-        If nobody else can read the input's difference any more, its memory is given to the result; the
-        pre-activation's own difference is then out of reach (``spent``), and asking for it restarts the run.
-        """
-        if self.spent:
-            mode.restart(keep=self.index)
-        mode.reserve(self.shape.numel())
-        given, source = self.given(mode), self.source
-        assert self.base is not None
-        assert self.weight is not None
-        samples = self.base.shape[0]
-        donate = source is not None and source.exclusive and source.readers == 1
-        if base_output is not None and base_output.dim() != 2:
-            base_output = base_output.reshape(samples, -1)
-        result = ops.perturbed_linear(
-            self.base,
-            given,
-            self.weight,
-            mode.directions,
-            mode.signed_eps,
-            weight_id=self.weight_id,
-            bias_id=self.bias_id,
-            base_output=base_output,
-            activation=activation,
-            dtype=mode.compute_dtype,
-            donate=donate,
-            transposed=self.transposed,
-        )
-        if donate and source is not None and _same_memory(result, source.difference):
-            self.spent = True
-            self.release()
-        return result if len(self.shape) == 2 else result.view(mode.evaluations, *self.shape)
-
-    def given(self, mode: DifferenceMode) -> Tensor | None:
-        """The input's difference, [P, N, in_features] in the compute dtype; None if it carries none."""
-        if self.source is None:
-            return None
-        assert self.base is not None
-        given = mode.resolve(self.source)
-        if given.dtype != mode.compute_dtype:
-            given = given.to(mode.compute_dtype)
-        return given if given.dim() == 3 else given.reshape(mode.evaluations, self.base.shape[0], -1)
-
-
-class PendingConvolution(PendingLayer):
-    """A two-dimensional convolution: base [N, C, H, W], weight [O, C / groups, kernel height, kernel width].
-
-    Attributes:
-        options: stride, padding, dilation and groups, as ``ops.perturbed_conv2d`` takes them.
-    """
-
-    __slots__ = ("options",)
-
-    def __init__(self, *layer: Any, options: dict[str, Any]) -> None:
-        super().__init__(*layer)
-        self.options = options
-
-    def compute(self, mode: DifferenceMode, activation: str, base_output: Tensor | None) -> Tensor:
-        """The difference of ``activation(output)``, [P, *shape]."""
-        if self.spent:
-            mode.restart(keep=self.index)
-        mode.reserve(self.shape.numel())
-        return self.evaluate(mode, 0, mode.directions.num, activation, base_output)
-
-    def pieces(
-        self, mode: DifferenceMode, activation: str, base_output: Tensor, num: int
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """The same, ``num`` directions at a time: the evaluations of each piece, and it. Not to be asked twice.
-
-        Each piece lies in the memory of the one before.
-        """
-        memory = None
-        for first in range(0, mode.directions.num, num):
-            last = min(first + num, mode.directions.num)
-            kept = None if memory is None else memory[: (last - first) * mode.sides]
-            piece = self.evaluate(mode, first, last, activation, base_output, kept)
-            memory = piece if memory is None else memory
-            yield slice(first * mode.sides, last * mode.sides), piece
-        self.spent = True
-        self.release()
-
-    def evaluate(
-        self,
-        mode: DifferenceMode,
-        first: int,
-        last: int,
-        activation: str,
-        base_output: Tensor | None,
-        out: Tensor | None = None,
-    ) -> Tensor:
-        """For the directions first … last - 1."""
-        assert self.base is not None
-        assert self.weight is not None
-        evaluations = slice(first * mode.sides, last * mode.sides)
-        given = None if self.source is None else mode.resolve(self.source)[evaluations].to(mode.compute_dtype)
-        return ops.perturbed_conv2d(
-            self.base,
-            given,
-            self.weight,
-            mode.directions[first:last],
-            mode.signed_eps[evaluations],
-            weight_id=self.weight_id,
-            bias_id=self.bias_id,
-            base_output=base_output,
-            activation=activation,
-            dtype=mode.compute_dtype,
-            out=out,
-            **self.options,
-        )
-
-
 class Viewed:
     """What a pending layer's result was before a view of it, with other leading axes, took the layer over.
 
@@ -348,60 +158,9 @@ class Viewed:
             source.let_go()
 
 
-class PendingActivation:
-    """An activation of a pending layer that is not computed yet: a whole network may follow.
-
-    Args:
-        source: The pre-activation's entry.
-        activation: One that ``ops`` knows.
-        base: The pre-activation, float32: an alias, so that the tensor itself may die.
-    """
-
-    reads = owned = True
-    __slots__ = ("activation", "base", "source")
-
-    def __init__(self, source: Entry, activation: str, base: Tensor) -> None:
-        self.source: Entry | None = source
-        self.activation = activation
-        self.base: Tensor | None = base
-        source.readers += 1
-
-    def resolve(self, mode: DifferenceMode) -> Tensor:
-        """f(x + δ) − f(x), [P, *shape]: by the layer's own epilogue if it is still pending."""
-        source, base = self.source, self.base
-        assert source is not None
-        assert base is not None
-        layer = source.lazy
-        if isinstance(layer, PendingLayer) and layer.index not in mode.plan.keep:
-            difference = layer.compute(mode, self.activation, base)
-        else:
-            difference = ops.activation_difference(base, mode.resolve(source), self.activation)
-        self.release()
-        return difference
-
-    def pieces(self, mode: DifferenceMode, num: int) -> Iterator[tuple[slice, Tensor]] | None:
-        """The same ``num`` directions at a time; None unless it is a convolution's that nobody has asked for."""
-        assert self.source is not None
-        assert self.base is not None
-        layer = self.source.lazy
-        if not isinstance(layer, PendingConvolution) or layer.spent or layer.index in mode.plan.keep:
-            return None
-        return layer.pieces(mode, self.activation, self.base, num)
-
-    def release(self) -> None:
-        """Lets go of the pre-activation."""
-        source, self.source, self.base = self.source, None, None
-        if source is not None:
-            source.let_go()
-
-
 def storage_of(tensor: Tensor) -> int:
     """Address of the tensor's memory, 0 where it has none (sparse, or inside a torch.func transform)."""
     try:
         return tensor.untyped_storage().data_ptr()
     except NotImplementedError:
         return 0
-
-
-def _same_memory(result: Tensor, difference: Tensor | None) -> bool:
-    return difference is not None and result.data_ptr() == difference.data_ptr()

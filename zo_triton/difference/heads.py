@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from zo_triton import ops
-from zo_triton.difference.entries import Entry, PendingLinear
+from zo_triton.difference.entries import Entry
+from zo_triton.difference.pending_layers import PendingLinear
 from zo_triton.ops import engines
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from zo_triton import ops
-from zo_triton.difference.entries import Entry, PendingActivation, PendingLinear, Symbol
+from zo_triton.difference.entries import Entry, Symbol
 from zo_triton.difference.heads import is_too_large
+from zo_triton.difference.pending_layers import PendingActivation, PendingLinear
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode

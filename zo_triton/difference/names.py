@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from zo_triton.difference.entries import Entry, PendingLinear, Symbol, Viewed
+from zo_triton.difference.entries import Entry, Symbol, Viewed
 from zo_triton.difference.matrices import symbol_of
+from zo_triton.difference.pending_layers import PendingLinear
 from zo_triton.difference.registry import handler_of, named, register
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from zo_triton import ops
-from zo_triton.difference.entries import Entry, PendingActivation, PendingLinear
+from zo_triton.difference.entries import Entry
+from zo_triton.difference.pending_layers import PendingActivation, PendingLinear
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode

@@ -24,7 +24,9 @@ def row_program(
     evaluations: int,
 ) -> Any:
     """The CPU engine's ``RowProgram``; see there."""
-    return load_engine("cpu").RowProgram(shape, leaves, operations, outputs, evaluations)
+    engine = load_engine("cpu")
+    lying, steps = [engine.Leaf(*leaf) for leaf in leaves], [engine.Operation(*each) for each in operations]
+    return engine.RowProgram(shape, lying, steps, outputs, evaluations)
 
 
 def activation_terms(base: Tensor, activation: str) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,5 @@
 """Chains: rules of elementwise functions and norms, traced and run together in one pass over memory."""
 
-from zo_triton.difference.chains.pending import PendingChain, defer
+from zo_triton.difference.chains.pending import PendingChain, defer, settle
 
-__all__ = ["PendingChain", "defer"]
+__all__ = ["PendingChain", "defer", "settle"]

@@ -37,7 +37,9 @@ class Formula:
     def __init__(self, trace: Trace, result: Symbolic, slots: int, features: int) -> None:
         self.operations = tuple(trace.operations)
         self.result = result.value
-        read = {value for _, values in self.operations for value in values if type(value) is int and value < 0}
+        read = {
+            value for _, values in self.operations for value in values if type(value) is int and value < 0
+        }
         if type(result.value) is int and result.value < 0:
             read.add(result.value)
         self.bases = tuple(slot for slot in range(slots) if base_value(slot) in read)
@@ -134,8 +136,8 @@ def formula_of(
         if isinstance(value, Tensor):
             if not fits(value):
                 return None
-            key = id(value)
-            carries = key in entries or key in ids or bool(memories and memories.find(value) is not None)
+            place = id(value)
+            carries = place in entries or place in ids or bool(memories and memories.find(value) is not None)
             form.append((value.shape, value.dtype, carries))
             tensors.append(value)
         elif type(value) is list:
@@ -167,7 +169,9 @@ def fits(tensor: Tensor) -> bool:
     )
 
 
-def _traced(mode: DifferenceMode, compute: Callable, base: Tensor, args: tuple, kwargs: dict) -> Formula | None:
+def _traced(
+    mode: DifferenceMode, compute: Callable, base: Tensor, args: tuple, kwargs: dict
+) -> Formula | None:
     """Runs a rule on symbols; None if that does not work, and it has to run on tensors."""
     trace = Trace()
     tracer = _Tracer(trace, mode.evaluations)

@@ -1,4 +1,4 @@
-"""Rules of elementwise functions and norms that are not computed yet, so that several run in one pass over memory."""
+"""Rules of elementwise functions and norms that wait, so that several run in one pass over memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch._C._functorch import peek_interpreter_stack
 from zo_triton import ops
 from zo_triton._memory import empty
 from zo_triton.difference.chains.formulas import Formula, base_value, difference_value, fits, formula_of
-from zo_triton.difference.entries import Entry, PendingActivation, PendingLayer, Symbol
+from zo_triton.difference.entries import Entry, Symbol
+from zo_triton.difference.pending_layers import PendingActivation, PendingLayer
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -64,6 +65,13 @@ class PendingChain:
         sources, self.sources, self.bases = self.sources, (), ()
         for source in sources:
             source.let_go()
+
+
+def settle(mode: DifferenceMode) -> None:
+    """Computes all chains, before something that they may read is overwritten."""
+    for entry in list(mode.entries.values()):
+        if isinstance(entry.lazy, PendingChain):
+            mode.resolve(entry)
 
 
 def defer(mode: DifferenceMode, compute: Callable, base: Any, args: tuple, kwargs: dict) -> bool:
@@ -143,7 +151,11 @@ class _Linked:
         evaluations = self._mode.evaluations
         results = [empty((evaluations, *shape), torch.float32) for shape in shapes]
         program = _program(
-            self._shape, tuple(self._forms), tuple(self._parts), tuple(zip(parts, narrow, strict=True)), evaluations
+            self._shape,
+            tuple(self._forms),
+            tuple(self._parts),
+            tuple(zip(parts, narrow, strict=True)),
+            evaluations,
         )
         program.run([tensor.data_ptr() for tensor in (*self._leaves, *results)])
         for (entry, chain, _), difference in zip(wanted, results, strict=False):
@@ -166,7 +178,9 @@ class _Linked:
                 references.append(-1 - place)
             else:
                 difference = self._mode.resolve(entry)
-                references.append(self._leaf(difference if difference.dtype is torch.float32 else difference.float(), 0))
+                references.append(
+                    self._leaf(difference if difference.dtype is torch.float32 else difference.float(), 0)
+                )
         self._parts.append((chain.formula, tuple(references)))
         return len(self._parts) - 1
 
@@ -206,7 +220,9 @@ def _program(
             own, strides = own[1:], strides[1:]
         narrow = not own or (own[-1] == 1 and shape[-1] != 1)
         missing = len(shape) - len(own)
-        spread = [0] * missing + [0 if size == 1 else stride for size, stride in zip(own, strides, strict=True)]
+        spread = [0] * missing + [
+            0 if size == 1 else stride for size, stride in zip(own, strides, strict=True)
+        ]
         per_evaluation = its_strides[0] if varies == 0 else -1
         leaves.append((per_evaluation, tuple(spread), narrow and shape[-1] != 1, dtype == torch.bool))
     operations: list[tuple[str, tuple[int | float, ...]]] = []
@@ -221,7 +237,7 @@ def _program(
         first = len(leaves) + len(operations)
 
         def of(value: int | float, known: dict = known, first: int = first) -> int | float:
-            return value if type(value) is float else first + value if value >= 0 else known[value]  # type: ignore[operator]
+            return value if type(value) is float else first + value if value >= 0 else known[value]
 
         operations += [(name, tuple(of(value) for value in values)) for name, values in formula.operations]
         results.append(of(formula.result))

@@ -93,7 +93,7 @@ class Symbolic:
     def __bool__(self) -> bool:
         raise UntraceableError("a formula asks for a value")
 
-    __float__ = __int__ = __index__ = __len__ = __iter__ = __bool__  # type: ignore[assignment]
+    __float__ = __int__ = __index__ = __len__ = __iter__ = __bool__
 
     def __neg__(self) -> Symbolic:
         return _unary("neg")(self)
@@ -191,7 +191,7 @@ def _sum(a: Symbolic, dim: Any = None, keepdim: bool = False, *, dtype: Any = No
 
 
 def _mean(a: Symbolic, dim: Any = None, keepdim: bool = False) -> Any:
-    return _sum(a, dim, keepdim) / a.shape[-1]
+    return _div(_sum(a, dim, keepdim), a.shape[-1])
 
 
 def _softplus(a: Any, beta: Any = 1, threshold: Any = 20) -> Any:
@@ -242,7 +242,7 @@ def _to(a: Symbolic, dtype: Any = torch.float32) -> Symbolic:
     return a
 
 
-def _activation(base: Symbolic, difference: Symbolic, activation: str) -> Any:
+def _activation(base: Any, difference: Any, activation: str) -> Any:
     if activation == "gelu":
         raise UntraceableError("the error function has no operation")
     terms = [_known(each) for each in ops.activation_terms(base, activation)]

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from zo_triton import ops
 from zo_triton.difference import chains
-from zo_triton.difference.entries import Entry, PendingActivation, PendingLayer
+from zo_triton.difference.entries import Entry
+from zo_triton.difference.pending_layers import PendingActivation, PendingLayer
 from zo_triton.difference.registry import named, register
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zo_triton.difference.entries import Entry, PendingConvolution
+from zo_triton.difference.entries import Entry
 from zo_triton.difference.errors import UncoveredError
+from zo_triton.difference.pending_layers import PendingConvolution
 from zo_triton.difference.registry import rule
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zo_triton import ops
 from zo_triton._memory import empty
-from zo_triton.difference.entries import PendingActivation
+from zo_triton.difference.pending_layers import PendingActivation
 from zo_triton.difference.registry import rule
 from zo_triton.difference.rules.elementwise import wide
 from zo_triton.ops import engines
