@@ -1,7 +1,4 @@
-"""Machine-level pieces that Numba's loops do not reach: bit casts and 16-lane sign arithmetic.
-
-Written as LLVM vectors of 16 float32; LLVM splits them where the processor's registers are narrower.
-"""
+"""Machine-level pieces that Numba's loops do not reach, as LLVM vectors; LLVM splits them for narrower registers."""
 
 from __future__ import annotations
 
