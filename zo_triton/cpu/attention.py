@@ -75,8 +75,9 @@ def attention_difference(
 
     def run(start: int, stop: int) -> None:
         share = _Share(still, moving, scale, is_causal)
-        for place, queries in blocks[start:stop]:
-            share.move(out, place, queries)
+        with torch.autocast("cpu", enabled=False):
+            for place, queries in blocks[start:stop]:
+                share.move(out, place, queries)
 
     parallel(run, len(blocks))
     return result
