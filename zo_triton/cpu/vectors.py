@@ -1,4 +1,4 @@
-"""Machine-level pieces that Numba's loops do not reach, as LLVM vectors; LLVM splits them for narrower registers."""
+"""Machine-level pieces that Numba's loops do not reach, as vectors that LLVM splits for narrower registers."""
 
 from __future__ import annotations
 
