@@ -52,9 +52,9 @@ def _largest_kernel(out, difference, gaps, places, start, stop):
     values = np.zeros(2 * half + WIDTH, np.float32)
     gap = np.zeros((count, results + WIDTH), np.float32)
     largest = np.zeros(results + WIDTH, np.float32)
-    starts_at = uintp(starts.ctypes.data)
     to, value_at, gap_at = uintp(largest.ctypes.data), uintp(values.ctypes.data), uintp(gap.ctypes.data)
     for plane in range(start, stop):
+        starts_at = uintp(starts.ctypes.data)  # in the loop: Numba frees an array after the last line with its name
         gap[:, :results] = gaps[plane]
         for p in range(out.shape[0]):
             source, target = difference[p, plane], out[p, plane]

@@ -17,6 +17,7 @@ from zo_triton.difference import fallback
 from zo_triton.difference.entries import Entry, storage_of
 from zo_triton.difference.placing import placed, places
 from zo_triton.difference.registry import HANDLERS, Handler, named
+from zo_triton.difference.tape import Recorder
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -251,6 +252,9 @@ def _concerns(mode: DifferenceMode, function: Callable, target: Any, args: tuple
         return True
     _remember(mode, target)
     mode.resolve_all()
+    if isinstance(mode.tape, Recorder):
+        for each in targets:
+            mode.tape.overwritten(each)
     return False
 
 

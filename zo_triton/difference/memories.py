@@ -100,7 +100,7 @@ class Memories:
 
     def find(self, value: Any) -> Memory | None:
         """The memory that a tensor looks at; None if it has no difference, or the value is no tensor."""
-        return self._found.get(_address(value)) if self._found and isinstance(value, Tensor) else None
+        return self._found.get(address_of(value)) if self._found and isinstance(value, Tensor) else None
 
     def add(self, memory: Memory) -> None:
         """Enters a memory, and forgets those that nobody looks at any more."""
@@ -121,10 +121,10 @@ class Memories:
 
 def same_storage(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors look at the same memory."""
-    return _address(one) == _address(other) != 0
+    return address_of(one) == address_of(other) != 0
 
 
-def _address(tensor: Tensor) -> int:
+def address_of(tensor: Tensor) -> int:
     """Identifies the tensor's storage while that lives; 0 for a tensor without one (sparse, or a wrapper)."""
     try:
         return tensor.untyped_storage()._cdata

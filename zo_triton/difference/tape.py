@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.utils._pytree import tree_leaves
 
+from zo_triton.difference.memories import address_of
+
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
 
@@ -103,6 +105,11 @@ class Recorder:
         if stand_in is not None and self.lost is None:
             self._events.append(Death(stand_in))
 
+    def overwritten(self, target: Tensor) -> None:
+        """A tensor without a difference is about to be written to, which ``x.data`` keeps from its version."""
+        if address_of(target) in self._memories:
+            self.give_up("a tensor was changed after a function had used it")
+
     def give_up(self, why: str) -> None:
         """There will be no tape."""
         self.lost = why
@@ -140,10 +147,10 @@ class Recorder:
         for tensor in tensors:
             storage = tensor.untyped_storage()
             whole = tensor._base if tensor._is_view() else tensor
-            if storage._cdata in self._memories or isinstance(whole, Parameter):
+            if storage._cdata in self._memories:
                 continue
             self._memories.add(storage._cdata)
-            self._bytes += storage.nbytes()
+            self._bytes += 0 if isinstance(whole, Parameter) else storage.nbytes()
         if self.lost is None and self._bytes > self.budget:
             self.give_up(f"the base results take more than {self.budget} bytes")
 

@@ -187,6 +187,8 @@ def _sum(a: Symbolic, dim: Any = None, keepdim: bool = False, *, dtype: Any = No
         raise UntraceableError("only sums along rows")
     if a.dim() - a.varies < 1 or a.shape[-1] == 0:
         raise UntraceableError("there is no row")
+    if a.shape[-1] == 1:
+        return a  # its own sum, also where a longer row follows in the same program
     return a.trace.add("row_sum", (a.value,), torch.Size((*a.shape[:-1], 1)), a.varies)
 
 
