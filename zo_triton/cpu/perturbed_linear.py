@@ -116,6 +116,9 @@ def _slots(tensor: Tensor) -> Tensor | None:
     if evaluations > 1 and (slot % samples or slot < features * samples):
         return None
     rows = slot // samples if evaluations > 1 else features
+    end = tensor.storage_offset() + evaluations * rows * samples
+    if end * tensor.itemsize > tensor.untyped_storage().nbytes():  # it begins within a slot: the last one is cut off
+        return None
     return tensor.as_strided((evaluations, rows, samples), (rows * samples, samples, 1))
 
 
