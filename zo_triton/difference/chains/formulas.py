@@ -71,7 +71,8 @@ class _Tracer:
 
     def stand_in(self, slot: int, tensor: Tensor, carries: bool) -> Symbolic:
         """The symbol of an argument."""
-        symbol = Symbolic(self._trace, base_value(slot), tensor.shape, False, tensor.dtype == torch.bool)
+        mask = tensor.dtype == torch.bool
+        symbol = Symbolic(self._trace, base_value(slot), tensor.shape, False, mask, tensor.dtype)
         if carries:
             self._carrying[id(symbol)] = slot
         return symbol
@@ -108,6 +109,8 @@ class _Tracer:
         return difference.reshape(difference.shape[0], *[1] * missing, *difference.shape[1:])
 
 
+_READ = frozenset((torch.float32, torch.bfloat16, torch.bool))
+
 _known: dict[tuple, Formula | None] = {}
 
 
@@ -129,7 +132,7 @@ def formula_of(
         kwargs: Its keyword arguments.
         tensors: Gets the arguments that are tensors, and the result as the last one.
     """
-    form: list[Any] = [compute, mode.evaluations, base.shape]
+    form: list[Any] = [compute, mode.evaluations, base.shape, base.dtype]
     entries, ids, memories = mode.entries, mode.ids, mode.memories
     form += kwargs
     for value in (*args, *kwargs.values()):
@@ -160,7 +163,7 @@ def formula_of(
 def fits(tensor: Tensor) -> bool:
     """Whether programs can read a tensor."""
     return (
-        (tensor.dtype is torch.float32 or tensor.dtype is torch.bool)
+        tensor.dtype in _READ
         and tensor.layout is torch.strided
         and tensor.device.type == "cpu"
         and type(tensor) in (Tensor, torch.nn.Parameter)
