@@ -30,11 +30,12 @@ class Formula:
         bases: The arguments whose base it reads, by their places; the result's own stands behind the last.
         differences: The arguments whose differences it reads.
         features: Length of its rows; 1 where it has one value a row.
+        wide: Its result is float32 whatever the compute dtype.
     """
 
-    __slots__ = ("bases", "differences", "features", "operations", "result")
+    __slots__ = ("bases", "differences", "features", "operations", "result", "wide")
 
-    def __init__(self, trace: Trace, result: Symbolic, slots: int, features: int) -> None:
+    def __init__(self, trace: Trace, result: Symbolic, slots: int, features: int, wide: bool) -> None:
         self.operations = tuple(trace.operations)
         self.result = result.value
         read = {
@@ -45,6 +46,7 @@ class Formula:
         self.bases = tuple(slot for slot in range(slots) if base_value(slot) in read)
         self.differences = tuple(slot for slot in range(slots) if difference_value(slot) in read)
         self.features = features
+        self.wide = wide
 
 
 def base_value(slot: int) -> int:
@@ -203,4 +205,4 @@ def _traced(
         return None
     if features > LONGEST_ROW and any(name == "row_sum" for name, _ in trace.operations):
         return None
-    return Formula(trace, result, slots + 1, features)
+    return Formula(trace, result, slots + 1, features, tracer.wide)

@@ -104,7 +104,7 @@ def defer(mode: DifferenceMode, compute: Callable, base: Any, args: tuple, kwarg
         for source in sources:
             mode.resolve(source)
     bases = tuple(tensors[slot].detach() for slot in formula.bases)
-    dtype = torch.float32 if any(map(_is_wide, sources)) else mode.compute_dtype
+    dtype = torch.float32 if formula.wide or any(map(_is_wide, sources)) else mode.compute_dtype
     mode.put(base, Entry(None, PendingChain(formula, base.shape, bases, sources, dtype)))
     return True
 
