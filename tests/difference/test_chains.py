@@ -212,10 +212,10 @@ def test_extreme_bases(function, value):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-30, equal_nan=True)
 
 
-def _on_tensors(function, params, eps):
+def _on_tensors(function, params, eps, **options):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("zo_triton.ops.offers_rows", lambda device: False)
-        return on_cpu(function, params, eps)
+        return on_cpu(function, params, eps, **options)
 
 
 def test_chunks_and_threads_change_nothing():
@@ -248,8 +248,7 @@ def test_shared_operands_and_empty_tensors():
 def test_other_types_run_on_tensors(programs):
     x = numbers(3, 4)
     assert error_of(lambda x: (x.double() * 2).exp().float(), (x,)) < 1e-5
-    with zo.use_engine("cpu"):
-        zo.differences(lambda: (x * 2).exp(), [x], DIRECTIONS, 1e-2, compute_dtype=torch.bfloat16)
+    assert error_of(lambda x: (x.half() * 2).exp().float(), (x,), 1e-1) < 1e-2
     assert not programs
 
 
@@ -262,3 +261,82 @@ def test_one_value_a_row_beside_numbers():
         return torch.cat([chosen, x / chosen], 1)
 
     assert error_of(function, (numbers(40, 300),), 1e-3) < 1e-5
+
+
+def gated(x, weight, bias):
+    hidden = layer_norm(x, weight, bias)
+    return F.silu(hidden) * (hidden + x).float() - x
+
+
+IN_BFLOAT16 = {
+    "gelu": (lambda x: new_gelu(x + 1), [(5, 33)]),
+    "rms_norm": (lambda x, w: rms_norm(1.5 * x, w), [(6, 40), (40,)]),
+    "rms_norm_of_a_row": (lambda x, w: F.rms_norm(x, (7,), w), [(7,), (7,)]),
+    "layer_norm": (lambda x, w, b: layer_norm(x.exp(), w, b), [(3, 1500), (1500,), (1500,)]),
+    "gated": (gated, [(2, 3, 16), (16,), (16,)]),
+    "longer_than_a_block": (lambda x: x.sin() * x, [(2, 5000)]),
+    "columns": (lambda a, b: standardised(a * b + b), [(6, 40), (6, 1)]),
+    "strided": (lambda x: new_gelu(x.transpose(1, 2)[..., ::2] * 0.5), [(3, 6, 14)]),
+    "number": (lambda x: (x * 2).tanh(), [()]),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["base_float32", "base_bfloat16"])
+@pytest.mark.parametrize("name", IN_BFLOAT16)
+def test_bfloat16(name, dtype, programs):
+    """No less exact than operation after operation; what a program keeps to itself is not rounded."""
+    function, shapes = IN_BFLOAT16[name]
+    params = [numbers(*shape).to(dtype) for shape in shapes]
+    found = on_cpu(function, params, 1e-3, compute_dtype=torch.bfloat16)
+    assert programs
+    ordinary = _on_tensors(function, params, 1e-3, compute_dtype=torch.bfloat16)
+    expected = expected_differences(function, params, DIRECTIONS, 1e-3, dtype=torch.bfloat16)
+    error, usual = ((each - expected).norm() / expected.norm() for each in (found, ordinary))
+    assert error <= max(1.05 * usual, 2**-9)  # of a rounded base both have its error
+
+
+def test_bfloat16_results_are_rounded_to_nearest():
+    """A product with a number is what torch makes of it, not a number and infinities included."""
+    x = numbers(1000)
+    x[:5] = torch.tensor([math.nan, math.inf, -math.inf, 3e38, 1e-40])
+
+    def closure(x):
+        return x.abs() * 3
+
+    found = on_cpu(closure, (x,), compute_dtype=torch.bfloat16)
+    whole = on_cpu(closure, (x,), scales=torch.ones(3))
+    assert found.dtype == torch.float32
+    with zo.use_engine("cpu"):
+        z = zo.sample(DIRECTIONS, 0, x.shape, torch.bfloat16).float() * torch.tensor(1e-2)
+    along = torch.where(x < 0, -z, z)
+    expected = torch.maximum(along, -2 * x.abs() - along) * 3
+    torch.testing.assert_close(found, expected.bfloat16().float(), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(whole, expected, rtol=2e-2, atol=1e-3, equal_nan=True)
+
+
+def test_of_a_wide_difference_wide_ones_are_made():
+    """As after a loss: what reads a float32 difference is float32, though the compute dtype is bfloat16."""
+    x, y = numbers(8, 40), numbers(8)
+
+    def closure(x, y):
+        return F.cross_entropy(x * 2, torch.arange(8), reduction="none") * 1.1 + y
+
+    expected = expected_differences(closure, (x, y), DIRECTIONS, 1e-2, dtype=torch.bfloat16)
+    found = on_cpu(closure, (x, y), compute_dtype=torch.bfloat16)
+    assert relative_error(found, expected) < 2**-7
+    assert (found != found.bfloat16()).any()
+
+
+def test_chunks_and_casts_change_nothing_in_bfloat16(programs):
+    x, weight = numbers(30, 48).bfloat16(), numbers(48).bfloat16()
+
+    def closure(x, weight):
+        hidden = (x + 1).float()
+        spread = hidden.pow(2).mean(-1, keepdim=True)
+        return weight * (hidden * torch.rsqrt(spread + 1e-6)).to(x.dtype)
+
+    whole = on_cpu(closure, (x, weight), compute_dtype=torch.bfloat16)
+    assert len(programs) == 1
+    assert torch.equal(on_cpu(closure, (x, weight), compute_dtype=torch.bfloat16, chunk=1), whole)
+    expected = expected_differences(closure, (x, weight), DIRECTIONS, 1e-2, dtype=torch.bfloat16)
+    assert relative_error(whole, expected) < 2**-7

@@ -35,6 +35,9 @@ _CODES = {name: code for code, name in enumerate(rows.OPERATIONS)}
 _COMMUTING = {"add": "add_number", "mul": "mul_number", "maximum": "max_number", "minimum": "min_number"}
 
 
+_GATHERED = {"float32": (rows.COPIED, 4), "bfloat16": (rows.BFLOAT16, 2), "bool": (rows.BYTES, 1)}
+"""How what does not lie as a register does is read, and an element's bytes."""
+
 _REWRITTEN: dict[str, Callable[[list], tuple[str, list]]] = {
     "neg": lambda given: ("mul", [*given, -1.0]),
     "lt": lambda given: ("gt", given[::-1]),
@@ -53,13 +56,13 @@ class Leaf(NamedTuple):
         per_evaluation: Elements from one evaluation to the next; -1 for a base, which has none.
         strides: In elements, one for each axis of the program's shape.
         narrow: It has one value a row.
-        boolean: It holds bytes that are 0 or 1, not float32.
+        kind: float32, bfloat16, or bool: bytes that are 0 or 1.
     """
 
     per_evaluation: int
     strides: tuple[int, ...]
     narrow: bool
-    boolean: bool
+    kind: str
 
 
 class Operation(NamedTuple):
@@ -76,7 +79,7 @@ class RowProgram:
         shape: Of the rows' axes, and the features as the last one.
         leaves: The operands.
         operations: In an order in which they can be run.
-        outputs: For each result its value, and whether it has one value a row.
+        outputs: For each result its value, whether it has one value a row, and whether it is bfloat16.
         evaluations: P.
     """
 
@@ -85,7 +88,7 @@ class RowProgram:
         shape: tuple[int, ...],
         leaves: Sequence[Leaf],
         operations: Sequence[Operation],
-        outputs: Sequence[tuple[int | float, bool]],
+        outputs: Sequence[tuple[int | float, bool, bool]],
         evaluations: int,
     ) -> None:
         by_rows = any(leaf.narrow for leaf in leaves) or any(each.name == "row_sum" for each in operations)
@@ -105,11 +108,10 @@ class RowProgram:
             lying = its[-1] == 1 or (leaf.narrow and len(sizes) == 2 and its[0] == 1)
             in_order = len(sizes) == 1 or block == 1 or (len(sizes) == 2 and its[0] == features)
             in_order = in_order or (leaf.narrow and features > 1)
-            direct.append(lying and in_order and not leaf.boolean)
-            way = rows.WIDENED if leaf.boolean else rows.DIRECT if direct[-1] else rows.COPIED
-            size = 1 if leaf.boolean else 4
+            direct.append(lying and in_order and leaf.kind == "float32")
+            way, size = (rows.DIRECT, 4) if direct[-1] else _GATHERED[leaf.kind]
             row[: rows.STRIDES] = (
-                max(-1, leaf.per_evaluation * size), its[-1], way, leaf.narrow and features > 1,
+                max(-1, leaf.per_evaluation * size), its[-1], way, leaf.narrow and features > 1, size,
             )  # fmt: skip
             row[rows.STRIDES :] = its[:-1]
         placed, scratch = code.allocate(direct, block, segment)
@@ -130,14 +132,14 @@ class RowProgram:
             np.array(code.made, np.int64).reshape(-1, rows.WIDE + 1), np.array(code.numbers, np.float32),
             np.array(geometry, np.int64), table, np.array(sizes[:-1], np.int64), np.array(placed, np.int64),
         )  # fmt: skip
-        self._outputs = np.array(code.outputs, np.int64).reshape(-1, 2)
+        self._outputs = np.array(code.outputs, np.int64).reshape(-1, 3)
 
     def run(self, addresses: Sequence[int]) -> None:
         """Fills the outputs.
 
         Args:
-            addresses: Of the leaves' first elements, then of the outputs: contiguous float32 [P, *shape], its last
-                axis of size 1 where there is one value a row.
+            addresses: Of the leaves' first elements, then of the outputs: contiguous [P, *shape], its last axis of
+                size 1 where there is one value a row.
         """
         together(
             rows.run_rows,
@@ -183,7 +185,7 @@ class _Code:
         self,
         leaves: Sequence[Leaf],
         operations: Sequence[Operation],
-        outputs: Sequence[tuple[int | float, bool]],
+        outputs: Sequence[tuple[int | float, bool, bool]],
         features: int,
     ) -> None:
         self._features = features
@@ -196,15 +198,15 @@ class _Code:
         for each in operations:
             given = [value if type(value) is float else values[value] for value in each.values]  # type: ignore[index]
             values.append(self._operation(each.name, given))
-        found: list[tuple[int, bool]] = []
-        for value, narrow in outputs:
+        found: list[tuple[int, bool, bool]] = []
+        for value, narrow, rounded in outputs:
             result = self._register(value if type(value) is float else values[value])  # type: ignore[index]
             if not narrow:
                 result = self._widened(result)
             assert self._wide[result] == (not narrow or features == 1), "a row where one value is wanted"
-            if result < self._count or not self._varies[result] or result in (each for each, _ in found):
+            if result < self._count or not self._varies[result] or result in (each for each, *_ in found):
                 result = self._step("copy", (result,), 0.0, True, self._wide[result])
-            found.append((result, narrow and features > 1))
+            found.append((result, narrow and features > 1, rounded))
         self.outputs = found
         self._fuse()
         self._arrange()
@@ -281,7 +283,7 @@ class _Code:
 
     def _uses(self) -> dict[int, int]:
         uses: dict[int, int] = {}
-        for register in [each for each, _ in self.outputs]:
+        for register, *_ in self.outputs:
             uses[register] = uses.get(register, 0) + 1
         for place in range(len(self._steps) - 1, -1, -1):
             if self._count + place in uses:
@@ -337,7 +339,7 @@ class _Code:
         for place, register in enumerate(self._order):
             for source in self._steps[register - self._count][1]:
                 last[source] = place
-        results = {register for register, _ in self.outputs}
+        results = {register: rounded for register, _, rounded in self.outputs}
         base_end, constants = self.sections[1], set(self._order[: self.sections[0]])
         for leaf in range(self._count):
             if not direct[leaf] and not self._varies[leaf]:
@@ -347,7 +349,7 @@ class _Code:
             if place == base_end:
                 self._take_moved(direct, take)
             name, sources, number = self._steps[register - self._count]
-            if register not in results:
+            if results.get(register, True):  # what is rounded at the end is made in a register
                 take(register)
             padded = [*sources, *[0 if not sources else sources[0]] * (4 - len(sources))]
             self.made.append(
@@ -357,7 +359,7 @@ class _Code:
             for source in set(sources):
                 # A base is read again for the next evaluation, a constant for the next block.
                 kept = not self._varies[source] and (place >= base_end or source in constants)
-                if last[source] == place and not kept and placed[source] >= 0:
+                if last[source] == place and not kept and placed[source] >= 0 and source not in results:
                     free.setdefault(sizes[source], []).append(placed[source])
         return placed, total
 

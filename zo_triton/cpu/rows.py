@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 from zo_triton.cpu.activation import _tanh as tanh
 from zo_triton.cpu.activation import activate_simply
 from zo_triton.cpu.compiling import device, routine
-from zo_triton.cpu.scalars import _LN2_HIGH, _LN2_LOW, _LOG2_E, _ROUNDER, EXPM1, expm1, log
+from zo_triton.cpu.scalars import _LN2_HIGH, _LN2_LOW, _LOG2_E, _ROUNDER, EXPM1, expm1, load, log, store
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.vectors import float_from_bits, fma, sum_of_32_doubles
 
@@ -42,13 +42,13 @@ WIDE = 6
 ROWS, FEATURES, BLOCK, SEGMENT, EVALUATIONS, GROUPS, REGISTERS, SCRATCH, CONSTANTS, BASE, TOTAL = range(11)
 """Geometry: rows and features in all, of a block, evaluations and the groups they fall into, then sizes."""
 
-PER_EVALUATION, LAST_STRIDE, WAY, NARROW = range(4)
-"""Columns of a leaf: stride from evaluation to evaluation in bytes, along a row in elements, how it is read, and
-whether it has one value a row; behind them strides over the rows' axes in elements."""
+PER_EVALUATION, LAST_STRIDE, WAY, NARROW, SIZE = range(5)
+"""Columns of a leaf: stride from evaluation to evaluation in bytes, along a row in elements, how it is read,
+whether it has one value a row, and an element's bytes; behind them strides over the rows' axes in elements."""
 
-STRIDES = 4
-DIRECT, COPIED, WIDENED = range(3)
-"""Ways to read a leaf: where it lies, gathered into a register, and the same from bytes that are 0 or 1."""
+STRIDES = 5
+DIRECT, COPIED, BYTES, BFLOAT16 = range(4)
+"""Ways to read a leaf: where it lies, or gathered into a register: float32, bytes that are 0 or 1, bfloat16."""
 
 _ONE, _ZERO, _NAN = np.float32(1.0), np.float32(0.0), np.float32(np.nan)
 _INFINITY = np.float32(np.inf)
@@ -273,25 +273,39 @@ def _row_sums(out_at, values_at, rows, features):
 
 
 @routine
-def _gather(target, source, offsets, rows, features, stride, way):
+def _gather(target, source, offsets, rows, features, stride, way, size):
     """Copies rows to ``target``, each from its offset on, elements ``stride`` apart; addresses, and elements."""
     out = _floats(target, rows * features)
-    if way == WIDENED:
+    if stride == 1 and way != BYTES:
         for row in range(rows):
-            for j in range(features):
-                at = uintp(offsets[row] + j * stride)
-                out[row * features + j] = float32(carray(_pointer(source + at), 1, np.uint8)[0])
-    elif stride == 1:
-        for row in range(rows):
-            part = _floats(source + uintp(4 * offsets[row]), features)
+            line = source + uintp(size * offsets[row])
+            part, short = _floats(line, features), carray(_pointer(line), features, np.uint16)
             made = _floats(target + uintp(4 * row * features), features)
-            for j in range(features):
-                made[j] = part[j]
+            if way == BFLOAT16:
+                for j in range(features):
+                    made[j] = load(short[j])
+            else:
+                for j in range(features):
+                    made[j] = part[j]
     else:
         for j in range(features):  # neighbouring rows may lie side by side in memory
             for row in range(rows):
-                at = uintp(4 * (offsets[row] + j * stride))
-                out[row * features + j] = _floats(source + at, 1)[0]
+                out[row * features + j] = _element(source + uintp(size * (offsets[row] + j * stride)), way)
+
+
+@device
+def _element(at, way):
+    if way == BYTES:
+        return float32(carray(_pointer(at), 1, np.uint8)[0])
+    return load(carray(_pointer(at), 1, np.uint16)[0]) if way == BFLOAT16 else _floats(at, 1)[0]
+
+
+@routine
+def _round(target, source, count):
+    """Writes float32 as bfloat16, to the nearest, ties to even; addresses."""
+    out, values = carray(_pointer(target), count, np.uint16), _floats(source, count)
+    for j in range(count):
+        store(out, j, values[j] if values[j] == values[j] else _NAN)  # another's bits may round to a number
 
 
 @routine
@@ -313,11 +327,11 @@ def run_rows(code, numbers, geometry, leaves, sizes, placed, addresses, outputs,
     Args (all int64 unless told):
         code: [instructions, 7]. numbers: float32 [instructions].
         geometry: see :data:`ROWS`.
-        leaves: [leaves, 4 + axes], see :data:`PER_EVALUATION`; they fill the first registers.
+        leaves: [leaves, 5 + axes], see :data:`PER_EVALUATION`; they fill the first registers.
         sizes: [axes] of the rows.
-        placed: [registers], in the scratch memory, in elements; -1 for outputs.
-        addresses: [leaves + outputs] of float32 memory; an output is [P, rows, features], or [P, rows] if narrow.
-        outputs: [outputs, 2], its register and whether it is narrow.
+        placed: [registers], in the scratch memory, in elements; -1 for float32 outputs, which are made in place.
+        addresses: [leaves + outputs]; an output is [P, rows, features], or [P, rows] if narrow.
+        outputs: [outputs, 3], its register, whether it is narrow, and whether it is bfloat16.
     """
     rows_in_all, features_in_all = geometry[ROWS], geometry[FEATURES]
     block, segment, groups = geometry[BLOCK], geometry[SEGMENT], geometry[GROUPS]
@@ -348,11 +362,22 @@ def run_rows(code, numbers, geometry, leaves, sizes, placed, addresses, outputs,
                 if leaves[leaf, PER_EVALUATION] >= 0:
                     _read(leaf, leaves, addresses, where, bottom, placed, offsets, rows, features, column, p)
             for k in range(outputs.shape[0]):
-                wide = 1 if outputs[k, 1] else features_in_all
-                at = (p * rows_in_all + first) * wide + (0 if outputs[k, 1] else column)
-                where[outputs[k, 0]] = uintp(addresses[count + k] + 4 * at)
+                if not outputs[k, 2]:
+                    at = _place_of(outputs[k, 1], rows_in_all, features_in_all, p, first, column)
+                    where[outputs[k, 0]] = uintp(addresses[count + k] + 4 * at)
             _execute(code, numbers, base, total, where, rows, features)
+            for k in range(outputs.shape[0]):
+                if outputs[k, 2]:
+                    at = _place_of(outputs[k, 1], rows_in_all, features_in_all, p, first, column)
+                    size = rows if outputs[k, 1] else rows * features
+                    _round(uintp(addresses[count + k] + 2 * at), where[outputs[k, 0]], size)
     scratch[0] = _ZERO  # Numba frees an array after the last line that names it, and addresses do not
+
+
+@device
+def _place_of(narrow, rows, features, p, row, column):
+    """The element of an output at which a block begins."""
+    return p * rows + row if narrow else (p * rows + row) * features + column
 
 
 @routine
@@ -360,11 +385,11 @@ def _read(leaf, leaves, addresses, where, bottom, placed, offsets, rows, feature
     """Has a leaf's register hold its rows: it is pointed at them, or they are copied."""
     here, way = leaves[leaf], leaves[leaf, WAY]
     moved = 0 if here[PER_EVALUATION] < 0 else here[PER_EVALUATION] * p
-    moved += (0 if here[NARROW] else column * here[LAST_STRIDE]) * (1 if way == WIDENED else 4)
+    moved += 0 if here[NARROW] else column * here[LAST_STRIDE] * here[SIZE]
     source = uintp(addresses[leaf] + moved)
     if way == DIRECT:
         where[leaf] = source + uintp(4 * offsets[leaf, 0])
     else:
         length = 1 if here[NARROW] else features
         target = bottom + uintp(4 * placed[leaf])
-        _gather(target, source, offsets[leaf], rows, length, here[LAST_STRIDE], way)
+        _gather(target, source, offsets[leaf], rows, length, here[LAST_STRIDE], way, here[SIZE])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from zo_triton.difference.chains import PendingChain, defer
 from zo_triton.difference.entries import Entry, Symbol, Viewed
 from zo_triton.difference.matrices import symbol_of
 from zo_triton.difference.pending_layers import PendingLinear
@@ -42,11 +43,15 @@ def _registering(
             source: Any = args[0] if args else kwargs.get("input")
             entry = mode.entries.get(id(source))
             lazy = None if entry is None else entry.lazy
-            if id(source) not in mode.ids and not isinstance(lazy, (Symbol, PendingLinear)):
+            if id(source) not in mode.ids and not isinstance(lazy, (Symbol, PendingLinear, PendingChain)):
                 return rule(mode, function, args, kwargs)
             base = mode.once(function, *args, **kwargs)
             if base is source:
                 return base
+            if isinstance(lazy, PendingChain):
+                if follow is _copied and _is_cast(source, base) and defer(mode, _cast, base, (source,), {}):
+                    return base
+                return mode.apply(compute, base, function, args, kwargs)
             if isinstance(base, Tensor) and base.is_floating_point() and base.device == source.device:
                 followed = follow(mode, source, base)
                 if followed is not None:
@@ -58,6 +63,15 @@ def _registering(
         return compute
 
     return decorate
+
+
+def _cast(mode: DifferenceMode, base: Tensor, input: Tensor) -> Tensor:
+    """The difference of another rounding of the base."""
+    return mode.needed(input)
+
+
+def _is_cast(source: Tensor, base: Any) -> bool:
+    return isinstance(base, Tensor) and base.shape == source.shape and base.dtype != source.dtype
 
 
 def _copied(mode: DifferenceMode, source: Tensor, base: Tensor) -> Entry | None:

@@ -18,9 +18,9 @@ def offers_rows(device: torch.device) -> bool:
 
 def row_program(
     shape: tuple[int, ...],
-    leaves: Sequence[tuple[int, tuple[int, ...], bool, bool]],
+    leaves: Sequence[tuple[int, tuple[int, ...], bool, str]],
     operations: Sequence[tuple[str, tuple[int | float, ...]]],
-    outputs: Sequence[tuple[int | float, bool]],
+    outputs: Sequence[tuple[int | float, bool, bool]],
     evaluations: int,
 ) -> Any:
     """The CPU engine's ``RowProgram``; see there."""

@@ -30,11 +30,12 @@ class Formula:
         bases: The arguments whose base it reads, by their places; the result's own stands behind the last.
         differences: The arguments whose differences it reads.
         features: Length of its rows; 1 where it has one value a row.
+        wide: Its result is float32 whatever the compute dtype.
     """
 
-    __slots__ = ("bases", "differences", "features", "operations", "result")
+    __slots__ = ("bases", "differences", "features", "operations", "result", "wide")
 
-    def __init__(self, trace: Trace, result: Symbolic, slots: int, features: int) -> None:
+    def __init__(self, trace: Trace, result: Symbolic, slots: int, features: int, wide: bool) -> None:
         self.operations = tuple(trace.operations)
         self.result = result.value
         read = {
@@ -45,6 +46,7 @@ class Formula:
         self.bases = tuple(slot for slot in range(slots) if base_value(slot) in read)
         self.differences = tuple(slot for slot in range(slots) if difference_value(slot) in read)
         self.features = features
+        self.wide = wide
 
 
 def base_value(slot: int) -> int:
@@ -71,7 +73,8 @@ class _Tracer:
 
     def stand_in(self, slot: int, tensor: Tensor, carries: bool) -> Symbolic:
         """The symbol of an argument."""
-        symbol = Symbolic(self._trace, base_value(slot), tensor.shape, False, tensor.dtype == torch.bool)
+        mask = tensor.dtype == torch.bool
+        symbol = Symbolic(self._trace, base_value(slot), tensor.shape, False, mask, tensor.dtype)
         if carries:
             self._carrying[id(symbol)] = slot
         return symbol
@@ -108,6 +111,8 @@ class _Tracer:
         return difference.reshape(difference.shape[0], *[1] * missing, *difference.shape[1:])
 
 
+_READ = frozenset((torch.float32, torch.bfloat16, torch.bool))
+
 _known: dict[tuple, Formula | None] = {}
 
 
@@ -129,7 +134,7 @@ def formula_of(
         kwargs: Its keyword arguments.
         tensors: Gets the arguments that are tensors, and the result as the last one.
     """
-    form: list[Any] = [compute, mode.evaluations, base.shape]
+    form: list[Any] = [compute, mode.evaluations, base.shape, base.dtype]
     entries, ids, memories = mode.entries, mode.ids, mode.memories
     form += kwargs
     for value in (*args, *kwargs.values()):
@@ -160,7 +165,7 @@ def formula_of(
 def fits(tensor: Tensor) -> bool:
     """Whether programs can read a tensor."""
     return (
-        (tensor.dtype is torch.float32 or tensor.dtype is torch.bool)
+        tensor.dtype in _READ
         and tensor.layout is torch.strided
         and tensor.device.type == "cpu"
         and type(tensor) in (Tensor, torch.nn.Parameter)
@@ -200,4 +205,4 @@ def _traced(
         return None
     if features > LONGEST_ROW and any(name == "row_sum" for name, _ in trace.operations):
         return None
-    return Formula(trace, result, slots + 1, features)
+    return Formula(trace, result, slots + 1, features, tracer.wide)

@@ -34,16 +34,23 @@ class PendingChain:
         shape: Of the base result.
         bases: Those that the formula reads, as aliases, so that the tensors themselves may die.
         sources: The entries of the differences that it reads.
+        dtype: Of the result, should it be written; within a program it is float32.
     """
 
     reads = owned = True
-    __slots__ = ("bases", "features", "formula", "shape", "size", "sources")
+    __slots__ = ("bases", "dtype", "features", "formula", "shape", "size", "sources")
 
     def __init__(
-        self, formula: Formula, shape: torch.Size, bases: tuple[Tensor, ...], sources: tuple[Entry, ...]
+        self,
+        formula: Formula,
+        shape: torch.Size,
+        bases: tuple[Tensor, ...],
+        sources: tuple[Entry, ...],
+        dtype: torch.dtype,
     ) -> None:
         self.formula = formula
         self.shape = shape
+        self.dtype = dtype
         self.bases = bases
         self.sources = sources
         self.size, self.features = 1, formula.features
@@ -76,9 +83,9 @@ def settle(mode: DifferenceMode) -> None:
 
 def defer(mode: DifferenceMode, compute: Callable, base: Any, args: tuple, kwargs: dict) -> bool:
     """Enters a rule's result as pending, if the rule and its arguments are such that a program can run it."""
-    if mode.compute_dtype is not torch.float32 or mode.complex or not isinstance(base, Tensor):
+    if mode.complex or not isinstance(base, Tensor):
         return False
-    if base.dtype is not torch.float32 or base.numel() == 0 or not fits(base):
+    if not base.is_floating_point() or base.numel() == 0 or not fits(base):
         return False
     if not ops.offers_rows(base.device) or peek_interpreter_stack() is not None:
         return False
@@ -97,7 +104,8 @@ def defer(mode: DifferenceMode, compute: Callable, base: Any, args: tuple, kwarg
         for source in sources:
             mode.resolve(source)
     bases = tuple(tensors[slot].detach() for slot in formula.bases)
-    mode.put(base, Entry(None, PendingChain(formula, base.shape, bases, sources)))
+    dtype = torch.float32 if formula.wide or any(map(_is_wide, sources)) else mode.compute_dtype
+    mode.put(base, Entry(None, PendingChain(formula, base.shape, bases, sources, dtype)))
     return True
 
 
@@ -112,9 +120,16 @@ def _source(mode: DifferenceMode, tensor: Tensor, formula: Formula, shape: torch
         lengths = {formula.features, lazy.features} - {1}
         if lazy.shape[:-1] != shape[:-1] or len(lazy.shape) != len(shape) or len(lengths) > 1:
             mode.resolve(entry)
-    elif isinstance(lazy, (PendingLayer, PendingActivation)):
-        mode.resolve(entry)
+    elif isinstance(lazy, (PendingLayer, PendingActivation)) or mode.compute_dtype is not torch.float32:
+        mode.resolve(entry)  # what is neither a layer nor a chain says only then of which dtype it is
     return entry
+
+
+def _is_wide(source: Entry) -> bool:
+    """Whether a difference is wider than a narrow compute dtype, so that what is made of it is float32."""
+    if isinstance(source.lazy, PendingChain):
+        return source.lazy.dtype is torch.float32
+    return source.difference is not None and source.difference.dtype is not torch.bfloat16
 
 
 class _Linked:
@@ -149,12 +164,13 @@ class _Linked:
         shapes = [*(chain.shape for _, chain, _ in wanted), self._chain.shape]
         narrow = tuple(not shape or shape[-1] != self._shape[-1] for shape in shapes)
         evaluations = self._mode.evaluations
-        results = [empty((evaluations, *shape), torch.float32) for shape in shapes]
+        dtypes = [*(chain.dtype for _, chain, _ in wanted), self._chain.dtype]
+        results = [empty((evaluations, *shape), dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
         program = _program(
             self._shape,
             tuple(self._forms),
             tuple(self._parts),
-            tuple(zip(parts, narrow, strict=True)),
+            tuple(zip(parts, narrow, (dtype is torch.bfloat16 for dtype in dtypes), strict=True)),
             evaluations,
         )
         program.run([tensor.data_ptr() for tensor in (*self._leaves, *results)])
@@ -178,16 +194,14 @@ class _Linked:
                 references.append(-1 - place)
             else:
                 difference = self._mode.resolve(entry)
-                references.append(
-                    self._leaf(difference if difference.dtype is torch.float32 else difference.float(), 0)
-                )
+                references.append(self._leaf(difference if fits(difference) else difference.float(), 0))
         self._parts.append((chain.formula, tuple(references)))
         return len(self._parts) - 1
 
     def _leaf(self, tensor: Tensor, varies: int) -> int:
         """The place of a tensor among the leaves."""
         shape, strides = tensor.shape, tensor.stride()
-        key = (tensor.data_ptr(), shape, strides, varies)
+        key = (tensor.data_ptr(), shape, strides, varies, tensor.dtype)
         place = self._places.get(key)
         if place is None:
             place = self._places[key] = len(self._leaves)
@@ -201,7 +215,7 @@ def _program(
     shape: tuple[int, ...],
     forms: tuple[tuple, ...],
     parts: tuple[tuple[Formula, tuple[int, ...]], ...],
-    outputs: tuple[tuple[int, bool], ...],
+    outputs: tuple[tuple[int, bool, bool], ...],
     evaluations: int,
 ) -> Any:
     """The program of formulas one behind the other.
@@ -210,7 +224,7 @@ def _program(
         shape: Of the rows' axes and the features.
         forms: Of each leaf its shape, strides, 0 if it has the P axis or −1 if not, and dtype.
         parts: Each formula with what it reads: leaves, or other parts p as −1 − p.
-        outputs: The parts whose results are wanted, and whether they have one value a row.
+        outputs: The parts whose results are wanted, whether they have one value a row, and are bfloat16.
         evaluations: P.
     """
     leaves = []
@@ -224,7 +238,8 @@ def _program(
             0 if size == 1 else stride for size, stride in zip(own, strides, strict=True)
         ]
         per_evaluation = its_strides[0] if varies == 0 else -1
-        leaves.append((per_evaluation, tuple(spread), narrow and shape[-1] != 1, dtype == torch.bool))
+        kind = str(dtype).removeprefix("torch.")
+        leaves.append((per_evaluation, tuple(spread), narrow and shape[-1] != 1, kind))
     operations: list[tuple[str, tuple[int | float, ...]]] = []
     results: list[int | float] = []
     for formula, references in parts:
@@ -241,5 +256,5 @@ def _program(
 
         operations += [(name, tuple(of(value) for value in values)) for name, values in formula.operations]
         results.append(of(formula.result))
-    wanted = [(results[part], narrow) for part, narrow in outputs]
+    wanted = [(results[part], narrow, rounded) for part, narrow, rounded in outputs]
     return ops.row_program(shape, leaves, operations, wanted, evaluations)

@@ -45,29 +45,32 @@ class Trace:
 
 
 class Symbolic:
-    """Stands for a float32 tensor, or a condition, of a base [*shape] or of differences [P, *shape].
+    """Stands for a tensor, or a condition, of a base [*shape] or of differences [P, *shape].
 
     Attributes:
         value: Its number in the trace, or a Python float.
         shape: As a tensor's.
         varies: It has the P axis.
         mask: It is a condition.
+        dtype: A base's own; everything is computed in float32.
     """
 
-    __slots__ = ("mask", "shape", "trace", "value", "varies")
+    __slots__ = ("dtype", "mask", "shape", "trace", "value", "varies")
 
     def __init__(
-        self, trace: Trace, value: int | float, shape: torch.Size, varies: bool, mask: bool = False
+        self,
+        trace: Trace,
+        value: int | float,
+        shape: torch.Size,
+        varies: bool,
+        mask: bool = False,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.trace, self.value, self.shape, self.varies, self.mask = trace, value, shape, varies, mask
+        self.dtype = torch.bool if mask else dtype
 
     device = torch.device("cpu")
     layout = torch.strided
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the tensor."""
-        return torch.bool if self.mask else torch.float32
 
     def dim(self) -> int:
         """Axes, the P axis among them."""
@@ -241,7 +244,7 @@ def _expand(a: Symbolic, *shape: Any) -> Symbolic:
 def _to(a: Symbolic, dtype: Any = torch.float32) -> Symbolic:
     if dtype != torch.float32 or a.mask:
         raise UntraceableError("another type")
-    return a
+    return a if a.dtype == dtype else Symbolic(a.trace, a.value, a.shape, a.varies)
 
 
 def _activation(base: Any, difference: Any, activation: str) -> Any:
