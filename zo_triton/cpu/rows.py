@@ -352,6 +352,7 @@ def run_rows(code, numbers, geometry, leaves, sizes, placed, addresses, outputs,
                 at = (p * rows_in_all + first) * wide + (0 if outputs[k, 1] else column)
                 where[outputs[k, 0]] = uintp(addresses[count + k] + 4 * at)
             _execute(code, numbers, base, total, where, rows, features)
+    scratch[0] = _ZERO  # an array dies after its last use, and its address is none
 
 
 @routine
