@@ -72,10 +72,8 @@ def _largest_kernel(out, difference, gaps, places, start, stop):
                     values[uintp(i)] = load(source[uintp(i)])
             for i in range(runs.shape[0]):
                 # Lanes behind the run's end are overwritten by the next run, which comes after.
-                at = uintp(4) * uintp(runs[i, 0])
-                largest_sums(
-                    to + at, value_at, starts_at + uintp(8 * count * i), gap_at + at, gap.shape[1], count
-                )
+                at, starts_at = uintp(4) * uintp(runs[i, 0]), uintp(starts[i].ctypes.data)
+                largest_sums(to + at, value_at, starts_at, gap_at + at, gap.shape[1], count)
             for r in range(results):
                 store(target, uintp(r), largest[uintp(r)])
 
