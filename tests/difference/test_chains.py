@@ -262,3 +262,14 @@ def test_one_value_a_row_beside_numbers():
         return torch.cat([chosen, x / chosen], 1)
 
     assert error_of(function, (numbers(40, 300),), 1e-3) < 1e-5
+
+
+def test_rows_of_one_value_before_longer_rows():
+    """A sum along rows of one value stays one, where a longer row makes the program's rows longer."""
+    x, z = numbers(6, 1), numbers(6, 7)
+    assert error_of(lambda x, z: (x.tanh().mean(-1, keepdim=True) * z).exp(), (x, z)) < 1e-5
+    assert (
+        error_of(lambda x, z: (z.tanh().mean(-1, keepdim=True).sum(-1, keepdim=True) * z).exp(), (x, z))
+        < 1e-5
+    )
+    assert error_of(lambda x, z: (F.rms_norm(x.tanh(), (1,), eps=1.0) * z).exp(), (x, z)) < 1e-5

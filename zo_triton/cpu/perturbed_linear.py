@@ -117,7 +117,9 @@ def _slots(tensor: Tensor) -> Tensor | None:
         return None
     rows = slot // samples if evaluations > 1 else features
     end = tensor.storage_offset() + evaluations * rows * samples
-    if end * tensor.itemsize > tensor.untyped_storage().nbytes():  # it begins within a slot: the last one is cut off
+    if (
+        end * tensor.itemsize > tensor.untyped_storage().nbytes()
+    ):  # it begins within a slot: the last one is cut off
         return None
     return tensor.as_strided((evaluations, rows, samples), (rows * samples, samples, 1))
 
