@@ -1,8 +1,7 @@
 """Stock layers whose forward pass is more than one function: attention, recurrence, dropout, statistics."""
 
-import warnings
-
 import copy
+import warnings
 
 import pytest
 import torch
