@@ -340,3 +340,14 @@ def test_chunks_and_casts_change_nothing_in_bfloat16(programs):
     assert torch.equal(on_cpu(closure, (x, weight), compute_dtype=torch.bfloat16, chunk=1), whole)
     expected = expected_differences(closure, (x, weight), DIRECTIONS, 1e-2, dtype=torch.bfloat16)
     assert relative_error(whole, expected) < 2**-7
+
+
+def test_rows_of_one_value_before_longer_rows():
+    """A sum along rows of one value stays one, where a longer row makes the program's rows longer."""
+    x, z = numbers(6, 1), numbers(6, 7)
+    assert error_of(lambda x, z: (x.tanh().mean(-1, keepdim=True) * z).exp(), (x, z)) < 1e-5
+    assert (
+        error_of(lambda x, z: (z.tanh().mean(-1, keepdim=True).sum(-1, keepdim=True) * z).exp(), (x, z))
+        < 1e-5
+    )
+    assert error_of(lambda x, z: (F.rms_norm(x.tanh(), (1,), eps=1.0) * z).exp(), (x, z)) < 1e-5

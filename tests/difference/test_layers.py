@@ -1,6 +1,7 @@
 """Stock layers whose forward pass is more than one function: attention, recurrence, dropout, statistics."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -218,3 +219,21 @@ def test_dropout_in_evaluation_leaves_a_network_whole(monkeypatch):
     labels = torch.tensor([0, 3, 1])
     differences(lambda: F.cross_entropy(model(SERIES[:, 0]), labels), model.parameters(), DIRECTIONS, 1e-3)
     assert calls == [1]
+
+
+def test_an_input_that_is_the_end_of_its_memory():
+    """The rows of a batch of one, picked from others: as slots of memory, the last would reach beyond its end."""
+    first, second = (torch.randn(4, 4, generator=torch.Generator().manual_seed(i)) for i in range(2))
+    x = torch.randn(5, 1, 4, generator=torch.Generator().manual_seed(3))
+    directions = zo.Directions(seed=1, step=2, num=3)
+
+    def closure():
+        h = torch.lgamma((x @ first).square() + 1)
+        return torch.stack([h[i] @ second for i in range(5)]).square().mean()
+
+    found = []
+    for engine in ("cpu", "reference"):
+        with zo.use_engine(engine), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found.append(zo.differences(closure, [first, second], directions, 1e-3)[1])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-8)

@@ -292,3 +292,36 @@ def test_an_error_in_a_replay_puts_everything_back(monkeypatch: pytest.MonkeyPat
     assert torch.equal(torch.rand(3), expected)
     for name, buffer in net.named_buffers():
         assert torch.equal(buffer, before[name])
+
+
+@pytest.mark.parametrize("alias", [Tensor.detach, lambda buffer: buffer.data], ids=["detach", "data"])
+def test_a_buffer_that_is_written_to_under_another_name(alias: Callable[[Tensor], Tensor]):
+    """The tape ends, and the buffer is put back before the closure runs again, though the name is gone by then."""
+    (w,) = weights((5, 4))
+    buffer = torch.ones(8, 4)
+
+    def closure() -> Tensor:
+        y = (X @ w).tanh() * buffer
+        alias(buffer).mul_(2)
+        return (y + buffer * (X @ w)).mean()
+
+    found = []
+    for chunk in (None, 2):
+        buffer.fill_(1)
+        found.append(zo.differences(closure, [w], DIRECTIONS, EPS, chunk=chunk))
+        assert torch.equal(buffer, torch.full((8, 4), 2.0))
+    assert torch.equal(found[1][0], found[0][0])
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-5, atol=1e-9)
+
+
+def test_a_returned_buffer_is_not_put_back():
+    """The closure returns memory that it wrote to before it runs again."""
+    (w,) = weights((5, 4))
+
+    def closure() -> Tensor:
+        total = torch.zeros(8, 4)
+        total += 1
+        total[:, 1:] += (X @ w)[:, 1:]
+        return total
+
+    runs_of(closure, [w])

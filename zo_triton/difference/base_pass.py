@@ -139,7 +139,7 @@ def _found(mode: DifferenceMode, value: Tensor) -> tuple[Tensor, Tensor]:
             "comparisons, argmax, integers or Python numbers; return a loss that depends on them through "
             "torch functions, or wrap the closure in zo.BlackBox to evaluate it direction by direction."
         )
-    return value.detach(), difference.float()
+    return value.clone() if mode.written.holds(value) else value.detach(), difference.float()
 
 
 def _run_watched(closure: Callable[[], Any], mode: DifferenceMode) -> Any:

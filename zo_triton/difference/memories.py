@@ -51,7 +51,8 @@ class Memory:
         every, each = self.difference.stride()
         strides = [each * stride for stride in tensor.stride()]
         shape = (self.difference.shape[0], *tensor.shape)
-        return self.difference.as_strided(shape, (every, *strides), each * tensor.storage_offset())
+        start = self.difference.storage_offset() + each * tensor.storage_offset()
+        return self.difference.as_strided(shape, (every, *strides), start)
 
     def write(self, tensor: Tensor, difference: Tensor | None, exclusive: bool = False) -> None:
         """Gives the tensor another difference.

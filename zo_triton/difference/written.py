@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 from typing import Any
-from weakref import ref
 
-from torch import Tensor
+import torch
+from torch import Tensor, UntypedStorage
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from zo_triton.difference.memories import address_of
 
 
 class Written:
-    """Keeps the old contents of each tensor from before the first write to it."""
+    """Keeps the old contents of each memory from before the first write to it.
+
+    Memories, not tensors: ``buffer.data.add_(1)`` writes to one through a tensor that is gone at once.
+    """
 
     def __init__(self) -> None:
-        self._before: dict[int, tuple[ref[Tensor], Tensor]] = {}
+        self._before: dict[int, tuple[StorageWeakRef, Tensor]] = {}
 
     def remember(self, target: Any) -> None:
-        """Keeps what a tensor holds that is about to be written; anything else is no business of it."""
+        """Keeps what a tensor's memory holds that is about to be written; anything else is no business of it."""
         if not isinstance(target, Tensor):
             return
-        whole = target._base if target._is_view() else target
-        known = self._before.get(id(whole))
-        if whole is not None and (known is None or known[0]() is not whole):
-            self._before[id(whole)] = (ref(whole), whole.detach().clone())
+        address = address_of(target)
+        if (
+            address and address not in self._before
+        ):  # a weak reference keeps the address from being used again
+            storage = target.untyped_storage()
+            self._before[address] = StorageWeakRef(storage), _bytes_of(storage).clone()
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether a tensor looks at memory that :meth:`undo` will write to."""
+        return address_of(tensor) in self._before
 
     def undo(self) -> None:
         """Puts back what they held, so that the closure can run again."""
         for reference, before in self._before.values():
-            whole = reference()
-            if whole is not None:
-                whole.copy_(before)
+            if not reference.expired():
+                _bytes_of(UntypedStorage._new_with_weak_ptr(reference.cdata)).copy_(before)
+
+
+def _bytes_of(storage: UntypedStorage) -> Tensor:
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)

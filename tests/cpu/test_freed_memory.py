@@ -1,0 +1,42 @@
+"""Kernels read no memory that they have freed: glibc overwrites it at once where it is told to."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import torch
+import torch.nn.functional as F
+
+import zo_triton as zo
+
+w, x = torch.randn(8, 8), torch.randn(2, 3, 20, 8)
+images, kernels = torch.randn(2, 1, 12, 12), torch.randn(3, 1, 3, 3)
+directions = zo.Directions(seed=1, step=2, num=3)
+
+def rows(w):
+    h = x @ w
+    return ((h.mean(-1, keepdim=True).tanh() + h.sum(-1, keepdim=True).sigmoid()) * h).exp()
+
+def pools(kernels):
+    return F.max_pool2d(F.conv2d(images, kernels), 3, 2)
+
+for function, parameter in ((rows, w), (pools, kernels)):
+    with zo.use_engine("cpu"):
+        found = zo.differences(lambda: function(parameter), [parameter], directions, 1e-2)[1]
+    with zo.use_engine("reference"):
+        expected = zo.differences(lambda: function(parameter), [parameter], directions, 1e-2)[1]
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="MALLOC_PERTURB_ is glibc's")
+def test_no_kernel_reads_what_it_freed():
+    environment = {**os.environ, "MALLOC_PERTURB_": "165"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
