@@ -54,9 +54,6 @@ def _largest_kernel(out, difference, gaps, places, start, stop):
     largest = np.zeros(results + WIDTH, np.float32)
     to, value_at, gap_at = uintp(largest.ctypes.data), uintp(values.ctypes.data), uintp(gap.ctypes.data)
     for plane in range(start, stop):
-        starts_at = uintp(
-            starts.ctypes.data
-        )  # in the loop: Numba frees an array after the last line with its name
         gap[:, :results] = gaps[plane]
         for p in range(out.shape[0]):
             source, target = difference[p, plane], out[p, plane]
