@@ -14,8 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from benchmarks.race.decoders import Decoder, gpt2, next_token_loss
@@ -114,6 +112,11 @@ def _folders() -> Iterator[Path]:
 
 def _load(model: nn.Module, file: Path, origin: dict[str, str], say: Say) -> bool:
     """Whether the file's weights are in the model now; a file that does not fit is told of."""
+    from safetensors import (
+        SafetensorError,
+        safe_open,
+    )  # a machine with a GPU may have neither it nor the race
+
     if not file.exists():
         return False
     try:
@@ -138,6 +141,8 @@ def _load(model: nn.Module, file: Path, origin: dict[str, str], say: Say) -> boo
 
 def _keep(model: nn.Module, settings: Pretraining, say: Say) -> None:
     """Writes the weights to the first folder that takes them."""
+    from safetensors.torch import save
+
     weights: dict[str, Tensor] = {name: each.detach() for name, each in model.named_parameters()}
     content = save(weights, settings.origin())
     errors = []

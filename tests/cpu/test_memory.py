@@ -33,7 +33,7 @@ import sys
 
 import torch
 
-from benchmarks.measure.memory import Allocated
+from benchmarks.measure.peak_memory import Allocated
 from zo_triton import ops
 
 torch.set_num_threads(2)

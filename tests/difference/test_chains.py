@@ -248,7 +248,7 @@ def test_shared_operands_and_empty_tensors():
 def test_other_types_run_on_tensors(programs):
     x = numbers(3, 4)
     assert error_of(lambda x: (x.double() * 2).exp().float(), (x,)) < 1e-5
-    assert error_of(lambda x: (x.half() * 2).exp().float(), (x,), 1e-1) < 1e-2
+    assert error_of(lambda x: (x.half() * 2).exp().float(), (x,), 1e-1) < 3e-2
     assert not programs
 
 

@@ -54,7 +54,7 @@ def command(arguments, seconds, folders=(), **variables):
 def test_a_tiny_run_walks_the_whole_path(tmp_path, mnist_folder):
     out = tmp_path / "report"
     done = command(["gpu", "--tiny", "--out", str(out), "--seed", "5"], 300, ZO_TRITON_DATA=str(mnist_folder))
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
     record = read(out / "results.json")
     sections = record["sections"]
     assert record["tiny"]
@@ -92,7 +92,7 @@ def test_what_is_not_installed_is_left_out_and_named(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=200
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert "left out: data: scikit-learn, which has the digits, is not installed." in done.stdout
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| copy " in text
