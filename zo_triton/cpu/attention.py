@@ -41,19 +41,7 @@ def attention_difference(
     is_causal: bool,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The result's difference, [P, *output.shape] in ``dtype``, lying in memory as ``output`` does.
-
-    Args:
-        output: The base's result, [*batch, L, Ev].
-        values: query [*batch, L, E]; key [*batch, S, E] and value [*batch, S, Ev], whose heads may stand for
-            several of the query's; mask or None, added to the scores or True where a query may look; factors on
-            the shares (dropout) or None, both broadcasting to [*batch, L, S].
-        changes: Differences of the first four, [P, *shape] or None.
-        evaluations: P.
-        scale: Factor on QKᵀ.
-        is_causal: Hides from query i the keys after i.
-        dtype: float32 or bfloat16.
-    """
+    """Same contract as ``ops.attention_difference``; the result lies in memory as ``output`` does."""
     query, key = values[0], values[1]
     assert query is not None
     assert key is not None

@@ -6,11 +6,10 @@ the last reader may overwrite it; and ``Entry.exclusive`` says that no other ent
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 from weakref import KeyedRef
 
-import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -122,37 +121,37 @@ class Symbol:
 
 
 class Viewed:
-    """What a pending layer's result was before a view of it, with other leading axes, took the layer over.
+    """A tensor that another one, whose difference is pending, shares its elements with.
 
     Args:
-        source: The view's entry.
-        shape: Of the tensor that is viewed.
+        source: The other one's entry.
+        view: Makes this tensor's difference of the source's, in the same memory.
     """
 
     owned = False
-    __slots__ = ("shape", "source")
+    __slots__ = ("source", "view")
 
-    def __init__(self, source: Entry, shape: torch.Size) -> None:
+    def __init__(self, source: Entry, view: Callable[[Tensor], Tensor]) -> None:
         self.source: Entry | None = source
-        self.shape = shape
+        self.view = view
         source.readers += 1
 
     @property
     def reads(self) -> bool:
-        """As the view does."""
+        """As the source does."""
         return self.source is not None and self.source.reads
 
     def resolve(self, mode: DifferenceMode) -> Tensor:
-        """The view's difference in the shape of what is viewed, and in the same memory."""
+        """The difference, in the memory of the source's."""
         source = self.source
         assert source is not None
-        difference = mode.resolve(source).reshape(mode.evaluations, *self.shape)
+        difference = self.view(mode.resolve(source))
         source.exclusive = False
         self.release()
         return difference
 
     def release(self) -> None:
-        """Lets go of the view."""
+        """Lets go of the source."""
         source, self.source = self.source, None
         if source is not None:
             source.let_go()

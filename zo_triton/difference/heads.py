@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from zo_triton import ops
-from zo_triton.difference.entries import Entry
+from zo_triton.difference.entries import Entry, Viewed
 from zo_triton.difference.pending_layers import PendingLinear
 from zo_triton.ops import engines
 
@@ -25,43 +25,20 @@ SAMPLES = 64
 """Samples of which differences are made at once, at least: fewer would read the weight too often."""
 
 
-class PendingView:
+class ViewedRows(Viewed):
     """Some rows of a pending layer's result, in another shape.
 
     Args:
         source: The entry of the tensor that was viewed.
-        rows: int64, which rows of the layer's result these are.
         view: Makes this tensor's difference of the source's.
+        rows: int64, which rows of the layer's result these are.
     """
 
-    owned = False
-    __slots__ = ("rows", "source", "view")
+    __slots__ = ("rows",)
 
-    def __init__(self, source: Entry, rows: Tensor, view: Callable[[Tensor], Tensor]) -> None:
-        self.source: Entry | None = source
+    def __init__(self, source: Entry, view: Callable[[Tensor], Tensor], rows: Tensor) -> None:
+        super().__init__(source, view)
         self.rows = rows
-        self.view = view
-        source.readers += 1
-
-    @property
-    def reads(self) -> bool:
-        """As the source does."""
-        return self.source is not None and self.source.reads
-
-    def resolve(self, mode: DifferenceMode) -> Tensor:
-        """The difference, in the memory of the source's."""
-        source = self.source
-        assert source is not None
-        difference = self.view(mode.resolve(source))
-        source.exclusive = False
-        self.release()
-        return difference
-
-    def release(self) -> None:
-        """Lets go of the source."""
-        source, self.source = self.source, None
-        if source is not None:
-            source.let_go()
 
 
 def is_too_large(mode: DifferenceMode, elements: int) -> bool:
@@ -99,7 +76,7 @@ def stays_pending(
         if picked.stride(-1) != 0:
             return False
         rows = picked[..., 0].reshape(-1)
-    mode.put(base, Entry(None, PendingView(entry, rows, view)))
+    mode.put(base, Entry(None, ViewedRows(entry, view, rows)))
     return True
 
 
@@ -156,7 +133,7 @@ def loss_of_head(
 def _layer_behind(mode: DifferenceMode, entry: Entry) -> tuple[PendingLinear, Tensor] | None:
     """The large pending layer whose rows an entry holds, and which."""
     rows, lazy = None, entry.lazy
-    while isinstance(lazy, PendingView) and lazy.source is not None:
+    while isinstance(lazy, ViewedRows) and lazy.source is not None:
         rows = lazy.rows if rows is None else rows
         lazy = lazy.source.lazy
     if not isinstance(lazy, PendingLinear) or lazy.spent or lazy.base is None:

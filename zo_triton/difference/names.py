@@ -106,6 +106,8 @@ def _viewed_in_order(mode: DifferenceMode, source: Tensor, base: Tensor) -> Entr
     if layer.spent or base.dtype != source.dtype or base.shape[-1:] != source.shape[-1:]:
         return None
     taken = Entry(None, layer)
-    entry.lazy = Viewed(taken, layer.shape)
+    shape = layer.shape
+    # The view took the layer over: what was viewed has its difference from there.
+    entry.lazy = Viewed(taken, lambda delta: delta.reshape(delta.shape[0], *shape))
     layer.shape = base.shape
     return taken

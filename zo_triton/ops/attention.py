@@ -39,7 +39,9 @@ def attention_difference(
 
     Args:
         output: The base's result, [*batch, L, Ev].
-        values: query, key, value, mask or None, factors on the shares (dropout) or None.
+        values: query [*batch, L, E]; key [*batch, S, E] and value [*batch, S, Ev], whose heads may stand for
+            several of the query's; mask or None, added to the scores or True where a query may look; factors on
+            the shares (dropout) or None, both broadcasting to [*batch, L, S].
         changes: Differences of the first four, [P, *shape] or None, of which one is there.
         evaluations: P.
         scale: Factor on QKᵀ.
