@@ -102,6 +102,8 @@ class BasePass:
             raise NotATensorError(value)
         found = _found(mode, value)
         if self._recorder is not None:
+            if mode.written.changed_unseen():
+                self._recorder.give_up("an array was changed that shares its memory with a tensor")
             self._tape = self._recorder.finished(value)
         return found
 

@@ -272,6 +272,8 @@ class DifferenceMode(TorchFunctionMode):
         entry.readers += 1
         entry.reference = KeyedRef(base, self._dropped, key)
         self.entries[key] = entry
+        if entry.reads and self.written.has_lent(entry.bases()):
+            self.resolve(entry)
 
     def remove(self, base: Tensor) -> None:
         """The tensor lives on, but is overwritten: it no longer carries its difference."""
@@ -370,6 +372,13 @@ class DifferenceMode(TorchFunctionMode):
     def remember(self, target: Any) -> None:
         """Keeps what a tensor holds that the closure is about to write."""
         self.written.remember(target)
+
+    def lend(self, tensor: Tensor) -> None:
+        """Something else than torch gets hold of the tensor's memory: what reads it doesn't wait any longer."""
+        self.written.lend(tensor)
+        for entry in list(self.entries.values()):
+            if entry.reads and self.written.has_lent(entry.bases()):
+                self.resolve(entry)
 
     def close(self) -> None:
         """Drops every entry: table and callbacks refer to each other, and the callbacks to the mode."""
