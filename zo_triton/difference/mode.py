@@ -104,12 +104,9 @@ class DifferenceMode(TorchFunctionMode):
         has_target = kwargs.get("inplace") is True or kwargs.get("out") is not None
         if kwargs and not has_target:
             kwargs = spelled(func, kwargs)
-        if self.complex and has_complex(args, kwargs):
-            rules = {} if has_target else COMPLEX
-            return self._unwatched(rules.get(func, fallback.handle), func, args, kwargs)
         if has_target:
             return self._unwatched(inplace.with_target, func, args, kwargs)
-        handle = HANDLERS.get(func)
+        handle = (COMPLEX if self.complex and has_complex(args, kwargs) else HANDLERS).get(func)
         if handle is None:
             handle = _WITHOUT_RULE.get(func)
             if handle is None:
