@@ -53,7 +53,9 @@ def command(arguments, seconds, folders=(), **variables):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU takes the real path")
 def test_a_tiny_run_walks_the_whole_path(tmp_path, mnist_folder):
     out = tmp_path / "report"
-    done = command(["gpu", "--tiny", "--out", str(out), "--seed", "5"], 1200, ZO_TRITON_DATA=str(mnist_folder))
+    done = command(
+        ["gpu", "--tiny", "--out", str(out), "--seed", "5"], 1200, ZO_TRITON_DATA=str(mnist_folder)
+    )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     record = read(out / "results.json")
     sections = record["sections"]
