@@ -61,10 +61,10 @@ class Directions:
         rank: If given, a tensor of two or more dimensions is perturbed by A·Bᵀ/√rank with A [rows, rank]
             and B [cols, rank] drawn from ``distribution``; vectors stay full.
         first: Index of the first direction.
-        order: With ``hadamard`` only: M, the order of the matrix that the directions are rows of, a power of two with
-            at least ``first + num`` rows. None for the smallest. Slices keep it.
-        offsets: With ``hadamard`` only: column index of the first element of each tensor in the order of the ids, from
-            :meth:`over`. A tensor beyond their end begins at 0, as if it were the whole parameter.
+        order: With ``hadamard`` only: M, the order of the matrix that the directions are rows of, a power of two
+            with at least ``first + num`` rows. None for the smallest. Slices keep it.
+        offsets: With ``hadamard`` only: column index of the first element of each tensor in the order of the ids,
+            from :meth:`over`. A tensor beyond their end begins at 0, as if it were the whole parameter.
 
     Raises:
         TypeError: A number is not an integer.
@@ -119,8 +119,8 @@ class Directions:
     def _check_order(self) -> None:
         if self.rank is not None:
             raise ValueError(
-                f"rank {self.rank} can't be had with 'hadamard': products of two factors are not orthogonal; choose "
-                "'rademacher', or rank=None."
+                f"rank {self.rank} can't be had with 'hadamard': products of two factors are not orthogonal; "
+                "choose 'rademacher', or rank=None."
             )
         needed = self.first + self.num
         if self.order is None:

@@ -1,8 +1,8 @@
 """Orthogonal signs: which row of the Sylvester–Hadamard matrix a direction takes, and what its entries are.
 
-Direction k of a step has the signs s_j·(−1)^popcount(row(k) & j), j being an element's column index and s_j a random
-sign of its own that all directions of the step share. The matrix has order M, a power of two; a row is below M, so
-that a column index needs no modulo: columns that are equal modulo M share their entries and differ by s_j alone.
+Direction k of a step has the signs s_j·(−1)^popcount(row(k) & j), j being an element's column index and s_j a
+random sign of its own that all directions of the step share. The matrix has order M, a power of two; a row is
+below M, so that a column index needs no modulo: columns that are equal modulo M share their entries and differ by s_j alone.
 Rows are chosen without repetition, so that over any M successive columns two directions are orthogonal.
 """
 
@@ -40,8 +40,8 @@ def _row_key(seed: int, step: int, rounds: int) -> tuple[int, int, int, int]:
 def rows(directions: Directions) -> np.ndarray:
     """Which row of the matrix each direction takes: uint32 [K], no two alike.
 
-    k is permuted by two rounds of a product with an odd number and a shift, keyed by the step: both are bijections of
-    the numbers below M.
+    k is permuted by two rounds of a product with an odd number and a shift, keyed by the step: both are bijections
+    of the numbers below M.
     """
     assert directions.order is not None
     mask = np.uint32(directions.order - 1)

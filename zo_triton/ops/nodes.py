@@ -1,4 +1,4 @@
-"""Activation perturbation: random signs on layers' outputs instead of their weights, and the gradient they measure."""
+"""Activation perturbation: random signs on layers' outputs, and the gradient that they measure."""
 
 from __future__ import annotations
 
@@ -91,7 +91,8 @@ def node_linear(
     """Difference of ``activation(x Wᵀ + noise)`` for every evaluation in one launch: δWᵀ + sε·ξ, one product each.
 
     Args:
-        difference: δ, [P, R, in_features] float32 or bfloat16; R / N rows of each sample, one sample's after another's.
+        difference: δ, [P, R, in_features] float32 or bfloat16; R / N rows of each sample, one sample's after
+            another's.
         weight: W, [out_features, in_features] float32, or [in_features, out_features] if ``transposed``.
         directions: Names the K directions; P = K or 2K.
         signed_eps: [P] float32, sε of each evaluation.
@@ -164,8 +165,8 @@ def node_gradient(coefficients: Tensor, directions: Directions, node: Node, posi
     With ``hadamard`` the sums over k are one fast Walsh–Hadamard transform of the coefficients.
 
     Args:
-        coefficients: [K, S] float32; S = N, or N·T where each of a sample's T tokens has coefficients of its own and
-            its nodes are the tokens' one after the other.
+        coefficients: [K, S] float32; S = N, or N·T where each of a sample's T tokens has coefficients of its own
+            and its nodes are the tokens' one after the other.
         directions: Names the K directions.
         node: Which application's noise.
         positions: Q, nodes of a sample.

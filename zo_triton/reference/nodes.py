@@ -1,7 +1,7 @@
 """Activation perturbation in float64: random signs on the outputs of layers, and the gradient that they measure.
 
-An application of a layer gives [N, Q]: N samples, each with Q nodes in the order of memory. Its signs ξ [K, N, Q] are
-the field's as a matrix [N, Q] with the application's number as tensor id; with ``hadamard`` one sign s for all
+An application of a layer gives [N, Q]: N samples, each with Q nodes in the order of memory. Its signs ξ [K, N, Q]
+are the field's as a matrix [N, Q] with the application's number as tensor id; with ``hadamard`` one sign s for all
 directions, times the Hadamard matrix's entry for the row of the direction and the column ``first`` + q.
 """
 
@@ -115,8 +115,9 @@ def node_conv2d(
 ) -> None:
     """Difference of ``activation(conv2d(x, W) + noise)`` for every evaluation, zeros as padding.
 
-    Args as in :func:`node_linear`, but out [P, N, O, H', W'], difference [P, N, C, H, W], base_output [N, O, H', W'] and
-    weight [O, C/groups, kernel height, kernel width]; stride, padding and dilation of rows and columns as in torch.
+    Args as in :func:`node_linear`, but out [P, N, O, H', W'], difference [P, N, C, H, W], base_output [N, O, H',
+    W'] and weight [O, C/groups, kernel height, kernel width]; stride, padding and dilation of rows and columns as
+    in torch.
     """
     convolve = partial(F.conv2d, stride=stride, padding=padding, dilation=dilation, groups=groups)
     _layer(
@@ -155,8 +156,8 @@ def node_gradient(
     """``out[s] = Σ_k coefficients[k, s]·ξ_k[s]``, each node's share of what was measured.
 
     Args:
-        out: [S, N·Q / S] float32: S = N, or N·T where each of a sample's T tokens has coefficients of its own and its
-            Q nodes are the tokens' one after the other.
+        out: [S, N·Q / S] float32: S = N, or N·T where each of a sample's T tokens has coefficients of its own and
+            its Q nodes are the tokens' one after the other.
         coefficients: [K, S] float32.
         directions: Names the K directions.
         application: Number of the layer's application in the closure.
