@@ -2,8 +2,8 @@
 
 Direction k of a step has the signs s_j·(−1)^popcount(row(k) & j), j being an element's column index and s_j a
 random sign of its own that all directions of the step share. The matrix has order M, a power of two; a row is
-below M, so that a column index needs no modulo: columns that are equal modulo M share their entries and differ by s_j alone.
-Rows are chosen without repetition, so that over any M successive columns two directions are orthogonal.
+below M, so that a column index needs no modulo: columns that are equal modulo M share their entries and differ by
+s_j alone. Rows are chosen without repetition, so that over any M successive columns two directions are orthogonal.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ def measure(
         some_scales = None if scales is None else scales[first:stop]
         if not isinstance(run, BlackBox):
             try:
-                value, found, plan = propagate(
+                value, found, plan, _ = propagate(
                     run, params, some, evaluation, some_scales, plan, accept, period
                 )
                 return value, found
