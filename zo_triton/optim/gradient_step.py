@@ -60,7 +60,8 @@ class GradientStep:
 
     def next_directions(self) -> Directions:
         """The directions that the next step walks."""
-        return Directions(self.seed, self.steps_done, self.directions)
+        directions = Directions(self.seed, self.steps_done, self.directions)
+        return directions.over(param.shape for param in self.params)
 
     @torch.no_grad()
     def apply(self, coefficients: Tensor, compiled: bool) -> None:

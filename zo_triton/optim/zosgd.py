@@ -76,7 +76,7 @@ class ZOSGD(torch.optim.Optimizer):
         directions: K, directions a step.
         eps: Smoothing radius ε.
         seed: Key of the noise, in [0, 2**64).
-        distribution: rademacher, gaussian, uniform, laplace or sphere.
+        distribution: rademacher, gaussian, uniform, laplace, sphere or hadamard.
         sides: 1 for L(θ+εz) - L(θ), 2 for central differences.
         aggregator: average, normalized, ranked, best or align.
         momentum: μ in [0, 1).
@@ -188,9 +188,10 @@ class ZOSGD(torch.optim.Optimizer):
         Raises:
             ValueError: The settings name none, for instance after 2**32 steps.
         """
-        return Directions(
+        directions = Directions(
             self.seed, self.steps_done, self.directions, self.distribution, self.rounds, self.rank
         )
+        return directions.over(param.shape for param in self._parameters())
 
     @property
     def evaluation(self) -> Evaluation:
