@@ -132,6 +132,7 @@ def propagate(
     """
     params = list(params)
     check_parameters(params, directions)
+    directions = directions.over(param.shape for param in params)
     doors.install()
     sides, compute_dtype, chunk = evaluation.sides, evaluation.compute_dtype, evaluation.chunk
     device = params[0].device

@@ -111,6 +111,7 @@ def fill_gradients(
         directions: Names the K directions.
         compute_dtype: Dtype whose rounding defines z.
     """
+    directions = directions.over(param.shape for param in params)
     gradients = [_gradient_memory(param) for param in params]
     torch._foreach_zero_(gradients)
     ops.accumulate_on_grid(gradients, range(len(params)), coefficients, directions, compute_dtype)

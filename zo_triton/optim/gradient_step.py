@@ -65,7 +65,8 @@ class GradientStep:
 
     def next_directions(self) -> Directions:
         """The directions that the next step walks."""
-        return Directions(self.seed, self.steps_done, self.directions, self.distribution)
+        directions = Directions(self.seed, self.steps_done, self.directions, self.distribution)
+        return directions.over(param.shape for param in self.params)
 
     @torch.no_grad()
     def apply(self, coefficients: Tensor, compiled: bool) -> None:

@@ -211,9 +211,10 @@ class ZOSGD(torch.optim.Optimizer):
         Raises:
             ValueError: The settings name none, for instance after 2**32 steps.
         """
-        return Directions(
+        directions = Directions(
             self.seed, self.steps_done, self.directions, self.distribution, self.rounds, self.rank
         )
+        return directions.over(param.shape for param in self._parameters())
 
     @property
     def evaluation(self) -> Evaluation:
