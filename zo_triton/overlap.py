@@ -1,12 +1,12 @@
-"""How nearly orthogonal the K sign directions of a step make two elements: what all noise of an estimate is made of.
+"""How far K sign directions are from telling two elements apart: what all noise of an estimate is made of.
 
 With signs ξ_kj the estimate of a gradient g is ĝ = C·g, C_ij = K⁻¹·Σ_k ξ_ki·ξ_kj. Its diagonal is 1; off it C has
 mean 0, and each overlap C_ij is uncorrelated with all others but C_ji. So the second moments E C_ij² say everything
 about squared errors (own derivation, confirmed by simulation):
 
 * independent signs: 1/K;
-* rows of a Hadamard matrix of order M (:mod:`zo_triton.hadamard`): 1 where the columns i and j are equal modulo M, their
-  rows then being equal; elsewhere (M - K)/(K(M - 1)), the mean over the choice of K rows of M, 0 for K = M.
+* rows of a Hadamard matrix of order M (:mod:`zo_triton.hadamard`): 1 where the columns i and j are equal modulo
+  M, as their entries then are; elsewhere (M - K)/(K(M - 1)), the mean over the choice of K rows, 0 for K = M.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def mean_overlap(elements: int, num_directions: int, order: int | None = None) -
     return share + (1 - share) * apart
 
 
-def overlaps(columns: Sequence[int] | np.ndarray, num_directions: int, order: int | None = None) -> np.ndarray:
+def overlaps(
+    columns: Sequence[int] | np.ndarray, num_directions: int, order: int | None = None
+) -> np.ndarray:
     """E C_ij² of all pairs of elements, with zeros on the diagonal.
 
     Args:
@@ -99,6 +101,6 @@ def check_order(num_directions: int, order: int | None) -> None:
         raise ValueError(f"num_directions must be at least 1, got {num_directions}.")
     if order is not None and (order < num_directions or order & (order - 1)):
         raise ValueError(
-            f"order must be a power of two of at least num_directions = {num_directions}, got {order}; the smallest "
-            f"is {1 << (num_directions - 1).bit_length()}."
+            f"order must be a power of two of at least num_directions = {num_directions}, got {order}; the "
+            f"smallest is {1 << (num_directions - 1).bit_length()}."
         )

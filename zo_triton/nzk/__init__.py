@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from zo_triton.nzk.fluctuation import StepMoments, step_moments
     from zo_triton.nzk.function_space import Factors, factors, measured_factor, recursion, simulate
     from zo_triton.nzk.gate import CheckResult, MeanResult, check, check_mean, mean_z_scores
+    from zo_triton.nzk.node_linearize import linearize_nodes
+    from zo_triton.nzk.nodes import NodeModel, gradient_error, kernel_error
     from zo_triton.nzk.probe import Probe, check_lr_of, curvature, probe_lr
     from zo_triton.nzk.rates import best_lr
     from zo_triton.nzk.responses import empirical_model
@@ -45,6 +47,7 @@ __all__ = [
     "Linearized",
     "MeanResult",
     "Moments",
+    "NodeModel",
     "Probe",
     "StepCheck",
     "StepError",
@@ -66,11 +69,14 @@ __all__ = [
     "expected",
     "factor",
     "factors",
+    "gradient_error",
     "gradient_flow",
     "hutchinson_trace",
     "jacobian",
+    "kernel_error",
     "largest_eigenvalue",
     "linearize",
+    "linearize_nodes",
     "losses",
     "lr_bounds",
     "max_stable_lr",
@@ -97,6 +103,8 @@ _NAMES = {
     "fluctuation": ("StepMoments", "step_moments"),
     "function_space": ("Factors", "factors", "measured_factor", "recursion", "simulate"),
     "gate": ("CheckResult", "MeanResult", "check", "check_mean", "mean_z_scores"),
+    "node_linearize": ("linearize_nodes",),
+    "nodes": ("NodeModel", "gradient_error", "kernel_error"),
     "probe": ("Probe", "check_lr_of", "curvature", "probe_lr"),
     "rates": ("best_lr",),
     "responses": ("empirical_model",),
