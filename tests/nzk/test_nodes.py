@@ -11,7 +11,7 @@ from zo_triton.nzk import gradient_error, kernel_error, linearize_nodes, ntk
 from zo_triton.nzk.nodes import NodeModel
 from zo_triton.overlap import mean_overlap, overlaps, pair_overlap
 
-DRAWS = 3000
+DRAWS = 1500
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ def test_the_mean_kernel_is_the_ntk_and_the_gradient_autograds(name):
 @pytest.mark.parametrize(("num", "order"), COUNTS, ids=COUNT_IDS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_gradients_error(name, num, order):
-    """Mean and mean squared error of 3 000 estimates; D = 3, 9, 10 and 8, so that M = 8 makes buckets of some."""
+    """Mean and mean squared error of 1 500 estimates; D = 3, 9, 10 and 8, so that M = 8 makes buckets of some."""
     model, slope = linearized(name)
     generator, truth = np.random.default_rng(num), model.gradient(slope)
     found = []
@@ -112,7 +112,7 @@ def test_the_update_kernels_fluctuation(name, num, order):
     model, _ = linearized(name)
     generator, mean = np.random.default_rng(num), model.ntk
     errors = []
-    for _ in range(1000):
+    for _ in range(500):
         signs, _ = draw(generator, num, order, len(model.slopes), model.columns)
         errors.append(((model.kernel(signs) - mean) ** 2).sum() / (mean**2).sum())
     wanted, found = kernel_error(model, num, order), np.array(errors)

@@ -55,9 +55,7 @@ def linearize_nodes(model: nn.Module, x: Tensor, layers: Sequence[str] | None = 
         raise ValueError(f"layers must name linear or convolution layers of {trained}, got {chosen}.")
     modules = [known[name] for name in known if name in set(chosen)]
     owned = {id(parameter) for module in modules for parameter in _trained(module).values()}
-    every = [parameter for _, parameter in wide.named_parameters(remove_duplicate=False)]
-    if sum(id(parameter) in owned for parameter in every) > len(owned):
-        raise ValueError("two modules share a parameter of a chosen layer; choose layers that own theirs.")
+    check_owned(wide, owned)
     others = [tensor for tensor in wide.parameters() if tensor.requires_grad and id(tensor) not in owned]
     inputs = x.detach().cpu()
     if inputs.is_floating_point():
@@ -65,6 +63,17 @@ def linearize_nodes(model: nn.Module, x: Tensor, layers: Sequence[str] | None = 
     found = [_sample(wide, modules, others, inputs[place : place + 1]) for place in range(len(inputs))]
     slopes, tangents, outputs, rest = (np.stack([sample[part] for sample in found]) for part in range(4))
     return NodeModel(slopes, tangents, outputs.reshape(-1), rest)
+
+
+def check_owned(model: nn.Module, owned: set[int]) -> None:
+    """Refuses layers whose parameters, given by their ids, another module has too.
+
+    Raises:
+        ValueError: One has; what it does there, no node of the layer tells.
+    """
+    every = [tensor for _, tensor in model.named_parameters(remove_duplicate=False)]
+    if sum(id(tensor) in owned for tensor in every) > len(owned):
+        raise ValueError("two modules share a parameter of a chosen layer; choose layers that own theirs.")
 
 
 def _trained(module: nn.Module) -> dict[str, Tensor]:
@@ -77,7 +86,7 @@ def _sample(
     """F [o, D], B [D, d], f [o] and ∂f/∂others [o, d_w] of one sample."""
     applications: list[tuple[int, Tensor, Tensor]] = []
 
-    def watch(place: int) -> Callable[..., None]:
+    def watch(place: int) -> Callable[..., Tensor]:
         def hook(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
             applications.append((place, arguments[0].detach().clone(), output))
             return output.clone()  # what follows may write to it in place
