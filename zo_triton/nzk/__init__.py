@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from zo_triton.nzk.fluctuation import StepMoments, step_moments
     from zo_triton.nzk.function_space import Factors, factors, measured_factor, recursion, simulate
     from zo_triton.nzk.gate import CheckResult, MeanResult, check, check_mean, mean_z_scores
+    from zo_triton.nzk.layer_squares import layer_squares
     from zo_triton.nzk.node_linearize import linearize_nodes
+    from zo_triton.nzk.node_stability import max_stable_lr_linear, max_stable_lr_nodes
     from zo_triton.nzk.nodes import NodeModel, gradient_error, kernel_error
     from zo_triton.nzk.probe import Probe, check_lr_of, curvature, probe_lr
     from zo_triton.nzk.rates import best_lr
@@ -75,11 +77,14 @@ __all__ = [
     "jacobian",
     "kernel_error",
     "largest_eigenvalue",
+    "layer_squares",
     "linearize",
     "linearize_nodes",
     "losses",
     "lr_bounds",
     "max_stable_lr",
+    "max_stable_lr_linear",
+    "max_stable_lr_nodes",
     "max_stable_lr_preconditioned",
     "mean_z_scores",
     "measured_factor",
@@ -103,7 +108,9 @@ _NAMES = {
     "fluctuation": ("StepMoments", "step_moments"),
     "function_space": ("Factors", "factors", "measured_factor", "recursion", "simulate"),
     "gate": ("CheckResult", "MeanResult", "check", "check_mean", "mean_z_scores"),
+    "layer_squares": ("layer_squares",),
     "node_linearize": ("linearize_nodes",),
+    "node_stability": ("max_stable_lr_linear", "max_stable_lr_nodes"),
     "nodes": ("NodeModel", "gradient_error", "kernel_error"),
     "probe": ("Probe", "check_lr_of", "curvature", "probe_lr"),
     "rates": ("best_lr",),
