@@ -91,7 +91,6 @@ def choose(
     num_directions: int,
     order: int | None = None,
     ratio: float | None = None,
-    balanced: bool = False,
 ) -> Choice:
     """The assignment with the least expected error; among equals the one whose elements disturb one another least.
 
@@ -102,7 +101,6 @@ def choose(
         order: M of ``hadamard`` directions, None for independent signs. Columns are taken to be successive.
         ratio: ρ, the mean of |∇ℓ_n|² over |∇L|², between 1 and about N; None for N/2, which lies within a factor
             of 4 of all that was measured. It depends on the batch's noise and grows while training proceeds.
-        balanced: Whether the directions are scaled as :func:`balanced_scales` says.
 
     Returns:
         The choice. Of up to :data:`ENUMERATED` layers with nodes it is the best of all assignments; of more, one
@@ -126,16 +124,11 @@ def choose(
     movable = [place for place, layer in enumerate(layers) if layer.nodes]
     table = costs(expected, samples)
     sizes = np.array([[layer.weights for layer in layers], [layer.nodes for layer in layers]])
-    scales = np.stack([balanced_scales(layers, [way] * len(layers)) for way in (False, True)])
     total = sum(one.mean for one in expected)
 
     def error(at_nodes: np.ndarray) -> tuple[float, float]:
         way, every = at_nodes.astype(int), np.arange(len(layers))
-        cost = table[way[:, None], way, every[:, None], every]
-        if balanced:
-            scale = scales[way, every]
-            cost = cost * (scale / scale[:, None]) ** 2
-        disturbance = float(cost.sum()) / total
+        disturbance = float(table[way[:, None], way, every[:, None], every].sum()) / total
         overlap = mean_overlap(int(sizes[way, every].sum()), num_directions, order)
         return overlap * disturbance, disturbance
 
@@ -212,7 +205,8 @@ def balanced_scales(layers: Sequence[Layer], at_nodes: Sequence[bool]) -> np.nda
 
     A layer perturbed by ε·σ_l, its estimate divided by σ_l, is exposed to others by 1/σ_l² and sends σ_l². The
     sum of (exposure_l/σ_l²)·(σ_m²·sent_m) is least for σ_l⁴ = exposure_l/sent_l (Cauchy and Schwarz), which is this
-    where all layers have equal squared slopes. All σ = 1 is what a plain step does.
+    where all layers have equal squared slopes. All σ = 1 is what a plain step does. With these σ all layers at their
+    nodes are within a factor of 2.6 of the best assignment's error in all 72 measurements of docs/activations.md.
 
     Returns:
         [L] float64.
