@@ -20,7 +20,6 @@ WIDE_WORD = 1 << 62
 
 _SHARED = tl.constexpr(SHARED_DIRECTION)
 _ROWS = tl.constexpr(ROWS_WORD)
-_HALF = tl.constexpr(2**32)
 
 
 def first_direction(directions: Directions) -> int:
@@ -37,15 +36,6 @@ def word_with_column(word: int, directions: Directions, tensor_id: int) -> int:
     """
     column = directions.offset(tensor_id) % 2**31 // SIGN_COLUMNS_PER_BLOCK
     return WIDE_WORD | column << 32 | word
-
-
-@triton.jit
-def constant_word(WORD: tl.constexpr):
-    """A tensor's word that is built into the kernel."""
-    if WORD < _HALF:
-        return tl.full((), WORD, tl.uint32)
-    else:
-        return tl.full((), WORD, tl.uint64)
 
 
 @triton.jit
