@@ -52,6 +52,19 @@ def test_directions_are_orthogonal_over_as_many_columns_as_the_order():
     assert abs(float((z[0] * z[0].roll(1)).mean())) < 5 / 8
 
 
+def test_narrow_tensors_use_all_columns_alike():
+    for shape in ((512, 1), (128, 9), (64, 25)):
+        rows, cols = shape
+        indices = 32 * np.arange(rows)[:, None] + np.arange(cols)
+        counts = np.bincount(hadamard.folded(64, indices).ravel() % 64, minlength=64)
+        assert counts.min() > 0.5 * counts.mean() and counts.max() < 1.5 * counts.mean()
+    below = np.arange(64)
+    np.testing.assert_array_equal(hadamard.folded(64, below), below)
+    for block in range(40):
+        columns = hadamard.folded(64, 64 * block + below) % 64
+        np.testing.assert_array_equal(np.sort(columns), below)
+
+
 @pytest.mark.parametrize("engine", [*ENGINES, "reference"])
 @pytest.mark.parametrize("order", [8, 256, 4096])
 def test_the_gram_matrix_is_that_of_the_vectors(order, engine):

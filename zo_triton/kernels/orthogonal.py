@@ -86,7 +86,14 @@ def first_column_of(word):
 
 
 @triton.jit
-def turned(signs, row, column):
+def _folded(column, counter):
+    """:func:`zo_triton.hadamard.folded` for the order that the counter's direction carries."""
+    shift = tl.maximum((counter[0] >> 32).to(tl.uint32) - 1, 5)
+    return column ^ (((column & 0x7FFFFFFF) >> shift) & 31)
+
+
+@triton.jit
+def turned(signs, row, column, counter):
     """Packed signs times the matrix's entries in this row, from ``column`` on, a multiple of 32; uint32."""
     one = tl.full((), 1, tl.uint32)
     pattern = (row & one) * 0xAAAAAAAA
@@ -94,10 +101,10 @@ def turned(signs, row, column):
     pattern ^= ((row >> 2) & one) * 0xF0F0F0F0
     pattern ^= ((row >> 3) & one) * 0xFF00FF00
     pattern ^= ((row >> 4) & one) * 0xFFFF0000
-    return signs ^ pattern ^ (_odd(row & column) * 0xFFFFFFFF)
+    return signs ^ pattern ^ (_odd(row & _folded(column, counter)) * 0xFFFFFFFF)
 
 
 @triton.jit
-def turned_sign(sign, row, column):
+def turned_sign(sign, row, column, counter):
     """One bit, uint32 0 or 1, times the matrix's entry in this row and column."""
-    return sign ^ _odd(row & column)
+    return sign ^ _odd(row & _folded(column, counter))
