@@ -134,7 +134,21 @@ def check_samples(value: Any) -> np.ndarray:
     return samples
 
 
+def check_independent(name: str) -> None:
+    """Refuses a distribution whose directions depend on one another: the formulas here are of independent ones.
+
+    Raises:
+        ValueError: They do.
+    """
+    if name in DISTRIBUTIONS and DISTRIBUTIONS[name].orthogonal:
+        raise ValueError(
+            f"the directions of a step of {name!r} depend on one another, and these formulas and draws are of "
+            "independent ones; take 'rademacher': one direction is the same, several are no nearer to the gradient."
+        )
+
+
 def _field_moments(name: str) -> Moments:
+    check_independent(name)
     if name not in DISTRIBUTIONS:
         raise ValueError(
             f"unknown distribution {name!r}; choose one of {tuple(DISTRIBUTIONS)}, or pass a frozen scipy.stats "

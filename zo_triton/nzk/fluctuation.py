@@ -21,7 +21,7 @@ from scipy.integrate import IntegrationWarning
 
 from zo_triton.distributions import DISTRIBUTIONS
 from zo_triton.nzk.arrays import check_count
-from zo_triton.nzk.coordinate_moments import check_samples
+from zo_triton.nzk.coordinate_moments import check_independent, check_samples
 from zo_triton.nzk.function_space import check_kind
 
 
@@ -97,6 +97,7 @@ def step_moments(
 def _even_moments(distribution: Any, order: int) -> tuple[float, ...]:
     """m₂, m₄, … m_order of a centred, symmetric distribution."""
     if isinstance(distribution, str):
+        check_independent(distribution)
         if distribution not in DISTRIBUTIONS:
             raise ValueError(f"unknown distribution {distribution!r}; choose one of {tuple(DISTRIBUTIONS)}.")
         return DISTRIBUTIONS[distribution].even_moments[: order // 2]

@@ -12,6 +12,7 @@ from zo_triton.difference import differences
 from zo_triton.directions import Directions
 from zo_triton.distributions import DISTRIBUTIONS
 from zo_triton.nzk.arrays import COUPLINGS, KERNELS, check_choice, check_count
+from zo_triton.nzk.coordinate_moments import check_independent
 from zo_triton.nzk.estimation import Accumulator, Estimate, vectors_per_draw
 
 TOGETHER = 256
@@ -65,6 +66,7 @@ def empirical_model(
         True
     """
     check_choice(distribution, "distribution", tuple(DISTRIBUTIONS))
+    check_independent(distribution)
     check_choice(coupling, "coupling", COUPLINGS)
     check_choice(kernel, "kernel", KERNELS)
     count = check_count(num_directions, "num_directions")
