@@ -5,10 +5,10 @@ the update makes the weights' gradients of that, a tile at a time, and moves the
 
 The first layer's outputs take one of two values, ReLU of z + εs or of z - εs, by the sign e of the direction's
 entry: c + e·d with half their sum and half their difference. What the second layer makes of them is linear in the
-entries, W·c + Σ_j e_j·W_j·d_j, and its own noise too: one fast Walsh–Hadamard transform over the columns gives it for
-all directions together, where a product for each would take K times as long as W·d. From the third layer on there is
-a product for each direction. 32 samples go through side by side, and stay in a core's cache from the base to their
-gradient.
+entries, W·c + Σ_j e_j·W_j·d_j, and its own noise too: one fast Walsh–Hadamard transform over the columns gives it
+for all directions together, where a product for each would take K times as long as W·d. From the third layer on
+there is a product for each direction. 32 samples go through side by side, and stay in a core's cache from the base
+to their gradient.
 """
 
 from __future__ import annotations
@@ -23,27 +23,35 @@ from numba.extending import register_jitable
 from zo_triton.cpu.atomics import leave_place, take_place
 from zo_triton.cpu.compiling import device, routine
 from zo_triton.cpu.cross_entropy import sample_losses
-from zo_triton.cpu.mlp import NO_LABELS, NO_RESIDUAL, SMALL_WORK, base_softmax, own_spaces
+from zo_triton.cpu.mlp import NO_LABELS, NO_RESIDUAL, SMALL_WORK, own_spaces
 from zo_triton.cpu.node_gradient import copy_signed, walsh_hadamard
-from zo_triton.cpu.node_mlp_vectors import add_scaled, combine, split_steps, turn_square
-from zo_triton.cpu.node_signs import add_noise, draw_words, odd, rows_and_key
+from zo_triton.cpu.node_mlp_base import (
+    FIRST,
+    INNER,
+    INPUT_AT,
+    ROW_AT,
+    ROWS,
+    WORD,
+    add_bias,
+    as_rows,
+    base_losses,
+    node_layout,
+    product,
+    turn_samples,
+)
+from zo_triton.cpu.node_mlp_vectors import add_scaled, combine, split_steps
+from zo_triton.cpu.node_signs import add_noise, draw_words, rows_and_key
+from zo_triton.cpu.orthogonal import inverted
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.signs import floats_for, lines, part, to_line
 from zo_triton.cpu.threads import together
 from zo_triton.cpu.turning import turn_signs
-from zo_triton.cpu.vectors import LANES, WIDTH, dense_rows
-from zo_triton.directions import PART_NODES, Directions, tensor_word
+from zo_triton.cpu.vectors import LANES
+from zo_triton.directions import Directions
 from zo_triton.hadamard import SHARED_DIRECTION
 
 LARGEST_SLOPE = 2.0**60
 """A sample whose loss is steeper, or no number, is left out: a step along that is far from float32's range."""
-
-INNER, ROWS, ROW_AT, FIRST, STRIDE, INPUT_AT, WORD = range(7)
-"""Columns of the layout: a layer's sizes; where its rows begin among those of all layers, each padded to fours; its
-first column index; of its inputs as rows of samples, how far these are apart and where they begin; its counter word.
-
-One more row says where they end.
-"""
 
 
 class NodeMeasure(NamedTuple):
@@ -60,20 +68,6 @@ class NodeMeasure(NamedTuple):
     left_out: int
     gradients: np.ndarray
     inputs: np.ndarray
-
-
-@lru_cache(maxsize=64)
-def node_layout(shapes: tuple[tuple[int, int], ...], samples: int) -> np.ndarray:
-    """Sizes and places of the layers whose weights have these shapes, int64 [depth + 1, 7]."""
-    layout = np.zeros((len(shapes) + 1, 7), np.int64)
-    padded = -(-samples // LANES) * LANES
-    for layer, (rows, inner) in enumerate(shapes):
-        # An odd number of 32 columns: samples a power of two apart would meet in the same sets of the cache.
-        stride = LANES * (-(-inner // LANES) | 1) if layer else 0
-        layout[layer, [INNER, ROWS, STRIDE, WORD]] = inner, rows, stride, tensor_word(layer, PART_NODES)
-        ends = -(-rows // 4) * 4, rows, padded * stride
-        layout[layer + 1, [ROW_AT, FIRST, INPUT_AT]] = layout[layer, [ROW_AT, FIRST, INPUT_AT]] + ends
-    return layout
 
 
 def node_mlp_measure(
@@ -137,10 +131,10 @@ def _parts(layout, order):
 
 @shared
 def _measure_kernel(
-    gradients, inputs, found, x, tensors, layout, used, goals, labels, eps, sides, scale, limit, key, spaces, places,
-    start, stop,
+    gradients, inputs, found, x, tensors, layout, used, goals, labels, eps, sides, scale, limit, key, spaces,
+    places, start, stop,
 ):  # fmt: skip
-    """Runs start … stop - 1 of 32 samples; written: gradients, inputs, found [runs, 2]: loss and samples left out."""
+    """Runs start … stop - 1 of 32 samples; written: gradients, inputs, and found [runs, 2], losses and left out."""
     place = take_place(places)
     space, order, depth = spaces[place], used.size, layout.shape[0] - 1
     counts = _parts(layout, order)
@@ -152,7 +146,7 @@ def _measure_kernel(
     flat, at = lines(space, at, counts[5])
     spectrum = flat.reshape(counts[5] // order, order, LANES)
     there, at = lines(space, at, counts[6])
-    product, at = lines(space, at, counts[7])
+    carried, at = lines(space, at, counts[7])
     slopes, at = lines(space, at, counts[8])
     steady, at = lines(space, at, counts[9])
     probabilities, at = lines(space, at, counts[10])
@@ -165,19 +159,19 @@ def _measure_kernel(
     for run in range(start, stop):
         first = LANES * run
         count = min(LANES, x.shape[0] - first)
-        _turn_samples(turned, x, first, count)
+        turn_samples(turned, x, first, count)
         for layer in range(depth):
             sizes, weight = layout[layer], tensors[2 * layer]
             z = outputs[sizes[ROW_AT] : sizes[ROW_AT] + (sizes[ROWS] + 3) // 4 * 4]
             if layer == 0:
-                _product(z, weight, turned, padding)
+                product(z, weight, turned, padding)
             else:
-                _product(z, weight, here, padding)
-            _add_bias(z, here, tensors[2 * layer + 1], layer + 1 < depth)
+                product(z, weight, here, padding)
+            add_bias(z, here, tensors[2 * layer + 1], layer + 1 < depth)
             if layer + 1 < depth:
-                _as_rows(inputs, layout[layer + 1], here, first)
+                as_rows(inputs, layout[layer + 1], here, first)
         logits = outputs[layout[depth - 1, ROW_AT] :]
-        found[run, 0] = _base_losses(probabilities, logits, goals, labels, work, first, count)
+        found[run, 0] = base_losses(probabilities, logits, goals, labels, work, first, count)
         _draw_signs(signs, drawn, layout, run, key)
         if depth == 1:
             steady[:] = float32(0.0)
@@ -187,7 +181,7 @@ def _measure_kernel(
                 row = outputs[j].ctypes.data
                 split_steps(middle[j].ctypes.data, half[j].ctypes.data, row, signs[j], eps)
             weight = tensors[2 * min(1, depth - 1)]
-            _product(steady, weight, middle, padding)
+            product(steady, weight, middle, padding)
             _spectra(spectrum, weight, half, layout[0, FIRST])
         _transform(spectrum, layout[min(1, depth - 1)], signs, eps)
         for row in range(order):
@@ -199,8 +193,8 @@ def _measure_kernel(
                 current, other = here, there
                 _second_layer(current, steady, spectrum, row, sign, outputs, layout)
                 for layer in range(2, depth):
-                    _product(product, tensors[2 * layer], current, padding)
-                    _finish(other, product, outputs, layout[layer], signs, row, sign * eps, layer + 1 < depth)
+                    product(carried, tensors[2 * layer], current, padding)
+                    _finish(other, carried, outputs, layout[layer], signs, row, sign * eps, layer + 1 < depth)
                     current, other = other, current
                 if goals.size > 0:
                     _squared_errors(work[4], current, probabilities)
@@ -215,88 +209,6 @@ def _measure_kernel(
             sizes = layout[layer]
             _gradients_of(gradients, slopes, signs, sizes, first)
     leave_place(places, place)
-
-
-@device
-def _turn_samples(turned, x, first, count):
-    """``turned[i, j] = x[first + j, i]``, zeros beyond the last sample: float32 [at least in, 32]."""
-    inner = x.shape[1]
-    wide, whole = inner // WIDTH * WIDTH, count // WIDTH * WIDTH
-    source_bytes, target_bytes = uintp(4 * inner), uintp(4 * LANES)
-    for lane in range(0, whole, WIDTH):
-        source, target = uintp(x[first + lane].ctypes.data), uintp(turned.ctypes.data) + uintp(4 * lane)
-        for _ in range(0, wide, WIDTH):
-            turn_square(target, target_bytes, source, source_bytes)
-            source, target = source + uintp(4 * WIDTH), target + uintp(WIDTH) * target_bytes
-    for lane in range(count):
-        for i in range(wide if lane < whole else 0, inner):
-            turned[i, lane] = x[first + lane, i]
-    for lane in range(count, LANES):
-        for i in range(inner):
-            turned[i, lane] = float32(0.0)
-
-
-@device
-def _product(out, weight, x, padding):
-    """``out[r] = Σ_i weight[r, i]·x[i]``: out float32 [at least 4, 32], weight [rows, inner], x [inner, 32]."""
-    rows, inner = weight.shape
-    x_at = uintp(x.ctypes.data)
-    if rows < 4:
-        for row in range(4):
-            for i in range(inner):
-                padding[row * inner + i] = weight[row, i] if row < rows else float32(0.0)
-        dense_rows(uintp(out.ctypes.data), uintp(padding.ctypes.data), inner, x_at, LANES, inner)
-        return
-    for block in range(0, rows, 4):
-        # The last rows are done again with those before them where they are no whole block.
-        row = min(block, rows - 4)
-        dense_rows(uintp(out[row].ctypes.data), uintp(weight[row].ctypes.data), inner, x_at, LANES, inner)
-
-
-@device
-def _add_bias(z, activated, bias, hidden):
-    """Adds the bias [1, rows] to z [at least rows, 32]; its ReLU in ``activated``, with zeros up to a multiple of 16."""
-    rows = bias.shape[1]
-    for row in range(rows):
-        target, shift, result = z[row], bias[0, row], activated[row]
-        for n in range(LANES):
-            target[n] += shift
-        if hidden:
-            for n in range(LANES):
-                result[n] = max(target[n], float32(0.0))
-    if hidden:
-        activated[rows : (rows + WIDTH - 1) // WIDTH * WIDTH] = float32(0.0)
-
-
-@device
-def _as_rows(inputs, sizes, activated, first):
-    """A layer's inputs [inner, 32] as rows of samples, with zeros up to 16 columns."""
-    stride = sizes[STRIDE]
-    row_bytes = uintp(4 * stride)
-    target = uintp(inputs.ctypes.data) + uintp(4 * (sizes[INPUT_AT] + first * stride))
-    for lane in range(0, LANES, WIDTH):
-        source = uintp(activated.ctypes.data) + uintp(4 * lane)
-        for i in range(0, sizes[INNER], WIDTH):
-            to = target + uintp(lane) * row_bytes + uintp(4 * i)
-            turn_square(to, row_bytes, source + uintp(4 * LANES * i), uintp(4 * LANES))
-
-
-@device
-def _base_losses(probabilities, logits, goals, labels, work, first, count):
-    """The sum of the losses of ``count`` samples; in ``probabilities`` [C, 32] softmax, or what is left to the goals."""
-    classes, total = probabilities.shape[0], 0.0
-    if goals.size > 0:
-        for c in range(classes):
-            for n in range(LANES):
-                probabilities[c, n] = logits[c, n] - goals[c, first + n]
-            for n in range(count):
-                total += probabilities[c, n] * probabilities[c, n]
-        return total
-    highest, sums = work[0], work[1]
-    base_softmax(probabilities, logits, 0, LANES, highest, sums)
-    for n in range(count):
-        total += np.log(sums[n]) + (highest[n] - logits[labels[first + n], n])
-    return total
 
 
 @routine
@@ -352,7 +264,7 @@ def _finish(out, product, outputs, sizes, signs, row, step, hidden):
     """A later layer's product becomes its difference: the noise, and ReLU."""
     for i in range(sizes[ROWS]):
         column = sizes[FIRST] + i
-        word = signs[column] ^ odd(uint32(row) & uint32(column))
+        word = uint32(signs[column] ^ inverted(uint32(row), uint32(column)))
         base = outputs[sizes[ROW_AT] + i].ctypes.data
         add_noise(out[i].ctypes.data, product[i].ctypes.data, base, word, step, hidden, False, False)
 
@@ -380,7 +292,7 @@ def _add_slopes(slopes, difference, side):
 
 @device
 def _leave_out(slopes, used, usable, count, scale, limit):
-    """Scales the differences [M, 32]; how many of the samples have one that is no number or too large: all zero then."""
+    """Scales the differences [M, 32]; how many samples have one that is no number, or too large: zeros then."""
     for n in range(LANES):
         usable[n] = float32(1.0) if n < count else float32(0.0)
     for row in range(used.size):

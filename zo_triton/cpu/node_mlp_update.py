@@ -1,4 +1,4 @@
-"""The second half of a small network's step with signs on its layers' outputs: gradients of weights, and the move."""
+"""The second half of a small network's step with signs on its outputs: gradients of weights, and the move."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 from numba import float32, uintp
 
 from zo_triton.cpu.mlp_step import _move
-from zo_triton.cpu.node_mlp import INNER, INPUT_AT, ROW_AT, ROWS, STRIDE, NodeMeasure, node_layout
+from zo_triton.cpu.node_mlp import NodeMeasure
+from zo_triton.cpu.node_mlp_base import INNER, INPUT_AT, ROW_AT, ROWS, STRIDE, node_layout
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.threads import together
 from zo_triton.cpu.vectors import LANES, dense_rows, sum_of_doubles
@@ -29,8 +30,8 @@ def node_mlp_update(
     if x.shape[1] < LANES:
         x = np.pad(x, ((0, 0), (0, LANES - x.shape[1])))
     arguments = (
-        tuple(tensors), tuple(first), tuple(second), tuple([np.float32(value) for value in rule]), x, samples, layout,
-        measured.gradients, measured.inputs,
+        tuple(tensors), tuple(first), tuple(second), tuple([np.float32(value) for value in rule]), x, samples,
+        layout, measured.gradients, measured.inputs,
     )  # fmt: skip
     work = samples * sum(tensor.size for tensor in tensors)
     together(_update_kernel, arguments, int(layout[-1, ROW_AT]) // 4, alone=work < SMALL_UPDATE)
@@ -61,9 +62,7 @@ def _update_kernel(
         for column in range(0, inner, LANES):
             # The last columns of a batch that has no more memory come again with those before them.
             begin = min(column, last)
-            dense_rows(
-                uintp(sums.ctypes.data), own_at, line, input_at + uintp(4 * begin), stride, samples
-            )
+            dense_rows(uintp(sums.ctypes.data), own_at, line, input_at + uintp(4 * begin), stride, samples)
             end = min(column + LANES, inner)
             for lane in range(count):
                 gradient = sums[lane, column - begin :]
@@ -74,5 +73,15 @@ def _update_kernel(
         for lane in range(count):
             at = own_at + uintp(4 * lane * line)
             sums[0, lane] = float32(sum_of_doubles(at, line // 8))
-        bias, first, second = tensors[2 * layer + 1], first_moments[2 * layer + 1], second_moments[2 * layer + 1]
-        _move(bias[0, row : row + count], first[0, row : row + count], second[0, row : row + count], sums[0], rule)
+        bias, first, second = (
+            tensors[2 * layer + 1],
+            first_moments[2 * layer + 1],
+            second_moments[2 * layer + 1],
+        )
+        _move(
+            bias[0, row : row + count],
+            first[0, row : row + count],
+            second[0, row : row + count],
+            sums[0],
+            rule,
+        )

@@ -30,7 +30,7 @@ def _relu_step(builder, step, base):
 
 @intrinsic
 def split_steps(context, middle, half_gap, base, word, eps):
-    """Half the sum and half the difference of what ReLU makes of base + sε and of base - sε; s by the word's bits."""
+    """Half the sum and half the difference of what ReLU makes of base + sε and of base - sε; s by the word."""
 
     def codegen(context, builder, signature, arguments):
         middle, half_gap, base, word, eps = arguments

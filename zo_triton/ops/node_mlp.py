@@ -13,7 +13,7 @@ from zo_triton.directions import Directions
 from zo_triton.ops.engines import engine_for, load_engine
 
 SECOND_LAYER = 1 << 19
-"""Float32 values of the second layer's differences along all directions for 32 samples, 2 MiB, which must stay near."""
+"""Float32 values of the second layer's differences along all directions for 32 samples: 2 MiB, to stay near."""
 
 WIDEST, MOST_WEIGHTS = 512, 1 << 19
 """Outputs of a layer, and weights, beyond which real GEMMs are worth their calls."""

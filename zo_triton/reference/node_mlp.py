@@ -1,4 +1,4 @@
-"""A ReLU network with signs on its layers' outputs in float64: what a step measures, and the gradient it makes of it."""
+"""A ReLU network with signs on its layers' outputs in float64: what a step measures, and its gradient."""
 
 from __future__ import annotations
 
