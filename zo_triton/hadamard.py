@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zo_triton.directions import matrix_shape, padded_columns
-from zo_triton.philox import philox
+from zo_triton.philox import philox_block
 
 if TYPE_CHECKING:
     from zo_triton.directions import Directions
@@ -37,9 +37,9 @@ def row_key(directions: Directions) -> tuple[int, int, int, int]:
 
 @lru_cache(maxsize=8)
 def _row_key(seed: int, step: int, rounds: int) -> tuple[int, int, int, int]:
-    counter = np.array([0, ROWS_WORD, SHARED_DIRECTION, step], np.uint32)
-    words = philox(counter, (seed & 0xFFFFFFFF, seed >> 32), rounds)
-    return tuple(int(word) for word in words)  # type: ignore[return-value]
+    key = seed & 0xFFFFFFFF, seed >> 32
+    first, second, third, last = philox_block((0, ROWS_WORD, SHARED_DIRECTION, step), key, rounds)
+    return first, second, third, last
 
 
 def rows(directions: Directions) -> np.ndarray:
