@@ -14,7 +14,7 @@ from benchmarks.field import run as field_quality
 from benchmarks.measure import accuracy, curves, gates, memory, scaling, step_time, transformer_steps
 from benchmarks.race import races
 from benchmarks.race.decoders import missing
-from benchmarks.race.loop import RaceConfig
+from benchmarks.race.settings import RaceConfig, log_uniform
 from benchmarks.report import Record, new_record
 from zo_triton._machine import environment
 from zo_triton._progress import NOTE, Monitor
@@ -23,10 +23,14 @@ from zo_triton.directions import seed_after
 Say = Callable[[str], None]
 
 QUICK_RACES = {
-    "digits-mlp": ("zo-adam", "zo-sgd", "mezo-adam", "vmap-adam", "rank-one-adam", "adam"),
-    "nzk-network": ("zo-adam", "mezo-adam", "vmap-adam", "adam"),
+    "digits-mlp": ("zo-adam", "mezo-adam", "vmap-adam", "rank-one-adam", "adam", "adam-compiled"),
+    "nzk-network": ("zo-adam", "mezo-adam", "vmap-adam", "adam", "adam-compiled"),
 }
 """The quick profile's races and who runs: ours, a loop, an ensemble, an evolution strategy, backpropagation."""
+
+
+QUICK_TRIALS = 12
+"""Of each method: four learning rates with each of three K's, or twelve."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +129,14 @@ def one_race(name: str, seed: int) -> list[Part]:
 
 
 def _shorter(config: RaceConfig) -> RaceConfig:
-    """A race of the quick profile: fewer seeds, less time for each; the rates stay, or a lucky one would win."""
-    return replace(config, trial_seconds=0.5, run_seconds=2.5, seeds=config.seeds[:3])
+    """A race of the quick profile: fewer trials and seeds, less time for each."""
+    return replace(
+        config,
+        learning_rates=log_uniform(*races.SPACE, QUICK_TRIALS),
+        trial_seconds=0.5,
+        run_seconds=2.5,
+        seeds=config.seeds[:3],
+    )
 
 
 def _race(
