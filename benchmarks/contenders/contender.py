@@ -114,6 +114,7 @@ class Method:
         dtype: What its evaluations compute in.
         needs: Packages beyond this project's own, :data:`GPU` and :data:`COMPILER`.
         directions: K, where it is part of what the method is; None leaves it to the setting.
+        asks: What a zeroth-order method asks for beside the batch's loss, as reports tell it; empty for nothing.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Method:
     dtype: str = "float32"
     needs: tuple[str, ...] = ()
     directions: int | None = None
+    asks: str = ""
 
     @property
     def tunes_directions(self) -> bool:

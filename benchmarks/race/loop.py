@@ -2,8 +2,8 @@
 
 Fairness, which decides such a comparison: every method gets as many trials of its learning rate and K
 (:mod:`benchmarks.race.sweep`) and the number of threads that its steps are quicker with, its clock runs during
-training steps only, compilation and warm-up happen before it, and the methods take turns seed by seed so that a busy
-machine slows them all. The clock is the host's or a device's (:mod:`benchmarks.race.clocks`); all else is the same.
+training steps only, compilation and warm-up happen before it, and the methods take turns seed by seed so that a
+busy machine slows them all. The clock is the host's or a device's (:mod:`benchmarks.race.clocks`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from benchmarks.contenders.contender import Method
+from benchmarks.contenders.contender import COMPILER, Method
 from benchmarks.race.clocks import HostClock, RaceClock
 from benchmarks.race.loaded_task import LoadedTask
 from benchmarks.race.settings import Choice, RaceConfig, choices
@@ -92,6 +92,8 @@ def _row(method: Method) -> dict[str, Any]:
         "label": method.label,
         "family": method.family,
         "dtype": method.dtype,
+        "asks": method.asks,
+        "compiled": COMPILER in method.needs,
         "set_up_seconds": None,
         "threads": None,
         "lr": None,
