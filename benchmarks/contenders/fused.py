@@ -132,8 +132,8 @@ class FusedSGD(Contender):
 
 
 ASKS = (
-    "keeps the inputs of its layers in memory until the update, and needs samples that don't depend on each other, with "
-    "a loss of each"
+    "keeps the inputs of its layers in memory until the update, and needs samples that don't depend on each other, "
+    "with a loss of each"
 )
 """What perturbing outputs takes that perturbing weights does not."""
 
