@@ -155,6 +155,10 @@ METHODS = (
         "zo-align", "fused, one-sided, align", "fused", lambda m, s: FusedSGD(m, s, aggregator="align"), DTYPE
     ),
     Method("zo-whole", "fused, one-sided, whole step", "fused", lambda m, s: Fused(m, s, momentum=0.0)),
+    Method(
+        "zo-activations-sgd", "fused on activations, orthogonal signs", "fused",
+        lambda m, s: Fused(m, s, momentum=0.0, perturb="activations"), DTYPE, asks=ASKS,
+    ),
     Method("zo-adam", "fused ZO + Adam", "fused", Fused, DTYPE),
     Method(
         "zo-activations", "fused ZO on activations + Adam", "fused",

@@ -31,8 +31,8 @@ CONFIG = RaceConfig(
     batch=64,
     directions=(16, 64, 128),
     eps=1e-4,
-    learning_rates=log_uniform(*SPACE, 24),
-    trial_seconds=0.8,
+    learning_rates=log_uniform(*SPACE, 18),
+    trial_seconds=0.6,
     run_seconds=4.0,
     seeds=(0, 1, 2, 3, 4),
     tuning_seeds=(100, 101, 102),
@@ -41,15 +41,15 @@ CONFIG = RaceConfig(
 """The main race's settings."""
 
 EVERYONE = (
-    "zo-adam", "zo-sgd", "zo-align", "zo-rank-1", "mezo-adam", "mezo-1", "vmap-adam", "forward-adam",
-    "rank-one-adam", "evosax", "evotorch", "adam", "adam-compiled", "sgd",
+    "zo-adam", "zo-activations", "zo-sgd", "zo-align", "zo-rank-1", "mezo-adam", "mezo-1", "vmap-adam",
+    "forward-adam", "rank-one-adam", "evosax", "evotorch", "adam", "adam-compiled", "sgd",
 )  # fmt: skip
 """Who runs in a quick race; a method whose packages are not installed is left out."""
 
-RIVALS = ("zo-adam", "mezo-adam", "vmap-adam", "adam", "adam-compiled")
+RIVALS = ("zo-adam", "zo-activations", "mezo-adam", "vmap-adam", "adam", "adam-compiled")
 """Who runs in a long one."""
 
-TUNERS = ("zo", "zo-adam", "zo-lora", "mezo-1", "mezo-1-lora", "adam", "sgd", "adam-lora")
+TUNERS = ("zo", "zo-adam", "zo-activations", "zo-lora", "mezo-1", "mezo-1-lora", "adam", "sgd", "adam-lora")
 """Who fine-tunes, all weights or adapters."""
 
 TUNING_SPACE = (1e-5, 0.1)
@@ -136,7 +136,7 @@ RACES = Named("race", {
     "mnist-cnn": Race(
         "mnist-cnn",
         replace(_CONVOLUTIONAL, run_seconds=290.0, targets=(0.90, 0.95), decay_steps=6000, overrun=1.02),
-        ("zo-adam", "mezo-adam", "adam", "adam-compiled"),
+        ("zo-adam", "zo-activations", "mezo-adam", "adam", "adam-compiled"),
     ),
     "cifar-cnn": Race("cifar-cnn", replace(_CONVOLUTIONAL, targets=(0.25, 0.35))),
     "tiny-imagenet-cnn": Race("tiny-imagenet-cnn", replace(_CONVOLUTIONAL, targets=(0.20, 0.30))),
