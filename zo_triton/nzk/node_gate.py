@@ -102,6 +102,7 @@ def check_nodes(
         )  # fmt: skip
         with torch.no_grad():
             for parameter in net.parameters():
+                assert parameter.grad is not None
                 parameter.sub_(parameter.grad, alpha=lr)
         walked.append(_outputs(net, x))
         wanted.append(exact.outputs)
