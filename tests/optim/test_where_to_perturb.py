@@ -1,4 +1,4 @@
-"""Where to perturb, on layers made up for the purpose; tests/nzk/test_layer_squares.py has measured networks."""
+"""Where to perturb, on layers made up for the purpose; tests/nzk/test_measured_squares.py has measured networks."""
 
 from itertools import product
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from zo_triton.nzk.fluctuation import StepMoments, step_moments
     from zo_triton.nzk.function_space import Factors, factors, measured_factor, recursion, simulate
     from zo_triton.nzk.gate import CheckResult, MeanResult, check, check_mean, mean_z_scores
-    from zo_triton.nzk.layer_squares import layer_squares
+    from zo_triton.nzk.measured_squares import layer_squares
+    from zo_triton.nzk.node_gate import check_nodes
     from zo_triton.nzk.node_linearize import linearize_nodes
     from zo_triton.nzk.node_stability import max_stable_lr_linear, max_stable_lr_nodes
     from zo_triton.nzk.nodes import NodeModel, gradient_error, kernel_error
@@ -61,6 +62,7 @@ __all__ = [
     "check",
     "check_lr_of",
     "check_mean",
+    "check_nodes",
     "check_stable",
     "curvature",
     "deviation",
@@ -108,7 +110,8 @@ _NAMES = {
     "fluctuation": ("StepMoments", "step_moments"),
     "function_space": ("Factors", "factors", "measured_factor", "recursion", "simulate"),
     "gate": ("CheckResult", "MeanResult", "check", "check_mean", "mean_z_scores"),
-    "layer_squares": ("layer_squares",),
+    "measured_squares": ("layer_squares",),
+    "node_gate": ("check_nodes",),
     "node_linearize": ("linearize_nodes",),
     "node_stability": ("max_stable_lr_linear", "max_stable_lr_nodes"),
     "nodes": ("NodeModel", "gradient_error", "kernel_error"),

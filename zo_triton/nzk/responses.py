@@ -12,7 +12,6 @@ from zo_triton.difference import differences
 from zo_triton.directions import Directions
 from zo_triton.distributions import DISTRIBUTIONS
 from zo_triton.nzk.arrays import COUPLINGS, KERNELS, check_choice, check_count
-from zo_triton.nzk.coordinate_moments import check_independent
 from zo_triton.nzk.estimation import Accumulator, Estimate, vectors_per_draw
 
 TOGETHER = 256
@@ -65,8 +64,9 @@ def empirical_model(
         >>> bool(abs(measured.z_scores([[25.0]])).max() < 4)
         True
     """
-    check_choice(distribution, "distribution", tuple(DISTRIBUTIONS))
-    check_independent(distribution)
+    # All draws are directions of one step, and of that orthogonal ones are not independent.
+    known = [name for name, about in DISTRIBUTIONS.items() if not about.orthogonal]
+    check_choice(distribution, "distribution", known)
     check_choice(coupling, "coupling", COUPLINGS)
     check_choice(kernel, "kernel", KERNELS)
     count = check_count(num_directions, "num_directions")
