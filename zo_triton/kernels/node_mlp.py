@@ -1,0 +1,191 @@
+"""A small MLP and its loss with every layer's outputs perturbed, all evaluations in one launch on tensor cores.
+
+The weights are the same for all directions: a program takes a block of rows, one an evaluation and sample, through all
+layers, each a product of the whole layer, whose differences never leave the registers; the loss, too, is taken there.
+The first layer's outputs move by the noise alone, so that neither its input nor its weight is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from zo_triton.directions import Directions
+from zo_triton.kernels.activation import activation_change, check_activation
+from zo_triton.kernels.arguments import check_arguments
+from zo_triton.kernels.choices import pick, situation, upper
+from zo_triton.kernels.field import as_word
+from zo_triton.kernels.launch import blocks, chip_of, compute_dtype, launch
+from zo_triton.kernels.mlp import MAX_DEPTH, MAX_WIDTH, check_loss, packed
+from zo_triton.kernels.mlp_loss import sample_losses
+from zo_triton.kernels.node_signs import (
+    NODE_UNSPECIALISED,
+    node_arguments,
+    node_counter,
+    noise_tile,
+    order_of,
+    step_of_nodes,
+)
+from zo_triton.kernels.numeric import dot, narrow
+
+LEAST_WIDTH = 32
+"""Of a layer's tile: a word of signs."""
+
+
+def node_mlp_fits(widths: Sequence[int]) -> bool:
+    """Whether a network of so many outputs a layer goes in one launch."""
+    return len(widths) <= MAX_DEPTH and max(widths) <= MAX_WIDTH
+
+
+def default_config(widest: int, dtype: torch.dtype, chip: str) -> dict[str, int]:
+    """Rows of a program and launch options, for a network whose widest output is this; none timed yet."""
+    rows = 128 if dtype == torch.bfloat16 else 64
+    return {"BLOCK_N": rows, "num_warps": 8 if widest > 32 else 4, "num_stages": 1}
+
+
+@triton.jit(do_not_specialize=NODE_UNSPECIALISED)
+def _node_mlp_kernel(
+        out_ptr, output_ptrs, weight_ptrs, target_ptr, signed_eps_ptr, rows, samples, smoothing,
+        stride_op, stride_on, key0, key1, step, first, order_mask, order_shift,
+        WIDTHS: tl.constexpr, TILES: tl.constexpr, WORDS: tl.constexpr, COLUMNS: tl.constexpr,
+        ACTIVATIONS: tl.constexpr, DEPTH: tl.constexpr, SQUARED: tl.constexpr, SIDES: tl.constexpr, ORTHOGONAL: tl.constexpr,
+        ROUNDS: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Program = block of rows; row p·samples + n is evaluation p of sample n; writes out [P, samples].
+
+    Tuples with one entry a layer, contiguous: outputs [samples, WIDTHS[l]] float32, weights [WIDTHS[l], WIDTHS[l-1]]
+    in DTYPE from the second layer on; TILES: the widths of the tiles; WORDS and COLUMNS: the applications' counter words
+    and first column indices.
+    """
+    row = tl.cast(tl.program_id(0), tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    mask_n = row < rows
+    n, p = row % samples, (row // samples).to(tl.int32)
+    epsilon = tl.load(signed_eps_ptr + p, mask=mask_n, other=0.0)
+    sample, direction = n.to(tl.uint32), as_word(first + p // SIDES)
+    for layer in tl.static_range(DEPTH):
+        counter = node_counter(tl.full((), WORDS[layer], tl.int32), step, key0, key1)
+        order = order_of(tl.full((), COLUMNS[layer], tl.int32), order_mask, order_shift)
+        change = noise_tile(
+            epsilon, sample, tl.zeros((BLOCK_N,), tl.uint32), WIDTHS[layer], direction, counter, order,
+            ORTHOGONAL, ROUNDS, True, BLOCK_N, TILES[layer])  # fmt: skip
+        outer = tl.arange(0, TILES[layer])
+        if layer > 0:
+            inner = tl.arange(0, TILES[layer - 1])
+            inside = (inner < WIDTHS[layer - 1])[:, None] & (outer < WIDTHS[layer])[None, :]
+            offsets = (outer * WIDTHS[layer - 1])[None, :] + inner[:, None]
+            weight = tl.load(weight_ptrs[layer - 1] + offsets, mask=inside, other=0.0)
+            change = dot(narrow(moved, DTYPE), weight, change, PRECISION)
+        mask = mask_n[:, None] & (outer < WIDTHS[layer])[None, :]
+        if ACTIVATIONS[layer] != "none":
+            before = tl.load(
+                output_ptrs[layer] + (n * WIDTHS[layer])[:, None] + outer[None, :], mask=mask, other=0.0
+            )
+            change = activation_change(before, change, ACTIVATIONS[layer])
+        # Features that are not there must not move the next layer.
+        moved = tl.where(mask, change, 0.0)
+    losses = sample_losses(
+        moved, output_ptrs[DEPTH - 1], target_ptr, n, mask_n, smoothing, SQUARED, WIDTHS[DEPTH - 1], BLOCK_N,
+        TILES[DEPTH - 1])  # fmt: skip
+    tl.store(out_ptr + p.to(tl.int64) * stride_op + n * stride_on, losses, mask=mask_n)
+
+
+def node_mlp_differences(
+    out: Tensor,
+    outputs: list[Tensor],
+    weights: list[Tensor],
+    activations: list[str],
+    target: Tensor,
+    directions: Directions,
+    applications: list[int],
+    firsts: list[int],
+    signed_eps: Tensor,
+    label_smoothing: float,
+    *,
+    precision: str | None = None,
+    config: Mapping[str, int] | None = None,
+) -> None:
+    """Each sample's loss difference through a whole MLP whose layers' outputs are perturbed, in one launch.
+
+    A network of other widths, applications or first columns is another kernel to compile.
+
+    Args:
+        out: [P, N] float32; with the rest as in :func:`zo_triton.reference.node_mlp_differences`.
+        outputs: [N, out_l] each.
+        weights: [out_l, out_(l-1)] of each layer but the first.
+        activations: What follows each layer.
+        target: [N] int64 class indices, or [N, C] of any floating dtype for the squared error.
+        directions: Names the K directions.
+        applications: Number of each layer's application in the closure.
+        firsts: Column index of each one's first node.
+        signed_eps: [P].
+        label_smoothing: In [0, 1]; of cross-entropy alone.
+        precision: How the products are taken: ``"tf32x3"``, ``"ieee"``, or ``"bf16"`` of operands that are rounded to
+            it; None: as float32 is taken on this chip.
+        config: Tile sizes and launch options, as from :func:`default_config`.
+
+    Raises:
+        ValueError: The network doesn't fit (see :func:`node_mlp_fits`), an activation is unknown or stands after the
+            last layer, the target doesn't belong to the logits, the label smoothing is no share, P is not K or 2K,
+            or nodes are not perturbed by this distribution.
+    """
+    sides = check_arguments(out, None, directions, signed_eps, "none")
+    widths = tuple(output.shape[1] for output in outputs)
+    _check_network(widths, weights, activations)
+    check_loss(outputs[-1], target, label_smoothing)
+    words = [node_arguments(directions, *place) for place in zip(applications, firsts, strict=True)]
+    squared, samples = target.is_floating_point(), out.shape[1]
+    precision = precision or ("ieee" if chip_of(out) == "gfx942" else "tf32x3")
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    key = situation(
+        "node_mlp_differences", torch.float32, distribution=directions.distribution, precision=precision,
+        widest=upper(max(widths), 32, 64, 128),
+    )  # fmt: skip
+    config = config or pick(out.device, key, default_config(max(widths), dtype, chip_of(out)))
+    launch(
+        _node_mlp_kernel,
+        blocks(out.numel(), config["BLOCK_N"]),
+        out,
+        out_ptr=out,
+        output_ptrs=packed(outputs),
+        weight_ptrs=tuple(weight.detach().to(dtype).contiguous() for weight in weights),
+        target_ptr=packed([target])[0] if squared else target.contiguous(),
+        signed_eps_ptr=signed_eps.contiguous(),
+        rows=out.numel(),
+        samples=samples,
+        smoothing=float(label_smoothing),
+        stride_op=out.stride(0),
+        stride_on=out.stride(1),
+        **step_of_nodes(directions),
+        WIDTHS=widths,
+        TILES=tuple(max(LEAST_WIDTH, int(triton.next_power_of_2(width))) for width in widths),
+        WORDS=tuple(word["node_word"] for word in words),
+        COLUMNS=tuple(word["column"] for word in words),
+        ACTIVATIONS=tuple(activations),
+        DEPTH=len(widths),
+        SQUARED=squared,
+        SIDES=sides,
+        DTYPE=compute_dtype(dtype),
+        PRECISION="ieee" if precision == "bf16" else precision,
+        **config,
+    )
+
+
+def _check_network(widths: tuple[int, ...], weights: list[Tensor], activations: list[str]) -> None:
+    for activation in activations:
+        check_activation(activation)
+    if activations[-1] != "none":
+        raise ValueError(f"the last layer's outputs are logits, got activation {activations[-1]!r} after it.")
+    if not node_mlp_fits(widths):
+        raise ValueError(
+            f"only networks of up to {MAX_DEPTH} layers with up to {MAX_WIDTH} outputs each go in one launch, got "
+            f"outputs {list(widths)}; evaluate it layer by layer."
+        )
+    shapes = [tuple(weight.shape) for weight in weights]
+    wanted = [(outer, inner) for inner, outer in pairwise(widths)]
+    if shapes != wanted:
+        raise ValueError(f"outputs {list(widths)} need weights {wanted} from the second layer on, got {shapes}.")
