@@ -30,7 +30,7 @@ from zo_triton.kernels.node_signs import (
 )
 from zo_triton.kernels.numeric import dot, narrow
 
-CONFIG = {"BLOCK_S": 64, "BLOCK_C": 128, "BLOCK_K": 32, "num_warps": 4}
+CONFIG = {"BLOCK_S": 64, "BLOCK_C": 64, "BLOCK_K": 32, "num_warps": 4}
 """Samples, nodes and directions of a program's tiles: at most so many."""
 
 REPEATS = 8

@@ -45,7 +45,36 @@ def node_mlp_fits(widths: Sequence[int]) -> bool:
 def default_config(widest: int, dtype: torch.dtype, chip: str) -> dict[str, int]:
     """Rows of a program and launch options, for a network whose widest output is this; none timed yet."""
     rows = 128 if dtype == torch.bfloat16 else 64
-    return {"BLOCK_N": rows, "num_warps": 8 if widest > 32 else 4, "num_stages": 1}
+    return {"BLOCK_N": rows, "num_warps": 4 if rows < 128 or widest <= 32 else 8, "num_stages": 1}
+
+
+@triton.jit
+def _halves(tile, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """Left and right half of a [ROWS, COLS] tile."""
+    return tl.split(tl.permute(tl.reshape(tile, (ROWS, 2, COLS // 2)), (0, 2, 1)))
+
+
+@triton.jit
+def _add_product(
+        total, left, weight_ptr, start, INNER: tl.constexpr, OUTER: tl.constexpr, DTYPE: tl.constexpr,
+        PRECISION: tl.constexpr, ROWS: tl.constexpr, INNER_TILE: tl.constexpr, OUTER_TILE: tl.constexpr,
+):  # fmt: skip
+    """Adds left·Wᵀ: left [ROWS, INNER_TILE] are the inner features from ``start`` on, total [ROWS, OUTER_TILE].
+
+    In float32 no more than 64 of them at once: the parts that tf32x3 makes of the operands fill the registers.
+    """
+    if INNER_TILE > 64 and DTYPE.primitive_bitwidth == 32:
+        HALF: tl.constexpr = INNER_TILE // 2
+        left0, left1 = _halves(left, ROWS, INNER_TILE)
+        total = _add_product(
+            total, left0, weight_ptr, start, INNER, OUTER, DTYPE, PRECISION, ROWS, HALF, OUTER_TILE)  # fmt: skip
+        return _add_product(
+            total, left1, weight_ptr, start + HALF, INNER, OUTER, DTYPE, PRECISION, ROWS, HALF, OUTER_TILE)  # fmt: skip
+    else:
+        inner, outer = start + tl.arange(0, INNER_TILE), tl.arange(0, OUTER_TILE)
+        inside = (inner < INNER)[:, None] & (outer < OUTER)[None, :]
+        weight = tl.load(weight_ptr + (outer * INNER)[None, :] + inner[:, None], mask=inside, other=0.0)
+        return dot(narrow(left, DTYPE), weight, total, PRECISION)
 
 
 @triton.jit(do_not_specialize=NODE_UNSPECIALISED)
@@ -75,11 +104,9 @@ def _node_mlp_kernel(
             ORTHOGONAL, ROUNDS, True, BLOCK_N, TILES[layer])  # fmt: skip
         outer = tl.arange(0, TILES[layer])
         if layer > 0:
-            inner = tl.arange(0, TILES[layer - 1])
-            inside = (inner < WIDTHS[layer - 1])[:, None] & (outer < WIDTHS[layer])[None, :]
-            offsets = (outer * WIDTHS[layer - 1])[None, :] + inner[:, None]
-            weight = tl.load(weight_ptrs[layer - 1] + offsets, mask=inside, other=0.0)
-            change = dot(narrow(moved, DTYPE), weight, change, PRECISION)
+            change = _add_product(
+                change, moved, weight_ptrs[layer - 1], 0, WIDTHS[layer - 1], WIDTHS[layer], DTYPE, PRECISION,
+                BLOCK_N, TILES[layer - 1], TILES[layer])  # fmt: skip
         mask = mask_n[:, None] & (outer < WIDTHS[layer])[None, :]
         if ACTIVATIONS[layer] != "none":
             before = tl.load(

@@ -27,6 +27,7 @@ from zo_triton.ops.nodes import (
     node_linear,
     node_sample,
 )
+from zo_triton.ops.nodes_mlp import node_mlp_differences, offers_node_mlp
 from zo_triton.ops.registry import SCHEMAS
 from zo_triton.ops.rows import activation_terms, offers_rows, row_program
 
@@ -53,9 +54,11 @@ __all__ = [
     "node_epilogue",
     "node_gradient",
     "node_linear",
+    "node_mlp_differences",
     "node_sample",
     "offers_mlp",
     "offers_mlp_step",
+    "offers_node_mlp",
     "offers_rows",
     "on_grid",
     "perturbed_conv2d",

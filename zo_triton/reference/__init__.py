@@ -13,6 +13,7 @@ from zo_triton.reference.nodes import (
     node_linear,
     node_sample,
 )
+from zo_triton.reference.nodes_mlp import node_mlp_differences
 from zo_triton.reference.operations import (
     accumulate,
     activation_difference,
@@ -38,6 +39,7 @@ __all__ = [
     "node_epilogue",
     "node_gradient",
     "node_linear",
+    "node_mlp_differences",
     "node_sample",
     "perturbed_conv2d",
     "perturbed_linear",
