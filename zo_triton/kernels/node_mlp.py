@@ -22,6 +22,7 @@ from zo_triton.kernels.choices import pick, situation, upper
 from zo_triton.kernels.field import as_word
 from zo_triton.kernels.launch import blocks, chip_of, compute_dtype, launch
 from zo_triton.kernels.mlp import MAX_DEPTH, MAX_WIDTH, check_loss, packed
+from zo_triton.kernels.mlp_layer import CHUNK, _chunk_of
 from zo_triton.kernels.mlp_loss import sample_losses
 from zo_triton.kernels.node_signs import (
     NODE_UNSPECIALISED,
@@ -42,39 +43,66 @@ def node_mlp_fits(widths: Sequence[int]) -> bool:
     return len(widths) <= MAX_DEPTH and max(widths) <= MAX_WIDTH
 
 
-def default_config(widest: int, dtype: torch.dtype, chip: str) -> dict[str, int]:
+def default_config(widest: int) -> dict[str, int]:
     """Rows of a program and launch options, for a network whose widest output is this; none timed yet."""
-    rows = 128 if dtype == torch.bfloat16 else 64
-    return {"BLOCK_N": rows, "num_warps": 4 if rows < 128 or widest <= 32 else 8, "num_stages": 1}
+    return {"BLOCK_N": 64, "num_warps": 8 if widest > 32 else 4, "num_stages": 1}
 
 
 @triton.jit
-def _halves(tile, ROWS: tl.constexpr, COLS: tl.constexpr):
+def _add_product(
+        total, left, weight_ptr, INNER: tl.constexpr, OUTER: tl.constexpr, DTYPE: tl.constexpr,
+        PRECISION: tl.constexpr, ROWS: tl.constexpr, INNER_TILE: tl.constexpr, OUTER_TILE: tl.constexpr,
+):  # fmt: skip
+    """Adds left·Wᵀ to total [ROWS, OUTER_TILE]; left [ROWS, INNER_TILE] float32, W [OUTER, INNER] in DTYPE.
+
+    In float32 a chunk of the inner features at a time: the parts that tf32x3 makes of whole operands don't fit the
+    registers.
+    """
+    outer = tl.arange(0, OUTER_TILE)
+    if DTYPE.primitive_bitwidth == 16:
+        inner = tl.arange(0, INNER_TILE)
+        inside = (inner < INNER)[:, None] & (outer < OUTER)[None, :]
+        weight = tl.load(weight_ptr + (outer * INNER)[None, :] + inner[:, None], mask=inside, other=0.0)
+        return dot(narrow(left, DTYPE), weight, total, PRECISION)
+    else:
+        for start in range(0, INNER, CHUNK):
+            inner = start + tl.arange(0, CHUNK)
+            inside = (inner < INNER)[:, None] & (outer < OUTER)[None, :]
+            weight = tl.load(weight_ptr + (outer * INNER)[None, :] + inner[:, None], mask=inside, other=0.0)
+            total = dot(_chunk_of(left, start // CHUNK, ROWS, INNER_TILE), weight, total, PRECISION)
+        return total
+
+
+@triton.jit
+def _parts(tile, ROWS: tl.constexpr, COLS: tl.constexpr):
     """Left and right half of a [ROWS, COLS] tile."""
     return tl.split(tl.permute(tl.reshape(tile, (ROWS, 2, COLS // 2)), (0, 2, 1)))
 
 
 @triton.jit
-def _add_product(
-        total, left, weight_ptr, start, INNER: tl.constexpr, OUTER: tl.constexpr, DTYPE: tl.constexpr,
-        PRECISION: tl.constexpr, ROWS: tl.constexpr, INNER_TILE: tl.constexpr, OUTER_TILE: tl.constexpr,
+def _activated(
+        change, before_ptr, rows, mask_n, start, ACTIVATION: tl.constexpr, WIDTH: tl.constexpr,
+        ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """Adds left·Wᵀ: left [ROWS, INNER_TILE] are the inner features from ``start`` on, total [ROWS, OUTER_TILE].
+    """The activation's difference of a layer's columns from ``start`` on, 0 where there is no row or column.
 
-    In float32 no more than 64 of them at once: the parts that tf32x3 makes of the operands fill the registers.
+    At most 32 columns at a time: the intermediates of a whole tile are more than the registers hold.
     """
-    if INNER_TILE > 64 and DTYPE.primitive_bitwidth == 32:
-        HALF: tl.constexpr = INNER_TILE // 2
-        left0, left1 = _halves(left, ROWS, INNER_TILE)
-        total = _add_product(
-            total, left0, weight_ptr, start, INNER, OUTER, DTYPE, PRECISION, ROWS, HALF, OUTER_TILE)  # fmt: skip
-        return _add_product(
-            total, left1, weight_ptr, start + HALF, INNER, OUTER, DTYPE, PRECISION, ROWS, HALF, OUTER_TILE)  # fmt: skip
+    if COLS > 32:
+        left, right = _parts(change, ROWS, COLS)
+        left = _activated(left, before_ptr, rows, mask_n, start, ACTIVATION, WIDTH, ROWS, COLS // 2)
+        tl.debug_barrier()
+        right = _activated(
+            right, before_ptr, rows, mask_n, start + COLS // 2, ACTIVATION, WIDTH, ROWS, COLS // 2
+        )
+        return tl.reshape(tl.permute(tl.join(left, right), (0, 2, 1)), (ROWS, COLS))
     else:
-        inner, outer = start + tl.arange(0, INNER_TILE), tl.arange(0, OUTER_TILE)
-        inside = (inner < INNER)[:, None] & (outer < OUTER)[None, :]
-        weight = tl.load(weight_ptr + (outer * INNER)[None, :] + inner[:, None], mask=inside, other=0.0)
-        return dot(narrow(left, DTYPE), weight, total, PRECISION)
+        column = start + tl.arange(0, COLS)
+        mask = mask_n[:, None] & (column < WIDTH)[None, :]
+        if ACTIVATION != "none":
+            before = tl.load(before_ptr + (rows * WIDTH)[:, None] + column[None, :], mask=mask, other=0.0)
+            change = activation_change(before, change, ACTIVATION)
+        return tl.where(mask, change, 0.0)
 
 
 @triton.jit(do_not_specialize=NODE_UNSPECIALISED)
@@ -102,19 +130,14 @@ def _node_mlp_kernel(
         change = noise_tile(
             epsilon, sample, tl.zeros((BLOCK_N,), tl.uint32), WIDTHS[layer], direction, counter, order,
             ORTHOGONAL, ROUNDS, True, BLOCK_N, TILES[layer])  # fmt: skip
-        outer = tl.arange(0, TILES[layer])
         if layer > 0:
             change = _add_product(
-                change, moved, weight_ptrs[layer - 1], 0, WIDTHS[layer - 1], WIDTHS[layer], DTYPE, PRECISION,
+                change, moved, weight_ptrs[layer - 1], WIDTHS[layer - 1], WIDTHS[layer], DTYPE, PRECISION,
                 BLOCK_N, TILES[layer - 1], TILES[layer])  # fmt: skip
-        mask = mask_n[:, None] & (outer < WIDTHS[layer])[None, :]
-        if ACTIVATIONS[layer] != "none":
-            before = tl.load(
-                output_ptrs[layer] + (n * WIDTHS[layer])[:, None] + outer[None, :], mask=mask, other=0.0
-            )
-            change = activation_change(before, change, ACTIVATIONS[layer])
         # Features that are not there must not move the next layer.
-        moved = tl.where(mask, change, 0.0)
+        moved = _activated(
+            change, output_ptrs[layer], n, mask_n, 0, ACTIVATIONS[layer], WIDTHS[layer], BLOCK_N, TILES[layer]
+        )
     losses = sample_losses(
         moved, output_ptrs[DEPTH - 1], target_ptr, n, mask_n, smoothing, SQUARED, WIDTHS[DEPTH - 1], BLOCK_N,
         TILES[DEPTH - 1])  # fmt: skip
@@ -172,7 +195,7 @@ def node_mlp_differences(
         "node_mlp_differences", torch.float32, distribution=directions.distribution, precision=precision,
         widest=upper(max(widths), 32, 64, 128),
     )  # fmt: skip
-    config = config or pick(out.device, key, default_config(max(widths), dtype, chip_of(out)))
+    config = config or pick(out.device, key, default_config(max(widths)))
     launch(
         _node_mlp_kernel,
         blocks(out.numel(), config["BLOCK_N"]),
