@@ -11,8 +11,9 @@ signs 32 columns of them (word w is row 4·(row//4)+w, bit b is column 32·(col/
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import accumulate
 from math import ceil, prod
 
@@ -64,7 +65,7 @@ class Directions:
         order: With ``hadamard`` only: M, the order of the matrix that the directions are rows of, a power of two
             with at least ``first + num`` rows. None for the smallest. Slices keep it.
         offsets: With ``hadamard`` only: column index of the first element of each tensor in the order of the ids,
-            from :meth:`over`. A tensor beyond their end begins at 0, as if it were the whole parameter.
+            from :meth:`over`. A tensor 0 without any begins at 0, as if it were the whole parameter.
 
     Raises:
         TypeError: A number is not an integer.
@@ -161,15 +162,52 @@ class Directions:
         return replace(self, num=1, first=index)
 
     def offset(self, tensor_id: int) -> int:
-        """Column index of a tensor's first element."""
+        """Column index of a tensor's first element.
+
+        Raises:
+            ValueError: It is not known, and without it no two functions would draw the same.
+        """
+        self.check_bound([tensor_id])
         return self.offsets[tensor_id] if tensor_id < len(self.offsets) else 0
 
-    def over(self, shapes: Sequence[Sequence[int]]) -> Directions:
-        """These directions with the columns of tensors of these shapes one after the other; others as they are."""
+    def check_bound(self, tensor_ids: Iterable[int]) -> None:
+        """Refuses tensors for whose columns there are no offsets; those of an id below 0 are not drawn.
+
+        Raises:
+            ValueError: With ``hadamard``, a tensor other than number 0 has no offset.
+        """
+        if self.order is None:
+            return
+        for tensor_id in tensor_ids:
+            if tensor_id > 0 and tensor_id >= len(self.offsets):
+                raise ValueError(
+                    f"'hadamard' directions need the column index of tensor {tensor_id}, got offsets of "
+                    f"{len(self.offsets)} tensors; take directions.over([p.shape for p in params])."
+                )
+
+    def over(self, shapes: Iterable[Sequence[int]]) -> Directions:
+        """These directions with the columns of tensors of these shapes one after the other; others as they are.
+
+        A step's forward pass, Gram matrix and update must have the same: what is given the trained tensors sees to
+        it itself, so this is for calls of single operations.
+
+        Args:
+            shapes: Of all trained tensors in the order of their ids.
+
+        Raises:
+            ValueError: They have other offsets already.
+        """
         if self.order is None:
             return self
-        sizes = [num_columns(shape) for shape in shapes]
-        return replace(self, offsets=tuple(accumulate(sizes[:-1], initial=0)) if sizes else ())
+        offsets = _offsets(tuple(map(tuple, shapes)))
+        if self.offsets == offsets:
+            return self
+        if self.offsets:
+            raise ValueError(
+                f"these 'hadamard' directions have the columns of {len(self.offsets)} other tensors than these "
+                f"{len(offsets)}; name the directions anew, without offsets."
+            )
+        return replace(self, offsets=offsets)
 
     def encode(self) -> list[int]:
         """The integers that cross the boundary of a torch custom op; the seed as a signed 64-bit one."""
@@ -218,6 +256,11 @@ def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
     if len(shape) < 2:
         return 1, prod(shape)
     return int(shape[0]), prod(shape[1:])
+
+
+@lru_cache(maxsize=32)
+def _offsets(shapes: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+    return tuple(accumulate(map(num_columns, shapes[:-1]), initial=0)) if shapes else ()
 
 
 def padded_columns(cols: int) -> int:

@@ -2,21 +2,26 @@
 
 Direction k of a step has the signs s_j·(−1)^popcount(row(k) & j), j being an element's column index and s_j a
 random sign of its own that all directions of the step share. The matrix has order M, a power of two; a row is
-below M, so that a column index needs no modulo: columns that are equal modulo M share their entries and differ by s_j alone.
-Rows are chosen without repetition, so that over any M successive columns two directions are orthogonal.
+below M, so that a column index needs no modulo: columns that are equal modulo M share their entries and differ by
+s_j alone. Rows are chosen without repetition, so that over any M successive columns two directions are orthogonal.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from zo_triton.directions import matrix_shape, padded_columns
 from zo_triton.philox import philox
 
 if TYPE_CHECKING:
     from zo_triton.directions import Directions
+
+MAX_TABLE = 2**20
+"""The largest order for which :func:`gram` keeps its table, of 8 bytes a row."""
 
 SHARED_DIRECTION = 0xFFFFFFFF
 """The direction's counter word of a sign that all directions share."""
@@ -67,3 +72,49 @@ def entries(directions: Directions, columns: np.ndarray) -> np.ndarray:
     """The matrix's entries for each direction and column index: float64 [K, *columns.shape] of ±1."""
     chosen = rows(directions).astype(np.uint64).reshape(-1, *[1] * columns.ndim)
     return 1.0 - 2.0 * parity(chosen & columns.astype(np.uint64))
+
+
+def gram(
+    directions: Directions, shapes: Sequence[Sequence[int]], tensor_ids: Sequence[int]
+) -> np.ndarray | None:
+    """Inner products of the directions over some tensors, without looking at any of their elements.
+
+    z_k·z_l is Σ_j (-1)^popcount(x & j) with x = row(k) ^ row(l) over all column indices j: the Walsh-Hadamard
+    transform, at x, of how many elements there are with each j modulo M. The transform is the same in every step.
+
+    Args:
+        directions: Names the K directions.
+        shapes: Of the tensors.
+        tensor_ids: Their ids.
+
+    Returns:
+        float64 [K, K], exact integers; None if the table would be too large (:data:`MAX_TABLE`).
+    """
+    assert directions.order is not None
+    if directions.order > MAX_TABLE:
+        return None
+    places = tuple(
+        (directions.offset(tensor_id), *matrix_shape(shape))
+        for shape, tensor_id in zip(shapes, tensor_ids, strict=True)
+    )
+    chosen = rows(directions)
+    return _spectrum(directions.order, places)[chosen[:, None] ^ chosen]
+
+
+@lru_cache(maxsize=8)
+def _spectrum(order: int, places: tuple[tuple[int, int, int], ...]) -> np.ndarray:
+    """Σ_j (-1)^popcount(x & j) for each x below the order, float64; places: offset, rows and columns of tensors."""
+    changes = np.zeros(2 * order + 1, np.int64)
+    whole = 0
+    for offset, height, cols in places:
+        starts = (offset + padded_columns(cols) * np.arange(height)) % order
+        whole += height * (cols // order)
+        changes += np.bincount(starts, minlength=changes.size)
+        changes -= np.bincount(starts + cols % order, minlength=changes.size)
+    counts = np.cumsum(changes[:-1]).reshape(2, order).sum(0) + whole
+    sums, size = counts.astype(np.float64), 1
+    while size < order:
+        pairs = sums.reshape(-1, 2, size)
+        sums = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], axis=1).reshape(-1)
+        size *= 2
+    return sums

@@ -13,12 +13,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from zo_triton.directions import Directions, tensor_word
+from zo_triton.directions import Directions
 from zo_triton.kernels.activation import check_activation
 from zo_triton.kernels.arguments import check_arguments
 from zo_triton.kernels.choices import pick, situation, upper
 from zo_triton.kernels.epilogue import evaluations_of
-from zo_triton.kernels.field import UNSPECIALISED, counter_arguments, counter_of
+from zo_triton.kernels.field import UNSPECIALISED, counter_arguments, counter_of, drawn_by, word_argument
 from zo_triton.kernels.launch import blocks, chip_of, launch
 from zo_triton.kernels.mlp_layer import CHUNK, layer_differences
 from zo_triton.kernels.mlp_loss import sample_losses
@@ -155,13 +155,13 @@ def launch_mlp_differences(
         **counter_arguments(directions),
         WIDTHS=widths,
         TILES=tuple(max(CHUNK.value, int(triton.next_power_of_2(width))) for width in widths),
-        WEIGHT_WORDS=_words(weight_ids),
-        BIAS_WORDS=_words(bias_ids),
+        WEIGHT_WORDS=_words(directions, weight_ids),
+        BIAS_WORDS=_words(directions, bias_ids),
         ACTIVATIONS=tuple(activations),
         DEPTH=len(weights),
         SQUARED=squared,
         SIDES=sides,
-        DISTRIBUTION=directions.elementwise,
+        DISTRIBUTION=drawn_by(directions),
         ROUNDS=directions.rounds,
         PRECISION=precision,
         **config,
@@ -173,8 +173,8 @@ def packed(tensors: list[Tensor]) -> tuple[Tensor, ...]:
     return tuple(tensor.detach().to(torch.float32).contiguous() for tensor in tensors)
 
 
-def _words(tensor_ids: list[int]) -> tuple[int, ...]:
-    return tuple(tensor_word(tensor_id) if tensor_id >= 0 else -1 for tensor_id in tensor_ids)
+def _words(directions: Directions, tensor_ids: list[int]) -> tuple[int, ...]:
+    return tuple(word_argument(directions, tensor_id) if tensor_id >= 0 else -1 for tensor_id in tensor_ids)
 
 
 def _check_network(weights: list[Tensor], activations: list[str], directions: Directions) -> None:

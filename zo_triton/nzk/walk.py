@@ -95,7 +95,7 @@ def walk_step(
                 f"parameter {position} has dtype {tensor.dtype}; the walk moves float32 or float64 weights."
             )
     evaluation = Evaluation(eps, sides, compute_dtype)
-    value, found, plan = propagate(closure, tensors, measured, evaluation, plan=plan)
+    value, found, plan, _ = propagate(closure, tensors, measured, evaluation, plan=plan)
     if value.numel() != 1:
         raise ValueError(f"the closure must return a scalar loss, got shape {tuple(value.shape)}.")
     found = found.reshape(measured.num, sides).double()

@@ -11,6 +11,13 @@ from zo_triton.opcases.elementwise import ActivationCase, CrossEntropyCase, Larg
 from zo_triton.opcases.field import GramCase, RoundingCase, SampleCase, StageCase, UpdateCase
 from zo_triton.opcases.layers import ConvolutionCase, LayerCase, LinearCase
 from zo_triton.opcases.network import NetworkCase
+from zo_triton.opcases.nodes import (
+    NodeConvolutionCase,
+    NodeEpilogueCase,
+    NodeGradientCase,
+    NodeLinearCase,
+    NodeSampleCase,
+)
 from zo_triton.opcases.operands import BlankOperands, Operands, RandomOperands
 
 CASES: tuple[type[Case], ...] = (
@@ -25,6 +32,11 @@ CASES: tuple[type[Case], ...] = (
     ActivationCase,
     LargestCase,
     CrossEntropyCase,
+    NodeSampleCase,
+    NodeEpilogueCase,
+    NodeLinearCase,
+    NodeConvolutionCase,
+    NodeGradientCase,
 )
 """One for each operation that an engine offers."""
 
@@ -41,6 +53,11 @@ __all__ = [
     "LayerCase",
     "LinearCase",
     "NetworkCase",
+    "NodeConvolutionCase",
+    "NodeEpilogueCase",
+    "NodeGradientCase",
+    "NodeLinearCase",
+    "NodeSampleCase",
     "Operands",
     "RandomOperands",
     "RoundingCase",

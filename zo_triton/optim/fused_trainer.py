@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from functools import lru_cache
 from math import isfinite
 from operator import is_
@@ -21,13 +21,15 @@ from zo_triton.difference import Evaluation, Plan
 from zo_triton.difference.arguments import check_parameters
 from zo_triton.directions import Directions
 from zo_triton.optim import compilable
-from zo_triton.optim.checks import LARGEST_SLOPE
+from zo_triton.optim.checks import LARGEST_SLOPE, check_perturb, default_distribution
 from zo_triton.optim.descent import FULL_PRECISION
 from zo_triton.optim.errors import NonFiniteLossError
 from zo_triton.optim.gradient_step import GradientStep
 from zo_triton.optim.measure import measure
+from zo_triton.optim.node_measure import NodeMeasurement, measure_nodes, start_plan
 
 if TYPE_CHECKING:
+    from zo_triton.difference.nodes import NodePlan
     from zo_triton.distributed import Ranks, Take
     from zo_triton.distributed.agreement import Facts
 
@@ -60,6 +62,10 @@ class FusedTrainer(GradientStep):
         loss: From (output, target) to what is minimised; any but ``F.cross_entropy`` and ``F.mse_loss`` takes
             the general way.
         ranks: Share each step's measuring among processes that all hold this trainer.
+        perturb: "weights"; "activations": signs on layers' outputs, each sample measured by its own loss; "auto":
+            each layer where it costs less.
+        distribution: rademacher, gaussian, uniform, laplace, sphere or hadamard; None is rademacher for weights and
+            hadamard for activations.
 
     Attributes:
         steps_done: Successful steps, the ``step`` of the directions drawn next.
@@ -93,11 +99,16 @@ class FusedTrainer(GradientStep):
         fused: bool = True,
         loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
         ranks: Ranks | None = None,
+        perturb: str = "weights",
+        distribution: str | None = None,
     ) -> None:
+        if distribution is None:
+            distribution = default_distribution(perturb)
+        check_perturb(perturb, distribution, None)
         trained = _trained(model)
         params = list(trained.values())
         Evaluation(eps, sides, compute_dtype)
-        check_parameters(params, Directions(seed, 0, directions))
+        check_parameters(params, Directions(seed, 0, directions, distribution))
         held = _held(optimizer)
         if not _same(held, params):
             raise ValueError(
@@ -114,10 +125,13 @@ class FusedTrainer(GradientStep):
             )
         if ranks is not None:
             ranks.check_directions(directions)
-        super().__init__(params, optimizer, directions, seed, compute_dtype, tuple(trained))
+        super().__init__(
+            params, optimizer, directions, seed, compute_dtype, tuple(trained), distribution, perturb
+        )
         self.model, self.eps, self.sides, self.loss = model, eps, sides, loss
         self.ranks = ranks
         self.fused = fused
+        self._nodes: NodePlan | None = None
         self._is_small = ops.offers_mlp_step(
             self.params[0].device, Directions(seed, 0, directions), self.params[::2]
         )
@@ -135,6 +149,10 @@ class FusedTrainer(GradientStep):
         """
         if not self.fused:
             return "fused is False"
+        if self.perturb != "weights":
+            return "activations are perturbed"
+        if self.distribution != "rademacher":
+            return f"the distribution is {self.distribution!r}, not 'rademacher'"
         if self.loss not in COMPILED_LOSSES:
             return "the loss is neither F.cross_entropy nor F.mse_loss"
         if not self._is_small:
@@ -169,6 +187,10 @@ class FusedTrainer(GradientStep):
         if not compiled:
             self._check_trained()
         directions = self.next_directions()
+        if self.perturb != "weights":
+            measured = self._measure_nodes(x, y, directions)
+            self._apply_gradients(measured.gradients)
+            return measured.loss
         run = self._measure_compiled if compiled else self._measure_general
         loss, coefficients = run(x, y, directions)
         self._apply(coefficients, compiled, directions)
@@ -185,6 +207,19 @@ class FusedTrainer(GradientStep):
         measurement = measure(closure, self.params, directions, evaluation, plan, self.ranks)
         self.plan = _as_json(measurement.plan)
         return measurement.loss, measurement.coefficients(self.params, "average")
+
+    def _measure_nodes(self, x: Tensor, y: Tensor, directions: Directions) -> NodeMeasurement:
+        """The loss and the gradient that noise on layers' outputs gives."""
+
+        def closure(take: Take = _whole) -> Tensor:
+            return self.loss(self.model(take(x)), take(y))
+
+        check_perturb(self.perturb, self.distribution, None)
+        first = start_plan(self.perturb, directions.num)
+        plan = replace(_from_json(self.plan) or first, nodes=self._nodes or first.nodes)
+        measured = measure_nodes(closure, self.params, directions, self._evaluation, plan, self.ranks)
+        self.plan, self._nodes = _as_json(measured.plan), measured.plan.nodes
+        return measured
 
     def _measure_compiled(self, x: Tensor, y: Tensor, directions: Directions) -> tuple[float, Tensor]:
         """The same in one compiled call."""
@@ -254,7 +289,8 @@ class FusedTrainer(GradientStep):
 
     def _facts(self) -> Facts:
         """What the ranks must have in common."""
-        names = ("steps_done", "directions", "eps", "seed", "sides", "compute_dtype", "fused")
+        names = ("steps_done", "directions", "eps", "seed", "sides", "compute_dtype", "fused", "perturb",
+                 "distribution")  # fmt: skip
         settings = {name: getattr(self, name) for name in names}
         settings["optimizer"] = type(self.optimizer).__name__
         for number, group in enumerate(self.optimizer.param_groups):
@@ -322,7 +358,10 @@ def _signed_eps(evaluation: Evaluation, directions: int) -> np.ndarray:
 
 
 def _as_json(plan: Plan | None) -> dict[str, Any] | None:
-    return None if plan is None else {**asdict(plan), "keep": sorted(plan.keep)}
+    """All but what is known of the layers, which is found out anew."""
+    if plan is None:
+        return None
+    return {"chunk": plan.chunk, "fixed": plan.fixed, "keep": sorted(plan.keep), "taped": plan.taped}
 
 
 def _from_json(plan: dict[str, Any] | None) -> Plan | None:

@@ -141,7 +141,7 @@ def _layer(
 ) -> None:
     sides = signed_eps.numel() // directions.num
     for p in range(out.shape[0]):
-        change = product(difference[p].double(), weight.double()).view(1, samples, -1)
+        change = product(difference[p].double(), weight.double()).reshape(1, samples, -1)
         base = None if base_output is None else base_output.reshape(samples, -1)
         step = signed_eps[p : p + 1]
         node_epilogue(
