@@ -72,11 +72,6 @@ def counter_arguments(directions: Directions) -> dict[str, int | Tensor]:
         ValueError: This engine has no routine for the distribution.
     """
     check_drawn(directions.elementwise, DRAWN, "triton")
-    return step_arguments(directions)
-
-
-def step_arguments(directions: Directions) -> dict[str, int | Tensor]:
-    """:func:`counter_arguments` without the question what is drawn with them."""
     step = _device_step.get()
     return {
         "key0": signed(directions.seed & 0xFFFFFFFF),

@@ -21,16 +21,15 @@ from zo_triton.kernels.arguments import check_arguments, strides
 from zo_triton.kernels.choices import pick, situation, upper
 from zo_triton.kernels.conv2d import no_wider
 from zo_triton.kernels.epilogue import finish_sides
-from zo_triton.kernels.field import as_word
+from zo_triton.kernels.field import as_word, counter_of
 from zo_triton.kernels.launch import blocks, chip_of, compute_dtype, launch
 from zo_triton.kernels.layer import tiles
 from zo_triton.kernels.node_signs import (
     NODE_UNSPECIALISED,
+    drawn_signs,
     flipped,
     node_arguments,
-    node_counter,
-    node_signs,
-    order_of,
+    turned_by_entries,
 )
 from zo_triton.kernels.numeric import INTERPRETED
 from zo_triton.kernels.window_arguments import check_window, offset_dtype, window_of
@@ -66,18 +65,19 @@ def run_length(area: int) -> int:
 
 @triton.jit
 def _noise(
-        epsilon, sample, position, channel, area, nodes, direction, counter, order,
-        ORTHOGONAL: tl.constexpr, ROUNDS: tl.constexpr, WHOLE_WORDS: tl.constexpr,
+        epsilon, sample, position, channel, area, nodes, word, column, counter,
+        ROUNDS: tl.constexpr, WHOLE_WORDS: tl.constexpr,
         RUN: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     """sε·ξ in float32, [ROWS, COLS]: RUN rows from ``position`` on of each run, and a column a channel.
 
-    epsilon, sample, position and direction [ROWS/RUN], channel [COLS].
+    epsilon, sample, position and the counter's direction [ROWS/RUN], channel [COLS].
     """
     node = channel.to(tl.uint32)[None, :] * tl.cast(area, tl.uint32) + position.to(tl.uint32)[:, None]
-    signs = node_signs(
-        sample[:, None], node, nodes, direction[:, None], counter, order, ORTHOGONAL, ROUNDS, WHOLE_WORDS
-    )
+    direction, step, key0, key1 = counter
+    own = (direction[:, None], step, key0, key1)
+    signs = drawn_signs(sample[:, None], node, nodes, word, own, ROUNDS, WHOLE_WORDS)
+    signs = turned_by_entries(signs, node, column, own, ROUNDS)
     lanes = tl.arange(0, RUN).to(tl.uint32)
     flips = (~signs[:, None, :] >> lanes[None, :, None]) << 31
     return tl.reshape(flipped(epsilon[:, None, None], flips), (ROWS, COLS))
@@ -91,8 +91,8 @@ def _node_conv2d_kernel(
         stride_on, stride_oc, stride_oy, stride_ox, stride_dn, stride_dc, stride_dy, stride_dx,
         stride_zn, stride_zc, stride_zy, stride_zx,
         step_y, step_x, padding_y, padding_x, dilation_y, dilation_x,
-        key0, key1, step, first, node_word, column, order_mask, order_shift,
-        SIDES: tl.constexpr, ACTIVATION: tl.constexpr, ORTHOGONAL: tl.constexpr, ROUNDS: tl.constexpr,
+        key0, key1, step, first, node_word, column,
+        SIDES: tl.constexpr, ACTIVATION: tl.constexpr, ROUNDS: tl.constexpr,
         DTYPE: tl.constexpr, PRECISION: tl.constexpr, KERNEL_HEIGHT: tl.constexpr, KERNEL_WIDTH: tl.constexpr,
         DEPTHWISE: tl.constexpr, PADDED: tl.constexpr, RAGGED: tl.constexpr, WHOLE_WORDS: tl.constexpr,
         RUN: tl.constexpr, OFFSETS: tl.constexpr,
@@ -152,8 +152,8 @@ def _node_conv2d_kernel(
     p = (run_image // samples).to(tl.int32)
     change += _noise(
         tl.load(signed_eps_ptr + p), (run_image % samples).to(tl.uint32), start % places, channel, area,
-        out_channels * area, as_word(first + p // SIDES), node_counter(node_word, step, key0, key1),
-        order_of(column, order_mask, order_shift), ORTHOGONAL, ROUNDS, WHOLE_WORDS, RUN, BLOCK_N, BLOCK_F)  # fmt: skip
+        out_channels * area, as_word(node_word), as_word(column), counter_of(first + p // SIDES, step, key0, key1),
+        ROUNDS, WHOLE_WORDS, RUN, BLOCK_N, BLOCK_F)  # fmt: skip
     sample = (image % samples).to(OFFSETS)
     out_ptr += image0 * stride_on + tl.cast(f0, tl.int64) * stride_oc
     before_ptr = base_output_ptr + tl.cast(f0, tl.int64) * stride_zc

@@ -15,18 +15,15 @@ from torch import Tensor
 from zo_triton.directions import Directions
 from zo_triton.kernels.activation import activation_change
 from zo_triton.kernels.arguments import check_arguments
-from zo_triton.kernels.field import as_word
+from zo_triton.kernels.field import as_word, counter_of
 from zo_triton.kernels.launch import TRITON_DTYPES, blocks, launch
 from zo_triton.kernels.node_signs import (
     NODE_UNSPECIALISED,
     drawn_signs,
-    entry_words,
     flipped,
-    matrix_rows,
     node_arguments,
-    node_counter,
-    order_of,
     spread_flips,
+    turned_by_entries,
 )
 from zo_triton.kernels.numeric import narrow
 
@@ -38,8 +35,8 @@ EVALUATIONS = 8
 @triton.jit(do_not_specialize=NODE_UNSPECIALISED)
 def _node_epilogue_kernel(
         out_ptr, base_output_ptr, signed_eps_ptr, evaluations, turns, samples, nodes, row_tiles, col_tiles,
-        key0, key1, step, first, node_word, column, order_mask, order_shift,
-        SIDES: tl.constexpr, ACTIVATION: tl.constexpr, ORTHOGONAL: tl.constexpr, ROUNDS: tl.constexpr,
+        key0, key1, step, first, node_word, column,
+        SIDES: tl.constexpr, ACTIVATION: tl.constexpr, ROUNDS: tl.constexpr,
         DTYPE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     """out [evaluations, samples, nodes], base_output [samples, nodes], signed_eps [evaluations].
@@ -53,20 +50,20 @@ def _node_epilogue_kernel(
     row, col = row_tile * ROWS + tl.arange(0, ROWS), col_tile * COLS + tl.arange(0, COLS)
     sample = row.to(tl.uint32)[:, None]
     node = (col_tile * COLS + 32 * tl.arange(0, COLS // 32)).to(tl.uint32)[None, :]
-    counter, order = node_counter(node_word, step, key0, key1), order_of(column, order_mask, order_shift)
+    word = as_word(node_word)
+    ORTHOGONAL: tl.constexpr = first.dtype.primitive_bitwidth == 64
     mask = (row < samples)[:, None] & (col < nodes)[None, :]
     offsets = row.to(tl.int64)[:, None] * nodes + col[None, :]
     if ACTIVATION != "none":
         before = tl.load(base_output_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
     if ORTHOGONAL:
-        shared = drawn_signs(sample, node, nodes, as_word(first), counter, ORTHOGONAL, ROUNDS, True)
+        shared = drawn_signs(sample, node, nodes, word, counter_of(first, step, key0, key1), ROUNDS, True)
     for p in range(start, tl.minimum(start + turns, evaluations)):
-        direction = as_word(first + p // SIDES)
+        counter = counter_of(first + p // SIDES, step, key0, key1)
         if ORTHOGONAL:
-            matrix_row = matrix_rows(direction, counter, order, ROUNDS)
-            signs = shared ^ entry_words(matrix_row, tl.add(node, order[0], sanitize_overflow=False))
+            signs = turned_by_entries(shared, node, as_word(column), counter, ROUNDS)
         else:
-            signs = drawn_signs(sample, node, nodes, direction, counter, ORTHOGONAL, ROUNDS, True)
+            signs = drawn_signs(sample, node, nodes, word, counter, ROUNDS, True)
         noise = flipped(tl.load(signed_eps_ptr + p), spread_flips(signs, ROWS, COLS))
         place = out_ptr + tl.cast(p, tl.int64) * samples * nodes + offsets
         change = tl.load(place, mask=mask, other=0.0).to(tl.float32) + noise

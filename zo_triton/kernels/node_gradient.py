@@ -15,20 +15,18 @@ from torch import Tensor
 
 from zo_triton.directions import Directions
 from zo_triton.kernels.arguments import strides
-from zo_triton.kernels.field import as_word, expand_signs
+from zo_triton.kernels.field import as_word, counter_of, expand_signs
 from zo_triton.kernels.launch import blocks, launch
 from zo_triton.kernels.node_signs import (
     NODE_UNSPECIALISED,
     drawn_signs,
     entry_words,
     flipped,
-    matrix_rows,
     node_arguments,
-    node_counter,
-    order_of,
     spread_flips,
 )
 from zo_triton.kernels.numeric import dot, narrow
+from zo_triton.kernels.orthogonal import row_of
 
 CONFIG = {"BLOCK_S": 64, "BLOCK_C": 64, "BLOCK_K": 32, "num_warps": 4}
 """Samples, nodes and directions of a program's tiles: at most so many."""
@@ -39,7 +37,7 @@ REPEATS = 8
 
 @triton.jit
 def _hadamard_sums(
-        coefficients_ptr, samples_at, inside, column, num_directions, first, stride_ck, counter, order,
+        coefficients_ptr, samples_at, inside, column, num_directions, first, stride_ck, step, key0, key1,
         ROUNDS: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """[BLOCK_S, BLOCK_C]: Σ_k of a sample's coefficients times row(k)'s entries from ``column`` on."""
@@ -47,7 +45,7 @@ def _hadamard_sums(
     words = column + 32 * tl.arange(0, BLOCK_C // 32).to(tl.uint32)
     for start in range(0, num_directions, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
-        row = matrix_rows(as_word(first + k), counter, order, ROUNDS)
+        row = row_of(counter_of(first + k, step, key0, key1), ROUNDS)
         entries = expand_signs(~entry_words(row[:, None], words[None, :]), BLOCK_K, BLOCK_C, tl.bfloat16)
         mask = inside[:, None] & (k < num_directions)[None, :]
         offsets = samples_at[:, None] + k.to(tl.int64)[None, :] * stride_ck
@@ -61,7 +59,7 @@ def _hadamard_sums(
 
 @triton.jit
 def _rademacher_sums(
-        coefficients_ptr, samples_at, inside, sample, node, nodes, num_directions, first, stride_ck, counter,
+        coefficients_ptr, samples_at, inside, sample, node, nodes, word, num_directions, first, stride_ck, step, key0, key1,
         ROUNDS: tl.constexpr, ALIGNED: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """[BLOCK_S, BLOCK_C]: Σ_k of a sample's coefficients times its signs from ``node`` on."""
@@ -70,9 +68,8 @@ def _rademacher_sums(
     for k in range(0, num_directions):
         at = samples_at + tl.cast(k, tl.int64) * stride_ck
         coefficient = tl.load(coefficients_ptr + at, mask=inside, other=0.0)
-        signs = drawn_signs(
-            sample[:, None], words[None, :], nodes, as_word(first + k), counter, False, ROUNDS, ALIGNED
-        )
+        counter = counter_of(first + k, step, key0, key1)
+        signs = drawn_signs(sample[:, None], words[None, :], nodes, word, counter, ROUNDS, ALIGNED)
         total += flipped(coefficient[:, None], spread_flips(signs, BLOCK_S, BLOCK_C))
     return total
 
@@ -81,8 +78,8 @@ def _rademacher_sums(
 def _node_gradient_kernel(
         out_ptr, coefficients_ptr, num_directions, samples, tokens, nodes, period, repeats,
         sample_tiles, column_tiles, parts, stride_ck, stride_cs,
-        key0, key1, step, first, node_word, column, order_mask, order_shift,
-        ORTHOGONAL: tl.constexpr, ROUNDS: tl.constexpr, WHOLE_WORDS: tl.constexpr,
+        key0, key1, step, first, node_word, column,
+        ROUNDS: tl.constexpr, WHOLE_WORDS: tl.constexpr,
         BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Program = ((token·parts + part)·sample_tiles + sample tile)·column_tiles + column tile.
@@ -101,22 +98,24 @@ def _node_gradient_kernel(
     s = n.to(tl.int64) * tokens + token
     c0 = part * repeats * period + column_tile * BLOCK_C
     node = (token * nodes + c0).to(tl.uint32)
-    counter, order = node_counter(node_word, step, key0, key1), order_of(column, order_mask, order_shift)
+    word = as_word(node_word)
+    ORTHOGONAL: tl.constexpr = first.dtype.primitive_bitwidth == 64
     if ORTHOGONAL:
         total = _hadamard_sums(
-            coefficients_ptr, s * stride_cs, inside, tl.add(node, order[0], sanitize_overflow=False),
-            num_directions, first, stride_ck, counter, order, ROUNDS, BLOCK_S, BLOCK_C, BLOCK_K)  # fmt: skip
+            coefficients_ptr, s * stride_cs, inside, tl.add(node, as_word(column), sanitize_overflow=False),
+            num_directions, first, stride_ck, step, key0, key1, ROUNDS, BLOCK_S, BLOCK_C, BLOCK_K)  # fmt: skip
     else:
         total = _rademacher_sums(
-            coefficients_ptr, s * stride_cs, inside, sample, node, tokens * nodes, num_directions, first, stride_ck,
-            counter, ROUNDS, WHOLE_WORDS, BLOCK_S, BLOCK_C)  # fmt: skip
+            coefficients_ptr, s * stride_cs, inside, sample, node, tokens * nodes, word, num_directions, first,
+            stride_ck, step, key0, key1, ROUNDS, WHOLE_WORDS, BLOCK_S, BLOCK_C)  # fmt: skip
     words = 32 * tl.arange(0, BLOCK_C // 32).to(tl.uint32)
     for c in range(c0, tl.minimum(c0 + repeats * period, nodes), period):
         result = total
         if ORTHOGONAL:
             here = (token * nodes + c).to(tl.uint32) + words
+            counter = counter_of(first, step, key0, key1)
             signs = drawn_signs(
-                sample[:, None], here[None, :], tokens * nodes, as_word(first), counter, True, ROUNDS, WHOLE_WORDS
+                sample[:, None], here[None, :], tokens * nodes, word, counter, ROUNDS, WHOLE_WORDS
             )
             result = flipped(total, spread_flips(signs, BLOCK_S, BLOCK_C))
         place = c + tl.arange(0, BLOCK_C)

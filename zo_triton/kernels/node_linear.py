@@ -18,17 +18,11 @@ from zo_triton.directions import Directions
 from zo_triton.kernels.arguments import check_arguments, strides
 from zo_triton.kernels.choices import pick, situation, upper
 from zo_triton.kernels.epilogue import finish_sides
-from zo_triton.kernels.field import as_word
+from zo_triton.kernels.field import as_word, counter_of
 from zo_triton.kernels.launch import blocks, chip_of, compute_dtype, launch
 from zo_triton.kernels.layer import tiles
 from zo_triton.kernels.linear_products import load_tile
-from zo_triton.kernels.node_signs import (
-    NODE_UNSPECIALISED,
-    node_arguments,
-    node_counter,
-    noise_tile,
-    order_of,
-)
+from zo_triton.kernels.node_signs import NODE_UNSPECIALISED, node_arguments, noise_tile
 from zo_triton.kernels.numeric import INTERPRETED, dot
 
 CONFIGS = {
@@ -79,8 +73,8 @@ def _node_linear_kernel(
         out_ptr, difference_ptr, weight_ptr, base_output_ptr, signed_eps_ptr,
         rows, sample_rows, tokens, in_features, out_features, row_tiles, feature_tiles,
         stride_on, stride_of, stride_dn, stride_di, stride_wf, stride_wi, stride_zn, stride_zf,
-        key0, key1, step, first, node_word, column, order_mask, order_shift,
-        SIDES: tl.constexpr, ACTIVATION: tl.constexpr, ORTHOGONAL: tl.constexpr, ROUNDS: tl.constexpr,
+        key0, key1, step, first, node_word, column,
+        SIDES: tl.constexpr, ACTIVATION: tl.constexpr, ROUNDS: tl.constexpr,
         DTYPE: tl.constexpr, PRECISION: tl.constexpr, RAGGED: tl.constexpr, ALIGNED: tl.constexpr,
         WHOLE_WORDS: tl.constexpr, OFFSETS: tl.constexpr,
         BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_I: tl.constexpr,
@@ -114,9 +108,8 @@ def _node_linear_kernel(
     change += noise_tile(
         tl.load(signed_eps_ptr + p), (r // tokens).to(tl.uint32),
         (r % tokens * out_features + feature_tile * BLOCK_F).to(tl.uint32), tokens * out_features,
-        as_word(first + p // SIDES), node_counter(node_word, step, key0, key1),
-        order_of(column, order_mask, order_shift),
-        ORTHOGONAL, ROUNDS, WHOLE_WORDS, BLOCK_N, BLOCK_F)  # fmt: skip
+        as_word(node_word), as_word(column), counter_of(first + p // SIDES, step, key0, key1),
+        ROUNDS, WHOLE_WORDS, BLOCK_N, BLOCK_F)  # fmt: skip
     out_ptr += m0 * stride_on + f0 * stride_of
     finish_sides(
         change, change, tl.zeros((BLOCK_F,), tl.float32), 0.0, 0.0, out_ptr, out_ptr,

@@ -19,19 +19,12 @@ from zo_triton.directions import Directions
 from zo_triton.kernels.activation import activation_change, check_activation
 from zo_triton.kernels.arguments import check_arguments
 from zo_triton.kernels.choices import pick, situation, upper
-from zo_triton.kernels.field import as_word
+from zo_triton.kernels.field import as_word, counter_of
 from zo_triton.kernels.launch import blocks, chip_of, compute_dtype, launch
 from zo_triton.kernels.mlp import MAX_DEPTH, MAX_WIDTH, check_loss, packed
 from zo_triton.kernels.mlp_layer import CHUNK, _chunk_of
 from zo_triton.kernels.mlp_loss import sample_losses
-from zo_triton.kernels.node_signs import (
-    NODE_UNSPECIALISED,
-    node_arguments,
-    node_counter,
-    noise_tile,
-    order_of,
-    step_of_nodes,
-)
+from zo_triton.kernels.node_signs import NODE_UNSPECIALISED, noise_tile, place_of, step_of_nodes
 from zo_triton.kernels.numeric import dot, narrow
 
 LEAST_WIDTH = 32
@@ -108,9 +101,9 @@ def _activated(
 @triton.jit(do_not_specialize=NODE_UNSPECIALISED)
 def _node_mlp_kernel(
         out_ptr, output_ptrs, weight_ptrs, target_ptr, signed_eps_ptr, rows, samples, smoothing,
-        stride_op, stride_on, key0, key1, step, first, order_mask, order_shift,
+        stride_op, stride_on, key0, key1, step, first,
         WIDTHS: tl.constexpr, TILES: tl.constexpr, WORDS: tl.constexpr, COLUMNS: tl.constexpr,
-        ACTIVATIONS: tl.constexpr, DEPTH: tl.constexpr, SQUARED: tl.constexpr, SIDES: tl.constexpr, ORTHOGONAL: tl.constexpr,
+        ACTIVATIONS: tl.constexpr, DEPTH: tl.constexpr, SQUARED: tl.constexpr, SIDES: tl.constexpr,
         ROUNDS: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Program = block of rows; row p·samples + n is evaluation p of sample n; writes out [P, samples].
@@ -123,13 +116,12 @@ def _node_mlp_kernel(
     mask_n = row < rows
     n, p = row % samples, (row // samples).to(tl.int32)
     epsilon = tl.load(signed_eps_ptr + p, mask=mask_n, other=0.0)
-    sample, direction = n.to(tl.uint32), as_word(first + p // SIDES)
+    sample, counter = n.to(tl.uint32), counter_of(first + p // SIDES, step, key0, key1)
     for layer in tl.static_range(DEPTH):
-        counter = node_counter(tl.full((), WORDS[layer], tl.int32), step, key0, key1)
-        order = order_of(tl.full((), COLUMNS[layer], tl.int32), order_mask, order_shift)
+        word, column = tl.full((), WORDS[layer], tl.int32), tl.full((), COLUMNS[layer], tl.int32)
         change = noise_tile(
-            epsilon, sample, tl.zeros((BLOCK_N,), tl.uint32), WIDTHS[layer], direction, counter, order,
-            ORTHOGONAL, ROUNDS, True, BLOCK_N, TILES[layer])  # fmt: skip
+            epsilon, sample, tl.zeros((BLOCK_N,), tl.uint32), WIDTHS[layer], as_word(word), as_word(column), counter,
+            ROUNDS, True, BLOCK_N, TILES[layer])  # fmt: skip
         if layer > 0:
             change = _add_product(
                 change, moved, weight_ptrs[layer - 1], WIDTHS[layer - 1], WIDTHS[layer], DTYPE, PRECISION,
@@ -187,7 +179,7 @@ def node_mlp_differences(
     widths = tuple(output.shape[1] for output in outputs)
     _check_network(widths, weights, activations)
     check_loss(outputs[-1], target, label_smoothing)
-    words = [node_arguments(directions, *place) for place in zip(applications, firsts, strict=True)]
+    places = [place_of(*place) for place in zip(applications, firsts, strict=True)]
     squared, samples = target.is_floating_point(), out.shape[1]
     precision = precision or ("ieee" if chip_of(out) == "gfx942" else "tf32x3")
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -213,8 +205,8 @@ def node_mlp_differences(
         **step_of_nodes(directions),
         WIDTHS=widths,
         TILES=tuple(max(LEAST_WIDTH, int(triton.next_power_of_2(width))) for width in widths),
-        WORDS=tuple(word["node_word"] for word in words),
-        COLUMNS=tuple(word["column"] for word in words),
+        WORDS=tuple(word for word, _ in places),
+        COLUMNS=tuple(column for _, column in places),
         ACTIVATIONS=tuple(activations),
         DEPTH=len(widths),
         SQUARED=squared,

@@ -18,6 +18,7 @@ from zo_triton.ops.layers import (
     perturbed_linear,
 )
 from zo_triton.ops.mlp import mlp_differences, mlp_measure, mlp_update, offers_mlp, offers_mlp_step
+from zo_triton.ops.node_network import node_mlp_differences, offers_node_mlp
 from zo_triton.ops.nodes import (
     NODE_DISTRIBUTIONS,
     Node,
@@ -27,7 +28,6 @@ from zo_triton.ops.nodes import (
     node_linear,
     node_sample,
 )
-from zo_triton.ops.nodes_mlp import node_mlp_differences, offers_node_mlp
 from zo_triton.ops.registry import SCHEMAS
 from zo_triton.ops.rows import activation_terms, offers_rows, row_program
 

@@ -6,6 +6,7 @@ the fast engines' formulas, so that agreement between the two means something.
 
 from zo_triton.philox import philox
 from zo_triton.reference.field import sample_matrix
+from zo_triton.reference.node_network import node_mlp_differences
 from zo_triton.reference.nodes import (
     node_conv2d,
     node_epilogue,
@@ -13,7 +14,6 @@ from zo_triton.reference.nodes import (
     node_linear,
     node_sample,
 )
-from zo_triton.reference.nodes_mlp import node_mlp_differences
 from zo_triton.reference.operations import (
     accumulate,
     activation_difference,
