@@ -123,5 +123,7 @@ def test_runs_are_as_long_as_they_fill_up_little(area, run):
 def test_shapes_that_do_not_belong_together_are_named(device):
     layer = Layer(SHAPES["an image of whole words"], Directions(1, 0, 2, "hadamard"))
     layer.before = layer.before[:, :, 1:]
-    with pytest.raises(ValueError, match=r"leaves \[8, 8\] of base with shape \(2, 2, 8, 8\), but out has shape"):
+    with pytest.raises(
+        ValueError, match=r"leaves \[8, 8\] of base with shape \(2, 2, 8, 8\), but out has shape"
+    ):
         layer.run(device)

@@ -1,5 +1,7 @@
 """A whole MLP whose layers' outputs are perturbed, in one launch, against the reference in float64."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -25,7 +27,7 @@ CASES = {
 def network(widths, samples):
     generator = torch.Generator().manual_seed(0)
     outputs = [torch.randn(samples, width, generator=generator) for width in widths]
-    weights = [torch.randn(b, a, generator=generator) / a**0.5 for a, b in zip(widths, widths[1:], strict=False)]
+    weights = [torch.randn(b, a, generator=generator) / a**0.5 for a, b in pairwise(widths)]
     return outputs, weights, torch.randint(0, widths[-1], (samples,), generator=generator)
 
 
@@ -37,13 +39,13 @@ def values(samples, outputs):
 def both(outputs, weights, activations, target, directions, signed_eps, smoothing, device, **choices):
     """The kernel's losses and the reference's."""
     results = []
-    for engine, place, options in ((node_mlp_differences, device, choices), (reference.node_mlp_differences, "cpu", {})):
+    engines = (node_mlp_differences, device, choices), (reference.node_mlp_differences, "cpu", {})
+    for engine, place, options in engines:
         out = torch.full((len(signed_eps), len(target)), float("nan"), device=place)
         moved = [[tensor.to(place) for tensor in part] for part in (outputs, weights)]
         places = list(range(3, 3 + len(outputs))), [7 * layer for layer in range(len(outputs))]
-        engine(
-            out, *moved, activations, target.to(place), directions, *places, signed_eps.to(place), smoothing, **options
-        )
+        wish, steps = target.to(place), signed_eps.to(place)
+        engine(out, *moved, activations, wish, directions, *places, steps, smoothing, **options)
         results.append(out.cpu())
     return results
 
@@ -62,9 +64,8 @@ def test_agrees_with_the_reference(case, device):
 def test_bfloat16_operands_cost_what_their_rounding_costs(device):
     outputs, weights, target = network((64, 64, 10), 20)
     directions, signed_eps = Directions(1, 2, 4, "hadamard"), torch.full((4,), 1e-4)
-    ours, wanted = both(
-        outputs, weights, ["relu", "relu", "none"], target, directions, signed_eps, 0.0, device, precision="bf16"
-    )
+    activations, choices = ["relu", "relu", "none"], {"precision": "bf16"}
+    ours, wanted = both(outputs, weights, activations, target, directions, signed_eps, 0.0, device, **choices)
     assert (ours - wanted).abs().max() <= 2.0**-7 * wanted.abs().max()
 
 
@@ -119,8 +120,12 @@ BAD = {
     "the last layer's outputs are logits, got activation 'relu' after it": {"activation": "relu"},
     "unknown activation 'swish'; choose one of": {"activation": "swish"},
     r"label_smoothing must be in \[0, 1\], got 2.0": {"smoothing": 2.0},
-    r"need a target with shape \(2,\), .* got torch.int64 with shape \(3,\)": {"target": torch.tensor([0, 1, 2])},
-    r"outputs \[3\] need weights \[\] from the second layer on, got \[\(2, 3\)\]": {"weights": [torch.ones(2, 3)]},
+    r"need a target with shape \(2,\), .* got torch.int64 with shape \(3,\)": {
+        "target": torch.tensor([0, 1, 2])
+    },
+    r"outputs \[3\] need weights \[\] from the second layer on, got \[\(2, 3\)\]": {
+        "weights": [torch.ones(2, 3)]
+    },
 }
 
 

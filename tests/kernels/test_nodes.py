@@ -74,7 +74,9 @@ def test_other_dtypes_and_strides(dtype, device):
 class Layer:
     """One call's arguments: R rows of so many samples, and the base output."""
 
-    def __init__(self, directions, samples, tokens, features, outputs, *, dtype=FLOAT, sides=1, transposed=False):
+    def __init__(
+        self, directions, samples, tokens, features, outputs, *, dtype=FLOAT, sides=1, transposed=False
+    ):
         generator = torch.Generator().manual_seed(samples + features + outputs)
         self.directions, self.dtype, self.samples, self.transposed = directions, dtype, samples, transposed
         rows, evaluations = samples * tokens, sides * directions.num
@@ -108,8 +110,8 @@ class Layer:
         """Torch's own product and sum in the compute dtype, the noise given."""
         noise = empty(len(self.epsilon), *self.before.shape, dtype=torch.float64)
         reference.node_linear(
-            noise, torch.zeros_like(self.difference), self.weight, None, self.directions, 2, 5, self.samples, self.epsilon,
-            "none", self.transposed,
+            noise, torch.zeros_like(self.difference), self.weight, None, self.directions, 2, 5, self.samples,
+            self.epsilon, "none", self.transposed,
         )  # fmt: skip
         weight = (self.weight if self.transposed else self.weight.T).to(self.dtype)
         return (self.difference @ weight + noise.to(self.dtype)).double()
@@ -173,12 +175,15 @@ EPILOGUES = {
 
 
 @pytest.mark.parametrize("case", EPILOGUES.values(), ids=EPILOGUES)
-@pytest.mark.parametrize("directions", [Directions(7, 3, 9, "hadamard"), Directions(7, 3, 5)], ids=["hadamard", "own"])
+@pytest.mark.parametrize(
+    "directions", [Directions(7, 3, 9, "hadamard"), Directions(7, 3, 5)], ids=["hadamard", "own"]
+)
 def test_the_epilogue_is_the_references(directions, case, device):
     shape, activation, dtype, first = case
     generator = torch.Generator().manual_seed(0)
     difference = (1e-3 * torch.randn(2 * directions.num, *shape, generator=generator)).to(dtype)
-    before, epsilon = torch.randn(*shape, generator=generator), 1e-3 * torch.tensor([1.0, -0.9]).repeat(directions.num)
+    before = torch.randn(*shape, generator=generator)
+    epsilon = 1e-3 * torch.tensor([1.0, -0.9]).repeat(directions.num)
     found, wanted = difference.clone().to(device), difference.double()
     node_epilogue(found, before.to(device), directions, 4, first, epsilon.to(device), activation)
     reference.node_epilogue(wanted, before, directions, 4, first, epsilon, activation)
@@ -229,9 +234,13 @@ def test_empty_batches(device):
 def test_bad_arguments_are_named(device):
     gaussian, directions = Directions(0, 0, 2, "gaussian"), Directions(0, 0, 2, "hadamard")
     out, ones = torch.empty(2, 6, 5, device=device), torch.ones(2, device=device)
-    with pytest.raises(ValueError, match=r"the triton engine can't draw 'gaussian'; choose one of \('hadamard'"):
+    with pytest.raises(
+        ValueError, match=r"the triton engine can't draw 'gaussian'; choose one of \('hadamard'"
+    ):
         node_sample(out, gaussian, 0, 0)
-    with pytest.raises(ValueError, match="activation 'relu' needs base_output, the unperturbed pre-activation"):
+    with pytest.raises(
+        ValueError, match="activation 'relu' needs base_output, the unperturbed pre-activation"
+    ):
         node_epilogue(out, None, directions, 0, 0, ones, "relu")
     weight = torch.ones(5, 3, device=device)
     with pytest.raises(ValueError, match="6 rows can't be the equal shares of 4 samples"):

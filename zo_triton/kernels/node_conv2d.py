@@ -3,8 +3,8 @@
 The implicit GEMM of :mod:`zo_triton.kernels.conv2d` with the weight alone for its second factor, the same for all
 directions: the images of all evaluations follow one another, and a tile of W serves whatever positions meet it.
 
-A sample's nodes are its channels' positions, one channel after the other: words of signs run along a tile's rows. So
-that a word is of one image, an image takes a whole number of runs of successive positions, the last filled up.
+A sample's nodes are its channels' positions, one channel after the other: words of signs run along a tile's rows.
+So that a word is of one image, an image takes a whole number of runs of successive positions, the last filled up.
 """
 
 from __future__ import annotations
@@ -100,9 +100,9 @@ def _node_conv2d_kernel(
 ):  # fmt: skip
     """Program = (group·channel_tiles + channel tile)·place_tiles + place tile.
 
-    Place i is position i % places of image i // places, of which those from out_height·out_width on are none; image
-    p·samples + n is sample n of evaluation p: out [images, O, out_height, out_width], difference [images, C, height,
-    width], base_output [samples, O, out_height, out_width], weight [O, columns] contiguous, signed_eps [P].
+    Place i is position i % places of image i // places, of which those from out_height·out_width on are none;
+    image p·samples + n is sample n of evaluation p: out [images, O, out_height, out_width], difference [images, C,
+    height, width], base_output [samples, O, out_height, out_width], weight [O, columns] contiguous, signed_eps [P].
     DEPTHWISE: one input channel a group; a tile then spans groups, groups = 1. WHOLE_WORDS: no run crosses a word.
     """
     pid = tl.program_id(0)
@@ -228,7 +228,8 @@ def node_conv2d(
     )
     run = run_length(area)
     places = run * blocks(area, run)
-    place_tiles, channel_tiles = blocks(len(images) * places, config["BLOCK_N"]), blocks(covered, config["BLOCK_F"])
+    place_tiles = blocks(len(images) * places, config["BLOCK_N"])
+    channel_tiles = blocks(covered, config["BLOCK_F"])
     tiled_groups = 1 if depthwise else groups
     launch(
         _node_conv2d_kernel,

@@ -1,4 +1,4 @@
-"""Signs on a layer's outputs and the activation's exact difference, in place: for layers that another product makes.
+"""Signs on a layer's outputs and the activation's exact difference, in place, for products that torch takes.
 
 A program takes one tile of samples and nodes through several evaluations, so that what they share, the drawn signs
 and the base pre-activation, is made and read once.

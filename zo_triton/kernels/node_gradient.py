@@ -1,9 +1,9 @@
 """Each node's share of what was measured, Σ_k coefficients[k, s]·ξ_k, without storing any ξ.
 
 With ``hadamard`` the sums over k are the coefficients times entries of the matrix, ±1, which tensor cores take: a
-coefficient goes in as three bfloat16 parts, so that products are exact and sums float32. They repeat along a sample's
-nodes with the matrix's order, so that a program makes a tile of them once and gives it the drawn signs of one stretch
-of nodes after another. With ``rademacher`` every term has signs of its own.
+coefficient goes in as three bfloat16 parts, so that products are exact and sums float32. They repeat along a
+sample's nodes with the matrix's order, so that a program makes a tile of them once and gives it the drawn signs of
+one stretch of nodes after another. With ``rademacher`` every term has signs of its own.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def _hadamard_sums(
 
 @triton.jit
 def _rademacher_sums(
-        coefficients_ptr, samples_at, inside, sample, node, nodes, word, num_directions, first, stride_ck, step, key0, key1,
+        coefficients_ptr, samples_at, inside, sample, node, nodes, word, num_directions, first, stride_ck,
+        step, key0, key1,
         ROUNDS: tl.constexpr, ALIGNED: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """[BLOCK_S, BLOCK_C]: Σ_k of a sample's coefficients times its signs from ``node`` on."""

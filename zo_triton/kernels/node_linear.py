@@ -158,13 +158,13 @@ def node_linear(
     """
     dtype = compute_dtype(out.dtype)
     sides = check_arguments(out, base_output, directions, signed_eps, activation)
-    evaluations, sample_rows, out_features = out.shape
+    _, sample_rows, out_features = out.shape
     tokens = rows_of_a_sample(sample_rows, samples)
     noise = node_arguments(directions, application, first)
     result = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
     tall, moved = result.flatten(0, 1), difference.to(out.dtype).flatten(0, 1)
-    # One rounding of W for all directions: its tiles reach the tensor cores without passing registers.
-    weight = (weight.mT if transposed else weight).to(out.dtype)
+    # W is rounded, and turned, once for all directions: its tiles reach the tensor cores without passing registers.
+    weight = (weight.mT if transposed else weight).to(out.dtype).contiguous()
     before = result[0] if base_output is None else base_output
     config = config or pick(
         out.device,
@@ -175,7 +175,7 @@ def node_linear(
     in_features = moved.shape[1]
     reach = max(config["BLOCK_N"], config["BLOCK_F"], config["BLOCK_I"])
     widest = max(sum(abs(stride) for stride in tensor.stride()) for tensor in (tall, moved, weight))
-    farthest = max(reach * widest, sum(size * abs(by) for size, by in zip(before.shape, before.stride(), strict=True)))
+    of_base = sum(size * abs(by) for size, by in zip(before.shape, before.stride(), strict=True))
     launch(
         _node_linear_kernel,
         row_tiles * feature_tiles,
@@ -204,7 +204,7 @@ def node_linear(
         RAGGED=in_features % config["BLOCK_I"] != 0,
         ALIGNED=gcd(16, in_features, moved.stride(0), weight.stride(0)),
         WHOLE_WORDS=tokens == 1 or out_features % 32 == 0,
-        OFFSETS=tl.int32 if farthest < 2**31 else tl.int64,
+        OFFSETS=tl.int32 if max(reach * widest, of_base) < 2**31 else tl.int64,
         **config,
     )
     if result is not out:
@@ -218,5 +218,5 @@ def rows_of_a_sample(rows: int, samples: int) -> int:
         ValueError: Not all have as many.
     """
     if samples < 1 or rows % samples:
-        raise ValueError(f"{rows} rows can't be the equal shares of {samples} samples; pass the samples' number.")
+        raise ValueError(f"{rows} rows can't be equal shares of {samples} samples; pass the samples' number.")
     return rows // samples

@@ -1,8 +1,8 @@
 """A small MLP and its loss with every layer's outputs perturbed, all evaluations in one launch on tensor cores.
 
-The weights are the same for all directions: a program takes a block of rows, one an evaluation and sample, through all
-layers, each a product of the whole layer, whose differences never leave the registers; the loss, too, is taken there.
-The first layer's outputs move by the noise alone, so that neither its input nor its weight is read.
+The weights are the same for all directions: a program takes a block of rows, one an evaluation and sample, through
+all layers, each a product of the whole layer, whose differences never leave the registers; the loss, too, is taken
+there. The first layer's outputs move by the noise alone, so that neither its input nor its weight is read.
 """
 
 from __future__ import annotations
@@ -108,20 +108,21 @@ def _node_mlp_kernel(
 ):  # fmt: skip
     """Program = block of rows; row p·samples + n is evaluation p of sample n; writes out [P, samples].
 
-    Tuples with one entry a layer, contiguous: outputs [samples, WIDTHS[l]] float32, weights [WIDTHS[l], WIDTHS[l-1]]
-    in DTYPE from the second layer on; TILES: the widths of the tiles; WORDS and COLUMNS: the applications' counter words
-    and first column indices.
+    Tuples with one entry a layer, contiguous: outputs [samples, WIDTHS[l]] float32, weights [WIDTHS[l],
+    WIDTHS[l-1]] in DTYPE from the second layer on; TILES: the widths of the tiles; WORDS and COLUMNS: the
+    applications' counter words and first column indices.
     """
     row = tl.cast(tl.program_id(0), tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     mask_n = row < rows
     n, p = row % samples, (row // samples).to(tl.int32)
     epsilon = tl.load(signed_eps_ptr + p, mask=mask_n, other=0.0)
     sample, counter = n.to(tl.uint32), counter_of(first + p // SIDES, step, key0, key1)
+    moved = tl.zeros((BLOCK_N, TILES[0]), tl.float32)
     for layer in tl.static_range(DEPTH):
         word, column = tl.full((), WORDS[layer], tl.int32), tl.full((), COLUMNS[layer], tl.int32)
         change = noise_tile(
-            epsilon, sample, tl.zeros((BLOCK_N,), tl.uint32), WIDTHS[layer], as_word(word), as_word(column), counter,
-            ROUNDS, True, BLOCK_N, TILES[layer])  # fmt: skip
+            epsilon, sample, tl.zeros((BLOCK_N,), tl.uint32), WIDTHS[layer], as_word(word), as_word(column),
+            counter, ROUNDS, True, BLOCK_N, TILES[layer])  # fmt: skip
         if layer > 0:
             change = _add_product(
                 change, moved, weight_ptrs[layer - 1], WIDTHS[layer - 1], WIDTHS[layer], DTYPE, PRECISION,
@@ -166,14 +167,14 @@ def node_mlp_differences(
         firsts: Column index of each one's first node.
         signed_eps: [P].
         label_smoothing: In [0, 1]; of cross-entropy alone.
-        precision: How the products are taken: ``"tf32x3"``, ``"ieee"``, or ``"bf16"`` of operands that are rounded to
-            it; None: as float32 is taken on this chip.
+        precision: How the products are taken: ``"tf32x3"``, ``"ieee"``, or ``"bf16"`` of operands that are rounded
+            to it; None: as float32 is taken on this chip.
         config: Tile sizes and launch options, as from :func:`default_config`.
 
     Raises:
-        ValueError: The network doesn't fit (see :func:`node_mlp_fits`), an activation is unknown or stands after the
-            last layer, the target doesn't belong to the logits, the label smoothing is no share, P is not K or 2K,
-            or nodes are not perturbed by this distribution.
+        ValueError: The network doesn't fit (see :func:`node_mlp_fits`), an activation is unknown or stands after
+            the last layer, the target doesn't belong to the logits, the label smoothing is no share, P is not K or
+            2K, or nodes are not perturbed by this distribution.
     """
     sides = check_arguments(out, None, directions, signed_eps, "none")
     widths = tuple(output.shape[1] for output in outputs)
@@ -230,4 +231,6 @@ def _check_network(widths: tuple[int, ...], weights: list[Tensor], activations: 
     shapes = [tuple(weight.shape) for weight in weights]
     wanted = [(outer, inner) for inner, outer in pairwise(widths)]
     if shapes != wanted:
-        raise ValueError(f"outputs {list(widths)} need weights {wanted} from the second layer on, got {shapes}.")
+        raise ValueError(
+            f"outputs {list(widths)} need weights {wanted} from the second layer on, got {shapes}."
+        )

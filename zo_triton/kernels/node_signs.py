@@ -1,8 +1,8 @@
 """Signs on layers' outputs, packed: a word holds those of up to 32 successive nodes of a sample, from any node on.
 
-The sign of direction k at node q of sample n is the field's in row n and column q of the application's matrix, drawn
-with k for the direction; with ``hadamard`` drawn once for all directions, times (-1)^popcount(row(k) & (first + q)).
-The exponent is one parity a block of 32 columns and a pattern of the row's lowest five bits within it, so that a word
+The sign of direction k at node q of sample n is the field's in row n and column q of the application's matrix,
+drawn with k for the direction; with ``hadamard`` drawn once for all, times (-1)^popcount(row(k) & (first + q)). The
+exponent is one parity a block of 32 columns and a pattern of the row's lowest five bits within it, so that a word
 costs a direction a few instructions, and one call of the generator serves all directions.
 """
 
@@ -84,8 +84,8 @@ def _drawn_words(sample, index, width, word, counter, ROUNDS: tl.constexpr):
 def drawn_signs(sample, node, nodes, word, counter, ROUNDS: tl.constexpr, ALIGNED: tl.constexpr):
     """The field's signs of node, node + 1, …, 32 of them; orthogonal directions share them.
 
-    sample, node and the counter's direction broadcast; nodes: Q, of a sample; word: the application's. ALIGNED: those
-    that are wanted lie in one word of the field; further bits mean nothing.
+    sample, node and the counter's direction broadcast; nodes: Q, of a sample; word: the application's. ALIGNED:
+    those that are wanted lie in one word of the field; further bits mean nothing.
     """
     width = tl.cast((nodes + 31) // 32, tl.uint32)
     here = _drawn_words(sample, node // 32, width, word, counter, ROUNDS)
@@ -124,8 +124,8 @@ def noise_tile(
 ):  # fmt: skip
     """sε·ξ in float32, [ROWS, COLS]: row i has the nodes node[i], node[i] + 1, … of its sample.
 
-    epsilon [ROWS] float32; sample and node [ROWS] uint32, the counter's direction [ROWS]; nodes: Q; word and column:
-    the application's. WHOLE_WORDS: the nodes begin at words of the field.
+    epsilon [ROWS] float32; sample and node [ROWS] uint32, the counter's direction [ROWS]; nodes: Q; word and
+    column: the application's. WHOLE_WORDS: the nodes begin at words of the field.
     """
     direction, step, key0, key1 = counter
     own = (direction[:, None], step, key0, key1)

@@ -37,8 +37,8 @@ def node_mlp_differences(
 ) -> Tensor:
     """Each sample's loss difference through a whole MLP whose layers' outputs are perturbed, in one call.
 
-    Cross-entropy for class indices; for a float target the squared error Σ_c Δ(2r+Δ), r being the residual. The first
-    layer's outputs move by the noise alone: neither its input nor its weight is asked for.
+    Cross-entropy for class indices; for a float target the squared error Σ_c Δ(2r+Δ), r being the residual. The
+    first layer's outputs move by the noise alone: neither its input nor its weight is asked for.
 
     Args:
         outputs: The base pre-activation of each layer, [N, out_l] float32; the last are the logits.
@@ -56,7 +56,7 @@ def node_mlp_differences(
     """
     out = torch.empty(signed_eps.numel(), outputs[0].shape[0], device=outputs[0].device)
     call(
-        "node_mlp_differences", out.device, out, list(outputs), list(weights), list(activations), target, directions,
-        list(applications), list(firsts), signed_eps, label_smoothing,
+        "node_mlp_differences", out.device, out, list(outputs), list(weights), list(activations), target,
+        directions, list(applications), list(firsts), signed_eps, label_smoothing,
     )  # fmt: skip
     return out
