@@ -30,6 +30,7 @@ TIMED = (
     replace(TINY.node_linear(FLOAT), sides=2, rows=2, directions=SIGNS),
     TINY.node_convolution(FLOAT),
     replace(TINY.node_gradient(), tokens=2),
+    TINY.node_network(),
 )
 
 

@@ -50,6 +50,10 @@ CALLS = {
         NODES, 1, 5, EPS, [2, 1], [1, 0], [1, 3], 2, "relu",
     ),
     "node_gradient": lambda: (torch.empty(6, 9), torch.randn(4, 6), NODES, 1, 5, 2),
+    "node_mlp_differences": lambda: (
+        torch.empty(4, 6), [torch.randn(6, 3), torch.randn(6, 2)], [torch.randn(2, 3)], ["relu", "none"],
+        torch.zeros(6, dtype=torch.int64), NODES, [1, 2], [5, 8], EPS, 0.0,
+    ),
     "activation_difference": lambda: (torch.empty(4, 6, 3), torch.randn(6, 3), torch.randn(4, 6, 3), "tanh"),
     "largest_difference": lambda: (
         torch.empty(4, 3, 2), torch.randn(4, 3, 5), -torch.rand(3, 2, 2), torch.tensor([[0, 2], [1, 4]]),

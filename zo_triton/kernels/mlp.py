@@ -127,7 +127,7 @@ def launch_mlp_differences(
     """
     sides = check_arguments(out, None, directions, signed_eps, "none")
     _check_network(weights, activations, directions)
-    _check_loss(outputs[-1], target, label_smoothing)
+    check_loss(outputs[-1], target, label_smoothing)
     squared = target.is_floating_point()
     widths = (weights[0].shape[1], *(weight.shape[0] for weight in weights))
     widest = max(widths[1:])
@@ -142,10 +142,10 @@ def launch_mlp_differences(
         directions.num * sample_tiles,
         out,
         out_ptr=out,
-        input_ptrs=_packed(inputs),
-        output_ptrs=_packed(outputs),
-        weight_ptrs=_packed(weights),
-        target_ptr=_packed([target])[0] if squared else target.contiguous(),
+        input_ptrs=packed(inputs),
+        output_ptrs=packed(outputs),
+        weight_ptrs=packed(weights),
+        target_ptr=packed([target])[0] if squared else target.contiguous(),
         signed_eps_ptr=signed_eps.contiguous(),
         samples=out.shape[1],
         sample_tiles=sample_tiles,
@@ -168,7 +168,8 @@ def launch_mlp_differences(
     )
 
 
-def _packed(tensors: list[Tensor]) -> tuple[Tensor, ...]:
+def packed(tensors: list[Tensor]) -> tuple[Tensor, ...]:
+    """Contiguous and float32, as a kernel takes them."""
     return tuple(tensor.detach().to(torch.float32).contiguous() for tensor in tensors)
 
 
@@ -192,7 +193,12 @@ def _check_network(weights: list[Tensor], activations: list[str], directions: Di
         )
 
 
-def _check_loss(logits: Tensor, target: Tensor, label_smoothing: float) -> None:
+def check_loss(logits: Tensor, target: Tensor, label_smoothing: float) -> None:
+    """Refuses a target that does not belong to the logits.
+
+    Raises:
+        ValueError: Its shape is another, or the label smoothing is no share.
+    """
     wanted = logits.shape if target.is_floating_point() else logits.shape[:1]
     if target.shape != wanted:
         raise ValueError(

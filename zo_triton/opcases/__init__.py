@@ -16,6 +16,7 @@ from zo_triton.opcases.nodes import (
     NodeEpilogueCase,
     NodeGradientCase,
     NodeLinearCase,
+    NodeNetworkCase,
     NodeSampleCase,
 )
 from zo_triton.opcases.operands import BlankOperands, Operands, RandomOperands
@@ -37,6 +38,7 @@ CASES: tuple[type[Case], ...] = (
     NodeLinearCase,
     NodeConvolutionCase,
     NodeGradientCase,
+    NodeNetworkCase,
 )
 """One for each operation that an engine offers."""
 
@@ -57,6 +59,7 @@ __all__ = [
     "NodeEpilogueCase",
     "NodeGradientCase",
     "NodeLinearCase",
+    "NodeNetworkCase",
     "NodeSampleCase",
     "Operands",
     "RandomOperands",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import ClassVar
 
@@ -15,6 +17,7 @@ from zo_triton import reference
 from zo_triton.directions import Directions
 from zo_triton.opcases.case import COPY, TF32_PRODUCT, Arguments, Case, Work, bytes_of, product_ceiling
 from zo_triton.opcases.operands import Operands, signed_eps
+from zo_triton.reference.operations import ACTIVATIONS
 
 APPLICATION, FIRST = 3, 13
 """Numbers that no kernel gets right by leaving them out; the first column stands within a word of signs."""
@@ -281,3 +284,45 @@ class NodeConvolutionCase(NodeLayerCase):
         return F.conv2d(
             x, weight, stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeNetworkCase(NodeCase):
+    """A whole network with signs on the outputs of every layer, float32.
+
+    Attributes:
+        widths: From the inputs, of which only the base knows, to the classes.
+        sides: 1, or 2 for central pairs.
+        activation: After each layer but the last.
+        squared: Squared error in place of cross-entropy.
+    """
+
+    op: ClassVar[str] = "node_mlp_differences"
+
+    widths: Sequence[int]
+    sides: int = 1
+    activation: str = "relu"
+    squared: bool = False
+
+    def arguments(self, operands: Operands) -> Arguments:
+        """out, outputs, weights, activations, target, directions, applications, firsts, signed_eps, smoothing."""
+        depth, samples, classes = len(self.widths) - 1, self.samples, self.widths[-1]
+        following, outputs, weights = operands.normal(samples, self.widths[0]), [], []
+        for inner, rows in pairwise(self.widths):
+            weights.append(operands.normal(rows, inner, scale=inner**-0.5))
+            outputs.append(F.linear(following, weights[-1]))
+            following = ACTIVATIONS[self.activation](outputs[-1])
+        target = operands.normal(samples, classes) if self.squared else operands.integers(classes, samples)
+        return (
+            operands.unwritten(self.sides * self.directions.num, samples), outputs, weights[1:],
+            [*[self.activation] * (depth - 1), "none"], target, self.directions,
+            [APPLICATION + layer for layer in range(depth)],
+            [FIRST + sum(self.widths[1 : layer + 1]) for layer in range(depth)],
+            signed_eps(operands, self.sides, self.directions.num), 0.0,
+        )  # fmt: skip
+
+    def work(self, arguments: Arguments) -> Work:
+        """One product an evaluation of every layer but the first."""
+        weights = float(sum(weight.numel() for weight in arguments[2]))
+        flops = 2.0 * arguments[0].numel() * weights
+        return Work(TF32_PRODUCT, flops, self.values(sum(self.widths[1:])), bytes_of(arguments))

@@ -16,6 +16,7 @@ from zo_triton.opcases.nodes import (
     NodeEpilogueCase,
     NodeGradientCase,
     NodeLinearCase,
+    NodeNetworkCase,
     NodeSampleCase,
 )
 
@@ -140,6 +141,11 @@ class Sizes:
     def node_gradient(self) -> NodeGradientCase:
         """What was measured, for each output of a layer."""
         return NodeGradientCase(directions=self._orthogonal, samples=self.samples, positions=self.outputs)
+
+    def node_network(self) -> NodeNetworkCase:
+        """A ReLU network with signs on its layers' outputs and its cross-entropy in one launch, one side."""
+        directions = Directions(0, 0, self.network_directions, "hadamard")
+        return NodeNetworkCase(directions=directions, samples=128, widths=self.network)
 
     @property
     def _orthogonal(self) -> Directions:

@@ -19,6 +19,7 @@ from zo_triton.ops.layers import (
 )
 from zo_triton.ops.mlp import mlp_differences, mlp_measure, mlp_update, offers_mlp, offers_mlp_step
 from zo_triton.ops.node_mlp import node_mlp_measure, node_mlp_update, why_no_node_step
+from zo_triton.ops.node_network import node_mlp_differences, offers_node_mlp
 from zo_triton.ops.nodes import (
     NODE_DISTRIBUTIONS,
     Node,
@@ -54,11 +55,13 @@ __all__ = [
     "node_epilogue",
     "node_gradient",
     "node_linear",
+    "node_mlp_differences",
     "node_mlp_measure",
     "node_mlp_update",
     "node_sample",
     "offers_mlp",
     "offers_mlp_step",
+    "offers_node_mlp",
     "offers_rows",
     "on_grid",
     "perturbed_conv2d",

@@ -35,6 +35,9 @@ SCHEMAS = {
     "str activation) -> ()",
     "node_gradient": "(Tensor(a!) out, Tensor coefficients, int[] directions, int application, int first, "
     "int samples) -> ()",
+    "node_mlp_differences": "(Tensor(a!) out, Tensor[] outputs, Tensor[] weights, str[] activations, "
+    "Tensor target, int[] directions, int[] applications, int[] firsts, Tensor signed_eps, "
+    "float label_smoothing) -> ()",
     "activation_difference": "(Tensor(a!) out, Tensor base, Tensor difference, str activation) -> ()",
     "largest_difference": "(Tensor(a!) out, Tensor difference, Tensor gaps, Tensor places) -> ()",
     "cross_entropy_difference": "(Tensor(a!) out, Tensor logits, Tensor difference, Tensor target, "

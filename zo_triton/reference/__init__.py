@@ -6,6 +6,7 @@ the fast engines' formulas, so that agreement between the two means something.
 
 from zo_triton.philox import philox
 from zo_triton.reference.field import sample_matrix
+from zo_triton.reference.node_network import node_mlp_differences
 from zo_triton.reference.nodes import (
     node_conv2d,
     node_epilogue,
@@ -38,6 +39,7 @@ __all__ = [
     "node_epilogue",
     "node_gradient",
     "node_linear",
+    "node_mlp_differences",
     "node_sample",
     "perturbed_conv2d",
     "perturbed_linear",
