@@ -25,6 +25,12 @@ TIMED = (
     TINY.activation(FLOAT),
     TINY.largest(),
     TINY.cross_entropy(),
+    TINY.node_sample(),
+    TINY.node_epilogue(FLOAT),
+    replace(TINY.node_linear(FLOAT), sides=2, rows=2, directions=SIGNS),
+    TINY.node_convolution(FLOAT),
+    replace(TINY.node_gradient(), tokens=2),
+    TINY.node_network(),
 )
 
 

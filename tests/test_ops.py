@@ -11,6 +11,7 @@ import zo_triton as zo
 from zo_triton import ops
 
 D = zo.Directions(1, 2, 4).encode()
+NODES = zo.Directions(1, 2, 4, "hadamard").encode()
 EPS = torch.full((4,), 1e-3)
 CALLS = {
     "sample": lambda: (torch.empty(4, 5, 3), D, 0, torch.float32),
@@ -37,6 +38,21 @@ CALLS = {
     "perturbed_conv2d": lambda: (
         torch.empty(4, 2, 6, 3, 4), torch.randn(2, 4, 5, 7), torch.randn(4, 2, 4, 5, 7), torch.randn(6, 2, 3, 2),
         torch.randn(2, 6, 3, 4), D, 0, 1, EPS, [2, 1], [1, 0], [1, 3], 2, "relu",
+    ),
+    "node_sample": lambda: (torch.empty(4, 6, 3), NODES, 1, 5),
+    "node_epilogue": lambda: (torch.randn(4, 6, 3), torch.randn(6, 3), NODES, 1, 5, EPS, "relu"),
+    "node_linear": lambda: (
+        torch.empty(4, 6, 3), torch.randn(4, 6, 5), torch.randn(3, 5), torch.randn(6, 3), NODES, 1, 5, 2, EPS,
+        "relu",
+    ),
+    "node_conv2d": lambda: (
+        torch.empty(4, 2, 6, 3, 4), torch.randn(4, 2, 4, 5, 7), torch.randn(6, 2, 3, 2), torch.randn(2, 6, 3, 4),
+        NODES, 1, 5, EPS, [2, 1], [1, 0], [1, 3], 2, "relu",
+    ),
+    "node_gradient": lambda: (torch.empty(6, 9), torch.randn(4, 6), NODES, 1, 5, 2),
+    "node_mlp_differences": lambda: (
+        torch.empty(4, 6), [torch.randn(6, 3), torch.randn(6, 2)], [torch.randn(2, 3)], ["relu", "none"],
+        torch.zeros(6, dtype=torch.int64), NODES, [1, 2], [5, 8], EPS, 0.0,
     ),
     "activation_difference": lambda: (torch.empty(4, 6, 3), torch.randn(6, 3), torch.randn(4, 6, 3), "tanh"),
     "largest_difference": lambda: (

@@ -10,7 +10,7 @@ import torch
 import zo_triton as zo
 from zo_triton import ops
 from zo_triton.directions import PART_ROUNDING, tensor_word
-from zo_triton.reference.field import philox
+from zo_triton.philox import philox
 from zo_triton.reference.rounding import rounding_words
 
 DTYPES = [torch.bfloat16, torch.float16]

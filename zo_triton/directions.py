@@ -11,8 +11,10 @@ signs 32 columns of them (word w is row 4·(row//4)+w, bit b is column 32·(col/
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import accumulate
 from math import ceil, prod
 
 from zo_triton.distributions import DISTRIBUTIONS, name_of
@@ -26,6 +28,9 @@ PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
 PART_WHOLE, PART_LEFT, PART_RIGHT, PART_ROUNDING = 0, 1, 2, 3
 """What of a tensor is drawn: itself, the factors A and B of a low-rank A·Bᵀ/√r, or the words that round it."""
 
+PART_NODES = PART_LEFT
+"""Of an application of a layer, its outputs: these are never perturbed together with low-rank weights."""
+
 PART_SHIFT = 30
 """The part stands in the two highest bits of the tensor's counter word: no two share a block."""
 
@@ -33,6 +38,7 @@ ROWS_PER_BLOCK = 4
 SIGN_COLUMNS_PER_BLOCK = 32
 MAX_BLOCKS = 2**32
 MAX_TENSORS = 2**PART_SHIFT
+MAX_ORDER = 2**31
 
 MANTISSA_BITS = {"float16": 10, "bfloat16": 7}
 SMALLEST_EXPONENT = {"float16": -14, "bfloat16": -126}
@@ -56,10 +62,14 @@ class Directions:
         rank: If given, a tensor of two or more dimensions is perturbed by A·Bᵀ/√rank with A [rows, rank]
             and B [cols, rank] drawn from ``distribution``; vectors stay full.
         first: Index of the first direction.
+        order: With ``hadamard`` only: M, the order of the matrix that the directions are rows of, a power of two
+            with at least ``first + num`` rows. None for the smallest. Slices keep it.
+        offsets: With ``hadamard`` only: column index of the first element of each tensor in the order of the ids,
+            from :meth:`over`. A tensor 0 without any begins at 0, as if it were the whole parameter.
 
     Raises:
         TypeError: A number is not an integer.
-        ValueError: A number is out of range, or the distribution is unknown.
+        ValueError: A number is out of range, the distribution is unknown, or there are more directions than rows.
 
     Example:
         >>> from zo_triton.directions import Directions
@@ -74,6 +84,8 @@ class Directions:
     rounds: int = 10
     rank: int | None = None
     first: int = 0
+    order: int | None = None
+    offsets: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
@@ -97,6 +109,34 @@ class Directions:
             _check_integer("rank", self.rank)
             if self.rank < 1:
                 raise ValueError(f"rank must be at least 1 or None for full rank, got {self.rank}.")
+        if DISTRIBUTIONS[self.distribution].orthogonal:
+            self._check_order()
+        elif self.order is not None or self.offsets:
+            raise ValueError(
+                f"order and offsets belong to 'hadamard' directions, got order={self.order} and "
+                f"{len(self.offsets)} offsets with {self.distribution!r}; leave them out."
+            )
+
+    def _check_order(self) -> None:
+        if self.rank is not None:
+            raise ValueError(
+                f"rank {self.rank} can't be had with 'hadamard': products of two factors are not orthogonal; "
+                "choose 'rademacher', or rank=None."
+            )
+        needed = self.first + self.num
+        if self.order is None:
+            object.__setattr__(self, "order", 1 << max(0, needed - 1).bit_length())
+        assert self.order is not None
+        _check_integer("order", self.order)
+        if self.order < 1 or self.order & (self.order - 1) or self.order > MAX_ORDER:
+            raise ValueError(
+                f"order must be a power of two up to 2**31, got {self.order} for {needed} directions."
+            )
+        if needed > self.order:
+            raise ValueError(
+                f"{needed} directions are more than the {self.order} rows of a Hadamard matrix of that order; take "
+                "fewer directions, or leave order out."
+            )
 
     def __len__(self) -> int:
         return self.num
@@ -117,11 +157,64 @@ class Directions:
         """Whether a single element, before any scale, is 1 or -1."""
         return DISTRIBUTIONS[self.distribution].signs
 
+    def one(self, index: int) -> Directions:
+        """The single direction with this absolute index."""
+        return replace(self, num=1, first=index)
+
+    def offset(self, tensor_id: int) -> int:
+        """Column index of a tensor's first element.
+
+        Raises:
+            ValueError: It is not known, and without it no two functions would draw the same.
+        """
+        self.check_bound([tensor_id])
+        return self.offsets[tensor_id] if tensor_id < len(self.offsets) else 0
+
+    def check_bound(self, tensor_ids: Iterable[int]) -> None:
+        """Refuses tensors for whose columns there are no offsets; those of an id below 0 are not drawn.
+
+        Raises:
+            ValueError: With ``hadamard``, a tensor other than number 0 has no offset.
+        """
+        if self.order is None:
+            return
+        for tensor_id in tensor_ids:
+            if tensor_id > 0 and tensor_id >= len(self.offsets):
+                raise ValueError(
+                    f"'hadamard' directions need the column index of tensor {tensor_id}, got offsets of "
+                    f"{len(self.offsets)} tensors; take directions.over([p.shape for p in params])."
+                )
+
+    def over(self, shapes: Iterable[Sequence[int]]) -> Directions:
+        """These directions with the columns of tensors of these shapes one after the other; others as they are.
+
+        A step's forward pass, Gram matrix and update must have the same: what is given the trained tensors sees to
+        it itself, so this is for calls of single operations.
+
+        Args:
+            shapes: Of all trained tensors in the order of their ids.
+
+        Raises:
+            ValueError: They have other offsets already.
+        """
+        if self.order is None:
+            return self
+        offsets = _offsets(tuple(map(tuple, shapes)))
+        if self.offsets == offsets:
+            return self
+        if self.offsets:
+            raise ValueError(
+                f"these 'hadamard' directions have the columns of {len(self.offsets)} other tensors than these "
+                f"{len(offsets)}; name the directions anew, without offsets."
+            )
+        return replace(self, offsets=offsets)
+
     def encode(self) -> list[int]:
-        """The seven integers that cross the boundary of a torch custom op; the seed as a signed 64-bit one."""
+        """The integers that cross the boundary of a torch custom op; the seed as a signed 64-bit one."""
         signed = self.seed - SEEDS if self.seed >= SEEDS // 2 else self.seed
         code = DISTRIBUTIONS[self.distribution].code
-        return [signed, self.step, self.num, code, self.rounds, self.rank or 0, self.first]
+        whole = [signed, self.step, self.num, code, self.rounds, self.rank or 0, self.first]
+        return whole if self.order is None else [*whole, self.order, *self.offsets]
 
     @staticmethod
     def decode(integers: Sequence[int]) -> Directions:
@@ -130,8 +223,9 @@ class Directions:
         Raises:
             ValueError: No distribution has this code, or a number is out of range.
         """
-        seed, step, num, code, rounds, rank, first = integers
-        return Directions(seed % SEEDS, step, num, name_of(code), rounds, rank or None, first)
+        seed, step, num, code, rounds, rank, first, *orthogonal = integers
+        order, offsets = (orthogonal[0], tuple(orthogonal[1:])) if orthogonal else (None, ())
+        return Directions(seed % SEEDS, step, num, name_of(code), rounds, rank or None, first, order, offsets)
 
     def is_low_rank(self, shape: Sequence[int]) -> bool:
         """Whether a tensor of this shape is perturbed by factors: ``rank`` is set and it is no vector."""
@@ -162,6 +256,22 @@ def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
     if len(shape) < 2:
         return 1, prod(shape)
     return int(shape[0]), prod(shape[1:])
+
+
+@lru_cache(maxsize=32)
+def _offsets(shapes: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+    return tuple(accumulate(map(num_columns, shapes[:-1]), initial=0)) if shapes else ()
+
+
+def padded_columns(cols: int) -> int:
+    """How many column indices a row of a matrix takes with ``hadamard``: whole words of signs."""
+    return ceil(cols / SIGN_COLUMNS_PER_BLOCK) * SIGN_COLUMNS_PER_BLOCK
+
+
+def num_columns(shape: Sequence[int]) -> int:
+    """How many column indices a tensor takes with ``hadamard``."""
+    rows, cols = matrix_shape(shape)
+    return rows * padded_columns(cols)
 
 
 def check_seed(seed: int) -> int:

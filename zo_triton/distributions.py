@@ -23,6 +23,8 @@ class Distribution:
             all engines agree bit for bit; otherwise it covers 4 rows × 1 column, and they agree to 1e-5.
         elements: The distribution whose draws are scaled to length √d, all tensors of a direction together;
             moments and CDF are that one's. None: elements are independent, and nothing is scaled.
+        orthogonal: The directions of a step belong together: rows of one Hadamard matrix, each column with a random
+            sign (:mod:`zo_triton.hadamard`). The elements of any one direction are independent all the same.
     """
 
     code: int
@@ -30,6 +32,7 @@ class Distribution:
     cdf: Callable[[float], float]
     signs: bool = False
     elements: str | None = None
+    orthogonal: bool = False
 
 
 def _sign_cdf(x: float) -> float:
@@ -57,6 +60,7 @@ DISTRIBUTIONS: dict[str, Distribution] = {
     "uniform": Distribution(2, (1.0, 9 / 5, 27 / 7, 9.0), _uniform_cdf),
     "laplace": Distribution(3, (1.0, 6.0, 90.0, 2520.0), _laplace_cdf),
     "sphere": replace(_GAUSSIAN, code=4, elements="gaussian"),
+    "hadamard": Distribution(5, (1.0, 1.0, 1.0, 1.0), _sign_cdf, signs=True, orthogonal=True),
 }
 """Every distribution by its name."""
 

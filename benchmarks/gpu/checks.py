@@ -18,6 +18,7 @@ import zo_triton as zo
 from benchmarks.contenders.contender import LeftOutError, Setting
 from benchmarks.contenders.cuda_graphs import RecordedZO
 from benchmarks.gpu.layer_checks import LAYERS
+from benchmarks.gpu.node_checks import NODES
 from benchmarks.gpu.results import FAILED, PASSED, StageContext, StageResults
 from benchmarks.gpu.trial import Check, Trial, absolute_error, relative_error, share_of_unequal
 from benchmarks.measure.accuracy import direct_differences
@@ -232,5 +233,5 @@ _LOSSES = (
     Check("differences", "a convolutional network", FLOAT, _differences),
     Check("CapturedStep", "against ordinary steps", FLOAT, _captured),
 )
-CHECKS = (*_FIELDS, *LAYERS, *_LOSSES)
+CHECKS = (*_FIELDS, *LAYERS, *NODES, *_LOSSES)
 """In the order of the report: what others build on first."""

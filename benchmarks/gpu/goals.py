@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.gpu.kernel_times import ACCUMULATE
+from benchmarks.gpu.kernel_times import ACCUMULATE, NODE_LINEAR
 from benchmarks.gpu.results import FAILED, PASSED
 from benchmarks.gpu.step_times import MEZO, RECORDED
 from benchmarks.report.statistics import find, median_reached
@@ -108,11 +108,14 @@ def _layer(name: str) -> Callable[[Sections], float | None]:
     return measured
 
 
-def _accumulate(sections: Sections) -> float | None:
-    for row in sections.get("gpu_kernels", {}).get("rows", ()):
-        if (row["op"], row["case"]) == ("accumulate", ACCUMULATE):
-            return row.get("share")
-    return None
+def _kernel(op: str, case: str) -> Callable[[Sections], float | None]:
+    def measured(sections: Sections) -> float | None:
+        for row in sections.get("gpu_kernels", {}).get("rows", ()):
+            if (row["op"], row["case"]) == (op, case):
+                return row.get("share")
+        return None
+
+    return measured
 
 
 def _against_mezo(sections: Sections) -> float | None:
@@ -150,7 +153,12 @@ GOALS = (
         ("perturbed_linear",), _layer("middle layer, central pairs"),
     ),
     Goal(
-        "accumulate", "accumulate at K = 8 over the copy's bandwidth", 0.6, True, ("accumulate",), _accumulate,
+        "accumulate", "accumulate at K = 8 over the copy's bandwidth", 0.6, True, ("accumulate",),
+        _kernel("accumulate", ACCUMULATE),
+    ),
+    Goal(
+        "node-linear", "a layer with perturbed outputs over the plain product's rate, bfloat16", 0.8, True,
+        ("node_linear",), _kernel("node_linear", NODE_LINEAR),
     ),
     Goal(
         "step-mezo", "MeZO loop's step over ours (CUDA graph), 784-256-256-10", 20.0, True,

@@ -17,7 +17,8 @@ from zo_triton.opcases.sizes import UPDATE_DIRECTIONS, Sizes
 
 FLOAT, HALF = torch.float32, torch.bfloat16
 ACCUMULATE = f"signs, K = {UPDATE_DIRECTIONS}"
-"""The row that a goal is about."""
+NODE_LINEAR = "orthogonal signs, bfloat16"
+"""The rows that goals are about."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ def run_kernels(results: StageResults) -> None:
         "note": (
             "Medians by CUDA events, the signs' staging included. A product counts as defined, two operations a "
             "multiply-add, δWᵀ and (a+δ)Uᵀ for every evaluation, or aUᵀ alone in a first layer, where it serves "
-            "both sides; folding does fewer. Bytes are what must cross the memory's bus. *Of ceiling* is the rate "
+            "both sides; folding does fewer. Where outputs are perturbed it is δWᵀ alone. Bytes are what must "
+            "cross the memory's bus. *Of ceiling* is the rate "
             f"over the measured ceiling. Linear layers: batch {sizes.samples}, {sizes.inputs} to {sizes.outputs} "
             f"features, K = {sizes.directions}; `accumulate`: {sizes.update} rows and columns."
         ),
@@ -99,6 +101,18 @@ ROWS = (
     _linear("middle, signs, float32", FLOAT),
     Row("perturbed_conv2d", "3 × 3, signs, K = 4", FLOAT, Sizes.convolution),
     Row("mlp_differences", "whole network, signs", FLOAT, lambda sizes, _: sizes.whole_network()),
+    Row("node_linear", NODE_LINEAR, HALF, lambda sizes, _: sizes.node_linear(HALF)),
+    Row("node_linear", "orthogonal signs, float32", FLOAT, lambda sizes, _: sizes.node_linear(FLOAT)),
+    Row("node_conv2d", "3 × 3, orthogonal signs, K = 4", FLOAT, Sizes.node_convolution),
+    Row("node_epilogue", "orthogonal signs", FLOAT, Sizes.node_epilogue),
+    Row("node_gradient", "orthogonal signs", FLOAT, lambda sizes, _: sizes.node_gradient()),
+    Row("node_sample", "orthogonal signs", FLOAT, lambda sizes, _: sizes.node_sample()),
+    Row(
+        "node_mlp_differences",
+        "whole network, orthogonal signs",
+        FLOAT,
+        lambda sizes, _: sizes.node_network(),
+    ),
     Row("activation_difference", "GELU", FLOAT, Sizes.activation),
     Row("cross_entropy_difference", "classes", FLOAT, lambda sizes, _: sizes.cross_entropy()),
     Row("largest_difference", "2 × 2 windows", FLOAT, lambda sizes, _: sizes.largest()),

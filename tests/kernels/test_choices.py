@@ -7,7 +7,7 @@ import torch
 
 import zo_triton as zo
 from zo_triton import ops
-from zo_triton.kernels import choices
+from zo_triton.kernels import choices, node_conv2d, node_linear, node_mlp_differences
 from zo_triton.kernels.accumulate import accumulate
 from zo_triton.kernels.conv2d import launch_perturbed_conv2d
 from zo_triton.kernels.gram import gram
@@ -17,6 +17,7 @@ from zo_triton.kernels.mlp import launch_mlp_differences
 from zo_triton.kernels.perturbed_linear import launch_perturbed_linear
 
 HALF, SINGLE = torch.bfloat16, torch.float32
+NODES = zo.Directions(0, 0, 2, "hadamard")
 KEY = choices.situation("perturbed_linear", HALF, sides=1, distribution="rademacher")
 FOUND = choices.CANDIDATES["perturbed_linear", "bfloat16"][1]
 GPU = torch.device("cuda", 0)
@@ -63,13 +64,25 @@ CALLS = {
     "perturbed_linear": linear,
     "perturbed_conv2d": lambda: convolution(8),
     "mlp_differences": network,
+    "node_linear": lambda: node_linear(
+        torch.empty(2, 8, 16), torch.zeros(2, 8, 32), torch.randn(16, 32), None, NODES, 0, 0, 8, torch.ones(2),
+        "none",
+    ),
+    "node_conv2d": lambda: node_conv2d(
+        torch.empty(2, 2, 8, 6, 6), torch.zeros(2, 2, 4, 6, 6), torch.randn(8, 4, 3, 3), None, NODES, 0, 0,
+        torch.ones(2), [1, 1], [1, 1], [1, 1], 1, "none",
+    ),
+    "node_mlp_differences": lambda: node_mlp_differences(
+        torch.empty(2, 4), [torch.randn(4, 5)], [], ["none"], torch.zeros(4, dtype=torch.int64), NODES, [0], [0],
+        torch.ones(2), 0.0,
+    ),
     "accumulate": lambda: accumulate(
         [torch.zeros(8, 8)], [0], torch.ones(2), zo.Directions(0, 0, 2, "gaussian"), SINGLE
     ),
     "gram": lambda: gram(
         torch.empty(2, 2).double(), [torch.empty(8, 8)], [0], zo.Directions(0, 0, 2), SINGLE
     ),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("op", CALLS)

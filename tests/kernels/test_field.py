@@ -1,5 +1,7 @@
 """``sample`` and the staged words against the reference, whatever the tiles, chunks and strides."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from zo_triton import reference
 from zo_triton.directions import Directions, tensor_word
 from zo_triton.distributions import DISTRIBUTIONS, INDEPENDENT
 from zo_triton.kernels import sample
+from zo_triton.kernels.field import step_on_device
 from zo_triton.kernels.stage import stage
 
 NAN = float("nan")
@@ -40,6 +43,25 @@ def test_signs_are_the_references_bit_for_bit(shape, rounds, device):
     assert torch.equal(drawn, _reference(directions, 5, shape, torch.float32))
 
 
+@pytest.mark.parametrize(("order", "first"), [(None, 0), (64, 5), (2**31, 2**31 - 2)])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_orthogonal_signs_are_the_references_bit_for_bit(shape, order, first, device):
+    directions = Directions(2**64 - 3, 2**32 - 1, 2, "hadamard", first=first, order=order)
+    # A tensor whose column index is beyond the order, beyond 2³¹, and no power of two.
+    directions = directions.over([(2**17 + 3, 2**14 + 1), (3, 70), shape])
+    drawn = _sample(directions, 2, shape, torch.float32, device)
+    assert torch.equal(drawn, _reference(directions, 2, shape, torch.float32))
+
+
+def test_orthogonal_signs_of_a_step_whose_number_lies_on_the_device(device):
+    directions = Directions(3, 2**32 - 5, 3, "hadamard", first=1)
+    step = torch.tensor([-5], dtype=torch.int32, device=device)
+    expected = _reference(directions, 0, (9, 45), torch.float32)
+    with step_on_device(step):
+        drawn = _sample(replace(directions, step=0), 0, (9, 45), torch.float32, device)
+    assert torch.equal(drawn, expected)
+
+
 @pytest.mark.parametrize("distribution", [name for name, entry in DISTRIBUTIONS.items() if not entry.signs])
 def test_real_values_agree_to_1e_5(distribution, device):
     directions = Directions(11, 3, 2, distribution)
@@ -49,7 +71,7 @@ def test_real_values_agree_to_1e_5(distribution, device):
 
 @pytest.mark.parametrize("distribution", INDEPENDENT)
 def test_tiles_and_chunks_never_change_a_value(distribution, device):
-    directions = Directions(4, 9, 4, distribution)
+    directions = Directions(4, 9, 4, distribution).over([(3, 3), (19, 70)])
     whole = _sample(directions, 1, (19, 70), torch.float32, device)
     for tile in ({"ROWS": 4, "COLS": 32}, {"ROWS": 16, "COLS": 128}):
         assert torch.equal(_sample(directions, 1, (19, 70), torch.float32, device, tile=tile), whole)
@@ -91,10 +113,11 @@ def test_empty_tensors_are_left_alone(device):
 
 
 @pytest.mark.parametrize(
-    ("distribution", "rank"), [("rademacher", None), ("gaussian", None), ("gaussian", 3), ("rademacher", 3)]
+    ("distribution", "rank"),
+    [("rademacher", None), ("gaussian", None), ("gaussian", 3), ("rademacher", 3), ("hadamard", None)],
 )
 def test_listed_rows_are_those_of_the_whole_whatever_the_tile(distribution, rank, device):
-    directions = Directions(4, 9, 2, distribution, rank=rank, first=3)
+    directions = Directions(4, 9, 2, distribution, rank=rank, first=3).over([(3, 3), (70, 45)])
     whole = _sample(directions, 1, (70, 45), torch.float32, device)
     # More than one tile of them, not sorted, with a repetition.
     rows = torch.tensor([69, *range(0, 40, 3), 69, 1, 2, 68])
@@ -107,9 +130,11 @@ def test_listed_rows_are_those_of_the_whole_whatever_the_tile(distribution, rank
             torch.testing.assert_close(out.cpu(), whole[:, rows], rtol=0, atol=1e-6 if tile else 0)
 
 
-def test_staged_words_hold_the_signs(device):
-    directions = Directions(3, 1, 2, first=1)
+@pytest.mark.parametrize("distribution", ["rademacher", "hadamard"])
+def test_staged_words_hold_the_signs(distribution, device):
+    directions = Directions(3, 1, 2, distribution, first=1).over([(5, 5)] * 6 + [(9, 45)])
     words = stage(directions, 6, 9, 45, torch.device(device)).cpu()
+    assert torch.equal(words, reference.stage(directions, 6, 9, 45, torch.device("cpu")))
     assert words.shape == (2, 12, 2)
     bits = words[..., None] >> torch.arange(32) & 1
     signs = (2.0 * bits - 1).flatten(2)[:, :9, :45]
@@ -120,7 +145,8 @@ def test_staged_words_hold_the_signs(device):
 
 def test_only_signs_can_be_staged(device):
     with pytest.raises(
-        ValueError, match=r"only 'rademacher' has signs to stage, got 'gaussian'; use bits='inline'"
+        ValueError,
+        match=r"only 'rademacher' and 'hadamard' have signs to stage, got 'gaussian'; use bits='inline'",
     ):
         stage(Directions(0, 0, 1, "gaussian"), 0, 4, 4, torch.device(device))
 

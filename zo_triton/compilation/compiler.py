@@ -183,7 +183,8 @@ def _source(kernel: Callable, arguments: Mapping[str, object]) -> tuple[ASTSourc
             signature[parameter.name] = "constexpr"
             constants[position] = value
         else:
-            signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
+            wide = isinstance(value, int) and not -(2**31) <= value < 2**31
+            signature[parameter.name] = "fp32" if isinstance(value, float) else "i64" if wide else "i32"
             if isinstance(value, int) and value % 16 == 0 and not parameter.do_not_specialize:
                 attributes[position] = [["tt.divisibility", 16]]
     options = {name: value for name, value in arguments.items() if name not in signature}

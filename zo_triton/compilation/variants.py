@@ -27,6 +27,12 @@ from zo_triton.opcases import (
     LargestCase,
     LinearCase,
     NetworkCase,
+    NodeConvolutionCase,
+    NodeEpilogueCase,
+    NodeGradientCase,
+    NodeLinearCase,
+    NodeNetworkCase,
+    NodeSampleCase,
     RoundingCase,
     SampleCase,
     StageCase,
@@ -123,6 +129,35 @@ def _network(*widths: int, **shape: Any) -> NetworkCase:
     return NetworkCase(directions=_few(), widths=widths, samples=128, **shape)
 
 
+def _nodes(distribution: str = "hadamard", num: int = 8) -> Directions:
+    return Directions(0, 0, num, distribution)
+
+
+def _node_linear(dtype: torch.dtype, distribution: str = "hadamard", **shape: Any) -> NodeLinearCase:
+    """A layer of 1024 × 512 on 256 samples."""
+    sizes = {"samples": 256, "inputs": 1024, "outputs": 512, **shape}
+    return NodeLinearCase(directions=_nodes(distribution), dtype=dtype, **sizes)
+
+
+def _node_image(
+    dtype: torch.dtype,
+    kernel: int = 3,
+    channels: tuple[int, int] = (64, 64),
+    side: int = 28,
+    **shape: Any,
+) -> NodeConvolutionCase:
+    """A padded layer on 8 samples."""
+    return NodeConvolutionCase(
+        directions=_nodes(), samples=8, channels=channels, size=(side, side), kernel=(kernel, kernel),
+        padding=(kernel // 2, kernel // 2), dtype=dtype, **shape,
+    )  # fmt: skip
+
+
+def _node_network(*widths: int, **shape: Any) -> NodeNetworkCase:
+    """A whole network on 128 samples."""
+    return NodeNetworkCase(directions=_nodes(num=64), widths=widths, samples=128, **shape)
+
+
 def _update(distribution: str = "rademacher", rank: int | None = None) -> UpdateCase:
     return UpdateCase(directions=_few(distribution, rank), shapes=[(1024, 1024)])
 
@@ -196,6 +231,41 @@ VARIANTS: dict[str, Variant] = {
     "mlp 784-100-100-10 both sides": _variant(_network(784, 100, 100, 10, sides=2)),
     "mlp 784-128-10 squared error": _variant(_network(784, 128, 10, squared=True)),
     "mlp 784-64-64-64-10 both sides": _variant(_network(784, 64, 64, 64, 10, sides=2)),
+    "nodes linear bf16": _variant(_node_linear(HALF), CANDIDATES["node_linear", "bfloat16"]),
+    "nodes linear bf16 gelu both sides": _variant(_node_linear(HALF, sides=2, activation="gelu")),
+    "nodes linear bf16 tokens of 1000 features": _variant(_node_linear(HALF, inputs=1000, outputs=500, rows=4)),
+    "nodes linear bf16 captured": Variant("node_linear", partial(_call_captured, _node_linear(HALF), {})),
+    "nodes linear bf16 rademacher": _variant(_node_linear(HALF, "rademacher")),
+    "nodes linear fp32": _variant(_node_linear(SINGLE), CANDIDATES["node_linear", "float32"]),
+    "nodes linear tf32x3": _variant(_node_linear(SINGLE), precision="tf32x3"),
+    "nodes conv bf16": _variant(_node_image(HALF), CANDIDATES["node_conv2d", "bfloat16"]),
+    "nodes conv bf16 7x7 gelu": _variant(_node_image(HALF, side=7, activation="gelu")),
+    "nodes conv bf16 groups of 6": _variant(_node_image(HALF, channels=(12, 12), groups=2)),
+    "nodes conv fp32": _variant(_node_image(SINGLE), CANDIDATES["node_conv2d", "float32"]),
+    "nodes depthwise bf16": _variant(_node_image(HALF, groups=64)),
+    "nodes mlp 784-128-128-10": _variant(
+        _node_network(784, 128, 128, 10), CANDIDATES["node_mlp_differences", "float32"], precision="tf32x3"
+    ),
+    "nodes mlp 784-128-128-10 bf16": _variant(
+        _node_network(784, 128, 128, 10), CANDIDATES["node_mlp_differences", "float32"], precision="bf16"
+    ),
+    "nodes mlp 784-128-128-10 bf16 gelu both sides": _variant(
+        _node_network(784, 128, 128, 10, sides=2, activation="gelu"), precision="bf16"
+    ),
+    "nodes mlp 784-100-64-32-10 squared error": _variant(_node_network(784, 100, 64, 32, 10, squared=True)),
+    "nodes epilogue bf16": _variant(
+        NodeEpilogueCase(directions=_nodes(), samples=256, positions=512, dtype=HALF)
+    ),
+    "nodes gradient 64 directions": _variant(
+        NodeGradientCase(directions=_nodes(num=64), samples=256, positions=4096)
+    ),
+    "nodes gradient of tokens": _variant(
+        NodeGradientCase(directions=_nodes(num=64), samples=256, positions=8 * 500, tokens=8)
+    ),
+    "nodes gradient rademacher": _variant(
+        NodeGradientCase(directions=_nodes("rademacher", num=64), samples=256, positions=4096)
+    ),
+    "nodes sample": _variant(NodeSampleCase(directions=_nodes(), samples=64, positions=512)),
     "accumulate rademacher": _variant(_update(), CANDIDATES["accumulate", "float32"]),
     "accumulate gaussian": _variant(_update("gaussian")),
     "accumulate uniform": _variant(_update("uniform")),

@@ -53,6 +53,13 @@ def _convolution(arguments: Mapping[str, Any]) -> Work | None:
     return _layer(arguments, rows)
 
 
+def _node_layer(arguments: Mapping[str, Any]) -> Work | None:
+    if arguments.get("DEPTHWISE"):
+        return Work(0, arguments["BLOCK_N"] * arguments["BLOCK_F"])
+    parts = 3 if arguments["PRECISION"] == "tf32x3" else 1
+    return Work(0, parts * arguments["BLOCK_N"] * arguments["BLOCK_F"] * arguments["BLOCK_I"])
+
+
 def _accumulate(arguments: Mapping[str, Any]) -> Work:
     rows, columns, rank = arguments["ROWS"], arguments["COLS"], arguments["RANK"]
     if rank:
@@ -76,6 +83,8 @@ def _stage(arguments: Mapping[str, Any]) -> Work:
 _RULES: dict[str, Callable[[Mapping[str, Any]], Work | None]] = {
     "_perturbed_linear_kernel": _linear,
     "_perturbed_conv2d_kernel": _convolution,
+    "_node_linear_kernel": _node_layer,
+    "_node_conv2d_kernel": _node_layer,
     "_accumulate_kernel": _accumulate,
     "_gram_kernel": _gram,
     "_sample_kernel": _tile,

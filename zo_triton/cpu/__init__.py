@@ -10,6 +10,11 @@ from zo_triton.cpu.cross_entropy import cross_entropy_difference
 from zo_triton.cpu.gram import gram
 from zo_triton.cpu.mlp import mlp_differences
 from zo_triton.cpu.mlp_step import mlp_measure, mlp_update
+from zo_triton.cpu.node_gradient import node_gradient
+from zo_triton.cpu.node_mlp import node_mlp_measure
+from zo_triton.cpu.node_mlp_update import node_mlp_update
+from zo_triton.cpu.node_network import node_mlp_differences
+from zo_triton.cpu.nodes import node_conv2d, node_epilogue, node_linear, node_sample
 from zo_triton.cpu.perturbed_linear import perturbed_linear
 from zo_triton.cpu.rounding import stochastic_add
 from zo_triton.cpu.row_program import Leaf, Operation, RowProgram
@@ -33,6 +38,14 @@ __all__ = [
     "mlp_differences",
     "mlp_measure",
     "mlp_update",
+    "node_conv2d",
+    "node_epilogue",
+    "node_gradient",
+    "node_linear",
+    "node_mlp_differences",
+    "node_mlp_measure",
+    "node_mlp_update",
+    "node_sample",
     "one_pool",
     "perturbed_conv2d",
     "perturbed_linear",

@@ -1,8 +1,9 @@
 """The perturbation field: Philox words in SIMD, and what each distribution makes of them.
 
 Everything here is one routine for forward pass, update, Gram matrix and sampling. Arguments that travel
-together: ``key`` is uint32 [4], the two halves of the seed, the step and the number of rounds; ``word`` is the
-tensor's counter word; ``index`` the direction's absolute index.
+together: ``key`` is uint32 [4], the two halves of the seed, the step and the number of rounds, and longer for
+orthogonal signs (:mod:`zo_triton.cpu.orthogonal`); ``word`` is the tensor's counter word; ``index`` the direction's
+absolute index.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from numba import float32, int32, types, uint32, uint64, uintp
 from numba.extending import overload
 
 from zo_triton.cpu.compiling import device, kernel, routine
+from zo_triton.cpu.orthogonal import GENERATOR, first_column, inverted, orthogonal_key, rows_of
 from zo_triton.cpu.scalars import log, round_bfloat16, sincos_turns, store
 from zo_triton.cpu.vectors import float_from_bits
 from zo_triton.directions import PHILOX_MULTIPLIERS, PHILOX_WEYL, Directions
 from zo_triton.distributions import DISTRIBUTIONS, check_drawn
+from zo_triton.hadamard import SHARED_DIRECTION
 
 _M0, _M1 = np.uint64(PHILOX_MULTIPLIERS[0]), np.uint64(PHILOX_MULTIPLIERS[1])
 _W0, _W1 = np.uint32(PHILOX_WEYL[0]), np.uint32(PHILOX_WEYL[1])
@@ -26,26 +29,29 @@ TOGETHER = 256
 
 _SQRT3, _SQRT_HALF = np.float32(3.0**0.5), np.float32(0.5**0.5)
 
-DRAWN = ("rademacher", "gaussian", "uniform", "laplace")
+DRAWN = ("rademacher", "gaussian", "uniform", "laplace", "hadamard")
 """The distributions that this engine has routines for."""
 
-SIGNS, GAUSSIAN, UNIFORM, LAPLACE = (DISTRIBUTIONS[name].code for name in DRAWN)
+SIGNS, GAUSSIAN, UNIFORM, LAPLACE = (DISTRIBUTIONS[name].code for name in DRAWN[:4])
+SHARED = np.uint32(SHARED_DIRECTION)
 
 
 def key_of(directions: Directions) -> np.ndarray:
-    """What the generator needs of ``directions`` beside the counter: uint32 [4].
+    """What the generator needs of ``directions`` beside the counter: uint32 [4], or longer.
 
     Raises:
         ValueError: This engine has no routine for the distribution.
     """
     check_drawn(directions.elementwise, DRAWN, "cpu")
+    if directions.order is not None:
+        return orthogonal_key(directions)
     seed = directions.seed
     return np.array([seed & 0xFFFFFFFF, seed >> 32, directions.step, directions.rounds], np.uint32)
 
 
 def code_of(directions: Directions) -> int:
-    """The elementwise distribution as an integer."""
-    return DISTRIBUTIONS[directions.elementwise].code
+    """The elementwise distribution as an integer; all signs are one, told apart by the key."""
+    return SIGNS if directions.signs else DISTRIBUTIONS[directions.elementwise].code
 
 
 @device
@@ -104,6 +110,9 @@ def sign_words(out, row_block, word, index, key):
     Rows begin at ``row_block``. Directions of few blocks share a run of the generator; if each has fewer than there
     are directions in it, it goes block by block and not direction by direction: inner loops must be long.
     """
+    if key.size > GENERATOR:
+        _orthogonal_words(out, row_block, word, index, key)
+        return
     count, rows, width = out.shape
     each, start = rows // 4 * width, uint32(row_block * width)
     together = max(1, min(count, TOGETHER // each))
@@ -131,6 +140,33 @@ def sign_words(out, row_block, word, index, key):
                     at = uintp(k * each + row // 4 * width)
                     for column in range(width):
                         target[column] = source[at + uintp(column)]
+
+
+@device
+def _orthogonal_words(out, row_block, word, index, key):
+    """:func:`sign_words` of orthogonal directions: the generator runs once for all of them."""
+    count, rows, width = out.shape
+    each, start = rows // 4 * width, uint32(row_block * width)
+    shared = np.empty((4, each), np.uint32)
+    philox_words(shared, each, (start, uint32(1)), (SHARED, uint32(0)), uint32(word), key)
+    chosen, patterns = np.empty(count, np.uint32), np.empty(count, np.uint32)
+    rows_of(chosen, patterns, index, word, key)
+    first = uint32(first_column(word, key) + uint32(128) * start)
+    for row in range(rows):
+        source, at = shared[row % 4], uintp(row // 4 * width)
+        line = uint32(first + uint32(32 * row * width))
+        if width < count:
+            for column in range(width):
+                sign, place = source[at + uintp(column)], uint32(line + uint32(32 * column))
+                target = out[:, row, column]
+                for k in range(count):
+                    target[k] = sign ^ patterns[k] ^ inverted(chosen[k], place, key)
+        else:
+            for k in range(count):
+                target, own, pattern = out[k, row], chosen[k], patterns[k]
+                for column in range(width):
+                    place = uint32(line + uint32(32) * uint32(column))
+                    target[column] = source[at + uintp(column)] ^ pattern ^ inverted(own, place, key)
 
 
 @device

@@ -7,6 +7,7 @@ import torch
 from numba import uint32
 from torch import Tensor
 
+from zo_triton import hadamard
 from zo_triton.cpu.arrays import as_array, draw_factors
 from zo_triton.cpu.compiling import kernel
 from zo_triton.cpu.field import code_of, fill_matrix, key_of, sign_words
@@ -22,6 +23,11 @@ def gram(
     out: Tensor, tensors: list[Tensor], tensor_ids: list[int], directions: Directions, dtype: torch.dtype
 ) -> None:
     """Same contract as the reference; exact integers for signs."""
+    if directions.order is not None:
+        counted = hadamard.gram(directions, [tensor.shape for tensor in tensors], tensor_ids)
+        if counted is not None:
+            out.copy_(torch.from_numpy(counted))
+            return
     out.zero_()
     drawn = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
     for tensor, tensor_id in zip(tensors, tensor_ids, strict=True):

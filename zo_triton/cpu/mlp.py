@@ -6,29 +6,38 @@ tables of signed sums serve a group of directions and both sides, and only the f
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 import torch
-from numba import float32, uint32, uintp
+from numba import float32, uintp
 from numba.extending import register_jitable
 from torch import Tensor
 
-from zo_triton.cpu.activation import NAMES, NONE, RELU, activate, base_terms
+from zo_triton.cpu.activation import NONE, RELU, activate, base_terms
 from zo_triton.cpu.atomics import leave_place, take_place
 from zo_triton.cpu.compiling import device, kernel, routine
 from zo_triton.cpu.cross_entropy import sample_losses
-from zo_triton.cpu.field import key_of, philox_words
+from zo_triton.cpu.field import key_of
 from zo_triton.cpu.fixed_point import fixed_sign_product
+from zo_triton.cpu.mlp_plan import (
+    BASE_AT,
+    BIAS_WORD_AT,
+    GROUP,
+    INNER,
+    PADDED_ROW_AT,
+    PADDED_ROWS,
+    ROW_AT,
+    ROWS,
+    WIDTH_IN_WORDS,
+    WORD_AT,
+    draw_group,
+    plan,
+)
 from zo_triton.cpu.scalars import exp
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.signs import TABLES, floats_for, lines, part, sign_product, to_line
 from zo_triton.cpu.threads import thread_count, together
 from zo_triton.cpu.vectors import LANES, WIDTH, add_signs, dense_pair, dense_rows, finish_run
-from zo_triton.directions import Directions, tensor_word
-
-GROUP = 8
-"""Directions that share the base's tables."""
+from zo_triton.directions import Directions
 
 NO_RESIDUAL, NO_LABELS = np.empty((0, 0), np.float32), np.empty(0, np.int64)
 NO_FIXED = np.empty((0, 0, LANES), np.int16), np.empty((0, 0, LANES), np.float32)
@@ -82,56 +91,6 @@ def mlp_differences(
     )  # fmt: skip
     alone = out.numel() * sum(weight.numel() for weight in weights) < SMALL_WORK
     together(_mlp_kernel, arguments, directions.num, GROUP, alone)
-
-
-INNER, ROWS, PADDED_ROWS, WIDTH_IN_WORDS, BASE_AT, ROW_AT, PADDED_ROW_AT, WORD_AT, BIAS_WORD_AT = range(9)
-"""Columns of the layout: a layer's sizes, and where its parts begin among those of all layers.
-
-One more row says where they end.
-"""
-
-BLOCK_NUMBER, TENSOR_WORD, DIRECTION, PLACE, ROW_STEP = range(5)
-"""Rows of the draws: for each block of the generator for a group its counter, and where its four words go."""
-
-
-@lru_cache(maxsize=64)
-def plan(
-    shapes: tuple[tuple[int, int], ...],
-    weight_ids: tuple[int, ...],
-    bias_ids: tuple[int, ...],
-    activations: tuple[str, ...],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """What stays the same from step to step.
-
-    Returns:
-        layout int64 [depth + 1, 9], counter words [2, depth], kinds [depth], draws uint32 [5, blocks]: a group's
-        directions one after the other.
-    """
-    layout = np.zeros((len(shapes) + 1, 9), np.int64)
-    for layer, (rows, inner) in enumerate(shapes):
-        padded, width = -(-rows // 4) * 4, -(-inner // LANES)
-        layout[layer, :4] = inner, rows, padded, width
-        layout[layer + 1, 4:] = layout[layer, 4:] + (inner, rows, padded, padded * width, -(-rows // LANES))
-    words = np.array(
-        [[tensor_word(i) if i >= 0 else -1 for i in ids] for ids in (weight_ids, bias_ids)], np.int64
-    )
-    kinds = np.array([NAMES.index(activation) for activation in activations], np.int64)
-    draws = []
-    for k in range(GROUP):
-        for sizes, (weight_word, bias_word) in zip(layout[:-1].tolist(), words.T.tolist(), strict=True):
-            padded, width, bias_width = sizes[PADDED_ROWS], sizes[WIDTH_IN_WORDS], -(-sizes[ROWS] // LANES)
-            at = GROUP * sizes[WORD_AT] + k * padded * width
-            bias_at = GROUP * (int(layout[-1, WORD_AT]) + 4 * sizes[BIAS_WORD_AT]) + 4 * k * bias_width
-            for word, place, rows, step in (
-                (weight_word, at, padded, width),
-                (bias_word, bias_at, 4, bias_width),
-            ):
-                if word >= 0:
-                    draws += [
-                        (block, word, k, place + block // step * 4 * step + block % step, step)
-                        for block in range(rows // 4 * step)
-                    ]
-    return layout, words, kinds, np.array(draws, np.uint32).reshape(-1, 5).T.copy()
 
 
 def _arrays(tensors: list[Tensor]) -> tuple[np.ndarray, ...]:
@@ -259,7 +218,7 @@ def passes(
             sums[first_total : first_total + GROUP * layout[layer, PADDED_ROWS]] = float32(0.0)
     for first in range(start, stop, GROUP):
         count = min(GROUP, stop - first)
-        _draw(signs, bias, drawn, layout, ids, draws, first_direction + first, count, key, work[4])
+        draw_group(signs, bias, drawn, layout, ids, draws, first_direction + first, count, key, work[4])
         for sample in range(0, samples, LANES):
             valid, column = min(LANES, samples - sample), 0
             for layer in range(depth):
@@ -304,36 +263,6 @@ def _squared_errors(result, moved, residual, first, count):
         change, gap = moved[c], residual[c]
         for n in range(count):
             result[at + uintp(n)] += change[n] * (float32(2.0) * gap[at + uintp(n)] + change[n])
-
-
-@device
-def _draw(signs, bias, drawn, layout, ids, draws, first_index, count, key, zeros):
-    """The packed signs of ``count`` directions, layer by layer: [depth][GROUP][padded rows][words].
-
-    And bias [GROUP, padded rows of all layers and 32 more], ±1 where a bias is trained, else 0. drawn: scratch,
-    uint32 like the draws. zeros: float32 [32].
-    """
-    blocks, indices = draws.shape[1] // GROUP * count, drawn[4]
-    for i in range(blocks):
-        indices[i] = uint32(first_index) + draws[DIRECTION, i]
-    philox_words(drawn, blocks, draws[BLOCK_NUMBER], indices, draws[TENSOR_WORD], key)
-    for lane in range(4):
-        for i in range(blocks):
-            signs[draws[PLACE, i] + uint32(lane) * draws[ROW_STEP, i]] = drawn[lane, i]
-    bias_words = signs[GROUP * layout[ids.shape[1], WORD_AT] :]
-    for layer in range(ids.shape[1]):
-        row, width = layout[layer, PADDED_ROW_AT], (layout[layer, ROWS] + LANES - 1) // LANES
-        if ids[1, layer] < 0:
-            bias[:, row : row + layout[layer, PADDED_ROWS]] = float32(0.0)
-            continue
-        word = 4 * GROUP * layout[layer, BIAS_WORD_AT]
-        for k in range(count):
-            # Whole words: the next layer's signs come over what is beyond a layer's rows.
-            to = uintp(bias.ctypes.data) + uintp(4 * (k * bias.shape[1] + row))
-            for column in range(width):
-                add_signs(to, zeros.ctypes.data, bias_words[word + column], float32(1.0))
-                to += uintp(4 * LANES)
-            word += 4 * width
 
 
 @device

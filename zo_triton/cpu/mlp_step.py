@@ -18,22 +18,15 @@ from zo_triton.cpu.compiling import device
 from zo_triton.cpu.field import key_of, sign_words
 from zo_triton.cpu.fixed_point import to_fixed_point
 from zo_triton.cpu.mlp import (
-    BASE_AT,
-    GROUP,
-    INNER,
     NO_LABELS,
     NO_RESIDUAL,
-    ROW_AT,
-    ROWS,
     SMALL_WORK,
-    WIDTH_IN_WORDS,
-    WORD_AT,
     base_softmax,
     own_spaces,
     pass_floats,
     passes,
-    plan,
 )
+from zo_triton.cpu.mlp_plan import BASE_AT, GROUP, INNER, ROW_AT, ROWS, WIDTH_IN_WORDS, WORD_AT, plan
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.signs import floats_for, lines, part, sums_of_signs, to_line
 from zo_triton.cpu.threads import together

@@ -61,6 +61,7 @@ class BasePass:
         self._written: Written | None = None
         self._recorder: Recorder | None = None
         self._tape: Tape | None = None
+        self._functions = 0
 
     def __enter__(self) -> BasePass:
         return self
@@ -87,6 +88,8 @@ class BasePass:
             except MismatchError:
                 self.forget()
                 raise RestartError(replace(mode.plan, taped=False)) from None
+            if mode.nodes is not None:
+                mode.nodes.functions = self._functions
             return _found(mode, self._tape.value)
         announced: AbstractContextManager[None] = nullcontext()
         if self._written is not None:
@@ -101,6 +104,8 @@ class BasePass:
         if not isinstance(value, Tensor):
             raise NotATensorError(value)
         found = _found(mode, value)
+        if mode.nodes is not None:
+            self._functions = mode.nodes.functions
         if self._recorder is not None:
             if mode.written.changed_unseen():
                 self._recorder.give_up("an array was changed that shares its memory with a tensor")
@@ -141,6 +146,8 @@ def _found(mode: DifferenceMode, value: Tensor) -> tuple[Tensor, Tensor]:
             "comparisons, argmax, integers or Python numbers; return a loss that depends on them through "
             "torch functions, or wrap the closure in zo.BlackBox to evaluate it direction by direction."
         )
+    if mode.nodes is not None:
+        difference = mode.nodes.close(mode, value)
     return value.clone() if mode.written.holds(value) else value.detach(), difference.float()
 
 

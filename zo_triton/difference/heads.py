@@ -136,7 +136,7 @@ def _layer_behind(mode: DifferenceMode, entry: Entry) -> tuple[PendingLinear, Te
     while isinstance(lazy, ViewedRows) and lazy.source is not None:
         rows = lazy.rows if rows is None else rows
         lazy = lazy.source.lazy
-    if not isinstance(lazy, PendingLinear) or lazy.spent or lazy.base is None:
+    if not isinstance(lazy, PendingLinear) or lazy.spent or lazy.base is None or lazy.node is not None:
         return None
     if not is_too_large(mode, lazy.shape.numel()):
         return None

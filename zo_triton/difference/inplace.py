@@ -249,6 +249,8 @@ def _concerns(mode: DifferenceMode, function: Callable, target: Any, args: tuple
                 f"{fallback.name_of(function)} would change a trained parameter inside the closure; "
                 "it may only read the parameters."
             )
+    if mode.nodes is not None:
+        mode.nodes.before_write(targets)
     if mode.carries(args, kwargs) or mode.carries(targets) or any(mode.sharing(each) for each in targets):
         return True
     _remember(mode, target)

@@ -102,8 +102,23 @@ def defer(
     if weight.dtype != torch.float32:
         weight = weight.float()
     depth = depth if depth <= DEEPEST else 1
+    node = None
+    if mode.nodes is not None:
+        leading = input.shape[0] if input.dim() > 2 else None
+        node = mode.nodes.enter(weight_id, bias_id, flat, weight, base.shape, leading, transposed)
+        if node is not None:
+            weight_id = bias_id = -1
     pending = PendingLinear(
-        mode.layers, flat, source, weight, weight_id, bias_id, base.shape, depth=depth, transposed=transposed
+        mode.layers,
+        flat,
+        source,
+        weight,
+        weight_id,
+        bias_id,
+        base.shape,
+        node,
+        depth=depth,
+        transposed=transposed,
     )
     mode.layers += 1
     mode.put(base, Entry(None, pending))
@@ -127,6 +142,7 @@ def product_with(mode: DifferenceMode, input: Tensor, delta: Tensor | None, matr
         delta: Its difference, [P, *input.shape], or None.
         matrix: From :func:`matrix_of`.
     """
+    mode.perturb_itself(matrix.weight_id)
     flat = input.reshape(-1, input.shape[-1]).float()
     if delta is not None:
         delta = delta.to(mode.compute_dtype).reshape(mode.evaluations, *flat.shape)

@@ -25,6 +25,7 @@ from zo_triton.difference.written import Written
 from zo_triton.directions import Directions
 
 if TYPE_CHECKING:
+    from zo_triton.difference.nodes import Nodes
     from zo_triton.difference.watch import Watch
 
 _WITHOUT_RULE: dict[Any, Handler] = {}
@@ -45,6 +46,7 @@ class DifferenceMode(TorchFunctionMode):
         plan: How careful to be; see :class:`Plan`.
         budget: The most bytes that one difference may take.
         strict: Refuse functions without a rule.
+        nodes: Where layers' outputs are perturbed, what the run remembers of them.
 
     Attributes:
         written: What the closure overwrote, beside what it made itself.
@@ -61,11 +63,13 @@ class DifferenceMode(TorchFunctionMode):
         plan: Plan,
         budget: int,
         strict: bool,
+        nodes: Nodes | None = None,
     ) -> None:
         super().__init__()
         self.params = params
         self.ids = {id(parameter): position for position, parameter in enumerate(params)}
-        self.directions = directions
+        self.nodes = nodes
+        self.directions = directions if nodes is None else nodes.directions
         self.signed_eps = signed_eps
         self.evaluations = signed_eps.numel()
         self.sides = self.evaluations // directions.num
@@ -97,6 +101,8 @@ class DifferenceMode(TorchFunctionMode):
         """Runs the function's handler; the mode is off inside it."""
         if kwargs is None:
             kwargs = {}
+        if self.nodes is not None:
+            self.nodes.met(func, args, kwargs)
         if peek_interpreter_stack() is not None:
             transforms.check(self, func, args, kwargs)
         if types and types[0] is not Tensor and _is_torch_function_enabled() and doors.is_own(types):
@@ -238,6 +244,7 @@ class DifferenceMode(TorchFunctionMode):
     def materialise(self, tensor_id: int, parameter: Tensor, rows: Tensor | None = None) -> Tensor:
         """sε·z of one trained parameter, or of the rows that an int64 [R] lists: [P, *shape] float32."""
         self.used = True
+        self.perturb_itself(tensor_id)
         shape, num = parameter.shape, self.directions.num
         if rows is not None:
             shape = torch.Size((rows.numel(), *shape[1:]))
@@ -246,6 +253,11 @@ class DifferenceMode(TorchFunctionMode):
         torch.ops.zo_triton.sample(z, self.directions.encode(), tensor_id, self.compute_dtype, rows)
         steps = self.signed_eps.view(num, self.sides, *[1] * len(shape))
         return (z.unsqueeze(1) * steps).view(self.evaluations, *shape)
+
+    def perturb_itself(self, tensor_id: int) -> None:
+        """Says that something else than a layer reads a trained parameter, so that its output's noise won't do."""
+        if self.nodes is not None and self.nodes.is_node(tensor_id):
+            self.nodes.perturb_itself(tensor_id)
 
     def reserve(self, elements: int) -> None:
         """Starts again with fewer directions if a difference of so many elements is over the budget."""

@@ -22,7 +22,7 @@ def loss_through_mlp(
     Cross-entropy for class indices [N], squared error summed over the outputs for a float target [N, C].
     """
     entry = mode.entry_of(logits)
-    if entry is None or logits.dim() != 2:
+    if entry is None or logits.dim() != 2 or mode.nodes is not None:
         return None
     layers = _layers_behind(entry)
     if not layers:

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from zo_triton import ops
 from zo_triton.difference.entries import Entry
+from zo_triton.ops import Node
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -26,10 +28,11 @@ class PendingLayer:
         weight_id: The weight's tensor id, -1 if it is not trained.
         bias_id: The bias's tensor id, -1 if there is none or it is not trained.
         shape: Of the layer's base output.
+        node: Where the noise on the output is drawn; None where weight and bias are perturbed themselves.
     """
 
     owned = True
-    __slots__ = ("base", "bias_id", "index", "shape", "source", "spent", "weight", "weight_id")
+    __slots__ = ("base", "bias_id", "index", "node", "shape", "source", "spent", "weight", "weight_id")
 
     def __init__(
         self,
@@ -40,6 +43,7 @@ class PendingLayer:
         weight_id: int,
         bias_id: int,
         shape: torch.Size,
+        node: Node | None = None,
     ) -> None:
         self.index = index
         self.base: Tensor | None = base
@@ -48,6 +52,7 @@ class PendingLayer:
         self.weight_id = weight_id
         self.bias_id = bias_id
         self.shape = shape
+        self.node = node
         self.spent = False
         if source is not None:
             source.readers += 1
@@ -104,6 +109,8 @@ class PendingLinear(PendingLayer):
         if self.spent:
             mode.restart(keep=self.index)
         mode.reserve(self.shape.numel())
+        if self.node is not None:
+            return self._with_noise(mode, self.node, activation, base_output)
         given, source = self.given(mode), self.source
         assert self.base is not None
         assert self.weight is not None
@@ -129,6 +136,41 @@ class PendingLinear(PendingLayer):
             self.spent = True
             self.release()
         return result if len(self.shape) == 2 else result.view(mode.evaluations, *self.shape)
+
+    def _with_noise(
+        self, mode: DifferenceMode, node: Node, activation: str, base_output: Tensor | None
+    ) -> Tensor:
+        """The same where the output is perturbed instead of the weight."""
+        assert mode.nodes is not None
+        assert self.base is not None
+        assert self.weight is not None
+        given, rows = self.given(mode), self.base.shape[0]
+        still = None if base_output is None else base_output.reshape(rows, -1)
+        if given is not None and mode.nodes.mask is None:
+            result = ops.node_linear(
+                given,
+                self.weight,
+                mode.directions,
+                mode.signed_eps,
+                node,
+                base_output=still,
+                activation=activation,
+                transposed=self.transposed,
+            )
+        else:
+            features = self.shape[-1]
+            if given is None:
+                change = torch.zeros(
+                    mode.evaluations, rows, features, dtype=mode.compute_dtype, device=self.base.device
+                )
+            else:
+                matrix = self.weight if self.transposed else self.weight.mT
+                change = given @ matrix.to(given.dtype)
+            whole = slice(None)
+            result = mode.nodes.add_noise(
+                mode.directions, mode.signed_eps, node, change, still, activation, whole
+            )
+        return result.view(mode.evaluations, *self.shape)
 
     def given(self, mode: DifferenceMode) -> Tensor | None:
         """The input's difference, [P, N, in_features] in the compute dtype; None if it carries none."""
@@ -192,6 +234,8 @@ class PendingConvolution(PendingLayer):
         assert self.weight is not None
         evaluations = slice(first * mode.sides, last * mode.sides)
         given = None if self.source is None else mode.resolve(self.source)[evaluations].to(mode.compute_dtype)
+        if self.node is not None:
+            return self._with_noise(mode, self.node, given, first, last, activation, base_output)
         return ops.perturbed_conv2d(
             self.base,
             given,
@@ -206,6 +250,34 @@ class PendingConvolution(PendingLayer):
             out=out,
             **self.options,
         )
+
+    def _with_noise(
+        self,
+        mode: DifferenceMode,
+        node: Node,
+        given: Tensor | None,
+        first: int,
+        last: int,
+        activation: str,
+        base_output: Tensor | None,
+    ) -> Tensor:
+        """The same where the output is perturbed instead of the weight."""
+        assert mode.nodes is not None
+        assert self.weight is not None
+        evaluations = slice(first * mode.sides, last * mode.sides)
+        directions, steps = mode.directions[first:last], mode.signed_eps[evaluations]
+        if given is not None and mode.nodes.mask is None:
+            return ops.node_conv2d(
+                given, self.weight, directions, steps, node,
+                base_output=base_output, activation=activation, **self.options,
+            )  # fmt: skip
+        if given is None:
+            shape = (steps.numel(), *self.shape)
+            change = torch.zeros(shape, dtype=mode.compute_dtype, device=self.weight.device)
+        else:
+            moved = F.conv2d(given.flatten(0, 1).float(), self.weight, **self.options)
+            change = moved.view(given.shape[0], *self.shape).to(given.dtype)
+        return mode.nodes.add_noise(directions, steps, node, change, base_output, activation, evaluations)
 
 
 class PendingActivation:

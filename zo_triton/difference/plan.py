@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zo_triton.difference.nodes import NodePlan
 
 
 @dataclass(frozen=True)
@@ -20,12 +24,14 @@ class Plan:
         keep: Positions, counted in the order of the calls, of the linear layers whose pre-activation is read
             by more than one function.
         taped: The base pass is recorded where there are several chunks. Not where memory ran out beside the record.
+        nodes: What is known of a closure whose layers' outputs are perturbed; None where weights are.
     """
 
     chunk: int
     fixed: bool = False
     keep: frozenset[int] = field(default_factory=frozenset)
     taped: bool = True
+    nodes: NodePlan | None = None
 
 
 class RestartError(BaseException):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
@@ -16,7 +16,9 @@ from zo_triton.difference.arguments import check_parameters, check_scales
 from zo_triton.difference.base_pass import BasePass, StartState
 from zo_triton.difference.evaluation import Evaluation
 from zo_triton.difference.exhaustion import halved, is_out_of_memory, make_room, report_shrunk
+from zo_triton.difference.independence import is_due, settle
 from zo_triton.difference.mode import DifferenceMode
+from zo_triton.difference.nodes import Mask, Nodes
 from zo_triton.difference.plan import Plan, RestartError
 from zo_triton.directions import Directions
 from zo_triton.ops import engines
@@ -27,6 +29,9 @@ BUDGET_CPU = 16 * 2**20
 BUDGET_GPU = 2**30
 """The same on a GPU."""
 
+APPLICATIONS = 2**20
+"""Layers' applications that a part of a batch may have: the numbers of the next part's follow."""
+
 
 class Propagation(NamedTuple):
     """What :func:`propagate` returns.
@@ -35,11 +40,13 @@ class Propagation(NamedTuple):
         value: The closure's base value, [*shape].
         differences: [K, *shape] or [K, 2, *shape], float32.
         plan: How the run was cut up at last; pass it to the next :func:`propagate` of the same closure.
+        nodes: Where layers' outputs were perturbed, what a gradient can be made of.
     """
 
     value: Tensor
     differences: Tensor
     plan: Plan
+    nodes: Nodes | None = None
 
 
 def differences(
@@ -89,7 +96,7 @@ def differences(
             that is too far from the closure to be put back changes once a chunk.
     """
     evaluation = Evaluation(eps, sides, compute_dtype, chunk, strict)
-    value, found, _ = propagate(closure, params, directions, evaluation, scales)
+    value, found, *_ = propagate(closure, params, directions, evaluation, scales)
     return value, found
 
 
@@ -102,6 +109,8 @@ def propagate(
     plan: Plan | None = None,
     accept: Callable[[Tensor, Tensor], None] | None = None,
     period: int | None = None,
+    whole: Directions | None = None,
+    part: int = 0,
 ) -> Propagation:
     """:func:`differences` for a caller that asks for those of one closure again and again; raises what that does.
 
@@ -111,14 +120,19 @@ def propagate(
         directions: Names the K directions.
         evaluation: ε and what else says how to evaluate.
         scales: [K] float32 factors on ε.
-        plan: That of the last run, which saves this one from starting twice.
+        plan: That of the last run, which saves this one from starting twice. With ``nodes``, layers' outputs are
+            perturbed, the differences are those of each sample's loss, [K, N] or [K, N, T] (sides after K), and
+            ``accept`` gets them so.
         accept: Gets the value and the differences, and raises if they are no good: then what the closure wrote is
             put back as well.
         period: No chunk crosses a multiple of so many directions, so that each run of them is evaluated bit for
             bit as it would be alone.
+        whole: The directions of the whole step, where these are a share of it.
+        part: Which part of the batch this is: each has signs of its own on layers' outputs.
     """
     params = list(params)
     check_parameters(params, directions)
+    directions = directions.over(param.shape for param in params)
     doors.install()
     sides, compute_dtype, chunk = evaluation.sides, evaluation.compute_dtype, evaluation.chunk
     device = params[0].device
@@ -133,7 +147,8 @@ def propagate(
         plan = replace(plan, chunk=min(chunk, directions.num), fixed=True)
     budget = BUDGET_CPU if device.type == "cpu" else BUDGET_GPU
     start = None if engines.is_replayable() else StartState.capture(closure, device)
-    first, value = 0, None
+    shapes = [param.shape for param in params]
+    first, value, nodes = 0, None, None
     too_many, short = 0, False  # the largest chunk that did not fit; whether the last attempt failed for it
     parts: list[Tensor] = []
     with torch.no_grad(), engines.whole_step(device), BasePass(closure, start, device) as base_pass:
@@ -145,13 +160,21 @@ def propagate(
             stop = min(first + plan.chunk, directions.num, boundary)
             some = directions if stop - first == directions.num else directions[first:stop]
             steps = signed_eps[first * sides : stop * sides]
-            mode = DifferenceMode(params, some, steps, compute_dtype, plan, budget, evaluation.strict)
+            nodes = None
+            if plan.nodes is not None:
+                nodes = Nodes(plan.nodes, shapes, some, APPLICATIONS * part)
+            mode = DifferenceMode(params, some, steps, compute_dtype, plan, budget, evaluation.strict, nodes)
             try:
-                base, part = base_pass.run(mode, more=stop < directions.num)
+                again = first == 0 and is_due(directions.step)
+                unknown = plan.nodes is not None and (again or not plan.nodes.known)
+                base, piece = base_pass.run(mode, more=stop < directions.num or unknown)
                 value = base if value is None else _check_same(value, base)
+                if nodes is not None and not engines.is_replayable():
+                    probe = partial(_probe, base_pass, params, shapes, some, evaluation, plan, budget)
+                    settle(mode, nodes, whole or directions, probe, again)
                 if stop == directions.num:
-                    found = torch.cat([*parts, part]) if parts else part
-                    found = found.view(directions.num, *(() if sides == 1 else (2,)), *value.shape)
+                    found = torch.cat([*parts, piece]) if parts else piece
+                    found = found.view(directions.num, *(() if sides == 1 else (2,)), *piece.shape[1:])
                     if accept is not None:
                         accept(value, found)
             except RestartError as restart:
@@ -169,12 +192,39 @@ def propagate(
                 continue
             finally:
                 mode.close()
-            parts.append(part)
+            parts.append(piece)
             first = stop
     assert value is not None
     if too_many:
         report_shrunk(too_many, plan.chunk)
-    return Propagation(value, found, plan)
+    return Propagation(value, found, plan, nodes)
+
+
+def _probe(
+    base_pass: BasePass,
+    params: list[Tensor],
+    shapes: list[torch.Size],
+    directions: Directions,
+    evaluation: Evaluation,
+    plan: Plan,
+    budget: int,
+    mask: Mask,
+) -> Tensor:
+    """Loss differences of a mask's noise alone, as many masks at once as the run has evaluations."""
+    assert plan.nodes is not None
+    found = []
+    for kept in mask.kept.split(directions.num * len(evaluation.steps)):
+        some = Directions(directions.seed, directions.step, len(kept), directions.distribution)
+        nodes = Nodes(plan.nodes, shapes, some, mask=Mask(kept, evaluation.steps[0], mask.only))
+        mode = DifferenceMode(
+            params, some, torch.zeros(len(kept), device=kept.device), torch.float32, plan, budget,
+            evaluation.strict, nodes,
+        )  # fmt: skip
+        try:
+            found.append(base_pass.run(mode, more=True)[1])
+        finally:
+            mode.close()
+    return torch.cat(found)
 
 
 def _check_same(first: Tensor, again: Tensor) -> Tensor:

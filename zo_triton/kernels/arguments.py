@@ -9,6 +9,7 @@ from zo_triton.directions import Directions, matrix_shape
 from zo_triton.kernels.activation import check_activation
 from zo_triton.kernels.field import (
     counter_arguments,
+    drawn_by,
     operand_dtype,
     padded_rank,
     tile_sizes,
@@ -47,7 +48,7 @@ def strides(letter: str, axes: str, tensor: Tensor) -> dict[str, int]:
 def field_constants(directions: Directions, rank: int) -> dict[str, object]:
     """What of the field is built into a kernel."""
     return {
-        "DISTRIBUTION": directions.elementwise,
+        "DISTRIBUTION": drawn_by(directions),
         "ROUNDS": directions.rounds,
         "RANK": rank,
         "RANK_BLOCK": padded_rank(rank, directions.signs),
@@ -77,7 +78,7 @@ def drawing_arguments(
     tile = tile or tile_sizes(matrix_shape(shape)[0], directions.signs, rank)
     return tile, {
         **counter_arguments(directions),
-        **word_arguments(tensor_id),
+        **word_arguments(directions, tensor_id),
         **field_constants(directions, rank),
         "DTYPE": compute_dtype(operand_dtype(dtype, directions.signs) if rank else dtype),
         **tile,

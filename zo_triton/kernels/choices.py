@@ -55,6 +55,29 @@ CANDIDATES: dict[tuple[str, str], tuple[Config, ...]] = {
         {"BLOCK_N": samples, "num_warps": warps, "num_stages": 2}
         for samples, warps in ((8, 4), (8, 8), (16, 8))
     ),
+    ("node_linear", "bfloat16"): (
+        tiles(128, 128, 64, 8, 3),
+        tiles(128, 128, 64, 8, 4),
+        tiles(128, 256, 64, 8, 3),
+        tiles(64, 128, 64, 4, 3),
+    ),
+    ("node_linear", "float32"): (
+        tiles(64, 64, 32, 8, 2),
+        tiles(64, 64, 32, 4, 2),
+        tiles(128, 64, 32, 8, 2),
+    ),
+    ("node_conv2d", "bfloat16"): (
+        tiles(128, 64, 32, 8, 2),
+        tiles(128, 64, 32, 4, 2),
+        tiles(64, 64, 32, 4, 2),
+    ),
+    ("node_conv2d", "float32"): (
+        tiles(64, 64, 32, 8, 1),
+        tiles(32, 64, 32, 8, 1),
+    ),
+    ("node_mlp_differences", "float32"): tuple(
+        {"BLOCK_N": rows, "num_warps": warps, "num_stages": 1} for rows, warps in ((64, 8), (64, 4), (32, 4))
+    ),
     ("accumulate", "float32"): (
         {"ROWS": 32, "COLS": 128, "num_warps": 4},
         {"ROWS": 64, "COLS": 64, "num_warps": 8},

@@ -13,7 +13,7 @@ import triton.language as tl
 from zo_triton.kernels.activation import activation_change
 from zo_triton.kernels.field import draw_tile
 from zo_triton.kernels.numeric import narrow
-from zo_triton.kernels.philox import philox
+from zo_triton.kernels.orthogonal import first_column_of, row_of, shared_philox, turned_sign
 
 
 @triton.jit
@@ -41,9 +41,11 @@ def vector_from(
     """[SIZE] elements of a vector in float32 from any start: a group need not begin at a word of signs."""
     if DISTRIBUTION == "rademacher":
         element = (start + tl.arange(0, SIZE)).to(tl.uint32)
-        direction, step, key0, key1 = counter
-        word0, _, _, _ = philox(element // 32, word, direction, step, key0, key1, ROUNDS)
-        return tl.where((word0 >> (element % 32)) & 1 == 1, 1.0, -1.0)
+        word0, _, _, _ = shared_philox(element // 32, word, counter, ROUNDS)
+        sign = (word0 >> (element % 32)) & 1
+        if counter[0].dtype.primitive_bitwidth == 64:
+            sign = turned_sign(sign, row_of(counter, ROUNDS), first_column_of(word) + element, counter)
+        return tl.where(sign == 1, 1.0, -1.0)
     else:
         return vector_tile(start, cols, word, counter, DISTRIBUTION, ROUNDS, SIZE, DTYPE)
 

@@ -18,12 +18,20 @@ from torch import Tensor
 from zo_triton.directions import PART_LEFT, PART_RIGHT, PART_WHOLE, Directions, tensor_word
 from zo_triton.distributions import check_drawn
 from zo_triton.kernels.numeric import dot, narrow
+from zo_triton.kernels.orthogonal import (
+    first_column_of,
+    first_direction,
+    row_of,
+    shared_philox,
+    turned,
+    word_with_column,
+)
 from zo_triton.kernels.philox import gaussian_pair, laplace, philox, rough_gaussian_pair, uniform
 
 UNSPECIALISED = ("key0", "key1", "step", "first", "whole_word", "left_word", "right_word", "bias_word")
 """Kernel arguments that change from step to step or tensor to tensor: never a reason to compile again."""
 
-DRAWN = ("rademacher", "gaussian", "uniform", "laplace")
+DRAWN = ("rademacher", "gaussian", "uniform", "laplace", "hadamard")
 """The distributions that this engine has routines for."""
 
 TILES = {
@@ -69,15 +77,36 @@ def counter_arguments(directions: Directions) -> dict[str, int | Tensor]:
         "key0": signed(directions.seed & 0xFFFFFFFF),
         "key1": signed(directions.seed >> 32),
         "step": signed(directions.step) if step is None else step,
-        "first": signed(directions.first),
+        "first": signed(directions.first) if directions.order is None else first_direction(directions),
     }
 
 
-def word_arguments(tensor_id: int) -> dict[str, int]:
+def drawn_by(directions: Directions) -> str:
+    """Which of the kernels' routines draws an element: signs have one, whatever the directions have in common."""
+    return "rademacher" if directions.signs else directions.elementwise
+
+
+def word_argument(directions: Directions, tensor_id: int) -> int:
+    """The counter word of a tensor, as a kernel argument; 0 for an id of -1.
+
+    Raises:
+        ValueError: ``hadamard`` directions don't know the tensor's columns.
+    """
+    if tensor_id < 0:
+        return 0
+    word = tensor_word(tensor_id, PART_WHOLE)
+    return signed(word) if directions.order is None else word_with_column(word, directions, tensor_id)
+
+
+def word_arguments(directions: Directions, tensor_id: int) -> dict[str, int]:
     """The counter words of a tensor and of its two factors, as kernel arguments; all 0 for an id of -1."""
-    parts = {"whole_word": PART_WHOLE, "left_word": PART_LEFT, "right_word": PART_RIGHT}
+    parts = {"left_word": PART_LEFT, "right_word": PART_RIGHT}
     return {
-        name: signed(tensor_word(tensor_id, part)) if tensor_id >= 0 else 0 for name, part in parts.items()
+        "whole_word": word_argument(directions, tensor_id),
+        **{
+            name: signed(tensor_word(tensor_id, part)) if tensor_id >= 0 else 0
+            for name, part in parts.items()
+        },
     }
 
 
@@ -100,8 +129,11 @@ def operand_dtype(dtype: torch.dtype, signs: bool) -> torch.dtype:
 
 @triton.jit
 def as_word(number):
-    """The uint32 counter word that an int32 argument stands for."""
-    return number.to(tl.uint32, bitcast=True)
+    """The counter word that an argument stands for: uint32, or uint64 of what carries more."""
+    if number.dtype.primitive_bitwidth == 64:
+        return number.to(tl.uint64, bitcast=True)
+    else:
+        return number.to(tl.uint32, bitcast=True)
 
 
 @triton.jit
@@ -137,9 +169,17 @@ def sign_words(
 ):
     """Packed signs, uint32 [ROWS, WORDS]: bit b of word c is column 32·(col_block + c) + b."""
     columns = (col_block + tl.arange(0, WORDS)).to(tl.uint32)
-    block = row_blocks.to(tl.uint32)[:, None] * tl.cast(col_blocks, tl.uint32) + columns[None, :]
-    direction, step, key0, key1 = counter
-    word0, word1, word2, word3 = philox(block, word, direction, step, key0, key1, ROUNDS)
+    width = tl.cast(col_blocks, tl.uint32)
+    block = row_blocks.to(tl.uint32)[:, None] * width + columns[None, :]
+    word0, word1, word2, word3 = shared_philox(block, word, counter, ROUNDS)
+    if counter[0].dtype.primitive_bitwidth == 64:
+        row = row_of(counter, ROUNDS)
+        place = row_blocks.to(tl.uint32)[:, None] * 4 * width + columns[None, :]
+        column = first_column_of(word) + (place << 5)
+        word0 = turned(word0, row, column, counter)
+        word1 = turned(word1, row, column + 32 * width, counter)
+        word2 = turned(word2, row, column + 64 * width, counter)
+        word3 = turned(word3, row, column + 96 * width, counter)
     return interleave(word0, word1, word2, word3, ROWS, WORDS)
 
 

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from zo_triton import hadamard
 from zo_triton.directions import Directions, matrix_shape
 from zo_triton.kernels.choices import pick, situation, upper
 from zo_triton.kernels.field import (
@@ -23,6 +24,7 @@ from zo_triton.kernels.field import (
     counter_arguments,
     counter_of,
     draw_tile,
+    drawn_by,
     factor_tile,
     operand_dtype,
     padded_rank,
@@ -162,6 +164,11 @@ def gram(
     Raises:
         TypeError: ``dtype`` is neither float32 nor bfloat16.
     """
+    if directions.order is not None:
+        counted = hadamard.gram(directions, [tensor.shape for tensor in tensors], tensor_ids)
+        if counted is not None:
+            out.copy_(torch.from_numpy(counted))
+            return
     total = torch.zeros(directions.num, directions.num, dtype=torch.float64, device=out.device)
     for tensor, tensor_id in zip(tensors, tensor_ids, strict=True):
         shape = tuple(tensor.shape)
@@ -175,8 +182,8 @@ def gram(
 def _common(tensor_id: int, directions: Directions, dtype: torch.dtype) -> dict[str, object]:
     return {
         **counter_arguments(directions),
-        **word_arguments(tensor_id),
-        "DISTRIBUTION": directions.elementwise,
+        **word_arguments(directions, tensor_id),
+        "DISTRIBUTION": drawn_by(directions),
         "ROUNDS": directions.rounds,
         "DTYPE": compute_dtype(operand_dtype(dtype, directions.signs)),
     }

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from zo_triton.directions import PART_WHOLE, Directions, matrix_shape, tensor_word
+from zo_triton.directions import Directions, matrix_shape
 from zo_triton.kernels.arguments import check_arguments, field_constants
-from zo_triton.kernels.field import counter_arguments, signed, word_arguments
+from zo_triton.kernels.field import counter_arguments, word_argument, word_arguments
 from zo_triton.kernels.launch import compute_dtype
 from zo_triton.kernels.stage import stage
 
@@ -63,8 +63,8 @@ def check_bits(bits: str, directions: Directions, rank: int) -> str:
         raise ValueError(f"unknown bits {bits!r}; choose one of {BITS}.")
     if bits == "staged" and (not directions.signs or rank):
         raise ValueError(
-            f"staged bits need full-rank 'rademacher' directions, got {directions.distribution!r} with rank "
-            f"{rank or None}; use bits='inline'."
+            f"staged bits need full-rank 'rademacher' or 'hadamard' directions, got {directions.distribution!r} "
+            f"with rank {rank or None}; use bits='inline'."
         )
     return bits
 
@@ -126,8 +126,8 @@ def prepare_layer(
         "signed_eps_ptr": signed_eps.contiguous(),
         "staged_ptr": base if staged is None else staged,
         **counter_arguments(directions),
-        **word_arguments(weight_id),
-        "bias_word": signed(tensor_word(bias_id, PART_WHOLE)) if bias_id >= 0 else 0,
+        **word_arguments(directions, weight_id),
+        "bias_word": word_argument(directions, bias_id),
         "SIDES": sides,
         "HAS_DIFFERENCE": difference is not None,
         "PERTURB_WEIGHT": perturbed,

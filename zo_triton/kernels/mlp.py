@@ -13,12 +13,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from zo_triton.directions import Directions, tensor_word
+from zo_triton.directions import Directions
 from zo_triton.kernels.activation import check_activation
 from zo_triton.kernels.arguments import check_arguments
 from zo_triton.kernels.choices import pick, situation, upper
 from zo_triton.kernels.epilogue import evaluations_of
-from zo_triton.kernels.field import UNSPECIALISED, counter_arguments, counter_of
+from zo_triton.kernels.field import UNSPECIALISED, counter_arguments, counter_of, drawn_by, word_argument
 from zo_triton.kernels.launch import blocks, chip_of, launch
 from zo_triton.kernels.mlp_layer import CHUNK, layer_differences
 from zo_triton.kernels.mlp_loss import sample_losses
@@ -127,7 +127,7 @@ def launch_mlp_differences(
     """
     sides = check_arguments(out, None, directions, signed_eps, "none")
     _check_network(weights, activations, directions)
-    _check_loss(outputs[-1], target, label_smoothing)
+    check_loss(outputs[-1], target, label_smoothing)
     squared = target.is_floating_point()
     widths = (weights[0].shape[1], *(weight.shape[0] for weight in weights))
     widest = max(widths[1:])
@@ -142,10 +142,10 @@ def launch_mlp_differences(
         directions.num * sample_tiles,
         out,
         out_ptr=out,
-        input_ptrs=_packed(inputs),
-        output_ptrs=_packed(outputs),
-        weight_ptrs=_packed(weights),
-        target_ptr=_packed([target])[0] if squared else target.contiguous(),
+        input_ptrs=packed(inputs),
+        output_ptrs=packed(outputs),
+        weight_ptrs=packed(weights),
+        target_ptr=packed([target])[0] if squared else target.contiguous(),
         signed_eps_ptr=signed_eps.contiguous(),
         samples=out.shape[1],
         sample_tiles=sample_tiles,
@@ -155,25 +155,26 @@ def launch_mlp_differences(
         **counter_arguments(directions),
         WIDTHS=widths,
         TILES=tuple(max(CHUNK.value, int(triton.next_power_of_2(width))) for width in widths),
-        WEIGHT_WORDS=_words(weight_ids),
-        BIAS_WORDS=_words(bias_ids),
+        WEIGHT_WORDS=_words(directions, weight_ids),
+        BIAS_WORDS=_words(directions, bias_ids),
         ACTIVATIONS=tuple(activations),
         DEPTH=len(weights),
         SQUARED=squared,
         SIDES=sides,
-        DISTRIBUTION=directions.elementwise,
+        DISTRIBUTION=drawn_by(directions),
         ROUNDS=directions.rounds,
         PRECISION=precision,
         **config,
     )
 
 
-def _packed(tensors: list[Tensor]) -> tuple[Tensor, ...]:
+def packed(tensors: list[Tensor]) -> tuple[Tensor, ...]:
+    """Contiguous and float32, as a kernel takes them."""
     return tuple(tensor.detach().to(torch.float32).contiguous() for tensor in tensors)
 
 
-def _words(tensor_ids: list[int]) -> tuple[int, ...]:
-    return tuple(tensor_word(tensor_id) if tensor_id >= 0 else -1 for tensor_id in tensor_ids)
+def _words(directions: Directions, tensor_ids: list[int]) -> tuple[int, ...]:
+    return tuple(word_argument(directions, tensor_id) if tensor_id >= 0 else -1 for tensor_id in tensor_ids)
 
 
 def _check_network(weights: list[Tensor], activations: list[str], directions: Directions) -> None:
@@ -192,7 +193,12 @@ def _check_network(weights: list[Tensor], activations: list[str], directions: Di
         )
 
 
-def _check_loss(logits: Tensor, target: Tensor, label_smoothing: float) -> None:
+def check_loss(logits: Tensor, target: Tensor, label_smoothing: float) -> None:
+    """Refuses a target that does not belong to the logits.
+
+    Raises:
+        ValueError: Its shape is another, or the label smoothing is no share.
+    """
     wanted = logits.shape if target.is_floating_point() else logits.shape[:1]
     if target.shape != wanted:
         raise ValueError(

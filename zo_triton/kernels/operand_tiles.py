@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from zo_triton.kernels.field import expand_signs, four
-from zo_triton.kernels.philox import philox
+from zo_triton.kernels.orthogonal import first_column_of, row_of, shared_philox, turned
 
 
 @triton.jit
@@ -45,11 +45,15 @@ def sign_words_by_row(
     """
     row = tl.arange(0, ROWS)
     columns = (col_block + tl.arange(0, WORDS)).to(tl.uint32)
-    block = row_blocks * tl.cast(col_blocks, tl.uint32) + columns[None, :]
-    direction, step, key0, key1 = counter
-    word0, word1, word2, word3 = philox(block, word, direction, step, key0, key1, ROUNDS)
+    width = tl.cast(col_blocks, tl.uint32)
+    block = row_blocks * width + columns[None, :]
+    word0, word1, word2, word3 = shared_philox(block, word, counter, ROUNDS)
     odd, late = (row % 2 == 1)[:, None], (row % 4 >= 2)[:, None]
-    return tl.where(late, tl.where(odd, word3, word2), tl.where(odd, word1, word0))
+    words = tl.where(late, tl.where(odd, word3, word2), tl.where(odd, word1, word0))
+    if counter[0].dtype.primitive_bitwidth == 64:
+        place = (4 * row_blocks + (row % 4).to(tl.uint32)[:, None]) * width + columns[None, :]
+        words = turned(words, row_of(counter, ROUNDS), first_column_of(word) + (place << 5), counter)
+    return words
 
 
 @triton.jit

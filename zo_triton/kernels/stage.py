@@ -1,4 +1,4 @@
-"""Packed Rademacher signs of a matrix, written once so that every matmul tile can expand them in registers.
+"""Packed signs of a matrix, written once so that every matmul tile can expand them in registers.
 
 d/8 bytes a direction instead of the 2d or 4d of a stored z. Word [k, row, c] holds columns 32c … 32c+31 of
 that row: bit 1 is +1, exactly the generator's own word.
@@ -11,8 +11,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from zo_triton.directions import PART_WHOLE, Directions, tensor_word
-from zo_triton.kernels.field import UNSPECIALISED, as_word, counter_arguments, counter_of, sign_words, signed
+from zo_triton.directions import Directions
+from zo_triton.kernels.field import (
+    UNSPECIALISED,
+    as_word,
+    counter_arguments,
+    counter_of,
+    sign_words,
+    word_argument,
+)
 from zo_triton.kernels.launch import blocks, launch
 
 CONFIG = {"ROWS": 64, "WORDS": 16, "num_warps": 4}
@@ -55,7 +62,7 @@ def stage(directions: Directions, tensor_id: int, rows: int, cols: int, device: 
     """Writes one matrix's packed signs for every direction.
 
     Args:
-        directions: Names the K directions; Rademacher.
+        directions: Names the K directions; signs.
         tensor_id: The matrix's tensor id.
         rows: Matrix rows.
         cols: Matrix columns.
@@ -69,7 +76,8 @@ def stage(directions: Directions, tensor_id: int, rows: int, cols: int, device: 
     """
     if not directions.signs:
         raise ValueError(
-            f"only 'rademacher' has signs to stage, got {directions.distribution!r}; use bits='inline'."
+            f"only 'rademacher' and 'hadamard' have signs to stage, got {directions.distribution!r}; use "
+            "bits='inline'."
         )
     padded_rows, words = 4 * blocks(rows, 4), blocks(cols, 32)
     out = torch.empty(directions.num, padded_rows, words, dtype=torch.int32, device=device)
@@ -83,7 +91,7 @@ def stage(directions: Directions, tensor_id: int, rows: int, cols: int, device: 
         words=words,
         row_tiles=row_tiles,
         word_tiles=word_tiles,
-        whole_word=signed(tensor_word(tensor_id, PART_WHOLE)),
+        whole_word=word_argument(directions, tensor_id),
         **counter_arguments(directions),
         ROUNDS=directions.rounds,
         **CONFIG,

@@ -46,20 +46,28 @@ def window_arguments(
     out: Tensor, base: Tensor, layer: Layer, stride: list[int], padding: list[int], dilation: list[int]
 ) -> dict[str, object]:
     """Sizes, strides and the window: what doesn't depend on groups and tiles."""
-    weight = layer.weight
-    steps = {"step": stride, "padding": padding, "dilation": dilation}
     return {
-        "weight_ptr": weight.flatten(1).contiguous(),
-        "out_height": out.shape[3],
-        "out_width": out.shape[4],
-        "height": base.shape[2],
-        "width": base.shape[3],
-        "out_channels": weight.shape[0],
-        "group_inputs": weight.shape[1],
+        "weight_ptr": layer.weight.flatten(1).contiguous(),
+        **window_of(out[0], base, layer.weight, stride, padding, dilation),
         **strides("o", "pncyx", out),
         **strides("a", "ncyx", base),
         **strides("d", "pncyx", layer.moved),
         **strides("z", "ncyx", layer.before),
+    }
+
+
+def window_of(
+    out: Tensor, base: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int]
+) -> dict[str, object]:
+    """Sizes of images and channels, and the window: out [·, O, H', W'], base [·, C, H, W]."""
+    steps = {"step": stride, "padding": padding, "dilation": dilation}
+    return {
+        "out_height": out.shape[2],
+        "out_width": out.shape[3],
+        "height": base.shape[2],
+        "width": base.shape[3],
+        "out_channels": weight.shape[0],
+        "group_inputs": weight.shape[1],
         **{
             f"{name}_{axis}": step
             for name, pair in steps.items()

@@ -11,6 +11,14 @@ from zo_triton.opcases.elementwise import ActivationCase, CrossEntropyCase, Larg
 from zo_triton.opcases.field import GramCase, RoundingCase, SampleCase, StageCase, UpdateCase
 from zo_triton.opcases.layers import ConvolutionCase, LayerCase, LinearCase
 from zo_triton.opcases.network import NetworkCase
+from zo_triton.opcases.nodes import (
+    NodeConvolutionCase,
+    NodeEpilogueCase,
+    NodeGradientCase,
+    NodeLinearCase,
+    NodeNetworkCase,
+    NodeSampleCase,
+)
 from zo_triton.opcases.operands import BlankOperands, Operands, RandomOperands
 
 CASES: tuple[type[Case], ...] = (
@@ -25,6 +33,12 @@ CASES: tuple[type[Case], ...] = (
     ActivationCase,
     LargestCase,
     CrossEntropyCase,
+    NodeSampleCase,
+    NodeEpilogueCase,
+    NodeLinearCase,
+    NodeConvolutionCase,
+    NodeGradientCase,
+    NodeNetworkCase,
 )
 """One for each operation that an engine offers."""
 
@@ -41,6 +55,12 @@ __all__ = [
     "LayerCase",
     "LinearCase",
     "NetworkCase",
+    "NodeConvolutionCase",
+    "NodeEpilogueCase",
+    "NodeGradientCase",
+    "NodeLinearCase",
+    "NodeNetworkCase",
+    "NodeSampleCase",
     "Operands",
     "RandomOperands",
     "RoundingCase",

@@ -11,6 +11,14 @@ from zo_triton.opcases.elementwise import ActivationCase, CrossEntropyCase, Larg
 from zo_triton.opcases.field import GramCase, SampleCase, StageCase, UpdateCase
 from zo_triton.opcases.layers import ConvolutionCase, LinearCase
 from zo_triton.opcases.network import NetworkCase
+from zo_triton.opcases.nodes import (
+    NodeConvolutionCase,
+    NodeEpilogueCase,
+    NodeGradientCase,
+    NodeLinearCase,
+    NodeNetworkCase,
+    NodeSampleCase,
+)
 
 UPDATE_DIRECTIONS = 8
 """K of the update, small enough that the memory's bandwidth and not the generator should be its limit."""
@@ -104,6 +112,44 @@ class Sizes:
         """Max pooling of 2 × 2 windows."""
         samples, channels, side = self.images
         return LargestCase(evaluations=4, planes=samples * channels, side=side)
+
+    def node_sample(self) -> NodeSampleCase:
+        """Signs of a layer's outputs, written out."""
+        return NodeSampleCase(directions=self._orthogonal, samples=self.samples, positions=self.outputs)
+
+    def node_epilogue(self, dtype: torch.dtype) -> NodeEpilogueCase:
+        """Signs and ReLU on differences that are there already."""
+        return NodeEpilogueCase(
+            directions=self._orthogonal, samples=self.samples, positions=self.outputs, dtype=dtype
+        )
+
+    def node_linear(self, dtype: torch.dtype) -> NodeLinearCase:
+        """A linear layer with signs on its outputs and ReLU, one side."""
+        return NodeLinearCase(
+            directions=self._orthogonal, samples=self.samples, inputs=self.inputs, outputs=self.outputs,
+            dtype=dtype,
+        )  # fmt: skip
+
+    def node_convolution(self, dtype: torch.dtype) -> NodeConvolutionCase:
+        """A middle layer of 3 × 3 windows with signs on its outputs, one side."""
+        samples, channels, side = self.images
+        return NodeConvolutionCase(
+            directions=Directions(0, 0, 4, "hadamard"), samples=samples, channels=(channels, channels),
+            size=(side, side), padding=(1, 1), dtype=dtype,
+        )  # fmt: skip
+
+    def node_gradient(self) -> NodeGradientCase:
+        """What was measured, for each output of a layer."""
+        return NodeGradientCase(directions=self._orthogonal, samples=self.samples, positions=self.outputs)
+
+    def node_network(self) -> NodeNetworkCase:
+        """A ReLU network with signs on its layers' outputs and its cross-entropy in one launch, one side."""
+        directions = Directions(0, 0, self.network_directions, "hadamard")
+        return NodeNetworkCase(directions=directions, samples=128, widths=self.network)
+
+    @property
+    def _orthogonal(self) -> Directions:
+        return Directions(0, 0, self.directions, "hadamard")
 
 
 FULL = Sizes(

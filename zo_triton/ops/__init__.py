@@ -18,12 +18,25 @@ from zo_triton.ops.layers import (
     perturbed_linear,
 )
 from zo_triton.ops.mlp import mlp_differences, mlp_measure, mlp_update, offers_mlp, offers_mlp_step
+from zo_triton.ops.node_mlp import node_mlp_measure, node_mlp_update, why_no_node_step
+from zo_triton.ops.node_network import node_mlp_differences, offers_node_mlp
+from zo_triton.ops.nodes import (
+    NODE_DISTRIBUTIONS,
+    Node,
+    node_conv2d,
+    node_epilogue,
+    node_gradient,
+    node_linear,
+    node_sample,
+)
 from zo_triton.ops.registry import SCHEMAS
 from zo_triton.ops.rows import activation_terms, offers_rows, row_program
 
 __all__ = [
     "ENGINES",
+    "NODE_DISTRIBUTIONS",
     "SCHEMAS",
+    "Node",
     "accumulate",
     "accumulate_on_grid",
     "activation_difference",
@@ -38,8 +51,17 @@ __all__ = [
     "mlp_differences",
     "mlp_measure",
     "mlp_update",
+    "node_conv2d",
+    "node_epilogue",
+    "node_gradient",
+    "node_linear",
+    "node_mlp_differences",
+    "node_mlp_measure",
+    "node_mlp_update",
+    "node_sample",
     "offers_mlp",
     "offers_mlp_step",
+    "offers_node_mlp",
     "offers_rows",
     "on_grid",
     "perturbed_conv2d",
@@ -50,4 +72,5 @@ __all__ = [
     "stage",
     "stochastic_add",
     "use_engine",
+    "why_no_node_step",
 ]

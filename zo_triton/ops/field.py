@@ -39,9 +39,11 @@ def sample(
 
     Raises:
         TypeError: ``rows`` is no int64 tensor.
-        ValueError: The field can't address the shape, the rank exceeds min(rows, cols), or there are no such rows.
+        ValueError: The field can't address the shape, the rank exceeds min(rows, cols), there are no such rows, or
+            ``hadamard`` directions lack the tensor's columns (:meth:`Directions.over`).
     """
     directions.check_shape(f"tensor {tensor_id}", shape)
+    directions.check_bound([tensor_id])
     if rows is not None:
         _check_rows(rows, shape)
     drawn = tuple(shape) if rows is None else (rows.numel(), *shape[1:])
@@ -81,7 +83,11 @@ def accumulate(
         coefficients: [K] float32; a per-direction scale (``sphere``) must already be in them.
         directions: Names the K directions.
         dtype: The compute dtype that the differences were measured in.
+
+    Raises:
+        ValueError: ``hadamard`` directions without the tensors' columns (:meth:`Directions.over`).
     """
+    directions.check_bound(tensor_ids)
     call("accumulate", tensors[0].device, list(tensors), list(tensor_ids), coefficients, directions, dtype)
 
 
@@ -125,6 +131,7 @@ def gram(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Inner products z_k·z_l over all the tensors without storing any z: [K, K] float64, unscaled."""
+    directions.check_bound(tensor_ids)
     out = torch.empty(directions.num, directions.num, dtype=torch.float64, device=tensors[0].device)
     call("gram", out.device, out, list(tensors), list(tensor_ids), directions, dtype)
     return out
@@ -162,7 +169,8 @@ def stage(
         ValueError: The distribution has no packed signs.
     """
     if not directions.signs or directions.rank is not None:
-        raise ValueError(f"only full-rank 'rademacher' has packed signs, got {directions}.")
+        raise ValueError(f"only full-rank 'rademacher' or 'hadamard' has packed signs, got {directions}.")
     directions.check_shape(f"tensor {tensor_id}", shape)
+    directions.check_bound([tensor_id])
     device = torch.device(device)
     return engine_on(device).stage(directions, tensor_id, *matrix_shape(torch.Size(shape)), device)

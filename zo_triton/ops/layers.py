@@ -73,8 +73,10 @@ def perturbed_linear(
         has, torch's own or [P, out_features, N]; without one in the latter.
 
     Raises:
-        ValueError: The weight's shape does not fit the base.
+        ValueError: The weight's shape does not fit the base, or ``hadamard`` directions lack the columns of weight
+            or bias (:meth:`Directions.over`).
     """
+    directions.check_bound([weight_id, bias_id])
     evaluations, samples, features = signed_eps.numel(), base.shape[0], weight.shape[1 if transposed else 0]
     if weight.shape[0 if transposed else 1] != base.shape[1]:
         wanted = "[in_features, out_features]" if transposed else "[out_features, in_features]"
@@ -147,7 +149,11 @@ def perturbed_conv2d(
 
     Returns:
         [P, N, O, H', W'] in ``dtype``.
+
+    Raises:
+        ValueError: ``hadamard`` directions lack the columns of weight or bias (:meth:`Directions.over`).
     """
+    directions.check_bound([weight_id, bias_id])
     height, width = (
         (size + 2 * pad - spread * (kernel - 1) - 1) // step + 1
         for size, pad, spread, kernel, step in zip(

@@ -66,7 +66,11 @@ def mlp_differences(
 
     Returns:
         [P, N] float32.
+
+    Raises:
+        ValueError: ``hadamard`` directions lack the columns of a tensor (:meth:`Directions.over`).
     """
+    directions.check_bound([*weight_ids, *bias_ids])
     out = torch.empty(signed_eps.numel(), inputs[0].shape[0], device=inputs[0].device)
     call(
         "mlp_differences", out.device, out, list(inputs), list(outputs), list(weights), list(weight_ids),
@@ -104,7 +108,11 @@ def mlp_measure(
 
     Returns:
         The loss, and float32 [P].
+
+    Raises:
+        ValueError: ``hadamard`` directions lack the columns of a tensor (:meth:`Directions.over`).
     """
+    directions.check_bound(range(len(tensors)))
     fixed = compute_dtype == torch.bfloat16
     return load_engine("cpu").mlp_measure(list(tensors), x, target, directions, signed_eps, fixed)
 
@@ -127,5 +135,9 @@ def mlp_update(
             already divided by Adam's first bias correction.
         coefficients: a_k, float32 [K].
         directions: K full-rank sign directions.
+
+    Raises:
+        ValueError: ``hadamard`` directions lack the columns of a tensor (:meth:`Directions.over`).
     """
+    directions.check_bound(range(len(tensors)))
     load_engine("cpu").mlp_update(list(tensors), first, second, rule, coefficients, directions)

@@ -25,6 +25,19 @@ SCHEMAS = {
     "perturbed_conv2d": "(Tensor(a!) out, Tensor base, Tensor? difference, Tensor weight, Tensor? base_output, "
     "int[] directions, int weight_id, int bias_id, Tensor signed_eps, int[] stride, int[] padding, int[] dilation, "
     "int groups, str activation) -> ()",
+    "node_sample": "(Tensor(a!) out, int[] directions, int application, int first) -> ()",
+    "node_epilogue": "(Tensor(a!) out, Tensor? base_output, int[] directions, int application, int first, "
+    "Tensor signed_eps, str activation) -> ()",
+    "node_linear": "(Tensor(a!) out, Tensor difference, Tensor weight, Tensor? base_output, int[] directions, "
+    "int application, int first, int samples, Tensor signed_eps, str activation, bool transposed=False) -> ()",
+    "node_conv2d": "(Tensor(a!) out, Tensor difference, Tensor weight, Tensor? base_output, int[] directions, "
+    "int application, int first, Tensor signed_eps, int[] stride, int[] padding, int[] dilation, int groups, "
+    "str activation) -> ()",
+    "node_gradient": "(Tensor(a!) out, Tensor coefficients, int[] directions, int application, int first, "
+    "int samples) -> ()",
+    "node_mlp_differences": "(Tensor(a!) out, Tensor[] outputs, Tensor[] weights, str[] activations, "
+    "Tensor target, int[] directions, int[] applications, int[] firsts, Tensor signed_eps, "
+    "float label_smoothing) -> ()",
     "activation_difference": "(Tensor(a!) out, Tensor base, Tensor difference, str activation) -> ()",
     "largest_difference": "(Tensor(a!) out, Tensor difference, Tensor gaps, Tensor places) -> ()",
     "cross_entropy_difference": "(Tensor(a!) out, Tensor logits, Tensor difference, Tensor target, "

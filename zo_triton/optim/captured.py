@@ -14,7 +14,8 @@ from zo_triton.ops import engines
 from zo_triton.optim.aggregators import get_aggregator
 from zo_triton.optim.black_box import BlackBox
 from zo_triton.optim.checks import LARGEST_SLOPE
-from zo_triton.optim.descent import descend
+from zo_triton.optim.descent import AlongDirections, Estimate, WrittenOut, descend
+from zo_triton.optim.node_measure import gradient_of, usable_samples
 from zo_triton.optim.zosgd import ZOSGD
 
 REPLAYABLE = ("average", "normalized", "best")
@@ -146,21 +147,31 @@ class CapturedStep:
         with engines.replayable(self._number) as self._kept:
             scales = ops.direction_scales(params, range(len(params)), directions, optimizer.compute_dtype)
             evaluation = replace(optimizer.evaluation, strict=True)
-            loss, found, _ = propagate(self.closure, params, directions, evaluation, scales, self._plan)
+            loss, found, _, nodes = propagate(
+                self.closure, params, directions, evaluation, scales, self._plan
+            )
             slopes = evaluation.slopes(found)
-            usable = (slopes.abs() < LARGEST_SLOPE).all() & loss.isfinite().all()
-            coefficients = get_aggregator(optimizer.aggregator)(slopes, _no_gram)
-            if scales is not None:
-                coefficients = coefficients * scales
-            coefficients = torch.where(usable, coefficients, torch.zeros_like(coefficients))
+            if nodes is None:
+                usable = (slopes.abs() < LARGEST_SLOPE).all() & loss.isfinite().all()
+                coefficients = get_aggregator(optimizer.aggregator)(slopes, _no_gram)
+                if scales is not None:
+                    coefficients = coefficients * scales
+                coefficients = torch.where(usable, coefficients, torch.zeros_like(coefficients))
+                estimate: Estimate = AlongDirections(coefficients, directions, optimizer.compute_dtype)
+            else:
+                of_samples = usable_samples(slopes)
+                usable = of_samples.all() & loss.isfinite().all()
+                kept = of_samples & loss.isfinite().all()
+                estimate = WrittenOut(gradient_of(params, nodes, directions, slopes, kept, evaluation))
+            words = directions if optimizer.low_precision == "stochastic" else None
             first_id = 0
             for group, (_, rate) in zip(optimizer.param_groups, self._rates, strict=True):
                 descend(
                     group["params"], first_id, optimizer.state, rate, group["momentum"], group["weight_decay"],
-                    coefficients, directions, optimizer.compute_dtype, optimizer.low_precision == "stochastic",
+                    estimate, words,
                 )  # fmt: skip
                 first_id += len(group["params"])
-            self.loss.copy_(loss)
+            self.loss.copy_(loss.mean())
             self.skipped.add_(~usable)
             self._number.add_(1)
         optimizer.steps_done += 1

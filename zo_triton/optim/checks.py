@@ -11,11 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from zo_triton import ops
 from zo_triton.difference import Evaluation
 from zo_triton.directions import Directions
 from zo_triton.optim.aggregators import get_aggregator
 
 LOW_PRECISION = ("master", "stochastic")
+PERTURB = ("weights", "activations", "auto")
+"""What a step may perturb."""
+
 LARGEST_SLOPE = 2.0**60
 LARGEST_LR = 2.0**40
 """A step along a slope this steep at this rate is far from float32's range: weights can't silently overflow."""
@@ -52,6 +56,38 @@ def check_low_precision(choice: str) -> None:
     if choice not in LOW_PRECISION:
         raise ValueError(
             f"low_precision must be one of {LOW_PRECISION}, got {choice!r}: a float32 copy, or stochastic rounding."
+        )
+
+
+def default_distribution(perturb: str) -> str:
+    """What is drawn by default: orthogonal signs for activations, independent ones for weights."""
+    return "rademacher" if perturb == "weights" else "hadamard"
+
+
+def check_perturb(perturb: Any, distribution: str, rank: int | None, aggregator: str = "average") -> None:
+    """Refuses what can't be perturbed together.
+
+    Raises:
+        ValueError: There is no such choice, or noise on layers' outputs does not go with another setting.
+    """
+    if perturb not in PERTURB:
+        raise ValueError(f"perturb must be one of {PERTURB}, got {perturb!r}.")
+    if perturb == "weights":
+        return
+    if distribution not in ops.NODE_DISTRIBUTIONS:
+        raise ValueError(
+            f"perturb={perturb!r} draws signs, one of {ops.NODE_DISTRIBUTIONS}, got distribution={distribution!r}; "
+            "choose 'hadamard'."
+        )
+    if rank is not None:
+        raise ValueError(
+            f"perturb={perturb!r} can't have low-rank directions, got rank={rank}: a layer's output is no product "
+            "of two factors; leave rank out, or use perturb='weights'."
+        )
+    if aggregator != "average":
+        raise ValueError(
+            f"perturb={perturb!r} averages each sample's slopes, got aggregator={aggregator!r}; use 'average', or "
+            "perturb='weights'."
         )
 
 
@@ -96,6 +132,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     Evaluation(settings["eps"], settings["sides"], settings["compute_dtype"], settings["chunk"])
     get_aggregator(settings["aggregator"])
     check_low_precision(settings["low_precision"])
+    check_perturb(settings["perturb"], settings["distribution"], settings["rank"], settings["aggregator"])
 
 
 def check_group(group: Mapping[str, Any]) -> None:

@@ -1,14 +1,14 @@
-"""What a step of ZOSGD does to the weights, given its coefficients: the rule of SGD along ĝ = Σ_k a_k·z_k.
+"""What a step of ZOSGD does to the weights, given the estimate ĝ of the gradient: the rule of SGD along it.
 
-A function of the weights, the state, the settings, the directions and the coefficients, and of nothing else. Each
-operation rounds once (a product and a sum are never fused), and Rademacher signs are summed without rounding, so
-that for them every engine and device writes the same bits.
+A function of the weights, the state, the settings and the estimate, and of nothing else. Each operation rounds once
+(a product and a sum are never fused), and signs are summed without rounding, so that for ĝ = Σ_k a_k·z_k with signs
+every engine and device writes the same bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import MutableMapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +24,52 @@ FULL_PRECISION = (torch.float32, torch.float64)
 State = MutableMapping[Tensor, dict[str, Any]]
 
 
+class Estimate(Protocol):
+    """An estimate ĝ of the gradient, of all parameters by their ids."""
+
+    def add_to(self, tensors: Sequence[Tensor], ids: Sequence[int], factor: float | Tensor = 1.0) -> None:
+        """``tensor += factor·ĝ`` in place for the parameters of these ids; float32 or float64 tensors."""
+        ...
+
+
+class AlongDirections(NamedTuple):
+    """ĝ = Σ_k a_k·z_k, never written out.
+
+    Attributes:
+        coefficients: a_k, [K] float32, scales included.
+        directions: Names the K directions.
+        compute_dtype: Dtype whose rounding defines z.
+    """
+
+    coefficients: Tensor
+    directions: Directions
+    compute_dtype: torch.dtype
+
+    def add_to(self, tensors: Sequence[Tensor], ids: Sequence[int], factor: float | Tensor = 1.0) -> None:
+        """All K directions in one pass over the tensors."""
+        scaled = (
+            self.coefficients if isinstance(factor, float) and factor == 1.0 else self.coefficients * factor
+        )
+        ops.accumulate_on_grid(tensors, ids, scaled, self.directions, self.compute_dtype)
+
+
+class WrittenOut(NamedTuple):
+    """ĝ as tensors.
+
+    Attributes:
+        gradients: Of each parameter; None is zero.
+    """
+
+    gradients: Sequence[Tensor | None]
+
+    def add_to(self, tensors: Sequence[Tensor], ids: Sequence[int], factor: float | Tensor = 1.0) -> None:
+        """A product and a sum a tensor."""
+        for tensor, tensor_id in zip(tensors, ids, strict=True):
+            gradient = self.gradients[tensor_id]
+            if gradient is not None:
+                tensor.add_(gradient * factor)
+
+
 def descend(
     params: Sequence[Tensor],
     first_id: int,
@@ -31,10 +77,8 @@ def descend(
     lr: float | Tensor,
     momentum: float,
     weight_decay: float,
-    coefficients: Tensor,
-    directions: Directions,
-    compute_dtype: torch.dtype,
-    stochastic: bool = False,
+    estimate: Estimate,
+    words: Directions | None = None,
 ) -> None:
     """Moves one group's weights; a learning rate of 0 that is known to be one leaves every bit of them.
 
@@ -45,28 +89,19 @@ def descend(
         lr: η; a 0-dim float32 tensor is read when the kernels run.
         momentum: μ.
         weight_decay: λ.
-        coefficients: a_k, [K] float32, scales included.
-        directions: Names the K directions.
-        compute_dtype: Dtype whose rounding defines z.
-        stochastic: float16 and bfloat16 weights have no master copy and are rounded stochastically.
+        estimate: ĝ.
+        words: Names the random words by which float16 and bfloat16 weights are rounded that have no master copy;
+            None where they have one.
     """
     moves = isinstance(lr, Tensor) or lr != 0
     numbered = list(enumerate(params, first_id))
-    if stochastic:
+    if words is not None:
         for tensor_id, param in numbered:
             if param.dtype not in FULL_PRECISION:
                 state.get(param, {}).pop("master", None)
                 buffer = _buffer(param, state) if momentum else None
                 descend_stochastically(
-                    param,
-                    tensor_id,
-                    buffer,
-                    coefficients,
-                    directions,
-                    compute_dtype,
-                    lr,
-                    momentum,
-                    weight_decay,
+                    param, tensor_id, buffer, estimate.add_to, words, lr, momentum, weight_decay
                 )
         numbered = [(tensor_id, param) for tensor_id, param in numbered if param.dtype in FULL_PRECISION]
     if not numbered:
@@ -79,14 +114,14 @@ def descend(
         if weight_decay:
             for buffer, weight in zip(buffers, weights, strict=True):
                 buffer.add_(weight * weight_decay)
-        ops.accumulate_on_grid(buffers, ids, coefficients, directions, compute_dtype)
+        estimate.add_to(buffers, ids)
         if moves:
             for weight, buffer in zip(weights, buffers, strict=True):
                 weight.sub_(buffer * lr)
     elif moves:
         if weight_decay:
             torch._foreach_mul_(weights, 1.0 - lr * weight_decay)
-        ops.accumulate_on_grid(weights, ids, coefficients * -lr, directions, compute_dtype)
+        estimate.add_to(weights, ids, -lr)
     if moves:
         for param, weight in zip(params, weights, strict=True):
             if param is not weight:

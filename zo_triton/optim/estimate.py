@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from zo_triton import ops
-from zo_triton.difference import Evaluation
+from zo_triton.difference import Evaluation, Plan
 from zo_triton.difference.arguments import check_parameters
 from zo_triton.directions import Directions
 from zo_triton.optim.aggregators import get_aggregator
-from zo_triton.optim.checks import warn_of_frozen
+from zo_triton.optim.checks import check_perturb, warn_of_frozen
 from zo_triton.optim.measure import Measurement, measure
+from zo_triton.optim.node_measure import measure_nodes, start_plan
 
 
 @torch.no_grad()
@@ -28,6 +31,7 @@ def estimate_gradient(
     compute_dtype: torch.dtype = torch.float32,
     chunk: int | None = None,
     strict: bool = False,
+    perturb: str = "weights",
 ) -> float:
     """Fills the ``.grad`` of each parameter with ĝ = Σ_k a_k·z_k, for any torch optimizer to use.
 
@@ -45,6 +49,12 @@ def estimate_gradient(
         compute_dtype: Dtype of the differences, float32 or bfloat16.
         chunk: Directions evaluated at once; None chooses.
         strict: Refuse functions without an exact difference rule.
+        perturb: "weights"; "activations": signs on the outputs of linear layers and convolutions, each sample with
+            its own and measured by its own loss, other parameters themselves; "auto": each layer where it costs
+            less.
+            The closure then returns the samples' losses [N] (``reduction="none"``), tokens' [N, T], or ends in
+            cross_entropy, another loss of torch's, ``.mean()`` or ``.sum()``; directions are ``hadamard`` best, and
+            inputs of trained layers are kept until the gradient is formed.
 
     Returns:
         The base loss.
@@ -52,7 +62,8 @@ def estimate_gradient(
     Raises:
         TypeError: A parameter is not of a real floating type, or the closure returned no number.
         NonFiniteLossError: The loss, or every difference of it, is not finite; ``.grad`` is as it was.
-        ValueError: A setting is out of range, or the loss is no scalar; ``.grad`` is as it was.
+        ValueError: A setting is out of range, the loss is no scalar, or activations can't be perturbed; ``.grad``
+            is as it was.
 
     Warns:
         UserWarning: Some of the tensors have ``requires_grad=False`` and others do not; once.
@@ -68,7 +79,14 @@ def estimate_gradient(
     evaluation = Evaluation(eps, sides, compute_dtype, chunk, strict)
     check_parameters(params, directions)
     get_aggregator(aggregator)
+    check_perturb(perturb, directions.distribution, directions.rank, aggregator)
     warn_of_frozen(params)
+    if perturb != "weights":
+        plan = replace(_node_plan(params, perturb, directions), chunk=directions.num)
+        measured = measure_nodes(closure, params, directions, evaluation, plan)
+        _plans[params[0]] = tuple(map(id, params)), perturb, measured.plan
+        set_gradients(params, measured.gradients)
+        return measured.loss
     measurement = measure(closure, params, directions, evaluation)
     write_gradients(params, measurement, aggregator)
     return measurement.loss
@@ -93,6 +111,7 @@ def fill_gradients(
         directions: Names the K directions.
         compute_dtype: Dtype whose rounding defines z.
     """
+    directions = directions.over(param.shape for param in params)
     gradients = [_gradient_memory(param) for param in params]
     torch._foreach_zero_(gradients)
     ops.accumulate_on_grid(gradients, range(len(params)), coefficients, directions, compute_dtype)
@@ -100,6 +119,30 @@ def fill_gradients(
         if param.grad is None:
             param.grad = gradient.to(param.dtype)
         elif param.grad is not gradient:
+            param.grad.copy_(gradient)
+
+
+_plans: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""What was found out about closures over these parameters; each run is known by the functions that it calls."""
+
+
+def _node_plan(params: Sequence[Tensor], perturb: str, directions: Directions) -> Plan:
+    """The plan of the last estimate over these parameters, or a first one."""
+    ids, chosen, plan = _plans.get(params[0], ((), "", None))
+    if plan is None or chosen != perturb or ids != tuple(map(id, params)):
+        return start_plan(perturb, directions.num)
+    return plan
+
+
+@torch.no_grad()
+def set_gradients(params: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    """Sets the ``.grad`` of each parameter; zero where there is none."""
+    for param, gradient in zip(params, gradients, strict=True):
+        if param.grad is None:
+            param.grad = torch.zeros_like(param) if gradient is None else gradient.to(param.dtype)
+        elif gradient is None:
+            param.grad.zero_()
+        else:
             param.grad.copy_(gradient)
 
 

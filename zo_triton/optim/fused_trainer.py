@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from functools import lru_cache
 from math import isfinite
 from operator import is_
@@ -21,13 +21,16 @@ from zo_triton.difference import Evaluation, Plan
 from zo_triton.difference.arguments import check_parameters
 from zo_triton.directions import Directions
 from zo_triton.optim import compilable
-from zo_triton.optim.checks import LARGEST_SLOPE
+from zo_triton.optim.checks import LARGEST_SLOPE, check_perturb, default_distribution
+from zo_triton.optim.compiled_inputs import checked_batch
 from zo_triton.optim.descent import FULL_PRECISION
 from zo_triton.optim.errors import NonFiniteLossError
 from zo_triton.optim.gradient_step import GradientStep
 from zo_triton.optim.measure import measure
+from zo_triton.optim.node_measure import NodeMeasurement, measure_nodes, start_plan
 
 if TYPE_CHECKING:
+    from zo_triton.difference.nodes import NodePlan
     from zo_triton.distributed import Ranks, Take
     from zo_triton.distributed.agreement import Facts
 
@@ -60,6 +63,10 @@ class FusedTrainer(GradientStep):
         loss: From (output, target) to what is minimised; any but ``F.cross_entropy`` and ``F.mse_loss`` takes
             the general way.
         ranks: Share each step's measuring among processes that all hold this trainer.
+        perturb: "weights"; "activations": signs on layers' outputs, each sample measured by its own loss; "auto":
+            each layer where it costs less.
+        distribution: rademacher, gaussian, uniform, laplace, sphere or hadamard; None is rademacher for weights and
+            hadamard for activations.
 
     Attributes:
         steps_done: Successful steps, the ``step`` of the directions drawn next.
@@ -93,11 +100,16 @@ class FusedTrainer(GradientStep):
         fused: bool = True,
         loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
         ranks: Ranks | None = None,
+        perturb: str = "weights",
+        distribution: str | None = None,
     ) -> None:
+        if distribution is None:
+            distribution = default_distribution(perturb)
+        check_perturb(perturb, distribution, None)
         trained = _trained(model)
         params = list(trained.values())
         Evaluation(eps, sides, compute_dtype)
-        check_parameters(params, Directions(seed, 0, directions))
+        check_parameters(params, Directions(seed, 0, directions, distribution))
         held = _held(optimizer)
         if not _same(held, params):
             raise ValueError(
@@ -114,10 +126,13 @@ class FusedTrainer(GradientStep):
             )
         if ranks is not None:
             ranks.check_directions(directions)
-        super().__init__(params, optimizer, directions, seed, compute_dtype, tuple(trained))
+        super().__init__(
+            params, optimizer, directions, seed, compute_dtype, tuple(trained), distribution, perturb
+        )
         self.model, self.eps, self.sides, self.loss = model, eps, sides, loss
         self.ranks = ranks
         self.fused = fused
+        self._nodes: NodePlan | None = None
         self._is_small = ops.offers_mlp_step(
             self.params[0].device, Directions(seed, 0, directions), self.params[::2]
         )
@@ -137,11 +152,25 @@ class FusedTrainer(GradientStep):
             return "fused is False"
         if self.loss not in COMPILED_LOSSES:
             return "the loss is neither F.cross_entropy nor F.mse_loss"
-        if not self._is_small:
-            return "the model is not a small one on the CPU"
+        why = self._why_not_weights() if self.perturb == "weights" else self._why_not_nodes()
+        if why is not None:
+            return why
         if ops.engine_for(self.params[0].device) != "cpu":
             return "another engine than the CPU's was chosen"
         return compilable.why_not(self.model, self.params, self.optimizer)
+
+    def _why_not_weights(self) -> str | None:
+        if self.distribution != "rademacher":
+            return f"the distribution is {self.distribution!r}, not 'rademacher'"
+        return None if self._is_small else "the model is not a small one on the CPU"
+
+    def _why_not_nodes(self) -> str | None:
+        if self.perturb != "activations":
+            return f"perturb is {self.perturb!r}: some layers' weights may be perturbed"
+        if self.ranks is not None:
+            return "ranks share a step that perturbs activations"
+        drawn = Directions(self.seed, 0, self.directions, self.distribution)
+        return ops.why_no_node_step(self.params[0].device, drawn, self.params[::2])
 
     @torch.no_grad()
     def step(self, x: Tensor, y: Tensor) -> float:
@@ -169,6 +198,12 @@ class FusedTrainer(GradientStep):
         if not compiled:
             self._check_trained()
         directions = self.next_directions()
+        if self.perturb != "weights" and compiled:
+            return self._step_on_nodes(x, y, directions)
+        if self.perturb != "weights":
+            measured = self._measure_nodes(x, y, directions)
+            self._apply_gradients(measured.gradients)
+            return measured.loss
         run = self._measure_compiled if compiled else self._measure_general
         loss, coefficients = run(x, y, directions)
         self._apply(coefficients, compiled, directions)
@@ -186,17 +221,53 @@ class FusedTrainer(GradientStep):
         self.plan = _as_json(measurement.plan)
         return measurement.loss, measurement.coefficients(self.params, "average")
 
+    def _measure_nodes(self, x: Tensor, y: Tensor, directions: Directions) -> NodeMeasurement:
+        """The loss and the gradient that noise on layers' outputs gives."""
+
+        def closure(take: Take = _whole) -> Tensor:
+            return self.loss(self.model(take(x)), take(y))
+
+        check_perturb(self.perturb, self.distribution, None)
+        first = start_plan(self.perturb, directions.num)
+        plan = replace(_from_json(self.plan) or first, nodes=self._nodes or first.nodes)
+        measured = measure_nodes(closure, self.params, directions, self._evaluation, plan, self.ranks)
+        self.plan, self._nodes = _as_json(measured.plan), measured.plan.nodes
+        return measured
+
+    def _step_on_nodes(self, x: Tensor, y: Tensor, directions: Directions) -> float:
+        """A whole step with noise on layers' outputs in two compiled calls."""
+        tensors = self._arrays()
+        x, target = checked_batch(x, y, tensors, self.loss)
+        measured = ops.node_mlp_measure(tensors, x.numpy(), target, directions, self.eps, self.sides)
+        loss, left_out, samples = measured.loss, measured.left_out, x.shape[0]
+        if not isfinite(loss) or left_out == samples:
+            kind = (
+                "the loss"
+                if not isfinite(loss)
+                else "none of the samples' losses has finite differences; the loss"
+            )
+            raise NonFiniteLossError(
+                f"{kind} is {loss}: the step is refused and the weights stay as they are; restart from a "
+                f"checkpoint with a lower lr, or lower eps={self.eps}."
+            )
+        if left_out:
+            warnings.warn(
+                f"the loss differences of {left_out} of {samples} samples are NaN or infinite, or their slopes "
+                f"beyond 2**60; these samples are left out of this step. Look at the data, or lower "
+                f"eps={self.eps}.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        ops.node_mlp_update(tensors, *self._rule(), x.numpy(), measured)
+        # By this torch's schedulers know that the optimizer has stepped.
+        self.optimizer._opt_called = True  # type: ignore[attr-defined]
+        self.steps_done += 1
+        return loss
+
     def _measure_compiled(self, x: Tensor, y: Tensor, directions: Directions) -> tuple[float, Tensor]:
         """The same in one compiled call."""
         tensors, signed_eps = self._arrays(), _signed_eps(self._evaluation, directions.num)
-        inputs, classes = tensors[0].shape[1], tensors[-1].shape[1]
-        _check_inputs(x, inputs)
-        target = (
-            _checked_targets(y, x.shape[0], classes)
-            if self.loss is F.mse_loss
-            else _checked_labels(y, x.shape[0], classes)
-        )
-        x = x.detach().contiguous()
+        x, target = checked_batch(x, y, tensors, self.loss)
 
         def measured(first: int, stop: int, take: Take) -> tuple[float, Tensor]:
             # Each direction is measured by itself: how many go through one call changes no bit.
@@ -254,7 +325,8 @@ class FusedTrainer(GradientStep):
 
     def _facts(self) -> Facts:
         """What the ranks must have in common."""
-        names = ("steps_done", "directions", "eps", "seed", "sides", "compute_dtype", "fused")
+        names = ("steps_done", "directions", "eps", "seed", "sides", "compute_dtype", "fused", "perturb",
+                 "distribution")  # fmt: skip
         settings = {name: getattr(self, name) for name in names}
         settings["optimizer"] = type(self.optimizer).__name__
         for number, group in enumerate(self.optimizer.param_groups):
@@ -272,34 +344,6 @@ class FusedTrainer(GradientStep):
 
 def _whole(batch: Any) -> Any:
     return batch
-
-
-def _check_inputs(x: Tensor, inputs: int) -> None:
-    if x.dim() != 2 or x.shape[1] != inputs or x.shape[0] == 0:
-        raise ValueError(f"x must be a batch [N, {inputs}] of at least one example, got {tuple(x.shape)}.")
-
-
-def _checked_labels(y: Tensor, examples: int, classes: int) -> np.ndarray:
-    if y.shape != (examples,):
-        raise ValueError(f"y must be [{examples}], one label an example, got {tuple(y.shape)}.")
-    if y.dtype != torch.int64:
-        raise TypeError(f"y must hold class indices in int64, got {y.dtype}.")
-    labels = y.contiguous().numpy()
-    # As an unsigned number a negative one is larger than any class.
-    if labels.view(np.uint64).max() >= classes:
-        raise ValueError(f"labels must be in [0, {classes}), got {labels.min()} to {labels.max()}.")
-    return labels
-
-
-def _checked_targets(y: Tensor, examples: int, outputs: int) -> np.ndarray:
-    if y.shape != (examples, outputs):
-        raise ValueError(
-            f"y must be [{examples}, {outputs}] like the outputs, got {tuple(y.shape)}; a smaller shape would "
-            "be broadcast."
-        )
-    if y.dtype != torch.float32:
-        raise TypeError(f"y must hold targets in float32, got {y.dtype}; call y.float().")
-    return y.contiguous().numpy()
 
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:
@@ -322,7 +366,10 @@ def _signed_eps(evaluation: Evaluation, directions: int) -> np.ndarray:
 
 
 def _as_json(plan: Plan | None) -> dict[str, Any] | None:
-    return None if plan is None else {**asdict(plan), "keep": sorted(plan.keep)}
+    """All but what is known of the layers, which is found out anew."""
+    if plan is None:
+        return None
+    return {"chunk": plan.chunk, "fixed": plan.fixed, "keep": sorted(plan.keep), "taped": plan.taped}
 
 
 def _from_json(plan: dict[str, Any] | None) -> Plan | None:

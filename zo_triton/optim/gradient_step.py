@@ -20,7 +20,7 @@ from zo_triton import ops
 from zo_triton.directions import Directions
 from zo_triton.ops import engines
 from zo_triton.optim.checks import check_coefficients
-from zo_triton.optim.estimate import fill_gradients
+from zo_triton.optim.estimate import fill_gradients, set_gradients
 from zo_triton.optim.step_log import StepLog
 
 
@@ -34,6 +34,8 @@ class GradientStep:
         seed: Key of the noise, in [0, 2**64).
         compute_dtype: Dtype whose rounding defines z.
         names: Of the parameters.
+        distribution: Of the directions.
+        perturb: What the steps perturb.
 
     Attributes:
         steps_done: Steps taken, the ``step`` of the directions drawn next.
@@ -49,7 +51,10 @@ class GradientStep:
         seed: int,
         compute_dtype: torch.dtype,
         names: Sequence[str],
+        distribution: str = "rademacher",
+        perturb: str = "weights",
     ) -> None:
+        self.distribution, self.perturb = distribution, perturb
         self.params, self.optimizer, self.names = params, optimizer, names
         self.directions, self.seed, self.compute_dtype = directions, seed, compute_dtype
         self.steps_done = 0
@@ -60,7 +65,8 @@ class GradientStep:
 
     def next_directions(self) -> Directions:
         """The directions that the next step walks."""
-        return Directions(self.seed, self.steps_done, self.directions)
+        directions = Directions(self.seed, self.steps_done, self.directions, self.distribution)
+        return directions.over(param.shape for param in self.params)
 
     @torch.no_grad()
     def apply(self, coefficients: Tensor, compiled: bool) -> None:
@@ -95,6 +101,13 @@ class GradientStep:
             with engines.whole_step(self.params[0].device):
                 fill_gradients(self.params, coefficients, directions, self.compute_dtype)
                 self.optimizer.step()
+        self.steps_done += 1
+
+    def _apply_gradients(self, gradients: Sequence[Tensor | None]) -> None:
+        """The second half of a step that has its gradient written out."""
+        with engines.whole_step(self.params[0].device):
+            set_gradients(self.params, gradients)
+            self.optimizer.step()
         self.steps_done += 1
 
     def state_dict(self) -> dict[str, Any]:

@@ -122,6 +122,7 @@ def measure(
         RuntimeWarning: Some directions' differences are not finite; they are left out. Or memory ran out, and
             the step went on with fewer directions at once.
     """
+    directions = directions.over(param.shape for param in params)
     scales = ops.direction_scales(params, range(len(params)), directions, evaluation.compute_dtype)
     before = None if ranks is None else RandomState.capture(params[0].device)
     judged: list[tuple[float, Tensor, Tensor | None]] = []
@@ -137,7 +138,7 @@ def measure(
         some_scales = None if scales is None else scales[first:stop]
         if not isinstance(run, BlackBox):
             try:
-                value, found, plan = propagate(
+                value, found, plan, _ = propagate(
                     run, params, some, evaluation, some_scales, plan, accept, period
                 )
                 return value, found

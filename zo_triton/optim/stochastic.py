@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -13,9 +15,8 @@ def descend_stochastically(
     param: Tensor,
     tensor_id: int,
     buffer: Tensor | None,
-    coefficients: Tensor,
-    directions: Directions,
-    compute_dtype: torch.dtype,
+    add_estimate: Callable[..., None],
+    words: Directions,
     lr: float | Tensor,
     momentum: float,
     decay: float,
@@ -30,9 +31,8 @@ def descend_stochastically(
         param: float16 or bfloat16, updated in place.
         tensor_id: Its id in the field.
         buffer: v in float32, updated in place, or None without momentum.
-        coefficients: [K] float32, the a_k of ĝ = Σ_k a_k·z_k.
-        directions: The step's; its seed and step also name the random words that round.
-        compute_dtype: Dtype whose rounding defines z.
+        add_estimate: Adds ĝ, times a factor, to tensors of the parameters of some ids.
+        words: The step's directions, whose seed and step name the random words that round.
         lr: η; a weight is left as it is where this is a number and 0.
         momentum: μ.
         decay: λ.
@@ -42,13 +42,13 @@ def descend_stochastically(
         buffer.mul_(momentum)
         if decay:
             buffer.add_(param, alpha=decay)
-        ops.accumulate_on_grid([buffer], [tensor_id], coefficients, directions, compute_dtype)
+        add_estimate([buffer], [tensor_id])
         if not moves:
             return
         move = buffer * -lr
     elif moves:
         move = param.float() * (-lr * decay) if decay else torch.zeros_like(param, dtype=torch.float32)
-        ops.accumulate_on_grid([move], [tensor_id], coefficients * -lr, directions, compute_dtype)
+        add_estimate([move], [tensor_id], -lr)
     else:
         return
-    ops.stochastic_add(param, move, directions, tensor_id)
+    ops.stochastic_add(param, move, words, tensor_id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,14 +16,25 @@ from zo_triton.optim.checks import (
     check_coefficients,
     check_group,
     check_low_precision,
+    check_perturb,
     check_settings,
+    default_distribution,
     warn_of_frozen,
 )
-from zo_triton.optim.descent import FULL_PRECISION, descend, make_state
+from zo_triton.optim.descent import (
+    AlongDirections,
+    Estimate,
+    WrittenOut,
+    descend,
+    make_state,
+)
 from zo_triton.optim.measure import Measurement, measure
+from zo_triton.optim.node_measure import NodeMeasurement, measure_nodes, start_plan
+from zo_triton.optim.saved_state import copied_state, restore_precision, settings_in
 from zo_triton.optim.step_log import StepLog
 
 if TYPE_CHECKING:
+    from zo_triton.difference.nodes import NodePlan
     from zo_triton.distributed import Ranks
     from zo_triton.distributed.agreement import Facts
 
@@ -41,8 +51,11 @@ _SAVED = (
     "rounds",
     "low_precision",
     "plan",
+    "perturb",
 )
 _UNSAVED = ("chunk", "strict")
+_OWN = ("last", "_measured", "_nodes", "log", "ranks")
+"""What a copy does not take over."""
 
 
 class ZOSGD(torch.optim.Optimizer):
@@ -76,7 +89,8 @@ class ZOSGD(torch.optim.Optimizer):
         directions: K, directions a step.
         eps: Smoothing radius ε.
         seed: Key of the noise, in [0, 2**64).
-        distribution: rademacher, gaussian, uniform, laplace or sphere.
+        distribution: rademacher, gaussian, uniform, laplace, sphere or hadamard; None is rademacher for weights and
+            hadamard for activations.
         sides: 1 for L(θ+εz) - L(θ), 2 for central differences.
         aggregator: average, normalized, ranked, best or align.
         momentum: μ in [0, 1).
@@ -88,10 +102,14 @@ class ZOSGD(torch.optim.Optimizer):
         strict: Refuse functions without an exact difference rule instead of warning.
         low_precision: How float16 and bfloat16 parameters are updated: "master" or "stochastic".
         ranks: Share each step's measuring among processes that all hold this optimizer.
+        perturb: "weights"; "activations": signs on layers' outputs, each sample measured by its own loss; "auto":
+            each layer where it costs less. See :func:`zo_triton.estimate_gradient` for what the closure must
+            return.
 
     Attributes:
         steps_done: Successful steps, the ``step`` of the directions drawn next.
-        last: The :class:`Measurement` of the latest step, None before the first.
+        last: The :class:`Measurement` of the latest step, or the :class:`NodeMeasurement` of one that perturbed
+            activations; None before the first.
         plan: How the latest step was cut up: K, the chunk, the layers that keep their input's memory, and whether
             the base pass is recorded where there are several chunks.
         log: Gets each step's coefficients before the weights move, as :class:`zo_triton.ReplayLog` does when it is
@@ -113,7 +131,7 @@ class ZOSGD(torch.optim.Optimizer):
     """
 
     steps_done: int
-    last: Measurement | None
+    last: Measurement | NodeMeasurement | None
     plan: tuple[int, int, list[int], bool] | None
     log: StepLog | None
 
@@ -124,7 +142,7 @@ class ZOSGD(torch.optim.Optimizer):
         directions: int = 64,
         eps: float = 1e-4,
         seed: int = 0,
-        distribution: str = "rademacher",
+        distribution: str | None = None,
         sides: int = 1,
         aggregator: str = "average",
         momentum: float = 0.0,
@@ -136,13 +154,17 @@ class ZOSGD(torch.optim.Optimizer):
         strict: bool = False,
         low_precision: str = "master",
         ranks: Ranks | None = None,
+        perturb: str = "weights",
     ) -> None:
-        self.seed, self.directions, self.eps, self.distribution = seed, directions, eps, distribution
+        self.perturb = perturb
+        self.distribution = default_distribution(perturb) if distribution is None else distribution
+        self.seed, self.directions, self.eps = seed, directions, eps
         self.sides, self.aggregator, self.compute_dtype = sides, aggregator, compute_dtype
         self.rank, self.rounds, self.chunk, self.strict = rank, rounds, chunk, strict
         self.low_precision = low_precision
         self.steps_done, self.last, self.plan, self.log = 0, None, None, None
-        self._measured: Measurement | None = None
+        self._measured: Measurement | NodeMeasurement | None = None
+        self._nodes: NodePlan | None = None
         self.ranks = ranks
         if ranks is not None:
             ranks.check_directions(directions)
@@ -188,9 +210,10 @@ class ZOSGD(torch.optim.Optimizer):
         Raises:
             ValueError: The settings name none, for instance after 2**32 steps.
         """
-        return Directions(
+        directions = Directions(
             self.seed, self.steps_done, self.directions, self.distribution, self.rounds, self.rank
         )
+        return directions.over(param.shape for param in self._parameters())
 
     @property
     def evaluation(self) -> Evaluation:
@@ -239,12 +262,15 @@ class ZOSGD(torch.optim.Optimizer):
                 f"{measured[0]} in {measured[1]} were measured, but the next step walks {self.next_directions()} "
                 f"in {self.compute_dtype}; measure again after a setting has changed or a step was applied."
             )
-        coefficients = measurement.coefficients(self._parameters(), self.aggregator)
         plan = measurement.plan
         self.plan = None
         if plan is not None and not plan.fixed:
             self.plan = self.directions, plan.chunk, sorted(plan.keep), plan.taped
-        self.apply(coefficients)
+        if isinstance(measurement, NodeMeasurement):
+            self._nodes = measurement.plan.nodes
+            self._move(WrittenOut(measurement.gradients))
+        else:
+            self.apply(measurement.coefficients(self._parameters(), self.aggregator))
         self.last = measurement
         return measurement.loss
 
@@ -268,7 +294,13 @@ class ZOSGD(torch.optim.Optimizer):
         self._check_move(directions)
         if self.ranks is not None:
             self.ranks.check(self._facts)
-        self._measured = measure(closure, params, directions, evaluation, self._plan(), self.ranks)
+        if self.perturb == "weights":
+            self._measured = measure(closure, params, directions, evaluation, self._plan(), self.ranks)
+        else:
+            check_perturb(self.perturb, self.distribution, self.rank, self.aggregator)
+            plan = self._plan()
+            assert plan is not None
+            self._measured = measure_nodes(closure, params, directions, evaluation, plan, self.ranks)
         return self._measured.loss
 
     @torch.no_grad()
@@ -290,15 +322,20 @@ class ZOSGD(torch.optim.Optimizer):
         directions = self.next_directions()
         check_coefficients(coefficients, directions)
         self._check_move(directions)
+        self._move(AlongDirections(coefficients, directions, self.compute_dtype))
+
+    def _move(self, estimate: Estimate) -> None:
+        """Moves the weights along an estimate, and counts the step."""
         stochastic = self.low_precision == "stochastic"
         make_state(self.param_groups, self.state, stochastic)
-        if self.log is not None:
-            self.log.append(coefficients)
+        if self.log is not None and isinstance(estimate, AlongDirections):
+            self.log.append(estimate.coefficients)
+        words = self.next_directions() if stochastic else None
         first_id = 0
         for group in self.param_groups:
             descend(
                 group["params"], first_id, self.state, float(group["lr"]), group["momentum"],
-                group["weight_decay"], coefficients, directions, self.compute_dtype, stochastic,
+                group["weight_decay"], estimate, words,
             )  # fmt: skip
             first_id += len(group["params"])
         self.steps_done += 1
@@ -317,10 +354,14 @@ class ZOSGD(torch.optim.Optimizer):
 
         It is saved as well: another chunk size would round a reloaded run's differences otherwise.
         """
+        nodes = None
+        if self.perturb != "weights":
+            nodes = self._nodes or start_plan(self.perturb, self.directions).nodes
         if self.plan is None or self.plan[0] != self.directions:
-            return None
-        _, chunk, keep, *taped = self.plan  # a state of before there were tapes says nothing of them
-        return Plan(chunk, False, frozenset(keep), *taped)
+            return None if nodes is None else Plan(self.directions, nodes=nodes)
+        _, chunk, keep, *rest = self.plan
+        taped = rest[0] if rest else True  # a state of before there were tapes says nothing of them
+        return Plan(chunk, False, frozenset(keep), taped, nodes)
 
     def _facts(self) -> Facts:
         """What the ranks must have in common."""
@@ -341,11 +382,7 @@ class ZOSGD(torch.optim.Optimizer):
         Returns:
             A dictionary whose tensors are copies, so that later steps do not change it.
         """
-        saved = super().state_dict()
-        saved["state"] = {
-            index: {key: value.clone() for key, value in state.items()}
-            for index, state in saved["state"].items()
-        }
+        saved = copied_state(super().state_dict())
         saved["zo"] = {name: getattr(self, name) for name in _SAVED}
         return saved
 
@@ -360,30 +397,19 @@ class ZOSGD(torch.optim.Optimizer):
             ValueError: It is no state of a ZOSGD, its groups differ, or a saved setting is out of range.
                 Nothing has changed then.
         """
-        # States saved before there was a choice kept a master copy.
-        settings = {"low_precision": "master", **state_dict.get("zo", {})}
-        if set(settings) != set(_SAVED):
-            raise ValueError(
-                f"the state dict's entry 'zo' must hold {_SAVED}, got {tuple(settings)}; load one that "
-                "ZOSGD.state_dict() returned."
-            )
+        settings = settings_in(state_dict, _SAVED)
         check_settings({**settings, "chunk": self.chunk, "strict": self.strict})
         for group in state_dict["param_groups"]:
             check_group(group)
         params = self._parameters()
         check_parameters(params, Directions(0, 0, 1, settings["distribution"], 10, settings["rank"]))
         super().load_state_dict(state_dict)
-        # Torch has cast the state to the parameters' dtype, and shares memory where it had nothing to cast.
-        indices = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-        for index, param in zip(indices, params, strict=True):
-            dtype = param.dtype if param.dtype in FULL_PRECISION else torch.float32
-            for key, value in state_dict["state"].get(index, {}).items():
-                self.state[param][key] = value.to(param.device, dtype, copy=True)
+        restore_precision(self, state_dict, params)
         vars(self).update(settings)
         self._checked_field = self.distribution, self.rank
-        self.last = self._measured = None
+        self.last = self._measured = self._nodes = None
 
     def __getstate__(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in (*_SAVED, *_UNSAVED, "_checked_field")}
         # A copy in another process belongs to no group of ranks.
-        return {**super().__getstate__(), **own, "last": None, "_measured": None, "log": None, "ranks": None}
+        return {**super().__getstate__(), **own, **dict.fromkeys(_OWN)}

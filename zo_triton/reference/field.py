@@ -4,6 +4,7 @@ Let w be a word and k = w >> 8 its upper 24 bits. The mappings are chosen so tha
 logarithm or cosine is exact in float32:
 
 * Rademacher: bit 1 is +1, bit 0 is -1.
+* Hadamard: the same sign for all directions, times an entry of the matrix (:mod:`zo_triton.hadamard`).
 * uniform: √3·m with m = (2k + 1 - 2²⁴)·2⁻²⁴, odd multiples of 2⁻²⁴ in (-1, 1).
 * Laplace: -sign(m)·ln(1 - |m|)/√2 with the same m.
 * Gaussian: words (0, 1) give radius √(-2 ln u) with u = (k₀ + 1)·2⁻²⁴ in (0, 1] and angle 2π·k₁·2⁻²⁴; row 0
@@ -14,40 +15,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from zo_triton import hadamard
 from zo_triton.directions import (
-    PHILOX_MULTIPLIERS,
-    PHILOX_WEYL,
+    MAX_TENSORS,
     ROWS_PER_BLOCK,
     SIGN_COLUMNS_PER_BLOCK,
     Directions,
+    padded_columns,
 )
 from zo_triton.distributions import check_drawn
-
-
-def philox(counter: np.ndarray, key: tuple[int, int], rounds: int = 10) -> np.ndarray:
-    """Philox4x32-R.
-
-    Args:
-        counter: uint32, shape [..., 4].
-        key: The two 32-bit words of the key.
-        rounds: R.
-
-    Returns:
-        The four output words, uint32, shape [..., 4].
-    """
-    c0, c1, c2, c3 = np.moveaxis(counter.astype(np.uint64), -1, 0)
-    low, mask = np.uint64(32), np.uint64(0xFFFFFFFF)
-    k0, k1 = key
-    for _ in range(rounds):
-        product0, product1 = np.uint64(PHILOX_MULTIPLIERS[0]) * c0, np.uint64(PHILOX_MULTIPLIERS[1]) * c2
-        c0, c1, c2, c3 = (
-            (product1 >> low) ^ c1 ^ np.uint64(k0),
-            product1 & mask,
-            (product0 >> low) ^ c3 ^ np.uint64(k1),
-            product0 & mask,
-        )
-        k0, k1 = (k0 + PHILOX_WEYL[0]) & 0xFFFFFFFF, (k1 + PHILOX_WEYL[1]) & 0xFFFFFFFF
-    return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
+from zo_triton.philox import philox
 
 
 def sample_matrix(directions: Directions, index: int, word: int, rows: int, cols: int) -> np.ndarray:
@@ -70,7 +47,12 @@ def sample_matrix(directions: Directions, index: int, word: int, rows: int, cols
     values = _VALUES[directions.elementwise](words)
     padded_shape = words.shape[0] * ROWS_PER_BLOCK, words.shape[1] * values.shape[3]
     padded = values.transpose(0, 2, 1, 3).reshape(padded_shape)
-    return padded[:rows, :cols]
+    drawn = padded[:rows, :cols]
+    if directions.order is None or word >= MAX_TENSORS:  # nodes have column indices of their own
+        return drawn
+    columns = directions.offset(word) + padded_columns(cols) * np.arange(rows)[:, None] + np.arange(cols)
+    columns = hadamard.folded(directions.order, columns)
+    return drawn * hadamard.entries(directions.one(index), columns)[0]
 
 
 def words_of(directions: Directions, index: int, word: int, rows: int, cols: int) -> np.ndarray:
@@ -87,7 +69,8 @@ def words_of(directions: Directions, index: int, word: int, rows: int, cols: int
     row_blocks, col_blocks = -(-rows // ROWS_PER_BLOCK), -(-cols // width)
     counter = np.empty((row_blocks * col_blocks, 4), np.uint32)
     counter[:, 0] = np.arange(row_blocks * col_blocks, dtype=np.uint64)
-    counter[:, 1:] = word, index, directions.step
+    direction = index if directions.order is None else hadamard.SHARED_DIRECTION
+    counter[:, 1:] = word, direction, directions.step
     key = directions.seed & 0xFFFFFFFF, directions.seed >> 32
     return philox(counter, key, directions.rounds).reshape(row_blocks, col_blocks, ROWS_PER_BLOCK)
 
@@ -118,4 +101,10 @@ def _gaussian(words: np.ndarray) -> np.ndarray:
     return pairs.reshape(k.shape)
 
 
-_VALUES = {"rademacher": _signs, "gaussian": _gaussian, "uniform": _uniform, "laplace": _laplace}
+_VALUES = {
+    "rademacher": _signs,
+    "hadamard": _signs,
+    "gaussian": _gaussian,
+    "uniform": _uniform,
+    "laplace": _laplace,
+}

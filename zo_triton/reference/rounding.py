@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zo_triton.directions import PART_ROUNDING, Directions, tensor_word
-from zo_triton.reference.field import philox
+from zo_triton.philox import philox
 
 
 def rounding_words(directions: Directions, tensor_id: int, count: int) -> np.ndarray:

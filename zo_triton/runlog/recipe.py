@@ -151,8 +151,15 @@ def check_own_step(target: Replayable) -> None:
     """Refuses an optimizer whose step runs code beside its own, of which a log says nothing.
 
     Raises:
-        ValueError: It has a hook, all optimizers have one, or its ``step`` was replaced.
+        ValueError: It has a hook, all optimizers have one, or its ``step`` was replaced; or it perturbs
+            activations.
     """
+    if target.perturb != "weights":
+        raise ValueError(
+            f"a log holds K numbers a step, and with perturb={target.perturb!r} a step has K for each sample "
+            f"and needs "
+            "its inputs to be repeated: keep checkpoints instead, or train with perturb='weights'."
+        )
     found = foreign_code.in_optimizer(_optimizer(target))
     if found is not None:
         raise ValueError(

@@ -13,7 +13,7 @@ from benchmarks.field.addressing import (
     edges,
 )
 from zo_triton.directions import tensor_word
-from zo_triton.reference.field import philox
+from zo_triton.philox import philox
 
 SEED = 20260103
 EDGES = [

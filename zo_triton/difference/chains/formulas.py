@@ -66,6 +66,7 @@ class _Tracer:
         self.evaluations = evaluations
         self.compute_dtype = torch.float32
         self.wide = False
+        self.nodes = None
         self._trace = trace
         self._carrying: dict[int, int] = {}
         self._asked: set[int] = set()

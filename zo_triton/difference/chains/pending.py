@@ -91,6 +91,8 @@ def defer(mode: DifferenceMode, compute: Callable, base: Any, args: tuple, kwarg
     """Enters a rule's result as pending, if the rule and its arguments are such that a program can run it."""
     if mode.complex or not isinstance(base, Tensor):
         return False
+    if mode.nodes is not None and base.dim() == 0:  # its rule must be run to see each sample's loss
+        return False
     if not base.is_floating_point() or base.numel() == 0 or not fits(base):
         return False
     if not ops.offers_rows(base.device) or peek_interpreter_stack() is not None:

@@ -55,7 +55,7 @@ def ctc_loss(
     how = _REDUCTIONS[reduction] if isinstance(reduction, int) else reduction
     if how == "mean":
         losses = losses / target_lengths.clamp(min=1)
-    return reduced(losses, how, losses.shape[1]).float().view(mode.evaluations, *base.shape)
+    return reduced(mode, base, losses, how, losses.shape[1]).float().view(mode.evaluations, *base.shape)
 
 
 def _padded(targets: Tensor, target_lengths: Tensor, blank: int) -> Tensor:

@@ -80,9 +80,18 @@ def _defer(
     source = mode.entry_of(input)
     if source is not None:
         mode.resolve(source)
+    still, kernel, padding = input.detach().float(), weight.detach().float(), _pair(padding)
+    node = None
+    if mode.nodes is not None:
+        arguments = (stride, padding, dilation, False, (0, 0), options["groups"])
+        node = mode.nodes.enter(
+            weight_id, bias_id, still, kernel, base.shape, input.shape[0], convolution=arguments
+        )
+        if node is not None:
+            weight_id = bias_id = -1
     pending = PendingConvolution(
-        mode.layers, input.detach().float(), source, weight.detach().float(), weight_id, bias_id, base.shape,
-        options={"stride": stride, "padding": _pair(padding), "dilation": dilation, "groups": options["groups"]},
+        mode.layers, still, source, kernel, weight_id, bias_id, base.shape, node,
+        options={"stride": stride, "padding": padding, "dilation": dilation, "groups": options["groups"]},
     )  # fmt: skip
     mode.layers += 1
     mode.put(base, Entry(None, pending))

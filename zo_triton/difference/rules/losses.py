@@ -29,10 +29,12 @@ def reduction_of(size_average: bool | None, reduce: bool | None, reduction: str)
     return "sum" if size_average is False else "mean"
 
 
-def reduced(losses: Tensor, reduction: str, total: Any) -> Tensor:
-    """[P, *] loss differences of single elements → the difference of what the reduction makes of them."""
+def reduced(mode: DifferenceMode, base: Tensor, losses: Tensor, reduction: str, total: Any) -> Tensor:
+    """[P, *] loss differences of single elements → the difference of what the reduction makes of them, ``base``."""
     if reduction == "none":
         return losses
+    if mode.nodes is not None:
+        mode.nodes.note(base, losses, 1 if reduction == "sum" else 1 / total)
     rows = losses if losses.dim() == 2 else losses.reshape(losses.shape[0], -1)
     if reduction == "sum":
         return rows.sum(1)
@@ -77,10 +79,10 @@ def cross_entropy(
         if losses is None:
             losses = loss_of_head(mode, input, chosen, label_smoothing, factors)
         if losses is not None:
-            return _weighted(losses, factors, target, reduction)
+            return _weighted(mode, base, losses, factors, target, reduction)
     delta = mode.needed(input)
     if target.is_floating_point():
-        return _soft_cross_entropy(base, input, delta, target, weight, reduction, label_smoothing)
+        return _soft_cross_entropy(mode, base, input, delta, target, weight, reduction, label_smoothing)
     logits, rows, labels = _as_rows(input, delta, target)
     if weight is not None and label_smoothing:
         change = log_softmax_difference(logits, rows, -1)
@@ -88,10 +90,10 @@ def cross_entropy(
         chosen = labels.clamp(min=0)
         share = torch.nn.functional.one_hot(chosen, logits.shape[1]) * (1 - label_smoothing)
         losses = -((share + label_smoothing / logits.shape[1]) * weight * change).sum(-1) * kept
-        return reduced(losses.view(-1, *target.shape), reduction, (weight[chosen] * kept).sum())
+        return reduced(mode, base, losses.view(-1, *target.shape), reduction, (weight[chosen] * kept).sum())
     chosen, factors = _labels(labels, weight, ignore_index)
     losses = ops.cross_entropy_difference(logits, rows, chosen, label_smoothing)
-    return _weighted(losses, factors, target, reduction)
+    return _weighted(mode, base, losses, factors, target, reduction)
 
 
 def _labels(labels: Tensor, weight: Tensor | None, ignore_index: int) -> tuple[Tensor, Tensor | None]:
@@ -103,14 +105,16 @@ def _labels(labels: Tensor, weight: Tensor | None, ignore_index: int) -> tuple[T
     return labels, None if weight is None else weight[labels]
 
 
-def _weighted(losses: Tensor, factors: Tensor | None, target: Tensor, reduction: str) -> Tensor:
+def _weighted(
+    mode: DifferenceMode, base: Tensor, losses: Tensor, factors: Tensor | None, target: Tensor, reduction: str
+) -> Tensor:
     """[P, N] loss differences, times each sample's factor and reduced."""
     total: Any = target.numel()
     if factors is not None:
         losses, total = losses * factors, factors.sum()
     if target.dim() != 1:
         losses = losses.view(-1, *target.shape)
-    return reduced(losses, reduction, total)
+    return reduced(mode, base, losses, reduction, total)
 
 
 def _as_rows(input: Tensor, delta: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,6 +133,7 @@ def _as_rows(input: Tensor, delta: Tensor, target: Tensor) -> tuple[Tensor, Tens
 
 
 def _soft_cross_entropy(
+    mode: DifferenceMode,
     base: Tensor,
     input: Tensor,
     delta: Tensor,
@@ -144,7 +149,7 @@ def _soft_cross_entropy(
     if weight is not None:
         shares = shares * weight.view(-1, *[1] * (-axis - 1))
     losses = -(shares * log_softmax_difference(input, delta, axis)).sum(axis)
-    return reduced(losses, reduction, max(1, input.numel() // classes))
+    return reduced(mode, base, losses, reduction, max(1, input.numel() // classes))
 
 
 @rule("nll_loss")
@@ -170,7 +175,7 @@ def nll_loss(
     factors = kept.float() if weight is None else weight[chosen] * kept
     picked = rows.gather(2, chosen.view(1, -1, 1).expand(rows.shape[0], -1, 1)).squeeze(2)
     losses = -(picked.float() * factors).view(-1, *target.shape)
-    return reduced(losses, reduction_of(size_average, reduce, reduction), factors.sum())
+    return reduced(mode, base, losses, reduction_of(size_average, reduce, reduction), factors.sum())
 
 
 @rule("mse_loss")
@@ -197,6 +202,6 @@ def mse_loss(
         losses = loss_through_mlp(mode, input, target.float())
         if losses is not None:
             mode.wide = True
-            return reduced(losses, reduction, input.numel())
+            return reduced(mode, base, losses, reduction, input.numel())
     residual, change = residual_of(mode, input, target)
-    return reduced(change * (2 * residual + change), reduction, residual.numel())
+    return reduced(mode, base, change * (2 * residual + change), reduction, residual.numel())

@@ -22,11 +22,20 @@ def axes_of(dim: Any, dimensions: int) -> list[int]:
 
 
 def _total(
-    mode: DifferenceMode, input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+    mode: DifferenceMode,
+    base: Tensor,
+    input: Tensor,
+    dim: Any = None,
+    keepdim: bool = False,
+    *,
+    dtype: Any = None,
+    share: float = 1,
 ) -> Any:
-    """ΣΔ over the axes that the arguments of ``sum`` and ``mean`` name."""
+    """ΣΔ over the axes that the arguments of ``sum`` and ``mean`` name; each counts ``share`` in the result."""
     delta = mode.needed(input)
     mode.wide = True
+    if mode.nodes is not None and base.dim() == 0:
+        mode.nodes.note(base, delta, share)
     if input.dim() == 0:
         return delta.float()
     return delta.sum(axes_of(dim, input.dim()), keepdim=keepdim, dtype=torch.float32)
@@ -35,13 +44,13 @@ def _total(
 @rule("sum", chain=True)
 def sum_(mode: DifferenceMode, base: Tensor, input: Tensor, *args: Any, **kwargs: Any) -> Any:
     """ΣΔ."""
-    return _total(mode, input, *args, **kwargs)
+    return _total(mode, base, input, *args, **kwargs)
 
 
 @rule("mean", chain=True)
 def mean(mode: DifferenceMode, base: Tensor, input: Tensor, *args: Any, **kwargs: Any) -> Any:
     """ΣΔ/n."""
-    total = _total(mode, input, *args, **kwargs)
+    total = _total(mode, base, input, *args, share=1 / max(1, input.numel()), **kwargs)
     if total is NotImplemented or base.numel() == 0:  # of no elements there is nothing to divide
         return total
     return total / (input.numel() / base.numel())

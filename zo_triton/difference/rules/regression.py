@@ -41,7 +41,7 @@ def l1_loss(
         return NotImplemented
     residual, change = residual_of(mode, input, target)
     losses = absolute_difference(residual, change)
-    return reduced(losses, reduction_of(size_average, reduce, reduction), residual.numel())
+    return reduced(mode, base, losses, reduction_of(size_average, reduce, reduction), residual.numel())
 
 
 @rule("smooth_l1_loss")
@@ -60,7 +60,7 @@ def smooth_l1_loss(
         return l1_loss(mode, base, input, target, size_average, reduce, reduction)
     residual, change = residual_of(mode, input, target)
     losses = huber_difference(residual, change, beta) / beta
-    return reduced(losses, reduction_of(size_average, reduce, reduction), residual.numel())
+    return reduced(mode, base, losses, reduction_of(size_average, reduce, reduction), residual.numel())
 
 
 @rule("huber_loss")
@@ -77,7 +77,7 @@ def huber_loss(
     if weight is not None:
         return NotImplemented
     residual, change = residual_of(mode, input, target)
-    return reduced(huber_difference(residual, change, delta), reduction, residual.numel())
+    return reduced(mode, base, huber_difference(residual, change, delta), reduction, residual.numel())
 
 
 def _own(mode: DifferenceMode, input: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def binary_cross_entropy_with_logits(
     share: Any = 1 if pos_weight is None else 1 + (pos_weight - 1) * target
     losses = (1 - target) * delta + share * softplus_difference(-wide(input), -delta)
     losses = losses if weight is None else losses * weight
-    return reduced(losses, reduction_of(size_average, reduce, reduction), input.numel())
+    return reduced(mode, base, losses, reduction_of(size_average, reduce, reduction), input.numel())
 
 
 @rule("binary_cross_entropy", owner=torch.nn.functional)
@@ -126,7 +126,7 @@ def binary_cross_entropy(
     delta, share = _own(mode, input), wide(input)
     losses = -(target * _log_difference(share, delta) + (1 - target) * _log_difference(1 - share, -delta))
     losses = losses if weight is None else losses * weight
-    return reduced(losses, reduction_of(size_average, reduce, reduction), input.numel())
+    return reduced(mode, base, losses, reduction_of(size_average, reduce, reduction), input.numel())
 
 
 def _log_difference(share: Tensor, delta: Tensor) -> Tensor:
@@ -154,5 +154,5 @@ def kl_div(
     delta = _own(mode, input)
     losses = -(target.exp() if log_target else target) * delta
     if reduction == "batchmean":
-        return reduced(losses, "sum", None) / (input.shape[0] if input.dim() else 1)
-    return reduced(losses, reduction_of(size_average, reduce, reduction), input.numel())
+        return reduced(mode, base, losses, "mean", input.shape[0] if input.dim() else 1)
+    return reduced(mode, base, losses, reduction_of(size_average, reduce, reduction), input.numel())

@@ -1,0 +1,219 @@
+"""Layers whose outputs are perturbed: torch multiplies the differences, and in the cache they get their signs.
+
+A layer's evaluations are cut into pieces whose result stays near: so many of them at a time, or of a large one a
+run of samples. Threads share the pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zo_triton.cpu.activation import NAMES, base_terms
+from zo_triton.cpu.arrays import as_array
+from zo_triton.cpu.bfloat16 import is_emulated
+from zo_triton.cpu.node_signs import NodeNoise, finish_nodes, node_noise
+from zo_triton.cpu.threads import parallel, together
+from zo_triton.directions import Directions
+
+PIECE, PIECE_ROWS = 1 << 18, 512
+"""Values in a piece, 1 MiB of float32; but so many rows of a linear layer at least, or its product pays too often
+for packing the weight."""
+
+SMALL_RESULT = 1 << 15
+"""Values of the result below which a second thread costs more than it gives."""
+
+_NOTHING = np.empty(0, np.float32)
+
+
+def node_sample(out: Tensor, directions: Directions, application: int, first: int) -> None:
+    """Same contract as the reference."""
+    signs = torch.zeros(out.shape)
+    node_epilogue(signs, None, directions, application, first, torch.ones(out.shape[0]), "none")
+    out.copy_(signs)
+
+
+def node_epilogue(
+    out: Tensor,
+    base_output: Tensor | None,
+    directions: Directions,
+    application: int,
+    first: int,
+    signed_eps: Tensor,
+    activation: str,
+) -> None:
+    """Same contract as the reference, for float32 and bfloat16."""
+    if out.numel() == 0:
+        return
+    result = out if out.is_contiguous() else out.contiguous()
+    samples = out.shape[1]
+    layer = _layer(
+        result, base_output, directions, application, first, samples, signed_eps, activation, samples
+    )
+    items = len(out) * -(-samples // layer.run)
+    together(finish_nodes, layer.arguments(layer.out, 0, 0), items, alone=out.numel() < SMALL_RESULT)
+    if result is not out:
+        out.copy_(result)
+
+
+def node_linear(
+    out: Tensor,
+    difference: Tensor,
+    weight: Tensor,
+    base_output: Tensor | None,
+    directions: Directions,
+    application: int,
+    first: int,
+    samples: int,
+    signed_eps: Tensor,
+    activation: str,
+    transposed: bool = False,
+) -> None:
+    """Same contract as the reference, for float32 and bfloat16."""
+    if out.numel() == 0:
+        return
+    result = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype)
+    rows = out.shape[1]
+    each = rows * min(out.shape[2], PIECE // PIECE_ROWS)
+    layer = _layer(
+        result, base_output, directions, application, first, samples, signed_eps, activation, each // samples
+    )
+    turned = weight.detach() if transposed else weight.detach().T
+    turned, difference = turned.to(_product_dtype(out.dtype)), difference.detach()
+    per_sample = rows // samples
+
+    def run(start: int, stop: int) -> None:
+        for p, last, n, final in layer.pieces(each, start, stop):
+            here = slice(n * per_sample, final * per_sample)
+            given = difference[p:last, here].reshape(-1, difference.shape[2])
+            target = result[p:last, here].view(-1, out.shape[2])
+            if turned.dtype == out.dtype:
+                torch.mm(given, turned, out=target)
+            else:
+                target.copy_(given.to(turned.dtype) @ turned)
+            layer.finish(layer.out, 0, 0, p, last, n)
+
+    parallel(run, layer.count(each))
+    if result is not out:
+        out.copy_(result)
+
+
+def node_conv2d(
+    out: Tensor,
+    difference: Tensor,
+    weight: Tensor,
+    base_output: Tensor | None,
+    directions: Directions,
+    application: int,
+    first: int,
+    signed_eps: Tensor,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    activation: str,
+) -> None:
+    """Same contract as the reference, for float32 and bfloat16."""
+    if out.numel() == 0:
+        return
+    result = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype)
+    samples = out.shape[1]
+    each = out[0].numel()
+    layer = _layer(
+        result, base_output, directions, application, first, samples, signed_eps, activation, each // samples
+    )
+    dtype = _product_dtype(out.dtype)
+    matrix, difference = weight.detach().to(dtype), difference.detach()
+    convolve = partial(torch.conv2d, stride=stride, padding=padding, dilation=dilation, groups=groups)
+
+    def run(start: int, stop: int) -> None:
+        for p, last, n, final in layer.pieces(each, start, stop):
+            given = difference[p:last, n:final].flatten(0, 1).to(dtype)
+            product = convolve(given, matrix).to(out.dtype).contiguous()
+            layer.finish(as_array(product.view(last - p, final - n, -1)), p, n, p, last, n)
+
+    parallel(run, layer.count(each))
+    if result is not out:
+        out.copy_(result)
+
+
+class _Layer(NamedTuple):
+    """One call: what :func:`finish_nodes` takes, and how it is cut."""
+
+    out: np.ndarray  # [P, N, Q]
+    noise: NodeNoise
+    signed_eps: np.ndarray
+    sides: int
+    terms: tuple[np.ndarray, np.ndarray, np.ndarray]
+    kind: int
+    run: int  # samples in a piece
+
+    def arguments(self, source: np.ndarray, p: int, n: int) -> tuple[Any, ...]:
+        """Of :func:`finish_nodes` but for the items; ``source`` begins at evaluation p and sample n."""
+        return (
+            self.out, source, p, n, *self.noise, self.signed_eps, self.sides, *self.terms, self.kind, self.run,
+        )  # fmt: skip
+
+    def together(self, each: int) -> int:
+        """Evaluations in a piece, where one has ``each`` values; no more than leave another thread its part."""
+        evaluations = len(self.out)
+        return max(1, min(PIECE // max(1, each), (evaluations + 1) // 2)) if self.runs == 1 else 1
+
+    @property
+    def runs(self) -> int:
+        """Runs of samples in an evaluation."""
+        return -(-self.out.shape[1] // self.run)
+
+    def count(self, each: int) -> int:
+        """How many pieces there are."""
+        return self.runs * -(-len(self.out) // self.together(each))
+
+    def pieces(self, each: int, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+        """Pieces start … stop - 1: their evaluations p … last - 1 and samples n … final - 1."""
+        evaluations, together = len(self.out), self.together(each)
+        groups = -(-evaluations // together)
+        for piece in range(start, stop):
+            p, n = piece % groups * together, piece // groups * self.run
+            yield p, min(evaluations, p + together), n, min(self.out.shape[1], n + self.run)
+
+    def finish(self, source: np.ndarray, source_p: int, source_n: int, p: int, last: int, n: int) -> None:
+        """What follows the product of the evaluations p … last - 1, for the run that begins at sample n."""
+        at = n // self.run * len(self.out)
+        finish_nodes(*self.arguments(source, source_p, source_n), at + p, at + last)
+
+
+def _layer(
+    out: Tensor,
+    base_output: Tensor | None,
+    directions: Directions,
+    application: int,
+    first: int,
+    samples: int,
+    signed_eps: Tensor,
+    activation: str,
+    each: int,
+) -> _Layer:
+    """One call; a sample has ``each`` values at most on its way."""
+    flat = as_array(out.view(len(out), samples, -1))
+    terms: tuple[np.ndarray, ...] = (_NOTHING,) * 3
+    if activation != "none":
+        assert base_output is not None
+        z = base_output.detach().float().flatten()
+        terms = tuple(term.contiguous().numpy() for term in (z, *base_terms(z, activation)))
+    noise = node_noise(directions, application, first, *flat.shape[1:])
+    steps = signed_eps.detach().float().contiguous().numpy()
+    run = min(-(-samples // 4) * 4, max(4, PIECE // max(1, each) // 4 * 4))
+    if len(out) == 1 and samples > 4:
+        run = min(run, -(-samples // 8) * 4)  # two runs at least, for two threads
+    sides = steps.size // directions.num
+    return _Layer(flat, noise, steps, sides, terms, NAMES.index(activation), run)
+
+
+def _product_dtype(dtype: torch.dtype) -> torch.dtype:
+    """In which to multiply differences of this one."""
+    return torch.float32 if dtype == torch.float32 or is_emulated() else dtype

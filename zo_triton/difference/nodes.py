@@ -1,0 +1,405 @@
+"""Noise on the outputs of layers instead of their weights, and what a run remembers of it.
+
+An *application* is one call of a linear layer or a convolution. Each element of its output is a node, and gets a
+random sign of its own, sample by sample; samples have losses of their own, so that a step of K directions over N
+samples measures K·N numbers. Parameters that are not reached by such layers alone are perturbed themselves, along
+the same directions.
+
+Williams, "Simple statistical gradient-following algorithms", 1992; Ren et al., arXiv 2210.03310.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import ref
+
+import torch
+from torch import Tensor
+
+from zo_triton import ops
+from zo_triton.difference.entries import storage_of
+from zo_triton.directions import Directions
+from zo_triton.ops import Node
+
+if TYPE_CHECKING:
+    from zo_triton.difference.mode import DifferenceMode
+
+Choose = Callable[[Sequence["LayerSize"], int, Directions], frozenset[int]]
+"""From the layers' sizes, N and the directions to the ids of the parameters that had better be perturbed
+themselves."""
+
+
+MOST_PROGRAMS = 16
+"""Programs that are remembered: batches of several sizes, training and evaluation mode."""
+
+
+class LayerSize(NamedTuple):
+    """What it costs to perturb a layer on its nodes, or in its weights.
+
+    Attributes:
+        ids: Tensor ids of its weight and its bias, those that are trained.
+        nodes: Q, nodes of a sample, in all its applications; 0 of a parameter that is perturbed itself anyhow.
+        elements: Weights and biases.
+        input_square: Mean over the nodes of the squared inputs that a node's weights meet, plus 1 for a trained
+            bias.
+    """
+
+    ids: tuple[int, ...]
+    nodes: int
+    elements: int
+    input_square: float
+
+
+@dataclass(frozen=True)
+class NodePlan:
+    """What a run learns about the closure and hands on to the next one.
+
+    Args:
+        weights: Ids of the parameters that are perturbed themselves.
+        samples: N, how many samples the latest run's loss had; None before the first.
+        choose: Decides which layers to perturb in their weights; None for no more than have to be.
+        chosen: It has decided.
+        known: For each program that was found to keep its samples apart, the numbers of the applications whose
+            tokens reach no loss of an earlier token.
+    """
+
+    weights: frozenset[int] = frozenset()
+    samples: int | None = None
+    choose: Choose | None = None
+    chosen: bool = False
+    known: Mapping[Any, frozenset[int]] = field(default_factory=dict)
+
+    def knowing(self, program: Any, causal: frozenset[int]) -> NodePlan:
+        """With one program more."""
+        latest = list(self.known.items())[-MOST_PROGRAMS + 1 :]
+        return replace(self, known={**dict(latest), program: causal})
+
+
+@dataclass(eq=False)
+class Application:
+    """One call of a layer that is perturbed on its nodes.
+
+    Args:
+        node: Where its noise is drawn.
+        weight_id: Tensor id of the weight, -1 if it is not trained.
+        bias_id: Tensor id of the bias, -1 if there is none or it is not trained.
+        input: The base input, [R, in_features], or [N, C, *spatial] of a convolution.
+        weight: The weight as the layer takes it.
+        shape: Of the base output.
+        transposed: The weight of a linear layer is stored as [in_features, out_features].
+        convolution: Arguments of ``aten::convolution`` after the bias; None for a linear layer.
+        leading: Size of the input's first axis if it has more than two, or if the layer is a convolution.
+    """
+
+    node: Node
+    weight_id: int
+    bias_id: int
+    input: Tensor
+    weight: Tensor
+    shape: torch.Size
+    transposed: bool = False
+    convolution: tuple[Any, ...] | None = None
+    leading: int | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many outputs the layer makes of one weight: what the batch and all axes but the features hold."""
+        return self.shape[0] if self.convolution is not None else prod(self.shape[:-1])
+
+    @property
+    def positions(self) -> int:
+        """Q, nodes of a sample."""
+        return prod(self.shape) // self.node.samples
+
+    @property
+    def rows_a_sample(self) -> int:
+        """How many of the rows belong to a sample: its tokens, perhaps. 0 for a convolution."""
+        return 0 if self.convolution is not None else self.rows // self.node.samples
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Tensor ids of what is trained of the layer."""
+        return tuple(each for each in (self.weight_id, self.bias_id) if each >= 0)
+
+    def input_square(self) -> float:
+        """Mean over the nodes of the squared inputs that a node's weights meet, plus 1 for a trained bias."""
+        square = 1.0 if self.bias_id >= 0 else 0.0
+        if self.weight_id < 0:
+            return square
+        squares = self.input.float().square()
+        if self.convolution is None:
+            return square + float(squares.sum(-1).mean())
+        met = torch.ops.aten.convolution(squares, torch.ones_like(self.weight), None, *self.convolution)
+        return square + float(met.mean())
+
+    def gradients(self, of_nodes: Tensor, bad: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
+        """The layer's share of the gradient, id by id, as backpropagation has it of ∂L/∂output.
+
+        Args:
+            of_nodes: [N, Q] float32, zero for the samples that are left out.
+            bad: [N] bool, those samples, whose inputs may not be finite; None if there are none.
+        """
+        input = self.input
+        if bad is not None:
+            apart = input.reshape(len(bad), -1)
+            input = apart.masked_fill(bad[:, None], 0).view(input.shape)
+        if self.convolution is None:
+            rows = of_nodes.reshape(-1, self.shape[-1])
+            if self.weight_id >= 0:
+                given = input.to(rows.dtype)
+                yield self.weight_id, given.mT @ rows if self.transposed else rows.mT @ given
+            if self.bias_id >= 0:
+                yield self.bias_id, rows.sum(0)
+            return
+        outputs = of_nodes.reshape(self.shape)
+        if self.weight_id >= 0:
+            _, gradient, _ = torch.ops.aten.convolution_backward(
+                outputs, input, self.weight, None, *self.convolution, (False, True, False)
+            )
+            yield self.weight_id, gradient
+        if self.bias_id >= 0:
+            yield self.bias_id, outputs.flatten(2).sum((0, 2))
+
+
+class Mask(NamedTuple):
+    """Which nodes a run to find out what depends on what perturbs.
+
+    Attributes:
+        kept: [P, N, T] of 0 and 1; T is 1 where all tokens of a sample are treated alike.
+        eps: Size of the noise.
+        only: Numbers of the applications that get noise; None for all.
+    """
+
+    kept: Tensor
+    eps: float
+    only: frozenset[int] | None = None
+
+
+class Losses(NamedTuple):
+    """Loss differences before they were reduced.
+
+    Attributes:
+        of: The reduced base tensor.
+        differences: [P, N] or [P, N, T] float32.
+        share: What each counts in the reduced loss: 1/n of a mean.
+    """
+
+    of: ref[Tensor]
+    differences: Tensor
+    share: float | Tensor
+
+
+@dataclass(eq=False)
+class Nodes:
+    """The applications and the losses of one run of the closure.
+
+    Args:
+        plan: What is known.
+        shapes: Of all parameters in the order of their ids.
+        directions: Of the run.
+        first_application: Number of the first application, so that several parts of a batch differ in their signs.
+        mask: Set in a run that finds out what depends on what.
+
+    Attributes:
+        directions: Those of the run, with the columns of the parameters that are perturbed themselves.
+        applications: Calls of layers, in order.
+        losses: What the closure has returned, once it has.
+        functions: Hash of the functions that the closure has called.
+        weights: Ids of the parameters that are perturbed themselves: the plan's, and what the run has found.
+    """
+
+    plan: NodePlan
+    shapes: Sequence[torch.Size]
+    directions: Directions
+    first_application: int = 0
+    mask: Mask | None = None
+    applications: list[Application] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.weights = set(self.plan.weights)
+        self.functions = 0
+        self._reduced: dict[int, Losses] = {}
+        self.losses: Losses | None = None
+        columns = [shape if i in self.weights else (0,) for i, shape in enumerate(self.shapes)]
+        # The nodes' columns follow those of the parameters that are perturbed themselves.
+        self.directions = replace(self.directions, offsets=()).over([*columns, (0,)])
+        self._column = self.directions.offset(len(columns))
+
+    def met(self, function: Callable, args: tuple, kwargs: dict) -> None:
+        """Adds a function to what the run is known by: whether attention is causal is one of its arguments."""
+        switches = [each for each in (*args, *kwargs.values()) if type(each) in (bool, str)]
+        self.functions = hash((self.functions, function, *switches))
+
+    @property
+    def causal(self) -> frozenset[int]:
+        """Numbers of the applications whose tokens reach no loss of an earlier token."""
+        return self.plan.known.get(self.program, frozenset())
+
+    @property
+    def program(self) -> Any:
+        """What a run is known by: its functions, and the shapes of its losses and its layers."""
+        assert self.losses is not None
+        layers = tuple((each.ids, each.shape) for each in self.applications)
+        return self.functions, self.losses.differences.shape[1:], layers
+
+    def close(self, mode: DifferenceMode, value: Tensor) -> Tensor:
+        """The loss differences [P, N] or [P, N, T] of the closure's value: the run is over.
+
+        Raises:
+            ValueError: It can't be told apart what each sample has contributed.
+        """
+        self.losses = self._losses_of(mode, value)
+        self._reduced.clear()
+        return self.losses.differences
+
+    def is_node(self, tensor_id: int) -> bool:
+        """Whether a trained parameter is perturbed where its layer's output is."""
+        return tensor_id >= 0 and tensor_id not in self.weights
+
+    def perturb_itself(self, *ids: int) -> None:
+        """Something else than a layer reads these parameters; at its end the run will start again without them."""
+        self.weights.update(ids)
+
+    def enter(
+        self,
+        weight_id: int,
+        bias_id: int,
+        input: Tensor,
+        weight: Tensor,
+        shape: torch.Size,
+        leading: int | None = None,
+        transposed: bool = False,
+        convolution: tuple[Any, ...] | None = None,
+    ) -> Node | None:
+        """Remembers a call of a layer; None if its parameters are perturbed themselves.
+
+        Args are those of :class:`Application`.
+        """
+        on_nodes = [each for each in (weight_id, bias_id) if self.is_node(each)]
+        if not on_nodes:
+            return None
+        others = {each for each in (weight_id, bias_id) if each >= 0} - set(on_nodes)
+        if others:  # a bias that something else reads as well
+            self.perturb_itself(*on_nodes)
+            return None
+        rows = shape[0] if convolution is not None else prod(shape[:-1])
+        known = self.plan.samples
+        samples = known if known is not None and rows % known == 0 else shape[0] if len(shape) > 1 else 1
+        node = Node(self.first_application + len(self.applications), self._column, samples)
+        application = Application(
+            node, weight_id, bias_id, input, weight, shape, transposed, convolution, leading
+        )
+        self._column += application.positions
+        self.applications.append(application)
+        return node
+
+    def before_write(self, targets: Sequence[Tensor]) -> None:
+        """Takes copies of inputs that are about to be overwritten."""
+        written = {storage_of(target) for target in targets} - {0}
+        for application in self.applications:
+            if storage_of(application.input) in written:
+                application.input = application.input.clone()
+
+    def note(self, base: Tensor, differences: Tensor, share: float | Tensor) -> None:
+        """Remembers the loss differences, [P, *shape], that a reduction to ``base`` has made one of."""
+        if differences.dim() == 1:
+            return
+        if differences.dim() > 3:  # the elements of a sample's output: of no use one by one
+            differences = differences.flatten(2).sum(2)
+        self._reduced[id(base)] = Losses(ref(base), differences.float(), share)
+
+    def _losses_of(self, mode: DifferenceMode, value: Tensor) -> Losses:
+        """The loss differences behind what the closure returned.
+
+        Raises:
+            ValueError: It can't be told apart what each sample has contributed.
+        """
+        if value.dim() in (1, 2) and value.numel():
+            difference = mode.difference(value)
+            if difference is not None:
+                return Losses(ref(value), difference.float(), 1.0 / value.numel())
+        found = self._reduced.get(id(value))
+        if found is None or found.of() is not value:
+            raise ValueError(
+                f"the closure returned a tensor of shape {tuple(value.shape)}, and of which losses it was made "
+                f"can't "
+                "be seen: with noise on activations each sample needs a loss of its own. Return the losses [N] "
+                "(reduction='none'), or [N, T] of tokens, or end the closure with F.cross_entropy, F.nll_loss, "
+                "F.mse_loss, .mean() or .sum(); or use perturb='weights'."
+            )
+        return found
+
+    def add_noise(
+        self,
+        directions: Directions,
+        signed_eps: Tensor,
+        node: Node,
+        change: Tensor,
+        base: Tensor | None,
+        activation: str,
+        evaluations: slice,
+    ) -> Tensor:
+        """Puts a layer's difference and its noise through an activation.
+
+        Args:
+            directions: Those that ``change`` belongs to.
+            signed_eps: Theirs.
+            node: Where the noise is drawn.
+            change: [P, *shape], the difference without the noise; overwritten.
+            base: [*shape], the base pre-activation, or None.
+            activation: What follows.
+            evaluations: Which of the run's these are.
+        """
+        if self.mask is not None:
+            change = change + self._masked(self.mask, node, change, evaluations)
+            return change if base is None else ops.activation_difference(base, change, activation)
+        flat = change.view(change.shape[0], node.samples, -1)
+        still = None if base is None else base.reshape(node.samples, -1)
+        ops.node_epilogue(flat, directions, signed_eps, node, base_output=still, activation=activation)
+        return change
+
+    def _masked(self, mask: Mask, node: Node, change: Tensor, evaluations: slice) -> Tensor:
+        """The noise of a run with a mask, [P, *shape]."""
+        number = node.application - self.first_application
+        if mask.only is not None and number not in mask.only:
+            return torch.zeros_like(change)
+        kept, application = mask.kept[evaluations], self.applications[number]
+        positions, tokens = application.positions, kept.shape[2]
+        signs = ops.node_sample(self.directions[:1], node, positions, change.device)[0]
+        if application.rows_a_sample == tokens:
+            noise = kept.unsqueeze(3) * signs.view(1, node.samples, tokens, -1)
+        else:
+            noise = kept.amax(2).unsqueeze(2) * signs
+        return (mask.eps * noise).reshape(change.shape).to(change.dtype)
+
+
+def layer_sizes(nodes: Nodes) -> list[LayerSize]:
+    """The layers behind a run's applications; those that share a parameter are one.
+
+    Parameters that are perturbed themselves come last, one by one.
+    """
+    layers: list[tuple[set[int], list[Application]]] = []
+    for application in nodes.applications:
+        ids, together = set(application.ids), [application]
+        apart = []
+        for others, theirs in layers:
+            if ids & others:
+                ids, together = ids | others, theirs + together
+            else:
+                apart.append((others, theirs))
+        layers = [*apart, (ids, together)]
+    sizes = [shape.numel() for shape in nodes.shapes]
+    found = [
+        LayerSize(
+            tuple(sorted(ids)),
+            sum(each.positions for each in together),
+            sum(sizes[i] for i in ids),
+            sum(each.positions * each.input_square() for each in together)
+            / sum(each.positions for each in together),
+        )
+        for ids, together in layers
+    ]
+    return found + [LayerSize((i,), 0, sizes[i], 1.0) for i in sorted(nodes.weights)]

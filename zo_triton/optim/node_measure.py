@@ -1,0 +1,304 @@
+"""A step's measurement with noise on layers' outputs, and the gradient that it gives."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zo_triton import ops
+from zo_triton.difference import Evaluation, NotATensorError, Plan, propagate
+from zo_triton.difference.nodes import LayerSize, NodePlan, Nodes
+from zo_triton.difference.random_state import RandomState
+from zo_triton.directions import Directions
+from zo_triton.ops import engines
+from zo_triton.optim.black_box import BlackBox
+from zo_triton.optim.checks import LARGEST_SLOPE
+from zo_triton.optim.errors import NonFiniteLossError
+from zo_triton.optim.where_to_perturb import Layer, choose
+
+if TYPE_CHECKING:
+    from zo_triton.distributed import Ranks, Take
+
+
+@dataclass(frozen=True, eq=False)
+class NodeMeasurement:
+    """What a step with noise on layers' outputs has learned about the loss around the weights.
+
+    Attributes:
+        loss: The base loss, finite.
+        gradients: The gradient's estimate for each parameter in the order of the ids, float32 (float64 for such);
+            None for a parameter that the closure did not use.
+        differences: Loss differences of the samples, float32 [K, N] or [K, N, T], with two sides [K, 2, …]; those
+            that this rank has measured, if several parts of a batch are shared out.
+        on_nodes: Ids of the parameters whose layers' outputs were perturbed; all others were perturbed themselves.
+        directions: The directions walked.
+        compute_dtype: The dtype of the differences.
+        plan: How the run was cut up; spares the next one another start.
+    """
+
+    loss: float
+    gradients: list[Tensor | None]
+    differences: Tensor
+    on_nodes: frozenset[int]
+    directions: Directions
+    compute_dtype: torch.dtype
+    plan: Plan
+
+
+def start_plan(perturb: str, num: int) -> Plan:
+    """What the first step of ``num`` directions begins with."""
+    return Plan(num, nodes=NodePlan(choose=_at_weights if perturb == "auto" else None))
+
+
+def _at_weights(layers: Sequence[LayerSize], samples: int, directions: Directions) -> frozenset[int]:
+    """Ids of the parameters of the layers that had better be perturbed at their weights."""
+    tiny = torch.finfo(torch.float32).tiny
+    sizes = [Layer(each.nodes, each.elements, max(each.input_square, tiny)) for each in layers]
+    choice = choose(sizes, samples, directions.num, directions.order)
+    return frozenset(i for layer, at in zip(layers, choice.at_weights, strict=True) if at for i in layer.ids)
+
+
+def measure_nodes(
+    closure: Callable[..., Any],
+    params: Sequence[Tensor],
+    directions: Directions,
+    evaluation: Evaluation,
+    plan: Plan,
+    ranks: Ranks | None = None,
+) -> NodeMeasurement:
+    """Evaluates each sample's loss and its differences, and makes the gradient of them; changes no weight.
+
+    The arguments are taken as checked (:mod:`zo_triton.optim.checks`).
+
+    Args:
+        closure: Takes nothing, returns the samples' losses [N], or tokens' [N, T], or a scalar that ends in a
+            reduction of such. With ranks that share a batch it takes ``take``.
+        params: The trained tensors in the order of their ids.
+        directions: Names the K directions.
+        evaluation: ε and what else says how to evaluate.
+        plan: That of the last measurement of such a closure, or :func:`start_plan`'s.
+        ranks: Share the work: the directions, or else the batch.
+
+    Raises:
+        TypeError: The closure returned no tensor.
+        MemoryError: Not even one direction at a time fits in memory.
+        NonFiniteLossError: The loss, or every sample's differences, are NaN or infinite.
+        ValueError: Samples can't be told apart, no layer can be perturbed on its outputs, or the ranks share
+            directions and batch at once.
+        RankError: A rank is gone, or has measured another loss than the others.
+
+    Warns:
+        RuntimeWarning: Some samples' differences are not finite; the samples are left out.
+        UserWarning: Some layers mix samples and are perturbed in their weights.
+    """
+    if isinstance(closure, BlackBox):
+        raise ValueError(
+            "a zo.BlackBox can't be seen into, so nothing can be perturbed inside; use perturb='weights'."
+        )
+    step = _Step(params, directions, evaluation, plan)
+    if ranks is None:
+        value, found = step.run(closure, 0, directions.num)
+        return step.measured(value, found)
+    before = RandomState.capture(params[0].device)
+    try:
+        if ranks.batch_shards > 1:
+            return step.with_parts(ranks, closure, before)
+        return step.with_directions(ranks, closure, before)
+    except BaseException:
+        before.restore()
+        raise
+
+
+class _Step:
+    """One measurement under way."""
+
+    def __init__(
+        self, params: Sequence[Tensor], directions: Directions, evaluation: Evaluation, plan: Plan
+    ) -> None:
+        self.params, self.directions, self.evaluation, self.plan = params, directions, evaluation, plan
+        self.nodes: Nodes | None = None
+
+    def run(
+        self, closure: Callable[[], Any], first: int, stop: int, period: int | None = None, part: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Value and differences for some of the directions."""
+        some = self.directions if stop - first == self.directions.num else self.directions[first:stop]
+        try:
+            value, found, self.plan, self.nodes = propagate(
+                closure, self.params, some, self.evaluation, None, self.plan, self._accept, period,
+                self.directions, part,
+            )  # fmt: skip
+        except NotATensorError as error:
+            raise TypeError(
+                "with noise on activations the closure must return losses as a tensor, [N] or reduced, got "
+                f"{error.value!r} of type {type(error.value).__name__}; is a `return` missing?"
+            ) from None
+        return value, found
+
+    def _accept(self, value: Tensor, found: Tensor) -> None:
+        """Refuses what no step can use, while the closure's writes can still be taken back."""
+        _loss_of(value, usable_samples(self._slopes(found)))
+
+    def _slopes(self, found: Tensor) -> Tensor:
+        """Projected gradients of each loss, [K, N] or [K, N, T]."""
+        return self.evaluation.slopes(found)
+
+    def measured(self, value: Tensor | float, found: Tensor) -> NodeMeasurement:
+        """The measurement of what all directions have found."""
+        slopes = self._slopes(found)
+        usable = usable_samples(slopes)
+        loss = value if isinstance(value, float) else _loss_of(value, usable)
+        nodes = self.nodes
+        assert nodes is not None
+        gradients = gradient_of(self.params, nodes, self.directions, slopes, usable, self.evaluation)
+        on_nodes = frozenset(each for a in nodes.applications for each in a.ids)
+        _report(usable, self.evaluation.eps)
+        return NodeMeasurement(
+            loss, gradients, found, on_nodes, self.directions, self.evaluation.compute_dtype, self.plan
+        )
+
+    def with_directions(
+        self, ranks: Ranks, closure: Callable[..., Any], before: RandomState
+    ) -> NodeMeasurement:
+        """Each rank measures some directions, and all get all K·N numbers."""
+        calls = 0
+
+        def share(first: int, stop: int, take: Take) -> tuple[float, Tensor]:
+            nonlocal calls
+            if calls:
+                before.restore()
+            calls += 1
+            value, found = self.run(closure, first, stop, self.directions.num // ranks.shards)
+            return _loss_of(value, usable_samples(self._slopes(found))), found
+
+        loss, found = ranks.share(share, self.directions.num)
+        return self.measured(loss, found.to(self.params[0].device))
+
+    def with_parts(self, ranks: Ranks, closure: Callable[..., Any], before: RandomState) -> NodeMeasurement:
+        """Each rank measures all directions on a part of the batch, and the gradients are averaged."""
+        if ranks.shards > 1:
+            raise ValueError(
+                f"ranks that share the batch ({ranks.batch_shards} parts) measure all directions each when "
+                f"activations are perturbed, got {ranks.shards} shards of the directions; use shards=1."
+            )
+        latest: list[NodeMeasurement] = []
+
+        def share(first: int, stop: int, take: Take) -> tuple[float, Tensor]:
+            if latest:
+                before.restore()
+            part = len(latest) + ranks.rank * (ranks.batch_shards // ranks.size)
+            value, found = self.run(partial(closure, take), 0, self.directions.num, part=part)
+            latest.append(self.measured(value, found))
+            flat = [_dense(g, p).flatten() for g, p in zip(latest[-1].gradients, self.params, strict=True)]
+            return latest[-1].loss, torch.cat([each.float() for each in flat]).unsqueeze(0)
+
+        loss, whole = ranks.share(share, 1, comparable=False)
+        sizes = [param.numel() for param in self.params]
+        pieces = whole[0].to(self.params[0].device).split(sizes)
+        gradients: list[Tensor | None] = [
+            piece.view(param.shape) for piece, param in zip(pieces, self.params, strict=True)
+        ]
+        return replace(latest[-1], loss=loss, gradients=gradients)
+
+
+def gradient_of(
+    params: Sequence[Tensor],
+    nodes: Nodes,
+    directions: Directions,
+    slopes: Tensor,
+    usable: Tensor,
+    evaluation: Evaluation,
+) -> list[Tensor | None]:
+    """The gradient's estimate for each parameter.
+
+    A node's share is the mean over k of its sign times its sample's slope; of a layer whose tokens reach no earlier
+    token's loss, times the slopes of its own and later tokens.
+
+    Args:
+        params: The trained tensors in the order of their ids.
+        nodes: What the run remembers.
+        directions: Names the K directions.
+        slopes: Projected gradients of each loss, [K, N] or [K, N, T].
+        usable: [N] bool: the others' losses count nothing.
+        evaluation: Of the compute dtype.
+    """
+    losses = nodes.losses
+    assert losses is not None
+    num, samples = slopes.shape[0], nodes.applications[0].node.samples
+    per_token = slopes.reshape(num, samples, -1) * (losses.share / num)
+    whole_samples = usable if usable.numel() == samples else usable.view(samples, -1).all(1)
+    per_token = torch.where(whole_samples[None, :, None], per_token, torch.zeros_like(per_token))
+    per_sample = per_token.sum(2)
+    bad = ~whole_samples if engines.any_set(~whole_samples) else None
+    causal = nodes.causal
+    later = per_token.flip(2).cumsum(2).flip(2).reshape(num, -1) if causal else per_sample
+    directions = replace(directions, offsets=nodes.directions.offsets)
+    gradients: list[Tensor | None] = [None] * len(params)
+    for number, application in enumerate(nodes.applications):
+        coefficients = later if number in causal else per_sample
+        of_nodes = ops.node_gradient(coefficients, directions, application.node, application.positions)
+        for tensor_id, share in application.gradients(of_nodes.view(samples, -1), bad):
+            present = gradients[tensor_id]
+            gradients[tensor_id] = share if present is None else present.add_(share)
+    ids = sorted(nodes.weights)
+    if ids:
+        totals = [torch.zeros_like(params[i], dtype=_sum_dtype(params[i])) for i in ids]
+        ops.accumulate_on_grid(totals, ids, per_sample.sum(1), directions, evaluation.compute_dtype)
+        for tensor_id, total in zip(ids, totals, strict=True):
+            gradients[tensor_id] = total
+    return gradients
+
+
+def _sum_dtype(param: Tensor) -> torch.dtype:
+    return torch.float64 if param.dtype == torch.float64 else torch.float32
+
+
+def _dense(gradient: Tensor | None, param: Tensor) -> Tensor:
+    return torch.zeros_like(param, dtype=torch.float32) if gradient is None else gradient
+
+
+def usable_samples(slopes: Tensor) -> Tensor:
+    """Which losses' first axis, [N] bool, have finite slopes of a sensible size along all directions."""
+    within = slopes.abs() < LARGEST_SLOPE  # which a NaN is not
+    return within.flatten(2).all(2).all(0) if within.dim() > 2 else within.all(0)
+
+
+def _loss_of(value: Tensor, usable: Tensor) -> float:
+    """The mean base loss over the samples that are usable; refuses what no step can use."""
+    if value.dim() == 0:
+        loss = float(value)
+    else:
+        rows = value.flatten(1).mean(1) if value.dim() > 1 else value
+        loss = float(rows[usable].mean()) if bool(usable.any()) else float(rows.mean())
+    if not isfinite(loss):
+        raise NonFiniteLossError(
+            f"the loss is {loss}: the step is refused and the weights stay as they are; look for overflow in the "
+            "model, restart from a checkpoint with a lower lr, or return the samples' losses (reduction='none') so "
+            "that a bad sample can be left out."
+        )
+    if not bool(usable.any()):
+        raise NonFiniteLossError(
+            f"the loss is {loss} but the differences of each of the {usable.numel()} samples' losses are NaN or "
+            "infinite: the step is refused and the weights stay as they are; lower eps."
+        )
+    return loss
+
+
+def _report(usable: Tensor, eps: float) -> None:
+    if engines.is_replayable() or bool(usable.all()):
+        return
+    missing = int((~usable).sum())
+    warnings.warn(
+        f"the loss differences of {missing} of {usable.numel()} samples are NaN or infinite, or their slopes "
+        f"beyond "
+        f"2**60; these samples are left out of this step. Look at the data, or lower eps={eps}.",
+        RuntimeWarning,
+        stacklevel=4,
+    )
