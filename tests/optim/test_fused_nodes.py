@@ -89,7 +89,7 @@ def test_a_loss_that_is_no_number_is_refused_before_anything_moves():
     x, y = batch(9, 64, 10)
     x[3] = torch.inf
     before = [param.clone() for param in model.parameters()]
-    with pytest.raises(NonFiniteLossError, match="the loss is .*, not finite"):
+    with pytest.raises(NonFiniteLossError, match=r"the loss is .*, not finite"):
         trainer.step(x, y)
     assert trainer.steps_done == 0
     assert not adam.state

@@ -47,7 +47,8 @@ class FusedTrainer(GradientStep):
     A step does what ``zo.estimate_gradient`` on ``loss(model(x), y)`` and ``optimizer.step()`` do.
     Where model and optimizer allow it (an ``nn.Sequential`` of ``Linear`` and ``ReLU`` in float32 that
     ``ops.offers_mlp`` accepts, plain Adam or SGD, the CPU engine) all of it runs in two compiled calls and
-    ĝ is never written out; anything else takes the general way. The optimizer's state and settings
+    ĝ is never written out, with orthogonal signs on activations where ``ops.why_no_node_step`` has nothing against
+    it; anything else takes the general way. The optimizer's state and settings
     are read and written in place, so its state dict, and schedulers of its learning rate, work as always.
 
     Args:
