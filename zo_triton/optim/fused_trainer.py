@@ -242,13 +242,9 @@ class FusedTrainer(GradientStep):
         measured = ops.node_mlp_measure(tensors, x.numpy(), target, directions, self.eps, self.sides)
         loss, left_out, samples = measured.loss, measured.left_out, x.shape[0]
         if not isfinite(loss) or left_out == samples:
-            kind = (
-                "the loss"
-                if not isfinite(loss)
-                else "none of the samples' losses has finite differences; the loss"
-            )
+            found = f"and no sample of {samples} has finite differences" if isfinite(loss) else "not finite"
             raise NonFiniteLossError(
-                f"{kind} is {loss}: the step is refused and the weights stay as they are; restart from a "
+                f"the loss is {loss}, {found}: the step is refused and the weights stay as they are; restart from a "
                 f"checkpoint with a lower lr, or lower eps={self.eps}."
             )
         if left_out:
