@@ -45,7 +45,8 @@ def run_kernels(results: StageResults) -> None:
         "note": (
             "Medians by CUDA events, the signs' staging included. A product counts as defined, two operations a "
             "multiply-add, δWᵀ and (a+δ)Uᵀ for every evaluation, or aUᵀ alone in a first layer, where it serves "
-            "both sides; folding does fewer. Where outputs are perturbed it is δWᵀ alone. Bytes are what must cross the memory's bus. *Of ceiling* is the rate "
+            "both sides; folding does fewer. Where outputs are perturbed it is δWᵀ alone. Bytes are what must "
+            "cross the memory's bus. *Of ceiling* is the rate "
             f"over the measured ceiling. Linear layers: batch {sizes.samples}, {sizes.inputs} to {sizes.outputs} "
             f"features, K = {sizes.directions}; `accumulate`: {sizes.update} rows and columns."
         ),
