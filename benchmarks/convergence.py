@@ -46,6 +46,7 @@ def main(train_steps: int = 100, seconds: float = 2.0, seeds: tuple[int, ...] = 
 
     config = replace(
         RACES["digits-mlp"].config,
+        directions=(128,),
         learning_rates=(3e-3, 1e-2, 3e-2),
         trial_seconds=seconds / 4,
         run_seconds=seconds,

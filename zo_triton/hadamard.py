@@ -3,7 +3,7 @@
 Direction k of a step has the signs s_j·(−1)^popcount(row(k) & j), j being an element's column index and s_j a
 random sign of its own that all directions of the step share. The matrix has order M, a power of two; a row is
 below M, so that a column index needs no modulo: columns that are equal modulo M share their entries and differ by
-s_j alone. Rows are chosen without repetition, so that over any M successive columns two directions are orthogonal.
+s_j alone. Rows are chosen without repetition, so that over a block of M columns two directions are orthogonal.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zo_triton.directions import matrix_shape, padded_columns
-from zo_triton.philox import philox
+from zo_triton.philox import philox_block
 
 if TYPE_CHECKING:
     from zo_triton.directions import Directions
 
-MAX_TABLE = 2**20
-"""The largest order for which :func:`gram` keeps its table, of 8 bytes a row."""
+MAX_TABLE = 2**16
+"""The largest order for which :func:`gram` keeps its table, of 8 bytes a row; 512 more while it is made."""
 
 SHARED_DIRECTION = 0xFFFFFFFF
 """The direction's counter word of a sign that all directions share."""
@@ -37,9 +37,9 @@ def row_key(directions: Directions) -> tuple[int, int, int, int]:
 
 @lru_cache(maxsize=8)
 def _row_key(seed: int, step: int, rounds: int) -> tuple[int, int, int, int]:
-    counter = np.array([0, ROWS_WORD, SHARED_DIRECTION, step], np.uint32)
-    words = philox(counter, (seed & 0xFFFFFFFF, seed >> 32), rounds)
-    return tuple(int(word) for word in words)  # type: ignore[return-value]
+    key = seed & 0xFFFFFFFF, seed >> 32
+    first, second, third, last = philox_block((0, ROWS_WORD, SHARED_DIRECTION, step), key, rounds)
+    return first, second, third, last
 
 
 def rows(directions: Directions) -> np.ndarray:
@@ -68,6 +68,25 @@ def parity(numbers: np.ndarray) -> np.ndarray:
     return odd & odd.dtype.type(1)
 
 
+def fold_shift(order: int) -> int:
+    """By how many bits :func:`folded` moves a column index: log₂ of the size of the blocks that it turns."""
+    return max(5, order.bit_length() - 1)
+
+
+def folded(order: int, columns: np.ndarray) -> np.ndarray:
+    """The matrix's columns for column indices of weights: j with the five lowest bits of its block's number on top.
+
+    Rows of tensors begin at whole words of 32 columns. Narrow ones would therefore meet the same few columns modulo
+    M again and again; so each block of M columns (32 if M is smaller) is turned against the one before it by an
+    exclusive or, which for a full one is another order of the same columns. Below M nothing changes.
+
+    Args:
+        order: M.
+        columns: Column indices, int64.
+    """
+    return columns ^ (columns % 2**31 >> fold_shift(order)) % 32
+
+
 def entries(directions: Directions, columns: np.ndarray) -> np.ndarray:
     """The matrix's entries for each direction and column index: float64 [K, *columns.shape] of ±1."""
     chosen = rows(directions).astype(np.uint64).reshape(-1, *[1] * columns.ndim)
@@ -79,8 +98,8 @@ def gram(
 ) -> np.ndarray | None:
     """Inner products of the directions over some tensors, without looking at any of their elements.
 
-    z_k·z_l is Σ_j (-1)^popcount(x & j) with x = row(k) ^ row(l) over all column indices j: the Walsh-Hadamard
-    transform, at x, of how many elements there are with each j modulo M. The transform is the same in every step.
+    z_k·z_l is Σ_j (-1)^popcount(x & j) with x = row(k) ^ row(l) over all elements' columns j: the Walsh-Hadamard
+    transform, at x, of how many elements have each column modulo M. The transform is the same in every step.
 
     Args:
         directions: Names the K directions.
@@ -103,16 +122,18 @@ def gram(
 
 @lru_cache(maxsize=8)
 def _spectrum(order: int, places: tuple[tuple[int, int, int], ...]) -> np.ndarray:
-    """Σ_j (-1)^popcount(x & j) for each x below the order, float64; places: offset, rows and columns of tensors."""
-    changes = np.zeros(2 * order + 1, np.int64)
+    """Σ_j (-1)^popcount(x & j) for each x below the order; places: offset, rows and columns of tensors."""
+    period = 32 << fold_shift(order)  # of the columns that the indices stand for
+    changes = np.zeros(2 * period + 1, np.int64)
     whole = 0
     for offset, height, cols in places:
-        starts = (offset + padded_columns(cols) * np.arange(height)) % order
-        whole += height * (cols // order)
+        starts = (offset + padded_columns(cols) * np.arange(height)) % period
+        whole += height * (cols // period)
         changes += np.bincount(starts, minlength=changes.size)
-        changes -= np.bincount(starts + cols % order, minlength=changes.size)
-    counts = np.cumsum(changes[:-1]).reshape(2, order).sum(0) + whole
-    sums, size = counts.astype(np.float64), 1
+        changes -= np.bincount(starts + cols % period, minlength=changes.size)
+    counts = np.cumsum(changes[:-1]).reshape(2, period).sum(0) + whole
+    columns = folded(order, np.arange(period)) % order
+    sums, size = np.bincount(columns, counts, minlength=order), 1
     while size < order:
         pairs = sums.reshape(-1, 2, size)
         sums = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], axis=1).reshape(-1)

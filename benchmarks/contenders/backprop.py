@@ -68,7 +68,6 @@ class Backprop(Contender):
 METHODS = (
     Method("adam", "backprop + Adam", "first", Backprop),
     Method("sgd", "backprop + SGD", "first", lambda m, s: Backprop(m, s, adam=False)),
-    Method("adam-compiled", "backprop + Adam, compiled", "first", lambda m, s: Backprop(m, s, compiled=True)),
     Method(
         "sgd-compiled",
         "backprop + SGD, compiled",

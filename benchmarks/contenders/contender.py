@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,9 +24,11 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 GPU = "a GPU"
+COMPILER = "a C++ compiler and Python's headers"
 """What a method may need beside packages."""
 
 NO_GPU = "CUDA graphs need a GPU."
+NO_COMPILER = f"torch.compile needs {COMPILER}."
 
 
 class LeftOutError(Exception):
@@ -105,7 +112,9 @@ class Method:
             ``inference``, which trains nothing.
         build: Makes the contender.
         dtype: What its evaluations compute in.
-        needs: Packages beyond this project's own, and :data:`GPU`.
+        needs: Packages beyond this project's own, :data:`GPU` and :data:`COMPILER`.
+        directions: K, where it is part of what the method is; None leaves it to the setting.
+        asks: What a zeroth-order method asks for beside the batch's loss, as reports tell it; empty for nothing.
     """
 
     name: str
@@ -114,6 +123,13 @@ class Method:
     build: Build
     dtype: str = "float32"
     needs: tuple[str, ...] = ()
+    directions: int | None = None
+    asks: str = ""
+
+    @property
+    def tunes_directions(self) -> bool:
+        """Whether its K is to be chosen: it walks directions, and their number is not part of what it is."""
+        return self.family in ("fused", "zeroth") and self.directions is None
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -125,11 +141,22 @@ class Method:
         """Why it can't run here; empty if it can."""
         if GPU in self.missing:
             return NO_GPU
+        if COMPILER in self.missing:
+            return NO_COMPILER
         return f"not installed: {', '.join(self.missing)}." if self.missing else ""
 
 
 def _is_here(need: str) -> bool:
+    if need == COMPILER:
+        return has_compiler()
     return torch.cuda.is_available() if need == GPU else find_spec(need) is not None
+
+
+def has_compiler() -> bool:
+    """Whether what ``torch.compile`` writes for a CPU can be compiled here."""
+    usual = "clang++" if sys.platform == "darwin" else "g++"
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    return shutil.which(os.environ.get("CXX") or usual) is not None and headers.is_file()
 
 
 def trained(model: nn.Module) -> list[nn.Parameter]:

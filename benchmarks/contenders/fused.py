@@ -29,6 +29,7 @@ class Fused(Contender):
         sides: 1 or 2.
         momentum: None for Adam, else SGD's μ.
         compute_dtype: Of the differences; None takes :func:`hardware_dtype`.
+        perturb: Where: ``weights``, ``activations`` or ``auto``.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Fused(Contender):
         sides: int = 1,
         momentum: float | None = None,
         compute_dtype: torch.dtype | None = None,
+        perturb: str = "weights",
     ) -> None:
         optimizer: torch.optim.Optimizer
         if momentum is None:
@@ -46,7 +48,7 @@ class Fused(Contender):
             optimizer = torch.optim.SGD(trained(model), lr=setting.lr, momentum=momentum)
         self.trainer = zo.FusedTrainer(
             model, optimizer, setting.directions, setting.eps, setting.seed, sides,
-            compute_dtype or hardware_dtype(), loss=setting.loss, ranks=setting.ranks,
+            compute_dtype or hardware_dtype(), loss=setting.loss, ranks=setting.ranks, perturb=perturb,
         )  # fmt: skip
         self.evaluations_per_step = 1 + sides * setting.directions
         self._decay = falling_rate(optimizer, setting.decay_steps)
@@ -129,6 +131,12 @@ class FusedSGD(Contender):
         self.optimizer.load_state_dict(state)
 
 
+ASKS = (
+    "keeps the inputs of its layers in memory until the update, and needs samples that don't depend on each other, "
+    "with a loss of each"
+)
+"""What perturbing outputs takes that perturbing weights does not."""
+
 MOMENTUM = 0.9
 """Of the fused ZO-SGD in races."""
 
@@ -147,6 +155,18 @@ METHODS = (
         "zo-align", "fused, one-sided, align", "fused", lambda m, s: FusedSGD(m, s, aggregator="align"), DTYPE
     ),
     Method("zo-whole", "fused, one-sided, whole step", "fused", lambda m, s: Fused(m, s, momentum=0.0)),
+    Method(
+        "zo-activations-sgd", "fused on activations, orthogonal signs", "fused",
+        lambda m, s: Fused(m, s, momentum=0.0, perturb="activations"), DTYPE, asks=ASKS,
+    ),
     Method("zo-adam", "fused ZO + Adam", "fused", Fused, DTYPE),
+    Method(
+        "zo-activations", "fused ZO on activations + Adam", "fused",
+        lambda m, s: Fused(m, s, perturb="activations"), DTYPE, asks=ASKS,
+    ),
+    Method(
+        "zo-auto", "fused ZO, weights or activations, + Adam", "fused",
+        lambda m, s: Fused(m, s, perturb="auto"), DTYPE, asks=ASKS,
+    ),
     Method("zo-sgd", "fused ZO + momentum", "fused", lambda m, s: Fused(m, s, momentum=MOMENTUM), DTYPE),
 )  # fmt: skip

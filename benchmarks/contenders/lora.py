@@ -73,7 +73,7 @@ METHODS = (
     Method("zo-adam-lora", "fused ZO + Adam, LoRA", "fused", lambda m, s: Fused(_lora(m, s), s), DTYPE),
     Method(
         "mezo-1-lora", "MeZO loop, K = 1, LoRA", "zeroth",
-        lambda m, s: MeZO(_lora(m, s), replace(s, directions=1)),
+        lambda m, s: MeZO(_lora(m, s), replace(s, directions=1)), directions=1,
     ),
     Method("adam-lora", "backprop + Adam, LoRA", "first", lambda m, s: Backprop(_lora(m, s), s)),
 )  # fmt: skip

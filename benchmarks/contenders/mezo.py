@@ -108,20 +108,11 @@ class MeZO(Contender):
             yield parameter, torch.randn(parameter.shape, generator=self._noise, device=parameter.device)
 
 
-LOOP_DIRECTIONS = 64
-"""Most directions of the loop in a race: its steps cost in proportion, and larger K were not tried."""
-
-
-def _capped(setting: Setting) -> Setting:
-    return replace(setting, directions=min(setting.directions, LOOP_DIRECTIONS))
-
-
 METHODS = (
     Method("mezo", "MeZO loop", "zeroth", MeZO),
+    Method("mezo-adam", "MeZO loop + Adam", "zeroth", lambda m, s: MeZO(m, s, adam=True)),
     Method(
-        "mezo-adam", f"MeZO loop + Adam, K ≤ {LOOP_DIRECTIONS}", "zeroth",
-        lambda m, s: MeZO(m, _capped(s), adam=True),
+        "mezo-1", "MeZO loop, K = 1", "zeroth", lambda m, s: MeZO(m, replace(s, directions=1)), directions=1
     ),
-    Method("mezo-1", "MeZO loop, K = 1", "zeroth", lambda m, s: MeZO(m, replace(s, directions=1))),
     Method("mezo-compiled", "MeZO loop, compiled passes", "zeroth", lambda m, s: MeZO(m, s, compiled=True)),
-)  # fmt: skip
+)

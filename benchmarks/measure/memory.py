@@ -31,8 +31,8 @@ from benchmarks.timing import round_digits
 
 WARM_UP = StepCase((64, 64, 32, 10), 32, 8)
 
-STEPPERS = ("zo", "zo-rank-1", "mezo", "vmap-adam")
-"""Whose memory is measured on large networks, where backprop's lies in what it keeps between steps."""
+STEPPERS = ("zo", "zo-activations", "zo-rank-1", "mezo", "vmap-adam", "adam")
+"""Whose memory is measured on large networks."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ CASES = (
     MemoryCase(StepCase((784, 256, 256, 10), 128, 32), STEPPERS),
     MemoryCase(StepCase((1024, 3072, 2048, 256), 128, 32), STEPPERS),
 )
-TINY_CASES = (MemoryCase(StepCase((64, 32, 10), 32, 4), ("zo", "mezo")),)
+TINY_CASES = (MemoryCase(StepCase((64, 32, 10), 32, 4), ("zo", "zo-activations", "mezo")),)
 
 
 def find_build(name: str) -> tuple[Method, Callable[[nn.Module, int], Contender]]:
@@ -115,7 +115,8 @@ def run_memory(cases: Sequence[MemoryCase], say: Callable[[str], None]) -> dict[
     note = (
         "Peak of the memory allocated during a training step minus that during inference on the same network "
         "and batch, counted exactly by the allocator in blocks of 16 KiB and more; each method in a process of "
-        "its own; what an optimizer keeps between steps is not counted. *One chunk* is the largest activation "
+        "its own; the inputs of layers that a step keeps until its update are counted, what an optimizer keeps "
+        "between steps is not. *One chunk* is the largest activation "
         "difference when all K directions are evaluated at once, which the fused full-rank method is asked to "
         "do; smaller chunks need less. The record also holds resident_mib, the same from the kernel's "
         "high-water mark of resident memory."

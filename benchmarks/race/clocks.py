@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import repeat
+from statistics import median
 from time import perf_counter, sleep
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from benchmarks.timing import Clock
+from benchmarks.contenders.contender import Contender
+from benchmarks.timing import WARM_UPS, Clock
 from zo_triton._threads import torch_threads
 from zo_triton.optim.errors import NonFiniteLossError
 
@@ -23,6 +26,13 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 
 REST_SECONDS = 0.1
 """Before each run: torch's threads, which spin on for 20 ms after the method before, go to sleep."""
+
+
+TRIED_STEPS, TRIED_SECONDS = 20, 0.1
+"""A turn's most steps and seconds where numbers of threads are compared."""
+
+TURNS = 3
+"""Of each number of threads."""
 
 
 class Block(NamedTuple):
@@ -41,10 +51,43 @@ class HostClock:
     """Each step is timed by itself and has all threads; what happens between steps has one.
 
     Torch's other threads would spin for some milliseconds after a batch or an accuracy, into the next step's time.
+
+    Args:
+        count: How many all threads are; None takes torch's.
+
+    Attributes:
+        count: That number.
     """
 
-    def __init__(self) -> None:
-        self._threads = torch.get_num_threads()
+    def __init__(self, count: int | None = None) -> None:
+        self.count = torch.get_num_threads() if count is None else count
+
+    def threads(self) -> AbstractContextManager[None]:
+        """All of a step's threads, inside a ``with``."""
+        return torch_threads(self.count)
+
+    def suited(self, contender: Contender, batch: tuple[Tensor, Tensor]) -> HostClock:
+        """A clock whose threads are one, or all: those that a contender's steps are quicker with.
+
+        Small networks' steps gain nothing by a second thread, and wait for it.
+
+        Args:
+            contender: Is prepared, and trains on the batch for a while.
+            batch: Its inputs and targets.
+        """
+        if self.count == 1:
+            return self
+        tried = [HostClock(1), self]
+        taken: list[list[float]] = [[], []]
+        for clock in tried:
+            with clock.threads():
+                contender.prepare(*batch)
+            clock.take(contender.step, repeat(batch, WARM_UPS), math.inf)
+        for _ in range(TURNS):
+            for clock, seconds in zip(tried, taken, strict=True):
+                with clock.quiet():
+                    seconds += clock.take(contender.step, repeat(batch, TRIED_STEPS), TRIED_SECONDS).seconds
+        return min(zip(tried, map(median, taken), strict=True), key=lambda pair: pair[1])[0]
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
@@ -57,7 +100,7 @@ class HostClock:
         """Trains on the batches, or on fewer if the seconds are used up or a loss is not finite."""
         taken: list[float] = []
         for x, y in batches:
-            with torch_threads(self._threads):
+            with self.threads():
                 start = perf_counter()
                 try:
                     finite = math.isfinite(step(x, y))
@@ -80,10 +123,23 @@ class DeviceClock:
 
     Args:
         device: A GPU, or the CPU for Triton's interpreter.
+
+    Attributes:
+        count: None: how many threads the host has makes no difference.
     """
+
+    count = None
 
     def __init__(self, device: torch.device) -> None:
         self._device = Clock(device)
+
+    def threads(self) -> AbstractContextManager[None]:
+        """Leaves the threads as they are."""
+        return nullcontext()
+
+    def suited(self, contender: Contender, batch: tuple[Tensor, Tensor]) -> DeviceClock:
+        """Itself."""
+        return self
 
     @contextmanager
     def quiet(self) -> Iterator[None]:

@@ -16,8 +16,10 @@ from benchmarks.contenders.registry import METHODS
 from benchmarks.named import Named
 from benchmarks.race.clocks import DeviceClock, HostClock
 from benchmarks.race.loaded_task import CPU, LoadedTask
-from benchmarks.race.loop import FINALISTS, RaceConfig, Say, log_uniform, race
+from benchmarks.race.loop import Say, race
 from benchmarks.race.networks import count_parameters
+from benchmarks.race.settings import RaceConfig, log_uniform
+from benchmarks.race.sweep import FINALISTS
 from benchmarks.race.tasks import TASKS, quietly
 from zo_triton._progress import NOTE
 from zo_triton.data import Dataset
@@ -27,10 +29,10 @@ SPACE = (1e-3, 3.0)
 
 CONFIG = RaceConfig(
     batch=64,
-    directions=128,
+    directions=(16, 64, 128),
     eps=1e-4,
-    learning_rates=log_uniform(*SPACE, 8),
-    trial_seconds=0.8,
+    learning_rates=log_uniform(*SPACE, 18),
+    trial_seconds=0.6,
     run_seconds=4.0,
     seeds=(0, 1, 2, 3, 4),
     tuning_seeds=(100, 101, 102),
@@ -39,15 +41,15 @@ CONFIG = RaceConfig(
 """The main race's settings."""
 
 EVERYONE = (
-    "zo-adam", "zo-sgd", "zo-align", "zo-rank-1", "mezo-adam", "mezo-1", "vmap-adam", "forward-adam",
-    "rank-one-adam", "evosax", "evotorch", "adam", "sgd",
+    "zo-adam", "zo-activations", "zo-sgd", "zo-align", "zo-rank-1", "mezo-adam", "mezo-1", "vmap-adam",
+    "forward-adam", "rank-one-adam", "evosax", "evotorch", "adam", "adam-compiled", "sgd",
 )  # fmt: skip
 """Who runs in a quick race; a method whose packages are not installed is left out."""
 
-RIVALS = ("zo-adam", "mezo-adam", "vmap-adam", "adam")
+RIVALS = ("zo-adam", "zo-activations", "mezo-adam", "vmap-adam", "adam", "adam-compiled")
 """Who runs in a long one."""
 
-TUNERS = ("zo", "zo-adam", "zo-lora", "mezo-1", "mezo-1-lora", "adam", "sgd", "adam-lora")
+TUNERS = ("zo", "zo-adam", "zo-activations", "zo-lora", "mezo-1", "mezo-1-lora", "adam", "sgd", "adam-lora")
 """Who fine-tunes, all weights or adapters."""
 
 TUNING_SPACE = (1e-5, 0.1)
@@ -58,7 +60,7 @@ ON_DEVICE = ("zo-sgd-graph", "zo-adam", "mezo-adam", "adam", "adam-graph")
 
 TINY = replace(
     CONFIG,
-    directions=8,
+    directions=(4, 8),
     learning_rates=(1e-2, 1e-1),
     trial_seconds=0.08,
     run_seconds=0.1,
@@ -68,7 +70,7 @@ TINY = replace(
 """Seconds instead of minutes: proves that everything works, measures nothing."""
 
 TINY_ON_DEVICE = replace(
-    TINY, batch=8, directions=2, learning_rates=(1e-2,), trial_seconds=1e-3, run_seconds=1e-3, seeds=(0,)
+    TINY, batch=8, directions=(2,), learning_rates=(1e-2,), trial_seconds=1e-3, run_seconds=1e-3, seeds=(0,)
 )
 """The same for Triton's interpreter."""
 
@@ -96,16 +98,17 @@ class Race:
 
 _LONG = replace(
     CONFIG,
-    learning_rates=log_uniform(*SPACE, 6),
+    learning_rates=log_uniform(*SPACE, 18),
     trial_seconds=4.0,
     run_seconds=20.0,
     seeds=(0, 1, 2),
     tuning_seeds=(100,),
 )
-_CONVOLUTIONAL = replace(_LONG, eps=1e-3, trial_seconds=8.0, run_seconds=60.0)
+_PAIR = replace(CONFIG, directions=(8, 16, 64), targets=(0.85, 0.90), run_seconds=2.0)
+_CONVOLUTIONAL = replace(_LONG, directions=(64, 128, 512), eps=1e-3, trial_seconds=8.0, run_seconds=60.0)
 _ON_DEVICE = replace(
     CONFIG,
-    directions=256,
+    directions=(256,),
     learning_rates=(3e-3, 1e-2, 3e-2, 1e-1),
     trial_seconds=0.5,
     run_seconds=2.0,
@@ -115,24 +118,25 @@ _ON_DEVICE = replace(
 
 RACES = Named("race", {
     "digits-mlp": Race("digits", CONFIG, EVERYONE),
-    "nzk-linear": Race("nzk-linear", replace(CONFIG, directions=64, targets=(0.85, 0.90), run_seconds=2.0)),
-    "nzk-network": Race("nzk-network", replace(CONFIG, directions=64, targets=(0.85, 0.90), run_seconds=2.0)),
+    "nzk-linear": Race("nzk-linear", _PAIR),
+    "nzk-network": Race("nzk-network", _PAIR),
     "tiny-gpt": Race(
-        "tiny-gpt", replace(_LONG, trial_seconds=1.5, run_seconds=5.0, directions=64, targets=(0.30, 0.40))
+        "tiny-gpt",
+        replace(_LONG, trial_seconds=1.5, run_seconds=5.0, directions=(16, 64, 256), targets=(0.30, 0.40)),
     ),
     "fine-tuning": Race(
         "fine-tuning",
         replace(
-            CONFIG, batch=16, directions=8, eps=1e-3, learning_rates=log_uniform(*TUNING_SPACE, 5),
+            CONFIG, batch=16, directions=(4, 16), eps=1e-3, learning_rates=log_uniform(*TUNING_SPACE, 10),
             trial_seconds=1.0, run_seconds=6.0, seeds=(0,), tuning_seeds=(100,), targets=(0.50, 0.80),
         ),
         TUNERS, space=TUNING_SPACE, tiny="fine-tuning-tiny",
     ),
-    "mnist-mlp": Race("mnist-mlp", replace(_LONG, batch=128, directions=512, targets=(0.85, 0.90))),
+    "mnist-mlp": Race("mnist-mlp", replace(_LONG, batch=128, directions=(32, 64, 512), targets=(0.90, 0.95))),
     "mnist-cnn": Race(
         "mnist-cnn",
         replace(_CONVOLUTIONAL, run_seconds=290.0, targets=(0.90, 0.95), decay_steps=6000, overrun=1.02),
-        ("zo-adam", "mezo-adam", "adam"),
+        ("zo-adam", "zo-activations", "mezo-adam", "adam", "adam-compiled"),
     ),
     "cifar-cnn": Race("cifar-cnn", replace(_CONVOLUTIONAL, targets=(0.25, 0.35))),
     "tiny-imagenet-cnn": Race("tiny-imagenet-cnn", replace(_CONVOLUTIONAL, targets=(0.20, 0.30))),
@@ -140,7 +144,7 @@ RACES = Named("race", {
     "mnist-gpu": Race(
         "mnist-gelu",
         replace(
-            _ON_DEVICE, batch=128, directions=4096, learning_rates=(1e-3, 3e-3, 1e-2, 3e-2), trial_seconds=2.0,
+            _ON_DEVICE, batch=128, directions=(4096,), learning_rates=(1e-3, 3e-3, 1e-2, 3e-2), trial_seconds=2.0,
             run_seconds=10.0, targets=(0.95, 0.97),
         ),
         ("zo-sgd-graph", "zo-adam", "adam", "adam-graph"),
@@ -163,10 +167,11 @@ DEFAULT_RATES = Named("method", {
 """The methods of ``python -m benchmarks train``, and reasonable learning rates for them; a race tunes its own."""
 
 
-def probe(model: nn.Module, data: Dataset, lr: float, config: RaceConfig = CONFIG) -> zo.nzk.Probe:
+def probe(
+    model: nn.Module, data: Dataset, lr: float, directions: int, batch: int = CONFIG.batch
+) -> zo.nzk.Probe:
     """The fused ZO-SGD's learning rate beside the largest stable one that a batch of ``data`` shows."""
-    x = torch.from_numpy(data.train_x[: config.batch])
-    return zo.nzk.probe_lr(model, x, lr, config.directions, momentum=MOMENTUM)
+    return zo.nzk.probe_lr(model, torch.from_numpy(data.train_x[:batch]), lr, directions, momentum=MOMENTUM)
 
 
 def load(name: str, say: Say = quietly, tiny: bool = False) -> LoadedTask:
@@ -196,16 +201,17 @@ def run_race(
         config: Its settings, or shorter ones.
         say: Told what runs now, and what is left out.
         chosen: The methods; None takes the race's.
-        tiny: On a smaller task, where there is one.
+        tiny: On a smaller task, where there is one, and nothing is compiled by torch.
 
     Raises:
         ValueError: As :func:`load`.
     """
     task = load(name, lambda text: say(text if text.startswith(NOTE) else f"{name}: {text}"), tiny)
-    *_, section = follow_race(name, config, task, say, chosen)
+    with torch.compiler.set_stance("force_eager" if tiny else "default"):
+        *_, section = follow_race(name, config, task, say, chosen)
     for row in section["methods"]:
         if row["name"] == "zo-sgd" and row["lr"] is not None:
-            found = probe(task.make_model(0), task.data, row["lr"], config)
+            found = probe(task.make_model(0), task.data, row["lr"], row["directions"], config.batch)
             section["tuning"]["note"] += f" {row['label'].capitalize()}: {found}"
     return section
 
@@ -237,7 +243,11 @@ def follow_race(
             key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()
         },
         "parameters": count_parameters(task.make_model(0)),
-        "tuning": {"learning_rates": list(config.learning_rates), "note": _note(RACES[name], config, task)},
+        "tuning": {
+            "learning_rates": list(config.learning_rates),
+            "directions": list(config.directions),
+            "note": _note(RACES[name], config, task),
+        },
         "left_out": left_out,
     }
     for rows in race(
@@ -256,11 +266,16 @@ def _note(entered: Race, config: RaceConfig, task: LoadedTask) -> str:
     low, high = entered.space
     drawn = "" if entered.on_device else f", drawn log-uniformly from {low:g} to {high:g}"
     seconds, target, tries = config.trial_seconds, config.targets[-1], len(config.tuning_seeds)
+    count = len(config.learning_rates)
+    walks = ", ".join(str(each) for each in config.directions)
     note = (
-        f"{task.prepared}Every method tried the same {len(config.learning_rates)} learning rates{drawn} ({rates}), "
-        f"for at most {seconds / 4:g} s of training each, and its {FINALISTS} best again with {tries} "
+        f"{task.prepared}Every method had the same number of trials, {count}: backpropagation, and whoever's K is "
+        f"fixed, one with each of {count} learning rates{drawn} ({rates}); whoever has a K to choose, "
+        f"{count // len(config.directions)} of these rates with each K of {walks}. A trial is at most "
+        f"{seconds / 4:g} s of training, and the {FINALISTS} best are tried again with {tries} "
         f"{'seed' if tries == 1 else 'seeds'} for at most {seconds:g} s, on a fifth of the training examples held "
-        "out (the test examples are never seen). The table gives "
+        "out (the test examples are never seen). Soonest is best: steps, times what a step with that K takes in "
+        "the median. Each method has one thread or all, whichever its steps are quicker with. The table gives "
         f"the steps to {100 * target:.0f} % validation accuracy, of the best the "
         "median over the seeds, or in brackets the best accuracy where it did not get there. Momentum is fixed "
         f"at {MOMENTUM}, Adam's other settings are torch's."

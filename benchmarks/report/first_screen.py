@@ -15,6 +15,12 @@ from zo_triton._tables import lay_out, number
 
 MISSING = "–"
 
+ALONE = "fused, losses alone"
+"""Among the fused methods those that ask for nothing but a batch's loss."""
+
+EAGER = "first, eager"
+"""Among backpropagation's those that ``torch.compile`` has no part in."""
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -24,7 +30,7 @@ class Standing:
         task: The race's.
         limit: Seconds of training after which a run ends.
         target: The hardest one.
-        methods: By family, the soonest method of it that took part.
+        methods: By family, :data:`ALONE` and :data:`EAGER` being two more, the soonest of it that took part.
         seconds: By family; infinite where it took part and did not get there.
         failed: Fused methods were to take part, and every one failed.
     """
@@ -36,9 +42,9 @@ class Standing:
     seconds: dict[str, float]
     failed: bool
 
-    def ratio(self, family: str) -> float:
-        """How many times as long as the fused methods a family took that got there, or they did."""
-        return self.seconds[family] / self.seconds[OURS]
+    def ratio(self, family: str, ours: str) -> float:
+        """How many times as long as our methods of a kind a family took that got there, or they did."""
+        return self.seconds[family] / self.seconds[ours]
 
 
 def blocks(record: Record, picture: Sequence[str]) -> list[str]:
@@ -82,29 +88,45 @@ def _standing(race: Data) -> Standing:
     target = max(race["config"]["targets"])
     methods: dict[str, Data] = {}
     for method in soonest(race["methods"], target):
-        if method["runs"]:
-            methods.setdefault(method["family"], method)
+        for family in _families(method) if method["runs"] else ():
+            methods.setdefault(family, method)
     taken = {name: median_reached(one["runs"], target, "seconds") for name, one in methods.items()}
     seconds = {name: inf if one is None else one for name, one in taken.items()}
     failed = OURS not in methods and any(method["family"] == OURS for method in race["methods"])
     return Standing(race["task"], race["config"]["run_seconds"], target, methods, seconds, failed)
 
 
+def _families(method: Data) -> list[str]:
+    """Whose soonest it may be; records from before anything was asked for or compiled say neither."""
+    found = [method["family"]]
+    if method["family"] == OURS and not method.get("asks"):
+        found.append(ALONE)
+    if method["family"] == "first" and not method.get("compiled"):
+        found.append(EAGER)
+    return found
+
+
 def _worth(standings: list[Standing]) -> str:
     """Where the fused methods were sooner than other forward-only ones, and than backpropagation."""
     cases = []
-    rivals, won = _compared(standings, "zeroth", ours_ahead=True)
+    rivals, won = _compared(standings, "zeroth", ALONE, ours_ahead=True)
     if won:
-        where = _where(won, rivals, "zeroth", "another")
+        where = _where(won, rivals, "zeroth", ALONE, "another")
         cases.append(
             f"only losses can be had: of the forward-only methods the fused one was the soonest {where}"
             f"{_named(won, rivals)}"
         )
-    rivals, won = _compared(standings, "first", ours_ahead=True)
+    rivals, won = _compared(standings, "first", OURS, ours_ahead=True)
     if won:
-        where = _where(won, rivals, "first", "both")
+        where = _where(won, rivals, "first", OURS, "both")
         tasks = listed([one.task for one in won])
         cases.append(f"backpropagation is the alternative on {tasks}: it was later {where}")
+    rivals, ahead = _compared(standings, EAGER, OURS, ours_ahead=True)
+    uncompiled = [one for one in ahead if one not in won]
+    if uncompiled:
+        where = _where(uncompiled, rivals, EAGER, OURS, "both")
+        tasks = listed([one.task for one in uncompiled])
+        cases.append(f"backpropagation would not be compiled on {tasks}: eager it was later {where}")
     if cases:
         return f"**Worth it when** {'; also when '.join(cases)}."
     if not any(isfinite(one.seconds.get(OURS, inf)) for one in standings):
@@ -117,13 +139,13 @@ def _worth(standings: list[Standing]) -> str:
 def _not_worth(standings: list[Standing]) -> str:
     """Where backpropagation or another forward-only method was sooner, and what was not reached at all."""
     cases = []
-    rivals, lost = _compared(standings, "first", ours_ahead=False)
+    rivals, lost = _compared(standings, "first", OURS, ours_ahead=False)
     if lost:
-        where = _where(lost, rivals, "first", "both")
+        where = _where(lost, rivals, "first", OURS, "both")
         cases.append(f"a gradient can be had: backpropagation was sooner {where}{_named(lost, rivals)}")
-    rivals, lost = _compared(standings, "zeroth", ours_ahead=False)
+    rivals, lost = _compared(standings, "zeroth", ALONE, ours_ahead=False)
     if lost:
-        where = _where(lost, rivals, "zeroth", "both")
+        where = _where(lost, rivals, "zeroth", ALONE, "both")
         labels = dict.fromkeys(one.methods["zeroth"]["label"] for one in lost)
         cases.append(f"{listed(list(labels), 'or')} will do: sooner {where}{_named(lost, rivals)}")
     for one in standings:
@@ -141,19 +163,21 @@ def _not_worth(standings: list[Standing]) -> str:
 
 
 def _compared(
-    standings: list[Standing], family: str, ours_ahead: bool
+    standings: list[Standing], family: str, ours: str, ours_ahead: bool
 ) -> tuple[list[Standing], list[Standing]]:
-    """The races that tell a family from the fused methods, and those of them that one of the two clearly won."""
-    both = [one for one in standings if {OURS, family} <= one.seconds.keys()]
-    compared = [one for one in both if isfinite(one.seconds[OURS]) or isfinite(one.seconds[family])]
-    later, sooner = (family, OURS) if ours_ahead else (OURS, family)
+    """The races that tell a family from our methods of a kind, and those that one of the two clearly won."""
+    both = [one for one in standings if {ours, family} <= one.seconds.keys()]
+    compared = [one for one in both if isfinite(one.seconds[ours]) or isfinite(one.seconds[family])]
+    later, sooner = (family, ours) if ours_ahead else (ours, family)
     return compared, [one for one in compared if one.seconds[later] > LEVEL * one.seconds[sooner]]
 
 
-def _where(some: list[Standing], everything: list[Standing], family: str, who: str) -> str:
+def _where(some: list[Standing], everything: list[Standing], family: str, ours: str, who: str) -> str:
     """In how many of the races, and by how much where both got there."""
     text = share(some, everything, "race")
-    ratios = [max(ratio, 1 / ratio) for one in some if isfinite(ratio := one.ratio(family)) and ratio > 0]
+    ratios = [
+        max(ratio, 1 / ratio) for one in some if isfinite(ratio := one.ratio(family, ours)) and ratio > 0
+    ]
     if not ratios:
         return f"{text}, where {'no other' if who == 'another' else 'only one of the two'} got there"
     low, high = times(min(ratios)), times(max(ratios))
@@ -170,7 +194,24 @@ def _cost(standing: Standing) -> str:
     if OURS not in standing.methods:
         return f"**What it costs** is not known: no fused method ran on {standing.task}."
     told = [_work(standing, family) for family in (OURS, "first") if family in standing.methods]
-    return f"**What it costs**, on {standing.task}: {'; '.join(told)}."
+    return f"**What it costs**, on {standing.task}: {'; '.join(told)}.{_asked(standing)}"
+
+
+def _asked(standing: Standing) -> str:
+    """What our soonest asks for beside losses, and how our soonest that asks for nothing more stands to it."""
+    ours = standing.methods[OURS]
+    if not ours.get("asks"):
+        return ""
+    label = ours["label"]
+    text = f" {label[:1].upper()}{label[1:]} {ours['asks']}"
+    if ALONE not in standing.methods:
+        return f"{text}."
+    alone, other = standing.seconds[ALONE], standing.methods[ALONE]["label"]
+    if not isfinite(alone):
+        return f"{text}; {other}, which asks for losses alone, did not get there."
+    return (
+        f"{text}; {other}, which asks for losses alone, took {times(alone / standing.seconds[OURS])} as long."
+    )
 
 
 def _work(standing: Standing, family: str) -> str:

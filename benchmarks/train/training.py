@@ -16,8 +16,8 @@ import zo_triton as zo
 from benchmarks.contenders.contender import Contender
 from benchmarks.contenders.registry import METHODS
 from benchmarks.race.loaded_task import LoadedTask
-from benchmarks.race.loop import RaceConfig, setting
 from benchmarks.race.races import CONFIG, DEFAULT_RATES, probe
+from benchmarks.race.settings import Choice, setting
 from benchmarks.race.tasks import TASKS
 from benchmarks.train.run_folder import RunFolder, check_empty, read_settings, tensors_of
 from zo_triton._progress import Monitor
@@ -246,7 +246,8 @@ def _load(settings: Settings) -> LoadedTask:
 
 def _build(settings: Settings, task: LoadedTask, ranks: zo.Ranks | None) -> tuple[Any, Contender]:
     model = task.make_model(settings.seed)
-    told = replace(setting(_config(settings), settings.lr, settings.seed, task.loss), ranks=ranks)
+    choice = Choice(settings.lr, settings.directions)
+    told = replace(setting(CONFIG, choice, settings.seed, task.loss), ranks=ranks)
     return model, METHODS[settings.method].build(model, told)
 
 
@@ -254,7 +255,7 @@ def _note(settings: Settings, task: LoadedTask) -> str:
     notes = [task.note]
     if settings.method == "zo-sgd" and settings.lr > 0:
         model = task.make_model(settings.seed)
-        stability = probe(model, task.data, settings.lr, _config(settings))
+        stability = probe(model, task.data, settings.lr, settings.directions)
         notes.append(f"{stability}" if stability.is_beyond else "")
     return "\n".join(filter(None, notes))
 
@@ -278,7 +279,3 @@ def _progress(
             if step % look == 0 or step == settings.steps:
                 accuracy = task.evaluate(model)[1]
             yield Progress(step, loss, accuracy)
-
-
-def _config(settings: Settings) -> RaceConfig:
-    return replace(CONFIG, directions=settings.directions)

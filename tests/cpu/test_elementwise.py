@@ -32,6 +32,13 @@ def test_activation(activation, size):
     )
 
 
+def test_long_steps_of_gelu_are_differences_of_float64():
+    base = torch.linspace(-9.0, -3.0, 97)  # where all the difference is in the tail
+    step = torch.full((1, 97), 2.0)
+    ours, expected = _compare("activation_difference", torch.empty_like(step), base, step, "gelu")
+    assert ((ours - expected).abs() <= 1e-6 * expected.abs() + 1e-14).all()
+
+
 def test_activation_of_a_base_of_any_shape():
     base, step = torch.randn(2, 3, 4, 5), torch.randn(6, 2, 3, 4, 5)
     ours, expected = _compare("activation_difference", torch.empty_like(step), base, step, "tanh")
@@ -51,6 +58,19 @@ def test_cross_entropy(size, smoothing, layout):
     out = torch.empty(4, 33)
     ours, expected = _compare("cross_entropy_difference", out, logits, step, target, smoothing)
     assert (ours - expected).abs().max() <= 1e-6 * expected.abs().max()
+
+
+@pytest.mark.parametrize("confidence", [20.0, 100.0, 1000.0])
+@pytest.mark.parametrize("size", [1.0, 20.0, 100.0, 1000.0])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_where_shares_underflow(confidence, size, smoothing):
+    # The classes that a step makes the largest may have had a share of exp(-1000).
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(33, 7, generator=generator) * confidence
+    target = torch.randint(0, 7, (33,), generator=generator)
+    step = torch.randn(4, 33, 7, generator=generator) * size
+    ours, expected = _compare("cross_entropy_difference", torch.empty(4, 33), logits, step, target, smoothing)
+    assert ((ours - expected).abs() <= 1e-5 * expected.abs() + 1e-6 * size).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

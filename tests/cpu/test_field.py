@@ -25,7 +25,7 @@ SEED = 2**63 + 12345
 
 def _sample(engine, directions, shape, dtype=torch.float32):
     with zo.use_engine(engine):
-        return zo.sample(directions, 2, shape, dtype)
+        return zo.sample(directions.over([(9, 70), (1, 32), shape]), 2, shape, dtype)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -46,8 +46,9 @@ def test_signs_are_the_same_bit_for_bit(shape, rounds):
     ],
 )
 def test_signs_are_the_same_however_many_share_a_run_of_the_generator(num, shape):
-    directions = zo.Directions(SEED, 5, num + 2)[2:]
-    assert torch.equal(_sample("cpu", directions, shape), _sample("reference", directions, shape))
+    for distribution in ("rademacher", "hadamard"):
+        directions = zo.Directions(SEED, 5, num + 2, distribution)[2:]
+        assert torch.equal(_sample("cpu", directions, shape), _sample("reference", directions, shape))
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -87,10 +88,10 @@ def test_a_run_of_rows_is_the_same_as_the_whole():
     assert np.array_equal(part, whole[8:13])
 
 
-@pytest.mark.parametrize("distribution", ["rademacher", "gaussian", "laplace"])
+@pytest.mark.parametrize("distribution", ["rademacher", "gaussian", "laplace", "hadamard"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint16])
 def test_listed_rows_are_those_of_the_whole(distribution, dtype):
-    directions = zo.Directions(SEED, 5, 1, distribution)
+    directions = zo.Directions(SEED, 5, 3, distribution)
     key, code = key_of(directions), code_of(directions)
     rows = np.array([15, 2, 3, 3, 0, 14])
     whole, listed = np.empty((16, 33), dtype), np.empty((6, 33), dtype)
@@ -119,23 +120,28 @@ def test_sphere_has_the_radius_of_the_dimension():
     torch.testing.assert_close(z.flatten(1).norm(dim=1), torch.full((4,), 77.0**0.5))
 
 
-def test_chunks_draw_the_same_directions():
-    directions = zo.Directions(SEED, 5, 8, "gaussian")
+@pytest.mark.parametrize("distribution", ["gaussian", "hadamard"])
+def test_chunks_draw_the_same_directions(distribution):
+    directions = zo.Directions(SEED, 5, 8, distribution)
     parts = [_sample("cpu", directions[i : i + 3], (5, 33)) for i in range(0, 8, 3)]
     assert torch.equal(torch.cat(parts), _sample("cpu", directions, (5, 33)))
 
 
 def test_gram_matches_the_samples():
     tensors, ids = [torch.empty(5, 33), torch.empty(7), torch.empty(4, 3, 2)], [0, 1, 2]
-    for distribution, rank in (("rademacher", None), ("gaussian", None), ("laplace", None), ("gaussian", 2)):
-        directions = zo.Directions(SEED, 5, 6, distribution, rank=rank)
+    for distribution, rank in (
+        ("rademacher", None),
+        ("hadamard", None),
+        ("gaussian", None),
+        ("laplace", None),
+        ("gaussian", 2),
+    ):
+        directions = zo.Directions(SEED, 5, 6, distribution, rank=rank).over(t.shape for t in tensors)
         z = torch.cat(
             [zo.sample(directions, i, t.shape).flatten(1) for i, t in zip(ids, tensors, strict=True)], 1
         )
         expected = z.double() @ z.double().T
-        assert (ops.gram(tensors, ids, directions) - expected).abs().max() <= 1e-4 * (
-            distribution != "rademacher"
-        )
+        assert (ops.gram(tensors, ids, directions) - expected).abs().max() <= 1e-4 * (not directions.signs)
 
 
 def test_as_array_shares_memory():

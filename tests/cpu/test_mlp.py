@@ -66,6 +66,24 @@ def test_agrees_with_the_reference(case, eps, smoothing):
     assert error <= 2e-6 * results["reference"].abs().max()
 
 
+@pytest.mark.parametrize("eps", [0.1, 1.0, 10.0])
+def test_a_confident_network_may_lose_its_confidence(eps):
+    """Before a long step the label's share is nothing in float32, or so little that it must not be rounded."""
+    inputs, outputs, weights, target = _network((12, 16, 5), 33, ["relu", "none"])
+    weights[-1], outputs[-1] = 40 * weights[-1], 40 * outputs[-1]
+    found = []
+    for engine in ("cpu", "reference"):
+        with zo.use_engine(engine):
+            found.append(
+                ops.mlp_differences(
+                    inputs, outputs, weights, [0, 2], [1, 3], ["relu", "none"], target,
+                    zo.Directions(1, 0, 8), torch.full((8,), eps),
+                )
+            )  # fmt: skip
+    ours, expected = (each.double() for each in found)
+    assert ((ours - expected).abs() <= 1e-5 * expected.abs() + 1e-6 * expected.abs().max()).all()
+
+
 def test_threads_and_chunks_do_not_change_a_bit():
     inputs, outputs, weights, target = _network((64, 32, 10), 128, ["relu", "none"])
     directions, signed_eps, threads = (

@@ -155,6 +155,15 @@ def test_a_kernel_inside_a_share_runs_in_it_alone():
     assert rows == [[3] * 20] * 4
 
 
+@pytest.fixture
+def interruptible():
+    """A shell's background jobs ignore interrupts, and so would the tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_after_an_interrupt_nobody_is_at_work_and_no_answer_is_stale(threads):
     """Real signals, at whatever line they find the hand-over."""
     seen, at_work = np.zeros(3, np.int64), [0] * 3

@@ -61,8 +61,7 @@ def standardised(x):
     return centred / (centred.square().sum(-1, keepdim=True) / x.shape[-1] + 1e-5).sqrt()
 
 
-@pytest.mark.parametrize("sides", [1, 2])
-@pytest.mark.parametrize("eps", [1e-5, 1e-2, 0.3])
+@pytest.mark.parametrize(("eps", "sides"), [(1e-5, 1), (1e-2, 2), (0.3, 1)])
 @pytest.mark.parametrize("name", [name for name in CASES if "topk" not in name])
 def test_rules_on_the_cpu_engine(name, eps, sides):
     """Every rule of the table but topk, whose choice an ε of 0.3 changes, in a program or not."""
@@ -351,3 +350,14 @@ def test_rows_of_one_value_before_longer_rows():
         < 1e-5
     )
     assert error_of(lambda x, z: (F.rms_norm(x.tanh(), (1,), eps=1.0) * z).exp(), (x, z)) < 1e-5
+
+
+@pytest.mark.parametrize("columns", [1, 2, 8, 33])
+def test_a_sum_along_rows_that_nothing_else_reads(columns):
+    """No elementwise operation beside it says how long the rows are."""
+    w = numbers(6, columns)
+    for reduce in (torch.sum, torch.mean):
+        assert error_of(lambda w, reduce=reduce: reduce(w, -1, keepdim=True), (w,)) < 1e-5
+        assert error_of(lambda w, reduce=reduce: reduce(w.softmax(-1), -1, keepdim=True) + w, (w,)) < 1e-5
+        # The difference is there already when the sum comes.
+        assert error_of(lambda w, reduce=reduce: reduce(w.cumsum(0), -1, keepdim=True).exp(), (w,)) < 1e-5

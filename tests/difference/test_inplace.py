@@ -96,6 +96,43 @@ REFUSED = {
 }  # fmt: skip
 
 
+def complex_of(a):
+    return torch.view_as_complex((a * 2).view(3, 2, 2))
+
+
+REFUSED |= {
+    f"complex, {name}": (lambda a, write=write: write(complex_of(a)), "to a complex tensor or reads one")
+    for name, write in {
+        "itself": lambda h: h.mul_(2),
+        "an item": lambda h: h.__setitem__(0, 0),
+        "items by mask": lambda h: h.__setitem__(h.abs() > 1, 0),
+        "copied": lambda h: torch.zeros(3, 2, dtype=torch.cfloat).copy_(h),
+        "into a part": lambda h: torch.zeros(3, 3, dtype=torch.cfloat).__setitem__(
+            (slice(None), slice(2)), h
+        ),
+        "real part copied": lambda h: torch.zeros(3, 2).copy_(h),
+        "out": lambda h: torch.mul(h, 2, out=torch.zeros(3, 2, dtype=torch.cfloat)),
+        "real out": lambda h: torch.abs(h, out=torch.zeros(3, 2)),
+    }.items()
+}
+
+
+def test_constant_complex_tensors_may_be_written():
+    constant = torch.zeros(3, 2, dtype=torch.cfloat)
+
+    def closure():
+        h = complex_of(A)
+        constant.add_(1)
+        constant[0] = 3
+        return (h * constant).abs().sum()
+
+    value, found = differences(closure, [A], DIRECTIONS, 1e-3, chunk=1)
+    assert constant.tolist() == [[3, 3], [1, 1], [1, 1]]
+    factor = torch.tensor([3.0, 1.0, 1.0]).view(3, 1)
+    again, expected = differences(lambda: (complex_of(A) * factor).abs().sum(), [A], DIRECTIONS, 1e-3)
+    torch.testing.assert_close((value, found), (again, expected))
+
+
 def bits_of_a_written_tensor(a):
     out = torch.zeros(3, 4)
     out[0] = a[0]

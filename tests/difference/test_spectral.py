@@ -84,7 +84,6 @@ SUBTRACTED = {
     "sqrt": lambda a: real((a * 1j + 3).sqrt()),
     "tanh": lambda a: real((a * 1j).tanh()),
     "eigenvalues": lambda a: torch.linalg.eigvals(a[:, :4]).abs().sum(),
-    "written_into_a_buffer": lambda a: real(torch.sqrt(a * 1j + 3, out=torch.empty_like(like(C, a)))),
 }
 
 

@@ -63,6 +63,7 @@ def adam(ranks, steps=6, fused=True, **settings):
 RUNS = {
     "sgd": lambda ranks: sgd(ranks),
     "central align": lambda ranks: sgd(ranks, sides=2, aggregator="align", eps=1e-3),
+    "orthogonal": lambda ranks: sgd(ranks, distribution="hadamard", aggregator="align"),
     "sphere": lambda ranks: sgd(ranks, distribution="sphere"),
     "chunks": lambda ranks: sgd(ranks, chunk=3),
     "black box": lambda ranks: sgd(ranks, box=True, eps=1e-2),

@@ -1,4 +1,4 @@
-"""With the same coefficients, Rademacher steps write the same bits on every engine, in any order of summation."""
+"""With the same coefficients, steps along signs write the same bits on every engine, in any order of summation."""
 
 import os
 
@@ -18,6 +18,7 @@ RULES = {
     "weight-decay": {"lr": 0.37, "weight_decay": 0.013},
     "momentum": {"lr": 0.37, "momentum": 0.9},
     "both": {"lr": 0.37, "momentum": 0.9, "weight_decay": 0.013},
+    "orthogonal": {"lr": 0.37, "momentum": 0.9, "distribution": "hadamard"},
 }
 
 

@@ -14,6 +14,7 @@ SETTINGS = {
     "best": {"aggregator": "best"},
     "align": {"aggregator": "align"},
     "low-rank": {"rank": 2},
+    "orthogonal": {"distribution": "hadamard", "momentum": 0.9},
     "sphere": {"distribution": "sphere"},
     "gaussian-bfloat16": {"distribution": "gaussian", "compute_dtype": torch.bfloat16, "rounds": 7},
 }
@@ -51,7 +52,7 @@ def test_settings_that_change_between_steps_are_followed(tmp_path, quadratic, sa
 
 
 @pytest.mark.parametrize("engine", ["reference", "triton"])
-@pytest.mark.parametrize("rule", ["plain", "momentum-and-decay"])
+@pytest.mark.parametrize("rule", ["plain", "momentum-and-decay", "orthogonal"])
 def test_other_engines_rebuild_the_same_bits(engine, rule, tmp_path, quadratic, same):
     run = quadratic(**SETTINGS[rule], directions=7)
     with zo.ReplayLog.start(tmp_path / "log.zo", run.opt):

@@ -11,6 +11,8 @@ from zo_triton.cpu.gram import gram
 from zo_triton.cpu.mlp import mlp_differences
 from zo_triton.cpu.mlp_step import mlp_measure, mlp_update
 from zo_triton.cpu.node_gradient import node_gradient
+from zo_triton.cpu.node_mlp import node_mlp_measure
+from zo_triton.cpu.node_mlp_update import node_mlp_update
 from zo_triton.cpu.node_network import node_mlp_differences
 from zo_triton.cpu.nodes import node_conv2d, node_epilogue, node_linear, node_sample
 from zo_triton.cpu.perturbed_linear import perturbed_linear
@@ -41,6 +43,8 @@ __all__ = [
     "node_gradient",
     "node_linear",
     "node_mlp_differences",
+    "node_mlp_measure",
+    "node_mlp_update",
     "node_sample",
     "one_pool",
     "perturbed_conv2d",

@@ -16,7 +16,7 @@ import math
 
 import numpy as np
 import torch
-from numba import float32, uintp
+from numba import float32, float64, uintp
 from torch import Tensor
 
 from zo_triton.cpu.arrays import as_array
@@ -111,7 +111,7 @@ def _normal_step(a, step):
 @device
 def _long_normal_step(a, step):
     root = math.sqrt(0.5)
-    return float32(0.5 * (math.erf((float(a) + float(step)) * root) - math.erf(float(a) * root)))
+    return float32(0.5 * (math.erf((float64(a) + float64(step)) * root) - math.erf(float64(a) * root)))
 
 
 @device

@@ -10,7 +10,7 @@ import math
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import float32, types, uintp
+from numba import float32, float64, types, uintp
 from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
@@ -40,7 +40,8 @@ def cross_entropy_difference(
     """Same contract as the reference; fastest if ``difference`` lies in memory as [P, C, N]."""
     if difference.numel() == 0:
         return
-    probabilities = as_array(torch.softmax(logits.detach().float(), dim=-1).t().contiguous())
+    logits = logits.detach().float()
+    probabilities = as_array(torch.softmax(logits, dim=-1).t().contiguous())
     lying = difference.transpose(1, 2)
     evaluations, classes, samples = lying.shape
     inner = lying.stride()[1:] == (samples, 1)
@@ -54,19 +55,28 @@ def cross_entropy_difference(
         result.numpy(),
         np.float32(label_smoothing),
     )
-    arguments = result_array, probabilities, moved, target_array, smoothing
+    base = as_array(logits.t().contiguous())
+    arguments = result_array, base, probabilities, moved, target_array, smoothing
     together(_kernel, arguments, evaluations, GRAIN, alone=lying.numel() < SMALL_ELEMENTS)
     if result is not out:
         out.copy_(result)
 
 
 @device
-def _exactly(probabilities, moved, own, highest):
-    """Log of Σ_c p_c·exp(Δ_c - Δ_y) of one sample, in float64 with the largest exponent taken out."""
-    total = 0.0
-    for c in range(probabilities.shape[0]):
-        total += probabilities[c] * math.exp(float(load(moved[c])) - float(own) - float(highest))
-    return float32(float(highest) + math.log(total))
+def _exactly(logits, moved, own):
+    """Σ_c exp(a_c + Δ_c) over Σ_c exp(a_c) as a logarithm, less Δ_y: of one sample, in float64.
+
+    From logits a, since the share of a class may have underflowed that the step makes the largest.
+    """
+    highest, top = -math.inf, -math.inf
+    for c in range(moved.shape[0]):
+        highest = max(highest, float64(logits[c]))
+        top = max(top, float64(logits[c]) + float64(load(moved[c])))
+    before, after = 0.0, 0.0
+    for c in range(moved.shape[0]):
+        before += math.exp(float64(logits[c]) - highest)
+        after += math.exp(float64(logits[c]) + float64(load(moved[c])) - top)
+    return float32((top - highest - float64(own)) + math.log(after / before))
 
 
 @intrinsic
@@ -118,11 +128,11 @@ def _short_steps(context, out, moved, moved_bytes, own, probabilities, probabili
 
 
 @device
-def sample_losses(result, moved, probabilities, target, first, count, smoothing, work):
+def sample_losses(result, moved, logits, probabilities, target, first, count, smoothing, work):
     """Loss differences of one evaluation for the samples first … first + count - 1, written there in result.
 
-    moved: their logit differences [at least C, at least count], float32 or uint16. probabilities [C, N],
-    target [N]: of all samples. work: float32 [4, at least count], scratch.
+    moved: their logit differences [at least C, at least count], float32 or uint16. Of all samples: logits
+    [at least C, at least N], probabilities [C, N], target [N]. work: float32 [4, at least count], scratch.
     """
     classes, at = probabilities.shape[0], uintp(first)
     own, total = work[0], work[1]
@@ -143,11 +153,11 @@ def sample_losses(result, moved, probabilities, target, first, count, smoothing,
         for n in range(done):
             result[at + uintp(n)] = log1p(total[n])
     if done < count:
-        _long_steps(result, moved, probabilities, first, done, count, smoothing, work)
+        _long_steps(result, moved, logits, probabilities, first, done, count, smoothing, work)
 
 
 @routine
-def _long_steps(result, moved, probabilities, first, start, stop, smoothing, work):
+def _long_steps(result, moved, logits, probabilities, first, start, stop, smoothing, work):
     """The same for the samples first + start … first + stop - 1, for steps of any length.
 
     work[0]: the logit difference of each one's own class.
@@ -171,14 +181,14 @@ def _long_steps(result, moved, probabilities, first, start, stop, smoothing, wor
         # Long steps need no protection from cancellation, but the sum above may overflow, or cancel against
         # the 1 in log1p; a NaN takes this way too and stays one.
         if not (highest[n] < _LARGE and total[n] > _NEARLY_ALL):
-            exact = _exactly(probabilities[:, first + n], moved[:, n], own[n], highest[n])
+            exact = _exactly(logits[:classes, first + n], moved[:classes, n], own[n])
             result[first + n] = exact - smoothing * mean[n] / float32(classes)
 
 
 @shared
-def _kernel(out, probabilities, difference, target, smoothing, start, stop):
-    """Evaluations start … stop - 1: out [P, N], probabilities [C, N], difference [P, at least C, N]."""
+def _kernel(out, logits, probabilities, difference, target, smoothing, start, stop):
+    """Evaluations start … stop - 1: out [P, N], logits and probabilities [C, N], difference [P, at least C, N]."""
     samples = probabilities.shape[1]
     work = np.empty((4, samples), np.float32)
     for p in range(start, stop):
-        sample_losses(out[p], difference[p], probabilities, target, 0, samples, smoothing, work)
+        sample_losses(out[p], difference[p], logits, probabilities, target, 0, samples, smoothing, work)

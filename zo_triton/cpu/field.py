@@ -160,13 +160,13 @@ def _orthogonal_words(out, row_block, word, index, key):
                 sign, place = source[at + uintp(column)], uint32(line + uint32(32 * column))
                 target = out[:, row, column]
                 for k in range(count):
-                    target[k] = sign ^ patterns[k] ^ inverted(chosen[k], place)
+                    target[k] = sign ^ patterns[k] ^ inverted(chosen[k], place, key)
         else:
             for k in range(count):
                 target, own, pattern = out[k, row], chosen[k], patterns[k]
                 for column in range(width):
                     place = uint32(line + uint32(32) * uint32(column))
-                    target[column] = source[at + uintp(column)] ^ pattern ^ inverted(own, place)
+                    target[column] = source[at + uintp(column)] ^ pattern ^ inverted(own, place, key)
 
 
 @device

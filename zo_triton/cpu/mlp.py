@@ -32,7 +32,7 @@ from zo_triton.cpu.mlp_plan import (
     draw_group,
     plan,
 )
-from zo_triton.cpu.scalars import expm1
+from zo_triton.cpu.scalars import exp
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.signs import TABLES, floats_for, lines, part, sign_product, to_line
 from zo_triton.cpu.threads import thread_count, together
@@ -141,7 +141,7 @@ def base_softmax(probabilities, logits, first, count, highest, total):
     for c in range(classes):
         source, target = logits[c], probabilities[c]
         for n in range(count):
-            target[at + uintp(n)] = float32(1.0) + expm1(source[at + uintp(n)] - highest[n])
+            target[at + uintp(n)] = exp(source[at + uintp(n)] - highest[n])
             total[n] += target[at + uintp(n)]
     for c in range(classes):
         target = probabilities[c]
@@ -211,6 +211,7 @@ def passes(
     flat, at = part(space, at, parts[10])
     drawn = flat.view(np.uint32).reshape(draws.shape)
     work[4] = float32(0.0)
+    logits = terms[0, layout[depth - 1, ROW_AT] :]
     for layer in range(depth):
         if ids[0, layer] < 0:  # nothing else writes there
             first_total = GROUP * layout[layer, PADDED_ROW_AT]
@@ -248,7 +249,9 @@ def passes(
                     if residual.size > 0:
                         _squared_errors(out[p], here, residual, sample, valid)
                     else:
-                        sample_losses(out[p], here, probabilities, target, sample, valid, smoothing, work)
+                        sample_losses(
+                            out[p], here, logits, probabilities, target, sample, valid, smoothing, work
+                        )
 
 
 @device

@@ -115,5 +115,5 @@ def _draw_orthogonal(signs, drawn, draws, first_index, count, key):
         for lane in range(4):
             for i in range(blocks):
                 down = uint32(lane) * draws[ROW_STEP, i]
-                turned = pattern ^ inverted(row, uint32(columns[i] + uint32(32) * down))
+                turned = pattern ^ inverted(row, uint32(columns[i] + uint32(32) * down), key)
                 signs[places[i] + down] = drawn[lane, i] ^ turned

@@ -39,8 +39,8 @@ def node_gradient(
     given, alone = coefficients.detach().float(), out.numel() < SMALL_RESULT
     if directions.order is None:
         values = given.T.contiguous().numpy()
-        arguments = result.numpy(), values, samples, noise.word, noise.direction, noise.key
-        together(_sums_kernel, arguments, -(-samples // 4), alone=alone)
+        sums = result.numpy(), values, samples, noise.word, noise.direction, noise.key
+        together(_sums_kernel, sums, -(-samples // 4), alone=alone)
     else:
         arguments = (
             result.numpy(), given.contiguous().numpy(), samples, directions.order, noise.rows, noise.first,

@@ -16,10 +16,10 @@ from numba import float32, types, uint32, uint64, uintp
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from zo_triton import hadamard
 from zo_triton.cpu.activation import NONE, RELU, activate
 from zo_triton.cpu.compiling import device, kernel, routine
-from zo_triton.cpu.field import philox_words, sign_words
+from zo_triton.cpu.field import key_of, philox_words, sign_words
+from zo_triton.cpu.orthogonal import inverted, pattern_of, row_of
 from zo_triton.cpu.scalars import load, store
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.vectors import (
@@ -28,18 +28,14 @@ from zo_triton.cpu.vectors import (
     broadcast,
     load_bfloat16,
     load_vector,
-    population_count,
     store_bfloat16,
     store_vector,
 )
 from zo_triton.directions import PART_NODES, Directions, tensor_word
+from zo_triton.hadamard import SHARED_DIRECTION
 
 ACTIVATED = 2048
 """Columns that go through an activation at a time, a multiple of 32: all it reads and writes stays near."""
-
-_ONE_BY_ONE = np.arange(32, dtype=np.uint32)
-_PATTERNS = (hadamard.parity(_ONE_BY_ONE[:, None] & _ONE_BY_ONE) << _ONE_BY_ONE).sum(1, dtype=np.uint32)
-"""Bit b of word i: whether i & b has an odd number of bits."""
 
 
 class NodeNoise(NamedTuple):
@@ -72,18 +68,24 @@ def node_noise(
     words = np.empty((0 if directions.order is None else -(-samples // 4) * 4, width), np.uint32)
     word = tensor_word(application, PART_NODES)
     if words.size:
-        _draw_kernel(words, word, hadamard.SHARED_DIRECTION, key)
+        _draw_kernel(words, word, SHARED_DIRECTION, key)
     return NodeNoise(words, rows, first & 0xFFFFFFFF, word, directions.first, key)
 
 
 @lru_cache(maxsize=8)
 def rows_and_key(directions: Directions) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the Hadamard matrix, uint32 [K], and the generator's key; a step's layers share them."""
-    orthogonal = directions.order is not None
-    rows = hadamard.rows(directions) if orthogonal else np.zeros(directions.num, np.uint32)
-    seed = directions.seed
-    key = np.array([seed & 0xFFFFFFFF, seed >> 32, directions.step, directions.rounds], np.uint32)
+    rows, key = np.zeros(directions.num, np.uint32), key_of(directions)
+    if directions.order is not None:
+        _rows_kernel(rows, directions.first, key)
     return rows, key
+
+
+@kernel
+def _rows_kernel(rows, first, key):
+    """The rows of the directions from ``first`` on, uint32 [K]."""
+    for k in range(rows.size):
+        rows[k] = row_of(first + k, key)
 
 
 @kernel
@@ -106,25 +108,17 @@ def draw_words(words, row_block, word, direction, key):
 
 
 @device
-def odd(word):
-    """All bits set if an odd number of the word's is, else none."""
-    return uint32(uint32(0) - (population_count(word) & uint32(1)))
-
-
-@device
-def entry_word(row, column):
-    """Bit b: whether the entry at ``row`` and ``column + b`` is -1; uint32 all of them."""
-    inside, pattern = column & uint32(31), _PATTERNS[row & uint32(31)]
-    block = column - inside
-    low, high = pattern ^ odd(row & block), pattern ^ odd(row & uint32(block + uint32(32)))
-    return uint32((uint64(high) << uint64(32) | uint64(low)) >> uint64(inside))
-
-
-@device
 def write_entries(entries, row, first):
-    """Packed entries of one row from column ``first`` on: uint32 [words]."""
+    """Packed entries of one row from column ``first`` on, bit 1 for -1: uint32 [words]."""
+    pattern = pattern_of(row)
+    inside = uint32(first) & uint32(31)
+    block = uint32(uint32(first) - inside)
+    low = uint32(pattern ^ inverted(row, block))
     for i in range(entries.size):
-        entries[i] = entry_word(row, uint32(first) + uint32(LANES * i))
+        block = uint32(block + uint32(LANES))
+        high = uint32(pattern ^ inverted(row, block))
+        entries[i] = uint32((uint64(high) << uint64(32) | uint64(low)) >> uint64(inside))
+        low = high
 
 
 @shared

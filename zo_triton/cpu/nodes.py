@@ -200,7 +200,7 @@ def _layer(
 ) -> _Layer:
     """One call; a sample has ``each`` values at most on its way."""
     flat = as_array(out.view(len(out), samples, -1))
-    terms = (_NOTHING,) * 3
+    terms: tuple[np.ndarray, ...] = (_NOTHING,) * 3
     if activation != "none":
         assert base_output is not None
         z = base_output.detach().float().flatten()
@@ -211,7 +211,7 @@ def _layer(
     if len(out) == 1 and samples > 4:
         run = min(run, -(-samples // 8) * 4)  # two runs at least, for two threads
     sides = steps.size // directions.num
-    return _Layer(flat, noise, steps, sides, terms, NAMES.index(activation), run)  # type: ignore[arg-type]
+    return _Layer(flat, noise, steps, sides, terms, NAMES.index(activation), run)
 
 
 def _product_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -3,7 +3,7 @@
 A word is 32 signs whose column indices begin at a multiple of 32: its matrix entries are the pattern of the row's
 five lowest bits, all inverted if the rest of the row and of the column have an odd number of bits in common. See
 :mod:`zo_triton.hadamard`. The key holds, behind what the generator takes, M - 1, the shift and the four words of
-the rows' permutation, and the column index of each tensor's first element, modulo 2³².
+the rows' permutation, the shift that folds columns, and each tensor's first column index, modulo 2³².
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from zo_triton.directions import MAX_TENSORS, Directions
 GENERATOR = 4
 """Words of the key that the generator takes: the two halves of the seed, the step, the number of rounds."""
 
-OFFSETS_AT = GENERATOR + 6
+FOLD_AT = GENERATOR + 6
+OFFSETS_AT = FOLD_AT + 1
 """Where in the key the tensors' first columns begin."""
 
 _LOWEST_BIT = (
@@ -34,7 +35,7 @@ _LOWEST_BIT = (
 
 
 def orthogonal_key(directions: Directions) -> np.ndarray:
-    """The whole key: uint32 [10 + tensors]. Nothing may write to it."""
+    """The whole key: uint32 [11 + tensors]. Nothing may write to it."""
     assert directions.order is not None
     return _key(
         directions.seed, directions.step, directions.rounds, directions.order, directions.offsets,
@@ -48,9 +49,8 @@ def _key(
 ) -> np.ndarray:
     shift = max(1, order.bit_length() // 2)
     columns = [offset % 2**32 for offset in offsets]
-    return np.array(
-        [seed & 0xFFFFFFFF, seed >> 32, step, rounds, order - 1, shift, *row_key, *columns], np.uint32
-    )
+    generator = seed & 0xFFFFFFFF, seed >> 32, step, rounds
+    return np.array([*generator, order - 1, shift, *row_key, hadamard.fold_shift(order), *columns], np.uint32)
 
 
 @device
@@ -75,8 +75,9 @@ def pattern_of(row):
 
 
 @device
-def inverted(row, column):
-    """All bits set where the entry at this column, a multiple of 32, is -1; none where it is 1."""
+def inverted(row, column, key):
+    """All bits set where the entry at this column index, a multiple of 32, is -1; none where it is 1."""
+    column ^= ((column & uint32(0x7FFFFFFF)) >> key[FOLD_AT]) & uint32(31)
     return uint32(uint32(0) - (population_count(uint32(row & column)) & uint32(1)))
 
 

@@ -11,16 +11,16 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import carray, float32, int32, int64, types, uint32, uintp
+from numba import carray, float32, int64, types, uintp
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from zo_triton.cpu.activation import _tanh as tanh
 from zo_triton.cpu.activation import activate_simply
 from zo_triton.cpu.compiling import device, routine
-from zo_triton.cpu.scalars import _LN2_HIGH, _LN2_LOW, _LOG2_E, _ROUNDER, EXPM1, expm1, load, log, store
+from zo_triton.cpu.scalars import EXP_HIGHEST, exp, expm1, load, log, store
 from zo_triton.cpu.sharing import shared
-from zo_triton.cpu.vectors import float_from_bits, fma, sum_of_32_doubles
+from zo_triton.cpu.vectors import fma, sum_of_32_doubles
 
 OPERATIONS = (
     "constant", "copy", "add", "sub", "mul", "div", "fma", "maximum", "minimum", "add_number", "mul_number",
@@ -52,7 +52,7 @@ DIRECT, COPIED, BYTES, BFLOAT16 = range(4)
 
 _ONE, _ZERO, _NAN = np.float32(1.0), np.float32(0.0), np.float32(np.nan)
 _INFINITY = np.float32(np.inf)
-_EXP_HIGHEST, _EXP_LOWEST, _TINY = np.float32(88.72283), np.float32(-86.5), np.float32(1.17549435e-38)
+_TINY = np.float32(1.17549435e-38)
 
 
 @intrinsic
@@ -71,24 +71,8 @@ def _floats(address, count):
 
 
 @device
-def _exp(x):
-    """e^x; zero where it would be smaller than normal numbers are."""
-    inside = min(max(x, _EXP_LOWEST), _EXP_HIGHEST)
-    n = fma(inside, _LOG2_E, _ROUNDER) - _ROUNDER
-    r = fma(n, -_LN2_LOW, fma(n, -_LN2_HIGH, inside))
-    p = EXPM1[0]
-    for i in range(1, len(EXPM1)):
-        p = fma(p, r, EXPM1[i])
-    half = float_from_bits(uint32(int32(n) + int32(126)) << uint32(23))
-    y = fma(half, fma(p * r, r, r), half) * float32(2.0)
-    y = y if x >= _EXP_LOWEST else _ZERO
-    y = y if x <= _EXP_HIGHEST else _INFINITY
-    return y if x == x else x
-
-
-@device
 def _expm1(x):
-    y = _INFINITY if x > _EXP_HIGHEST else expm1(x)
+    y = _INFINITY if x > EXP_HIGHEST else expm1(x)
     return y if x == x else x
 
 
@@ -210,7 +194,7 @@ def _execute(code, numbers, first, last, where, rows, features):
                 out[j] = _ONE / math.sqrt(a[j])
         elif op == EXP:
             for j in range(count):
-                out[j] = _exp(a[j])
+                out[j] = exp(a[j])
         elif op == EXPM1_CODE:
             for j in range(count):
                 out[j] = _expm1(a[j])
@@ -225,7 +209,7 @@ def _execute(code, numbers, first, last, where, rows, features):
                 out[j] = _tanh(a[j])
         elif op == SIGMOID:
             for j in range(count):
-                out[j] = _ONE / (_ONE + _exp(-a[j]))
+                out[j] = _ONE / (_ONE + exp(-a[j]))
         elif op == ROW_SUM:
             _row_sums(where[code[i, 1]], where[code[i, 2]], rows, features)
         elif op == SPREAD:

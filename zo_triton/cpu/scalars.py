@@ -19,6 +19,10 @@ _LOG2_E = np.float32(1.44269504)
 _ROUNDER = np.float32(12582912.0)  # 1.5·2²³: adding it leaves an integer in the low mantissa bits
 _SQRT_HALF = np.float32(0.70710678)
 _TWO_PI = np.float32(6.2831853)
+_EXP_LOWEST, _ZERO, _INFINITY = np.float32(-86.5), np.float32(0.0), np.float32(np.inf)
+
+EXP_HIGHEST = np.float32(88.72283)
+"""Beyond it e^x is no float32."""
 
 EXPM1 = tuple(
     np.float32(c)
@@ -47,6 +51,22 @@ def expm1(x):
     # 2^127 is the largest power there is: scale in two steps so that e^88 does not overflow on the way.
     half = float_from_bits(uint32(int32(n) - int32(1) + int32(127)) << uint32(23))
     return fma(half, small, half - float32(0.5)) * float32(2.0)
+
+
+@device
+def exp(x):
+    """e^x, relative error below 2e-7; zero where it would be smaller than normal numbers are."""
+    inside = min(max(x, _EXP_LOWEST), EXP_HIGHEST)
+    n = fma(inside, _LOG2_E, _ROUNDER) - _ROUNDER
+    r = fma(n, -_LN2_LOW, fma(n, -_LN2_HIGH, inside))
+    p = EXPM1[0]
+    for i in range(1, len(EXPM1)):
+        p = fma(p, r, EXPM1[i])
+    half = float_from_bits(uint32(int32(n) + int32(126)) << uint32(23))
+    y = fma(half, fma(p * r, r, r), half) * float32(2.0)
+    y = y if x >= _EXP_LOWEST else _ZERO
+    y = y if x <= EXP_HIGHEST else _INFINITY
+    return y if x == x else x
 
 
 @device

@@ -107,6 +107,8 @@ class BasePass:
         if mode.nodes is not None:
             self._functions = mode.nodes.functions
         if self._recorder is not None:
+            if mode.written.changed_unseen():
+                self._recorder.give_up("an array was changed that shares its memory with a tensor")
             self._tape = self._recorder.finished(value)
         return found
 

@@ -6,7 +6,7 @@ the last reader may overwrite it; and ``Entry.exclusive`` says that no other ent
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 from weakref import KeyedRef
 
@@ -27,6 +27,10 @@ class Pending(Protocol):
     @property
     def owned(self) -> bool:
         """Whether the difference that it makes lies in memory of its own."""
+        ...
+
+    def bases(self) -> Iterable[Tensor]:
+        """The base results that computing it would read."""
         ...
 
     def resolve(self, mode: DifferenceMode) -> Tensor:
@@ -68,6 +72,10 @@ class Entry:
         """Whether computing it would read base results that may be overwritten meanwhile."""
         return self.lazy is not None and self.lazy.reads
 
+    def bases(self) -> Iterable[Tensor]:
+        """The base results that computing it would read."""
+        return () if self.lazy is None else self.lazy.bases()
+
     def forget(self) -> None:
         """The table no longer reads this entry: its base tensor died or was overwritten."""
         self.reference = None
@@ -106,6 +114,10 @@ class Symbol:
         """Whether it has the parameter's own elements in the parameter's own shape."""
         return not self.transposed and not self.batch
 
+    def bases(self) -> Iterable[Tensor]:
+        """None: it is drawn."""
+        return ()
+
     def resolve(self, mode: DifferenceMode) -> Tensor:
         """sε·z of the parameter, [P, *shape]."""
         difference = mode.materialise(self.tensor_id, self.parameter)
@@ -140,6 +152,10 @@ class Viewed:
     def reads(self) -> bool:
         """As the source does."""
         return self.source is not None and self.source.reads
+
+    def bases(self) -> Iterable[Tensor]:
+        """As the source does."""
+        return () if self.source is None else self.source.bases()
 
     def resolve(self, mode: DifferenceMode) -> Tensor:
         """The difference, in the memory of the source's."""

@@ -89,26 +89,30 @@ def difference(
     results = [base] if isinstance(base, Tensor) else list(base) if isinstance(base, (list, tuple)) else []
     _check_holds_differences(function, base, results)
     floating = [isinstance(each, Tensor) and _is_continuous(each) for each in results]
-    if not any(floating):
+    leaves, structure = tree_flatten((args, kwargs))
+    tensors = {position: leaf for position, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
+    changed = {
+        position
+        for position, leaf in tensors.items()
+        if versions and versions.get(id(leaf)) != _version(leaf)
+    }
+    nothing_returned = not any(floating)
+    for position in changed:
+        leaf = tensors[position]
+        if mode.carries((leaf,)) or (nothing_returned and _is_continuous(leaf)):
+            raise ValueError(
+                f"{name_of(function)} changes a tensor in place that depends on the trained parameters; use a "
+                "form that returns a new tensor."
+            )
+    if nothing_returned:
         return None
     _announce(mode, function)
-    leaves, structure = tree_flatten((args, kwargs))
     carried: dict[int, Tensor] = {}
-    changed = set()
-    for position, leaf in enumerate(leaves):
-        if not isinstance(leaf, Tensor):
-            continue
+    for position, leaf in tensors.items():
         its_difference = mode.difference(leaf)
-        if versions and versions.get(id(leaf)) != _version(leaf):
-            changed.add(position)
         if its_difference is not None:
             mode.reserve(leaf.numel())
             carried[position] = its_difference
-    if not changed.isdisjoint(carried):
-        raise ValueError(
-            f"{name_of(function)} changes a tensor in place that depends on the trained parameters; use a "
-            "form that returns a new tensor."
-        )
     mode.reserve(
         max(each.numel() for each, is_floating in zip(results, floating, strict=True) if is_floating)
     )

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from zo_triton.difference.nodes import Application, Losses, Mask, NodePlan, Nodes, layer_sizes
 from zo_triton.difference.plan import RestartError
+from zo_triton.directions import Directions
 from zo_triton.ops import engines
 
 if TYPE_CHECKING:
@@ -43,13 +44,13 @@ def is_due(step: int) -> bool:
     return step % CHECKED_EVERY == 0 or step & (step - 1) == 0
 
 
-def settle(mode: DifferenceMode, nodes: Nodes, num: int, probe: Probe, again: bool) -> None:
+def settle(mode: DifferenceMode, nodes: Nodes, directions: Directions, probe: Probe, again: bool) -> None:
     """Starts again unless the run was what it should be: samples told apart, layers where they belong.
 
     Args:
         mode: The mode of the run.
         nodes: What it remembers.
-        num: K, of the whole step.
+        directions: Of the whole step.
         probe: Measures what depends on what.
         again: Look once more at a program that is known.
 
@@ -73,7 +74,7 @@ def settle(mode: DifferenceMode, nodes: Nodes, num: int, probe: Probe, again: bo
     if any(each.node.samples != samples for each in nodes.applications):
         _again(mode, replace(plan, samples=samples))
     if plan.choose is not None and not plan.chosen:
-        moved = plan.choose(layer_sizes(nodes.applications), samples, num)
+        moved = plan.choose(layer_sizes(nodes), samples, directions)
         _again(mode, replace(plan, weights=plan.weights | moved, chosen=True))
     program = nodes.program
     if program not in plan.known:
@@ -94,23 +95,21 @@ def settle(mode: DifferenceMode, nodes: Nodes, num: int, probe: Probe, again: bo
 
 
 def _has_changed(nodes: Nodes, losses: Losses, samples: int, probe: Probe) -> bool:
-    """Whether noise on the later tokens of half the samples moves any other loss: one look, at random."""
+    """Whether noise on later tokens of a random half of the samples moves other losses, or of the other half."""
     device, directions = losses.differences.device, nodes.directions
     tokens = losses.differences[0].numel() // samples
-    draw = torch.Generator().manual_seed(directions.seed ^ directions.step)
-    half = torch.rand(samples, generator=draw).argsort() < max(1, samples // 2)
+    draw = torch.Generator().manual_seed((directions.seed ^ directions.step) % 2**63)
+    half = torch.rand(samples, generator=draw).argsort() < samples // 2
     causal = nodes.causal
-    first = 0
-    if causal and tokens > 1:
-        first = int(torch.randint(1, tokens, (), generator=draw))
-    kept = (half[:, None] & (torch.arange(tokens) >= first)).float().unsqueeze(0).to(device)
-    everything = frozenset(range(len(nodes.applications)))
+    first = int(torch.randint(1, tokens, (), generator=draw)) if causal and tokens > 1 else 0
+    halves = torch.stack([half, ~half])[: 2 if samples > 1 else 1]
+    kept = (halves[:, :, None] & (torch.arange(tokens) >= first)).float().to(device)
+    others = frozenset(range(len(nodes.applications))) - causal
     found = []
-    for only, mask in ((causal, kept), (everything - causal, kept.amax(2, keepdim=True))):
-        if only:
-            moved = probe(Mask(mask, 0.0, only)).view(1, samples, tokens).abs()
-            own = mask.bool().expand(-1, -1, tokens)
-            found.append(_beyond(moved, own))
+    for only, mask in ((causal, kept), (others, kept.amax(2, keepdim=True))):
+        if only and (samples > 1 or first):
+            moved = probe(Mask(mask, 0.0, only)).view(-1, samples, tokens).abs()
+            found.append(_beyond(moved, mask.bool().expand(-1, -1, tokens)))
     return any(found)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from zo_triton.difference import fallback
 from zo_triton.difference.entries import Entry, storage_of
 from zo_triton.difference.placing import placed, places
-from zo_triton.difference.registry import HANDLERS, Handler, named
+from zo_triton.difference.registry import HANDLERS, Handler, has_complex, named
 from zo_triton.difference.tape import Recorder
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ _RESHAPING = {"t_", "transpose_", "swapaxes_", "swapdims_", "squeeze_", "unsquee
 """The memory stays as it is, and the tensor looks at it in another way."""
 _REHOUSING = {"set_", "resize_", "resize_as_", "apply_", "map_", "map2_"}
 """Other memory takes the place of the tensor's own, or Python computes it."""
+_COMPLEX = "writes to a complex tensor or reads one"
 _REMEDY = "use a form that returns a new tensor"
 
 
@@ -71,12 +72,12 @@ def with_target(mode: DifferenceMode, function: Callable, args: tuple, kwargs: d
         target = functional.pop("out")
     if not _concerns(mode, function, target, args, functional):
         return function(*args, **kwargs)
+    if has_complex(args, kwargs):
+        _refuse(function, _COMPLEX)
     result = HANDLERS.get(function, fallback.handle)(mode, function, args, functional)
     for each, its_result in (
         ((target, result),) if isinstance(target, Tensor) else zip(target, result, strict=True)
     ):
-        if each.is_complex():
-            _refuse(function, "writes to a complex tensor")
         if each.numel() == 0:
             each.resize_(its_result.shape)
         _store(mode, function, each, its_result)
@@ -91,8 +92,8 @@ def _overwrite(mode: DifferenceMode, function: Callable, name: str, args: tuple,
         return function(*args, **kwargs)
     if not isinstance(target, Tensor):
         _refuse(function, "writes to several tensors at once")
-    if target.is_complex():
-        _refuse(function, "writes to a complex tensor")
+    if has_complex(args, kwargs):
+        _refuse(function, _COMPLEX)
     if not target.is_floating_point():  # as by .long(): integers carry nothing
         _prepare(mode, target)
         return function(*args, **kwargs)

@@ -110,12 +110,9 @@ class DifferenceMode(TorchFunctionMode):
         has_target = kwargs.get("inplace") is True or kwargs.get("out") is not None
         if kwargs and not has_target:
             kwargs = spelled(func, kwargs)
-        if self.complex and has_complex(args, kwargs):
-            rules = {} if has_target else COMPLEX
-            return self._unwatched(rules.get(func, fallback.handle), func, args, kwargs)
         if has_target:
             return self._unwatched(inplace.with_target, func, args, kwargs)
-        handle = HANDLERS.get(func)
+        handle = (COMPLEX if self.complex and has_complex(args, kwargs) else HANDLERS).get(func)
         if handle is None:
             handle = _WITHOUT_RULE.get(func)
             if handle is None:
@@ -284,6 +281,8 @@ class DifferenceMode(TorchFunctionMode):
         entry.readers += 1
         entry.reference = KeyedRef(base, self._dropped, key)
         self.entries[key] = entry
+        if entry.reads and self.written.has_lent(entry.bases()):
+            self.resolve(entry)
 
     def remove(self, base: Tensor) -> None:
         """The tensor lives on, but is overwritten: it no longer carries its difference."""
@@ -382,6 +381,13 @@ class DifferenceMode(TorchFunctionMode):
     def remember(self, target: Any) -> None:
         """Keeps what a tensor holds that the closure is about to write."""
         self.written.remember(target)
+
+    def lend(self, tensor: Tensor) -> None:
+        """Something else than torch gets hold of the tensor's memory: what reads it doesn't wait any longer."""
+        self.written.lend(tensor)
+        for entry in list(self.entries.values()):
+            if entry.reads and self.written.has_lent(entry.bases()):
+                self.resolve(entry)
 
     def close(self) -> None:
         """Drops every entry: table and callbacks refer to each other, and the callbacks to the mode."""

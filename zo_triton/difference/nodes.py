@@ -27,8 +27,9 @@ from zo_triton.ops import Node
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
 
-Choose = Callable[[Sequence["LayerSize"], int, int], frozenset[int]]
-"""From the layers' sizes, N and K to the ids of the parameters that had better be perturbed themselves."""
+Choose = Callable[[Sequence["LayerSize"], int, Directions], frozenset[int]]
+"""From the layers' sizes, N and the directions to the ids of the parameters that had better be perturbed
+themselves."""
 
 
 MOST_PROGRAMS = 16
@@ -40,13 +41,16 @@ class LayerSize(NamedTuple):
 
     Attributes:
         ids: Tensor ids of its weight and its bias, those that are trained.
-        nodes: Q, nodes of a sample, in all its applications.
+        nodes: Q, nodes of a sample, in all its applications; 0 of a parameter that is perturbed itself anyhow.
         elements: Weights and biases.
+        input_square: Mean over the nodes of the squared inputs that a node's weights meet, plus 1 for a trained
+            bias.
     """
 
     ids: tuple[int, ...]
     nodes: int
     elements: int
+    input_square: float
 
 
 @dataclass(frozen=True)
@@ -120,12 +124,32 @@ class Application:
         """Tensor ids of what is trained of the layer."""
         return tuple(each for each in (self.weight_id, self.bias_id) if each >= 0)
 
-    def gradients(self, of_nodes: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """The layer's share of the gradient, id by id, as backpropagation has it of ∂L/∂output [N, Q]."""
+    def input_square(self) -> float:
+        """Mean over the nodes of the squared inputs that a node's weights meet, plus 1 for a trained bias."""
+        square = 1.0 if self.bias_id >= 0 else 0.0
+        if self.weight_id < 0:
+            return square
+        squares = self.input.float().square()
+        if self.convolution is None:
+            return square + float(squares.sum(-1).mean())
+        met = torch.ops.aten.convolution(squares, torch.ones_like(self.weight), None, *self.convolution)
+        return square + float(met.mean())
+
+    def gradients(self, of_nodes: Tensor, bad: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
+        """The layer's share of the gradient, id by id, as backpropagation has it of ∂L/∂output.
+
+        Args:
+            of_nodes: [N, Q] float32, zero for the samples that are left out.
+            bad: [N] bool, those samples, whose inputs may not be finite; None if there are none.
+        """
+        input = self.input
+        if bad is not None:
+            apart = input.reshape(len(bad), -1)
+            input = apart.masked_fill(bad[:, None], 0).view(input.shape)
         if self.convolution is None:
             rows = of_nodes.reshape(-1, self.shape[-1])
             if self.weight_id >= 0:
-                given = self.input.to(rows.dtype)
+                given = input.to(rows.dtype)
                 yield self.weight_id, given.mT @ rows if self.transposed else rows.mT @ given
             if self.bias_id >= 0:
                 yield self.bias_id, rows.sum(0)
@@ -133,7 +157,7 @@ class Application:
         outputs = of_nodes.reshape(self.shape)
         if self.weight_id >= 0:
             _, gradient, _ = torch.ops.aten.convolution_backward(
-                outputs, self.input, self.weight, None, *self.convolution, (False, True, False)
+                outputs, input, self.weight, None, *self.convolution, (False, True, False)
             )
             yield self.weight_id, gradient
         if self.bias_id >= 0:
@@ -352,21 +376,30 @@ class Nodes:
         return (mask.eps * noise).reshape(change.shape).to(change.dtype)
 
 
-def layer_sizes(applications: Sequence[Application]) -> list[LayerSize]:
-    """The layers behind the applications; those that share a parameter are one."""
-    layers: list[tuple[set[int], int]] = []
-    sizes = {}
-    for application in applications:
-        ids, nodes = set(application.ids), application.positions
-        if application.weight_id >= 0:
-            sizes[application.weight_id] = application.weight.numel()
-        if application.bias_id >= 0:
-            sizes[application.bias_id] = application.shape[1 if application.convolution is not None else -1]
+def layer_sizes(nodes: Nodes) -> list[LayerSize]:
+    """The layers behind a run's applications; those that share a parameter are one.
+
+    Parameters that are perturbed themselves come last, one by one.
+    """
+    layers: list[tuple[set[int], list[Application]]] = []
+    for application in nodes.applications:
+        ids, together = set(application.ids), [application]
         apart = []
-        for others, their_nodes in layers:
+        for others, theirs in layers:
             if ids & others:
-                ids, nodes = ids | others, nodes + their_nodes
+                ids, together = ids | others, theirs + together
             else:
-                apart.append((others, their_nodes))
-        layers = [*apart, (ids, nodes)]
-    return [LayerSize(tuple(sorted(ids)), nodes, sum(sizes[each] for each in ids)) for ids, nodes in layers]
+                apart.append((others, theirs))
+        layers = [*apart, (ids, together)]
+    sizes = [shape.numel() for shape in nodes.shapes]
+    found = [
+        LayerSize(
+            tuple(sorted(ids)),
+            sum(each.positions for each in together),
+            sum(sizes[i] for i in ids),
+            sum(each.positions * each.input_square() for each in together)
+            / sum(each.positions for each in together),
+        )
+        for ids, together in layers
+    ]
+    return found + [LayerSize((i,), 0, sizes[i], 1.0) for i in sorted(nodes.weights)]

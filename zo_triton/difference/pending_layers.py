@@ -62,6 +62,11 @@ class PendingLayer:
         """Whether it reads base results: not if nobody will ask for it any more."""
         return not self.spent
 
+    def bases(self) -> Iterator[Tensor]:
+        """The base results that it reads, itself or on the way to its input."""
+        yield from (each for each in (self.base, self.weight) if each is not None)
+        yield from () if self.source is None else self.source.bases()
+
     def resolve(self, mode: DifferenceMode) -> Tensor:
         """The pre-activation's difference, [P, *shape]; the layer lets go of its input."""
         difference = self.compute(mode, "none", None)
@@ -292,6 +297,11 @@ class PendingActivation:
         self.activation = activation
         self.base: Tensor | None = base
         source.readers += 1
+
+    def bases(self) -> Iterator[Tensor]:
+        """The base results that it reads, itself or on the way to the pre-activation."""
+        yield from () if self.base is None else (self.base,)
+        yield from () if self.source is None else self.source.bases()
 
     def resolve(self, mode: DifferenceMode) -> Tensor:
         """f(x + δ) − f(x), [P, *shape]: by the layer's own epilogue if it is still pending."""

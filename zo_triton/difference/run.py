@@ -109,7 +109,7 @@ def propagate(
     plan: Plan | None = None,
     accept: Callable[[Tensor, Tensor], None] | None = None,
     period: int | None = None,
-    whole: int | None = None,
+    whole: Directions | None = None,
     part: int = 0,
 ) -> Propagation:
     """:func:`differences` for a caller that asks for those of one closure again and again; raises what that does.
@@ -127,7 +127,7 @@ def propagate(
             put back as well.
         period: No chunk crosses a multiple of so many directions, so that each run of them is evaluated bit for
             bit as it would be alone.
-        whole: K of the whole step, where these directions are a share of it.
+        whole: The directions of the whole step, where these are a share of it.
         part: Which part of the batch this is: each has signs of its own on layers' outputs.
     """
     params = list(params)
@@ -171,7 +171,7 @@ def propagate(
                 value = base if value is None else _check_same(value, base)
                 if nodes is not None and not engines.is_replayable():
                     probe = partial(_probe, base_pass, params, shapes, some, evaluation, plan, budget)
-                    settle(mode, nodes, whole or directions.num, probe, again)
+                    settle(mode, nodes, whole or directions, probe, again)
                 if stop == directions.num:
                     found = torch.cat([*parts, piece]) if parts else piece
                     found = found.view(directions.num, *(() if sides == 1 else (2,)), *piece.shape[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ class Written:
 
     def __init__(self) -> None:
         self._before: dict[int, tuple[StorageWeakRef, Tensor]] = {}
+        self._lent: set[int] = set()
 
     def remember(self, target: Any) -> None:
         """Keeps what a tensor's memory holds that is about to be written; anything else is no business of it."""
@@ -31,6 +33,23 @@ class Written:
             storage = target.untyped_storage()
             self._before[address] = StorageWeakRef(storage), _bytes_of(storage).clone()
 
+    def lend(self, tensor: Tensor) -> None:
+        """Something else than torch may write to a tensor's memory from now on, of which nobody will hear."""
+        self.remember(tensor)
+        self._lent.update({address_of(tensor)} - {0})
+
+    def has_lent(self, tensors: Iterable[Tensor]) -> bool:
+        """Whether one of the tensors looks at memory that may change without a word."""
+        return bool(self._lent) and any(address_of(tensor) in self._lent for tensor in tensors)
+
+    def changed_unseen(self) -> bool:
+        """Whether memory that was lent isn't what it was."""
+        found = (self._before[address] for address in self._lent if address in self._before)
+        return any(
+            not reference.expired() and not torch.equal(_bytes_at(reference), before)
+            for reference, before in found
+        )
+
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor looks at memory that :meth:`undo` will write to."""
         return address_of(tensor) in self._before
@@ -39,7 +58,11 @@ class Written:
         """Puts back what they held, so that the closure can run again."""
         for reference, before in self._before.values():
             if not reference.expired():
-                _bytes_of(UntypedStorage._new_with_weak_ptr(reference.cdata)).copy_(before)
+                _bytes_at(reference).copy_(before)
+
+
+def _bytes_at(reference: StorageWeakRef) -> Tensor:
+    return _bytes_of(UntypedStorage._new_with_weak_ptr(reference.cdata))
 
 
 def _bytes_of(storage: UntypedStorage) -> Tensor:

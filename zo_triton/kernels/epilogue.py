@@ -44,7 +44,7 @@ def vector_from(
         word0, _, _, _ = shared_philox(element // 32, word, counter, ROUNDS)
         sign = (word0 >> (element % 32)) & 1
         if counter[0].dtype.primitive_bitwidth == 64:
-            sign = turned_sign(sign, row_of(counter, ROUNDS), first_column_of(word) + element)
+            sign = turned_sign(sign, row_of(counter, ROUNDS), first_column_of(word) + element, counter)
         return tl.where(sign == 1, 1.0, -1.0)
     else:
         return vector_tile(start, cols, word, counter, DISTRIBUTION, ROUNDS, SIZE, DTYPE)

@@ -176,10 +176,10 @@ def sign_words(
         row = row_of(counter, ROUNDS)
         place = row_blocks.to(tl.uint32)[:, None] * 4 * width + columns[None, :]
         column = first_column_of(word) + (place << 5)
-        word0 = turned(word0, row, column)
-        word1 = turned(word1, row, column + 32 * width)
-        word2 = turned(word2, row, column + 64 * width)
-        word3 = turned(word3, row, column + 96 * width)
+        word0 = turned(word0, row, column, counter)
+        word1 = turned(word1, row, column + 32 * width, counter)
+        word2 = turned(word2, row, column + 64 * width, counter)
+        word3 = turned(word3, row, column + 96 * width, counter)
     return interleave(word0, word1, word2, word3, ROWS, WORDS)
 
 

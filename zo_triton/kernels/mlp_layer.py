@@ -13,10 +13,12 @@ from zo_triton.kernels.activation import activation_change
 from zo_triton.kernels.epilogue import vector_tile
 from zo_triton.kernels.field import draw_tile
 from zo_triton.kernels.numeric import dot
-from zo_triton.kernels.orthogonal import constant_word
+from zo_triton.kernels.orthogonal import WIDE_WORD
 
 CHUNK = tl.constexpr(32)
 """In-features of a tile: a word of signs."""
+
+WIDE = tl.constexpr(WIDE_WORD)
 
 
 @triton.jit
@@ -46,7 +48,7 @@ def layer_differences(
             if WEIGHT_WORD >= 0:
                 mask = mask_n[:, None] & (inner < INNER)[None, :]
                 base = tl.load(base_ptr + (rows * INNER)[:, None] + inner[None, :], mask=mask, other=0.0)
-                word = constant_word(WEIGHT_WORD)
+                word = tl.full((), WEIGHT_WORD, tl.uint32 if WEIGHT_WORD < WIDE else tl.uint64)
                 row_blocks = tl.arange(0, OUTER_TILE // 4)
                 u = draw_tile(
                     row_blocks, column, INNER, word, counter, DISTRIBUTION, ROUNDS, OUTER_TILE, CHUNK, tl.float32
@@ -68,7 +70,7 @@ def layer_differences(
                     else:
                         change1 = dot(part1, weight, change1, PRECISION)
     if BIAS_WORD >= 0:
-        word = constant_word(BIAS_WORD)
+        word = tl.full((), BIAS_WORD, tl.uint32 if BIAS_WORD < WIDE else tl.uint64)
         product += vector_tile(0, OUTER, word, counter, DISTRIBUTION, ROUNDS, OUTER_TILE, tl.float32)[None, :]
     change0 += epsilon0 * product
     change1 += epsilon1 * product

@@ -52,7 +52,7 @@ def sign_words_by_row(
     words = tl.where(late, tl.where(odd, word3, word2), tl.where(odd, word1, word0))
     if counter[0].dtype.primitive_bitwidth == 64:
         place = (4 * row_blocks + (row % 4).to(tl.uint32)[:, None]) * width + columns[None, :]
-        words = turned(words, row_of(counter, ROUNDS), first_column_of(word) + (place << 5))
+        words = turned(words, row_of(counter, ROUNDS), first_column_of(word) + (place << 5), counter)
     return words
 
 

@@ -20,7 +20,6 @@ WIDE_WORD = 1 << 62
 
 _SHARED = tl.constexpr(SHARED_DIRECTION)
 _ROWS = tl.constexpr(ROWS_WORD)
-_HALF = tl.constexpr(2**32)
 
 
 def first_direction(directions: Directions) -> int:
@@ -37,15 +36,6 @@ def word_with_column(word: int, directions: Directions, tensor_id: int) -> int:
     """
     column = directions.offset(tensor_id) % 2**31 // SIGN_COLUMNS_PER_BLOCK
     return WIDE_WORD | column << 32 | word
-
-
-@triton.jit
-def constant_word(WORD: tl.constexpr):
-    """A tensor's word that is built into the kernel."""
-    if WORD < _HALF:
-        return tl.full((), WORD, tl.uint32)
-    else:
-        return tl.full((), WORD, tl.uint64)
 
 
 @triton.jit
@@ -96,7 +86,14 @@ def first_column_of(word):
 
 
 @triton.jit
-def turned(signs, row, column):
+def _folded(column, counter):
+    """:func:`zo_triton.hadamard.folded` for the order that the counter's direction carries."""
+    shift = tl.maximum((counter[0] >> 32).to(tl.uint32) - 1, 5)
+    return column ^ (((column & 0x7FFFFFFF) >> shift) & 31)
+
+
+@triton.jit
+def turned(signs, row, column, counter):
     """Packed signs times the matrix's entries in this row, from ``column`` on, a multiple of 32; uint32."""
     one = tl.full((), 1, tl.uint32)
     pattern = (row & one) * 0xAAAAAAAA
@@ -104,10 +101,10 @@ def turned(signs, row, column):
     pattern ^= ((row >> 2) & one) * 0xF0F0F0F0
     pattern ^= ((row >> 3) & one) * 0xFF00FF00
     pattern ^= ((row >> 4) & one) * 0xFFFF0000
-    return signs ^ pattern ^ (_odd(row & column) * 0xFFFFFFFF)
+    return signs ^ pattern ^ (_odd(row & _folded(column, counter)) * 0xFFFFFFFF)
 
 
 @triton.jit
-def turned_sign(sign, row, column):
+def turned_sign(sign, row, column, counter):
     """One bit, uint32 0 or 1, times the matrix's entry in this row and column."""
-    return sign ^ _odd(row & column)
+    return sign ^ _odd(row & _folded(column, counter))

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from zo_triton.nzk.fluctuation import StepMoments, step_moments
     from zo_triton.nzk.function_space import Factors, factors, measured_factor, recursion, simulate
     from zo_triton.nzk.gate import CheckResult, MeanResult, check, check_mean, mean_z_scores
+    from zo_triton.nzk.measured_squares import layer_squares
+    from zo_triton.nzk.node_gate import check_nodes
+    from zo_triton.nzk.node_linearize import linearize_nodes
+    from zo_triton.nzk.node_stability import max_stable_lr_linear, max_stable_lr_nodes
+    from zo_triton.nzk.nodes import NodeModel, gradient_error, kernel_error
     from zo_triton.nzk.probe import Probe, check_lr_of, curvature, probe_lr
     from zo_triton.nzk.rates import best_lr
     from zo_triton.nzk.responses import empirical_model
@@ -45,6 +50,7 @@ __all__ = [
     "Linearized",
     "MeanResult",
     "Moments",
+    "NodeModel",
     "Probe",
     "StepCheck",
     "StepError",
@@ -56,6 +62,7 @@ __all__ = [
     "check",
     "check_lr_of",
     "check_mean",
+    "check_nodes",
     "check_stable",
     "curvature",
     "deviation",
@@ -66,14 +73,20 @@ __all__ = [
     "expected",
     "factor",
     "factors",
+    "gradient_error",
     "gradient_flow",
     "hutchinson_trace",
     "jacobian",
+    "kernel_error",
     "largest_eigenvalue",
+    "layer_squares",
     "linearize",
+    "linearize_nodes",
     "losses",
     "lr_bounds",
     "max_stable_lr",
+    "max_stable_lr_linear",
+    "max_stable_lr_nodes",
     "max_stable_lr_preconditioned",
     "mean_z_scores",
     "measured_factor",
@@ -97,6 +110,11 @@ _NAMES = {
     "fluctuation": ("StepMoments", "step_moments"),
     "function_space": ("Factors", "factors", "measured_factor", "recursion", "simulate"),
     "gate": ("CheckResult", "MeanResult", "check", "check_mean", "mean_z_scores"),
+    "measured_squares": ("layer_squares",),
+    "node_gate": ("check_nodes",),
+    "node_linearize": ("linearize_nodes",),
+    "node_stability": ("max_stable_lr_linear", "max_stable_lr_nodes"),
+    "nodes": ("NodeModel", "gradient_error", "kernel_error"),
     "probe": ("Probe", "check_lr_of", "curvature", "probe_lr"),
     "rates": ("best_lr",),
     "responses": ("empirical_model",),

@@ -116,6 +116,19 @@ def moments(distribution: Any) -> Moments:
     return Moments(*(float(np.mean(samples**order)) for order in (1, 2, 3, 4)))
 
 
+def check_separate(kernel: str, coupling: str, num_directions: int) -> None:
+    """Refuses the NZK with several ``hadamard`` directions, whose moments are not those of independent ones.
+
+    Raises:
+        ValueError: It is asked for.
+    """
+    if kernel == "nzk" and (coupling == "independent" or num_directions > 1):
+        raise ValueError(
+            "the NZK of 'hadamard' directions has no closed form here: those of a step depend on one another; use "
+            "'rademacher', or kernel='update'."
+        )
+
+
 def check_samples(value: Any) -> np.ndarray:
     """One's own samples as float64 [count].
 
@@ -132,6 +145,19 @@ def check_samples(value: Any) -> np.ndarray:
     if len(samples) < 2:
         raise ValueError(f"a distribution needs at least 2 samples, got {len(samples)}.")
     return samples
+
+
+def check_independent(name: str) -> None:
+    """Refuses a distribution whose directions depend on one another: the formulas here are of independent ones.
+
+    Raises:
+        ValueError: They do.
+    """
+    if name in DISTRIBUTIONS and DISTRIBUTIONS[name].orthogonal:
+        raise ValueError(
+            f"the directions of a step of {name!r} depend on one another, and these formulas and draws are of "
+            "independent ones; take 'rademacher', of which one direction is the same."
+        )
 
 
 def _field_moments(name: str) -> Moments:

@@ -62,6 +62,11 @@ def draw(
     num, size, first = check_count(num, "num"), check_count(size, "size"), check_count(first, "first", 0)
     tensors = check_shapes(shapes, rank, size)
     if isinstance(distribution, str):
+        if distribution == "hadamard":
+            raise ValueError(
+                "'hadamard' directions belong to one step together, and these are drawn apart; use 'rademacher', "
+                "or zo.sample with a step's directions."
+            )
         if distribution != "sphere":
             moments(distribution)
         return _field(Directions(seed, 0, num, distribution, rank=rank, first=first), tensors)

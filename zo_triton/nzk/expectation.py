@@ -21,7 +21,7 @@ import numpy as np
 
 from zo_triton.directions import matrix_shape
 from zo_triton.nzk.arrays import COUPLINGS, KERNELS, as_matrix, check_choice, check_count, check_shapes
-from zo_triton.nzk.coordinate_moments import Moments, moments
+from zo_triton.nzk.coordinate_moments import Moments, check_separate, moments
 
 _Form = tuple[np.ndarray, float]
 """a_t of each tensor, [T], and b: the matrix that has a_t on tensor t's diagonal, plus b everywhere."""
@@ -149,6 +149,8 @@ def _coefficients(
     check_choice(coupling, "coupling", COUPLINGS)
     check_choice(kernel, "kernel", KERNELS)
     count = check_count(num_directions, "num_directions")
+    if isinstance(distribution, str) and distribution == "hadamard":
+        check_separate(kernel, coupling, count)
     factored = [rank is not None and len(shape) >= 2 for shape in tensors]
     if _is_sphere(distribution):
         if any(factored) and len(tensors) > 1:

@@ -21,8 +21,9 @@ from scipy.integrate import IntegrationWarning
 
 from zo_triton.distributions import DISTRIBUTIONS
 from zo_triton.nzk.arrays import check_count
-from zo_triton.nzk.coordinate_moments import check_samples
+from zo_triton.nzk.coordinate_moments import check_samples, check_separate
 from zo_triton.nzk.function_space import check_kind
+from zo_triton.overlap import mean_overlap
 
 
 class StepMoments(NamedTuple):
@@ -74,8 +75,8 @@ def step_moments(
 
     Raises:
         TypeError: A count is no integer, or the distribution is of an unknown type.
-        ValueError: An unknown name, a missing size, a distribution that is not centred and symmetric, or one
-            without the moments needed.
+        ValueError: An unknown name, a missing size, a distribution that is not centred and symmetric, one without
+            the moments needed, or the NZK with several ``hadamard`` directions.
     """
     twice = check_kind(kernel, coupling)
     check_count(num_directions, "num_directions")
@@ -89,9 +90,24 @@ def step_moments(
             )
         return StepMoments(1.0, (num_directions + 1) / num_directions, 1 / num_directions, 0.0, None)
     check_count(size, "size")
+    if isinstance(distribution, str) and distribution == "hadamard":
+        return _orthogonal(size, num_directions, kernel, coupling)
     sphere = isinstance(distribution, str) and distribution == "sphere"
     counted = _count(size, moments, num_directions, power, sphere)
     return _twice(counted, size) if twice else counted
+
+
+def _orthogonal(size: int, num: int, kernel: str, coupling: str) -> StepMoments:
+    """Rows of the smallest matrix with K of them: signs whose overlaps V (:mod:`zo_triton.overlap`) stand for 1/K.
+
+    With up to M elements exact in the mean over the choice of rows, beyond with the mean overlap for each pair's.
+    """
+    check_separate(kernel, coupling, num)
+    order = 1 << (num - 1).bit_length()
+    overlap = mean_overlap(size, num, order)
+    if size == 1:
+        return StepMoments(1.0, 1.0, 0.0, 0.0, size)
+    return StepMoments(1.0, 1 + overlap, overlap, -2 * overlap, size)
 
 
 def _even_moments(distribution: Any, order: int) -> tuple[float, ...]:

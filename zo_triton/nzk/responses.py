@@ -64,7 +64,9 @@ def empirical_model(
         >>> bool(abs(measured.z_scores([[25.0]])).max() < 4)
         True
     """
-    check_choice(distribution, "distribution", tuple(DISTRIBUTIONS))
+    # All draws are directions of one step, and of that orthogonal ones are not independent.
+    known = [name for name, about in DISTRIBUTIONS.items() if not about.orthogonal]
+    check_choice(distribution, "distribution", known)
     check_choice(coupling, "coupling", COUPLINGS)
     check_choice(kernel, "kernel", KERNELS)
     count = check_count(num_directions, "num_directions")

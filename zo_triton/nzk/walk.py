@@ -25,6 +25,7 @@ from zo_triton import ops
 from zo_triton.difference import Evaluation, Plan, propagate
 from zo_triton.directions import Directions
 from zo_triton.nzk.arrays import as_matrix, check_count, check_shapes
+from zo_triton.nzk.coordinate_moments import check_independent
 from zo_triton.nzk.evolution import check_lr
 from zo_triton.nzk.function_space import Factors, check_kind, factors
 from zo_triton.optim.errors import NonFiniteLossError
@@ -167,6 +168,7 @@ class KernelWalk:
         num = check_count(num_directions, "num_directions") * (2 if twice else 1)
         self.params, self.lr, self.eps = list(params), check_lr(lr), eps
         self.kernel, self.coupling, self.sides, self.compute_dtype = kernel, coupling, sides, compute_dtype
+        check_independent(distribution)
         self.next_directions = Directions(seed, 0, num, distribution, rank=rank)
         self.last: WalkStep | None = None
 
@@ -255,7 +257,7 @@ def walked_vectors(
 ) -> np.ndarray:
     """The directions as the engine walks them, all tensors joined: [K, d] float64."""
     # Drawn element by element: the sphere's length is that of all tensors together.
-    elements = replace(directions, distribution=directions.elementwise)
+    elements = replace(directions.over(shapes), distribution=directions.elementwise)
     vectors = np.empty((directions.num, sum(prod(shape) for shape in shapes)))
     first = 0
     for position, shape in enumerate(shapes):
@@ -274,6 +276,7 @@ def _split(directions: Directions, kernel: str, coupling: str) -> tuple[Directio
     """The directions measured and those walked; one and the same value where they are shared."""
     if not isinstance(directions, Directions):
         raise TypeError(f"directions must be a zo.Directions, got {directions!r}.")
+    check_independent(directions.distribution)
     if not check_kind(kernel, coupling):
         return directions, directions
     if directions.num % 2:

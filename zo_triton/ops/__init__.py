@@ -18,6 +18,7 @@ from zo_triton.ops.layers import (
     perturbed_linear,
 )
 from zo_triton.ops.mlp import mlp_differences, mlp_measure, mlp_update, offers_mlp, offers_mlp_step
+from zo_triton.ops.node_mlp import node_mlp_measure, node_mlp_update, why_no_node_step
 from zo_triton.ops.node_network import node_mlp_differences, offers_node_mlp
 from zo_triton.ops.nodes import (
     NODE_DISTRIBUTIONS,
@@ -55,6 +56,8 @@ __all__ = [
     "node_gradient",
     "node_linear",
     "node_mlp_differences",
+    "node_mlp_measure",
+    "node_mlp_update",
     "node_sample",
     "offers_mlp",
     "offers_mlp_step",
@@ -69,4 +72,5 @@ __all__ = [
     "stage",
     "stochastic_add",
     "use_engine",
+    "why_no_node_step",
 ]

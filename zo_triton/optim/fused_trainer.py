@@ -22,6 +22,7 @@ from zo_triton.difference.arguments import check_parameters
 from zo_triton.directions import Directions
 from zo_triton.optim import compilable
 from zo_triton.optim.checks import LARGEST_SLOPE, check_perturb, default_distribution
+from zo_triton.optim.compiled_inputs import checked_batch
 from zo_triton.optim.descent import FULL_PRECISION
 from zo_triton.optim.errors import NonFiniteLossError
 from zo_triton.optim.gradient_step import GradientStep
@@ -149,17 +150,27 @@ class FusedTrainer(GradientStep):
         """
         if not self.fused:
             return "fused is False"
-        if self.perturb != "weights":
-            return "activations are perturbed"
-        if self.distribution != "rademacher":
-            return f"the distribution is {self.distribution!r}, not 'rademacher'"
         if self.loss not in COMPILED_LOSSES:
             return "the loss is neither F.cross_entropy nor F.mse_loss"
-        if not self._is_small:
-            return "the model is not a small one on the CPU"
+        why = self._why_not_weights() if self.perturb == "weights" else self._why_not_nodes()
+        if why is not None:
+            return why
         if ops.engine_for(self.params[0].device) != "cpu":
             return "another engine than the CPU's was chosen"
         return compilable.why_not(self.model, self.params, self.optimizer)
+
+    def _why_not_weights(self) -> str | None:
+        if self.distribution != "rademacher":
+            return f"the distribution is {self.distribution!r}, not 'rademacher'"
+        return None if self._is_small else "the model is not a small one on the CPU"
+
+    def _why_not_nodes(self) -> str | None:
+        if self.perturb != "activations":
+            return f"perturb is {self.perturb!r}: some layers' weights may be perturbed"
+        if self.ranks is not None:
+            return "ranks share a step that perturbs activations"
+        drawn = Directions(self.seed, 0, self.directions, self.distribution)
+        return ops.why_no_node_step(self.params[0].device, drawn, self.params[::2])
 
     @torch.no_grad()
     def step(self, x: Tensor, y: Tensor) -> float:
@@ -187,6 +198,8 @@ class FusedTrainer(GradientStep):
         if not compiled:
             self._check_trained()
         directions = self.next_directions()
+        if self.perturb != "weights" and compiled:
+            return self._step_on_nodes(x, y, directions)
         if self.perturb != "weights":
             measured = self._measure_nodes(x, y, directions)
             self._apply_gradients(measured.gradients)
@@ -221,17 +234,40 @@ class FusedTrainer(GradientStep):
         self.plan, self._nodes = _as_json(measured.plan), measured.plan.nodes
         return measured
 
+    def _step_on_nodes(self, x: Tensor, y: Tensor, directions: Directions) -> float:
+        """A whole step with noise on layers' outputs in two compiled calls."""
+        tensors = self._arrays()
+        x, target = checked_batch(x, y, tensors, self.loss)
+        measured = ops.node_mlp_measure(tensors, x.numpy(), target, directions, self.eps, self.sides)
+        loss, left_out, samples = measured.loss, measured.left_out, x.shape[0]
+        if not isfinite(loss) or left_out == samples:
+            kind = (
+                "the loss"
+                if not isfinite(loss)
+                else "none of the samples' losses has finite differences; the loss"
+            )
+            raise NonFiniteLossError(
+                f"{kind} is {loss}: the step is refused and the weights stay as they are; restart from a "
+                f"checkpoint with a lower lr, or lower eps={self.eps}."
+            )
+        if left_out:
+            warnings.warn(
+                f"the loss differences of {left_out} of {samples} samples are NaN or infinite, or their slopes "
+                f"beyond 2**60; these samples are left out of this step. Look at the data, or lower "
+                f"eps={self.eps}.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        ops.node_mlp_update(tensors, *self._rule(), x.numpy(), measured)
+        # By this torch's schedulers know that the optimizer has stepped.
+        self.optimizer._opt_called = True  # type: ignore[attr-defined]
+        self.steps_done += 1
+        return loss
+
     def _measure_compiled(self, x: Tensor, y: Tensor, directions: Directions) -> tuple[float, Tensor]:
         """The same in one compiled call."""
         tensors, signed_eps = self._arrays(), _signed_eps(self._evaluation, directions.num)
-        inputs, classes = tensors[0].shape[1], tensors[-1].shape[1]
-        _check_inputs(x, inputs)
-        target = (
-            _checked_targets(y, x.shape[0], classes)
-            if self.loss is F.mse_loss
-            else _checked_labels(y, x.shape[0], classes)
-        )
-        x = x.detach().contiguous()
+        x, target = checked_batch(x, y, tensors, self.loss)
 
         def measured(first: int, stop: int, take: Take) -> tuple[float, Tensor]:
             # Each direction is measured by itself: how many go through one call changes no bit.
@@ -308,34 +344,6 @@ class FusedTrainer(GradientStep):
 
 def _whole(batch: Any) -> Any:
     return batch
-
-
-def _check_inputs(x: Tensor, inputs: int) -> None:
-    if x.dim() != 2 or x.shape[1] != inputs or x.shape[0] == 0:
-        raise ValueError(f"x must be a batch [N, {inputs}] of at least one example, got {tuple(x.shape)}.")
-
-
-def _checked_labels(y: Tensor, examples: int, classes: int) -> np.ndarray:
-    if y.shape != (examples,):
-        raise ValueError(f"y must be [{examples}], one label an example, got {tuple(y.shape)}.")
-    if y.dtype != torch.int64:
-        raise TypeError(f"y must hold class indices in int64, got {y.dtype}.")
-    labels = y.contiguous().numpy()
-    # As an unsigned number a negative one is larger than any class.
-    if labels.view(np.uint64).max() >= classes:
-        raise ValueError(f"labels must be in [0, {classes}), got {labels.min()} to {labels.max()}.")
-    return labels
-
-
-def _checked_targets(y: Tensor, examples: int, outputs: int) -> np.ndarray:
-    if y.shape != (examples, outputs):
-        raise ValueError(
-            f"y must be [{examples}, {outputs}] like the outputs, got {tuple(y.shape)}; a smaller shape would "
-            "be broadcast."
-        )
-    if y.dtype != torch.float32:
-        raise TypeError(f"y must hold targets in float32, got {y.dtype}; call y.float().")
-    return y.contiguous().numpy()
 
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from zo_triton import ops
 from zo_triton.difference import Evaluation, NotATensorError, Plan, propagate
-from zo_triton.difference.nodes import NodePlan, Nodes
+from zo_triton.difference.nodes import LayerSize, NodePlan, Nodes
 from zo_triton.difference.random_state import RandomState
 from zo_triton.directions import Directions
 from zo_triton.ops import engines
 from zo_triton.optim.black_box import BlackBox
 from zo_triton.optim.checks import LARGEST_SLOPE
 from zo_triton.optim.errors import NonFiniteLossError
-from zo_triton.optim.where import prefer_weights
+from zo_triton.optim.where_to_perturb import Layer, choose
 
 if TYPE_CHECKING:
     from zo_triton.distributed import Ranks, Take
@@ -54,8 +54,15 @@ class NodeMeasurement:
 
 def start_plan(perturb: str, num: int) -> Plan:
     """What the first step of ``num`` directions begins with."""
-    choose = prefer_weights if perturb == "auto" else None
-    return Plan(num, nodes=NodePlan(choose=choose))
+    return Plan(num, nodes=NodePlan(choose=_at_weights if perturb == "auto" else None))
+
+
+def _at_weights(layers: Sequence[LayerSize], samples: int, directions: Directions) -> frozenset[int]:
+    """Ids of the parameters of the layers that had better be perturbed at their weights."""
+    tiny = torch.finfo(torch.float32).tiny
+    sizes = [Layer(each.nodes, each.elements, max(each.input_square, tiny)) for each in layers]
+    choice = choose(sizes, samples, directions.num, directions.order)
+    return frozenset(i for layer, at in zip(layers, choice.at_weights, strict=True) if at for i in layer.ids)
 
 
 def measure_nodes(
@@ -126,7 +133,7 @@ class _Step:
         try:
             value, found, self.plan, self.nodes = propagate(
                 closure, self.params, some, self.evaluation, None, self.plan, self._accept, period,
-                self.directions.num, part,
+                self.directions, part,
             )  # fmt: skip
         except NotATensorError as error:
             raise TypeError(
@@ -229,6 +236,7 @@ def gradient_of(
     whole_samples = usable if usable.numel() == samples else usable.view(samples, -1).all(1)
     per_token = torch.where(whole_samples[None, :, None], per_token, torch.zeros_like(per_token))
     per_sample = per_token.sum(2)
+    bad = ~whole_samples if engines.any_set(~whole_samples) else None
     causal = nodes.causal
     later = per_token.flip(2).cumsum(2).flip(2).reshape(num, -1) if causal else per_sample
     directions = replace(directions, offsets=nodes.directions.offsets)
@@ -236,7 +244,7 @@ def gradient_of(
     for number, application in enumerate(nodes.applications):
         coefficients = later if number in causal else per_sample
         of_nodes = ops.node_gradient(coefficients, directions, application.node, application.positions)
-        for tensor_id, share in application.gradients(of_nodes.view(samples, -1)):
+        for tensor_id, share in application.gradients(of_nodes.view(samples, -1), bad):
             present = gradients[tensor_id]
             gradients[tensor_id] = share if present is None else present.add_(share)
     ids = sorted(nodes.weights)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -360,8 +359,9 @@ class ZOSGD(torch.optim.Optimizer):
             nodes = self._nodes or start_plan(self.perturb, self.directions).nodes
         if self.plan is None or self.plan[0] != self.directions:
             return None if nodes is None else Plan(self.directions, nodes=nodes)
-        _, chunk, keep, *taped = self.plan  # a state of before there were tapes says nothing of them
-        return replace(Plan(chunk, False, frozenset(keep), *taped), nodes=nodes)
+        _, chunk, keep, *rest = self.plan
+        taped = rest[0] if rest else True  # a state of before there were tapes says nothing of them
+        return Plan(chunk, False, frozenset(keep), taped, nodes)
 
     def _facts(self) -> Facts:
         """What the ranks must have in common."""

@@ -51,6 +51,7 @@ def sample_matrix(directions: Directions, index: int, word: int, rows: int, cols
     if directions.order is None or word >= MAX_TENSORS:  # nodes have column indices of their own
         return drawn
     columns = directions.offset(word) + padded_columns(cols) * np.arange(rows)[:, None] + np.arange(cols)
+    columns = hadamard.folded(directions.order, columns)
     return drawn * hadamard.entries(directions.one(index), columns)[0]
 
 

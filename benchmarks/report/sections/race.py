@@ -18,9 +18,12 @@ from benchmarks.report.statistics import (
     quartiles_reached,
     soonest,
 )
-from benchmarks.report.words import LEVEL, seeds, times
+from benchmarks.report.words import LEVEL, listed, seeds, times
 from zo_triton._figures import PALETTE
 from zo_triton._tables import NOT_REACHED, lay_out, number
+
+NO_K = "–"
+"""Of a method that walks no directions."""
 
 DIVERGED = 4.0
 """A training loss of so many times the first one is beyond its panel."""
@@ -35,11 +38,11 @@ def blocks(section: Data, show: Show) -> list[str]:
     intro = (
         f"{network} ({section['parameters']} weights), batch {config['batch']}, "
         f"{count} {'seed' if count == 1 else 'seeds'}; for each seed all methods start from the same weights and "
-        f"see the same batches. Zeroth-order methods walk K = {config['directions']} directions a step unless "
-        "said. The clock runs during training steps only: evaluation, compilation and warm-up are outside. "
+        f"see the same batches. {_walked(config['directions'])} "
+        "The clock runs during training steps only: evaluation, compilation and warm-up are outside. "
         "Times are medians over the seeds of the first checkpoint at or above the target, in brackets the "
-        "quartiles; *set-up* is the first two steps, where compilation happens; *trials* are learning rates "
-        "tried; a run ends at "
+        "quartiles; *set-up* is the first two steps, where compilation happens; *trials* are learning rates, or "
+        "pairs of a learning rate and a K, tried; a run ends at "
         f"the hardest target (plus a little, for the curves) or after {config['run_seconds']:g} s of "
         "training."
     )
@@ -56,6 +59,14 @@ def blocks(section: Data, show: Show) -> list[str]:
     ]
 
 
+def _walked(directions: int | list[int]) -> str:
+    """How many directions are walked; records from before K was tuned have one number for all."""
+    if isinstance(directions, int):
+        return f"Zeroth-order methods walk K = {directions} directions a step unless said."
+    tried = listed([str(each) for each in directions], "or")
+    return f"Zeroth-order methods walk K directions a step, of {tried} those that got there soonest in the sweep."
+
+
 def _mishaps(section: Data) -> list[str]:
     """Who could not run here, and what methods warned of; records from before either was kept have neither."""
     left_out = [f"- {each['label']} is left out: {each['why']}" for each in section.get("left_out", ())]
@@ -70,7 +81,9 @@ def _mishaps(section: Data) -> list[str]:
 def table(section: Data) -> str:
     """One row a method: time, steps and evaluations to each target, soonest to the hardest target first."""
     targets = section["config"]["targets"]
-    headers = ["method", "tuned lr", "trials", "set-up s", "ms a step", "evaluations a step"]
+    tunes_k = any("directions" in method for method in section["methods"])
+    headers = ["method", "tuned lr", *(["tuned K"] if tunes_k else []), "trials"]
+    headers += ["set-up s", "ms a step", "evaluations a step"]
     headers += [
         f"{unit} to {100 * target:.0f} %" for target in targets for unit in ("seconds", "evaluations")
     ]
@@ -85,6 +98,7 @@ def table(section: Data) -> str:
         row = [
             method["label"],
             number(method["lr"]),
+            *([number(method["directions"], missing=NO_K)] if tunes_k else []),
             str(len(method["trials"])),
             number(method["set_up_seconds"]),
             number(method["step_ms"]),
@@ -109,19 +123,29 @@ def _with_range(runs: list[Data], target: float) -> str:
 
 
 def sweep(section: Data) -> str:
-    """Every trial of the learning-rate sweep: steps to the hardest target, or the best accuracy reached."""
+    """Every trial of the sweep, a row each K: steps to the hardest target, or the best accuracy reached."""
     rates = section["tuning"]["learning_rates"]
+    tunes_k = "directions" in section["tuning"]
     rows = []
     for method in section["methods"]:
-        if not method["trials"]:
-            continue
-        cells = []
-        for trial in method["trials"]:
-            accuracy = trial["best_accuracy"]
-            reached = f"{trial['steps']} steps" if trial["steps"] is not None else f"({100 * accuracy:.0f} %)"
-            cells.append(f"**{reached}**" if trial["lr"] == method["lr"] else reached)
-        rows.append([method["label"], *cells])
-    return lay_out(["method", *(f"lr {rate:g}" for rate in rates)], rows)
+        chosen = method["lr"], method.get("directions")
+        for directions in dict.fromkeys(trial.get("directions") for trial in method["trials"]):
+            cells = dict.fromkeys(rates, "")
+            for trial in method["trials"]:
+                if trial.get("directions") == directions:
+                    text = _outcome(trial)
+                    cells[trial["lr"]] = f"**{text}**" if (trial["lr"], directions) == chosen else text
+            rows.append(
+                [method["label"], *([number(directions, missing=NO_K)] if tunes_k else []), *cells.values()]
+            )
+    return lay_out(["method", *(["K"] if tunes_k else []), *(f"lr {rate:g}" for rate in rates)], rows)
+
+
+def _outcome(trial: Data) -> str:
+    """Steps to the hardest target, or in brackets the best accuracy."""
+    if trial["steps"] is not None:
+        return f"{trial['steps']} steps"
+    return f"({100 * trial['best_accuracy']:.0f} %)"
 
 
 def curves_against(axis_title: str, column: int) -> Callable[[Any, Data], None]:

@@ -33,8 +33,9 @@ def blocks(section: Data, show: Show) -> list[str]:
 
 
 def table(case: Data) -> str:
-    """One row a contender, with its ratio to the case's first."""
+    """One row a contender, with its ratio to the case's first; older records don't relate it to inference."""
     first = case["contenders"][0]
+    related = all("of_inference" in contender for contender in case["contenders"])
     rows = [
         [
             contender["label"],
@@ -43,12 +44,12 @@ def table(case: Data) -> str:
             number(contender["median_ms"]),
             number(contender["fastest_ms"]),
             f"{contender['median_ms'] / first['median_ms']:.3g}×",
+            *([f"{contender['of_inference']:.3g}×"] if related else []),
         ]
         for contender in case["contenders"]
     ]
-    return lay_out(
-        ["contender", "dtype", "evaluations", "median ms", "fastest ms", f"against {first['label']}"], rows
-    )
+    headers = ["contender", "dtype", "evaluations", "median ms", "fastest ms", f"against {first['label']}"]
+    return lay_out([*headers, *(["evaluations a second, inference = 1×"] if related else [])], rows)
 
 
 def draw(figure: Any, section: Data) -> None:

@@ -106,6 +106,16 @@ def test_mezo_walks_the_directions_that_it_measured():
     assert moved @ truth > 0
 
 
+def test_orthogonal_signs_on_activations_take_backprops_step_with_as_many_directions_as_columns():
+    """7 columns of nodes, 8 directions of order 8: the estimate is the gradient but for ε."""
+    fused, eager = make_mlp(SIZES, 0), make_mlp(SIZES, 0)
+    x, y = batch()
+    setting = Setting(0.5, 0, 8)
+    Fused(fused, setting, momentum=0.0, compute_dtype=torch.float32, perturb="activations").step(x, y)
+    Backprop(eager, setting, adam=False).step(x, y)
+    torch.testing.assert_close(flat(fused), flat(eager), rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize("adam", [False, True])
 def test_mezo_and_vmap_feed_adam_or_descend(adam):
     model = make_mlp(SIZES, 0)

@@ -65,8 +65,6 @@ def test_every_installed_contender_trains_a_small_network(name):
     method = METHODS[name]
     if method.missing:
         pytest.skip(f"needs {method.missing}")
-    if "compiled" in name:
-        pytest.skip("compiling takes most of a minute")
     model = make_mlp((6, 5, 3), 0)
     contender = method.build(model, Setting(0.1, 0, 8))
     # An adapter's parameters are there only now.

@@ -100,7 +100,10 @@ def test_step_time_and_split_have_a_row_for_everything():
     times = step_time.run_step_time(step_time.TINY_CASES, 0.01, lambda message: None)
     names = [one["name"] for one in times["cases"][0]["contenders"]]
     assert names[:2] == ["zo-whole", "zo"]
-    assert {"zo-central", "mezo", "vmap", "vmap-central", "inference", "sgd"} < set(names)
+    assert {"zo-activations-sgd", "zo-central", "mezo", "vmap", "inference", "sgd"} < set(names)
+    related = {one["name"]: one["of_inference"] for one in times["cases"][0]["contenders"]}
+    assert related["inference"] == 1.0
+    assert all(ratio > 0 for ratio in related.values())
     split = step_time.run_step_split(step_time.TINY_CASES, 0.01, lambda message: None)
     assert list(split["cases"][0]["parts"]) == ["draw", "base", "differences", "update", "rest"]
 

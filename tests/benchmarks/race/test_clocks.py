@@ -8,17 +8,21 @@ import torch
 
 from benchmarks.contenders.contender import Contender, Method
 from benchmarks.contenders.registry import METHODS
-from benchmarks.race import loop
+from benchmarks.race import clocks, loop, sweep
 from benchmarks.race.clocks import DeviceClock, HostClock
 from benchmarks.race.loaded_task import LoadedTask
 from benchmarks.race.networks import make_mlp
 from benchmarks.race.races import RACES, TINY
+from benchmarks.race.settings import Choice
+from benchmarks.race.training_run import run
 from zo_triton.data import digits
 from zo_triton.optim.errors import NonFiniteLossError
 
 CPU = torch.device("cpu")
 DIGITS = RACES["digits-gpu"].config
-SHORT = replace(TINY, learning_rates=(1e-2,), trial_seconds=0.02, run_seconds=0.02, targets=(0.3, 0.6))
+SHORT = replace(
+    TINY, directions=(8,), learning_rates=(1e-2,), trial_seconds=0.02, run_seconds=0.02, targets=(0.3, 0.6)
+)
 COMPILING = 0.3
 """Seconds; more than any of a short race's times."""
 
@@ -32,7 +36,7 @@ def task():
 
 
 def run_on_device(task, lr, seconds=0.5):
-    return loop.run(METHODS["adam"], task, DIGITS, 0, lr, seconds, DeviceClock(CPU))
+    return run(METHODS["adam"], task, DIGITS, 0, Choice(lr), seconds, DeviceClock(CPU))
 
 
 def test_a_run_reaches_its_targets_and_stops_a_little_later(task):
@@ -51,7 +55,7 @@ def test_a_run_that_diverges_says_so(task):
     found = run_on_device(task, 1e30)
     assert found["diverged"] is True
     assert all(point[3] == point[3] for point in found["curve"])
-    assert loop._trial([found], 1e30)["loss"] is None
+    assert sweep._row(Choice(1e30), [found], 1.0)["loss"] is None
 
 
 def test_every_method_sees_the_same_batches(task):
@@ -140,3 +144,31 @@ def test_a_block_on_a_device_is_looked_at_as_a_whole():
 def test_a_block_on_the_host_ends_with_its_seconds():
     block = HostClock().take(lambda x, y: 1.0, [(None, None)] * 5, 0.0)
     assert (len(block.seconds), block.diverged) == (1, False)
+
+
+@pytest.mark.parametrize("quicker", [1, 2])
+def test_a_method_has_the_threads_that_its_steps_are_quicker_with(quicker, monkeypatch):
+    """Whoever waits for a second thread runs on one, and is prepared for each before it is timed there."""
+    prepared, now = [], [0.0]
+    monkeypatch.setattr(clocks, "perf_counter", lambda: now[0])
+
+    class Threaded(Fragile):
+        def prepare(self, x, y):
+            prepared.append(torch.get_num_threads())
+
+        def step(self, x, y):
+            assert torch.get_num_threads() in prepared
+            now[0] += 1e-3 if torch.get_num_threads() == quicker else 2e-3
+            return 1.0
+
+    clock = HostClock(2).suited(Threaded(None), (torch.zeros(1), torch.zeros(1)))
+    assert prepared == [1, 2]
+    assert clock.count == quicker
+    with clock.threads():
+        assert torch.get_num_threads() == quicker
+
+
+def test_on_a_device_the_hosts_threads_make_no_difference():
+    clock = DeviceClock(CPU)
+    assert clock.suited(Fragile(None), (torch.zeros(1), torch.zeros(1))) is clock
+    assert clock.count is None

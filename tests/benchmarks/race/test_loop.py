@@ -8,14 +8,22 @@ import torch
 from benchmarks.contenders.backprop import Backprop
 from benchmarks.contenders.contender import Contender, Method
 from benchmarks.contenders.registry import METHODS
-from benchmarks.race import loop as racing
-from benchmarks.race.loop import log_uniform, race, run, tune
+from benchmarks.race.loop import race
 from benchmarks.race.networks import make_mlp
 from benchmarks.race.races import RACES, TINY, run_race
+from benchmarks.race.settings import Choice
 from benchmarks.race.tasks import TASKS
+from benchmarks.race.training_run import run
 from zo_triton.data import Dataset
 
-SHORT = replace(TINY, learning_rates=(1e-3, 1e-2), trial_seconds=20.0, run_seconds=20.0, targets=(0.3, 0.6))
+SHORT = replace(
+    TINY,
+    directions=(8,),
+    learning_rates=(1e-3, 1e-2),
+    trial_seconds=20.0,
+    run_seconds=20.0,
+    targets=(0.3, 0.6),
+)
 ADAM = Method("adam", "backprop + Adam", "first", Backprop)
 
 
@@ -49,7 +57,7 @@ def recording(made, loss=1.0):
 def test_every_method_gets_the_same_weights_and_batches(task):
     made = []
     for _ in range(2):
-        run(recording(made), task, SHORT, seed=4, lr=0.1, seconds=0.05)
+        run(recording(made), task, SHORT, seed=4, choice=Choice(0.1), seconds=0.05)
     for one, other in zip(made[0].weights, made[1].weights, strict=True):
         assert torch.equal(one, other)
     assert min(len(made[0].seen), len(made[1].seen)) >= 15, "more than an epoch"
@@ -69,7 +77,7 @@ def test_an_epoch_visits_no_example_twice(task):
 
 
 def test_a_run_reaches_its_targets_in_order(task):
-    result = run(ADAM, task, SHORT, seed=0, lr=1e-2, seconds=20.0)
+    result = run(ADAM, task, SHORT, seed=0, choice=Choice(1e-2), seconds=20.0)
     early, late = result["reached"]["0.3"], result["reached"]["0.6"]
     assert 0 < early["steps"] <= late["steps"]
     assert late["evaluations"] == 3 * late["steps"]
@@ -78,7 +86,7 @@ def test_a_run_reaches_its_targets_in_order(task):
 
 
 def test_a_target_that_is_not_reached_is_null(task):
-    result = run(recording([]), task, SHORT, seed=0, lr=0.1, seconds=0.05)
+    result = run(recording([]), task, SHORT, seed=0, choice=Choice(0.1), seconds=0.05)
     assert result["reached"] == {"0.3": None, "0.6": None}
     assert len(result["curve"]) > 1
 
@@ -86,7 +94,7 @@ def test_a_target_that_is_not_reached_is_null(task):
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_diverged_run_stops(task, loss):
     made = []
-    result = run(recording(made, loss), task, SHORT, seed=0, lr=0.1, seconds=0.05)
+    result = run(recording(made, loss), task, SHORT, seed=0, choice=Choice(0.1), seconds=0.05)
     assert result["diverged"] is True
     assert len(made[0].seen) == 1
 
@@ -98,30 +106,7 @@ def test_other_errors_are_not_taken_for_divergence(task):
 
     method = Method("broken", "broken", "zeroth", lambda model, setting: Broken(model))
     with pytest.raises(ValueError, match="a mistake"):
-        run(method, task, SHORT, seed=0, lr=0.1, seconds=0.05)
-
-
-def test_tuning_takes_the_fewest_steps_and_never_sees_the_test_examples(task, monkeypatch):
-    seen = []
-    original = racing.run
-
-    def spy(method, used, *rest):
-        seen.append(used.data)
-        return original(method, used, *rest)
-
-    monkeypatch.setattr(racing, "run", spy)
-    lr, trials = tune(ADAM, task, SHORT)
-    assert lr == 1e-2
-    assert [trial["lr"] for trial in trials] == [1e-3, 1e-2]
-    assert trials[1]["steps"] is not None
-    assert all(len(used.train_x) + len(used.test_x) == len(task.data.train_x) for used in seen)
-
-
-def test_without_a_finisher_the_lowest_loss_wins(task):
-    impossible = replace(SHORT, targets=(1.01,), trial_seconds=0.05)
-    lr, trials = tune(ADAM, task, impossible)
-    assert all(trial["steps"] is None for trial in trials)
-    assert lr == min(trials, key=lambda trial: trial["loss"])["lr"]
+        run(method, task, SHORT, seed=0, choice=Choice(0.1), seconds=0.05)
 
 
 def test_methods_take_turns_and_none_always_starts(task):
@@ -138,7 +123,9 @@ def test_methods_take_turns_and_none_always_starts(task):
 
 
 def test_every_method_of_the_digits_race_runs():
-    section = run_race("digits-mlp", replace(TINY, learning_rates=(1e-2,), seeds=(0,)), lambda message: None)
+    section = run_race(
+        "digits-mlp", replace(TINY, directions=(8,), learning_rates=(1e-2,), seeds=(0,)), lambda message: None
+    )
     known = [name for name in RACES["digits-mlp"].methods if not METHODS[name].missing]
     assert [row["name"] for row in section["methods"]] == known
     assert section["parameters"] == 2410
@@ -182,13 +169,6 @@ class FailsLater(Recorder):
         return super().step(x, y)
 
 
-def test_learning_rates_are_drawn_log_uniformly_one_from_each_part():
-    rates = log_uniform(1e-3, 10.0, 8, seed=3)
-    parts = [int(8 * np.log(rate / 1e-3) / np.log(1e4)) for rate in rates]
-    assert parts == list(range(8))
-    assert rates == log_uniform(1e-3, 10.0, 8, seed=3) != log_uniform(1e-3, 10.0, 8, seed=4)
-
-
 def test_weights_that_live_elsewhere_are_fetched_before_an_accuracy(task):
     class Remote(Recorder):
         fetched = 0
@@ -202,7 +182,9 @@ def test_weights_that_live_elsewhere_are_fetched_before_an_accuracy(task):
         made.append(Remote(model))
         return made[-1]
 
-    result = run(Method("remote", "remote", "zeroth", build), task, SHORT, seed=0, lr=0.1, seconds=0.05)
+    result = run(
+        Method("remote", "remote", "zeroth", build), task, SHORT, seed=0, choice=Choice(0.1), seconds=0.05
+    )
     assert made[0].fetched == len(result["curve"]) - 1
 
 

@@ -46,7 +46,7 @@ def test_a_falling_rate_is_linear():
 
 def test_a_race_on_chosen_methods_says_whose_data_it_was(tmp_path, monkeypatch):
     monkeypatch.setenv("ZO_TRITON_DATA", str(tmp_path))
-    config = replace(races.TINY, seeds=(0,), decay_steps=50)
+    config = replace(races.TINY, directions=(4,), seeds=(0,), decay_steps=50)
     section = races.run_race("mnist-cnn", config, lambda text: None, find_methods(("zo-adam", "adam")))
     assert section["task"] == "mnist-cnn (on digits)"
     assert section["parameters"] == 730
@@ -58,7 +58,7 @@ def test_a_race_on_chosen_methods_says_whose_data_it_was(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["nzk-linear", "nzk-network", "tiny-gpt"])
 def test_the_other_quick_races_run(name):
-    config = replace(races.TINY, learning_rates=(1e-2,), seeds=(0,))
+    config = replace(races.TINY, directions=(4,), learning_rates=(1e-2,), seeds=(0,))
     section = races.run_race(name, config, lambda text: None)
     assert all(row["runs"] and "error" not in row for row in section["methods"])
 
@@ -67,15 +67,13 @@ def test_the_fine_tuning_race_runs(tmp_path, monkeypatch):
     pytest.importorskip("transformers")
     monkeypatch.setenv("ZO_TRITON_DATA", str(tmp_path))
     told = []
-    config = replace(races.TINY, batch=16, learning_rates=(1e-3,), seeds=(0,))
+    config = replace(races.TINY, batch=16, directions=(4,), learning_rates=(1e-3,), seeds=(0,))
     section = races.run_race("fine-tuning", config, told.append, tiny=True)
     assert told[0].startswith("fine-tuning: pre-training fine-tuning-tiny, once: step 1 of 20")
     assert [row["name"] for row in section["methods"]] == list(races.TUNERS)
     assert all(row["runs"] and "error" not in row for row in section["methods"])
     assert "pre-trained on the same language" in section["network"]
-    assert section["tuning"]["note"].startswith(
-        "Every method tried the same 1 learning rates, drawn log-uniformly"
-    )
+    assert section["tuning"]["note"].startswith("Every method had the same number of trials, 1: ")
     assert "from 1e-05 to 0.1" in section["tuning"]["note"]
 
 

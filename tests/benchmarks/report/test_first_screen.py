@@ -212,3 +212,58 @@ def test_a_memory_case_without_a_fused_method_is_left_out_of_the_findings(record
     case = record["sections"]["memory"]["cases"][0]
     case["methods"] = [method for method in case["methods"] if method["family"] != "fused"]
     assert "Peak memory of a fused step" not in render(record, [])
+
+
+def add_asking(race, seconds):
+    """A fused method that asks for more than losses, sooner than the others; compiled backpropagation."""
+    ours = deepcopy(race["methods"][0])
+    ours |= {"name": "asking", "label": "fused nodes + Adam", "asks": "keeps inputs"}
+    compiled = deepcopy(race["methods"][-1]) | {"label": "backprop, compiled", "compiled": True}
+    for run in ours["runs"]:
+        run["reached"]["0.95"] = {"seconds": seconds, "steps": 20, "evaluations": 600}
+    for run in compiled["runs"]:
+        run["reached"]["0.95"]["seconds"] = 0.03
+    race["methods"] += [ours, compiled]
+
+
+def test_what_a_method_asks_for_is_told_beside_what_the_others_take(record):
+    add_asking(record["sections"]["race"], 0.04)
+    worth, against, cost = sentences(record)
+    assert "of the forward-only methods the fused one was the soonest in the only race (by 15×" in worth, (
+        "rivals that see losses alone are measured by ours that sees no more"
+    )
+    assert (
+        "also when backpropagation would not be compiled on digits: eager it was later in the only race (by 1.5× "
+        "where both got there)." in worth
+    )
+    assert "backpropagation was sooner in the only race (by 1.3× where both got there)" in against
+    assert cost.endswith(
+        "Fused nodes + Adam keeps inputs; fused ZO + Adam, which asks for losses alone, took 7.0× as long."
+    )
+
+
+def test_a_method_that_asks_and_beats_the_compiled_one_is_told_once(record):
+    add_asking(record["sections"]["race"], 0.02)
+    worth, against, _ = sentences(record)
+    assert (
+        "also when backpropagation is the alternative on digits: it was later in the only race (by 1.5×"
+        in worth
+    )
+    assert "compiled" not in worth
+    assert against == "- **Not when:** nothing here speaks against it; nobody was clearly sooner."
+
+
+def test_a_method_that_asks_stands_alone(record):
+    race = record["sections"]["race"]
+    add_asking(race, 0.02)
+    race["methods"] = race["methods"][1:]
+    worth, _, cost = sentences(record)
+    assert "only losses can be had" not in worth
+    assert cost.endswith(" keeps inputs.")
+
+
+def test_losses_alone_may_never_get_there(record):
+    race = record["sections"]["race"]
+    set_seconds(race, "fused", None)
+    add_asking(race, 0.02)
+    assert sentences(record)[2].endswith("; fused ZO + Adam, which asks for losses alone, did not get there.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -32,26 +32,26 @@ class PendingChain:
     Args:
         formula: Of the rule.
         shape: Of the base result.
-        bases: Those that the formula reads, as aliases, so that the tensors themselves may die.
+        operands: Base results that the formula reads, as aliases, so that the tensors themselves may die.
         sources: The entries of the differences that it reads.
         dtype: Of the result, should it be written; within a program it is float32.
     """
 
     reads = owned = True
-    __slots__ = ("bases", "dtype", "features", "formula", "shape", "size", "sources")
+    __slots__ = ("dtype", "features", "formula", "operands", "shape", "size", "sources")
 
     def __init__(
         self,
         formula: Formula,
         shape: torch.Size,
-        bases: tuple[Tensor, ...],
+        operands: tuple[Tensor, ...],
         sources: tuple[Entry, ...],
         dtype: torch.dtype,
     ) -> None:
         self.formula = formula
         self.shape = shape
         self.dtype = dtype
-        self.bases = bases
+        self.operands = operands
         self.sources = sources
         self.size, self.features = 1, formula.features
         for source in sources:
@@ -59,6 +59,12 @@ class PendingChain:
             if isinstance(source.lazy, PendingChain):
                 self.size += source.lazy.size
                 self.features = max(self.features, source.lazy.features)
+
+    def bases(self) -> Iterator[Tensor]:
+        """The base results that it reads, itself or on the way to its sources."""
+        yield from self.operands
+        for source in self.sources:
+            yield from source.bases()
 
     def resolve(self, mode: DifferenceMode) -> Tensor:
         """The difference, [P, *shape]; what others will read on the way is computed with it."""
@@ -69,7 +75,7 @@ class PendingChain:
 
     def release(self) -> None:
         """Lets go of what the formula reads."""
-        sources, self.sources, self.bases = self.sources, (), ()
+        sources, self.sources, self.operands = self.sources, (), ()
         for source in sources:
             source.let_go()
 
@@ -105,9 +111,9 @@ def defer(mode: DifferenceMode, compute: Callable, base: Any, args: tuple, kwarg
     if size > LONGEST:
         for source in sources:
             mode.resolve(source)
-    bases = tuple(tensors[slot].detach() for slot in formula.bases)
+    operands = tuple(tensors[slot].detach() for slot in formula.bases)
     dtype = torch.float32 if formula.wide or any(map(_is_wide, sources)) else mode.compute_dtype
-    mode.put(base, Entry(None, PendingChain(formula, base.shape, bases, sources, dtype)))
+    mode.put(base, Entry(None, PendingChain(formula, base.shape, operands, sources, dtype)))
     return True
 
 
@@ -183,7 +189,7 @@ class _Linked:
 
     def _add(self, chain: PendingChain) -> int:
         """Adds a chain behind those that it reads; returns its place among the parts."""
-        references = [self._leaf(tensor, -1) for tensor in chain.bases]
+        references = [self._leaf(tensor, -1) for tensor in chain.operands]
         for entry in chain.sources:
             lazy = entry.lazy
             if isinstance(lazy, PendingChain):

@@ -192,6 +192,7 @@ def _sum(a: Symbolic, dim: Any = None, keepdim: bool = False, *, dtype: Any = No
         raise UntraceableError("there is no row")
     if a.shape[-1] == 1:
         return a  # its own sum, also where a longer row follows in the same program
+    a.trace.lengths.add(a.shape[-1])  # the result does not tell it, and nothing else need read the row
     return a.trace.add("row_sum", (a.value,), torch.Size((*a.shape[:-1], 1)), a.varies)
 
 

@@ -23,6 +23,8 @@ READERS = (
     Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__, Tensor.untyped_storage, Tensor.storage,
     Tensor.__reduce_ex__, Tensor.__cuda_array_interface__.__get__,
 )  # fmt: skip
+COPIES = (Tensor.tolist, Tensor.__reduce_ex__)
+"""Readers whose result has memory of its own."""
 
 
 def differentiate(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
@@ -33,7 +35,10 @@ def differentiate(mode: DifferenceMode, function: Callable, args: tuple, kwargs:
 
 
 def read(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
-    """Hands out the base, and says once that the difference stays behind."""
+    """Hands out the base, and says once that the difference stays behind.
+
+    What torch shares its memory with may write to it, too.
+    """
     if mode.carries(args, kwargs):
         name = fallback.name_of(function)
         fallback.warn_once(
@@ -42,6 +47,8 @@ def read(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) ->
             "made of them counts as constant. If the loss depends on it, write it with torch functions, or "
             "wrap the closure in zo.BlackBox to evaluate it direction by direction.",
         )
+    if function not in COPIES and args and isinstance(args[0], Tensor):
+        mode.lend(args[0])
     return function(*args, **kwargs)
 
 

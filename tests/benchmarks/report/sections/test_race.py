@@ -79,3 +79,33 @@ def test_who_got_to_one_checkpoint_only_is_a_dot(record):
     curves_against("seconds", 1)(figure, section)
     markers = [line.get_marker() for line in figure.axes[0].get_lines()[:2]]
     assert markers == ["o", "None"]
+
+
+def test_k_is_told_where_it_was_tuned(samples):
+    section = samples["race"]
+    section["config"]["directions"] = [16, 64]
+    section["tuning"]["directions"] = [16, 64]
+    for method in section["methods"]:
+        walks = method["family"] != "first"
+        method["directions"] = 64 if walks else None
+        method["trials"] = [
+            {**trial, "directions": directions}
+            for directions in ((16, 64) if walks else (None,))
+            for trial in method["trials"]
+        ]
+    text = text_of(section)
+    assert "walk K directions a step, of 16 or 64 those that got there soonest" in text
+    table, sweep = ([line for line in block.splitlines() if "|" in line] for block in tables_of(text))
+    assert [cell.strip() for cell in table[0].split("|")[1:5]] == ["method", "tuned lr", "tuned K", "trials"]
+    cells = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:5]] for row in table[2:]}
+    assert cells["fused ZO + Adam"] == ["0.1", "64", "4"]
+    assert cells["backprop + Adam"] == ["0.1", "–", "2"]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in sweep]
+    assert rows[0] == ["method", "K", "lr 0.01", "lr 0.1"]
+    assert rows[2] == ["fused ZO + Adam", "16", "(40 %)", "25 steps"]
+    assert rows[3] == ["fused ZO + Adam", "64", "(40 %)", "**25 steps**"]
+    assert rows[-1] == ["backprop + Adam", "–", "(40 %)", "**25 steps**"]
+
+
+def tables_of(text):
+    return [block for block in text.split("\n\n") if block.startswith("|")]

@@ -1,0 +1,415 @@
+"""Noise on layers' outputs: with as many orthogonal directions as there are columns, the gradient is backprop's."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import zo_triton as zo
+from zo_triton.difference import Evaluation
+from zo_triton.difference.nodes import NodePlan
+from zo_triton.difference.plan import Plan
+from zo_triton.optim.node_measure import NodeMeasurement, measure_nodes, start_plan
+
+N, CLASSES = 6, 5
+LABELS = torch.tensor([0, 3, 1, 4, 4, 2])
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def made(model: nn.Module) -> nn.Module:
+    """The module with weights that depend on nothing but their shapes."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for param in model.parameters():
+            param.copy_(torch.randn(param.shape, generator=generator) / max(1, param[0].numel()) ** 0.5)
+    return model
+
+
+def measured(
+    closure: Callable[[], Tensor], params: Sequence[Tensor], num: int = 1024, plan: Plan | None = None,
+    eps: float = 1e-4, sides: int = 1, perturb: str = "activations", **settings,
+) -> NodeMeasurement:  # fmt: skip
+    """What one step finds, along ``num`` orthogonal directions."""
+    directions = zo.Directions(3, 1, num, "hadamard")
+    plan = plan or start_plan(perturb, num)
+    with torch.no_grad():
+        return measure_nodes(closure, list(params), directions, Evaluation(eps, sides, **settings), plan)
+
+
+def error(found: NodeMeasurement, closure: Callable[[], Tensor], params: Sequence[Tensor]) -> float:
+    """|ĝ - g| / |g| with g from autograd of the mean of what the closure returns."""
+    params = list(params)
+    value = closure()
+    exact = torch.autograd.grad(value if value.dim() == 0 else value.mean(), params, allow_unused=True)
+    pairs = [
+        (torch.zeros_like(p) if g is None else g, torch.zeros_like(p) if h is None else h)
+        for p, g, h in zip(params, exact, found.gradients, strict=True)
+    ]
+    off = sum(float((g - h).square().sum()) for g, h in pairs)
+    return (off / sum(float(g.square().sum()) for g, _ in pairs)) ** 0.5
+
+
+class Recurrent(nn.Module):
+    """One layer applied to what it made: its gradient is a sum over its applications."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.head = nn.Linear(8, 8), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(3):
+            x = torch.tanh(self.cell(x))
+        return self.head(x)
+
+
+class Adapted(nn.Module):
+    """A frozen layer with a trained pair of thin ones beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen, self.down, self.up = (
+            nn.Linear(8, CLASSES),
+            nn.Linear(8, 2, bias=False),
+            nn.Linear(2, CLASSES, bias=False),
+        )
+        self.frozen.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.frozen(x) + self.up(self.down(x))
+
+
+class Decoder(nn.Module):
+    """A block of a transformer: tokens see earlier ones, or all, of their own sample."""
+
+    def __init__(self, causal: bool) -> None:
+        super().__init__()
+        self.embed, self.place = nn.Embedding(7, 8), nn.Parameter(torch.zeros(4, 8))
+        self.norm, self.mix, self.out, self.head = (
+            nn.LayerNorm(8),
+            nn.Linear(8, 24),
+            nn.Linear(8, 8),
+            nn.Linear(8, 7),
+        )
+        self.causal = causal
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens) + self.place
+        q, k, v = self.mix(self.norm(x)).chunk(3, -1)
+        return self.head(x + self.out(F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)))
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "a layer": (lambda: nn.Linear(8, CLASSES), (N, 8)),
+    "ReLU network": (lambda: nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, CLASSES)), (N, 8)),
+    "no biases, other activations": (
+        lambda: nn.Sequential(nn.Linear(8, 9, False), nn.GELU(), nn.Linear(9, 7, False), nn.Tanh(),
+                              nn.Linear(7, CLASSES, False)), (N, 8),
+    ),
+    "convolutions": (
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 2, groups=2),
+                              nn.Tanh(), nn.Flatten(), nn.Linear(24, CLASSES)), (N, 1, 6, 6),
+    ),
+    "pooling between": (
+        lambda: nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, CLASSES)),
+        (N, 1, 6, 6),
+    ),
+    "a layer applied three times": (Recurrent, (N, 8)),
+    "adapters of a frozen layer": (Adapted, (N, 8)),
+    "layer norm": (
+        lambda: nn.Sequential(nn.Linear(8, 12), nn.LayerNorm(12), nn.ReLU(), nn.Linear(12, CLASSES)), (N, 8)
+    ),
+    "batch norm in evaluation": (
+        lambda: nn.Sequential(nn.Linear(8, 12), nn.BatchNorm1d(12).eval(), nn.ReLU(), nn.Linear(12, CLASSES)), (N,
+    8) ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_as_many_directions_as_columns_give_the_gradient(name):
+    make, shape = MODELS[name]
+    model = made(make())
+    params = [p for p in model.parameters() if p.requires_grad]
+    x = noise(*shape)
+
+    def closure() -> Tensor:
+        return F.cross_entropy(model(x), LABELS, reduction="none")
+
+    assert error(measured(closure, params, sides=2), closure, params) < 2e-5
+    assert error(measured(closure, params), closure, params) < 2e-4
+
+
+REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "cross entropy": lambda z: F.cross_entropy(z, LABELS),
+    "cross entropy, an ignored label": lambda z: F.cross_entropy(z, LABELS.masked_fill(LABELS == 3, -100)),
+    "cross entropy, weighted": lambda z: F.cross_entropy(z, LABELS, weight=torch.arange(1.0, CLASSES + 1)),
+    "negative log-likelihood": lambda z: F.nll_loss(z.log_softmax(1), LABELS),
+    "squared error": lambda z: F.mse_loss(z, torch.zeros_like(z)),
+    "squared error, summed": lambda z: F.mse_loss(z, torch.zeros_like(z), reduction="sum"),
+    "binary": lambda z: F.binary_cross_entropy_with_logits(z, torch.ones_like(z)),
+    "a mean at the end": lambda z: z.square().sum(1).mean(),
+    "a sum at the end": lambda z: z.tanh().sum(),
+    "a mean over all elements": lambda z: torch.mean(z.square()),
+    "divergence": lambda z: F.kl_div(z.log_softmax(1), torch.full_like(z, 0.2), reduction="batchmean"),
+}
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_losses_are_seen_before_a_reduction(name):
+    model, x, reduce = made(nn.Linear(8, CLASSES)), noise(N, 8), REDUCTIONS[name]
+
+    def closure() -> Tensor:
+        return reduce(model(x))
+
+    found = measured(closure, model.parameters(), 8, sides=2)
+    assert found.loss == pytest.approx(closure().item(), rel=1e-5)
+    assert error(found, closure, list(model.parameters())) < 2e-5
+
+
+@pytest.mark.parametrize(
+    "closing",
+    [
+        lambda z: F.cross_entropy(z, LABELS) * 2,
+        lambda z: z.square().mean() + 0.1 * z.abs().mean(),
+        lambda z: z[0, 0],
+    ],
+    ids=["scaled", "two terms", "an element"],
+)
+def test_a_scalar_that_was_made_otherwise_is_refused(closing):
+    model, x = made(nn.Linear(8, CLASSES)), noise(N, 8)
+    with pytest.raises(ValueError, match=r"of which losses it was made can't be seen.*reduction='none'"):
+        measured(lambda: closing(model(x)), model.parameters(), 8)
+
+
+TOKENS = torch.tensor([[0, 3, 6, 1], [2, 2, 5, 0], [1, 4, 0, 6]])
+NEXT = torch.tensor([[3, 6, 1, 0], [2, 5, 0, 1], [4, 0, 6, 3]])
+
+
+def by_token(model: nn.Module) -> Tensor:
+    return F.cross_entropy(model(TOKENS).transpose(1, 2), NEXT, reduction="none")
+
+
+def flattened(model: nn.Module) -> Tensor:
+    return F.cross_entropy(model(TOKENS).flatten(0, 1), NEXT.flatten())
+
+
+@pytest.mark.parametrize("losses", [by_token, flattened], ids=["[N, T]", "flattened and reduced"])
+def test_tokens_are_credited_with_later_losses_only_where_attention_is_causal(losses):
+    model = made(Decoder(causal=True))
+    params = list(model.parameters())
+    found = measured(lambda: losses(model), params, 2048, sides=2)
+    nodes = found.plan.nodes
+    assert error(found, lambda: losses(model), params) < 1e-4
+    assert list(nodes.known.values()) == [frozenset({0, 1, 2})]
+    assert found.on_nodes == {4, 5, 6, 7, 8, 9}
+    model.causal = False
+    again = measured(lambda: losses(model), params, 2048, plan=found.plan, sides=2)
+    assert list(again.plan.nodes.known.values())[-1] == frozenset({1, 2})  # behind the attention
+    assert error(again, lambda: losses(model), params) < 1e-4
+
+
+def test_credit_from_a_token_on_has_the_smaller_error():
+    model = made(Decoder(causal=True))
+    params = list(model.parameters())
+    found = measured(lambda: by_token(model), params, 64)
+    program = next(iter(found.plan.nodes.known))
+    whole = Plan(64, nodes=NodePlan(found.plan.nodes.weights, known={program: frozenset()}))
+    blunt = measured(lambda: by_token(model), params, 64, plan=whole)
+    assert error(found, lambda: by_token(model), params) < error(blunt, lambda: by_token(model), params)
+
+
+def test_a_weight_that_is_an_embedding_too_is_perturbed_itself():
+    model = made(Decoder(causal=True))
+    model.head.weight = model.embed.weight
+    params = list(model.parameters())
+    found = measured(lambda: flattened(model), params, 2048, sides=2)
+    assert 0 not in found.on_nodes
+    assert error(found, lambda: flattened(model), params) < 1e-4
+
+
+def test_layers_before_batch_statistics_are_perturbed_in_their_weights_and_told():
+    model = made(nn.Sequential(nn.Linear(8, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, CLASSES)))
+    params, x = list(model.parameters()), noise(N, 8)
+
+    def closure() -> Tensor:
+        return F.cross_entropy(model(x), LABELS)
+
+    with pytest.warns(
+        UserWarning, match=r"parameter 0 of shape \(12, 8\), parameter 1.*reach the losses of others"
+    ):
+        found = measured(closure, params, 1024, sides=2)
+    assert found.on_nodes == {4, 5}
+    assert model[1].num_batches_tracked == 1
+    assert error(found, closure, params) < 1e-4
+
+
+def test_evaluation_mode_does_not_vouch_for_training_mode():
+    model = made(nn.Sequential(nn.Linear(8, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, CLASSES)))
+    params, x = list(model.parameters()), noise(N, 8)
+
+    def closure() -> Tensor:
+        return F.cross_entropy(model(x), LABELS)
+
+    found = measured(closure, params, plan=None) if model.eval() else None
+    model.train()
+    with pytest.warns(UserWarning, match="reach the losses of others"):
+        again = measured(closure, params, plan=found.plan)
+    assert again.on_nodes == {4, 5}
+
+
+MIXING: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "batch statistics": lambda net, x: F.batch_norm(net(x), None, None, training=True).square().sum(1),
+    "a neighbour's output": lambda net, x: (net(x) - net(x).roll(1, 0)).square().sum(1),
+    "a contrast of all": lambda net, x: F.cross_entropy(net(x) @ net(x).T, torch.arange(N), reduction="none"),
+}
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_what_mixes_samples_everywhere_is_refused(name):
+    net, x, mix = made(nn.Linear(8, CLASSES)), noise(N, 8), MIXING[name]
+    with pytest.raises(ValueError, match=r"no layer can be perturbed on its outputs \(parameter 0 of shape"):
+        measured(lambda: mix(net, x), net.parameters(), 8)
+
+
+def test_a_batch_that_is_not_the_first_axis_is_noticed():
+    layer, x = made(nn.Linear(8, CLASSES)), noise(4, 2, 8)  # four tokens of two samples
+    with pytest.raises(ValueError, match="Put the batch first"):
+        measured(lambda: layer(x).square().sum((0, 2)), layer.parameters(), 8)
+
+
+def test_a_mask_that_changes_with_the_data_is_noticed():
+    model, x = made(nn.Linear(8, CLASSES)), noise(N, 8)
+    mixing = torch.eye(N)
+
+    def closure() -> Tensor:
+        return (mixing @ model(x)).square().sum(1)
+
+    found = measured(closure, model.parameters(), 8)
+    mixing[:] = 1.0
+    with (
+        pytest.warns(RuntimeWarning, match="did not depend on each other do so now"),
+        pytest.raises(ValueError, match="no layer can be perturbed"),
+    ):
+        measured(closure, model.parameters(), 8, plan=found.plan)
+
+
+def test_a_sample_without_a_loss_is_left_out_of_the_gradient():
+    model, x = made(nn.Linear(8, CLASSES)), noise(N, 8)
+    x[2] = torch.inf
+
+    def losses() -> Tensor:
+        return F.cross_entropy(model(x), LABELS, reduction="none")
+
+    with pytest.warns(RuntimeWarning, match="1 of 6 samples are NaN or infinite.*left out"):
+        found = measured(losses, model.parameters(), 8, sides=2)
+    good = [0, 1, 3, 4, 5]
+    assert found.loss == pytest.approx(losses()[good].mean().item(), rel=1e-5)
+    exact = torch.autograd.grad(
+        F.cross_entropy(model(x[good]), LABELS[good], reduction="sum") / N, model.parameters()
+    )
+    for one, other in zip(found.gradients, exact, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
+
+
+def test_a_reduced_loss_that_is_nan_changes_nothing():
+    model, x = made(nn.Linear(8, CLASSES)), noise(N, 8)
+    x[2] = torch.nan
+    with pytest.raises(zo.NonFiniteLossError, match="reduction='none'"):
+        measured(lambda: F.cross_entropy(model(x), LABELS), model.parameters(), 8)
+
+
+def test_an_input_that_is_overwritten_later_was_kept():
+    model, x = made(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, CLASSES))), noise(N, 8)
+
+    def careful() -> Tensor:
+        return (model[1](model[0](x)) + model[0](x).sum(1, keepdim=True)).square().sum(1)
+
+    def careless() -> Tensor:
+        hidden = model[0](x)
+        out = model[1](hidden)
+        total = hidden.sum(1, keepdim=True)
+        hidden.zero_()
+        return (out + total).square().sum(1)
+
+    params = list(model.parameters())
+    assert error(measured(careless, params, 64, sides=2), careful, params) < 2e-5
+
+
+def test_chunks_and_sizes_of_a_batch_change_nothing():
+    model, x = made(MODELS["ReLU network"][0]()), noise(N, 8)
+    params = list(model.parameters())
+
+    def losses() -> Tensor:
+        return F.cross_entropy(model(x), LABELS, reduction="none")
+
+    whole, cut = measured(losses, params, 16), measured(losses, params, 16, chunk=3)
+    for one, other in zip(whole.gradients, cut.gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-3)
+
+    def fewer() -> Tensor:
+        return F.cross_entropy(model(x[:2]), LABELS[:2], reduction="none")
+
+    after = measured(fewer, params, 32, plan=whole.plan, sides=2)
+    assert error(after, fewer, params) < 2e-5
+
+
+def test_bfloat16_differences_are_as_near_as_their_rounding():
+    model, x = made(MODELS["ReLU network"][0]()), noise(N, 8)
+    params = list(model.parameters())
+
+    def losses() -> Tensor:
+        return F.cross_entropy(model(x), LABELS, reduction="none")
+
+    found = measured(losses, params, 32, compute_dtype=torch.bfloat16)
+    assert error(found, losses, params) < 2e-2
+
+
+def test_random_signs_are_unbiased():
+    model, x = made(nn.Linear(8, CLASSES)), noise(N, 8)
+    params = list(model.parameters())
+
+    def losses() -> Tensor:
+        return F.cross_entropy(model(x), LABELS, reduction="none")
+
+    exact = torch.cat([g.flatten() for g in torch.autograd.grad(losses().mean(), params)])
+    for distribution in ("rademacher", "hadamard"):
+        draws, plan = [], start_plan("activations", 2)
+        for step in range(1, 401):
+            directions = zo.Directions(5, step, 2, distribution)
+            with torch.no_grad():
+                found = measure_nodes(losses, params, directions, Evaluation(1e-3, 2), plan)
+            plan = found.plan
+            draws.append(torch.cat([g.flatten() for g in found.gradients if g is not None]))
+        every = torch.stack(draws)
+        z = (every.mean(0) - exact) / (every.std(0) / len(draws) ** 0.5)
+        assert z.abs().max() < 4.5
+
+
+def test_auto_perturbs_a_wide_convolution_in_its_weights_and_a_wide_layer_on_its_nodes():
+    model = made(
+        nn.Sequential(nn.Conv2d(1, 6, 5), nn.ReLU(), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(216, CLASSES))
+    )
+    params, image = list(model.parameters()), noise(N, 1, 28, 28)
+    found = measured(lambda: F.cross_entropy(model(image), LABELS), params, 16, perturb="auto")
+    assert found.plan.nodes.chosen
+    assert found.on_nodes == {2, 3}  # the convolution has 3 456 nodes a sample, and 156 weights
+
+
+def test_a_closure_without_layers_is_refused():
+    weight = noise(8)
+    with pytest.raises(ValueError, match="needs linear layers or convolutions"):
+        measured(lambda: (noise(N, 8) * weight).sum(1).square(), [weight], 8)
+
+
+def test_no_warning_comes_with_an_ordinary_model():
+    model = made(Decoder(causal=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        measured(lambda: flattened(model), model.parameters(), 16)
