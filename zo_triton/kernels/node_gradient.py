@@ -28,8 +28,11 @@ from zo_triton.kernels.node_signs import (
 from zo_triton.kernels.numeric import dot, narrow
 from zo_triton.kernels.orthogonal import row_of
 
-CONFIG = {"BLOCK_S": 64, "BLOCK_C": 64, "BLOCK_K": 32, "num_warps": 4}
-"""Samples, nodes and directions of a program's tiles: at most so many."""
+CONFIG = {"BLOCK_S": 64, "BLOCK_C": 128, "BLOCK_K": 32, "num_warps": 4}
+"""Samples, nodes and directions of a program's tiles: at most so many; none timed yet."""
+
+CROSSING = {**CONFIG, "BLOCK_S": 32}
+"""Where nodes begin inside words, of which each then takes two: a larger tile spills on sm_90."""
 
 REPEATS = 8
 """Stretches of nodes for which a program makes its sums once."""
@@ -149,11 +152,13 @@ def node_gradient(
         )
     tokens, noise = rows // samples, node_arguments(directions, application, first)
     result = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
+    whole_words = tokens == 1 or nodes % 32 == 0
+    most = CONFIG if whole_words else CROSSING
     config = {
-        **CONFIG,
-        "BLOCK_S": _fitting(samples, 16, CONFIG["BLOCK_S"]),
-        "BLOCK_C": _fitting(nodes, 32, CONFIG["BLOCK_C"]),
-        "BLOCK_K": _fitting(directions.num, 16, CONFIG["BLOCK_K"]),
+        **most,
+        "BLOCK_S": _fitting(samples, 16, most["BLOCK_S"]),
+        "BLOCK_C": _fitting(nodes, 32, most["BLOCK_C"]),
+        "BLOCK_K": _fitting(directions.num, 16, most["BLOCK_K"]),
     }
     # Independent signs never repeat, and those of a matrix that is longer than a sample don't either.
     period = max(min(directions.order or nodes, nodes), config["BLOCK_C"])
@@ -176,7 +181,7 @@ def node_gradient(
         parts=parts,
         **strides("c", "ks", coefficients),
         **noise,
-        WHOLE_WORDS=tokens == 1 or nodes % 32 == 0,
+        WHOLE_WORDS=whole_words,
         **config,
     )
     if result is not out:

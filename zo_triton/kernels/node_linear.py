@@ -28,7 +28,7 @@ from zo_triton.kernels.numeric import INTERPRETED, dot
 CONFIGS = {
     # Rows × out features × in features of a program's tiles, warps, stages; none timed yet.
     torch.bfloat16: tiles(128, 128, 64, 8, 3),
-    torch.float32: tiles(64, 64, 32, 8, 2),
+    torch.float32: tiles(64, 64, 32, 4, 2),
 }
 INTERPRETER_CONFIG = tiles(64, 64, 64, warps=4, stages=1)
 

@@ -42,6 +42,18 @@ def default_config(widest: int) -> dict[str, int]:
 
 
 @triton.jit
+def _noise_of_layer(
+        epsilon, sample, counter, WIDTH: tl.constexpr, WORD: tl.constexpr, COLUMN: tl.constexpr,
+        ROUNDS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    """sε·ξ of a whole layer, [ROWS, COLS]."""
+    word, column = tl.full((), WORD, tl.int32), tl.full((), COLUMN, tl.int32)
+    return noise_tile(
+        epsilon, sample, tl.zeros((ROWS,), tl.uint32), tl.full((), WIDTH, tl.int32), as_word(word), as_word(column),
+        counter, ROUNDS, True, ROWS, COLS)  # fmt: skip
+
+
+@triton.jit
 def _add_product(
         total, left, weight_ptr, INNER: tl.constexpr, OUTER: tl.constexpr, DTYPE: tl.constexpr,
         PRECISION: tl.constexpr, ROWS: tl.constexpr, INNER_TILE: tl.constexpr, OUTER_TILE: tl.constexpr,
@@ -117,12 +129,19 @@ def _node_mlp_kernel(
     n, p = row % samples, (row // samples).to(tl.int32)
     epsilon = tl.load(signed_eps_ptr + p, mask=mask_n, other=0.0)
     sample, counter = n.to(tl.uint32), counter_of(first + p // SIDES, step, key0, key1)
-    moved = tl.zeros((BLOCK_N, TILES[0]), tl.float32)
+    moved = tl.zeros((BLOCK_N, 1), tl.float32)
     for layer in tl.static_range(DEPTH):
-        word, column = tl.full((), WORDS[layer], tl.int32), tl.full((), COLUMNS[layer], tl.int32)
-        change = noise_tile(
-            epsilon, sample, tl.zeros((BLOCK_N,), tl.uint32), WIDTHS[layer], as_word(word), as_word(column),
-            counter, ROUNDS, True, BLOCK_N, TILES[layer])  # fmt: skip
+        change = _noise_of_layer(
+            epsilon,
+            sample,
+            counter,
+            WIDTHS[layer],
+            WORDS[layer],
+            COLUMNS[layer],
+            ROUNDS,
+            BLOCK_N,
+            TILES[layer],
+        )
         if layer > 0:
             change = _add_product(
                 change, moved, weight_ptrs[layer - 1], WIDTHS[layer - 1], WIDTHS[layer], DTYPE, PRECISION,
