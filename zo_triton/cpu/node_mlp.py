@@ -200,7 +200,7 @@ def _measure_kernel(
                     _squared_errors(work[4], current, probabilities)
                 else:
                     sample_losses(
-                        work[4], current, probabilities, labels[first:], 0, LANES, float32(0.0), work
+                        work[4], current, logits, probabilities, labels[first:], 0, LANES, float32(0.0), work
                     )
                 _add_slopes(slopes[row], work[4], side)
         found[run, 1] = _leave_out(slopes, used, work[5], count, scale, limit)
