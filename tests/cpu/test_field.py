@@ -141,9 +141,7 @@ def test_gram_matches_the_samples():
             [zo.sample(directions, i, t.shape).flatten(1) for i, t in zip(ids, tensors, strict=True)], 1
         )
         expected = z.double() @ z.double().T
-        assert (ops.gram(tensors, ids, directions) - expected).abs().max() <= 1e-4 * (
-            not directions.signs
-        )
+        assert (ops.gram(tensors, ids, directions) - expected).abs().max() <= 1e-4 * (not directions.signs)
 
 
 def test_as_array_shares_memory():
