@@ -244,8 +244,8 @@ class FusedTrainer(GradientStep):
         if not isfinite(loss) or left_out == samples:
             found = f"and no sample of {samples} has finite differences" if isfinite(loss) else "not finite"
             raise NonFiniteLossError(
-                f"the loss is {loss}, {found}: the step is refused and the weights stay as they are; restart from a "
-                f"checkpoint with a lower lr, or lower eps={self.eps}."
+                f"the loss is {loss}, {found}: the step is refused and the weights stay as they are; restart from "
+                f"a checkpoint with a lower lr, or lower eps={self.eps}."
             )
         if left_out:
             warnings.warn(
