@@ -31,8 +31,8 @@ from zo_triton.kernels.orthogonal import row_of
 CONFIG = {"BLOCK_S": 64, "BLOCK_C": 128, "BLOCK_K": 32, "num_warps": 4}
 """Samples, nodes and directions of a program's tiles: at most so many; none timed yet."""
 
-CROSSING = {**CONFIG, "BLOCK_S": 32}
-"""Where nodes begin inside words, of which each then takes two: a larger tile spills on sm_90."""
+SMALLER = {**CONFIG, "BLOCK_S": 32}
+"""Of signs that every term has of its own, or that begin inside words and take two each: more spills on sm_90."""
 
 REPEATS = 8
 """Stretches of nodes for which a program makes its sums once."""
@@ -153,7 +153,7 @@ def node_gradient(
     tokens, noise = rows // samples, node_arguments(directions, application, first)
     result = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
     whole_words = tokens == 1 or nodes % 32 == 0
-    most = CONFIG if whole_words else CROSSING
+    most = CONFIG if whole_words and directions.order is not None else SMALLER
     config = {
         **most,
         "BLOCK_S": _fitting(samples, 16, most["BLOCK_S"]),

@@ -147,9 +147,10 @@ def _node_mlp_kernel(
                 change, moved, weight_ptrs[layer - 1], WIDTHS[layer - 1], WIDTHS[layer], DTYPE, PRECISION,
                 BLOCK_N, TILES[layer - 1], TILES[layer])  # fmt: skip
         # Features that are not there must not move the next layer.
+        # A name out of a tuple is no constant to Triton 3.6 unless it is told so.
         moved = _activated(
-            change, output_ptrs[layer], n, mask_n, 0, ACTIVATIONS[layer], WIDTHS[layer], BLOCK_N, TILES[layer]
-        )
+            change, output_ptrs[layer], n, mask_n, 0, tl.constexpr(ACTIVATIONS[layer]), WIDTHS[layer],
+            BLOCK_N, TILES[layer])  # fmt: skip
     losses = sample_losses(
         moved, output_ptrs[DEPTH - 1], target_ptr, n, mask_n, smoothing, SQUARED, WIDTHS[DEPTH - 1], BLOCK_N,
         TILES[DEPTH - 1])  # fmt: skip
