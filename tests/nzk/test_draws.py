@@ -15,11 +15,7 @@ SAMPLES = np.array([-1.0, 0.0, 0.5, 3.0])
 SHAPES = [(4, 3), (5,), (2, 3, 2)]
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("name", [name for name in INDEPENDENT if not DISTRIBUTIONS[name].orthogonal])
-=======
-@pytest.mark.parametrize("name", [name for name in INDEPENDENT if name != "hadamard"])
->>>>>>> theory21
 @pytest.mark.parametrize("rank", [None, 2])
 def test_the_field_gives_what_the_kernels_walk(name, rank):
     directions = zo.Directions(3, 0, 6, name, rank=rank)[2:]

@@ -375,7 +375,8 @@ class ZOSGD(torch.optim.Optimizer):
 
         Raises:
             TypeError: A saved setting has the wrong type.
-            ValueError: It is no state of a ZOSGD, its groups differ, or a setting is out of range. Nothing has changed.
+            ValueError: It is no state of a ZOSGD, its groups differ, or a setting is out of range: nothing
+                has changed.
         """
         settings = settings_in(state_dict, SAVED)
         check_settings({**settings, "chunk": self.chunk, "strict": self.strict})
