@@ -4,7 +4,7 @@ Each takes from the base what it needs as arrays prepared once a layer, see :fun
 
 * ReLU: a > 0 → max(δ, -a), else max(a+δ, 0).
 * tanh, with t = tanh a, u = tanh δ: u(1-t²)/(1+tu).
-* sigmoid, with s = σ(a), u = expm1(δ): s(1-s)u/(1+su).
+* sigmoid, with s = σ(a), u = expm1(δ): s(1-s)u/(1+su); σ(a+δ) where a long step begins beyond float32's smallest s.
 * SiLU: δσ(a+δ) + aΔσ.
 * GELU: δΦ(a+δ) + aΔΦ; ΔΦ is Gauss-Legendre quadrature of the density, in float64 erf where δ is long.
 * GELU's tanh form: the exact difference of its cubic, then tanh's rule.
@@ -20,8 +20,8 @@ from numba import float32, float64, uintp
 from torch import Tensor
 
 from zo_triton.cpu.arrays import as_array
-from zo_triton.cpu.compiling import device
-from zo_triton.cpu.scalars import expm1, load, store
+from zo_triton.cpu.compiling import device, routine
+from zo_triton.cpu.scalars import exp, expm1, load, store
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.threads import together
 
@@ -30,7 +30,7 @@ NONE, RELU, TANH, SIGMOID, SILU, GELU, GELU_TANH = range(len(NAMES))
 
 _CUBIC, _SCALE = np.float32(0.044715), np.float32(math.sqrt(2.0 / math.pi))
 _DENSITY = np.float32(1.0 / math.sqrt(2.0 * math.pi))
-_LONG_STEP, _FAR = np.float32(1.0), np.float32(8.0)
+_LONG_STEP, _FAR, _LONG_SIGMOID = np.float32(1.0), np.float32(8.0), np.float32(40.0)
 _nodes, _weights = np.polynomial.legendre.leggauss(5)
 _X0, _X1, _X2, _X3, _X4 = (np.float32(0.5 + 0.5 * x) for x in _nodes)
 _G0, _G1, _G2, _G3, _G4 = (np.float32(0.5 * w) for w in _weights)
@@ -80,12 +80,12 @@ def _tanh_step(step, x, t, rest):
 
 
 @device
-def _count_far(steps, count):
-    """How many steps of tanh go so far; where none does, its loop needs no second tanh."""
-    far = 0
+def _count_far(steps, count, far):
+    """How many steps are longer than ``far``; where none is, the loop needs no second function value."""
+    found = 0
     for j in range(count):
-        far += 1 if abs(steps[j]) > _FAR else 0
-    return far
+        found += 1 if abs(steps[j]) > far else 0
+    return found
 
 
 @device
@@ -95,6 +95,19 @@ def _sigmoid_step(step, s, complement):
     up = step >= float32(0.0)
     change = s * complement * u / (float32(1.0) + (s if up else complement) * u)
     return change if up else -change
+
+
+@routine
+def _long_sigmoid_steps(steps, a, first, second, at, count, kind):
+    """The same where steps may be so long that s has underflowed where they begin, and not where they end."""
+    for j in range(count):
+        step, s = steps[j], first[at + uintp(j)]
+        change = _sigmoid_step(step, s, second[at + uintp(j)])
+        start = a[at + uintp(j)] if step >= float32(0.0) else -a[at + uintp(j)]
+        if abs(step) > _LONG_SIGMOID and start < -_LONG_SIGMOID:
+            size = float32(1.0) / (float32(1.0) + exp(-(start + abs(step))))
+            change = size if step >= float32(0.0) else -size
+        steps[j] = change if kind == SIGMOID else step * (s + change) + a[at + uintp(j)] * change
 
 
 @device
@@ -125,12 +138,14 @@ def activate_simply(steps, a, first, second, at, count, kind):
         for j in range(count):
             x = a[at + uintp(j)]
             steps[j] = max(steps[j], -x) if x > zero else max(x + steps[j], zero)
-    elif kind == TANH and _count_far(steps, count) == 0:
+    elif kind == TANH and _count_far(steps, count, _FAR) == 0:
         for j in range(count):
             steps[j] = _short_tanh_step(steps[j], first[at + uintp(j)], second[at + uintp(j)])
     elif kind == TANH:
         for j in range(count):
             steps[j] = _tanh_step(steps[j], a[at + uintp(j)], first[at + uintp(j)], second[at + uintp(j)])
+    elif kind in (SIGMOID, SILU) and _count_far(steps, count, _LONG_SIGMOID) > 0:
+        _long_sigmoid_steps(steps, a, first, second, at, count, kind)
     elif kind == SIGMOID:
         for j in range(count):
             steps[j] = _sigmoid_step(steps[j], first[at + uintp(j)], second[at + uintp(j)])

@@ -13,6 +13,9 @@ from zo_triton.difference.rules.elementwise import needed, of_two, operand, soft
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
 
+_LONG = 20.0
+"""Of an exponent's step: what was there before is no part of the sum any more, and may have underflowed."""
+
 
 @rule("clamp", "clip", chain=True)
 def clamp(mode: DifferenceMode, base: Tensor, input: Tensor, min: Any = None, max: Any = None) -> Any:
@@ -93,7 +96,10 @@ def prelu(mode: DifferenceMode, base: Tensor, input: Tensor, weight: Tensor) -> 
 
 
 def _exponential_below(name: str, scale: float = 1.0, scaled_input: bool = False) -> None:
-    """x above zero and α·expm1(x) below, or α·expm1(x/α): Δmax(a,0) + α·e^min(a,0)·expm1(Δmin(a,0))."""
+    """x above zero and α·expm1(x) below, or α·expm1(x/α): Δmax(a,0) + α·e^min(a,0)·expm1(Δmin(a,0)).
+
+    A long step ends where the exponential is something, however little it was before.
+    """
 
     @rule(name, chain=True)
     def _(
@@ -102,8 +108,9 @@ def _exponential_below(name: str, scale: float = 1.0, scaled_input: bool = False
         alpha = 1.6732632423543772 if name == "selu" else kwargs.get("alpha", args[0] if args else 1.0)
         width = alpha if scaled_input else 1.0
         above, below = halves(mode, base, input)
-        floor = wide(input).clamp(max=0) / width
-        return scale * (above + alpha * floor.exp() * torch.expm1(below / width))
+        floor, step = wide(input).clamp(max=0) / width, below / width
+        grown = torch.where(step > _LONG, (floor + step).exp(), floor.exp() * torch.expm1(step))
+        return scale * (above + alpha * grown)
 
 
 _exponential_below("elu")
