@@ -16,7 +16,7 @@ from torch import Tensor
 from zo_triton.directions import Directions
 from zo_triton.kernels.arguments import strides
 from zo_triton.kernels.field import as_word, counter_of, expand_signs
-from zo_triton.kernels.launch import blocks, launch
+from zo_triton.kernels.launch import blocks, chip_of, launch
 from zo_triton.kernels.node_signs import (
     NODE_UNSPECIALISED,
     drawn_signs,
@@ -33,6 +33,9 @@ CONFIG = {"BLOCK_S": 64, "BLOCK_C": 128, "BLOCK_K": 32, "num_warps": 4}
 
 SMALLER = {**CONFIG, "BLOCK_S": 32}
 """Of signs that every term has of its own, or that begin inside words and take two each: more spills on sm_90."""
+
+NARROW = {**SMALLER, "BLOCK_C": 64}
+"""On AMD's chips."""
 
 REPEATS = 8
 """Stretches of nodes for which a program makes its sums once."""
@@ -154,6 +157,7 @@ def node_gradient(
     result = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
     whole_words = tokens == 1 or nodes % 32 == 0
     most = CONFIG if whole_words and directions.order is not None else SMALLER
+    most = NARROW if chip_of(out) == "gfx942" else most
     config = {
         **most,
         "BLOCK_S": _fitting(samples, 16, most["BLOCK_S"]),
