@@ -1,9 +1,8 @@
-"""Draws the figures of docs/activations.md and prints their numbers: ``python
-docs/tools/activation_figures.py``.
-"""
+"""The figures of docs/activations.md and their numbers: ``python docs/tools/activation_figures.py``."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from statistics import median
 
@@ -35,13 +34,19 @@ def data() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return tuple(map(torch.tensor, (found.train_x, found.train_y, found.test_x, found.test_y)))  # type: ignore
 
 
+def tell(line: str) -> None:
+    """Writes a line of numbers."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def smallest_order(num: int) -> int:
     """M of ``hadamard`` directions."""
     return 1 << (num - 1).bit_length()
 
 
 def draw_error(tries: int = 20) -> None:
-    """Relative squared error of one batch's gradient against K: formulas as lines, measured steps as points."""
+    """Relative squared error of a batch's gradient against K: formulas as lines, the library's steps as points."""
     x, y, *_ = data()
     x, y, net = x[:BATCH], y[:BATCH], network(0)
     model = linearize_nodes(net, x)
@@ -80,8 +85,8 @@ def draw_error(tries: int = 20) -> None:
     with figure("activation_error", 6.4, 3.4) as axes:
         for name, (colour, perturb, distribution, formula) in curves.items():
             found = [measured(num, perturb, distribution) for num in COUNTS]
-            for _num, _expected, _error in zip(COUNTS, formula, found, strict=True):
-                pass
+            for num, expected, error in zip(COUNTS, formula, found, strict=True):
+                tell(f"{name}, K = {num}: formula {expected:.4g}, measured {error:.4g}")
             axes.loglog(
                 COUNTS, [value or None for value in formula], "-", color=colour, label=name, linewidth=1
             )
@@ -123,6 +128,7 @@ def draw_steps(seeds: range = range(3)) -> None:
     def middle(num: int | None, perturb: str = "weights", distribution: str = "rademacher") -> float:
         found = [steps_to_target(seed, num, perturb, distribution) for seed in seeds]
         value = median(step or MOST_STEPS + 1 for step in found)
+        tell(f"steps, {perturb}, {distribution}, K = {num}: {found}, median {value}")
         return value
 
     curves = {

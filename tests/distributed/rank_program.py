@@ -70,6 +70,8 @@ RUNS = {
     "dropout, batch norm": lambda ranks: sgd(ranks, dropout=True),
     "adam": lambda ranks: adam(ranks),
     "adam, general": lambda ranks: adam(ranks, fused=False, sides=2),
+    "activations": lambda ranks: sgd(ranks, perturb="activations"),
+    "activations, adam": lambda ranks: adam(ranks, fused=False, perturb="activations"),
 }
 BATCH_RUNS = {
     "parts": lambda ranks: sgd(ranks),
@@ -79,12 +81,20 @@ BATCH_RUNS = {
 }
 
 
+NODE_BATCH_RUNS = {
+    "parts, activations": lambda ranks: sgd(ranks, perturb="activations"),
+    "parts, activations, adam": lambda ranks: adam(ranks, fused=False, perturb="activations"),
+}
+
+
 def every_run():
     """All results by name, for a comparison between numbers of ranks."""
     ranks = zo.Ranks(shards=4)
     found = {name: run(ranks) for name, run in RUNS.items()}
     ranks = zo.Ranks(shards=2, batch_shards=2)
-    return found | {name: run(ranks) for name, run in BATCH_RUNS.items()}
+    found |= {name: run(ranks) for name, run in BATCH_RUNS.items()}
+    ranks = zo.Ranks(shards=1, batch_shards=4)
+    return found | {name: run(ranks) for name, run in NODE_BATCH_RUNS.items()}
 
 
 def told(program):

@@ -243,7 +243,7 @@ def test_bad_arguments_are_named(device):
     ):
         node_epilogue(out, None, directions, 0, 0, ones, "relu")
     weight = torch.ones(5, 3, device=device)
-    with pytest.raises(ValueError, match="6 rows can't be the equal shares of 4 samples"):
+    with pytest.raises(ValueError, match="6 rows can't be equal shares of 4 samples"):
         node_linear(out, out[:, :, :3], weight, None, directions, 0, 0, 4, ones, "none")
     with pytest.raises(ValueError, match=r"coefficients with shape \(2, 6\), got \(3, 6\)"):
         node_gradient(out[0], torch.ones(3, 6, device=device), directions, 0, 0, 6)

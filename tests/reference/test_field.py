@@ -5,6 +5,7 @@ import pytest
 
 from zo_triton.directions import Directions
 from zo_triton.distributions import DISTRIBUTIONS, INDEPENDENT
+from zo_triton.philox import philox_block
 from zo_triton.reference import philox, sample_matrix
 
 # Known answers of Philox4x32 distributed with Random123 (kat_vectors): counter, key, rounds, output.
@@ -27,6 +28,7 @@ KURTOSIS = {name: DISTRIBUTIONS[name].even_moments[1] for name in INDEPENDENT}
 def test_philox_known_answers(case):
     counter, key, rounds, expected = KNOWN[case]
     assert philox(np.array(counter, np.uint32), key, rounds).tolist() == expected
+    assert philox_block(tuple(counter), key, rounds) == expected
 
 
 @pytest.mark.parametrize("distribution", KURTOSIS)

@@ -94,7 +94,8 @@ def _variant(case: Case, configs: Sequence[Config] = (), **options: Any) -> Vari
 
 
 def _few(distribution: str = "rademacher", rank: int | None = None, num: int = 2) -> Directions:
-    return Directions(0, 0, num, distribution, rank=rank)
+    # Where columns begin makes no other code; that they are known does.
+    return Directions(0, 0, num, distribution, rank=rank).over([(512, 1024)] * 8)
 
 
 def _linear(
@@ -124,9 +125,9 @@ def _image(
     )  # fmt: skip
 
 
-def _network(*widths: int, **shape: Any) -> NetworkCase:
+def _network(*widths: int, distribution: str = "rademacher", **shape: Any) -> NetworkCase:
     """A whole network on 128 samples."""
-    return NetworkCase(directions=_few(), widths=widths, samples=128, **shape)
+    return NetworkCase(directions=_few(distribution), widths=widths, samples=128, **shape)
 
 
 def _nodes(distribution: str = "hadamard", num: int = 8) -> Directions:
@@ -182,6 +183,7 @@ VARIANTS: dict[str, Variant] = {
     "linear bf16 inline": _variant(_linear(HALF), bits="inline"),
     "linear bf16 inline both sides": _variant(_linear(HALF, sides=2), LINEAR_HALF, bits="inline"),
     "linear bf16 inline both sides ragged": _variant(_linear(HALF, sides=2, features=784), bits="inline"),
+    "linear bf16 orthogonal both sides": _variant(_linear(HALF, "hadamard", sides=2), bits="inline"),
     "linear bf16 1000 features": _variant(_linear(HALF, features=1000), bits="staged"),
     "linear bf16 gaussian": _variant(_linear(HALF, "gaussian"), LINEAR_HALF, bits="inline"),
     "linear bf16 gaussian both sides": _variant(_linear(HALF, "gaussian", sides=2), bits="inline"),
@@ -213,6 +215,7 @@ VARIANTS: dict[str, Variant] = {
     "depthwise bf16 both sides": _variant(_image(HALF, sides=2, groups=64), bits="staged"),
     "depthwise fp32 gaussian": _variant(_image(SINGLE, "gaussian", groups=64), bits="inline"),
     "conv fp32 inline": _variant(_image(SINGLE), bits="inline"),
+    "conv fp32 orthogonal both sides": _variant(_image(SINGLE, "hadamard", sides=2), bits="inline"),
     "conv fp32 staged both sides": _variant(_image(SINGLE, sides=2), bits="staged"),
     "conv fp32 inline both sides": _variant(_image(SINGLE, sides=2), bits="inline"),
     "conv fp32 gaussian both sides": _variant(_image(SINGLE, "gaussian", sides=2), bits="inline"),
@@ -224,6 +227,7 @@ VARIANTS: dict[str, Variant] = {
         _image(SINGLE, sides=2, channels=(1, 6), kernel=5, first=True), bits="inline"
     ),
     "mlp 64-32-10": _variant(_network(64, 32, 10)),
+    "mlp 64-32-10 orthogonal": _variant(_network(64, 32, 10, distribution="hadamard")),
     "mlp 784-128-128-10 both sides": _variant(
         _network(784, 128, 128, 10, sides=2), CANDIDATES["mlp_differences", "float32"]
     ),
@@ -267,6 +271,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "nodes sample": _variant(NodeSampleCase(directions=_nodes(), samples=64, positions=512)),
     "accumulate rademacher": _variant(_update(), CANDIDATES["accumulate", "float32"]),
+    "accumulate orthogonal": _variant(_update("hadamard")),
     "accumulate gaussian": _variant(_update("gaussian")),
     "accumulate uniform": _variant(_update("uniform")),
     "accumulate rank 4": _variant(_update(rank=4)),
@@ -277,6 +282,7 @@ VARIANTS: dict[str, Variant] = {
     "sample laplace": _variant(_sample("laplace")),
     "sample gaussian": _variant(_sample("gaussian")),
     "stage signs": _variant(StageCase(directions=_few(), rows=512, cols=1024)),
+    "stage orthogonal signs": _variant(StageCase(directions=_few("hadamard"), rows=512, cols=1024)),
     "stochastic add bf16": _variant(_rounded(torch.bfloat16)),
     "stochastic add fp16": _variant(_rounded(torch.float16)),
     "activation gelu": _variant(

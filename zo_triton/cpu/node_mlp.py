@@ -40,8 +40,7 @@ from zo_triton.cpu.node_mlp_base import (
     turn_samples,
 )
 from zo_triton.cpu.node_mlp_vectors import add_scaled, combine, split_steps
-from zo_triton.cpu.node_signs import add_noise, draw_words, rows_and_key
-from zo_triton.cpu.orthogonal import inverted
+from zo_triton.cpu.node_signs import add_noise, draw_words, negative, rows_and_key
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.signs import floats_for, lines, part, to_line
 from zo_triton.cpu.threads import together
@@ -200,7 +199,7 @@ def _measure_kernel(
                     _squared_errors(work[4], current, probabilities)
                 else:
                     sample_losses(
-                        work[4], current, probabilities, labels[first:], 0, LANES, float32(0.0), work
+                        work[4], current, logits, probabilities, labels[first:], 0, LANES, float32(0.0), work
                     )
                 _add_slopes(slopes[row], work[4], side)
         found[run, 1] = _leave_out(slopes, used, work[5], count, scale, limit)
@@ -264,7 +263,7 @@ def _finish(out, product, outputs, sizes, signs, row, step, hidden):
     """A later layer's product becomes its difference: the noise, and ReLU."""
     for i in range(sizes[ROWS]):
         column = sizes[FIRST] + i
-        word = uint32(signs[column] ^ inverted(uint32(row), uint32(column)))
+        word = uint32(signs[column] ^ negative(uint32(row), uint32(column)))
         base = outputs[sizes[ROW_AT] + i].ctypes.data
         add_noise(out[i].ctypes.data, product[i].ctypes.data, base, word, step, hidden, False, False)
 

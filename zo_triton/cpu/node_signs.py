@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 from zo_triton.cpu.activation import NONE, RELU, activate
 from zo_triton.cpu.compiling import device, kernel, routine
 from zo_triton.cpu.field import key_of, philox_words, sign_words
-from zo_triton.cpu.orthogonal import inverted, pattern_of, row_of
+from zo_triton.cpu.orthogonal import pattern_of, row_of
 from zo_triton.cpu.scalars import load, store
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.vectors import (
@@ -28,6 +28,7 @@ from zo_triton.cpu.vectors import (
     broadcast,
     load_bfloat16,
     load_vector,
+    population_count,
     store_bfloat16,
     store_vector,
 )
@@ -108,15 +109,21 @@ def draw_words(words, row_block, word, direction, key):
 
 
 @device
+def negative(row, column):
+    """All bits set where the row's entry at a node's column is -1, none where it is 1; these are not folded."""
+    return uint32(uint32(0) - (population_count(uint32(row & column)) & uint32(1)))
+
+
+@device
 def write_entries(entries, row, first):
     """Packed entries of one row from column ``first`` on, bit 1 for -1: uint32 [words]."""
     pattern = pattern_of(row)
     inside = uint32(first) & uint32(31)
     block = uint32(uint32(first) - inside)
-    low = uint32(pattern ^ inverted(row, block))
+    low = uint32(pattern ^ negative(row, block))
     for i in range(entries.size):
         block = uint32(block + uint32(LANES))
-        high = uint32(pattern ^ inverted(row, block))
+        high = uint32(pattern ^ negative(row, block))
         entries[i] = uint32((uint64(high) << uint64(32) | uint64(low)) >> uint64(inside))
         low = high
 

@@ -200,18 +200,21 @@ def _layer(
 ) -> _Layer:
     """One call; a sample has ``each`` values at most on its way."""
     flat = as_array(out.view(len(out), samples, -1))
-    terms: tuple[np.ndarray, ...] = (_NOTHING,) * 3
+    terms = [_NOTHING] * 3
     if activation != "none":
         assert base_output is not None
         z = base_output.detach().float().flatten()
-        terms = tuple(term.contiguous().numpy() for term in (z, *base_terms(z, activation)))
+        terms = [term.contiguous().numpy() for term in (z, *base_terms(z, activation))]
     noise = node_noise(directions, application, first, *flat.shape[1:])
     steps = signed_eps.detach().float().contiguous().numpy()
     run = min(-(-samples // 4) * 4, max(4, PIECE // max(1, each) // 4 * 4))
     if len(out) == 1 and samples > 4:
         run = min(run, -(-samples // 8) * 4)  # two runs at least, for two threads
     sides = steps.size // directions.num
-    return _Layer(flat, noise, steps, sides, terms, NAMES.index(activation), run)
+    first_term, second_term, third_term = terms
+    return _Layer(
+        flat, noise, steps, sides, (first_term, second_term, third_term), NAMES.index(activation), run
+    )
 
 
 def _product_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -16,7 +16,7 @@ from torch import Tensor
 from zo_triton.directions import Directions
 from zo_triton.kernels.arguments import strides
 from zo_triton.kernels.field import as_word, counter_of, expand_signs
-from zo_triton.kernels.launch import blocks, launch
+from zo_triton.kernels.launch import blocks, chip_of, launch
 from zo_triton.kernels.node_signs import (
     NODE_UNSPECIALISED,
     drawn_signs,
@@ -28,8 +28,14 @@ from zo_triton.kernels.node_signs import (
 from zo_triton.kernels.numeric import dot, narrow
 from zo_triton.kernels.orthogonal import row_of
 
-CONFIG = {"BLOCK_S": 64, "BLOCK_C": 64, "BLOCK_K": 32, "num_warps": 4}
-"""Samples, nodes and directions of a program's tiles: at most so many."""
+CONFIG = {"BLOCK_S": 64, "BLOCK_C": 128, "BLOCK_K": 32, "num_warps": 4}
+"""Samples, nodes and directions of a program's tiles: at most so many; none timed yet."""
+
+SMALLER = {**CONFIG, "BLOCK_S": 32}
+"""Of signs that every term has of its own, or that begin inside words and take two each: more spills on sm_90."""
+
+NARROW = {**SMALLER, "BLOCK_C": 64}
+"""On AMD's chips."""
 
 REPEATS = 8
 """Stretches of nodes for which a program makes its sums once."""
@@ -149,11 +155,14 @@ def node_gradient(
         )
     tokens, noise = rows // samples, node_arguments(directions, application, first)
     result = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
+    whole_words = tokens == 1 or nodes % 32 == 0
+    most = CONFIG if whole_words and directions.order is not None else SMALLER
+    most = NARROW if chip_of(out) == "gfx942" else most
     config = {
-        **CONFIG,
-        "BLOCK_S": _fitting(samples, 16, CONFIG["BLOCK_S"]),
-        "BLOCK_C": _fitting(nodes, 32, CONFIG["BLOCK_C"]),
-        "BLOCK_K": _fitting(directions.num, 16, CONFIG["BLOCK_K"]),
+        **most,
+        "BLOCK_S": _fitting(samples, 16, most["BLOCK_S"]),
+        "BLOCK_C": _fitting(nodes, 32, most["BLOCK_C"]),
+        "BLOCK_K": _fitting(directions.num, 16, most["BLOCK_K"]),
     }
     # Independent signs never repeat, and those of a matrix that is longer than a sample don't either.
     period = max(min(directions.order or nodes, nodes), config["BLOCK_C"])
@@ -176,7 +185,7 @@ def node_gradient(
         parts=parts,
         **strides("c", "ks", coefficients),
         **noise,
-        WHOLE_WORDS=tokens == 1 or nodes % 32 == 0,
+        WHOLE_WORDS=whole_words,
         **config,
     )
     if result is not out:

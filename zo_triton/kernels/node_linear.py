@@ -19,7 +19,7 @@ from zo_triton.kernels.arguments import check_arguments, strides
 from zo_triton.kernels.choices import pick, situation, upper
 from zo_triton.kernels.epilogue import finish_sides
 from zo_triton.kernels.field import as_word, counter_of
-from zo_triton.kernels.launch import blocks, chip_of, compute_dtype, launch
+from zo_triton.kernels.launch import blocks, compute_dtype, launch
 from zo_triton.kernels.layer import tiles
 from zo_triton.kernels.linear_products import load_tile
 from zo_triton.kernels.node_signs import NODE_UNSPECIALISED, node_arguments, noise_tile
@@ -28,7 +28,7 @@ from zo_triton.kernels.numeric import INTERPRETED, dot
 CONFIGS = {
     # Rows × out features × in features of a program's tiles, warps, stages; none timed yet.
     torch.bfloat16: tiles(128, 128, 64, 8, 3),
-    torch.float32: tiles(64, 64, 32, 8, 2),
+    torch.float32: tiles(64, 64, 32, 4, 2),
 }
 INTERPRETER_CONFIG = tiles(64, 64, 64, warps=4, stages=1)
 
@@ -36,7 +36,7 @@ BAND = tl.constexpr(8)
 """Tiles of rows that take turns at one tile of the weight, so that both stay in the cache."""
 
 
-def default_config(dtype: torch.dtype, chip: str) -> Mapping[str, int]:
+def default_config(dtype: torch.dtype) -> Mapping[str, int]:
     """Tile sizes and launch options unless the caller says."""
     return INTERPRETER_CONFIG if INTERPRETED else CONFIGS[dtype]
 
@@ -169,7 +169,7 @@ def node_linear(
     config = config or pick(
         out.device,
         situation("node_linear", out.dtype, distribution=directions.distribution, rows=upper(len(tall), 128, 2048)),
-        default_config(out.dtype, chip_of(out)),
+        default_config(out.dtype),
     )  # fmt: skip
     row_tiles, feature_tiles = blocks(len(tall), config["BLOCK_N"]), blocks(out_features, config["BLOCK_F"])
     in_features = moved.shape[1]

@@ -36,9 +36,24 @@ def node_mlp_fits(widths: Sequence[int]) -> bool:
     return len(widths) <= MAX_DEPTH and max(widths) <= MAX_WIDTH
 
 
-def default_config(widest: int) -> dict[str, int]:
-    """Rows of a program and launch options, for a network whose widest output is this; none timed yet."""
-    return {"BLOCK_N": 64, "num_warps": 8 if widest > 32 else 4, "num_stages": 1}
+def default_config(widest: int, chip: str) -> dict[str, int]:
+    """Rows of a program and launch options, for a network whose widest output is this; none timed yet.
+
+    On AMD's chips an activation of 64 rows spills.
+    """
+    return {"BLOCK_N": 32 if chip == "gfx942" else 64, "num_warps": 8 if widest > 32 else 4, "num_stages": 1}
+
+
+@triton.jit
+def _noise_of_layer(
+        epsilon, sample, counter, WIDTH: tl.constexpr, WORD: tl.constexpr, COLUMN: tl.constexpr,
+        ROUNDS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    """sε·ξ of a whole layer, [ROWS, COLS]."""
+    word, column = tl.full((), WORD, tl.int32), tl.full((), COLUMN, tl.int32)
+    return noise_tile(
+        epsilon, sample, tl.zeros((ROWS,), tl.uint32), tl.full((), WIDTH, tl.int32), as_word(word), as_word(column),
+        counter, ROUNDS, True, ROWS, COLS)  # fmt: skip
 
 
 @triton.jit
@@ -117,20 +132,28 @@ def _node_mlp_kernel(
     n, p = row % samples, (row // samples).to(tl.int32)
     epsilon = tl.load(signed_eps_ptr + p, mask=mask_n, other=0.0)
     sample, counter = n.to(tl.uint32), counter_of(first + p // SIDES, step, key0, key1)
-    moved = tl.zeros((BLOCK_N, TILES[0]), tl.float32)
+    moved = tl.zeros((BLOCK_N, 1), tl.float32)
     for layer in tl.static_range(DEPTH):
-        word, column = tl.full((), WORDS[layer], tl.int32), tl.full((), COLUMNS[layer], tl.int32)
-        change = noise_tile(
-            epsilon, sample, tl.zeros((BLOCK_N,), tl.uint32), WIDTHS[layer], as_word(word), as_word(column),
-            counter, ROUNDS, True, BLOCK_N, TILES[layer])  # fmt: skip
+        change = _noise_of_layer(
+            epsilon,
+            sample,
+            counter,
+            WIDTHS[layer],
+            WORDS[layer],
+            COLUMNS[layer],
+            ROUNDS,
+            BLOCK_N,
+            TILES[layer],
+        )
         if layer > 0:
             change = _add_product(
                 change, moved, weight_ptrs[layer - 1], WIDTHS[layer - 1], WIDTHS[layer], DTYPE, PRECISION,
                 BLOCK_N, TILES[layer - 1], TILES[layer])  # fmt: skip
         # Features that are not there must not move the next layer.
+        # A name out of a tuple is no constant to Triton 3.6 unless it is told so.
         moved = _activated(
-            change, output_ptrs[layer], n, mask_n, 0, ACTIVATIONS[layer], WIDTHS[layer], BLOCK_N, TILES[layer]
-        )
+            change, output_ptrs[layer], n, mask_n, 0, tl.constexpr(ACTIVATIONS[layer]), WIDTHS[layer],
+            BLOCK_N, TILES[layer])  # fmt: skip
     losses = sample_losses(
         moved, output_ptrs[DEPTH - 1], target_ptr, n, mask_n, smoothing, SQUARED, WIDTHS[DEPTH - 1], BLOCK_N,
         TILES[DEPTH - 1])  # fmt: skip
@@ -188,7 +211,7 @@ def node_mlp_differences(
         "node_mlp_differences", torch.float32, distribution=directions.distribution, precision=precision,
         widest=upper(max(widths), 32, 64, 128),
     )  # fmt: skip
-    config = config or pick(out.device, key, default_config(max(widths)))
+    config = config or pick(out.device, key, default_config(max(widths), chip_of(out)))
     launch(
         _node_mlp_kernel,
         blocks(out.numel(), config["BLOCK_N"]),

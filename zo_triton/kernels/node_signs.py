@@ -14,7 +14,7 @@ import triton.language as tl
 from zo_triton.directions import PART_NODES, Directions, tensor_word
 from zo_triton.distributions import check_drawn
 from zo_triton.kernels.field import counter_arguments, signed
-from zo_triton.kernels.orthogonal import row_of, shared_philox, turned
+from zo_triton.kernels.orthogonal import row_of, shared_philox
 
 NODE_DRAWN = ("hadamard", "rademacher")
 """The distributions of nodes that this engine has routines for."""
@@ -63,12 +63,33 @@ def _bits_from(here, there, start):
 
 
 @triton.jit
+def _odd(x):
+    """All 32 bits set where x has an odd number of them, else none."""
+    x ^= x >> 16
+    x ^= x >> 8
+    x ^= x >> 4
+    x ^= x >> 2
+    x ^= x >> 1
+    return tl.where((x & 1) == 0, 0, 0xFFFFFFFF).to(tl.uint32)
+
+
+@triton.jit
+def _if_set(x, BIT: tl.constexpr, WORD: tl.constexpr):
+    return tl.where((x & BIT) == 0, 0, WORD).to(tl.uint32)
+
+
+@triton.jit
 def entry_words(row, column):
-    """Bit b set where the Hadamard matrix has -1 in this row and column + b, b < 32; both uint32."""
+    """Bit b set where the Hadamard matrix has -1 in this row and column + b, b < 32; both uint32.
+
+    Nodes take the matrix's columns as they come, unlike weights (:func:`zo_triton.hadamard.folded`).
+    """
+    pattern = _if_set(row, 1, 0xAAAAAAAA) ^ _if_set(row, 2, 0xCCCCCCCC) ^ _if_set(row, 4, 0xF0F0F0F0)
+    pattern ^= _if_set(row, 8, 0xFF00FF00) ^ _if_set(row, 16, 0xFFFF0000)
     start = column & 31
-    block, none = column - start, tl.zeros_like(row)
+    block = column - start
     following = tl.add(block, 32, sanitize_overflow=False)
-    return _bits_from(turned(none, row, block), turned(none, row, following), start)
+    return _bits_from(pattern ^ _odd(row & block), pattern ^ _odd(row & following), start)
 
 
 @triton.jit

@@ -91,6 +91,19 @@ def check_perturb(perturb: Any, distribution: str, rank: int | None, aggregator:
         )
 
 
+def check_along_directions(perturb: str) -> None:
+    """Refuses coefficients of directions where activations are perturbed.
+
+    Raises:
+        ValueError: They are.
+    """
+    if perturb != "weights":
+        raise ValueError(
+            f"with perturb={perturb!r} a step has K numbers for each sample, and no K coefficients make it: take "
+            "measure(closure) and step(), or perturb='weights'."
+        )
+
+
 def check_coefficients(coefficients: Tensor, directions: Directions) -> None:
     """Refuses what can't be the coefficients of these directions.
 

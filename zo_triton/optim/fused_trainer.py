@@ -47,7 +47,8 @@ class FusedTrainer(GradientStep):
     A step does what ``zo.estimate_gradient`` on ``loss(model(x), y)`` and ``optimizer.step()`` do.
     Where model and optimizer allow it (an ``nn.Sequential`` of ``Linear`` and ``ReLU`` in float32 that
     ``ops.offers_mlp`` accepts, plain Adam or SGD, the CPU engine) all of it runs in two compiled calls and
-    ĝ is never written out; anything else takes the general way. The optimizer's state and settings
+    ĝ is never written out, with orthogonal signs on activations where ``ops.why_no_node_step`` has nothing against
+    it; anything else takes the general way. The optimizer's state and settings
     are read and written in place, so its state dict, and schedulers of its learning rate, work as always.
 
     Args:
@@ -241,14 +242,10 @@ class FusedTrainer(GradientStep):
         measured = ops.node_mlp_measure(tensors, x.numpy(), target, directions, self.eps, self.sides)
         loss, left_out, samples = measured.loss, measured.left_out, x.shape[0]
         if not isfinite(loss) or left_out == samples:
-            kind = (
-                "the loss"
-                if not isfinite(loss)
-                else "none of the samples' losses has finite differences; the loss"
-            )
+            found = f"and no sample of {samples} has finite differences" if isfinite(loss) else "not finite"
             raise NonFiniteLossError(
-                f"{kind} is {loss}: the step is refused and the weights stay as they are; restart from a "
-                f"checkpoint with a lower lr, or lower eps={self.eps}."
+                f"the loss is {loss}, {found}: the step is refused and the weights stay as they are; restart from "
+                f"a checkpoint with a lower lr, or lower eps={self.eps}."
             )
         if left_out:
             warnings.warn(

@@ -19,7 +19,7 @@ from torch.optim import SGD, Optimizer
 from zo_triton import ops
 from zo_triton.directions import Directions
 from zo_triton.ops import engines
-from zo_triton.optim.checks import check_coefficients
+from zo_triton.optim.checks import check_along_directions, check_coefficients
 from zo_triton.optim.estimate import fill_gradients, set_gradients
 from zo_triton.optim.step_log import StepLog
 
@@ -81,10 +81,11 @@ class GradientStep:
 
         Raises:
             TypeError: The coefficients are no float32 tensor.
-            ValueError: There are not K of them, or one is not finite.
+            ValueError: There are not K of them, one is not finite, or activations are perturbed.
             OSError: The log can't be written; the step has not happened then.
         """
         directions = self.next_directions()
+        check_along_directions(self.perturb)
         check_coefficients(coefficients, directions)
         self._apply(coefficients, compiled, directions)
 

@@ -206,8 +206,7 @@ def balanced_scales(layers: Sequence[Layer], at_nodes: Sequence[bool]) -> np.nda
     A layer perturbed by ε·σ_l, its estimate divided by σ_l, is exposed to others by 1/σ_l² and sends σ_l². The
     sum of (exposure_l/σ_l²)·(σ_m²·sent_m) is least for σ_l⁴ = exposure_l/sent_l (Cauchy and Schwarz), which is this
     where all layers have equal squared slopes. All σ = 1 is what a plain step does. With these σ all layers at
-    their nodes are within a factor of 2.6 of the best assignment's error in all measurements of
-    docs/activations.md.
+    their nodes were within a factor of 2.6 of the best assignment's error, on six networks at four stages.
 
     Returns:
         [L] float64.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from zo_triton.difference import Evaluation, Plan
 from zo_triton.difference.arguments import check_parameters
 from zo_triton.directions import Directions
 from zo_triton.optim.checks import (
+    check_along_directions,
     check_coefficients,
     check_group,
     check_low_precision,
@@ -30,32 +32,23 @@ from zo_triton.optim.descent import (
 )
 from zo_triton.optim.measure import Measurement, measure
 from zo_triton.optim.node_measure import NodeMeasurement, measure_nodes, start_plan
-from zo_triton.optim.saved_state import copied_state, restore_precision, settings_in
+from zo_triton.optim.saved_state import (
+    OWN,
+    SAVED,
+    UNSAVED,
+    copied_state,
+    facts_of,
+    loaded_plan,
+    restore_precision,
+    saved_plan,
+    settings_in,
+)
 from zo_triton.optim.step_log import StepLog
 
 if TYPE_CHECKING:
     from zo_triton.difference.nodes import NodePlan
     from zo_triton.distributed import Ranks
     from zo_triton.distributed.agreement import Facts
-
-_SAVED = (
-    "seed",
-    "steps_done",
-    "directions",
-    "eps",
-    "distribution",
-    "sides",
-    "aggregator",
-    "compute_dtype",
-    "rank",
-    "rounds",
-    "low_precision",
-    "plan",
-    "perturb",
-)
-_UNSAVED = ("chunk", "strict")
-_OWN = ("last", "_measured", "_nodes", "log", "ranks")
-"""What a copy does not take over."""
 
 
 class ZOSGD(torch.optim.Optimizer):
@@ -262,10 +255,7 @@ class ZOSGD(torch.optim.Optimizer):
                 f"{measured[0]} in {measured[1]} were measured, but the next step walks {self.next_directions()} "
                 f"in {self.compute_dtype}; measure again after a setting has changed or a step was applied."
             )
-        plan = measurement.plan
-        self.plan = None
-        if plan is not None and not plan.fixed:
-            self.plan = self.directions, plan.chunk, sorted(plan.keep), plan.taped
+        self.plan = saved_plan(measurement.plan, self.directions)
         if isinstance(measurement, NodeMeasurement):
             self._nodes = measurement.plan.nodes
             self._move(WrittenOut(measurement.gradients))
@@ -316,10 +306,12 @@ class ZOSGD(torch.optim.Optimizer):
 
         Raises:
             TypeError: They are no float32 tensor.
-            ValueError: There are not K of them, one is not finite, or a setting is out of range.
+            ValueError: There are not K of them, one is not finite, a setting is out of range, or activations are
+                perturbed, whose gradient no K numbers hold.
             OSError: The log can't be written; the step has not happened then.
         """
         directions = self.next_directions()
+        check_along_directions(self.perturb)
         check_coefficients(coefficients, directions)
         self._check_move(directions)
         self._move(AlongDirections(coefficients, directions, self.compute_dtype))
@@ -350,26 +342,16 @@ class ZOSGD(torch.optim.Optimizer):
             self._checked_field = self.distribution, self.rank
 
     def _plan(self) -> Plan | None:
-        """The latest step's plan, unless it was made for another number of directions.
-
-        It is saved as well: another chunk size would round a reloaded run's differences otherwise.
-        """
-        nodes = None
-        if self.perturb != "weights":
-            nodes = self._nodes or start_plan(self.perturb, self.directions).nodes
-        if self.plan is None or self.plan[0] != self.directions:
-            return None if nodes is None else Plan(self.directions, nodes=nodes)
-        _, chunk, keep, *rest = self.plan
-        taped = rest[0] if rest else True  # a state of before there were tapes says nothing of them
-        return Plan(chunk, False, frozenset(keep), taped, nodes)
+        """The latest step's plan; it is saved as well: another chunk size would round differences otherwise."""
+        plan = loaded_plan(self.plan, self.directions)
+        if self.perturb == "weights":
+            return plan
+        first = start_plan(self.perturb, self.directions)
+        return replace(plan or first, nodes=self._nodes or first.nodes)
 
     def _facts(self) -> Facts:
         """What the ranks must have in common."""
-        settings = {name: getattr(self, name) for name in _SAVED if name != "plan"}
-        for number, group in enumerate(self.param_groups):
-            settings |= {f"group {number}.{key}": value for key, value in group.items() if key != "params"}
-        memory = [value for param in self._parameters() for value in self.state.get(param, {}).values()]
-        return {"weights": self._parameters(), "optimizer state": memory, "settings": settings}
+        return facts_of(self, {name: getattr(self, name) for name in SAVED if name != "plan"})
 
     def _parameters(self) -> list[Tensor]:
         if len(self.param_groups) == 1:
@@ -383,8 +365,7 @@ class ZOSGD(torch.optim.Optimizer):
             A dictionary whose tensors are copies, so that later steps do not change it.
         """
         saved = copied_state(super().state_dict())
-        saved["zo"] = {name: getattr(self, name) for name in _SAVED}
-        return saved
+        return {**saved, "zo": {name: getattr(self, name) for name in SAVED}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over a saved state; the tensors are copied and keep their precision.
@@ -394,10 +375,10 @@ class ZOSGD(torch.optim.Optimizer):
 
         Raises:
             TypeError: A saved setting has the wrong type.
-            ValueError: It is no state of a ZOSGD, its groups differ, or a saved setting is out of range.
-                Nothing has changed then.
+            ValueError: It is no state of a ZOSGD, its groups differ, or a setting is out of range: nothing
+                has changed.
         """
-        settings = settings_in(state_dict, _SAVED)
+        settings = settings_in(state_dict, SAVED)
         check_settings({**settings, "chunk": self.chunk, "strict": self.strict})
         for group in state_dict["param_groups"]:
             check_group(group)
@@ -410,6 +391,6 @@ class ZOSGD(torch.optim.Optimizer):
         self.last = self._measured = self._nodes = None
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {name: getattr(self, name) for name in (*_SAVED, *_UNSAVED, "_checked_field")}
+        own = {name: getattr(self, name) for name in (*SAVED, *UNSAVED, "_checked_field")}
         # A copy in another process belongs to no group of ranks.
-        return {**super().__getstate__(), **own, **dict.fromkeys(_OWN)}
+        return {**super().__getstate__(), **own, **dict.fromkeys(OWN)}

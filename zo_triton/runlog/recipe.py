@@ -19,8 +19,8 @@ Replayable: TypeAlias = ZOSGD | GradientStep
 """What has an ``apply``; :class:`zo_triton.FusedTrainer` is a :class:`GradientStep`."""
 
 _KINDS: dict[str, Any] = {"Adam": Adam, "AdamW": AdamW, "SGD": SGD}
-_FIELD = ("seed", "directions", "compute_dtype", "plan")
-_ZOSGD_FIELD = (*_FIELD, "distribution", "rank", "rounds", "low_precision")
+_FIELD = ("seed", "directions", "compute_dtype", "plan", "distribution")
+_ZOSGD_FIELD = (*_FIELD, "rank", "rounds", "low_precision")
 _MEASURED = ("eps", "sides", "aggregator")
 
 
@@ -52,6 +52,7 @@ def settings_of(target: Replayable, compiled: bool = False) -> dict[str, Any]:
 
 def take_settings(target: Replayable, settings: Mapping[str, Any]) -> None:
     """Inverse of :func:`settings_of`."""
+    settings = {"distribution": "rademacher", **settings}  # a trainer's, before it had a choice
     for name in _ZOSGD_FIELD if isinstance(target, ZOSGD) else _FIELD:
         setattr(target, name, _from_plain(settings[name]))
     target.compute_dtype = getattr(torch, settings["compute_dtype"])
@@ -156,9 +157,8 @@ def check_own_step(target: Replayable) -> None:
     """
     if target.perturb != "weights":
         raise ValueError(
-            f"a log holds K numbers a step, and with perturb={target.perturb!r} a step has K for each sample "
-            f"and needs "
-            "its inputs to be repeated: keep checkpoints instead, or train with perturb='weights'."
+            f"a log holds K numbers a step, and with perturb={target.perturb!r} a step has K for each sample and "
+            "needs its inputs to be repeated: keep checkpoints instead, or train with perturb='weights'."
         )
     found = foreign_code.in_optimizer(_optimizer(target))
     if found is not None:

@@ -114,8 +114,9 @@ def test_a_recording_is_so_many_calls():
 def measured(share=0.45, accumulate=70.0, failed=(), reached=1.0):
     """Sections that reach every goal, unless told otherwise."""
     layers = ("middle layer, one-sided", "first layer, one-sided", "middle layer, central pairs")
-    ops = ("perturbed_linear", "accumulate", "CapturedStep", "mlp_differences")
+    ops = ("perturbed_linear", "accumulate", "CapturedStep", "mlp_differences", "node_linear")
     kernel = {"op": "accumulate", "case": "signs, K = 8", "ms": 1.0, "tflops": None, "gbytes": accumulate}
+    layer = {"op": "node_linear", "case": "orthogonal signs, bfloat16", "ms": 1.0, "tflops": 85.0}
 
     def method(name, family, seconds):
         taken = None if seconds is None else {"seconds": seconds, "steps": 1, "evaluations": 1}
@@ -123,8 +124,8 @@ def measured(share=0.45, accumulate=70.0, failed=(), reached=1.0):
 
     return {
         "gpu_checks": {"rows": [{"op": op, "status": "failed" if op in failed else "passed"} for op in ops]},
-        "gpu_ceilings": {"rows": [{"name": "copy", "value": 100.0}]},
-        "gpu_kernels": {"rows": [{**kernel, "ceiling": "copy"}]},
+        "gpu_ceilings": {"rows": [{"name": "copy", "value": 100.0}, {"name": "bf16 product", "value": 100.0}]},
+        "gpu_kernels": {"rows": [{**kernel, "ceiling": "copy"}, {**layer, "ceiling": "bf16 product"}]},
         "gpu_layers": {"rows": [{"name": name, "share": 2 * share} for name in layers]},
         "step_time": {
             "cases": [{"contenders": [{"name": "zo-graph", "median_ms": 1.0}, {"name": "mezo", "median_ms": 25.0}]}]
