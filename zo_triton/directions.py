@@ -12,7 +12,7 @@ signs 32 columns of them (word w is row 4·(row//4)+w, bit b is column 32·(col/
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import accumulate
 from math import ceil, prod
@@ -74,7 +74,7 @@ class Directions:
     Example:
         >>> from zo_triton.directions import Directions
         >>> Directions(seed=0, step=3, num=8)[2:4]
-        Directions(seed=0, step=3, num=2, distribution='rademacher', rounds=10, rank=None, first=2)
+        Directions(seed=0, step=3, num=2, distribution='rademacher', rounds=10, rank=None, first=2, order=None)
     """
 
     seed: int
@@ -85,7 +85,7 @@ class Directions:
     rank: int | None = None
     first: int = 0
     order: int | None = None
-    offsets: tuple[int, ...] = ()
+    offsets: tuple[int, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         check_seed(self.seed)

@@ -206,7 +206,7 @@ def test_an_empty_batch_launches_nothing(device):
 def test_bad_arguments_are_named(device):
     layer = Layer("groups-2-inside-a-block", Directions(0, 0, 1, "gaussian"))
     with pytest.raises(
-        ValueError, match="staged bits need full-rank 'rademacher' directions, got 'gaussian'"
+        ValueError, match="staged bits need full-rank 'rademacher' or 'hadamard' directions, got 'gaussian'"
     ):
         layer.run(device, bits="staged")
     with pytest.raises(ValueError, match="unknown activation 'swish'; choose one of"):

@@ -200,7 +200,9 @@ def test_single_numbers_and_empty_batches(device):
 
 BAD = {
     "unknown bits 'packed'; choose one of": {"bits": "packed"},
-    "staged bits need full-rank 'rademacher' directions, got 'gaussian' with rank None": {"bits": "staged"},
+    "staged bits need full-rank 'rademacher' or 'hadamard' directions, got 'gaussian' with rank None": {
+        "bits": "staged"
+    },
     "unknown activation 'swish'; choose one of": {"activation": "swish"},
 }
 

@@ -35,11 +35,13 @@ def directions(draw, shape=None, most=6):
         if min(rows, cols) > 0:
             rank = draw(st.none() | st.integers(1, min(rows, cols, 3)))
     num = draw(st.integers(1, most))
+    # Orthogonal directions have no rank and must know their tensors' columns; they have tests of their own.
+    names = [name for name, entry in DISTRIBUTIONS.items() if not entry.orthogonal]
     return Directions(
         draw(st.integers(0, 2**64 - 1)),
         draw(st.integers(0, 2**32 - 1)),
         num,
-        draw(st.sampled_from(list(DISTRIBUTIONS))),
+        draw(st.sampled_from(names)),
         draw(st.sampled_from([7, 10])),
         rank,
         draw(st.integers(0, 2**32 - num)),

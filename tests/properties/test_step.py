@@ -19,18 +19,20 @@ DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
 @st.composite
 def settings_of(draw):
+    distribution = draw(st.sampled_from(list(DISTRIBUTIONS)))
+    ranks = [None] if DISTRIBUTIONS[distribution].orthogonal else [None, 1, 2]
     return {
         "lr": draw(st.sampled_from([0.0, 1e-3, 0.1])),
         "directions": draw(st.integers(1, 5)),
         "eps": draw(st.sampled_from([1e-4, 1e-2, 1.0])),
         "seed": draw(st.integers(0, 2**64 - 1)),
-        "distribution": draw(st.sampled_from(list(DISTRIBUTIONS))),
+        "distribution": distribution,
         "sides": draw(st.integers(1, 2)),
         "aggregator": draw(st.sampled_from(sorted(AGGREGATORS))),
         "momentum": draw(st.sampled_from([0.0, 0.9])),
         "weight_decay": draw(st.sampled_from([0.0, 0.1])),
         "compute_dtype": draw(st.sampled_from([torch.float32, torch.bfloat16])),
-        "rank": draw(st.sampled_from([None, 1, 2])),
+        "rank": draw(st.sampled_from(ranks)),
         "rounds": draw(st.sampled_from([7, 10])),
         "chunk": draw(st.none() | st.integers(1, 5)),
         "low_precision": draw(st.sampled_from(["master", "stochastic"])),

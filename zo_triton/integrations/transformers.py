@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from zo_triton.directions import Directions
 from zo_triton.optim import ZOSGD, estimate_gradient
-from zo_triton.optim.checks import check_settings
+from zo_triton.optim.checks import check_settings, default_distribution
 
 try:
     from accelerate.optimizer import AcceleratedOptimizer
@@ -28,8 +28,9 @@ except ImportError as error:
         "pip install 'zo_triton[transformers]'."
     ) from error
 
-_TRAINERS = ("params", "lr", "weight_decay", "ranks")
-"""Arguments of ZOSGD that are not settings of a ZOTrainer: it has its own for them, or trains in one process."""
+_TRAINERS = ("params", "lr", "weight_decay", "ranks", "perturb")
+"""Arguments of ZOSGD that are not settings of a ZOTrainer: it has its own for them, or trains in one process, or, as
+Trainer's losses are means already, does not see each sample's."""
 
 DEFAULTS = {name: each.default for name, each in signature(ZOSGD).parameters.items() if name not in _TRAINERS}
 """The settings that a ZOTrainer takes beside Trainer's arguments, with ZOSGD's defaults."""
@@ -82,11 +83,18 @@ class ZOTrainer(Trainer):
         *others: Any,
         **settings: Any,
     ) -> None:
+        perturb = settings.pop("perturb", "weights")
+        if perturb != "weights":
+            raise ValueError(
+                f"a ZOTrainer perturbs weights, got perturb={perturb!r}: the losses that Trainer hands on are means "
+                "over a batch already. Train with zo.ZOSGD and each sample's losses, or leave it out."
+            )
         given = {name: settings.pop(name) for name in DEFAULTS if name in settings}
         self._round: list[tuple[dict[str, Any], Any]] = []
         super().__init__(model, args, *others, **settings)
         self.zo = SimpleNamespace(**{**DEFAULTS, "seed": self.args.seed, **given})
-        check_settings({**vars(self.zo), "steps_done": 0})
+        self.zo.distribution = self.zo.distribution or default_distribution(perturb)
+        check_settings({**vars(self.zo), "steps_done": 0, "perturb": perturb})
         self._check_optimizer(given)
 
     def _check_optimizer(self, given: Collection[str]) -> None:

@@ -114,9 +114,10 @@ def choose(
         >>> mlp = [Layer(32, 25120, 785.0), Layer(10, 330, 17.0)]
         >>> choose(mlp, samples=64, num_directions=16, order=16).at_weights
         (False, False)
-        >>> lenet = [Layer(4704, 156, 26.0), Layer(1600, 2416, 65.0), Layer(120, 48120, 50.0)]
-        >>> choose(lenet, samples=64, num_directions=16).at_weights
-        (True, True, False)
+        >>> convolutions = [Layer(4704, 156, 26.0), Layer(1600, 2416, 65.0)]
+        >>> others = [Layer(120, 48120, 50.0), Layer(84, 10164, 20.0), Layer(10, 850, 17.0)]
+        >>> choose(convolutions + others, samples=64, num_directions=16).at_weights
+        (True, True, False, False, False)
     """
     _check(layers, samples, ratio)
     spread = max(1.0, samples / 2) if ratio is None else ratio
