@@ -29,8 +29,8 @@ except ImportError as error:
     ) from error
 
 _TRAINERS = ("params", "lr", "weight_decay", "ranks", "perturb")
-"""Arguments of ZOSGD that are not settings of a ZOTrainer: it has its own for them, or trains in one process, or, as
-Trainer's losses are means already, does not see each sample's."""
+"""Arguments of ZOSGD that are not settings of a ZOTrainer: it has its own for them, or trains in one process, or,
+as Trainer's losses are means already, does not see each sample's."""
 
 DEFAULTS = {name: each.default for name, each in signature(ZOSGD).parameters.items() if name not in _TRAINERS}
 """The settings that a ZOTrainer takes beside Trainer's arguments, with ZOSGD's defaults."""
@@ -86,8 +86,8 @@ class ZOTrainer(Trainer):
         perturb = settings.pop("perturb", "weights")
         if perturb != "weights":
             raise ValueError(
-                f"a ZOTrainer perturbs weights, got perturb={perturb!r}: the losses that Trainer hands on are means "
-                "over a batch already. Train with zo.ZOSGD and each sample's losses, or leave it out."
+                f"a ZOTrainer perturbs weights, got perturb={perturb!r}: the losses that Trainer hands on are "
+                "means over a batch already. Train with zo.ZOSGD and each sample's losses, or leave it out."
             )
         given = {name: settings.pop(name) for name in DEFAULTS if name in settings}
         self._round: list[tuple[dict[str, Any], Any]] = []

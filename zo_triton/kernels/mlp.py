@@ -71,8 +71,8 @@ def _mlp_kernel(
         moved0, moved1 = layer_differences(
             input_ptrs[layer], output_ptrs[layer], weight_ptrs[layer], moved0, moved1, rows, mask_n,
             epsilon0, epsilon1, counter, layer == 0, WIDTHS[layer], WIDTHS[layer + 1],
-            TILES[layer], TILES[layer + 1], WEIGHT_WORDS[layer], BIAS_WORDS[layer], tl.constexpr(ACTIVATIONS[layer]),
-            SIDES, DISTRIBUTION, ROUNDS, PRECISION, BLOCK_N)  # fmt: skip
+            TILES[layer], TILES[layer + 1], WEIGHT_WORDS[layer], BIAS_WORDS[layer],
+            tl.constexpr(ACTIVATIONS[layer]), SIDES, DISTRIBUTION, ROUNDS, PRECISION, BLOCK_N)  # fmt: skip
     logits_ptr, out_ptr = output_ptrs[DEPTH - 1], out_ptr + rows * stride_on
     change = sample_losses(
         moved0, logits_ptr, target_ptr, rows, mask_n, smoothing, SQUARED, WIDTHS[DEPTH], BLOCK_N, TILES[DEPTH]
