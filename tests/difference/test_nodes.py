@@ -2,59 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
+from node_models import CLASSES, LABELS, Decoder, N, error, flattened, made, measured, noise
 from torch import Tensor, nn
 
 import zo_triton as zo
 from zo_triton.difference import Evaluation
-from zo_triton.difference.nodes import NodePlan
-from zo_triton.difference.plan import Plan
-from zo_triton.optim.node_measure import NodeMeasurement, measure_nodes, start_plan
-
-N, CLASSES = 6, 5
-LABELS = torch.tensor([0, 3, 1, 4, 4, 2])
-
-
-def noise(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
-
-
-def made(model: nn.Module) -> nn.Module:
-    """The module with weights that depend on nothing but their shapes."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for param in model.parameters():
-            param.copy_(torch.randn(param.shape, generator=generator) / max(1, param[0].numel()) ** 0.5)
-    return model
-
-
-def measured(
-    closure: Callable[[], Tensor], params: Sequence[Tensor], num: int = 1024, plan: Plan | None = None,
-    eps: float = 1e-4, sides: int = 1, perturb: str = "activations", **settings,
-) -> NodeMeasurement:  # fmt: skip
-    """What one step finds, along ``num`` orthogonal directions."""
-    directions = zo.Directions(3, 1, num, "hadamard")
-    plan = plan or start_plan(perturb, num)
-    with torch.no_grad():
-        return measure_nodes(closure, list(params), directions, Evaluation(eps, sides, **settings), plan)
-
-
-def error(found: NodeMeasurement, closure: Callable[[], Tensor], params: Sequence[Tensor]) -> float:
-    """|ĝ - g| / |g| with g from autograd of the mean of what the closure returns."""
-    params = list(params)
-    value = closure()
-    exact = torch.autograd.grad(value if value.dim() == 0 else value.mean(), params, allow_unused=True)
-    pairs = [
-        (torch.zeros_like(p) if g is None else g, torch.zeros_like(p) if h is None else h)
-        for p, g, h in zip(params, exact, found.gradients, strict=True)
-    ]
-    off = sum(float((g - h).square().sum()) for g, h in pairs)
-    return (off / sum(float(g.square().sum()) for g, _ in pairs)) ** 0.5
+from zo_triton.optim.node_measure import measure_nodes, start_plan
 
 
 class Recurrent(nn.Module):
@@ -84,26 +42,6 @@ class Adapted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.frozen(x) + self.up(self.down(x))
-
-
-class Decoder(nn.Module):
-    """A block of a transformer: tokens see earlier ones, or all, of their own sample."""
-
-    def __init__(self, causal: bool) -> None:
-        super().__init__()
-        self.embed, self.place = nn.Embedding(7, 8), nn.Parameter(torch.zeros(4, 8))
-        self.norm, self.mix, self.out, self.head = (
-            nn.LayerNorm(8),
-            nn.Linear(8, 24),
-            nn.Linear(8, 8),
-            nn.Linear(8, 7),
-        )
-        self.causal = causal
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        x = self.embed(tokens) + self.place
-        q, k, v = self.mix(self.norm(x)).chunk(3, -1)
-        return self.head(x + self.out(F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)))
 
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -188,43 +126,6 @@ def test_a_scalar_that_was_made_otherwise_is_refused(closing):
         measured(lambda: closing(model(x)), model.parameters(), 8)
 
 
-TOKENS = torch.tensor([[0, 3, 6, 1], [2, 2, 5, 0], [1, 4, 0, 6]])
-NEXT = torch.tensor([[3, 6, 1, 0], [2, 5, 0, 1], [4, 0, 6, 3]])
-
-
-def by_token(model: nn.Module) -> Tensor:
-    return F.cross_entropy(model(TOKENS).transpose(1, 2), NEXT, reduction="none")
-
-
-def flattened(model: nn.Module) -> Tensor:
-    return F.cross_entropy(model(TOKENS).flatten(0, 1), NEXT.flatten())
-
-
-@pytest.mark.parametrize("losses", [by_token, flattened], ids=["[N, T]", "flattened and reduced"])
-def test_tokens_are_credited_with_later_losses_only_where_attention_is_causal(losses):
-    model = made(Decoder(causal=True))
-    params = list(model.parameters())
-    found = measured(lambda: losses(model), params, 2048, sides=2)
-    nodes = found.plan.nodes
-    assert error(found, lambda: losses(model), params) < 1e-4
-    assert list(nodes.known.values()) == [frozenset({0, 1, 2})]
-    assert found.on_nodes == {4, 5, 6, 7, 8, 9}
-    model.causal = False
-    again = measured(lambda: losses(model), params, 2048, plan=found.plan, sides=2)
-    assert list(again.plan.nodes.known.values())[-1] == frozenset({1, 2})  # behind the attention
-    assert error(again, lambda: losses(model), params) < 1e-4
-
-
-def test_credit_from_a_token_on_has_the_smaller_error():
-    model = made(Decoder(causal=True))
-    params = list(model.parameters())
-    found = measured(lambda: by_token(model), params, 64)
-    program = next(iter(found.plan.nodes.known))
-    whole = Plan(64, nodes=NodePlan(found.plan.nodes.weights, known={program: frozenset()}))
-    blunt = measured(lambda: by_token(model), params, 64, plan=whole)
-    assert error(found, lambda: by_token(model), params) < error(blunt, lambda: by_token(model), params)
-
-
 def test_a_weight_that_is_an_embedding_too_is_perturbed_itself():
     model = made(Decoder(causal=True))
     model.head.weight = model.embed.weight
@@ -232,72 +133,6 @@ def test_a_weight_that_is_an_embedding_too_is_perturbed_itself():
     found = measured(lambda: flattened(model), params, 2048, sides=2)
     assert 0 not in found.on_nodes
     assert error(found, lambda: flattened(model), params) < 1e-4
-
-
-def test_layers_before_batch_statistics_are_perturbed_in_their_weights_and_told():
-    model = made(nn.Sequential(nn.Linear(8, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, CLASSES)))
-    params, x = list(model.parameters()), noise(N, 8)
-
-    def closure() -> Tensor:
-        return F.cross_entropy(model(x), LABELS)
-
-    with pytest.warns(
-        UserWarning, match=r"parameter 0 of shape \(12, 8\), parameter 1.*reach the losses of others"
-    ):
-        found = measured(closure, params, 1024, sides=2)
-    assert found.on_nodes == {4, 5}
-    assert model[1].num_batches_tracked == 1
-    assert error(found, closure, params) < 1e-4
-
-
-def test_evaluation_mode_does_not_vouch_for_training_mode():
-    model = made(nn.Sequential(nn.Linear(8, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, CLASSES)))
-    params, x = list(model.parameters()), noise(N, 8)
-
-    def closure() -> Tensor:
-        return F.cross_entropy(model(x), LABELS)
-
-    found = measured(closure, params, plan=None) if model.eval() else None
-    model.train()
-    with pytest.warns(UserWarning, match="reach the losses of others"):
-        again = measured(closure, params, plan=found.plan)
-    assert again.on_nodes == {4, 5}
-
-
-MIXING: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
-    "batch statistics": lambda net, x: F.batch_norm(net(x), None, None, training=True).square().sum(1),
-    "a neighbour's output": lambda net, x: (net(x) - net(x).roll(1, 0)).square().sum(1),
-    "a contrast of all": lambda net, x: F.cross_entropy(net(x) @ net(x).T, torch.arange(N), reduction="none"),
-}
-
-
-@pytest.mark.parametrize("name", MIXING)
-def test_what_mixes_samples_everywhere_is_refused(name):
-    net, x, mix = made(nn.Linear(8, CLASSES)), noise(N, 8), MIXING[name]
-    with pytest.raises(ValueError, match=r"no layer can be perturbed on its outputs \(parameter 0 of shape"):
-        measured(lambda: mix(net, x), net.parameters(), 8)
-
-
-def test_a_batch_that_is_not_the_first_axis_is_noticed():
-    layer, x = made(nn.Linear(8, CLASSES)), noise(4, 2, 8)  # four tokens of two samples
-    with pytest.raises(ValueError, match="Put the batch first"):
-        measured(lambda: layer(x).square().sum((0, 2)), layer.parameters(), 8)
-
-
-def test_a_mask_that_changes_with_the_data_is_noticed():
-    model, x = made(nn.Linear(8, CLASSES)), noise(N, 8)
-    mixing = torch.eye(N)
-
-    def closure() -> Tensor:
-        return (mixing @ model(x)).square().sum(1)
-
-    found = measured(closure, model.parameters(), 8)
-    mixing[:] = 1.0
-    with (
-        pytest.warns(RuntimeWarning, match="did not depend on each other do so now"),
-        pytest.raises(ValueError, match="no layer can be perturbed"),
-    ):
-        measured(closure, model.parameters(), 8, plan=found.plan)
 
 
 def test_a_sample_without_a_loss_is_left_out_of_the_gradient():
@@ -406,10 +241,3 @@ def test_a_closure_without_layers_is_refused():
     weight = noise(8)
     with pytest.raises(ValueError, match="needs linear layers or convolutions"):
         measured(lambda: (noise(N, 8) * weight).sum(1).square(), [weight], 8)
-
-
-def test_no_warning_comes_with_an_ordinary_model():
-    model = made(Decoder(causal=True))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        measured(lambda: flattened(model), model.parameters(), 16)

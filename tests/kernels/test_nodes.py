@@ -229,6 +229,7 @@ def test_empty_batches(device):
     out = torch.empty(2, 0, 5, device=device)
     node_sample(out, directions, 0, 0)
     node_epilogue(out, None, directions, 0, 0, torch.ones(2, device=device), "none")
+    assert out.shape == (2, 0, 5)
 
 
 def test_bad_arguments_are_named(device):

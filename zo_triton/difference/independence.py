@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, NoReturn
 import torch
 from torch import Tensor
 
-from zo_triton.difference.nodes import Application, Losses, Mask, NodePlan, Nodes, layer_sizes
+from zo_triton.difference.applications import Application, layer_sizes
+from zo_triton.difference.nodes import Losses, Mask, NodePlan, Nodes
 from zo_triton.difference.plan import RestartError
 from zo_triton.directions import Directions
 from zo_triton.ops import engines
@@ -44,8 +45,8 @@ def is_due(step: int) -> bool:
     return step % CHECKED_EVERY == 0 or step & (step - 1) == 0
 
 
-def settle(mode: DifferenceMode, nodes: Nodes, directions: Directions, probe: Probe, again: bool) -> None:
-    """Starts again unless the run was what it should be: samples told apart, layers where they belong.
+def settle(mode: DifferenceMode, nodes: Nodes, directions: Directions, probe: Probe, again: bool) -> NodePlan:
+    """What is known after a run that was what it should be: samples told apart, layers where they belong.
 
     Args:
         mode: The mode of the run.
@@ -55,7 +56,7 @@ def settle(mode: DifferenceMode, nodes: Nodes, directions: Directions, probe: Pr
         again: Look once more at a program that is known.
 
     Raises:
-        RestartError: With what is known now.
+        RestartError: It was not; with what is known now.
         ValueError: No layer is left to be perturbed on its nodes.
     """
     plan, losses = nodes.plan, nodes.losses
@@ -74,24 +75,25 @@ def settle(mode: DifferenceMode, nodes: Nodes, directions: Directions, probe: Pr
     if any(each.node.samples != samples for each in nodes.applications):
         _again(mode, replace(plan, samples=samples))
     if plan.choose is not None and not plan.chosen:
-        moved = plan.choose(layer_sizes(nodes), samples, directions)
+        moved = plan.choose(layer_sizes(nodes.applications, nodes.weights, nodes.shapes), samples, directions)
         _again(mode, replace(plan, weights=plan.weights | moved, chosen=True))
-    program = nodes.program
-    if program not in plan.known:
-        astray, causal = _measure(nodes.applications, losses, samples, probe)
-        if astray:
-            _move(mode, nodes, astray, "their outputs for one sample reach the losses of others")
-        _again(mode, plan.knowing(program, causal))
-    if again and _has_changed(nodes, losses, samples, probe):
+    known = nodes.program in plan.known
+    if known and again and _has_changed(nodes, losses, samples, probe):
         warnings.warn(
             "samples, or tokens and the losses of earlier ones, that did not depend on each other do so now (a "
-            "mask or "
-            "a routing that changes with the data?): since they were last looked at, up to 64 steps ago, noise may "
-            "have been credited with the wrong losses. They are looked at anew.",
+            "mask "
+            "or a routing that changes with the data?): since they were last looked at, up to 64 steps ago, noise "
+            "may have been credited with the wrong losses. They are looked at anew.",
             RuntimeWarning,
             stacklevel=5,
         )
-        _again(mode, replace(plan, known={}))
+        known, plan = False, replace(plan, known={})
+    if known:
+        return plan
+    astray, causal = _measure(nodes.applications, losses, samples, probe)
+    if astray:
+        _move(mode, nodes, astray, "their outputs for one sample reach the losses of others")
+    return plan.knowing(nodes.program, causal)
 
 
 def _has_changed(nodes: Nodes, losses: Losses, samples: int, probe: Probe) -> bool:

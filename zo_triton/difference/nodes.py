@@ -10,7 +10,7 @@ Williams, "Simple statistical gradient-following algorithms", 1992; Ren et al., 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from zo_triton import ops
+from zo_triton.difference.applications import Application, LayerSize
 from zo_triton.difference.entries import storage_of
 from zo_triton.directions import Directions
 from zo_triton.ops import Node
@@ -34,23 +35,6 @@ themselves."""
 
 MOST_PROGRAMS = 16
 """Programs that are remembered: batches of several sizes, training and evaluation mode."""
-
-
-class LayerSize(NamedTuple):
-    """What it costs to perturb a layer on its nodes, or in its weights.
-
-    Attributes:
-        ids: Tensor ids of its weight and its bias, those that are trained.
-        nodes: Q, nodes of a sample, in all its applications; 0 of a parameter that is perturbed itself anyhow.
-        elements: Weights and biases.
-        input_square: Mean over the nodes of the squared inputs that a node's weights meet, plus 1 for a trained
-            bias.
-    """
-
-    ids: tuple[int, ...]
-    nodes: int
-    elements: int
-    input_square: float
 
 
 @dataclass(frozen=True)
@@ -76,92 +60,6 @@ class NodePlan:
         """With one program more."""
         latest = list(self.known.items())[-MOST_PROGRAMS + 1 :]
         return replace(self, known={**dict(latest), program: causal})
-
-
-@dataclass(eq=False)
-class Application:
-    """One call of a layer that is perturbed on its nodes.
-
-    Args:
-        node: Where its noise is drawn.
-        weight_id: Tensor id of the weight, -1 if it is not trained.
-        bias_id: Tensor id of the bias, -1 if there is none or it is not trained.
-        input: The base input, [R, in_features], or [N, C, *spatial] of a convolution.
-        weight: The weight as the layer takes it.
-        shape: Of the base output.
-        transposed: The weight of a linear layer is stored as [in_features, out_features].
-        convolution: Arguments of ``aten::convolution`` after the bias; None for a linear layer.
-        leading: Size of the input's first axis if it has more than two, or if the layer is a convolution.
-    """
-
-    node: Node
-    weight_id: int
-    bias_id: int
-    input: Tensor
-    weight: Tensor
-    shape: torch.Size
-    transposed: bool = False
-    convolution: tuple[Any, ...] | None = None
-    leading: int | None = None
-
-    @property
-    def rows(self) -> int:
-        """How many outputs the layer makes of one weight: what the batch and all axes but the features hold."""
-        return self.shape[0] if self.convolution is not None else prod(self.shape[:-1])
-
-    @property
-    def positions(self) -> int:
-        """Q, nodes of a sample."""
-        return prod(self.shape) // self.node.samples
-
-    @property
-    def rows_a_sample(self) -> int:
-        """How many of the rows belong to a sample: its tokens, perhaps. 0 for a convolution."""
-        return 0 if self.convolution is not None else self.rows // self.node.samples
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """Tensor ids of what is trained of the layer."""
-        return tuple(each for each in (self.weight_id, self.bias_id) if each >= 0)
-
-    def input_square(self) -> float:
-        """Mean over the nodes of the squared inputs that a node's weights meet, plus 1 for a trained bias."""
-        square = 1.0 if self.bias_id >= 0 else 0.0
-        if self.weight_id < 0:
-            return square
-        squares = self.input.float().square()
-        if self.convolution is None:
-            return square + float(squares.sum(-1).mean())
-        met = torch.ops.aten.convolution(squares, torch.ones_like(self.weight), None, *self.convolution)
-        return square + float(met.mean())
-
-    def gradients(self, of_nodes: Tensor, bad: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
-        """The layer's share of the gradient, id by id, as backpropagation has it of ∂L/∂output.
-
-        Args:
-            of_nodes: [N, Q] float32, zero for the samples that are left out.
-            bad: [N] bool, those samples, whose inputs may not be finite; None if there are none.
-        """
-        input = self.input
-        if bad is not None:
-            apart = input.reshape(len(bad), -1)
-            input = apart.masked_fill(bad[:, None], 0).view(input.shape)
-        if self.convolution is None:
-            rows = of_nodes.reshape(-1, self.shape[-1])
-            if self.weight_id >= 0:
-                given = input.to(rows.dtype)
-                yield self.weight_id, given.mT @ rows if self.transposed else rows.mT @ given
-            if self.bias_id >= 0:
-                yield self.bias_id, rows.sum(0)
-            return
-        outputs = of_nodes.reshape(self.shape)
-        if self.weight_id >= 0:
-            _, gradient, _ = torch.ops.aten.convolution_backward(
-                outputs, input, self.weight, None, *self.convolution, (False, True, False)
-            )
-            yield self.weight_id, gradient
-        if self.bias_id >= 0:
-            yield self.bias_id, outputs.flatten(2).sum((0, 2))
 
 
 class Mask(NamedTuple):
@@ -374,32 +272,3 @@ class Nodes:
         else:
             noise = kept.amax(2).unsqueeze(2) * signs
         return (mask.eps * noise).reshape(change.shape).to(change.dtype)
-
-
-def layer_sizes(nodes: Nodes) -> list[LayerSize]:
-    """The layers behind a run's applications; those that share a parameter are one.
-
-    Parameters that are perturbed themselves come last, one by one.
-    """
-    layers: list[tuple[set[int], list[Application]]] = []
-    for application in nodes.applications:
-        ids, together = set(application.ids), [application]
-        apart = []
-        for others, theirs in layers:
-            if ids & others:
-                ids, together = ids | others, theirs + together
-            else:
-                apart.append((others, theirs))
-        layers = [*apart, (ids, together)]
-    sizes = [shape.numel() for shape in nodes.shapes]
-    found = [
-        LayerSize(
-            tuple(sorted(ids)),
-            sum(each.positions for each in together),
-            sum(sizes[i] for i in ids),
-            sum(each.positions * each.input_square() for each in together)
-            / sum(each.positions for each in together),
-        )
-        for ids, together in layers
-    ]
-    return found + [LayerSize((i,), 0, sizes[i], 1.0) for i in sorted(nodes.weights)]

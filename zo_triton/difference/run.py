@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from zo_triton.difference.evaluation import Evaluation
 from zo_triton.difference.exhaustion import halved, is_out_of_memory, make_room, report_shrunk
 from zo_triton.difference.independence import is_due, settle
 from zo_triton.difference.mode import DifferenceMode
-from zo_triton.difference.nodes import Mask, Nodes
+from zo_triton.difference.nodes import Mask, NodePlan, Nodes
 from zo_triton.difference.plan import Plan, RestartError
 from zo_triton.directions import Directions
 from zo_triton.ops import engines
@@ -145,13 +146,12 @@ def propagate(
         plan = Plan(min(period or directions.num, directions.num))
     if chunk is not None:
         plan = replace(plan, chunk=min(chunk, directions.num), fixed=True)
-    budget = BUDGET_CPU if device.type == "cpu" else BUDGET_GPU
     start = None if engines.is_replayable() else StartState.capture(closure, device)
-    shapes = [param.shape for param in params]
     first, value, nodes = 0, None, None
     too_many, short = 0, False  # the largest chunk that did not fit; whether the last attempt failed for it
     parts: list[Tensor] = []
     with torch.no_grad(), engines.whole_step(device), BasePass(closure, start, device) as base_pass:
+        runs = _Runs(base_pass, params, whole or directions, evaluation, part)
         while first < directions.num:
             if short:
                 make_room(device)
@@ -160,18 +160,9 @@ def propagate(
             stop = min(first + plan.chunk, directions.num, boundary)
             some = directions if stop - first == directions.num else directions[first:stop]
             steps = signed_eps[first * sides : stop * sides]
-            nodes = None
-            if plan.nodes is not None:
-                nodes = Nodes(plan.nodes, shapes, some, APPLICATIONS * part)
-            mode = DifferenceMode(params, some, steps, compute_dtype, plan, budget, evaluation.strict, nodes)
             try:
-                again = first == 0 and is_due(directions.step)
-                unknown = plan.nodes is not None and (again or not plan.nodes.known)
-                base, piece = base_pass.run(mode, more=stop < directions.num or unknown)
+                base, piece, nodes, plan = runs.evaluate(some, steps, plan, first == 0, stop < directions.num)
                 value = base if value is None else _check_same(value, base)
-                if nodes is not None and not engines.is_replayable():
-                    probe = partial(_probe, base_pass, params, shapes, some, evaluation, plan, budget)
-                    settle(mode, nodes, whole or directions, probe, again)
                 if stop == directions.num:
                     found = torch.cat([*parts, piece]) if parts else piece
                     found = found.view(directions.num, *(() if sides == 1 else (2,)), *piece.shape[1:])
@@ -190,8 +181,6 @@ def propagate(
                 plan = halved(plan, some.num, error)
                 too_many = max(too_many, some.num)
                 continue
-            finally:
-                mode.close()
             parts.append(piece)
             first = stop
     assert value is not None
@@ -200,31 +189,77 @@ def propagate(
     return Propagation(value, found, plan, nodes)
 
 
-def _probe(
-    base_pass: BasePass,
-    params: list[Tensor],
-    shapes: list[torch.Size],
-    directions: Directions,
-    evaluation: Evaluation,
-    plan: Plan,
-    budget: int,
-    mask: Mask,
-) -> Tensor:
-    """Loss differences of a mask's noise alone, as many masks at once as the run has evaluations."""
-    assert plan.nodes is not None
-    found = []
-    for kept in mask.kept.split(directions.num * len(evaluation.steps)):
-        some = Directions(directions.seed, directions.step, len(kept), directions.distribution)
-        nodes = Nodes(plan.nodes, shapes, some, mask=Mask(kept, evaluation.steps[0], mask.only))
+class _Runs(NamedTuple):
+    """Runs of one closure, along some directions each.
+
+    Attributes:
+        base_pass: Of the closure.
+        params: The trained parameters in the order of their ids.
+        whole: The directions of the whole step.
+        evaluation: ε and what else says how to evaluate.
+        part: Which part of the batch this is.
+    """
+
+    base_pass: BasePass
+    params: list[Tensor]
+    whole: Directions
+    evaluation: Evaluation
+    part: int
+
+    def evaluate(
+        self, some: Directions, signed_eps: Tensor, plan: Plan, first: bool, more: bool
+    ) -> tuple[Tensor, Tensor, Nodes | None, Plan]:
+        """Base value, differences, what is remembered of layers' outputs, and the plan with what was learned.
+
+        Args:
+            some: The directions of the run.
+            signed_eps: [P] float32.
+            plan: How to go about it.
+            first: The step's first run, in which it is looked at whether what is known still holds.
+            more: Whether other directions will follow.
+
+        Raises:
+            RestartError: With another plan it would go.
+        """
+        known = plan.nodes
+        nodes = None if known is None else self._nodes(known, some)
+        again = first and is_due(some.step)
+        with self._mode(some, signed_eps, self.evaluation.compute_dtype, plan, nodes) as mode:
+            looks = known is not None and (again or not known.known)
+            base, found = self.base_pass.run(mode, more or looks)
+            if nodes is not None and known is not None and not engines.is_replayable():
+                nodes.plan = settle(mode, nodes, self.whole, partial(self._probe, some, plan, known), again)
+                plan = replace(plan, nodes=nodes.plan)
+        return base, found, nodes, plan
+
+    def _probe(self, some: Directions, plan: Plan, known: NodePlan, mask: Mask) -> Tensor:
+        """Loss differences of a mask's noise alone, as many masks at once as the run has evaluations."""
+        eps, found = self.evaluation.steps[0], []
+        for kept in mask.kept.split(some.num * len(self.evaluation.steps)):
+            directions = Directions(some.seed, some.step, len(kept), some.distribution)
+            nodes = self._nodes(known, directions, Mask(kept, eps, mask.only))
+            still = torch.zeros(len(kept), device=kept.device)
+            with self._mode(directions, still, torch.float32, plan, nodes) as mode:
+                found.append(self.base_pass.run(mode, more=True)[1])
+        return torch.cat(found)
+
+    def _nodes(self, known: NodePlan, some: Directions, mask: Mask | None = None) -> Nodes:
+        shapes = [param.shape for param in self.params]
+        return Nodes(known, shapes, some, APPLICATIONS * self.part, mask)
+
+    @contextmanager
+    def _mode(
+        self, some: Directions, signed_eps: Tensor, dtype: torch.dtype, plan: Plan, nodes: Nodes | None
+    ) -> Iterator[DifferenceMode]:
+        """A mode that is closed at the end."""
+        budget = BUDGET_CPU if self.params[0].device.type == "cpu" else BUDGET_GPU
         mode = DifferenceMode(
-            params, some, torch.zeros(len(kept), device=kept.device), torch.float32, plan, budget,
-            evaluation.strict, nodes,
-        )  # fmt: skip
+            self.params, some, signed_eps, dtype, plan, budget, self.evaluation.strict, nodes
+        )
         try:
-            found.append(base_pass.run(mode, more=True)[1])
+            yield mode
         finally:
             mode.close()
-    return torch.cat(found)
 
 
 def _check_same(first: Tensor, again: Tensor) -> Tensor:

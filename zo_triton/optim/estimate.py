@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from zo_triton import ops
-from zo_triton.difference import Evaluation, Plan
+from zo_triton.difference import Evaluation
 from zo_triton.difference.arguments import check_parameters
 from zo_triton.directions import Directions
 from zo_triton.optim.aggregators import get_aggregator
@@ -82,9 +81,12 @@ def estimate_gradient(
     check_perturb(perturb, directions.distribution, directions.rank, aggregator)
     warn_of_frozen(params)
     if perturb != "weights":
-        plan = replace(_node_plan(params, perturb, directions), chunk=directions.num)
+        key = (*map(id, params), perturb, directions.num)
+        known, plan = _plans.get(params[0], (None, None))
+        if plan is None or known != key:
+            plan = start_plan(perturb, directions.num)
         measured = measure_nodes(closure, params, directions, evaluation, plan)
-        _plans[params[0]] = tuple(map(id, params)), perturb, measured.plan
+        _plans[params[0]] = key, measured.plan
         set_gradients(params, measured.gradients)
         return measured.loss
     measurement = measure(closure, params, directions, evaluation)
@@ -123,15 +125,7 @@ def fill_gradients(
 
 
 _plans: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-"""What was found out about closures over these parameters; each run is known by the functions that it calls."""
-
-
-def _node_plan(params: Sequence[Tensor], perturb: str, directions: Directions) -> Plan:
-    """The plan of the last estimate over these parameters, or a first one."""
-    ids, chosen, plan = _plans.get(params[0], ((), "", None))
-    if plan is None or chosen != perturb or ids != tuple(map(id, params)):
-        return start_plan(perturb, directions.num)
-    return plan
+"""The latest plan over these parameters, and what it is for; each run is known by the functions that it calls."""
 
 
 @torch.no_grad()

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from zo_triton import ops
 from zo_triton.difference import Evaluation, NotATensorError, Plan, propagate
-from zo_triton.difference.nodes import LayerSize, NodePlan, Nodes
+from zo_triton.difference.applications import LayerSize
+from zo_triton.difference.nodes import NodePlan, Nodes
 from zo_triton.difference.random_state import RandomState
 from zo_triton.directions import Directions
 from zo_triton.ops import engines
@@ -104,8 +105,7 @@ def measure_nodes(
         )
     step = _Step(params, directions, evaluation, plan)
     if ranks is None:
-        value, found = step.run(closure, 0, directions.num)
-        return step.measured(value, found)
+        return step.measured(*step.run(closure, 0, directions.num))
     before = RandomState.capture(params[0].device)
     try:
         if ranks.batch_shards > 1:
@@ -127,34 +127,39 @@ class _Step:
 
     def run(
         self, closure: Callable[[], Any], first: int, stop: int, period: int | None = None, part: int = 0
-    ) -> tuple[Tensor, Tensor]:
-        """Value and differences for some of the directions."""
+    ) -> tuple[float, Tensor]:
+        """Loss and differences for some of the directions."""
         some = self.directions if stop - first == self.directions.num else self.directions[first:stop]
+        losses: list[float] = []
+
+        def accept(value: Tensor, found: Tensor) -> None:
+            """Refuses what no step can use, while the closure's writes can still be taken back."""
+            losses.append(_loss_of(value, usable_samples(self.evaluation.slopes(found))))
+
         try:
-            value, found, self.plan, self.nodes = propagate(
-                closure, self.params, some, self.evaluation, None, self.plan, self._accept, period,
-                self.directions, part,
-            )  # fmt: skip
+            _, found, self.plan, self.nodes = propagate(
+                closure,
+                self.params,
+                some,
+                self.evaluation,
+                None,
+                self.plan,
+                accept,
+                period,
+                self.directions,
+                part,
+            )
         except NotATensorError as error:
             raise TypeError(
                 "with noise on activations the closure must return losses as a tensor, [N] or reduced, got "
                 f"{error.value!r} of type {type(error.value).__name__}; is a `return` missing?"
             ) from None
-        return value, found
+        return losses[-1], found
 
-    def _accept(self, value: Tensor, found: Tensor) -> None:
-        """Refuses what no step can use, while the closure's writes can still be taken back."""
-        _loss_of(value, usable_samples(self._slopes(found)))
-
-    def _slopes(self, found: Tensor) -> Tensor:
-        """Projected gradients of each loss, [K, N] or [K, N, T]."""
-        return self.evaluation.slopes(found)
-
-    def measured(self, value: Tensor | float, found: Tensor) -> NodeMeasurement:
+    def measured(self, loss: float, found: Tensor) -> NodeMeasurement:
         """The measurement of what all directions have found."""
-        slopes = self._slopes(found)
+        slopes = self.evaluation.slopes(found)
         usable = usable_samples(slopes)
-        loss = value if isinstance(value, float) else _loss_of(value, usable)
         nodes = self.nodes
         assert nodes is not None
         gradients = gradient_of(self.params, nodes, self.directions, slopes, usable, self.evaluation)
@@ -175,8 +180,7 @@ class _Step:
             if calls:
                 before.restore()
             calls += 1
-            value, found = self.run(closure, first, stop, self.directions.num // ranks.shards)
-            return _loss_of(value, usable_samples(self._slopes(found))), found
+            return self.run(closure, first, stop, self.directions.num // ranks.shards)
 
         loss, found = ranks.share(share, self.directions.num)
         return self.measured(loss, found.to(self.params[0].device))
@@ -194,8 +198,7 @@ class _Step:
             if latest:
                 before.restore()
             part = len(latest) + ranks.rank * (ranks.batch_shards // ranks.size)
-            value, found = self.run(partial(closure, take), 0, self.directions.num, part=part)
-            latest.append(self.measured(value, found))
+            latest.append(self.measured(*self.run(partial(closure, take), 0, self.directions.num, part=part)))
             flat = [_dense(g, p).flatten() for g, p in zip(latest[-1].gradients, self.params, strict=True)]
             return latest[-1].loss, torch.cat([each.float() for each in flat]).unsqueeze(0)
 
