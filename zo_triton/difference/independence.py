@@ -81,9 +81,8 @@ def settle(mode: DifferenceMode, nodes: Nodes, directions: Directions, probe: Pr
     if known and again and _has_changed(nodes, losses, samples, probe):
         warnings.warn(
             "samples, or tokens and the losses of earlier ones, that did not depend on each other do so now (a "
-            "mask "
-            "or a routing that changes with the data?): since they were last looked at, up to 64 steps ago, noise "
-            "may have been credited with the wrong losses. They are looked at anew.",
+            "mask or a routing that changes with the data?): since they were last looked at, up to 64 steps ago, "
+            "noise may have been credited with the wrong losses. They are looked at anew.",
             RuntimeWarning,
             stacklevel=5,
         )
@@ -129,8 +128,7 @@ def _move(mode: DifferenceMode, nodes: Nodes, which: Sequence[Application], why:
         raise ValueError(
             f"no layer can be perturbed on its outputs ({names}): {why}. Put the batch first, return a loss a "
             "sample, replace statistics of the batch (BatchNorm in training mode) by GroupNorm or LayerNorm, or "
-            "use "
-            "perturb='weights'."
+            "use perturb='weights'."
         )
     warnings.warn(
         f"{names} are perturbed in weight space and measured by the whole batch's loss: {why}. Batch statistics "

@@ -300,8 +300,7 @@ def _report(usable: Tensor, eps: float) -> None:
     missing = int((~usable).sum())
     warnings.warn(
         f"the loss differences of {missing} of {usable.numel()} samples are NaN or infinite, or their slopes "
-        f"beyond "
-        f"2**60; these samples are left out of this step. Look at the data, or lower eps={eps}.",
+        f"beyond 2**60; these samples are left out of this step. Look at the data, or lower eps={eps}.",
         RuntimeWarning,
         stacklevel=4,
     )
