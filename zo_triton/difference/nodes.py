@@ -224,8 +224,8 @@ class Nodes:
             raise ValueError(
                 f"the closure returned a tensor of shape {tuple(value.shape)}, and of which losses it was made "
                 "can't be seen: with noise on activations each sample needs a loss of its own. Return the "
-                "losses [N] (reduction='none'), or [N, T] of tokens, or end the closure with F.cross_entropy, F.nll_loss, "
-                "F.mse_loss, .mean() or .sum(); or use perturb='weights'."
+                "losses [N] (reduction='none'), or [N, T] of tokens, or end the closure with F.cross_entropy, "
+                "F.nll_loss, F.mse_loss, .mean() or .sum(); or use perturb='weights'."
             )
         return found
 
