@@ -27,7 +27,7 @@ from zo_triton.optim.descent import FULL_PRECISION
 from zo_triton.optim.errors import NonFiniteLossError
 from zo_triton.optim.gradient_step import GradientStep
 from zo_triton.optim.measure import measure
-from zo_triton.optim.node_measure import NodeMeasurement, measure_nodes, start_plan
+from zo_triton.optim.node_measure import measure_nodes, start_plan, tell_left_out
 
 if TYPE_CHECKING:
     from zo_triton.difference.nodes import NodePlan
@@ -199,12 +199,9 @@ class FusedTrainer(GradientStep):
         if not compiled:
             self._check_trained()
         directions = self.next_directions()
-        if self.perturb != "weights" and compiled:
-            return self._step_on_nodes(x, y, directions)
         if self.perturb != "weights":
-            measured = self._measure_nodes(x, y, directions)
-            self._apply_gradients(measured.gradients)
-            return measured.loss
+            move = self._step_on_nodes_compiled if compiled else self._step_on_nodes
+            return move(x, y, directions)
         run = self._measure_compiled if compiled else self._measure_general
         loss, coefficients = run(x, y, directions)
         self._apply(coefficients, compiled, directions)
@@ -212,31 +209,32 @@ class FusedTrainer(GradientStep):
 
     def _measure_general(self, x: Tensor, y: Tensor, directions: Directions) -> tuple[float, Tensor]:
         """The loss and the coefficients of the average, [K] float32."""
-
-        def closure(take: Take = _whole) -> Tensor:
-            return self.loss(self.model(take(x)), take(y))
-
-        evaluation = self._evaluation
-        plan = _from_json(self.plan)
-        measurement = measure(closure, self.params, directions, evaluation, plan, self.ranks)
+        closure, plan = self._closure(x, y), _from_json(self.plan)
+        measurement = measure(closure, self.params, directions, self._evaluation, plan, self.ranks)
         self.plan = _as_json(measurement.plan)
         return measurement.loss, measurement.coefficients(self.params, "average")
 
-    def _measure_nodes(self, x: Tensor, y: Tensor, directions: Directions) -> NodeMeasurement:
-        """The loss and the gradient that noise on layers' outputs gives."""
+    def _closure(self, x: Tensor, y: Tensor) -> Callable[..., Tensor]:
+        """The loss of a batch, or of a part of it."""
 
         def closure(take: Take = _whole) -> Tensor:
             return self.loss(self.model(take(x)), take(y))
 
+        return closure
+
+    def _step_on_nodes(self, x: Tensor, y: Tensor, directions: Directions) -> float:
+        """A whole step with noise on layers' outputs."""
         check_perturb(self.perturb, self.distribution, None)
         first = start_plan(self.perturb, directions.num)
         plan = replace(_from_json(self.plan) or first, nodes=self._nodes or first.nodes)
+        closure = self._closure(x, y)
         measured = measure_nodes(closure, self.params, directions, self._evaluation, plan, self.ranks)
         self.plan, self._nodes = _as_json(measured.plan), measured.plan.nodes
-        return measured
+        self._apply_gradients(measured.gradients)
+        return measured.loss
 
-    def _step_on_nodes(self, x: Tensor, y: Tensor, directions: Directions) -> float:
-        """A whole step with noise on layers' outputs in two compiled calls."""
+    def _step_on_nodes_compiled(self, x: Tensor, y: Tensor, directions: Directions) -> float:
+        """The same in two compiled calls."""
         tensors = self._arrays()
         x, target = checked_batch(x, y, tensors, self.loss)
         measured = ops.node_mlp_measure(tensors, x.numpy(), target, directions, self.eps, self.sides)
@@ -248,13 +246,7 @@ class FusedTrainer(GradientStep):
                 f"a checkpoint with a lower lr, or lower eps={self.eps}."
             )
         if left_out:
-            warnings.warn(
-                f"the loss differences of {left_out} of {samples} samples are NaN or infinite, or their slopes "
-                f"beyond 2**60; these samples are left out of this step. Look at the data, or lower "
-                f"eps={self.eps}.",
-                RuntimeWarning,
-                stacklevel=4,
-            )
+            tell_left_out(left_out, samples, self.eps)
         ops.node_mlp_update(tensors, *self._rule(), x.numpy(), measured)
         # By this torch's schedulers know that the optimizer has stepped.
         self.optimizer._opt_called = True  # type: ignore[attr-defined]

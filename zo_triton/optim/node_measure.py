@@ -164,7 +164,8 @@ class _Step:
         assert nodes is not None
         gradients = gradient_of(self.params, nodes, self.directions, slopes, usable, self.evaluation)
         on_nodes = frozenset(each for a in nodes.applications for each in a.ids)
-        _report(usable, self.evaluation.eps)
+        if not bool(usable.all()):
+            tell_left_out(int((~usable).sum()), usable.numel(), self.evaluation.eps)
         return NodeMeasurement(
             loss, gradients, found, on_nodes, self.directions, self.evaluation.compute_dtype, self.plan
         )
@@ -294,13 +295,11 @@ def _loss_of(value: Tensor, usable: Tensor) -> float:
     return loss
 
 
-def _report(usable: Tensor, eps: float) -> None:
-    if engines.is_replayable() or bool(usable.all()):
-        return
-    missing = int((~usable).sum())
+def tell_left_out(missing: int, samples: int, eps: float) -> None:
+    """Warns that some samples count nothing."""
     warnings.warn(
-        f"the loss differences of {missing} of {usable.numel()} samples are NaN or infinite, or their slopes "
-        f"beyond 2**60; these samples are left out of this step. Look at the data, or lower eps={eps}.",
+        f"the loss differences of {missing} of {samples} samples are NaN or infinite, or their slopes beyond "
+        f"2**60; these samples are left out of this step. Look at the data, or lower eps={eps}.",
         RuntimeWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
