@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any
 from benchmarks.contenders.registry import METHODS
 from benchmarks.field import run as field_quality
 from benchmarks.measure import accuracy, curves, gates, memory, scaling, step_time, transformer_steps
+from benchmarks.measure.quiet import wait_for_quiet
 from benchmarks.race import races
 from benchmarks.race.decoders import missing
 from benchmarks.race.settings import RaceConfig, log_uniform
@@ -185,7 +187,10 @@ def run_parts(parts: Sequence[Part], seed: int, profile: str, told: Monitor) -> 
         KeyboardInterrupt: Nothing but the gate was finished yet.
         Exception: That of the first part that failed, if nothing but the gate is left.
     """
-    origin, start = {**environment(seed), "profile": profile}, monotonic()
+    origin = {**environment(seed), "profile": profile}
+    if profile != "tiny" and (busy := wait_for_quiet(told.say)) is not None:
+        origin |= {"cores": os.cpu_count(), "cores busy before": busy}
+    start = monotonic()
     sections: dict[str, Any] = {}
     errors: dict[str, Exception] = {}
     try:

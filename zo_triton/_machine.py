@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 import platform
 import subprocess
 from importlib import metadata
@@ -40,7 +39,6 @@ def environment(seed: int) -> dict[str, Any]:
         "seed": seed,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "platform": f"{platform.system()} {platform.machine()}",
-        "load before": _load(),
     }
 
 
@@ -62,11 +60,6 @@ def _git(folder: Path, *arguments: str) -> str:
         ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=20
     )
     return done.stdout.strip()
-
-
-def _load() -> float | None:
-    """How busy the machine was before anything ran: a load near the number of threads spoils timings."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def _device() -> str:

@@ -12,8 +12,8 @@ from benchmarks.report.registry import parts
 from benchmarks.report.section import Section, Show
 from zo_triton._tables import environment
 
-BUSY = 0.3
-"""Load a thread above which a warning is printed: threads then wait for a core in every parallel region."""
+BUSY = 0.15
+"""Share of the cores above which other programs spoil timings: threads wait for a core in every region."""
 
 TITLE = "# Zeroth-order training with fused forward passes"
 
@@ -74,11 +74,12 @@ def _warnings(record: Record) -> list[str]:
         found.append("> **A tiny run.** It proves that everything works; its numbers mean nothing.")
     if facts.get("interrupted"):
         found.append("> **Interrupted.** What was finished by then is here, the rest is missing.")
-    load, threads = facts.get("load before"), facts["threads"]
-    if load is not None and load > BUSY * threads:
+    cores = facts.get("cores busy before")
+    if cores is not None and cores > BUSY * facts["cores"]:
         found.append(
-            f"> **The machine was busy** before anything ran (load {load} on {threads} threads). Times, and "
-            "the choices that a cap on the clock made, can't be trusted: repeat this on a quiet machine."
+            f"> **The machine was busy** when this began: other programs kept {cores:.1f} of {facts['cores']} "
+            "cores. Times, and the choices that a cap on the clock made, can't be trusted: repeat this on a "
+            "quiet machine."
         )
     return found
 

@@ -33,10 +33,10 @@ def test_tiny_runs_say_so(record):
 
 
 def test_a_busy_machine_is_told(record):
-    record["environment"]["load before"] = 0.1
+    record["environment"] |= {"cores": 2, "cores busy before": 0.1}
     assert "machine was busy" not in render(record, [])
-    record["environment"]["load before"] = 1.7
-    assert "machine was busy** before anything ran (load 1.7 on 2 threads)" in render(record, [])
+    record["environment"]["cores busy before"] = 1.7
+    assert "began: other programs kept 1.7 of 2 cores" in render(record, [])
 
 
 def test_invalid_records_are_not_rendered(record):
