@@ -4,8 +4,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
+# The oldest versions that the metadata names, in an environment of their own.
+PYTHON_OLDEST ?= python3.12
+OLDEST        := .venv-oldest
+
 .DEFAULT_GOAL := help
-.PHONY: help report report-full test lint docs bench gpu format clean
+.PHONY: help report report-full test test-oldest lint docs bench gpu format clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -18,6 +22,11 @@ report-full: $(STAMP) ## Run the whole suite (fifteen minutes); write reports/fu
 
 test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest -p no:benchmark -n 2
+
+# The interpreter runs the kernels, the compiler reads them, and the stages of `make gpu` go through it all.
+test-oldest: $(OLDEST)/.installed ## Run what concerns the kernels on the oldest torch, Triton and NumPy that are supported
+	$(OLDEST)/bin/python -m pytest -p no:benchmark tests/kernels tests/compilation
+	PYTHONPATH=. $(OLDEST)/bin/python -m benchmarks gpu --tiny --out $(OLDEST)/gpu
 
 bench: $(STAMP) ## Run the benchmarks and refresh reports/full
 	$(BIN)/python -m pytest --benchmark
@@ -42,10 +51,16 @@ format: $(STAMP) ## Rewrite the sources in the house style
 	$(BIN)/ruff format .
 
 clean: ## Remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .benchmarks build site
+	rm -rf $(VENV) $(OLDEST) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .benchmarks build site
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON_OLDEST) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt torch
+	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt -e '.[suite]' hypothesis expecttest
 	@touch $@

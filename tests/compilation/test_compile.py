@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import triton
 from triton import knobs
 
 VARIANTS = [
@@ -190,6 +191,9 @@ def test_the_command_prints_a_table_and_writes_everything(environment, tmp_path)
     command = [sys.executable, "-c", script, *arguments, "--json", str(tmp_path / "own.json")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "HMMA" in done.stdout
+    title = f"Kernels compiled by Triton {triton.__version__}\n"
+    assert title in done.stdout
+    assert (tmp_path / "out" / "compile.md").read_text().startswith(f"# {title}")
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
         "compile.json",
         "compile.md",

@@ -25,12 +25,12 @@ FURTHEST = 8.0
 def table(record: Mapping[str, Any]) -> str:
     """All rows for a console."""
     rows = [cells(row) for row in record["rows"]]
-    return tabulate(rows, headers(), tablefmt="simple", disable_numparse=True)
+    return f"{_title(record)}\n\n{tabulate(rows, headers(), tablefmt='simple', disable_numparse=True)}"
 
 
 def page(record: Mapping[str, Any]) -> str:
     """All rows in Markdown, a table a chip, with what the columns mean."""
-    blocks = ["# Compiled kernels", (roofline.__doc__ or "").strip()]
+    blocks = [f"# {_title(record)}", (roofline.__doc__ or "").strip()]
     failed = failures(record)
     if failed:
         lines = [f"- {row['variant']} on {row['target']}: {row['error']}" for row in failed]
@@ -83,6 +83,10 @@ def check_figure(path: str | os.PathLike[str]) -> Path:
     if target.suffix not in (".png", ".svg"):
         raise ValueError(f"a figure is a .png or a .svg, got {str(path)!r}.")
     return target
+
+
+def _title(record: Mapping[str, Any]) -> str:
+    return f"Kernels compiled by Triton {record['environment']['versions']['triton']}"
 
 
 def _drawn(row: Mapping[str, Any]) -> bool:

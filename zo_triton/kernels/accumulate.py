@@ -12,6 +12,7 @@ from zo_triton.kernels.arguments import drawing_arguments
 from zo_triton.kernels.choices import pick, situation, upper
 from zo_triton.kernels.field import UNSPECIALISED, counter_of, direction_tile, tile_sizes
 from zo_triton.kernels.launch import TRITON_DTYPES, blocks, launch
+from zo_triton.kernels.numeric import bound
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
@@ -25,7 +26,7 @@ def _accumulate_kernel(
     pid = tl.program_id(0)
     row_tile, col_tile = pid // col_tiles, pid % col_tiles
     total = tl.zeros((ROWS, COLS), SUM_DTYPE)
-    for k in range(0, num_directions):
+    for k in range(0, bound(num_directions)):
         coefficient = tl.load(coefficients_ptr + k).to(SUM_DTYPE)
         counter = counter_of(first + k, step, key0, key1)
         z = direction_tile(

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from zo_triton.kernels.launch import TRITON_DTYPES, blocks, launch
-from zo_triton.kernels.numeric import expm1, log1p, narrow
+from zo_triton.kernels.numeric import bound, expm1, log1p, narrow
 
 CONFIG = {"BLOCK_N": 8, "num_warps": 4}
 MAX_BLOCK_C = 256
@@ -79,7 +79,7 @@ def _cross_entropy_kernel(
     own = tl.load(rows + target * stride_dc, mask=mask_n, other=0.0).to(tl.float32)
 
     state = no_classes(BLOCK_N)
-    for c in range(0, classes, BLOCK_C):
+    for c in range(0, bound(classes), BLOCK_C):
         offs_c = (c + tl.arange(0, BLOCK_C)).to(tl.int64)
         mask = mask_n[:, None] & (offs_c < classes)[None, :]
         log_p = tl.load(log_p_ptr + offs_n[:, None] * classes + offs_c[None, :], mask=mask, other=-1.0e4)

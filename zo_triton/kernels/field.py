@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zo_triton.directions import PART_LEFT, PART_RIGHT, PART_WHOLE, Directions, tensor_word
 from zo_triton.distributions import check_drawn
-from zo_triton.kernels.numeric import dot, narrow
+from zo_triton.kernels.numeric import complement, dot, narrow
 from zo_triton.kernels.orthogonal import (
     first_column_of,
     first_direction,
@@ -187,7 +187,7 @@ def sign_words(
 def expand_signs(words, ROWS: tl.constexpr, COLS: tl.constexpr, DTYPE: tl.constexpr):
     """[ROWS, COLS/32] packed signs → [ROWS, COLS] of ±1: the inverted bit becomes the sign bit of a one."""
     lanes = tl.arange(0, 32).to(tl.uint32)
-    inverted = ~(words[:, :, None] >> lanes[None, None, :])
+    inverted = complement(words[:, :, None] >> lanes[None, None, :])
     if DTYPE.primitive_bitwidth == 16:
         ones = ((inverted.to(tl.uint16) << 15) | 0x3F80).to(tl.uint16)
     else:

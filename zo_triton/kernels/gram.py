@@ -31,7 +31,7 @@ from zo_triton.kernels.field import (
     word_arguments,
 )
 from zo_triton.kernels.launch import blocks, compute_dtype, launch
-from zo_triton.kernels.numeric import dot
+from zo_triton.kernels.numeric import bound, dot
 
 CONFIGS = {
     # A tile is BLOCK_K directions × ROWS·COLS elements.
@@ -79,7 +79,7 @@ def _gram_kernel(
     l_block, k_block, chunk = pid % k_blocks, pid // k_blocks % k_blocks, pid // k_blocks // k_blocks
     if k_block <= l_block:
         total = tl.zeros((BLOCK_K, BLOCK_K), tl.float64)
-        for tile in range(chunk, tiles, chunks):
+        for tile in range(bound(chunk), bound(tiles), bound(chunks)):
             row_block, col = tile // col_tiles * (ROWS // 4), tile % col_tiles * COLS
             left = _tile_of_directions(
                 k_block * BLOCK_K, row_block, col, rows, cols, whole_word, first, step, key0, key1,
@@ -105,7 +105,7 @@ def _factor_product(
     """F_kᵀF_l of one factor, columns i … of F_k and j … of F_l: [RANK_BLOCK, RANK_BLOCK] float64."""
     total = tl.zeros((RANK_BLOCK, RANK_BLOCK), tl.float64)
     zero = tl.zeros((RANK_BLOCK, RANK_BLOCK), tl.float32)
-    for row in range(0, size, BLOCK):
+    for row in range(0, bound(size), BLOCK):
         mask = (row + tl.arange(0, BLOCK) < size)[:, None]
         left = factor_tile(row // 4, i, word, k_counter, DISTRIBUTION, ROUNDS, RANK, BLOCK, RANK_BLOCK, DTYPE)
         right = factor_tile(

@@ -11,7 +11,7 @@ import triton.language as tl
 
 from zo_triton.kernels.field import factor_tile, real_tile
 from zo_triton.kernels.folding import moved, operand
-from zo_triton.kernels.numeric import dot, narrow
+from zo_triton.kernels.numeric import bound, dot, narrow
 from zo_triton.kernels.operand_tiles import row_blocks_like, sign_words_by_row, spread_signs
 
 
@@ -72,7 +72,7 @@ def full_rank_products(
     """
     change0 = tl.zeros((BLOCK_N, BLOCK_F), tl.float32)
     change1 = change0
-    for i in range(0, in_features, BLOCK_I):
+    for i in range(0, bound(in_features), BLOCK_I):
         inside = i + tl.arange(0, BLOCK_I) < in_features
         if PERTURB_WEIGHT:
             base = load_tile(base_ptr, base_offsets, inside[None, :], RAGGED)
@@ -136,7 +136,7 @@ def low_rank_products(
     for start in tl.static_range(0, RANK, RANK_BLOCK):
         low0 = tl.zeros((BLOCK_N, RANK_BLOCK), tl.float32)
         low1 = low0
-        for i in range(0, in_features, BLOCK_I):
+        for i in range(0, bound(in_features), BLOCK_I):
             inside = i + tl.arange(0, BLOCK_I) < in_features
             column = tl.cast(i, tl.int64)
             right = factor_tile(

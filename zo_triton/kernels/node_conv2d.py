@@ -31,7 +31,7 @@ from zo_triton.kernels.node_signs import (
     node_arguments,
     turned_by_entries,
 )
-from zo_triton.kernels.numeric import INTERPRETED
+from zo_triton.kernels.numeric import INTERPRETED, complement
 from zo_triton.kernels.window_arguments import check_window, offset_dtype, window_of
 from zo_triton.kernels.window_products import depthwise_products, window_products
 
@@ -85,7 +85,7 @@ def _noise(
     signs = drawn_signs(sample[:, None], node, nodes, word, own, ROUNDS, WHOLE_WORDS)
     signs = turned_by_entries(signs, node, column, own, ROUNDS)
     lanes = tl.arange(0, RUN).to(tl.uint32)
-    flips = (~signs[:, None, :] >> lanes[None, :, None]) << 31
+    flips = (complement(signs)[:, None, :] >> lanes[None, :, None]) << 31
     return tl.reshape(flipped(epsilon[:, None, None], flips), (ROWS, COLS))
 
 

@@ -25,7 +25,7 @@ from zo_triton.kernels.node_signs import (
     spread_flips,
     turned_by_entries,
 )
-from zo_triton.kernels.numeric import narrow
+from zo_triton.kernels.numeric import bound, narrow
 
 CONFIG = {"ROWS": 16, "COLS": 64, "num_warps": 4}
 EVALUATIONS = 8
@@ -58,7 +58,7 @@ def _node_epilogue_kernel(
         before = tl.load(base_output_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
     if ORTHOGONAL:
         shared = drawn_signs(sample, node, nodes, word, counter_of(first, step, key0, key1), ROUNDS, True)
-    for p in range(start, tl.minimum(start + turns, evaluations)):
+    for p in range(bound(start), bound(tl.minimum(start + turns, evaluations))):
         counter = counter_of(first + p // SIDES, step, key0, key1)
         if ORTHOGONAL:
             signs = turned_by_entries(shared, node, as_word(column), counter, ROUNDS)

@@ -25,7 +25,7 @@ from zo_triton.kernels.node_signs import (
     node_arguments,
     spread_flips,
 )
-from zo_triton.kernels.numeric import dot, narrow
+from zo_triton.kernels.numeric import bound, complement, dot, narrow
 from zo_triton.kernels.orthogonal import row_of
 
 CONFIG = {"BLOCK_S": 64, "BLOCK_C": 128, "BLOCK_K": 32, "num_warps": 4}
@@ -49,10 +49,12 @@ def _hadamard_sums(
     """[BLOCK_S, BLOCK_C]: Σ_k of a sample's coefficients times row(k)'s entries from ``column`` on."""
     total = tl.zeros((BLOCK_S, BLOCK_C), tl.float32)
     words = column + 32 * tl.arange(0, BLOCK_C // 32).to(tl.uint32)
-    for start in range(0, num_directions, BLOCK_K):
+    for start in range(0, bound(num_directions), BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
         row = row_of(counter_of(first + k, step, key0, key1), ROUNDS)
-        entries = expand_signs(~entry_words(row[:, None], words[None, :]), BLOCK_K, BLOCK_C, tl.bfloat16)
+        entries = expand_signs(
+            complement(entry_words(row[:, None], words[None, :])), BLOCK_K, BLOCK_C, tl.bfloat16
+        )
         mask = inside[:, None] & (k < num_directions)[None, :]
         offsets = samples_at[:, None] + k.to(tl.int64)[None, :] * stride_ck
         rest = tl.load(coefficients_ptr + offsets, mask=mask, other=0.0)
@@ -72,7 +74,7 @@ def _rademacher_sums(
     """[BLOCK_S, BLOCK_C]: Σ_k of a sample's coefficients times its signs from ``node`` on."""
     total = tl.zeros((BLOCK_S, BLOCK_C), tl.float32)
     words = node + 32 * tl.arange(0, BLOCK_C // 32).to(tl.uint32)
-    for k in range(0, num_directions):
+    for k in range(0, bound(num_directions)):
         at = samples_at + tl.cast(k, tl.int64) * stride_ck
         coefficient = tl.load(coefficients_ptr + at, mask=inside, other=0.0)
         counter = counter_of(first + k, step, key0, key1)
@@ -116,7 +118,7 @@ def _node_gradient_kernel(
             coefficients_ptr, s * stride_cs, inside, sample, node, tokens * nodes, word, num_directions, first,
             stride_ck, step, key0, key1, ROUNDS, WHOLE_WORDS, BLOCK_S, BLOCK_C)  # fmt: skip
     words = 32 * tl.arange(0, BLOCK_C // 32).to(tl.uint32)
-    for c in range(c0, tl.minimum(c0 + repeats * period, nodes), period):
+    for c in range(bound(c0), bound(tl.minimum(c0 + repeats * period, nodes)), bound(period)):
         result = total
         if ORTHOGONAL:
             here = (token * nodes + c).to(tl.uint32) + words

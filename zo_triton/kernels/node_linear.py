@@ -23,7 +23,7 @@ from zo_triton.kernels.launch import blocks, compute_dtype, launch
 from zo_triton.kernels.layer import tiles
 from zo_triton.kernels.linear_products import load_tile
 from zo_triton.kernels.node_signs import NODE_UNSPECIALISED, node_arguments, noise_tile
-from zo_triton.kernels.numeric import INTERPRETED, dot
+from zo_triton.kernels.numeric import INTERPRETED, bound, dot
 
 CONFIGS = {
     # Rows × out features × in features of a program's tiles, warps, stages; none timed yet.
@@ -58,7 +58,7 @@ def plain_product(
 ):  # fmt: skip
     """[ROWS, COLS] in float32 of two matrices in DTYPE; offsets of the first BLOCK_I terms, which advance."""
     total = tl.zeros((ROWS, COLS), tl.float32)
-    for i in range(0, terms, BLOCK_I):
+    for i in range(0, bound(terms), BLOCK_I):
         inside = i + tl.arange(0, BLOCK_I) < terms
         left = load_tile(left_ptr, left_offsets, inside[None, :], RAGGED)
         right = load_tile(right_ptr, right_offsets, inside[:, None], RAGGED)

@@ -14,6 +14,7 @@ import triton.language as tl
 from zo_triton.directions import PART_NODES, Directions, tensor_word
 from zo_triton.distributions import check_drawn
 from zo_triton.kernels.field import counter_arguments, signed
+from zo_triton.kernels.numeric import complement
 from zo_triton.kernels.orthogonal import row_of, shared_philox
 
 NODE_DRAWN = ("hadamard", "rademacher")
@@ -129,7 +130,7 @@ def turned_by_entries(signs, node, column, counter, ROUNDS: tl.constexpr):
 def spread_flips(signs, ROWS: tl.constexpr, COLS: tl.constexpr):
     """Packed signs [ROWS, COLS/32] → the sign bits [ROWS, COLS] of numbers that they multiply, uint32."""
     lanes = tl.arange(0, 32).to(tl.uint32)
-    return tl.reshape((~signs[:, :, None] >> lanes[None, None, :]) << 31, (ROWS, COLS))
+    return tl.reshape((complement(signs)[:, :, None] >> lanes[None, None, :]) << 31, (ROWS, COLS))
 
 
 @triton.jit

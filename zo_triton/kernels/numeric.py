@@ -31,6 +31,24 @@ def narrow(x, DTYPE: tl.constexpr):
 
 
 @triton.jit
+def bound(number):
+    """A runtime number as the bound of a loop.
+
+    Triton 3.6's interpreter holds it in an array of one element, which NumPy no longer takes for an integer.
+    """
+    if INTERPRETED and isinstance(number, tl.tensor):
+        return number.handle.data.item()
+    else:
+        return number
+
+
+@triton.jit
+def complement(words):
+    """All bits of uint32 words inverted; ``~`` has no room for its mask of -1 in Triton 3.6's interpreter."""
+    return words ^ 0xFFFFFFFF
+
+
+@triton.jit
 def multiply_add(a, b, c):
     """a·b + c of bfloat16 tiles or numbers, rounded once; two elements an instruction on NVIDIA."""
     if NVIDIA:

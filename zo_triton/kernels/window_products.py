@@ -14,7 +14,7 @@ import triton.language as tl
 from zo_triton.kernels.field import as_word, direction_tile, draw_tile, expand_signs
 from zo_triton.kernels.folding import operand
 from zo_triton.kernels.linear_products import load_tile
-from zo_triton.kernels.numeric import dot, narrow
+from zo_triton.kernels.numeric import bound, dot, narrow
 
 
 @triton.jit
@@ -70,7 +70,7 @@ def window_products(
     change0 = tl.zeros((BLOCK_N, BLOCK_F), tl.float32)
     change1 = change0
     top, left = corner[0][:, None], corner[1][:, None]
-    for i in range(0, columns, BLOCK_I):
+    for i in range(0, bound(columns), BLOCK_I):
         term = (i + tl.arange(0, BLOCK_I)).to(OFFSETS)
         channel = term // (KERNEL_HEIGHT * KERNEL_WIDTH)
         row = term // KERNEL_WIDTH % KERNEL_HEIGHT * dilation[0]
@@ -130,12 +130,12 @@ def depthwise_products(
     change1 = change0
     base_offsets = rows[0][:, None] + (channels * base_strides[0])[None, :]
     difference_offsets = rows[1][:, None] + (channels * difference_strides[0])[None, :]
-    for i in range(0, columns, BLOCK_I):
+    for i in range(0, bound(columns), BLOCK_I):
         if PERTURB_WEIGHT:
             u = _change_of_weight(
                 staged_ptr, staged_rows, row_block, i, columns, words, counter, DISTRIBUTION, ROUNDS,
                 RANK, RANK_BLOCK, STAGED, BLOCK_F, BLOCK_I, DTYPE)  # fmt: skip
-        for term in range(i, tl.minimum(i + BLOCK_I, columns)):
+        for term in range(i, bound(tl.minimum(i + BLOCK_I, columns))):
             row = tl.cast(term // KERNEL_WIDTH, OFFSETS) * dilation[0]
             column = tl.cast(term % KERNEL_WIDTH, OFFSETS) * dilation[1]
             mask = _inside(corner[0], corner[1], row, column, size[0], size[1])[:, None]
