@@ -5,10 +5,12 @@ import sys
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.library import opcheck
 
 import zo_triton as zo
 from zo_triton import ops
+from zo_triton.ops import engines
 
 D = zo.Directions(1, 2, 4).encode()
 NODES = zo.Directions(1, 2, 4, "hadamard").encode()
@@ -249,3 +251,19 @@ def test_a_profiler_sees_the_ops():
     with torch.profiler.profile() as profile:
         zo.accumulate([out], [0], torch.ones(2), zo.Directions(0, 0, 2))
     assert "zo_triton::accumulate" in {event.key for event in profile.key_averages()}
+
+
+def test_what_a_fake_tensor_mode_makes_is_never_kept():
+    @engines.remembered(maxsize=2)
+    def numbers(count):
+        made.append(count)
+        return torch.arange(count)
+
+    made = []
+    with FakeTensorMode():
+        assert isinstance(numbers(3), FakeTensor)
+    assert not isinstance(numbers(3), FakeTensor)
+    with FakeTensorMode():
+        assert isinstance(numbers(3), FakeTensor)
+    assert numbers(3) is numbers(3)
+    assert made == [3, 3, 3]

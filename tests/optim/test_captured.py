@@ -1,5 +1,8 @@
 """What a CUDA graph records, run step by step: without a GPU there is no graph, but nothing may need the host."""
 
+import copy
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import zo_triton as zo
+from zo_triton.difference import run as run_module
 
 HOST_READS = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "_unique2", "masked_select"}
 
@@ -25,10 +29,10 @@ class Replayed(zo.CapturedStep):
         self._prepare(optimizer, closure)
 
     def __call__(self):
-        for (_, rate), group in zip(self._rates, self.optimizer.param_groups, strict=True):
-            rate.fill_(group["lr"])
+        self._state.refresh()
         with NothingLeavesTheDevice():
             self._run()
+        self._state.count()
         return self.loss
 
 
@@ -123,6 +127,110 @@ def test_the_learning_rate_may_change_and_low_precision_weights_keep_their_maste
         assert not torch.equal(a, c)
 
 
+def close(mine, other):
+    for a, b in zip(mine.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_ordinary_steps_may_come_between_replays():
+    replay, mine, step, other, _ = both(perceptron, momentum=0.9)
+    replay()
+    replay.optimizer.step(replay.closure)
+    replay()
+    for _ in range(3):
+        step()
+    close(mine, other)
+    assert replay.optimizer.steps_done == 4
+
+
+@pytest.mark.parametrize("build", [perceptron, lambda: perceptron().bfloat16()], ids=["float32", "bfloat16"])
+def test_a_loaded_state_goes_on_in_the_tensors_that_were_recorded(build):
+    replay, mine, step, other, plain = both(build, momentum=0.9)
+    held = [tensor for own in replay.optimizer.state.values() for tensor in own.values()]
+    weights, state = copy.deepcopy(mine.state_dict()), replay.optimizer.state_dict()
+    for _ in range(2):
+        replay()
+    mine.load_state_dict(weights)
+    replay.optimizer.load_state_dict(state)
+    replay(), step()
+    assert replay.optimizer.steps_done == plain.steps_done == 2
+    close(mine, other)
+    now = [tensor for own in replay.optimizer.state.values() for tensor in own.values()]
+    assert all(a is b for a, b in zip(now, held, strict=True))
+
+
+def test_a_loaded_state_without_buffers_starts_them_anew():
+    replay, mine, step, other, plain = both(perceptron, momentum=0.9)
+    fresh = zo.ZOSGD(perceptron().parameters(), lr=0.05, directions=4, seed=3, momentum=0.9).state_dict()
+    replay()
+    other.load_state_dict(mine.state_dict())
+    for optimizer in (replay.optimizer, plain):
+        optimizer.load_state_dict(fresh)
+    replay(), step()
+    close(mine, other)
+
+
+def test_what_a_graph_cannot_follow_is_refused(tmp_path):
+    replay, mine, *_ = both(perceptron)
+    optimizer = replay.optimizer
+    before = [param.detach().clone() for param in mine.parameters()]
+    optimizer.eps = 1e-2
+    with pytest.raises(ValueError, match=r"eps was 0\.0001 when .* and is 0\.01 now; only lr may change"):
+        replay()
+    optimizer.eps = 1e-4
+    optimizer.param_groups[0]["momentum"] = 0.5
+    with pytest.raises(ValueError, match=r"momentum of group 0 was 0\.0 .* and is 0\.5 now"):
+        replay()
+    optimizer.param_groups[0]["momentum"] = 0.0
+    with zo.ReplayLog.start(tmp_path / "log.zo", optimizer), pytest.raises(ValueError, match="close the log"):
+        replay()
+    assert all(torch.equal(a, b) for a, b in zip(before, mine.parameters(), strict=True))
+    param = optimizer.param_groups[0]["params"][1]
+    param.data = param.detach().clone()
+    with pytest.raises(ValueError, match=r"parameter 1 lies elsewhere .*write into it"):
+        replay()
+    optimizer.add_param_group({"params": [torch.zeros(3)]})
+    with pytest.raises(ValueError, match=r"the number of parameters was 4 .* and is 5 now"):
+        replay()
+
+
+class Table(nn.Module):
+    """Logits from rows of a long table: [10] indices of 1 000."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(1000, 6), nn.Linear(6, 11)
+
+    def forward(self, tokens):
+        return self.head(self.table(tokens)).flatten(0, 1)
+
+
+def looked_up():
+    torch.manual_seed(0)
+    model, tokens = Table(), torch.tensor([[999, 3, 3, 0, 7], [1, 999, 5, 3, 2]])
+    labels = torch.randint(11, (10,))
+    return model, lambda: F.cross_entropy(model(tokens), labels)
+
+
+def test_only_the_rows_of_a_long_table_that_are_looked_up_are_drawn(monkeypatch):
+    monkeypatch.setattr(run_module, "BUDGET_CPU", 4 * 1000 * 6)  # a quarter of the table's four directions
+    (mine, closure), (other, same) = looked_up(), looked_up()
+    plain = zo.ZOSGD(other.parameters(), lr=0.05, directions=4, seed=3)
+    replay = Replayed(zo.ZOSGD(mine.parameters(), lr=0.05, directions=4, seed=3), closure)
+    plain.step(same)
+    replay(), plain.step(same)
+    close(mine, other)
+
+
+def test_a_batch_that_has_grown_too_large_for_the_plan_is_refused(monkeypatch):
+    monkeypatch.setattr(run_module, "BUDGET_CPU", 4 * 4 * 10 * 5)  # four directions of ten rows
+    model, batches = nn.Sequential(nn.Linear(6, 5), nn.Softsign()), [torch.randn(10, 6), torch.randn(11, 6)]
+    optimizer = zo.ZOSGD(model.parameters(), lr=0.1, directions=4)
+    replay = Replayed(optimizer, lambda: model(batches[optimizer.steps_done]).square().mean())
+    with pytest.raises(ValueError, match=r"evaluates all 4 directions at once.*take fewer directions"):
+        replay()
+
+
 def test_a_step_that_is_not_finite_moves_nothing_and_is_counted():
     w, x = torch.tensor([1.0, -2.0]), torch.ones(2)
     replay = Replayed(zo.ZOSGD([w], lr=0.1, directions=4), lambda: (w * x).square().sum())
@@ -160,6 +268,9 @@ def test_what_cannot_be_recorded_is_named():
     for name in ("ranked", "align"):
         with pytest.raises(ValueError, match=f"aggregator '{name}' can't be replayed; choose one of"):
             Replayed(zo.ZOSGD([w], lr=0.1, aggregator=name), lambda: w.sum())
+    ranks = SimpleNamespace(check_directions=lambda directions: None)
+    with pytest.raises(ValueError, match="shared among processes"):
+        Replayed(zo.ZOSGD([w], lr=0.1, ranks=ranks), lambda: w.sum())
     with pytest.raises(ValueError, match="BlackBox is evaluated on the host"):
         Replayed(zo.ZOSGD([w], lr=0.1), zo.BlackBox(lambda: 0.0))
     with pytest.raises(ValueError, match="all its directions are evaluated at once"):

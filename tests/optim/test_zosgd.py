@@ -155,6 +155,20 @@ def test_low_precision_weights_do_not_swallow_small_updates(dtype, momentum):
     torch.testing.assert_close(low.float(), full.to(dtype).float(), rtol=torch.finfo(dtype).eps, atol=0)
 
 
+def test_a_weight_overwritten_in_part_keeps_the_other_elements_masters():
+    w = torch.tensor([1.0, 1.0], dtype=torch.bfloat16)
+    optimizer = ZOSGD([w], lr=2.0**-12, directions=8)
+    for _ in range(3):
+        optimizer.step(lambda: w.float().sum())
+    master = optimizer.state[w]["master"].clone()
+    assert w.tolist() == [1.0, 1.0]
+    assert (master != 1.0).all()
+    w[0] = 5.0
+    optimizer.param_groups[0]["lr"] = 0.0
+    optimizer.step(lambda: w.float().sum())
+    assert optimizer.state[w]["master"].tolist() == [5.0, master[1].item()]
+
+
 def test_low_precision_weight_overwritten_from_outside_wins():
     weight = torch.ones(3, dtype=torch.bfloat16)
     opt = ZOSGD([weight], lr=1e-3, directions=2, eps=1e-2)

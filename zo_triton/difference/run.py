@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -169,6 +169,12 @@ def propagate(
                     if accept is not None:
                         accept(value, found)
             except RestartError as restart:
+                if start is None:
+                    raise ValueError(
+                        f"a recorded step evaluates all {directions.num} directions at once, as the step before "
+                        "it did, but this one would take too much memory: take fewer directions or a smaller "
+                        "batch, or call optimizer.step."
+                    ) from None
                 plan = restart.plan
                 continue
             except BaseException as error:
@@ -280,6 +286,6 @@ def _signed_eps(num: int, steps: tuple[float, ...], scales: Tensor | None, devic
     return unscaled * scales.to(device, torch.float32).repeat_interleave(len(steps))
 
 
-@lru_cache(maxsize=8)
+@engines.remembered(maxsize=8)
 def _unscaled_eps(num: int, steps: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(steps, dtype=torch.float32, device=device).repeat(num)

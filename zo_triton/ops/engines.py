@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, lru_cache, wraps
 from types import ModuleType
 
 import torch
@@ -132,6 +132,25 @@ def kept(tensor: Tensor) -> Tensor:
     if tensors is not None:
         tensors.append(tensor)
     return tensor
+
+
+def remembered(maxsize: int) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """An ``lru_cache`` for functions that make a tensor, which must be a real one to be kept.
+
+    Inside a dispatch mode (fake tensors, for one) what a function makes is the mode's own and is made anew.
+    """
+
+    def decorate(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        cached = lru_cache(maxsize)(make)
+
+        @wraps(make)
+        def call(*args: Hashable) -> Tensor:
+            watched = torch._C._len_torch_dispatch_stack() > 0
+            return make(*args) if watched else cached(*args)
+
+        return call
+
+    return decorate
 
 
 def any_set(mask: Tensor) -> bool:

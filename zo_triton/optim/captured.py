@@ -16,6 +16,7 @@ from zo_triton.optim.black_box import BlackBox
 from zo_triton.optim.checks import LARGEST_SLOPE
 from zo_triton.optim.descent import AlongDirections, Estimate, WrittenOut, descend
 from zo_triton.optim.node_measure import gradient_of, usable_samples
+from zo_triton.optim.recorded_state import RecordedState, check_unlogged
 from zo_triton.optim.zosgd import ZOSGD
 
 REPLAYABLE = ("average", "normalized", "best")
@@ -33,7 +34,8 @@ class CapturedStep:
     learning rates lie on the device, and nothing waits for the device.
 
     The closure runs only while this is made. A replay reads what it read where that lies: write each batch into
-    the same tensors (``x.copy_(batch)``). Settings other than ``lr`` are recorded as they are.
+    the same tensors (``x.copy_(batch)``). Settings other than ``lr`` are recorded as they are, and once one has
+    changed, a replay is refused. After ordinary steps or ``load_state_dict`` the next replay goes on from there.
 
     A step whose loss or differences are not all finite adds nothing to the weights (weight decay and the momentum
     of earlier steps go on) and is counted in ``skipped``, because nobody is there to raise an error.
@@ -48,8 +50,8 @@ class CapturedStep:
 
     Raises:
         TypeError: ``optimizer`` is no ZOSGD.
-        ValueError: The parameters are not on a GPU, the optimizer has a log, the aggregator or the closure can't
-            be recorded, or all directions don't fit at once.
+        ValueError: The parameters are not on a GPU, the optimizer has a log or shares its measuring with other
+            processes, the aggregator or the closure can't be recorded, or all directions don't fit at once.
 
     Example:
         >>> import torch, zo_triton as zo
@@ -72,40 +74,42 @@ class CapturedStep:
                 f"CUDA graphs need parameters on a GPU, got {device}; call optimizer.step, or on a "
                 "CPU zo.FusedTrainer."
             )
-        if optimizer.log is not None:
-            raise ValueError(
-                f"a captured step leaves its coefficients on the device, and the log {optimizer.log.path} needs "
-                "them; close the log, or call optimizer.step."
-            )
         self._prepare(optimizer, closure)
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             for _ in range(WARM_UPS):
                 self._run()
+                self._state.count()
         torch.cuda.current_stream(device).wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(device), torch.cuda.graph(self._graph):
+            # Recording runs no kernel: this step is not taken.
             self._run()
-        # Recording runs no kernel: the step has not been taken.
-        optimizer.steps_done -= 1
 
     def __call__(self) -> Tensor:
         """Takes one step.
 
         Returns:
             The base loss before the move: :attr:`loss`.
+
+        Raises:
+            ValueError: A setting other than ``lr`` has changed, the parameters are others or lie elsewhere, or
+                a log was attached: nothing has happened.
         """
-        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
-            if rate[0] != group["lr"]:
-                rate[0] = group["lr"]
-                rate[1].fill_(float(group["lr"]))
+        self._state.refresh()
         self._graph.replay()
-        self.optimizer.steps_done += 1
+        self._state.count()
         return self.loss
 
     def _prepare(self, optimizer: ZOSGD, closure: Callable[[], Tensor]) -> None:
         """Takes one ordinary step, which settles the plan, and puts on the device what replays read there."""
+        check_unlogged(optimizer)
+        if optimizer.ranks is not None:
+            raise ValueError(
+                "the measuring is shared among processes, for which a graph can't wait; leave ranks out, or call "
+                "optimizer.step."
+            )
         if optimizer.aggregator not in REPLAYABLE:
             raise ValueError(
                 f"aggregator {optimizer.aggregator!r} can't be replayed; choose one of {REPLAYABLE}, or call "
@@ -129,13 +133,7 @@ class CapturedStep:
             )
         self.optimizer, self.closure, self._plan = optimizer, closure, plan
         device = optimizer.param_groups[0]["params"][0].device
-        number = optimizer.steps_done
-        self._number = torch.tensor(
-            [number - 2**32 if number >= 2**31 else number], dtype=torch.int32, device=device
-        )
-        self._rates = [
-            [group["lr"], torch.tensor(float(group["lr"]), device=device)] for group in optimizer.param_groups
-        ]
+        self._state = RecordedState(optimizer)
         self.loss = torch.zeros((), device=device)
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
 
@@ -144,7 +142,7 @@ class CapturedStep:
         """What is recorded: measure, aggregate, move, count."""
         optimizer = self.optimizer
         params, directions = optimizer._parameters(), optimizer.next_directions()
-        with engines.replayable(self._number) as self._kept:
+        with engines.replayable(self._state.number) as self._kept:
             scales = ops.direction_scales(params, range(len(params)), directions, optimizer.compute_dtype)
             evaluation = replace(optimizer.evaluation, strict=True)
             loss, found, _, nodes = propagate(
@@ -165,7 +163,7 @@ class CapturedStep:
                 estimate = WrittenOut(gradient_of(params, nodes, directions, slopes, kept, evaluation))
             words = directions if optimizer.low_precision == "stochastic" else None
             first_id = 0
-            for group, (_, rate) in zip(optimizer.param_groups, self._rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, self._state.rates, strict=True):
                 descend(
                     group["params"], first_id, optimizer.state, rate, group["momentum"], group["weight_decay"],
                     estimate, words,
@@ -173,8 +171,7 @@ class CapturedStep:
                 first_id += len(group["params"])
             self.loss.copy_(loss.mean())
             self.skipped.add_(~usable)
-            self._number.add_(1)
-        optimizer.steps_done += 1
+            self._state.number.add_(1)
 
 
 def _no_gram() -> Tensor:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from zo_triton import ops
 from zo_triton.directions import Directions
-from zo_triton.ops import engines
 from zo_triton.optim.stochastic import descend_stochastically
 
 FULL_PRECISION = (torch.float32, torch.float64)
@@ -108,6 +107,10 @@ def descend(
         return
     ids, params = zip(*numbered, strict=True)
     weights = [_in_full_precision(param, state) for param in params]
+    for param, weight in zip(params, weights, strict=True):
+        if weight is not param:
+            # What was written from outside is taken over, without asking the device whether anything was.
+            torch.where(weight.to(param.dtype) == param, weight, param.float(), out=weight)
     if momentum:
         buffers = [_buffer(param, state) for param in params]
         torch._foreach_mul_(buffers, momentum)
@@ -157,8 +160,6 @@ def _in_full_precision(param: Tensor, state: State) -> Tensor:
     own = state[param]
     if "master" not in own:
         own["master"] = param.detach().float()
-    elif not engines.is_replayable() and not torch.equal(own["master"].to(param.dtype), param):
-        own["master"].copy_(param)
     return own["master"]
 
 

@@ -49,7 +49,7 @@ def largest_difference(maxima: Tensor, a: Tensor, places: Tensor) -> Callable[[T
     return of
 
 
-@lru_cache(maxsize=64)
+@engines.remembered(maxsize=64)
 def _table(
     windows: tuple[tuple[Positions, ...], ...], sizes: tuple[int, ...], device: torch.device
 ) -> Tensor:

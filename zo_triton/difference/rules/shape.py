@@ -130,8 +130,14 @@ def index_select(mode: DifferenceMode, base: Tensor, input: Tensor, dim: int, in
 def _look_up(mode: DifferenceMode, table: Tensor, indices: Tensor) -> Tensor:
     """The rows of the table's difference that integers pick; of a trained table no others are drawn."""
     tensor_id = mode.trained(table)
-    if tensor_id < 0 or table.dim() < 2 or engines.is_replayable():
+    if tensor_id < 0 or table.dim() < 2:
         return mode.needed(table)[:, indices]
+    if engines.is_replayable():
+        # How many rows differ is known on the device alone: each index draws its own, unless the table is shorter.
+        if indices.numel() >= len(table):
+            return mode.needed(table)[:, indices]
+        rows = mode.materialise(tensor_id, table, indices.reshape(-1).long() % len(table))
+        return rows.view(mode.evaluations, *indices.shape, *table.shape[1:])
     rows, places = torch.unique(indices.long() % max(1, len(table)), return_inverse=True)
     return mode.materialise(tensor_id, table, rows)[:, places]
 
