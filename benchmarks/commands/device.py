@@ -40,19 +40,22 @@ def _gpu(options: argparse.Namespace) -> int:
     seed = secrets.randbelow(2**32) if options.seed is None else check_seed(options.seed)
     folder = check_destination(options.out or f"reports/{found.slug}{'-tiny' if options.tiny else ''}")
     from benchmarks.gpu.goals import line
-    from benchmarks.gpu.run import has_failed, run_gpu
-    from benchmarks.gpu.settings import STAGES
+    from benchmarks.gpu.run import has_failed, run_gpu, stage_folder
+    from benchmarks.gpu.settings import STAGES, TINY_STAGES
     from zo_triton._progress import monitor
 
     print(f"device: {found.facts}; seed {seed}", flush=True)
     if not found.has_bfloat16:
         print("bfloat16 is missing on this chip and left out; float32 works.", flush=True)
     try:
-        with monitor(STAGES) as told:
-            record = run_gpu(found, folder, seed, options.tiny, told)
+        budgets = TINY_STAGES if options.tiny else STAGES
+        with monitor(budgets) as told:
+            record = run_gpu(found, folder, seed, options.tiny, told, budgets)
     except KeyboardInterrupt:
         print(
-            f"python -m benchmarks: interrupted; the stages that were over are in {folder}.", file=sys.stderr
+            f"python -m benchmarks: interrupted; the stages that were over are in {folder}, and what this one "
+            f"had found by then is in {stage_folder(folder)}.",
+            file=sys.stderr,
         )
         return INTERRUPTED
     for row in record["sections"]["gpu_goals"]["rows"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ def run_ceilings(results: StageResults) -> None:
     """The section ``gpu_ceilings``."""
     context = results.context
     size = context.shapes.product
-    section: dict[str, Any] = {
+    start: dict[str, Any] = {
         "note": (
             f"Torch's own copy of {context.shapes.copy_bytes / 2**20:g} MiB, read and written bytes both counted, "
             f"and its product of two square matrices of {size} rows: medians by CUDA events. TF32 is float32 with "
@@ -23,12 +25,9 @@ def run_ceilings(results: StageResults) -> None:
         ),
         "rows": [],
     }
-    for name, unit, measure in (
-        (COPY, "GB/s", _copy),
-        (HALF_PRODUCT, "TFLOP/s", lambda at: _product(at, torch.bfloat16)),
-        (TF32_PRODUCT, "TFLOP/s", lambda at: _product(at, torch.float32)),
-    ):
-        value = results.attempt(name, lambda measure=measure: measure(context))  # type: ignore[misc]
+    section = results.section("gpu_ceilings", start)
+    for name, unit, measure in results.turns("ceilings", CEILINGS):
+        value = results.attempt(name, partial(measure, context))
         shown = None if value is None else round_digits(value)
         section["rows"].append({"name": name, "unit": unit, "value": shown})
         results.put("gpu_ceilings", section)
@@ -55,3 +54,11 @@ def _product(context: StageContext, dtype: torch.dtype) -> float:
     finally:
         torch.set_float32_matmul_precision(before)
     return 2e-12 * size**3 / taken
+
+
+CEILINGS: tuple[tuple[str, str, Callable[[StageContext], float]], ...] = (
+    (COPY, "GB/s", _copy),
+    (HALF_PRODUCT, "TFLOP/s", partial(_product, dtype=torch.bfloat16)),
+    (TF32_PRODUCT, "TFLOP/s", partial(_product, dtype=torch.float32)),
+)
+"""Name, unit, and what is measured."""

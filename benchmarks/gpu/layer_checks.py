@@ -28,6 +28,9 @@ ALIGNED: Make = partial(LinearCase, samples=256, inputs=512, outputs=256)
 SMALL: Make = partial(LinearCase, samples=64, inputs=64, outputs=64)
 """Whole tiles, and whole tiles of the interpreter."""
 
+WIDE: Make = partial(LinearCase, inputs=4096, outputs=4096)
+"""A layer as large models have them, for one direction; what it computes twice must be the same bits."""
+
 CONVOLUTION: Make = partial(
     ConvolutionCase, samples=3, channels=(6, 14), size=(11, 13), kernel=(3, 2), stride=(1, 2), padding=(1, 2),
     dilation=(2, 1), groups=2,
@@ -45,17 +48,37 @@ def _products(
     """Neither bias nor activation."""
 
     def run(trial: Trial) -> tuple[float, float]:
-        case = (SMALL if make is ALIGNED and trial.tiny else make)(
+        return _against_torch((SMALL if make is ALIGNED and trial.tiny else make)(
             directions=trial.directions(distribution, rank), dtype=dtype, sides=sides, first=first,
             has_bias=False, activation="none",
-        )  # fmt: skip
-        arguments = case.arguments(trial.operands)
-        exact = _by_torch(case, arguments, torch.float64, CPU)
-        theirs = _rms(_by_torch(case, arguments, dtype, trial.device) - exact) / _rms(exact)
-        ours = _rms(trial.run(case, arguments).cpu().double() - exact) / _rms(exact)
-        return ours.nan_to_num(nan=float("inf")).item(), round_digits(2 * theirs.item(), 3)
+        ), trial)[:2]  # fmt: skip
 
     return run
+
+
+def _wide(samples: int, distribution: str, sides: int = 1, first: bool = False) -> Run:
+    """In bfloat16, neither bias nor activation."""
+
+    def run(trial: Trial) -> tuple[float, float]:
+        make = SMALL if trial.tiny else partial(WIDE, samples=samples)
+        case = make(
+            directions=trial.directions(distribution)[:1], dtype=HALF, sides=sides, first=first, has_bias=False,
+            activation="none",
+        )  # fmt: skip
+        error, allowed, arguments, found = _against_torch(case, trial)
+        return error if torch.equal(found, trial.run(case, arguments)) else float("inf"), allowed
+
+    return run
+
+
+def _against_torch(case: LayerCase, trial: Trial) -> tuple[float, float, Arguments, Tensor]:
+    """Error of a result, twice that of torch's in the same dtype, the arguments and the result."""
+    arguments = case.arguments(trial.operands)
+    exact = _by_torch(case, arguments, torch.float64, CPU)
+    theirs = _rms(_by_torch(case, arguments, case.dtype, trial.device) - exact) / _rms(exact)
+    found = trial.run(case, arguments)
+    ours = _rms(found.cpu().double() - exact) / _rms(exact)
+    return ours.nan_to_num(nan=float("inf")).item(), round_digits(2 * theirs.item(), 3), arguments, found
 
 
 def _by_torch(case: LayerCase, arguments: Arguments, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -109,6 +132,11 @@ _image = partial(Check, "perturbed_conv2d")
 _whole = partial(Check, "mlp_differences")
 
 LAYERS = (
+    _linear("256 × 4096 × 4096, signs, bfloat16", HALF, _wide(256, "rademacher")),
+    _linear("512 × 4096 × 4096, staged signs, bfloat16", HALF, _wide(512, "rademacher")),
+    _linear("256 × 4096 × 4096, both sides, bfloat16", HALF, _wide(256, "rademacher", sides=2)),
+    _linear("256 × 4096 × 4096, first layer, bfloat16", HALF, _wide(256, "rademacher", first=True)),
+    _linear("256 × 4096 × 4096, Gaussian, bfloat16", HALF, _wide(256, "gaussian")),
     _linear("middle layer, signs", FLOAT, _products(LINEAR, "rademacher", FLOAT)),
     _linear("middle layer, both sides", FLOAT, _products(LINEAR, "rademacher", FLOAT, sides=2)),
     _linear("first layer, both sides", FLOAT, _products(LINEAR, "rademacher", FLOAT, sides=2, first=True)),

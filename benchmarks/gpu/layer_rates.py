@@ -29,7 +29,7 @@ def run_layers(results: StageResults) -> None:
     context = results.context
     sizes, dtype = context.shapes.sizes, context.dtype
     name = str(dtype).removeprefix("torch.")
-    section: dict[str, Any] = {
+    start: dict[str, Any] = {
         "note": (
             f"One layer of {sizes.inputs} to {sizes.outputs} features in {name}, batch {sizes.samples}, "
             f"K = {sizes.directions} full-rank sign directions: evaluations (central: pairs of them) a second, "
@@ -40,10 +40,11 @@ def run_layers(results: StageResults) -> None:
         "pass_us": None,
         "rows": [],
     }
+    section = results.section("gpu_layers", start)
     seconds = results.attempt("plain passes", lambda: _pass_seconds(context))
     section["pass_us"] = None if seconds is None else round_digits(1e6 * seconds)
     results.put("gpu_layers", section)
-    for label, first, sides, limit in CASES:
+    for label, first, sides, limit in results.turns("layers", CASES):
 
         def measure(first: bool = first, sides: int = sides) -> float:
             case = sizes.linear(dtype, sides=sides, first=first)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -20,6 +20,7 @@ from zo_triton._files import write_text
 PASSED, FAILED, LEFT_OUT = "passed", "failed", "left out"
 LONGEST_MESSAGE = 400
 TOO_LATE = "the stage's time was used up before its turn."
+DIED = "the process died in it, or was ended."
 
 T = TypeVar("T")
 
@@ -65,29 +66,79 @@ class StageContext:
             raise LeftOutError("this chip has no bfloat16 of its own; float32 works.")
 
 
+class SpoiledError(Exception):
+    """After an error the device refuses everything, as CUDA does to a process; another one can go on."""
+
+
 class StageResults:
     """A stage's findings.
 
     Args:
-        file: Rewritten, whole, at every change, so that a stage that is killed leaves what it had.
+        file: Rewritten, whole, at every change, so that a stage that is killed leaves what it had. If it is there
+            already, the stage goes on behind what it holds.
         context: Where the stage runs.
         seconds: From now, after which nothing new is begun.
+        shard: Which of ``shards`` processes this is, among which the stage's items are dealt out.
+        shards: Their number.
 
     Attributes:
         sections: The record's, as far as they go.
         incidents: What failed or was left out: what, status, message.
+        lost: Whether an earlier process died in the item whose turn it is.
     """
 
-    def __init__(self, file: str | os.PathLike[str], context: StageContext, seconds: float) -> None:
-        self.file, self.context = Path(file), context
+    def __init__(
+        self,
+        file: str | os.PathLike[str],
+        context: StageContext,
+        seconds: float,
+        shard: int = 0,
+        shards: int = 1,
+    ) -> None:
+        self.file, self.context, self.shard, self.shards = Path(file), context, shard, shards
         self.deadline = monotonic() + seconds
-        self.sections: dict[str, Any] = {}
-        self.incidents: list[dict[str, str]] = []
+        held = json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else {}
+        self.sections: dict[str, Any] = held.get("sections", {})
+        self.incidents: list[dict[str, str]] = held.get("incidents", [])
+        self._turns: dict[str, list[int]] = held.get("turns", {})
+        self.lost = False
 
     @property
     def is_late(self) -> bool:
         """Whether nothing new may be begun."""
         return monotonic() > self.deadline
+
+    def section(self, name: str, start: dict[str, Any]) -> dict[str, Any]:
+        """A section as far as an earlier process came, or its start."""
+        return self.sections.get(name, start)
+
+    def turns(self, name: str, items: Sequence[T]) -> Iterator[T]:
+        """This process's items, each once, whichever process of the shard begins it.
+
+        An item in which an earlier process died is yielded once more, and what it attempts has failed.
+
+        Args:
+            name: Of the list.
+            items: All of it.
+
+        Raises:
+            SpoiledError: An item has failed and left the device unusable.
+        """
+        own = items[self.shard :: self.shards]
+        begun, ended = self._turns.get(name, (0, 0))
+        for number in range(ended, len(own)):
+            self.lost, failed = number < begun, self._failures()
+            self._turns[name] = [number + 1, number]
+            self.write()
+            yield own[number]
+            self.lost = False
+            self._turns[name] = [number + 1, number + 1]
+            self.write()
+            if self._failures() > failed and _is_spoiled(self.context.device):
+                raise SpoiledError
+
+    def _failures(self) -> int:
+        return sum(one["status"] == FAILED for one in self.incidents)
 
     def put(self, name: str, section: dict[str, Any]) -> None:
         """Lays down a section, or what there is of it so far."""
@@ -101,8 +152,11 @@ class StageResults:
             what: For the incident.
             measure: Any error of its own is its failure alone.
         """
+        if self.lost:
+            self.report(what, FAILED, DIED)
+            return None
         if self.is_late:
-            self.report(what, FAILED, TOO_LATE)
+            self.report(what, LEFT_OUT, TOO_LATE)
             return None
         try:
             return measure()
@@ -122,5 +176,14 @@ class StageResults:
 
     def write(self) -> None:
         """Replaces the file."""
-        findings = {"sections": self.sections, "incidents": self.incidents}
+        findings = {"sections": self.sections, "incidents": self.incidents, "turns": self._turns}
         write_text(self.file, json.dumps(findings, allow_nan=False))
+
+
+def _is_spoiled(device: torch.device) -> bool:
+    """Whether the device no longer does as it is told."""
+    try:
+        torch.zeros(1, device=device).add_(1).item()
+    except RuntimeError:
+        return True
+    return False

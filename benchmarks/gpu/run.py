@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
+import shutil
 import sys
-import tempfile
-from contextlib import suppress
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from benchmarks.gpu.goals import judge, relate
+from benchmarks.gpu.processes import run_all
 from benchmarks.gpu.results import FAILED, LEFT_OUT, LONGEST_MESSAGE, PASSED
-from benchmarks.gpu.settings import SOFT_SHARE, STAGES
+from benchmarks.gpu.settings import MOST_SHARDS, SHARDED, SOFT_SHARE, STAGES
 from benchmarks.report import Record, new_record, publish
 from benchmarks.timing import round_digits
 from zo_triton._chip import Chip
@@ -55,28 +55,37 @@ def run_gpu(
         relate(found)
         note = (
             "Each stage runs in a process of its own, so that none can spoil another's device, and is ended when "
-            "its time is up."
+            "its time is up. A process whose device refuses everything after a failure is followed by another."
         )
         stages = {"note": note, "rows": rows, "incidents": incidents}
         sections = {"gpu_stages": stages, "gpu_goals": judge(found, tiny), **found}
         return new_record(origin, sections, tiny)
 
-    with tempfile.TemporaryDirectory() as scratch:
-        for row in rows:
-            name = str(row["name"])
-            told.begin(name)
-            told.say(f"{name} (at most {budgets[name]:g} s)")
-            start = monotonic()
-            sections, mishaps = _stage(name, budgets[name], seed, tiny, Path(scratch) / f"{name}.json")
-            row["seconds"] = round_digits(monotonic() - start, 3)
-            failed = any(one["status"] == FAILED for one in mishaps)
-            row["status"] = FAILED if failed else PASSED if sections else LEFT_OUT
-            for one in mishaps:
-                told.say(f"{NOTE}{one['status']}: {one['what']}: {one['message']}")
-            incidents += [{"stage": name, **one} for one in mishaps]
-            found.update(sections)
-            publish(record(), folder)
+    scratch = stage_folder(folder)
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    for row in rows:
+        name = str(row["name"])
+        told.begin(name)
+        told.say(f"{name} (at most {budgets[name]:g} s)")
+        start = monotonic()
+        sections, mishaps = _stage(name, budgets[name], seed, tiny, scratch)
+        row["seconds"] = round_digits(monotonic() - start, 3)
+        failed = any(one["status"] == FAILED for one in mishaps)
+        row["status"] = FAILED if failed else PASSED if sections else LEFT_OUT
+        for one in mishaps:
+            told.say(f"{NOTE}{one['status']}: {one['what']}: {one['message']}")
+        incidents += [{"stage": name, **one} for one in mishaps]
+        found.update(sections)
+        publish(record(), folder)
+    shutil.rmtree(scratch, ignore_errors=True)
     return record()
+
+
+def stage_folder(folder: str | os.PathLike[str]) -> Path:
+    """Where stages write what they find as they find it, beside the report; gone once all are over."""
+    target = Path(folder).resolve()
+    return target.with_name(f"{target.name}.stages")
 
 
 def has_failed(record: Record) -> bool:
@@ -85,45 +94,57 @@ def has_failed(record: Record) -> bool:
 
 
 def _stage(
-    name: str, budget: float, seed: int, tiny: bool, file: Path
+    name: str, budget: float, seed: int, tiny: bool, folder: Path
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """A stage's sections and incidents, as far as it came."""
-    command = [sys.executable, "-m", "benchmarks.gpu.stage", name]
-    command += ["--seconds", str(SOFT_SHARE * budget), "--seed", str(seed), "--out", str(file)]
-    log = file.with_suffix(".log")
-    status = _run([*command, "--tiny"] if tiny else command, budget, _environment(tiny), log)
-    findings: dict[str, Any] = {"sections": {}, "incidents": []}
-    if file.is_file():
-        findings = json.loads(file.read_text(encoding="utf-8"))
-    if status is None:
-        words = f"ended after its {budget:g} s; what it had measured by then is kept."
-    elif status in (0, 1) and file.is_file():
-        words = ""
-    else:
-        said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no word"]
-        words = f"ended with status {status}: {said[-1][-LONGEST_MESSAGE:]}"
-    if words:
-        findings["incidents"].append({"what": "the stage itself", "status": FAILED, "message": words})
-    return findings["sections"], findings["incidents"]
+    shards = min(MOST_SHARDS, os.cpu_count() or 1) if name in SHARDED else 1
+    names = [name if shards == 1 else f"{name}-{shard}" for shard in range(shards)]
+    files = [folder / f"{each}.json" for each in names]
+    logs = [folder / f"{each}.log" for each in names]
+    command = [sys.executable, "-m", "benchmarks.gpu.stage", name, "--seed", str(seed)]
+    command += ["--seconds", str(SOFT_SHARE * budget), "--shards", str(shards)]
+    commands = [
+        [*command, "--shard", str(shard), "--out", str(file), *(["--tiny"] if tiny else [])]
+        for shard, file in enumerate(files)
+    ]
+    came: list[Any] = [None] * shards
+
+    def again(shard: int, status: int) -> bool:
+        """Whether the process was not done and has come on since it was last asked, so that a new one will too."""
+        before, came[shard] = came[shard], _found(files[shard])["turns"]
+        return status not in (0, 1) and before != came[shard]
+
+    statuses = run_all(commands, budget, _environment(tiny), logs, again)
+    found = [_found(file) for file in files]
+    incidents = [one for each in found for one in each["incidents"]]
+    for status, file, log in zip(statuses, files, logs, strict=True):
+        if status is None:
+            words = f"ended after its {budget:g} s; what it had measured by then is kept."
+        elif status in (0, 1) and file.is_file():
+            continue
+        else:
+            said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no word"]
+            words = f"ended with status {status}: {said[-1][-LONGEST_MESSAGE:]}"
+        incidents.append({"what": "the stage itself", "status": FAILED, "message": words})
+    return _joined([each["sections"] for each in found]), incidents
 
 
-def _run(command: list[str], budget: float, variables: dict[str, str], log: Path) -> int | None:
-    """Runs a command to its end and returns its status, negative for a signal; None if its time was up first."""
-    # A session of its own: compilers that a stage has started end with it.
-    with (
-        log.open("w") as words,
-        subprocess.Popen(
-            command, env=variables, stdin=subprocess.DEVNULL, stdout=words, stderr=subprocess.STDOUT,
-            start_new_session=True,
-        ) as process,
-    ):  # fmt: skip
-        try:
-            return process.wait(budget)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+def _found(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {"sections": {}, "incidents": [], "turns": {}}
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The sections of a stage's processes as one, their rows in the order in which they were dealt out."""
+    sections: dict[str, Any] = {}
+    for name in dict.fromkeys(name for part in parts for name in part):
+        own = [part[name] for part in parts if name in part]
+        sections[name] = own[0]
+        if len(own) > 1:
+            dealt = zip_longest(*(each["rows"] for each in own))
+            sections[name] = {**own[0], "rows": [row for turn in dealt for row in turn if row is not None]}
+    return sections
 
 
 def _environment(tiny: bool) -> dict[str, str]:

@@ -8,15 +8,23 @@ from benchmarks.measure.step_time import StepCase
 from zo_triton.opcases import sizes
 
 STAGES = {
-    "checks": 110.0,
+    "checks": 90.0,
     "ceilings": 15.0,
     "kernels": 60.0,
     "layers": 30.0,
-    "steps": 95.0,
+    "steps": 115.0,
     "digits": 40.0,
     "mnist": 100.0,
 }
 """Seconds that each stage may take, its process's start included; together they stay below eight minutes."""
+
+TINY_STAGES = dict.fromkeys(STAGES, 600.0)
+"""In a tiny run, which measures nothing, on a machine that may be busy."""
+
+SHARDED = ("checks",)
+"""Stages that time nothing, whose items are dealt out to processes that compile beside each other."""
+
+MOST_SHARDS = 8
 
 SOFT_SHARE = 0.9
 """A stage starts nothing new beyond this share of its time."""

@@ -1,6 +1,7 @@
 """One stage in a process of its own: an error that spoils a GPU's context, or a hang, ends no other stage.
 
-Run as ``python -m benchmarks.gpu.stage NAME --seconds S --seed N --out FILE [--tiny]``.
+Run as ``python -m benchmarks.gpu.stage NAME --seconds S --seed N --out FILE [--shard I --shards N] [--tiny]``, and
+once more with the same file to go on where an earlier process ended.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from benchmarks.gpu.checks import run_checks
 from benchmarks.gpu.kernel_times import run_kernels
 from benchmarks.gpu.layer_rates import run_layers
 from benchmarks.gpu.races import run_race
-from benchmarks.gpu.results import FAILED, StageContext, StageResults
+from benchmarks.gpu.results import FAILED, SpoiledError, StageContext, StageResults
 from benchmarks.gpu.step_times import run_steps
 from zo_triton._chip import find_chip
 
@@ -33,27 +34,34 @@ STAGES: dict[str, Callable[[StageResults], None]] = {
 }
 
 
+SPOILED = 3
+"""Status of a process whose device refuses everything after an error."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a stage and leaves its findings in a file.
 
     Returns:
-        1 if anything failed, else 0.
+        1 if anything failed, :data:`SPOILED` if the rest needs another process, else 0.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("name", choices=tuple(STAGES))
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--out", required=True)
+    parser.add_argument("--shard", type=int, default=0)
+    parser.add_argument("--shards", type=int, default=1)
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args(arguments)
     chip = find_chip()
     device = torch.device("cuda" if chip.name else "cpu")
-    results = StageResults(
-        options.out, StageContext(device, options.tiny, options.seed, chip.has_bfloat16), options.seconds
-    )
+    context = StageContext(device, options.tiny, options.seed, chip.has_bfloat16)
+    results = StageResults(options.out, context, options.seconds, options.shard, options.shards)
     try:
         with zo.use_engine("triton"):
             STAGES[options.name](results)
+    except SpoiledError:
+        return SPOILED
     except Exception as error:
         results.report("the stage itself", FAILED, f"{type(error).__name__}: {error}")
     results.write()

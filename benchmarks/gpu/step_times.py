@@ -12,6 +12,7 @@ from benchmarks.contenders.contender import Method
 from benchmarks.contenders.registry import METHODS
 from benchmarks.gpu.results import StageContext, StageResults
 from benchmarks.measure.step_time import StepCase, example, setting
+from benchmarks.report.statistics import find
 from benchmarks.timing import round_digits
 
 RECORDED, MEZO = "zo-graph", "mezo"
@@ -21,12 +22,12 @@ NAMES = (RECORDED, "zo", "zo-central-graph", MEZO, "vmap", "inference-graph", "s
 """Who is timed, ours first."""
 
 COMPILED = ("mezo-compiled", "vmap-compiled", "sgd-compiled")
-"""Timed last, as compiling takes longer than all else, and on the first network only."""
+"""Timed last of all, as compiling takes longer than all else, and on the first network only."""
 
 
 def run_steps(results: StageResults) -> None:
     """The section ``step_time``; what failed or is left out has no row."""
-    section: dict[str, Any] = {
+    start: dict[str, Any] = {
         "note": (
             "Medians of one whole training step (perturb, evaluate, update) on a batch that lies on the GPU, by "
             "CUDA events around steps queued one after the other, compilation excluded. Zeroth-order steps walk K "
@@ -37,17 +38,20 @@ def run_steps(results: StageResults) -> None:
         ),
         "cases": [],
     }
-    for case in results.context.shapes.steps:
-        row: dict[str, Any] = {"name": case.name, "contenders": []}
-        first = case is results.context.shapes.steps[0]
-        for name in (*NAMES, *(COMPILED if first else ())):
-            one = METHODS[name]
-            found = results.attempt(f"{one.label}, {case.name}", partial(_time, one, case, results.context))
-            if found is not None:
-                row["contenders"].append(found)
-            if row["contenders"]:
-                section["cases"] = [*[each for each in section["cases"] if each["name"] != case.name], row]
-                results.put("step_time", section)
+    steps = results.context.shapes.steps
+    items = [*((case, name) for case in steps for name in NAMES), *((steps[0], name) for name in COMPILED)]
+    section = results.section("step_time", start)
+    for case, name in results.turns("steps", items):
+        one = METHODS[name]
+        found = results.attempt(f"{one.label}, {case.name}", partial(_time, one, case, results.context))
+        if found is None:
+            continue
+        row = find(section["cases"], case.name)
+        if row is None:
+            row = {"name": case.name, "contenders": []}
+            section["cases"].append(row)
+        row["contenders"].append(found)
+        results.put("step_time", section)
 
 
 def _time(one: Method, case: StepCase, context: StageContext) -> dict[str, Any]:

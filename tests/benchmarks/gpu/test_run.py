@@ -1,6 +1,7 @@
 """``make gpu`` from end to end in Triton's interpreter, and what it does where something is missing."""
 
 import gzip
+import json
 import os
 import signal
 import struct
@@ -14,6 +15,7 @@ import torch
 
 from benchmarks import __main__ as cli
 from benchmarks.gpu import run, settings
+from benchmarks.gpu.processes import run_all
 from benchmarks.report import read
 from zo_triton import _chip
 from zo_triton._chip import Chip
@@ -188,6 +190,7 @@ def test_a_killed_run_leaves_the_stages_that_were_over(monkeypatch, tmp_path):
     budgets, _ = stages(monkeypatch, ceilings=(CEILINGS, []), checks=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         run.run_gpu(NO_CHIP, tmp_path / "out", 3, True, Monitor(budgets), budgets)
+    assert run.stage_folder(tmp_path / "out").is_dir()
     sections = read(tmp_path / "out" / "results.json")["sections"]
     assert sections["gpu_ceilings"] == CEILINGS["gpu_ceilings"]
     assert [row["status"] for row in sections["gpu_stages"]["rows"]] == ["passed", "not run"]
@@ -199,31 +202,72 @@ def test_a_killed_run_leaves_the_stages_that_were_over(monkeypatch, tmp_path):
         ("", 0),
         ("raise SystemExit(3)", 3),
         ("import os, signal; os.kill(os.getpid(), signal.SIGABRT)", -signal.SIGABRT),
-        ("import time; time.sleep(60)", None),
+        ("import time; time.sleep(600)", None),
     ],
     ids=["ends", "fails", "dies", "hangs"],
 )
-def test_a_stage_can_neither_hang_nor_take_the_run_with_it(code, status, tmp_path):
-    taken = run._run([sys.executable, "-c", code], 2.0, dict(os.environ), tmp_path / "log")
-    assert taken == status
+def test_a_process_can_neither_hang_nor_take_the_run_with_it(code, status, tmp_path):
+    taken = run_all([[sys.executable, "-c", code]], 10.0, dict(os.environ), [tmp_path / "log"])
+    assert taken == [status]
+
+
+def test_processes_run_beside_each_other_and_one_that_ended_early_goes_on(tmp_path):
+    """The first waits for what the second one's second start leaves."""
+    mark = tmp_path / "mark"
+    wait = f"import os, time\nwhile not os.path.exists({str(mark)!r}): time.sleep(0.01)"
+    twice = f"import os, sys\nprint('once', flush=True)\nif {{again}}: open({str(mark)!r}, 'w')\nelse: sys.exit(3)"
+    code = twice.format(again=f"os.path.getsize({str(tmp_path / 'second')!r}) > 5")
+    logs, asked = [tmp_path / "first", tmp_path / "second"], []
+
+    def again(number, status):
+        asked.append((number, status))
+        return status == 3
+
+    statuses = run_all(
+        [[sys.executable, "-c", each] for each in (wait, code)], 60.0, dict(os.environ), logs, again
+    )
+    assert statuses == [0, 0]
+    assert sorted(asked) == [(0, 0), (1, 0), (1, 3)]
+    assert logs[1].read_text() == "once\nonce\n"
 
 
 @pytest.mark.parametrize(
     ("status", "message"), [(None, "ended after its 7 s"), (-6, "ended with status -6: CUDA error")]
 )
 def test_what_a_stage_had_found_is_kept(status, message, monkeypatch, tmp_path):
-    file = tmp_path / "ceilings.json"
+    def ended(commands, budget, variables, logs, again):
+        (tmp_path / "ceilings.json").write_text('{"sections": {"gate": {}}, "incidents": [], "turns": {}}')
+        logs[0].write_text("something\nCUDA error\n")
+        return [status]
 
-    def ended(command, budget, variables, log):
-        file.write_text('{"sections": {"gate": {}}, "incidents": []}')
-        log.write_text("something\nCUDA error\n")
-        return status
-
-    monkeypatch.setattr(run, "_run", ended)
-    sections, incidents = run._stage("ceilings", 7.0, 0, True, file)
+    monkeypatch.setattr(run, "run_all", ended)
+    sections, incidents = run._stage("ceilings", 7.0, 0, True, tmp_path)
     assert sections == {"gate": {}}
     assert [one["status"] for one in incidents] == ["failed"]
     assert incidents[0]["message"].startswith(message)
+
+
+def test_a_dealt_out_stage_is_put_together_and_goes_on_as_long_as_it_comes_on(monkeypatch, tmp_path):
+    asked = []
+
+    def ended(commands, budget, variables, logs, again):
+        for shard, command in enumerate(commands):
+            assert command[command.index("--shard") + 1 :][:1] == [str(shard)]
+            file = Path(command[command.index("--out") + 1])
+            for turn in (1, 1):
+                rows = [{"op": 2 * row + shard} for row in range(2 - shard)]
+                sections = {"gpu_checks": {"note": "", "rows": rows}}
+                found = {"sections": sections, "incidents": [], "turns": {"checks": [turn, turn]}}
+                file.write_text(json.dumps(found))
+                asked.append(again(shard, -signal.SIGABRT))
+        return [0, 0]
+
+    monkeypatch.setattr(run.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(run, "run_all", ended)
+    sections, incidents = run._stage("checks", 7.0, 0, True, tmp_path)
+    assert [row["op"] for row in sections["gpu_checks"]["rows"]] == [0, 1, 2]
+    assert incidents == []
+    assert asked == [True, False, True, False]
 
 
 def test_an_interrupted_command_says_what_is_left(monkeypatch, capsys, tmp_path):

@@ -12,9 +12,10 @@ from benchmarks.contenders import cuda_graphs as contenders
 from benchmarks.contenders.backprop import Backprop
 from benchmarks.contenders.contender import NO_GPU, LeftOutError, Setting
 from benchmarks.contenders.registry import METHODS
-from benchmarks.gpu import ceilings, checks, goals, races
+from benchmarks.gpu import ceilings, checks, goals, races, stage
+from benchmarks.gpu import results as stage_results
 from benchmarks.gpu.results import StageContext, StageResults
-from benchmarks.gpu.trial import Check, relative_error
+from benchmarks.gpu.trial import Check, Trial, relative_error
 from benchmarks.race.networks import make_mlp
 from benchmarks.race.races import RACES
 from benchmarks.timing import Clock
@@ -38,7 +39,7 @@ def written(results):
 
 def test_findings_are_on_disk_as_soon_as_they_are_known(results):
     results.put("gate", {"rows": [1]})
-    assert written(results) == {"sections": {"gate": {"rows": [1]}}, "incidents": []}
+    assert written(results) == {"sections": {"gate": {"rows": [1]}}, "incidents": [], "turns": {}}
     assert results.attempt("a thing", lambda: 1 / 0) is None
     assert written(results)["incidents"] == [
         {"what": "a thing", "status": "failed", "message": "ZeroDivisionError: division by zero"}
@@ -68,8 +69,60 @@ def test_an_error_is_an_incident_of_one_line(error, status, message, results):
 def test_nothing_new_is_begun_when_the_time_is_up(tmp_path):
     late = StageResults(tmp_path / "findings.json", place(), -1.0)
     assert late.attempt("a thing", lambda: pytest.fail("it ran")) is None
-    assert late.incidents[0]["status"] == "failed"
+    assert late.incidents[0]["status"] == "left out"
     assert "time was used up" in late.incidents[0]["message"]
+
+
+def test_items_are_dealt_out_and_begun_once(tmp_path):
+    def process(shard):
+        return StageResults(tmp_path / f"{shard}.json", place(), 60.0, shard, 2)
+
+    assert list(process(1).turns("letters", "abcde")) == ["b", "d"]
+    turns = process(0).turns("letters", "abcde")
+    assert [next(turns), next(turns)] == ["a", "c"]
+    # The process dies here: another one finds that "c" was never ended, and runs it no more.
+    after = process(0)
+    attempted = {one: after.attempt(one, lambda: "run") for one in after.turns("letters", "abcde")}
+    assert attempted == {"c": None, "e": "run"}
+    assert [(one["what"], one["status"]) for one in after.incidents] == [("c", "failed")]
+    assert list(process(0).turns("letters", "abcde")) == []
+
+
+def test_a_failure_that_spoils_the_device_ends_the_process(results, monkeypatch):
+    monkeypatch.setattr(stage_results, "_is_spoiled", lambda device: True)
+    seen = []
+
+    def run():
+        for one in results.turns("numbers", (1, 0, 2)):
+            seen.append(results.attempt(f"1/{one}", lambda one=one: 1 / one))
+
+    with pytest.raises(stage_results.SpoiledError):
+        run()
+    assert seen == [1.0, None]
+    again = StageResults(results.file, place(), 60.0)
+    assert list(again.turns("numbers", (1, 0, 2))) == [2]
+
+
+def test_a_spoiled_process_says_so_by_its_status(monkeypatch, tmp_path):
+    def spoiled(results):
+        results.put("gate", {"rows": []})
+        raise stage_results.SpoiledError
+
+    monkeypatch.setitem(stage.STAGES, "checks", spoiled)
+    file = tmp_path / "findings.json"
+    arguments = ["checks", "--seconds", "9", "--seed", "3", "--out", str(file), "--tiny"]
+    assert stage.main(arguments) == stage.SPOILED
+    assert json.loads(file.read_text())["sections"] == {"gate": {"rows": []}}
+
+
+def test_what_a_check_draws_on_the_host_is_the_references(monkeypatch):
+    """On a GPU machine the kernels refuse a CPU's tensors."""
+    engines, sample = [], zo.sample
+    monkeypatch.setattr(zo, "sample", lambda *a: engines.append(zo.ops.engine_for(CPU)) or sample(*a))
+    with zo.use_engine("triton"):
+        error, allowed = checks._differences(Trial(CPU, True, 3))
+    assert error <= allowed
+    assert set(engines) == {"reference"}
 
 
 @pytest.mark.parametrize(("error", "status"), [(0.5, "passed"), (2.0, "failed"), (float("nan"), "failed")])
@@ -271,7 +324,7 @@ def test_a_race_that_comes_too_late_keeps_what_it_has(results, no_gpu, monkeypat
     races.run_race(results, "digits-gpu", "race")
     rows = written(results)["sections"]["race"]["methods"]
     assert [(row["name"], len(row["runs"])) for row in rows] == [("zo-adam", 1)]
-    assert incidents(results)["the rest of the race"][0] == "failed"
+    assert incidents(results)["the rest of the race"][0] == "left out"
 
 
 def test_a_race_without_our_own_is_no_section(results, no_gpu, monkeypatch):
