@@ -10,6 +10,7 @@ from torch.library import opcheck
 
 import zo_triton as zo
 from zo_triton import ops
+from zo_triton.kernels.launch import recording
 from zo_triton.ops import engines
 
 D = zo.Directions(1, 2, 4).encode()
@@ -251,6 +252,20 @@ def test_a_profiler_sees_the_ops():
     with torch.profiler.profile() as profile:
         zo.accumulate([out], [0], torch.ones(2), zo.Directions(0, 0, 2))
     assert "zo_triton::accumulate" in {event.key for event in profile.key_averages()}
+
+
+def test_lengths_of_many_directions_are_taken_together():
+    """On the Triton engine: one launch a tensor for sixteen directions."""
+    directions, shapes = zo.Directions(5, 2, 18, "sphere"), [(13, 7), (5,)]
+    tensors = [torch.empty(shape) for shape in shapes]
+    with zo.use_engine("reference"):
+        wanted = ops.direction_scales(tensors, [0, 1], directions)
+    with zo.use_engine("triton"):
+        found = ops.direction_scales(tensors, [0, 1], directions)
+        with recording() as launches:
+            ops.direction_scales(tensors, [0, 1], directions)
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0)
+    assert len(launches) == 4
 
 
 def test_what_a_fake_tensor_mode_makes_is_never_kept():

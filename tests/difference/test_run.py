@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -330,3 +331,12 @@ def test_the_mean_of_no_elements_has_a_rule():
     )
     torch.testing.assert_close(value, weight.sum())
     assert found.isfinite().all()
+
+
+def test_a_gpus_budget_is_a_share_of_its_memory(monkeypatch):
+    """Of all of it: what is free changes from run to run, and would change a run's rounding."""
+    facts = SimpleNamespace(total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: facts)
+    run_module._memory_of.cache_clear()
+    assert run_module._memory_of(torch.device("cuda", 0)) // run_module.SHARE_GPU == 2.5 * 2**30
+    run_module._memory_of.cache_clear()

@@ -6,6 +6,7 @@ import torch
 from zo_triton import reference
 from zo_triton.directions import Directions
 from zo_triton.kernels import gram
+from zo_triton.kernels.launch import recording
 
 
 def _both(shapes, directions, dtype, device, config=None):
@@ -48,6 +49,17 @@ def test_result_is_symmetric_and_the_same_for_any_tiles(device):
     other, _ = _both([(21, 100)], directions, torch.float32, device, config)
     assert torch.equal(out, other)
     assert torch.equal(out, out.T)
+
+
+def test_partial_sums_stay_small_however_many_directions():
+    """[chunks, K, K] float64 takes 8 MiB, or one K × K."""
+    for num, most in ((1, 2**23), (64, 2**23), (1000, 2**23), (4096, 8 * 4096**2)):
+        out = torch.empty(num, num, dtype=torch.float64, device="meta")
+        with recording() as launches:
+            gram(out, [torch.empty(4096, 4096, device="meta")], [0], Directions(1, 1, num), torch.float32)
+        partial = launches[0][1]["partial_ptr"]
+        assert 8 * partial.numel() <= most
+        assert launches[0][1]["chunks"] * launches[0][1]["k_blocks"] ** 2 >= 256
 
 
 def test_empty_tensors_add_nothing(device):

@@ -2,8 +2,12 @@
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 
 from zo_triton import reference
+from zo_triton.kernels.launch import launch
+from zo_triton.kernels.numeric import divided
 from zo_triton.kernels.windows import largest_difference
 
 
@@ -31,3 +35,28 @@ def test_nan_wins_and_strides_are_followed(device):
     largest_difference(out, difference, torch.zeros(3, 2, 2, device=device), places)
     assert out.isnan().nonzero().tolist() == [[1, 2, 1]]
     assert out.nan_to_num().abs().max() == 0
+
+
+@triton.jit
+def _divided_kernel(out_ptr, start_ptr, size, BLOCK: tl.constexpr):
+    offsets = tl.arange(0, BLOCK)
+    quotient, rest = divided(tl.load(start_ptr), offsets, size)
+    tl.store(out_ptr + offsets, quotient)
+    tl.store(out_ptr + BLOCK + offsets, rest)
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000, 2**31 - 1, 2**33 + 1])
+@pytest.mark.parametrize("start", [0, 2**40 + 2**32 - 9])
+def test_places_beyond_32_bits_are_divided_right(start, size, device):
+    out = torch.full((2, 16), -1, dtype=torch.int64, device=device)
+    launch(
+        _divided_kernel,
+        1,
+        out,
+        out_ptr=out,
+        start_ptr=torch.tensor([start], device=device),
+        size=size,
+        BLOCK=16,
+    )
+    elements = torch.arange(start, start + 16)
+    assert out.cpu().tolist() == [(elements // size).tolist(), (elements % size).tolist()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -27,8 +27,12 @@ from zo_triton.ops import engines
 BUDGET_CPU = 16 * 2**20
 """Bytes that one tensor of differences may take on a CPU before the directions are cut into chunks."""
 
-BUDGET_GPU = 2**30
-"""The same on a GPU."""
+SHARE_GPU = 32
+"""Into how many parts a GPU's memory falls, of which such a tensor may take one.
+
+The whole memory is divided, not what is free at the moment: a run's chunks, and with them its rounding, are the
+same each time. Where too little is free, they are halved until they fit.
+"""
 
 APPLICATIONS = 2**20
 """Layers' applications that a part of a batch may have: the numbers of the next part's follow."""
@@ -258,7 +262,8 @@ class _Runs(NamedTuple):
         self, some: Directions, signed_eps: Tensor, dtype: torch.dtype, plan: Plan, nodes: Nodes | None
     ) -> Iterator[DifferenceMode]:
         """A mode that is closed at the end."""
-        budget = BUDGET_CPU if self.params[0].device.type == "cpu" else BUDGET_GPU
+        device = self.params[0].device
+        budget = BUDGET_CPU if device.type == "cpu" else _memory_of(device) // SHARE_GPU
         mode = DifferenceMode(
             self.params, some, signed_eps, dtype, plan, budget, self.evaluation.strict, nodes
         )
@@ -266,6 +271,12 @@ class _Runs(NamedTuple):
             yield mode
         finally:
             mode.close()
+
+
+@cache
+def _memory_of(device: torch.device) -> int:
+    """Bytes of a GPU."""
+    return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def _check_same(first: Tensor, again: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from zo_triton.kernels.launch import TRITON_DTYPES, blocks, launch
-from zo_triton.kernels.numeric import expm1, narrow
+from zo_triton.kernels.numeric import divided, expm1, narrow
 
 ACTIVATIONS = ("none", "relu", "tanh", "sigmoid", "gelu", "gelu_tanh", "silu")
 
@@ -118,9 +118,8 @@ def _activation_kernel(
     """out[p] = f(base + difference[p]) - f(base); base [rows, cols], program = evaluation·tiles + tile."""
     pid = tl.program_id(0)
     p = (pid // tiles).to(tl.int64)
-    element = (pid % tiles).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = element < tl.cast(rows, tl.int64) * cols
-    row, col = element // cols, element % cols
+    row, col = divided((pid % tiles).to(tl.int64) * BLOCK, tl.arange(0, BLOCK), cols)
+    mask = row < rows
     a = tl.load(base_ptr + row * stride_br + col * stride_bc, mask=mask, other=0.0).to(tl.float32)
     offsets = p * stride_dp + row * stride_dr + col * stride_dc
     d = tl.load(difference_ptr + offsets, mask=mask, other=0.0).to(tl.float32)

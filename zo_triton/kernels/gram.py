@@ -44,6 +44,9 @@ LOW_RANK_CONFIG = {"BLOCK": 64, "num_warps": 4}
 MAX_CHUNKS = 256
 """Most partial sums a pair of direction blocks: what the fixed-order addition reads is bounded by it."""
 
+ENOUGH_PROGRAMS = 4096
+"""Where pairs of blocks make so many programs, sums are not divided further: they take 8 MiB, or 8·K² bytes."""
+
 
 @triton.jit
 def _tile_of_directions(
@@ -204,7 +207,8 @@ def _full_rank(
     chosen = config or pick(device, key, own)
     col_tiles = blocks(cols, chosen["COLS"])
     tiles = blocks(rows, chosen["ROWS"]) * col_tiles
-    chunks, k_blocks = min(tiles, MAX_CHUNKS), blocks(directions.num, chosen["BLOCK_K"])
+    k_blocks = blocks(directions.num, chosen["BLOCK_K"])
+    chunks = min(tiles, MAX_CHUNKS, max(1, ENOUGH_PROGRAMS // k_blocks**2))
     partial = torch.zeros(chunks, directions.num, directions.num, dtype=torch.float64, device=device)
     launch(
         _gram_kernel,

@@ -49,6 +49,22 @@ def complement(words):
 
 
 @triton.jit
+def divided(start, offsets, size):
+    """Quotient and remainder of start + offsets by a size, int64: one wide division a program, narrow ones a tile.
+
+    start is an int64 number, offsets an int32 tile below 2³¹.
+    """
+    quotient = start // size
+    rest = start - quotient * size
+    if (tl.zeros((), tl.int32) + size).dtype.primitive_bitwidth == 64:
+        place = rest + offsets
+        return quotient + place // size, place % size
+    else:
+        place, narrow_size = rest.to(tl.uint32) + offsets.to(tl.uint32), tl.cast(size, tl.uint32)
+        return quotient + (place // narrow_size).to(tl.int64), (place % narrow_size).to(tl.int64)
+
+
+@triton.jit
 def multiply_add(a, b, c):
     """a·b + c of bfloat16 tiles or numbers, rounded once; two elements an instruction on NVIDIA."""
     if NVIDIA:

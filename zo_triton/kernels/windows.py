@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from zo_triton.kernels.launch import TRITON_DTYPES, blocks, launch
-from zo_triton.kernels.numeric import narrow
+from zo_triton.kernels.numeric import divided, narrow
 
 CONFIG = {"BLOCK": 512, "num_warps": 4}
 
@@ -30,9 +30,9 @@ def _largest_kernel(
     """Writes out [P, M, R]; difference [P, M, S], gaps [M, WINDOW, R] float32, places [WINDOW, R] int64."""
     pid = tl.program_id(0)
     p = (pid // tiles).to(tl.int64)
-    element = (pid % tiles).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = element < tl.cast(planes, tl.int64) * results
-    plane, r = element // results, element % results
+    start = (pid % tiles).to(tl.int64) * BLOCK
+    plane, r = divided(start, tl.arange(0, BLOCK), results)
+    mask = plane < planes
     source = difference_ptr + p * stride_dp + plane * stride_dm
     largest = tl.full((BLOCK,), float("-inf"), tl.float32)
     for j in range(WINDOW):
@@ -40,7 +40,9 @@ def _largest_kernel(
         gap = tl.load(gaps_ptr + (plane * WINDOW + j) * results + r, mask=mask, other=0.0)
         change = tl.load(source + place, mask=mask, other=0.0).to(tl.float32)
         largest = tl.maximum(largest, change + gap, propagate_nan=tl.PropagateNan.ALL)
-    tl.store(out_ptr + p * planes * results + element, narrow(largest, OUT_DTYPE), mask=mask)
+    tl.store(
+        out_ptr + p * planes * results + start + tl.arange(0, BLOCK), narrow(largest, OUT_DTYPE), mask=mask
+    )
 
 
 def largest_difference(out: Tensor, difference: Tensor, gaps: Tensor, places: Tensor) -> None:

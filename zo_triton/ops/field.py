@@ -9,8 +9,11 @@ from torch import Tensor
 
 from zo_triton._memory import empty
 from zo_triton.directions import MANTISSA_BITS, MAX_BLOCKS, ROWS_PER_BLOCK, Directions, matrix_shape
-from zo_triton.ops.engines import engine_on, is_replayable
+from zo_triton.ops.engines import engine_for, engine_on, is_replayable
 from zo_triton.ops.registry import call
+
+SPHERE_BLOCK = 16
+"""Directions whose lengths the Triton engine takes in one launch a tensor."""
 
 
 def sample(
@@ -147,7 +150,11 @@ def direction_scales(
     if directions.distribution != "sphere":
         return None
     size = sum(tensor.numel() for tensor in tensors)
-    norms = [gram(tensors, tensor_ids, directions[k : k + 1], dtype).flatten() for k in range(directions.num)]
+    # The kernels draw as many directions together whether they are wanted or not; elsewhere a product is dearer.
+    blocked = engine_for(tensors[0].device) == "triton" and directions.rank is None
+    step = SPHERE_BLOCK if blocked else 1
+    some = (directions[k : k + step] for k in range(0, directions.num, step))
+    norms = [gram(tensors, tensor_ids, each, dtype).diagonal() for each in some]
     return (size / torch.cat(norms)).sqrt().float()
 
 
