@@ -1,11 +1,17 @@
 """The in-place update of all directions against the reference's."""
 
+import importlib
+
 import pytest
 import torch
 
 from zo_triton import reference
 from zo_triton.directions import Directions
 from zo_triton.kernels import accumulate, sample
+from zo_triton.ops import on_grid
+
+kernel = importlib.import_module("zo_triton.kernels.accumulate")
+"""The module, whose name in the package is the function's."""
 
 COEFFICIENTS = torch.tensor([0.5, -1.25e-3, 3.0])
 
@@ -69,6 +75,49 @@ def test_strided_tensors_are_updated_in_place(view, device):
     reference.accumulate(expected, [0], COEFFICIENTS, Directions(0, 0, 3), torch.float32)
     torch.testing.assert_close(tensor.cpu(), expected[0], rtol=0, atol=1e-6)
     assert storage.count_nonzero() == tensor.numel()
+
+
+@pytest.mark.parametrize("shape", [(10, 33), (97,)], ids=str)
+@pytest.mark.parametrize("sizes", [None, {"ROWS": 8, "COLS": 32}], ids=["own tiles", "small tiles"])
+def test_parts_of_the_directions_change_no_bit(sizes, shape, device, monkeypatch):
+    """On a grid sums of signs are exact: 67 directions in four parts, the last one shorter, or in one."""
+    coefficients = on_grid(torch.randn(67, generator=torch.Generator().manual_seed(1)))
+    start = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    results = []
+    for fewest in (16, 67):
+        monkeypatch.setattr(kernel, "FEWEST_DIRECTIONS", fewest)
+        tensor = start.to(device, copy=True)
+        accumulate([tensor], [2], coefficients.to(device), Directions(7, 1, 67), torch.float32, config=sizes)
+        results.append(tensor.cpu())
+    expected = [start.clone()]
+    reference.accumulate(expected, [2], coefficients, Directions(7, 1, 67), torch.float32)
+    assert torch.equal(*results)
+    assert torch.equal(results[0], expected[0])
+
+
+def test_parts_of_real_values_and_strides_match_the_reference(device):
+    directions = Directions(7, 1, 40, "gaussian")
+    tensor, coefficients = torch.zeros(21, 9, device=device).T, torch.linspace(-1.0, 1.0, 40)
+    accumulate([tensor], [2], coefficients.to(device), directions, torch.float32)
+    expected = [torch.zeros(9, 21, dtype=torch.float64)]
+    reference.accumulate(expected, [2], coefficients, directions, torch.float32)
+    # Forty products of values below 6, each off by 1e-5 at most.
+    assert (tensor.cpu() - expected[0]).abs().max() <= 40 * 1e-5
+
+
+@pytest.mark.parametrize("shape", [(128, 784), (128, 128), (10, 128), (128,), (10,)], ids=str)
+def test_many_directions_fill_the_chip_whatever_the_tensor(shape):
+    """4 096 directions on the layers of 784-128-128-10, against 132 multiprocessors of an H100."""
+    programs = []
+
+    def count(kernel, number, tensor, **arguments):
+        programs.append(number)
+        assert arguments["share"] * (number // arguments["tiles"]) >= 4096
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "launch", count)
+        accumulate([torch.zeros(shape)], [0], torch.zeros(4096), Directions(0, 0, 4096), torch.float32)
+    assert programs[0] >= 132
 
 
 def test_half_precision_weights_are_refused_before_anything_moves(device):

@@ -1,4 +1,9 @@
-"""The update: all directions of a step in one pass over the weights, which are read once and written once."""
+"""The update: all directions of a step in one pass over the weights, which are read once and written once.
+
+A small tensor has few tiles, and a step may have thousands of directions: then these are dealt out to parts, whose
+sums are added up before they reach the weights. With signs, whose coefficients lie on a grid
+(:func:`zo_triton.ops.on_grid`), every one of these sums is exact, so that parts change no bit.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +19,37 @@ from zo_triton.kernels.field import UNSPECIALISED, counter_of, direction_tile, t
 from zo_triton.kernels.launch import TRITON_DTYPES, blocks, launch
 from zo_triton.kernels.numeric import bound
 
+ENOUGH_PROGRAMS = 264
+"""Two for each multiprocessor of the largest chips."""
+
+ELEMENTS, FEWEST_DIRECTIONS = 8192, 16
+"""Of a tile, about, and of a part. No config decides on the parts: tiles change no value."""
+
+
+def directions_of_a_part(elements: int, directions: int) -> int:
+    """How many directions one program adds up, for a tensor of so many elements."""
+    parts = min(blocks(ENOUGH_PROGRAMS * ELEMENTS, max(elements, ELEMENTS)), directions // FEWEST_DIRECTIONS)
+    return blocks(directions, max(1, parts))
+
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def _accumulate_kernel(
-        tensor_ptr, coefficients_ptr, num_directions, rows, cols, col_tiles, stride_row, stride_col,
+        tensor_ptr, coefficients_ptr, num_directions, share, rows, cols, tiles, col_tiles,
+        stride_part, stride_row, stride_col,
         key0, key1, step, first, whole_word, left_word, right_word,
         DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, RANK: tl.constexpr, RANK_BLOCK: tl.constexpr,
-        DTYPE: tl.constexpr, SUM_DTYPE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+        DTYPE: tl.constexpr, SUM_DTYPE: tl.constexpr, IN_PLACE: tl.constexpr,
+        ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """Adds Σ_k c_k·z_k to one [ROWS, COLS] tile of the tensor, summed in SUM_DTYPE in the order of k."""
+    """Σ_k c_k·z_k on one [ROWS, COLS] tile, summed in SUM_DTYPE in the order of k; program = part·tiles + tile.
+
+    IN_PLACE: the only part adds its sum to the tensor. Otherwise each writes its own of [parts, rows, cols].
+    """
     pid = tl.program_id(0)
-    row_tile, col_tile = pid // col_tiles, pid % col_tiles
+    part, tile = pid // tiles, pid % tiles
+    row_tile, col_tile = tile // col_tiles, tile % col_tiles
     total = tl.zeros((ROWS, COLS), SUM_DTYPE)
-    for k in range(0, bound(num_directions)):
+    for k in range(bound(part * share), bound(tl.minimum(part * share + share, num_directions))):
         coefficient = tl.load(coefficients_ptr + k).to(SUM_DTYPE)
         counter = counter_of(first + k, step, key0, key1)
         z = direction_tile(
@@ -36,8 +59,12 @@ def _accumulate_kernel(
     row = (row_tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     col = (col_tile * COLS + tl.arange(0, COLS)).to(tl.int64)
     mask = (row < rows)[:, None] & (col < cols)[None, :]
-    pointers = tensor_ptr + row[:, None] * stride_row + col[None, :] * stride_col
-    tl.store(pointers, tl.load(pointers, mask=mask, other=0.0) + total, mask=mask)
+    pointers = (
+        tensor_ptr + part.to(tl.int64) * stride_part + row[:, None] * stride_row + col[None, :] * stride_col
+    )
+    if IN_PLACE:
+        total += tl.load(pointers, mask=mask, other=0.0)
+    tl.store(pointers, total, mask=mask)
 
 
 def accumulate(
@@ -100,21 +127,33 @@ def _accumulate_matrix(
         tile = tile or dict(pick(matrix.device, key, tile_sizes(rows, directions.signs, 0)))
     tile, drawing = drawing_arguments(directions, tensor_id, shape, dtype, tile)
     col_tiles = blocks(cols, tile["COLS"])
+    tiles, share = (
+        blocks(rows, tile["ROWS"]) * col_tiles,
+        directions_of_a_part(matrix.numel(), directions.num),
+    )
+    parts = blocks(directions.num, share)
+    sums = matrix[None] if parts == 1 else matrix.new_empty(parts, rows, cols)
     launch(
         _accumulate_kernel,
-        blocks(rows, tile["ROWS"]) * col_tiles,
+        parts * tiles,
         matrix,
-        tensor_ptr=matrix,
+        tensor_ptr=sums,
         coefficients_ptr=coefficients,
         num_directions=directions.num,
+        share=share,
         rows=rows,
         cols=cols,
+        tiles=tiles,
         col_tiles=col_tiles,
-        stride_row=matrix.stride(0),
-        stride_col=matrix.stride(1),
+        stride_part=sums.stride(0),
+        stride_row=sums.stride(1),
+        stride_col=sums.stride(2),
         SUM_DTYPE=TRITON_DTYPES[matrix.dtype],
+        IN_PLACE=parts == 1,
         **drawing,
     )
+    if parts > 1:
+        matrix.add_(sums.sum(0))
 
 
 def _matrix(tensor: Tensor) -> Tensor:
