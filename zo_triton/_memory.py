@@ -42,4 +42,4 @@ def keep_freed_memory() -> None:
     glibc returns a freed block to the system if it is larger than any freed before, up to 32 MiB: the first
     large one it meets raises that limit (mallopt(3), "dynamic mmap threshold"). Elsewhere this does nothing.
     """
-    torch.empty(31 << 20, dtype=torch.uint8)
+    torch.empty(31 << 20, dtype=torch.uint8, device="cpu")

@@ -166,7 +166,8 @@ def tune_everything(say: Callable[[str], None]) -> list[Choice]:
     """
     device = torch.device("cuda")
     dtype = torch.bfloat16 if find_chip().has_bfloat16 else torch.float32
-    return tune_cases(tuned_cases(FULL, dtype), device, chip_of(torch.empty(0, device=device)), say)
+    chip = chip_of(torch.empty(0, dtype=torch.float32, device=device))
+    return tune_cases(tuned_cases(FULL, dtype), device, chip, say)
 
 
 def tuned_cases(sizes: Sizes, dtype: torch.dtype) -> list[Case]:

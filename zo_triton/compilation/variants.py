@@ -83,7 +83,7 @@ def _call(case: Case, options: dict[str, Any], config: Config | None) -> None:
 
 def _call_captured(case: Case, options: dict[str, Any], config: Config | None) -> None:
     """As in a CUDA graph of a step, whose number is read from memory."""
-    with step_on_device(torch.empty(1, dtype=torch.int32)):
+    with step_on_device(torch.empty(1, dtype=torch.int32, device="cpu")):
         _call(case, options, config)
 
 

@@ -213,7 +213,7 @@ def activation_difference(out: Tensor, base: Tensor, difference: Tensor, activat
         source, base, first, second = (t.transpose(-2, -1) for t in (source, base, first, second))
     terms = [term.contiguous().view(-1).numpy() for term in (base, first, second)]
     moved = as_array(source.contiguous().view(evaluations, base.numel()))
-    result = torch.empty(source.shape, dtype=out.dtype)
+    result = torch.empty(source.shape, dtype=out.dtype, device="cpu")
     target, kind = as_array(result.view(evaluations, -1)), NAMES.index(activation)
     together(_activation_kernel, (target, moved, *terms, kind), evaluations)
     out.copy_(result if source is difference else result.transpose(-2, -1))

@@ -28,7 +28,7 @@ def draw(
 
     Its first rows, or those that ``rows`` lists, int64 [shape[0]].
     """
-    out = torch.empty(shape, dtype=dtype)
+    out = torch.empty(shape, dtype=dtype, device="cpu")
     arguments = tensor_word(tensor_id, part), index, key_of(directions), code_of(directions)
     if rows is None:
         fill_matrix(as_array(out), 0, *arguments)
@@ -63,7 +63,7 @@ def draw_several(
     directions: Directions, tensor_id: int, part: int, shape: tuple[int, int], dtype: torch.dtype
 ) -> Tensor:
     """All K matrices of the field as float32 [K, rows, cols], for small ones; in bfloat16 rounded to it."""
-    out = torch.empty(directions.num, *shape)
+    out = torch.empty(directions.num, *shape, dtype=torch.float32, device="cpu")
     fill_matrices(
         out.numpy(), tensor_word(tensor_id, part), directions.first, key_of(directions), code_of(directions),
         dtype == torch.bfloat16,

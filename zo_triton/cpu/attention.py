@@ -131,7 +131,7 @@ class _Share:
         self._still, self._moving = still, moving
         self._scale, self._is_causal = scale, is_causal
         self._at: tuple[Any, ...] = ()
-        self._change = torch.empty(0)
+        self._change = torch.empty(0, dtype=torch.float32, device="cpu")
 
     def move(self, out: Tensor, place: Place, rows: slice) -> None:
         """Writes a block of the result's difference to out, [P, *batch, L, Ev]."""
@@ -184,7 +184,7 @@ class _Share:
         query, key, value = query[:, rows].float(), key[:, seen].float(), value[:, seen].float()
         scores = torch.bmm(query, key.mT).mul_(self._scale)
         if self._is_causal:
-            visible = torch.ones(scores.shape[1:], dtype=torch.bool).tril_(rows.start)
+            visible = torch.ones(scores.shape[1:], dtype=torch.bool, device="cpu").tril_(rows.start)
             scores.masked_fill_(~visible, -math.inf)
         if mask is not None:
             mask = mask[:, rows, seen]
@@ -201,7 +201,7 @@ class _Share:
         size, height = self._q.shape[:2]
         if self._change.shape != (size, height, keys):
             self._change, self._result = (
-                torch.empty(size, height, keys),
-                torch.empty(size, height, value.shape[2]),
+                torch.empty(size, height, keys, dtype=torch.float32, device="cpu"),
+                torch.empty(size, height, value.shape[2], dtype=torch.float32, device="cpu"),
             )
             self._lines = self._change.view(-1, keys).numpy()

@@ -22,7 +22,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
     if any(tensor.dtype != torch.float32 or tensor.is_sparse for tensor in tensors):
         return None
     x, turned = x.detach(), weight.detach().t()
-    out = torch.empty(x.shape[0], weight.shape[0])
+    out = torch.empty(x.shape[0], weight.shape[0], dtype=torch.float32, device="cpu")
 
     def run(start: int, stop: int) -> None:
         these = slice(SHARE_ROWS * start, SHARE_ROWS * stop)

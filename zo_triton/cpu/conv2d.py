@@ -77,7 +77,7 @@ def perturbed_conv2d(
     """Same contract as the reference; fastest if ``out`` and ``difference`` are contiguous."""
     if out.numel() == 0:
         return
-    result = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype)
+    result = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device="cpu")
     geometry, shifts = plan(
         tuple(base.shape), tuple(out.shape[3:]), tuple(weight.shape[2:]), tuple(stride), tuple(padding),
         tuple(dilation), groups,
@@ -119,7 +119,7 @@ def _run(c: Convolution, start: int, stop: int, first_sample: int, last_sample: 
         return
     image = c.out.shape[2:]
     together = max(1, min(last_sample - first_sample, PART_ELEMENTS // (group * image.numel())))
-    held = torch.empty(group * together * image.numel() if tables else 0)
+    held = torch.empty(group * together * image.numel() if tables else 0, dtype=torch.float32, device="cpu")
     for first in range(start, stop, group):
         last = min(stop, first + group)
         noise = _draw_weights(c, first, last)
@@ -154,7 +154,7 @@ def _draw_weights(c: Convolution, first: int, last: int) -> Tensor | None:
 def _draw_bias(c: Convolution, k: int) -> Tensor:
     """V of one direction, float32 [out]; zeros if it is not trained."""
     if c.bias_id < 0:
-        return torch.zeros(c.weight.shape[0])
+        return torch.zeros(c.weight.shape[0], dtype=torch.float32, device="cpu")
     return draw_whole(c.directions, c.directions.first + k, c.bias_id, c.weight.shape[:1], c.out.dtype)[
         0
     ].float()

@@ -49,7 +49,8 @@ def cross_entropy_difference(
     if not inner or (evaluations > 1 and (lying.stride(0) % samples or slot < classes)):
         lying, slot = lying.contiguous(), classes
     moved = as_array(lying.as_strided((evaluations, slot, samples), (slot * samples, samples, 1)))
-    result = out if out.is_contiguous() and out.dtype == torch.float32 else torch.empty(out.shape)
+    fits = out.is_contiguous() and out.dtype == torch.float32
+    result = out if fits else torch.empty(out.shape, dtype=torch.float32, device="cpu")
     target_array, result_array, smoothing = (
         target.contiguous().numpy(),
         result.numpy(),

@@ -27,8 +27,10 @@ def _run(layer: Layer, start: int, stop: int) -> None:
     key, code = key_of(d), code_of(d)
     product = product_buffer(layer, 1)
     carried = layer.difference is not None
-    inputs = torch.empty(layer.base.shape[0], (sides if carried else 1) * samples, dtype=layer.dtype)
-    moved = torch.zeros(rows, inputs.shape[1], dtype=layer.dtype)
+    inputs = torch.empty(
+        layer.base.shape[0], (sides if carried else 1) * samples, dtype=layer.dtype, device="cpu"
+    )
+    moved = torch.zeros(rows, inputs.shape[1], dtype=layer.dtype, device="cpu")
     bias = np.zeros((1, rows), np.float32)
     if not carried:
         _inputs_kernel(as_array(inputs), layer.base, layer.moved, 0, 0)
@@ -59,7 +61,7 @@ def _times_direction(moved: Tensor, inputs: Tensor, layer: Layer, index: int) ->
     """``moved = U @ inputs`` for one direction."""
     d, (rows, cols) = layer.directions, layer.weight.shape[:: -1 if layer.transposed else 1]
     height = max(4, TILE_ELEMENTS // cols // 4 * 4)
-    tile = torch.empty(min(height, rows), cols, dtype=layer.dtype)
+    tile = torch.empty(min(height, rows), cols, dtype=layer.dtype, device="cpu")
     for row in range(0, rows, height):
         part, some = tile[: rows - row], slice(row, row + height)
         fill_matrix(as_array(part), row, tensor_word(layer.weight_id), index, key_of(d), code_of(d))

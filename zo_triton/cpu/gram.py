@@ -83,10 +83,10 @@ def _equal_bits_kernel(equal, rows, cols, word, first_direction, key, start, sto
 def _gram_real(shape: tuple[int, ...], tensor_id: int, directions: Directions, drawn: torch.dtype) -> Tensor:
     rows, cols = matrix_shape(shape)
     tile = max(4, TILE_VALUES // (directions.num * cols) // 4 * 4)
-    total = torch.zeros(directions.num, directions.num, dtype=torch.float64)
+    total = torch.zeros(directions.num, directions.num, dtype=torch.float64, device="cpu")
     word, key, code = tensor_word(tensor_id), key_of(directions), code_of(directions)
     for row in range(0, rows, tile):
-        z = torch.empty(directions.num, min(tile, rows - row), cols, dtype=drawn)
+        z = torch.empty(directions.num, min(tile, rows - row), cols, dtype=drawn, device="cpu")
 
         def run(start: int, stop: int, row: int = row, z: Tensor = z) -> None:
             for k in range(start, stop):

@@ -106,7 +106,7 @@ def copies_of(matrix_bytes: int, samples: int, result_bytes: int) -> int:
 def product_buffer(layer: Layer, directions: int) -> Tensor:
     """Where W @ δ of so many directions goes, [their evaluations, out, N]; empty in a first layer."""
     count = 0 if layer.difference is None else directions * layer.sides
-    return torch.empty(count, layer.weight.shape[0], layer.samples, dtype=layer.dtype)
+    return torch.empty(count, layer.weight.shape[0], layer.samples, dtype=layer.dtype, device="cpu")
 
 
 def run_layer(layer: Layer, kernel: SharedKernel, arguments: tuple[Any, ...], grain: int) -> None:
@@ -174,7 +174,7 @@ def _carry_widened(product: Tensor, weight: Tensor, moved: Tensor, tile: int) ->
 
 def difference_or_none(difference: Tensor | None, dtype: torch.dtype) -> np.ndarray:
     """δ, or an empty array of as many dimensions: a kernel's argument has one type."""
-    return as_array(torch.empty(0, 0, 0, dtype=dtype) if difference is None else difference)
+    return as_array(torch.empty(0, 0, 0, dtype=dtype, device="cpu") if difference is None else difference)
 
 
 @routine

@@ -66,10 +66,10 @@ def mlp_differences(
     )
     padded = -(-samples // LANES) * LANES
     ends = layout[-1].tolist()
-    base = torch.empty(ends[BASE_AT], padded)
-    terms = torch.empty(3, ends[ROW_AT], padded)
-    matrices = torch.empty(LANES * ends[WORD_AT])
-    probabilities = torch.empty(weights[-1].shape[0], samples)
+    base = torch.empty(ends[BASE_AT], padded, dtype=torch.float32, device="cpu")
+    terms = torch.empty(3, ends[ROW_AT], padded, dtype=torch.float32, device="cpu")
+    matrices = torch.empty(LANES * ends[WORD_AT], dtype=torch.float32, device="cpu")
+    probabilities = torch.empty(weights[-1].shape[0], samples, dtype=torch.float32, device="cpu")
     if target.is_floating_point():
         error = (outputs[-1].detach() - target).t().contiguous().numpy()
         labels = NO_LABELS

@@ -177,8 +177,10 @@ def _run_dense(layer: NaturalLayer, start: int, stop: int) -> None:
     """Directions start … stop - 1, each drawn a tile of its tensor's rows at a time, for both sides."""
     d, sides, (rows, cols), dtype = layer.directions, layer.sides, layer.stored, layer.out.dtype
     height = min(rows, max(4, TILE_ELEMENTS // cols // 4 * 4))
-    drawn = torch.empty(height, cols, dtype=dtype)
-    work = torch.empty(sides, *layer.out.shape[1:]) if dtype != torch.float32 else None
+    drawn = torch.empty(height, cols, dtype=dtype, device="cpu")
+    work = None
+    if dtype != torch.float32:
+        work = torch.empty(sides, *layer.out.shape[1:], dtype=torch.float32, device="cpu")
     for k in range(start, stop):
         evaluations = range(k * sides, (k + 1) * sides)
         inputs = [layer.base + layer.difference[p] for p in evaluations]

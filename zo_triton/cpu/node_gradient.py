@@ -34,7 +34,8 @@ def node_gradient(
     """Same contract as the reference."""
     if out.numel() == 0:
         return
-    result = out if out.is_contiguous() and out.dtype == torch.float32 else torch.empty(out.shape)
+    fits = out.is_contiguous() and out.dtype == torch.float32
+    result = out if fits else torch.empty(out.shape, dtype=torch.float32, device="cpu")
     noise = node_noise(directions, application, first, samples, out.numel() // samples)
     given, alone = coefficients.detach().float(), out.numel() < SMALL_RESULT
     if directions.order is None:

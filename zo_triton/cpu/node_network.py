@@ -24,11 +24,11 @@ def node_mlp_differences(
 ) -> None:
     """Same contract as the reference."""
     evaluations, samples = out.shape
-    moved = torch.zeros(evaluations, *outputs[0].shape)
+    moved = torch.zeros(evaluations, *outputs[0].shape, dtype=torch.float32, device="cpu")
     node_epilogue(moved, outputs[0], directions, applications[0], firsts[0], signed_eps, activations[0])
     layers = zip(weights, outputs[1:], applications[1:], firsts[1:], activations[1:], strict=True)
     for weight, before, application, first, activation in layers:
-        difference, moved = moved, torch.empty(evaluations, *before.shape)
+        difference, moved = moved, torch.empty(evaluations, *before.shape, dtype=torch.float32, device="cpu")
         base = None if activation == "none" else before
         node_linear(
             moved, difference, weight, base, directions, application, first, samples, signed_eps, activation

@@ -33,8 +33,9 @@ _NOTHING = np.empty(0, np.float32)
 
 def node_sample(out: Tensor, directions: Directions, application: int, first: int) -> None:
     """Same contract as the reference."""
-    signs = torch.zeros(out.shape)
-    node_epilogue(signs, None, directions, application, first, torch.ones(out.shape[0]), "none")
+    signs = torch.zeros(out.shape, dtype=torch.float32, device="cpu")
+    ones = torch.ones(out.shape[0], dtype=torch.float32, device="cpu")
+    node_epilogue(signs, None, directions, application, first, ones, "none")
     out.copy_(signs)
 
 
@@ -77,7 +78,7 @@ def node_linear(
     """Same contract as the reference, for float32 and bfloat16."""
     if out.numel() == 0:
         return
-    result = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype)
+    result = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device="cpu")
     rows = out.shape[1]
     each = rows * min(out.shape[2], PIECE // PIECE_ROWS)
     layer = _layer(
@@ -121,7 +122,7 @@ def node_conv2d(
     """Same contract as the reference, for float32 and bfloat16."""
     if out.numel() == 0:
         return
-    result = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype)
+    result = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device="cpu")
     samples = out.shape[1]
     each = out[0].numel()
     layer = _layer(

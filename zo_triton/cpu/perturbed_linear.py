@@ -155,7 +155,7 @@ def _stack(weight: Tensor, out: Tensor) -> Tensor | None:
     if out.dtype == weight.dtype == torch.float32:
         return weight.expand(out.shape[0], -1, -1)
     copies = min(out.shape[0], copies_of(weight.numel() * out.itemsize, out.shape[1], out.nbytes))
-    return torch.empty(copies, *weight.shape, dtype=out.dtype).copy_(weight)
+    return torch.empty(copies, *weight.shape, dtype=out.dtype, device="cpu").copy_(weight)
 
 
 def _run_signs(layer: Layer) -> None:

@@ -48,7 +48,8 @@ def _low_rank(out: Tensor, left: Tensor, right: Tensor) -> None:
 
     torch.bmm's rounding depends on how many rows there are, and an element's value must not.
     """
-    result = out if out.is_contiguous() and out.dtype == torch.float32 else torch.empty(out.shape)
+    fits = out.is_contiguous() and out.dtype == torch.float32
+    result = out if fits else torch.empty(out.shape, dtype=torch.float32, device="cpu")
     rows, cols = matrix_shape(out.shape[1:])
     arrays = (
         result.view(out.shape[0] * rows, cols).numpy(),
@@ -77,7 +78,7 @@ def _product_kernel(out, left, right, rows, start, stop):
 
 def stage(directions: Directions, tensor_id: int, rows: int, cols: int, device: torch.device) -> Tensor:
     """Packed signs of a matrix, int32 [K, 4·ceil(rows/4), ceil(cols/32)]; bit 1 is +1."""
-    out = torch.empty(directions.num, -(-rows // 4) * 4, -(-cols // 32), dtype=torch.int32)
+    out = torch.empty(directions.num, -(-rows // 4) * 4, -(-cols // 32), dtype=torch.int32, device="cpu")
     words, word, key = out.numpy().view(np.uint32), tensor_word(tensor_id), key_of(directions)
     together(_stage_kernel, (words, word, directions.first, key), directions.num)
     return out

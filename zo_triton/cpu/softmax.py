@@ -47,7 +47,7 @@ def softmax_difference(shares: Tensor, scores: Tensor, change: Tensor, logarithm
         return None
     columns = shares.shape[-1]
     source = change.contiguous().view(-1, columns)
-    out = torch.empty(change.shape)
+    out = torch.empty(change.shape, dtype=torch.float32, device="cpu")
     still, fixed = (each.detach().contiguous().view(-1, columns).numpy() for each in (shares, scores))
     arguments = out.view(-1, columns).numpy(), source.numpy(), still, fixed, -1, 1, logarithm
     together(move_rows, arguments, source.shape[0], max(1, GRAIN_ELEMENTS // columns))

@@ -24,7 +24,7 @@ PIECES = 16
 
 def largest_difference(out: Tensor, difference: Tensor, gaps: Tensor, places: Tensor) -> None:
     """Same contract as the reference; fastest if ``out`` and ``difference`` are contiguous."""
-    result = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype)
+    result = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device="cpu")
     target, moved = as_array(result), as_array(difference.contiguous())
     table, distances = places.contiguous().numpy(), gaps.contiguous().numpy()
     planes = out.shape[1]

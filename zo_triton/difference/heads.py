@@ -101,10 +101,10 @@ def loss_of_head(
     assert layer.base is not None
     assert layer.weight is not None
     if factors is None or engines.is_replayable():
-        wanted = torch.arange(len(labels), device=labels.device)
+        wanted = torch.arange(len(labels), dtype=torch.int64, device=labels.device)
     else:
         wanted = factors.nonzero()[:, 0]
-    out = torch.zeros(mode.evaluations, len(labels), device=logits.device)
+    out = torch.zeros(mode.evaluations, len(labels), dtype=torch.float32, device=logits.device)
     each = logits.shape[1] * mode.sides * mode.compute_dtype.itemsize
     samples = max(SAMPLES, mode.budget // each // SAMPLES * SAMPLES)
     num = max(1, mode.budget // (each * min(samples, max(1, len(wanted)))))
@@ -140,4 +140,6 @@ def _layer_behind(mode: DifferenceMode, entry: Entry) -> tuple[PendingLinear, Te
         return None
     if not is_too_large(mode, lazy.shape.numel()):
         return None
-    return lazy, torch.arange(lazy.base.shape[0], device=lazy.base.device) if rows is None else rows
+    if rows is None:
+        rows = torch.arange(lazy.base.shape[0], dtype=torch.int64, device=lazy.base.device)
+    return lazy, rows

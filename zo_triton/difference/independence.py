@@ -99,12 +99,15 @@ def _has_changed(nodes: Nodes, losses: Losses, samples: int, probe: Probe) -> bo
     """Whether noise on later tokens of a random half of the samples moves other losses, or of the other half."""
     device, directions = losses.differences.device, nodes.directions
     tokens = losses.differences[0].numel() // samples
-    draw = torch.Generator().manual_seed((directions.seed ^ directions.step) % 2**63)
-    half = torch.rand(samples, generator=draw).argsort() < samples // 2
+    draw = torch.Generator("cpu").manual_seed((directions.seed ^ directions.step) % 2**63)
+    half = torch.rand(samples, generator=draw, dtype=torch.float32, device="cpu").argsort() < samples // 2
     causal = nodes.causal
-    first = int(torch.randint(1, tokens, (), generator=draw)) if causal and tokens > 1 else 0
+    first = 0
+    if causal and tokens > 1:
+        first = int(torch.randint(1, tokens, (), generator=draw, dtype=torch.int64, device="cpu"))
     halves = torch.stack([half, ~half])[: 2 if samples > 1 else 1]
-    kept = (halves[:, :, None] & (torch.arange(tokens) >= first)).float().to(device)
+    later = torch.arange(tokens, dtype=torch.int64, device="cpu") >= first
+    kept = (halves[:, :, None] & later).float().to(device)
     others = frozenset(range(len(nodes.applications))) - causal
     found = []
     for only, mask in ((causal, kept), (others, kept.amax(2, keepdim=True))):
@@ -166,7 +169,8 @@ def _measure(
     in_tokens = frozenset(i for i in numbers if applications[i].rows_a_sample == tokens)
     if astray or not 1 < tokens <= MOST_TOKENS or not in_tokens:
         return astray, frozenset()
-    later = torch.ones(tokens, tokens, device=device).triu(1)[:-1]  # mask t moves the tokens after t
+    every = torch.ones(tokens, tokens, dtype=torch.float32, device=device)
+    later = every.triu(1)[:-1]  # mask t moves the tokens after t
     if not _goes_back(later, in_tokens, samples, probe):
         return [], in_tokens
     return [], frozenset(i for i in in_tokens if not _goes_back(later, frozenset([i]), samples, probe))
@@ -176,8 +180,8 @@ def _sample_masks(samples: int, device: torch.device) -> Tensor | None:
     """For each bit of a sample's number those that have it, and those that have not: [2·bits, N]."""
     if samples == 1:
         return None
-    bits = torch.arange((samples - 1).bit_length(), device=device)
-    has = torch.arange(samples, device=device)[None, :] >> bits[:, None] & 1
+    bits = torch.arange((samples - 1).bit_length(), dtype=torch.int64, device=device)
+    has = torch.arange(samples, dtype=torch.int64, device=device)[None, :] >> bits[:, None] & 1
     return torch.cat([has, 1 - has]).float()
 
 

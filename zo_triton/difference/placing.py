@@ -51,7 +51,7 @@ def placed(mode: DifferenceMode, function: Callable, name: str, args: tuple, kwa
     """
     kwargs = dict(kwargs)
     target = args[0] if args else kwargs["input"]
-    numbers = torch.arange(target.numel(), device=target.device).view(target.shape)
+    numbers = torch.arange(target.numel(), dtype=torch.int64, device=target.device).view(target.shape)
     if args:
         args = (numbers, *args[1:])
     else:
@@ -62,9 +62,11 @@ def placed(mode: DifferenceMode, function: Callable, name: str, args: tuple, kwa
     change = mode.difference(source)
     marks: Tensor | int = -1
     if change is not None:
-        marks = torch.arange(source.numel(), device=source.device).view(source.shape) + target.numel()
+        first = target.numel()
+        marks = torch.arange(first, first + source.numel(), dtype=torch.int64, device=source.device)
+        marks = marks.view(source.shape)
     elif isinstance(source, Tensor):
-        marks = torch.full(source.shape, -1, device=source.device)
+        marks = torch.full(source.shape, -1, dtype=torch.int64, device=source.device)
     if keyword is None:
         args = (*args[:position], marks, *args[position + 1 :])
     else:

@@ -40,7 +40,8 @@ def compare(
         RankError: Names the ranks that differ from most others (of two camps of one size, from rank 0's), and
             in what.
     """
-    table = gather(torch.tensor([_number(fact) for fact in facts.values()])).tolist()
+    numbers = [_number(fact) for fact in facts.values()]
+    table = gather(torch.tensor(numbers, dtype=torch.int64, device="cpu")).tolist()
     found: dict[int, list[str]] = {}
     for name, column in zip(facts, zip(*table, strict=True), strict=True):
         ranks = strangers(column)

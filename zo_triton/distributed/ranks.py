@@ -189,7 +189,8 @@ class Ranks:
             loss, found = evaluate(start * length, stop * length, self._take(part))
             trailing = found.shape[1:]
             each = found.to("cpu", torch.float32).reshape(stop - start, -1).contiguous().view(torch.uint8)
-            base = torch.tensor([loss], dtype=torch.float64).view(torch.uint8).expand(stop - start, -1)
+            base = torch.tensor([loss], dtype=torch.float64, device="cpu")
+            base = base.view(torch.uint8).expand(stop - start, -1)
             mine.append(torch.cat([base, each], 1))
         if self._checks <= 1:
             self._meet("first step", FIRST_SECONDS)
@@ -220,7 +221,8 @@ class Ranks:
 
     def _compare_losses(self, losses: Tensor) -> None:
         """Every cell of one part of the batch has evaluated the same loss."""
-        owners = torch.arange(losses.numel()).view_as(losses) // (losses.numel() // self.size)
+        numbers = torch.arange(losses.numel(), dtype=torch.int64, device="cpu").view_as(losses)
+        owners = numbers // (losses.numel() // self.size)
         for row, ranks in zip(losses, owners.tolist(), strict=True):
             same = torch.isclose(row, row.nanmedian(), SAME_LOSS, 1e-12, equal_nan=True)
             if bool(same.all()):
@@ -251,7 +253,7 @@ class Ranks:
         """
         if self._failure is not None:
             raise self._failure
-        out = torch.empty(self.size, *mine.shape, dtype=mine.dtype)
+        out = torch.empty(self.size, *mine.shape, dtype=mine.dtype, device="cpu")
         try:
             dist.all_gather(list(out), mine, group=self._group)
         except RuntimeError as error:

@@ -147,7 +147,7 @@ class Accumulator:
     """
 
     def __init__(self, outputs: int) -> None:
-        self.sum = torch.zeros(outputs, outputs, dtype=torch.float64)
+        self.sum = torch.zeros(outputs, outputs, dtype=torch.float64, device="cpu")
         self.squares = torch.zeros_like(self.sum)
         self.traces: list[Tensor] = []
 
@@ -190,7 +190,7 @@ class Accumulator:
 
 def _squares_by_pairs(left: Tensor, right: Tensor) -> Tensor:
     """Σ_b (Σ_k left_bki·right_bkj)² as one product over all b and all pairs k ≤ l: [B, K, n] twice → [n, n]."""
-    first, second = torch.triu_indices(left.shape[1], left.shape[1])
+    first, second = torch.triu_indices(left.shape[1], left.shape[1], dtype=torch.int64, device="cpu")
     twice = torch.where(first == second, 1.0, 2.0).double().unsqueeze(1)
     left_pairs = left[:, first] * left[:, second] * twice
     return left_pairs.flatten(0, 1).T @ (right[:, first] * right[:, second]).flatten(0, 1)

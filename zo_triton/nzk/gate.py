@@ -266,17 +266,19 @@ class _Problem:
 
     def __init__(self, device: torch.device | str) -> None:
         generator = np.random.default_rng(20260)
-        self.inputs = torch.tensor(generator.standard_normal((SAMPLES, INPUTS)), dtype=torch.float32)
+        self.inputs = torch.tensor(
+            generator.standard_normal((SAMPLES, INPUTS)), dtype=torch.float32, device="cpu"
+        )
         self.model = nn.Linear(INPUTS, OUTPUTS)
         self._start = [
-            torch.tensor(generator.standard_normal(tensor.shape), dtype=torch.float32)
+            torch.tensor(generator.standard_normal(tensor.shape), dtype=torch.float32, device="cpu")
             for tensor in self.model.parameters()
         ]
         self.reset()
         self.line = linearize(self.model, self.inputs)
         teacher = generator.standard_normal(self.line.features.shape[1])
         noise = 0.05 * generator.standard_normal(len(self.line.outputs))
-        answers = torch.tensor(self.line.features @ teacher + noise, dtype=torch.float32)
+        answers = torch.tensor(self.line.features @ teacher + noise, dtype=torch.float32, device="cpu")
         self.targets = answers.double().numpy()
         self.inputs, self._answers = self.inputs.to(device), answers.reshape(SAMPLES, OUTPUTS).to(device)
         self.model.to(device)

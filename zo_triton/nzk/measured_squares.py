@@ -92,7 +92,7 @@ def _layer(module: nn.Module, applications: list[tuple[Tensor, Tensor]]) -> Squa
     def share(parameters: dict[str, Tensor], arrived: Tensor, slope: Tensor) -> Tensor:
         return (functional_call(module, parameters, (arrived[None],))[0] * slope).sum()
 
-    inputs, slopes, own = torch.zeros(3, samples, dtype=torch.float64)
+    inputs, slopes, own = torch.zeros(3, samples, dtype=torch.float64, device="cpu")
     gradients: list[Tensor] = []
     for arrived, slope in applications:
         squares = functional_call(module, ones, (arrived.square(),)).detach().reshape(samples, -1)

@@ -36,7 +36,7 @@ class _Gain(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.gain = nn.Parameter(torch.ones(size))
+        self.gain = nn.Parameter(torch.ones(size, dtype=torch.float32, device="cpu"))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gain
@@ -206,11 +206,12 @@ def _problem(model: str) -> tuple[nn.Module, Tensor, Tensor]:
     with torch.no_grad():
         for parameter in net.parameters():
             values = generator.standard_normal(parameter.shape) / parameter.shape[-1] ** 0.5
-            parameter.copy_(torch.tensor(values, dtype=torch.float32))
+            parameter.copy_(torch.tensor(values, dtype=torch.float32, device="cpu"))
     x = generator.standard_normal((SAMPLES, INPUTS))
     y = x @ generator.standard_normal((INPUTS, OUTPUTS)) / INPUTS**0.5
     y += 0.05 * generator.standard_normal(y.shape)
-    return net, torch.tensor(x, dtype=torch.float32), torch.tensor(y, dtype=torch.float32)
+    inputs, answers = (torch.tensor(each, dtype=torch.float32, device="cpu") for each in (x, y))
+    return net, inputs, answers
 
 
 def _learning_rate(line: NodeModel, model: str, directions: Directions) -> float:

@@ -70,7 +70,7 @@ class Case(ABC):
 
     def exact(self, arguments: Arguments) -> Tensor:
         """The reference's result in float64, of arguments on the CPU before the call; they stay as they are."""
-        wanted = torch.empty(arguments[0].shape, dtype=torch.float64)
+        wanted = torch.empty(arguments[0].shape, dtype=torch.float64, device="cpu")
         getattr(reference, self.op)(wanted, *arguments[1:])
         return wanted
 

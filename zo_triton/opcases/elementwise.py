@@ -92,7 +92,10 @@ class LargestCase(ElementwiseCase):
     def places(self) -> Tensor:
         """Where in an image each window's elements lie, [window², windows] int64."""
         windows = (self.side + 2 * self.padding - self.window) // self.stride + 1
-        start, offset = torch.arange(windows) * self.stride - self.padding, torch.arange(self.window)
+        numbers, offset = (
+            torch.arange(size, dtype=torch.int64, device="cpu") for size in (windows, self.window)
+        )
+        start = numbers * self.stride - self.padding
         along = (offset[:, None] + start).clamp(0, self.side - 1)
         places = along[:, None, :, None] * self.side + along[None, :, None, :]
         return places.reshape(self.window**2, windows**2)

@@ -80,7 +80,7 @@ class LayerCase(Case):
     def exact(self, arguments: Arguments) -> Tensor:
         """As :meth:`Case.exact`, but in bfloat16 where that is the dtype, which tells the reference to round z."""
         dtype = torch.float64 if self.dtype == torch.float32 else self.dtype
-        wanted = torch.empty(arguments[0].shape, dtype=dtype)
+        wanted = torch.empty(arguments[0].shape, dtype=dtype, device="cpu")
         getattr(reference, self.op)(wanted, *arguments[1:])
         return wanted
 

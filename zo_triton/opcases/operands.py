@@ -44,12 +44,12 @@ class RandomOperands:
 
     def normal(self, *shape: int, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
         """As :meth:`Operands.normal`."""
-        drawn = torch.randn(shape, generator=self.generator, device=self.device)
+        drawn = torch.randn(shape, generator=self.generator, dtype=torch.float32, device=self.device)
         return drawn.mul_(scale).to(dtype)
 
     def integers(self, below: int, *shape: int) -> Tensor:
         """As :meth:`Operands.integers`."""
-        return torch.randint(below, shape, generator=self.generator, device=self.device)
+        return torch.randint(below, shape, generator=self.generator, dtype=torch.int64, device=self.device)
 
     def unwritten(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """As :meth:`Operands.unwritten`."""
@@ -63,17 +63,17 @@ class BlankOperands:
 
     def normal(self, *shape: int, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
         """As :meth:`Operands.normal`, but zeros."""
-        return torch.zeros(shape, dtype=dtype)
+        return torch.zeros(shape, dtype=dtype, device="cpu")
 
     def integers(self, below: int, *shape: int) -> Tensor:
         """As :meth:`Operands.integers`, but zeros."""
-        return torch.zeros(shape, dtype=torch.int64)
+        return torch.zeros(shape, dtype=torch.int64, device="cpu")
 
     def unwritten(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """As :meth:`Operands.unwritten`, but zeros."""
-        return torch.zeros(shape, dtype=dtype)
+        return torch.zeros(shape, dtype=dtype, device="cpu")
 
 
 def signed_eps(operands: Operands, sides: int, directions: int) -> Tensor:
     """sε of every evaluation, [sides · directions]."""
-    return torch.tensor(EPSILON[:sides], device=operands.device).repeat(directions)
+    return torch.tensor(EPSILON[:sides], dtype=torch.float32, device=operands.device).repeat(directions)

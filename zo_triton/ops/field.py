@@ -52,7 +52,7 @@ def sample(
     drawn = tuple(shape) if rows is None else (rows.numel(), *shape[1:])
     out = empty((directions.num, *drawn), dtype, device)
     call("sample", out.device, out, directions, tensor_id, dtype, rows)
-    whole = torch.empty((), device=out.device).expand(tuple(shape))
+    whole = torch.empty((), dtype=torch.float32, device=out.device).expand(tuple(shape))
     scales = direction_scales([whole], [tensor_id], directions, dtype)
     return out if scales is None else out * scales.to(dtype).view(-1, *[1] * len(shape))
 

@@ -71,7 +71,7 @@ def mlp_differences(
         ValueError: ``hadamard`` directions lack the columns of a tensor (:meth:`Directions.over`).
     """
     directions.check_bound([*weight_ids, *bias_ids])
-    out = torch.empty(signed_eps.numel(), inputs[0].shape[0], device=inputs[0].device)
+    out = torch.empty(signed_eps.numel(), inputs[0].shape[0], device=inputs[0].device, dtype=torch.float32)
     call(
         "mlp_differences", out.device, out, list(inputs), list(outputs), list(weights), list(weight_ids),
         list(bias_ids), list(activations), target, directions, signed_eps, label_smoothing,

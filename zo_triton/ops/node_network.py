@@ -54,7 +54,7 @@ def node_mlp_differences(
     Returns:
         [P, N] float32.
     """
-    out = torch.empty(signed_eps.numel(), outputs[0].shape[0], device=outputs[0].device)
+    out = torch.empty(signed_eps.numel(), outputs[0].shape[0], device=outputs[0].device, dtype=torch.float32)
     call(
         "node_mlp_differences", out.device, out, list(outputs), list(weights), list(activations), target,
         directions, list(applications), list(firsts), signed_eps, label_smoothing,

@@ -44,17 +44,17 @@ def node_mlp_gradients(
     base, entering = losses([0.0] * depth)
     signs, first = [], 0
     for layer in range(depth):
-        out = torch.empty(directions.num, samples, len(weights[2 * layer]), dtype=torch.float64)
+        out = torch.empty(directions.num, samples, len(weights[2 * layer]), dtype=torch.float64, device="cpu")
         node_sample(out, directions, layer, first)
         signs.append(out)
         first += out.shape[2]
-    slopes = torch.empty(directions.num, samples, dtype=torch.float64)
+    slopes = torch.empty(directions.num, samples, dtype=torch.float64, device="cpu")
     for k in range(directions.num):
         there = losses([eps * sign[k] for sign in signs])[0]
         back = losses([-eps * sign[k] for sign in signs])[0] if sides == 2 else base
         slopes[k] = (there - back) / (sides * eps)
     usable = slopes.isfinite().all(0)
-    coefficients = torch.where(usable, slopes, torch.zeros(())) / (directions.num * samples)
+    coefficients = torch.where(usable, slopes, torch.zeros_like(slopes)) / (directions.num * samples)
     gradients = []
     for sign, a in zip(signs, entering, strict=True):
         of_nodes = (coefficients[:, :, None] * sign).sum(0)

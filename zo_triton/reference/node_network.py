@@ -39,14 +39,14 @@ def node_mlp_differences(
         label_smoothing: Share of the uniform distribution mixed into the target.
     """
     samples = out.shape[1]
-    moved = torch.zeros(len(out), *outputs[0].shape, dtype=torch.float64)
+    moved = torch.zeros(len(out), *outputs[0].shape, dtype=torch.float64, device="cpu")
     for layer, before in enumerate(outputs):
         noise = directions, applications[layer], firsts[layer]
         if layer == 0:
             node_epilogue(moved, before, *noise, signed_eps, activations[0])
         else:
             difference = moved
-            moved = torch.empty(len(out), *before.shape, dtype=torch.float64)
+            moved = torch.empty(len(out), *before.shape, dtype=torch.float64, device="cpu")
             node_linear(
                 moved, difference, weights[layer - 1], before, *noise, samples, signed_eps, activations[layer]
             )

@@ -164,7 +164,7 @@ def node_gradient(
         first: Column index of its first node.
         samples: N.
     """
-    total = torch.zeros(out.shape, dtype=torch.float64)
+    total = torch.zeros(out.shape, dtype=torch.float64, device="cpu")
     for k in range(directions.num):
         signs = _signs(directions, directions.first + k, application, first, samples, out.numel() // samples)
         total += coefficients[k].double().cpu()[:, None] * signs.view(out.shape)

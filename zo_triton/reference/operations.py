@@ -60,7 +60,7 @@ def accumulate(
 ) -> None:
     """``tensor += Σ_k coefficients[k]·z_k`` in place for each tensor; coefficients [K] float32."""
     for tensor, tensor_id in zip(tensors, tensor_ids, strict=True):
-        total = torch.zeros(tensor.shape, dtype=torch.float64)
+        total = torch.zeros(tensor.shape, dtype=torch.float64, device="cpu")
         for k in range(directions.num):
             z = _direction(directions, directions.first + k, tensor_id, tensor.shape, dtype)
             total += float(coefficients[k]) * z.reshape(tensor.shape)
@@ -73,7 +73,7 @@ def gram(
     """``out[k, l] = Σ_tensors z_k·z_l``; out [K, K] float64. Only the tensors' shapes are read."""
     out.zero_()
     for tensor, tensor_id in zip(tensors, tensor_ids, strict=True):
-        z = torch.empty(directions.num, *tensor.shape, dtype=torch.float64)
+        z = torch.empty(directions.num, *tensor.shape, dtype=torch.float64, device="cpu")
         sample(z, directions, tensor_id, dtype)
         z = z.reshape(directions.num, -1)
         out += (z @ z.T).to(out.device)
@@ -244,7 +244,9 @@ def mlp_differences(
     """
     difference = None
     for layer, weight in enumerate(weights):
-        moved = torch.empty(signed_eps.numel(), inputs[layer].shape[0], weight.shape[0], dtype=torch.float64)
+        moved = torch.empty(
+            signed_eps.numel(), inputs[layer].shape[0], weight.shape[0], dtype=torch.float64, device="cpu"
+        )
         perturbed_linear(
             moved, inputs[layer], difference, weight, outputs[layer], directions,
             weight_ids[layer], bias_ids[layer], signed_eps, activations[layer],

@@ -52,6 +52,6 @@ def stochastic_add(out: Tensor, update: Tensor, directions: Directions, tensor_i
     rounded = torch.where(exact.isinf(), exact, rounded).to(out.dtype)
     # Every NaN becomes the same quiet one, whose bits follow those of infinity by half a mantissa.
     half_mantissa = int(0.5 / torch.finfo(out.dtype).eps)
-    pattern = torch.tensor(torch.inf, dtype=out.dtype).view(torch.int16) + half_mantissa
+    pattern = torch.tensor(torch.inf, dtype=out.dtype, device="cpu").view(torch.int16) + half_mantissa
     bits = torch.where(exact.isnan(), pattern, rounded.view(torch.int16))
     out.copy_(bits.view(out.dtype).view(out.shape))

@@ -66,13 +66,13 @@ def flat(tensors: Sequence[Tensor]) -> Tensor:
 
 def make_network(device: str = "cpu") -> Problem:
     """A ReLU network of 1 200 weights with a squared error: tensors [24, 24], [24], [24, 24], [24]."""
-    generator = torch.Generator().manual_seed(2026)
+    generator = torch.Generator("cpu").manual_seed(2026)
     first, second = (nn.utils.skip_init(nn.Linear, WIDTH, WIDTH) for _ in range(2))
     model = nn.Sequential(first, nn.ReLU(), second)
     with torch.no_grad():
         for param in model.parameters():
-            param.copy_(torch.randn(param.shape, generator=generator) * 0.3)
-    x, y = (torch.randn(8, WIDTH, generator=generator) for _ in range(2))
+            param.copy_(_normal(generator, *param.shape) * 0.3)
+    x, y = (_normal(generator, 8, WIDTH) for _ in range(2))
     return Problem(model.to(device), x.to(device), y.to(device), F.mse_loss)
 
 
@@ -89,10 +89,16 @@ class _Linear(nn.Module):
 
 def make_linear(rows: int, cols: int, dtype: torch.dtype = torch.float32) -> Problem:
     """A linear loss of one weight [rows, cols], whose elements lie in ±[1, 2): equally far apart in any dtype."""
-    generator = torch.Generator().manual_seed(2027)
-    magnitude = 1.0 + torch.rand(rows, cols, generator=generator)
-    weight = (magnitude * (torch.rand(rows, cols, generator=generator) - 0.5).sign()).to(dtype)
-    slope = torch.randn(rows, cols, generator=generator) / (rows * cols) ** 0.5
+    generator = torch.Generator("cpu").manual_seed(2027)
+    size, sign = (
+        torch.rand(rows, cols, generator=generator, dtype=torch.float32, device="cpu") for _ in range(2)
+    )
+    weight = ((1.0 + size) * (sign - 0.5).sign()).to(dtype)
+    slope = _normal(generator, rows, cols) / (rows * cols) ** 0.5
     # Nothing is left at the start, so that float32 resolves the differences.
     start = (weight.float() * slope).sum()
     return Problem(_Linear(weight), slope, start, lambda output, target: output - target)
+
+
+def _normal(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")

@@ -45,7 +45,7 @@ def ctc_loss(
     if values.dim() == 2:
         values, delta = values.unsqueeze(1), delta.unsqueeze(2)
     input_lengths, target_lengths = (
-        torch.as_tensor(each, device=values.device).reshape(-1).long()
+        torch.as_tensor(each, dtype=torch.int64, device=values.device).reshape(-1)
         for each in (input_lengths, target_lengths)
     )
     labels = _padded(targets, target_lengths, blank)
@@ -72,13 +72,13 @@ def _changes(
 ) -> tuple[Tensor, Tensor]:
     """Which samples have no alignment, [N], and the differences of all losses, [P, N]; zero for these."""
     valid = labels.ge(0) & (
-        torch.arange(labels.shape[1], device=labels.device) <= 2 * target_lengths[:, None]
+        torch.arange(labels.shape[1], dtype=torch.int64, device=labels.device) <= 2 * target_lengths[:, None]
     )
     labels = labels.where(valid, blank)
     skips = F.pad((labels[:, 2:] != blank) & (labels[:, 2:] != labels[:, :-2]), (2, 0))
     here = values.gather(2, labels.expand(len(values), *labels.shape)).clamp_min(_NEVER)
     moves = delta.gather(3, labels.expand(*delta.shape[:2], *labels.shape))
-    start = torch.arange(labels.shape[1], device=labels.device) < 2
+    start = torch.arange(labels.shape[1], dtype=torch.int64, device=labels.device) < 2
     alpha = here[0].where(start & valid, _NEVER)
     change = moves[:, 0].where(start & valid, 0.0)
     for t in range(1, len(here)):

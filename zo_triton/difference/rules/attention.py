@@ -63,7 +63,7 @@ def _attention(
     def compute(mode: DifferenceMode, base: Tensor, *_: Any, **__: Any) -> Any:
         if base.numel() == 0:
             mode.ignore(query, key, value, attn_mask)
-            return torch.zeros(mode.evaluations, *base.shape, device=base.device)
+            return torch.zeros(mode.evaluations, *base.shape, dtype=torch.float32, device=base.device)
         changes = [mode.difference(each) for each in (query, key, value, attn_mask)]
         if all(each is None for each in changes):
             return NotImplemented

@@ -136,7 +136,7 @@ def _difference(
     channels = base.dim() - (weight.dim() - 2) - 1
     result = None
     if base.numel() == 0:
-        return torch.zeros(mode.evaluations, *base.shape, device=base.device)
+        return torch.zeros(mode.evaluations, *base.shape, dtype=torch.float32, device=base.device)
     mode.reserve(base.numel())
     if delta is not None or change is not None:
         a = (input if batched else input.unsqueeze(0)).to(dtype)

@@ -231,7 +231,7 @@ def where(mode: DifferenceMode, base: Any, condition: Tensor, input: Any = None,
     if isinstance(base, (list, tuple)):  # where(condition) alone: positions
         return None
     da, db = operand(mode, base, input), operand(mode, base, other)
-    zero = torch.zeros((), device=base.device)
+    zero = torch.zeros((), dtype=torch.float32, device=base.device)
     return spread(mode, base, torch.where(condition, zero if da is None else da, zero if db is None else db))
 
 
@@ -250,7 +250,7 @@ def masked_fill(mode: DifferenceMode, base: Tensor, input: Tensor, mask: Tensor,
 @rule("lerp", chain=True)
 def lerp(mode: DifferenceMode, base: Tensor, input: Tensor, end: Tensor, weight: Any) -> Any:
     """(1 − w)·Δa + w·Δb + Δw·(b' − a')."""
-    zero = torch.zeros((), device=base.device)
+    zero = torch.zeros((), dtype=torch.float32, device=base.device)
     da, db, dw = (operand(mode, base, each) for each in (input, end, weight))
     da, db = zero if da is None else da, zero if db is None else db
     result = da * (1 - weight) + db * weight
@@ -263,7 +263,7 @@ def of_two(
     mode: DifferenceMode, base: Tensor, input: Tensor, other: Tensor, pair: Callable[..., Tensor]
 ) -> Tensor:
     """``pair(a, Δa, b, Δb)`` of two operands, of which one may carry nothing."""
-    zero = torch.zeros((1,) * (base.dim() + 1), device=base.device)
+    zero = torch.zeros((1,) * (base.dim() + 1), dtype=torch.float32, device=base.device)
     da, db = (operand(mode, base, each) for each in (input, other))
     da, db = zero if da is None else da, zero if db is None else db
     return spread(mode, base, pair(wide(input), da, wide(other), db))

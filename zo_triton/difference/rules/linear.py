@@ -71,7 +71,7 @@ def _plus(mode: DifferenceMode, base: Tensor, result: Tensor | None, bias: Any, 
         change = change if scale == 1 else scale * change
         return change if result is None else result + change
     if result is None:
-        return torch.zeros(mode.evaluations, *base.shape, device=base.device)
+        return torch.zeros(mode.evaluations, *base.shape, dtype=torch.float32, device=base.device)
     return result
 
 

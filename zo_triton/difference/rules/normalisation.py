@@ -123,7 +123,7 @@ def group_norm(
     """Statistics over a group of channels of each sample."""
     if base.numel() == 0:
         mode.ignore(input, weight, bias)
-        return torch.zeros(mode.evaluations, *base.shape, device=base.device)
+        return torch.zeros(mode.evaluations, *base.shape, dtype=torch.float32, device=base.device)
     delta = _delta(mode, input)
     rows = (input.shape[0], num_groups, -1)
     delta = None if delta is None else delta.reshape(mode.evaluations, *rows)

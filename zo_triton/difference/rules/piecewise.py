@@ -83,7 +83,7 @@ def prelu(mode: DifferenceMode, base: Tensor, input: Tensor, weight: Tensor) -> 
     """A trained slope below zero, one for all or one a channel: Δmax(a,0) + w·Δmin(a,0) + Δw·min(a+δ,0)."""
     channels = (-1, *[1] * (input.dim() - 2)) if weight.numel() > 1 else (1,) * min(1, input.dim())
     above: Tensor | None = None
-    below = torch.zeros((), device=base.device)
+    below = torch.zeros((), dtype=torch.float32, device=base.device)
     if mode.carries((input,)):
         above, below = halves(mode, base, input)
         above = above + weight.reshape(channels) * below

@@ -107,7 +107,7 @@ def _largest(
         return NotImplemented
     if maxima.numel() == 0:
         mode.ignore(input)
-        result = torch.zeros(mode.evaluations, *maxima.shape, device=maxima.device)
+        result = torch.zeros(mode.evaluations, *maxima.shape, dtype=torch.float32, device=maxima.device)
     else:
         places = engines.kept(_table(windows, input.shape[-len(windows) :], input.device))
         result = _shrunk(mode, input, maxima.shape, largest_difference(wide(maxima), wide(input), places))

@@ -160,7 +160,7 @@ def pack_padded_sequence(
 ) -> Any:
     """Only moves elements: run on their positions, the function tells where to."""
     delta = mode.needed(input)
-    positions = torch.arange(input.numel(), device=input.device).view(input.shape)
+    positions = torch.arange(input.numel(), dtype=torch.int64, device=input.device).view(input.shape)
     packed = torch._VF._pack_padded_sequence(positions, lengths, batch_first)[0]
     return [delta.reshape(mode.evaluations, -1)[:, packed], None]
 
@@ -171,7 +171,7 @@ def pad_packed_sequence(
 ) -> Any:
     """The same the other way; what is put behind a sequence's end doesn't move."""
     delta = mode.needed(data)
-    positions = torch.arange(data.numel(), device=data.device).view(data.shape)
+    positions = torch.arange(data.numel(), dtype=torch.int64, device=data.device).view(data.shape)
     total = settings[1] if len(settings) > 1 else -1
     padded = torch._VF._pad_packed_sequence(positions, batch_sizes, batch_first, -1, total)[0]
     moved = delta.reshape(mode.evaluations, -1)[:, padded.clamp(min=0)]

@@ -143,7 +143,7 @@ def _look_up(mode: DifferenceMode, table: Tensor, indices: Tensor) -> Tensor:
 
 
 def _pick(mode: DifferenceMode, input: Tensor, delta: Tensor, move: Any) -> Tensor:
-    positions = torch.arange(input.numel(), device=input.device).view(input.shape)
+    positions = torch.arange(input.numel(), dtype=torch.int64, device=input.device).view(input.shape)
     return delta.reshape(mode.evaluations, -1)[:, move(positions)]
 
 
@@ -210,7 +210,7 @@ def _or_zeros(mode: DifferenceMode, tensor: Tensor) -> Tensor:
     delta = mode.difference(tensor)
     if delta is not None:
         return delta.float()
-    return torch.zeros((), device=tensor.device).expand(mode.evaluations, *tensor.shape)
+    return torch.zeros((), dtype=torch.float32, device=tensor.device).expand(mode.evaluations, *tensor.shape)
 
 
 def _rearranged(
@@ -252,7 +252,7 @@ def as_strided(
             "as_strided reaches memory outside of the tensor that it is called on, where differences can't be "
             "known; call it on the whole tensor, or on a .clone() with strides of its own."
         )
-    positions.copy_(torch.arange(input.numel(), device=input.device).view(input.shape))
+    positions.copy_(torch.arange(input.numel(), dtype=torch.int64, device=input.device).view(input.shape))
     return _pick(mode, input, mode.needed(input), lambda _: positions.as_strided(size, stride, first))
 
 

@@ -105,7 +105,7 @@ register(named("abs", "absolute", "__abs__"), handler_of(_magnitude), COMPLEX)
 def _polar(mode: DifferenceMode, base: Tensor, abs: Tensor, angle: Tensor) -> Tensor:
     """Δ(r·e^{iφ}) = e^{iφ}·((r + Δr)·(e^{iΔφ} − 1) + Δr)."""
     dr, dphi = operand(mode, base, abs), operand(mode, base, angle)
-    moved = torch.zeros((), device=base.device)
+    moved = torch.zeros((), dtype=torch.float32, device=base.device)
     if dphi is not None:
         turn = torch.complex(-2 * (dphi / 2).sin().square(), dphi.sin())
         moved = (abs if dr is None else abs + dr) * turn
@@ -116,7 +116,7 @@ def _polar(mode: DifferenceMode, base: Tensor, abs: Tensor, angle: Tensor) -> Te
 
 def _complex(mode: DifferenceMode, base: Tensor, real: Tensor, imag: Tensor) -> Tensor:
     """Δ(a + ib) = Δa + iΔb."""
-    zero = torch.zeros((), device=base.device)
+    zero = torch.zeros((), dtype=torch.float32, device=base.device)
     parts = [operand(mode, base, each) for each in (real, imag)]
     return spread(mode, base, torch.complex(*(zero if part is None else part.float() for part in parts)))
 
