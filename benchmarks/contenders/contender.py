@@ -65,6 +65,9 @@ class Contender:
     evaluations_per_step: int
     """Forward passes of the batch that a step costs; a backward pass counts as two."""
 
+    dtype: str | None = None
+    """What its evaluations compute in, if that hangs on the model; None for the method's."""
+
     def step(self, x: Tensor, y: Tensor) -> float | Tensor:
         """Trains on one batch, x [N, features] float32 and y [N], and returns a training loss.
 
@@ -111,7 +114,7 @@ class Method:
         family: ``fused`` (this project), ``zeroth`` (other forward-only methods), ``first`` (backprop) or
             ``inference``, which trains nothing.
         build: Makes the contender.
-        dtype: What its evaluations compute in.
+        dtype: What its evaluations compute in, unless a contender says otherwise.
         needs: Packages beyond this project's own, :data:`GPU` and :data:`COMPILER`.
         directions: K, where it is part of what the method is; None leaves it to the setting.
         asks: What a zeroth-order method asks for beside the batch's loss, as reports tell it; empty for nothing.

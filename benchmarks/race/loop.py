@@ -30,11 +30,12 @@ Say = Callable[[str], None]
 
 def warm_up(
     method: Method, task: LoadedTask, config: RaceConfig, clock: RaceClock
-) -> tuple[float, RaceClock]:
+) -> tuple[float, RaceClock, str]:
     """A few steps on throw-away weights, where a process compiles.
 
     Returns:
-        The seconds that the first ones took, and the clock with the threads that suit the method.
+        The seconds that the first ones took, the clock with the threads that suit the method, and the dtype that
+        its evaluations compute in.
     """
     _, contender = build(method, task, config, 0, choices(method, config)[0])
     source = task.batches(config.batch, 0)
@@ -43,7 +44,7 @@ def warm_up(
     contender.prepare(*batch)
     clock.take(contender.step, islice(source, WARM_UPS), inf)
     seconds = perf_counter() - start
-    return seconds, clock.suited(contender, batch)
+    return seconds, clock.suited(contender, batch), contender.dtype or method.dtype
 
 
 def race(
@@ -62,7 +63,7 @@ def race(
         say(f"tuning {method.label}")
         row = rows[method.name]
         with _mishaps_recorded_in(row):
-            seconds, suited = warm_up(method, task, config, clock)
+            seconds, suited, row["dtype"] = warm_up(method, task, config, clock)
             clocks[method.name], row["threads"] = suited, suited.count
             row["set_up_seconds"] = round_digits(seconds, 3)
             found, row["trials"] = tune(method, task, config, suited)

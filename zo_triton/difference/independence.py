@@ -33,6 +33,9 @@ ASTRAY = 1e-5
 CHECKED_EVERY = 64
 """Steps between two looks at whether it is still so, for masks and routing may change with the data."""
 
+CHECKED_EARLY = (1, 4, 16)
+"""Steps before that which look as well: a model that mixes samples now and then should be told soon."""
+
 MOST_TOKENS = 512
 """Tokens of a sample up to which it is measured whether a token reaches the loss of an earlier one."""
 
@@ -41,8 +44,8 @@ Probe = Callable[[Mask], Tensor]
 
 
 def is_due(step: int) -> bool:
-    """Whether a step looks once more at what is known: the first ones at growing distances, then every 64th."""
-    return step % CHECKED_EVERY == 0 or step & (step - 1) == 0
+    """Whether a step looks once more at what is known: some of the first, then every 64th."""
+    return step % CHECKED_EVERY == 0 or step in CHECKED_EARLY
 
 
 def settle(mode: DifferenceMode, nodes: Nodes, directions: Directions, probe: Probe, again: bool) -> NodePlan:

@@ -153,6 +153,7 @@ def propagate(
     start = None if engines.is_replayable() else StartState.capture(closure, device)
     first, value, nodes = 0, None, None
     too_many, short = 0, False  # the largest chunk that did not fit; whether the last attempt failed for it
+    scouted = False  # whether what is known of the layers was found out just now
     parts: list[Tensor] = []
     with torch.no_grad(), engines.whole_step(device), BasePass(closure, start, device) as base_pass:
         runs = _Runs(base_pass, params, whole or directions, evaluation, part)
@@ -160,12 +161,18 @@ def propagate(
             if short:
                 make_room(device)
                 short = False
+            # What is known of nothing yet starts again and again: along one direction that costs little.
+            scouting = start is not None and plan.nodes is not None and not plan.nodes.known
             boundary = directions.num if period is None else (first // period + 1) * period
-            stop = min(first + plan.chunk, directions.num, boundary)
+            stop = min(first + (1 if scouting else plan.chunk), directions.num, boundary)
             some = directions if stop - first == directions.num else directions[first:stop]
             steps = signed_eps[first * sides : stop * sides]
             try:
-                base, piece, nodes, plan = runs.evaluate(some, steps, plan, first == 0, stop < directions.num)
+                again = first == 0 and not scouted and is_due(some.step)
+                base, piece, nodes, plan = runs.evaluate(some, steps, plan, again, stop < directions.num)
+                if scouting and stop < directions.num:
+                    scouted = True
+                    continue
                 value = base if value is None else _check_same(value, base)
                 if stop == directions.num:
                     found = torch.cat([*parts, piece]) if parts else piece
@@ -217,7 +224,7 @@ class _Runs(NamedTuple):
     part: int
 
     def evaluate(
-        self, some: Directions, signed_eps: Tensor, plan: Plan, first: bool, more: bool
+        self, some: Directions, signed_eps: Tensor, plan: Plan, again: bool, more: bool
     ) -> tuple[Tensor, Tensor, Nodes | None, Plan]:
         """Base value, differences, what is remembered of layers' outputs, and the plan with what was learned.
 
@@ -225,7 +232,7 @@ class _Runs(NamedTuple):
             some: The directions of the run.
             signed_eps: [P] float32.
             plan: How to go about it.
-            first: The step's first run, in which it is looked at whether what is known still holds.
+            again: Look whether what is known of the layers still holds.
             more: Whether other directions will follow.
 
         Raises:
@@ -233,7 +240,6 @@ class _Runs(NamedTuple):
         """
         known = plan.nodes
         nodes = None if known is None else self._nodes(known, some)
-        again = first and is_due(some.step)
         with self._mode(some, signed_eps, self.evaluation.compute_dtype, plan, nodes) as mode:
             looks = known is not None and (again or not known.known)
             base, found = self.base_pass.run(mode, more or looks)
@@ -243,9 +249,9 @@ class _Runs(NamedTuple):
         return base, found, nodes, plan
 
     def _probe(self, some: Directions, plan: Plan, known: NodePlan, mask: Mask) -> Tensor:
-        """Loss differences of a mask's noise alone, as many masks at once as the run has evaluations."""
+        """Loss differences of a mask's noise alone, as many masks at once as there are directions in a chunk."""
         eps, found = self.evaluation.steps[0], []
-        for kept in mask.kept.split(some.num * len(self.evaluation.steps)):
+        for kept in mask.kept.split(plan.chunk):
             directions = Directions(some.seed, some.step, len(kept), some.distribution)
             nodes = self._nodes(known, directions, Mask(kept, eps, mask.only))
             still = torch.zeros(len(kept), device=kept.device)

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from torch.utils._pytree import tree_leaves
 
 from zo_triton.difference.memories import address_of
 
@@ -141,10 +140,9 @@ class Recorder:
 
     def _count(self, kept: Any) -> None:
         """Counts the memory of tensors that an event keeps; parameters live on without it."""
-        tensors = (
-            each for each in tree_leaves(kept) if isinstance(each, Tensor) and each.layout is torch.strided
-        )
-        for tensor in tensors:
+        for tensor in _tensors_in(kept):
+            if tensor.layout is not torch.strided:
+                continue
             storage = tensor.untyped_storage()
             whole = tensor._base if tensor._is_view() else tensor
             if storage._cdata in self._memories:
@@ -168,11 +166,7 @@ class Recorder:
         return value
 
     def _note_versions(self, value: Any) -> None:
-        if isinstance(value, Tensor):
-            self._versions.append((value, _version(value)))
-        elif isinstance(value, (list, tuple, dict)):
-            for each in value.values() if isinstance(value, dict) else value:
-                self._note_versions(each)
+        self._versions += [(tensor, _version(tensor)) for tensor in _tensors_in(value)]
 
 
 class Tape:
@@ -226,6 +220,23 @@ def _same(found: Any, expected: Any) -> bool:
     if isinstance(expected, (list, tuple)):
         return len(found) == len(expected) and all(map(_same, found, expected))
     return found is expected
+
+
+def _tensors_in(value: Any) -> list[Tensor]:
+    """The tensors in lists, tuples and dictionaries, each as often as it stands there.
+
+    Torch's own walk over such trees takes as long as all else that is written down of a function.
+    """
+    found, todo = [], [value]
+    while todo:
+        each = todo.pop()
+        if isinstance(each, Tensor):
+            found.append(each)
+        elif isinstance(each, (list, tuple)):
+            todo += each
+        elif isinstance(each, dict):
+            todo += each.values()
+    return found
 
 
 def _version(tensor: Tensor) -> int:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from benchmarks.contenders.backprop import Backprop
 from benchmarks.contenders.contender import Setting
@@ -114,6 +115,21 @@ def test_orthogonal_signs_on_activations_take_backprops_step_with_as_many_direct
     Fused(fused, setting, momentum=0.0, compute_dtype=torch.float32, perturb="activations").step(x, y)
     Backprop(eager, setting, adam=False).step(x, y)
     torch.testing.assert_close(flat(fused), flat(eager), rtol=0, atol=1e-3)
+
+
+def test_differences_of_outputs_are_in_bfloat16_only_where_a_layer_is_worth_it(monkeypatch):
+    monkeypatch.setattr("benchmarks.contenders.fused.hardware_dtype", lambda: torch.bfloat16)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    narrow = nn.Sequential(nn.Embedding(9, 63), nn.Linear(63, 64), nn.Tanh())
+    wide = nn.Sequential(nn.Linear(64, 2), nn.Tanh())
+    convolutional = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2))
+    compiled = make_mlp((64, 8, 2), 0)
+    found = {
+        name: Fused(model, Setting(0.1, 0, 4), perturb="activations").dtype
+        for name, model in zip("nwcm", (narrow, wide, convolutional, compiled), strict=True)
+    }
+    assert found == {"n": "float32", "w": "bfloat16", "c": "bfloat16", "m": "float32"}
+    assert Fused(make_mlp((64, 8, 2), 0), Setting(0.1, 0, 4)).dtype is None
 
 
 @pytest.mark.parametrize("adam", [False, True])

@@ -132,6 +132,8 @@ def test_every_method_of_the_digits_race_runs():
     for row in section["methods"]:
         assert "error" not in row
         assert len(row["runs"][0]["curve"]) >= 2
+    dtypes = {row["name"]: row["dtype"] for row in section["methods"]}
+    assert dtypes["zo-activations"] == "float32", "compiled calls compute in float32 whatever is asked for"
 
 
 def test_a_method_that_fails_is_a_row_and_the_others_go_on(task):
