@@ -1,4 +1,4 @@
-"""``pytest --benchmark``: runs benchmarks/ under pytest-benchmark and refreshes the report."""
+"""``pytest --benchmark`` here: the plugin's, whose figures go into a report."""
 
 from __future__ import annotations
 
@@ -6,47 +6,28 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["zo_triton.pytest_plugin"]
 ROOT = Path(__file__).resolve().parent
-TERSE = {"columns": ["median", "min", "rounds"], "group_by": "group", "sort": "name"}
-FULL = {**TERSE, "max_time": "0.5", "min_rounds": 5, "min_time": "0.000005", "disable_gc": True}
-TINY = {**FULL, "max_time": "0.01", "min_rounds": 2}
 
 
 def pytest_addoption(parser):
-    """Registers the options; pytest-benchmark's own all have longer names."""
-    group = parser.getgroup("zo_triton")
-    group.addoption("--benchmark", action="store_true", help="run benchmarks/ instead of the tests")
-    group.addoption("--tiny", action="store_true", help="with --benchmark: small shapes, few rounds, for CI")
-    group.addoption(
+    """Registers the option of the suite alone."""
+    parser.getgroup("zo_triton").addoption(
         "--report-dir",
         metavar="DIR",
-        help="with --benchmark: the report to refresh (default reports/full; none with --tiny)",
+        help="with --benchmark: the report to refresh (default reports/full; none with --benchmark-tiny)",
     )
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
-    """Points pytest at benchmarks/ and sets pytest-benchmark up before it reads its options."""
-    if not config.getoption("benchmark"):
-        return
-    if not config.pluginmanager.hasplugin("benchmark"):
-        raise pytest.UsageError("--benchmark needs pytest-benchmark: pip install -e '.[suite]'")
-    config.addinivalue_line("python_files", "bench_*.py")
-    config.addinivalue_line("python_functions", "bench_")
-    # A red gate or Ctrl-C ends a benchmark before its timing starts, which is no news of its own.
-    config.addinivalue_line("filterwarnings", "ignore:Benchmark fixture was not used at all")
-    everything = config.args_source != pytest.Config.ArgsSource.ARGS
-    if everything:
-        config.args = [str(ROOT / "benchmarks")]
-    # What the command line already says stays: only pytest-benchmark's own defaults are replaced.
-    given = " ".join(config.invocation_params.args)
-    for name, value in (TINY if config.getoption("tiny") else FULL).items():
-        if f"--benchmark-{name.replace('_', '-')}" not in given:
-            setattr(config.option, f"benchmark_{name}", value)
-    chosen = config.getoption("report_dir")
-    folder = chosen or (None if config.getoption("tiny") else str(ROOT / "reports" / "full"))
-    filtered = bool(config.getoption("keyword") or config.getoption("markexpr"))
-    config.pluginmanager.register(_Refresh(config, folder, everything and not filtered), "zo_triton_refresh")
+    """Has the report refreshed when the session ends."""
+    if config.getoption("benchmark"):
+        tiny = config.getoption("benchmark_tiny")
+        folder = config.getoption("report_dir") or (None if tiny else str(ROOT / "reports" / "full"))
+        everything = config.args_source != pytest.Config.ArgsSource.ARGS
+        filtered = bool(config.getoption("keyword") or config.getoption("markexpr"))
+        refresh = _Refresh(config, folder, everything and not filtered)
+        config.pluginmanager.register(refresh, "zo_triton_refresh")
 
 
 class _Refresh:
@@ -86,7 +67,9 @@ class _Refresh:
 
         facts = environment(seed=0)
         file = Path(self.folder) / "results.json"
-        record = read(file) if file.exists() else new_record(facts, {}, self.config.getoption("tiny"))
+        record = (
+            read(file) if file.exists() else new_record(facts, {}, self.config.getoption("benchmark_tiny"))
+        )
         entries = [
             _entry(bench, facts)
             for bench in self.config._benchmarksession.benchmarks
@@ -94,7 +77,9 @@ class _Refresh:
         ]
         # After Ctrl-C the finished ones count, and those that had no turn keep their old figures.
         complete = self.complete and exitstatus != pytest.ExitCode.INTERRUPTED
-        merged = merge_benchmarks(record, entries, self.failed, complete, self.config.getoption("tiny"))
+        merged = merge_benchmarks(
+            record, entries, self.failed, complete, self.config.getoption("benchmark_tiny")
+        )
         return publish(merged, self.folder)
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from benchmarks.contenders.registry import METHODS
+from benchmarks.contenders.registry import METHODS, guest
 from benchmarks.field import run as field_quality
 from benchmarks.measure import accuracy, curves, gates, memory, scaling, step_time, transformer_steps
 from benchmarks.measure.quiet import wait_for_quiet
@@ -120,14 +120,23 @@ PROFILES: dict[str, Callable[[int], list[Part]]] = {"quick": quick, "full": full
 """From a profile's name to its parts for the first of the races' seeds."""
 
 
-def one_race(name: str, seed: int) -> list[Part]:
+def one_race(name: str, seed: int, guests: Sequence[str] = (), tiny: bool = False) -> list[Part]:
     """The gate and one race.
 
+    Args:
+        name: The race's.
+        seed: First of its seeds.
+        guests: Contenders that are no part of the suite, each FILE.py:NAME; they start with the race's own.
+        tiny: In seconds: proves that it runs, measures nothing.
+
     Raises:
-        ValueError: There is no such race.
+        ValueError: There is no such race, or no such contender.
     """
-    race = _race(name, 600, races.RACES[name].config, seed)
-    return [Part("gate", 20, partial(gates.run_gate, 300)), replace(race, section="race")]
+    entered = races.RACES[name]
+    short = races.TINY_ON_DEVICE if entered.on_device else races.TINY
+    config, methods = short if tiny else entered.config, [*entered.methods, *guests]
+    race = _race(name, 10 if tiny else 600, config, seed, methods, tiny)
+    return [Part("gate", 20, partial(gates.run_gate, 20 if tiny else 300)), replace(race, section="race")]
 
 
 def _shorter(config: RaceConfig) -> RaceConfig:
@@ -150,7 +159,7 @@ def _race(
     tiny: bool = False,
 ) -> Part:
     config = replace(config, seeds=tuple(seed_after(seed, number) for number in config.seeds))
-    chosen = None if methods is None else [METHODS[each] for each in methods]
+    chosen = None if methods is None else [guest(each) if ":" in each else METHODS[each] for each in methods]
     return Part(races.section_of(name), seconds, lambda say: races.run_race(name, config, say, chosen, tiny))
 
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         FusedTrainer,
         Measurement,
         NonFiniteLossError,
+        ZOAdam,
         estimate_gradient,
     )
     from zo_triton.runlog import ReplayLog, replay
@@ -60,6 +61,7 @@ __all__ = [
     "RankError",
     "Ranks",
     "ReplayLog",
+    "ZOAdam",
     "ZOConv2d",
     "ZOLinear",
     "accumulate",
@@ -91,6 +93,7 @@ _NAMES = {
     "optim": (
         "AGGREGATORS",
         "ZOSGD",
+        "ZOAdam",
         "BlackBox",
         "CapturedStep",
         "FusedTrainer",

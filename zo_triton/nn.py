@@ -241,6 +241,9 @@ class ZOMLP(nn.Sequential):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        if isinstance(sizes, int):
+            numbers = [each for each in (sizes, activation, bias, device, dtype) if type(each) is int]
+            raise TypeError(f"sizes must be one list, got the number {sizes}; write ZOMLP({numbers}).")
         sizes = list(sizes)
         if len(sizes) < 2:
             raise ValueError(f"sizes must name at least an input and an output width, got {sizes}.")

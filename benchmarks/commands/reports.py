@@ -42,7 +42,12 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         help="digits-mlp, nzk-linear, nzk-network, tiny-gpt, fine-tuning, mnist-mlp, mnist-cnn, cifar-cnn, "
         "tiny-imagenet-cnn, digits-gpu or mnist-gpu",
     )
-    race.add_argument("--out", help="folder, replaced whole (default reports/RACE)")
+    race.add_argument("--out", help="folder, replaced whole (default reports/RACE, with --tiny reports/tiny)")
+    race.add_argument(
+        "--contender", action="append", default=[], metavar="FILE.py:NAME",
+        help="also race this one: a Method there, or what builds a contender from (model, setting); repeatable",
+    )  # fmt: skip
+    race.add_argument("--tiny", action="store_true", help="prove that it runs, in seconds")
     race.add_argument("--seed", type=int, default=0, help="first of the seeds (default 0)")
     race.set_defaults(run=_race)
 
@@ -79,8 +84,13 @@ def _compare(options: argparse.Namespace) -> int:
 def _race(options: argparse.Namespace) -> int:
     from benchmarks.suite import one_race
 
-    folder = options.out or f"reports/{options.race}"
-    return _measure(options.seed, folder, options.race, lambda seed: one_race(options.race, seed))
+    folder = options.out or f"reports/{'tiny' if options.tiny else options.race}"
+    profile = "tiny" if options.tiny else options.race
+
+    def parts(seed: int) -> list[Part]:
+        return one_race(options.race, seed, options.contender, options.tiny)
+
+    return _measure(options.seed, folder, profile, parts)
 
 
 def _measure(seed: int, folder: str, profile: str, parts_of: Callable[[int], list[Part]]) -> int:

@@ -181,14 +181,14 @@ class RecordedPasses(Contender):
 
     def __init__(self, model: nn.Module, setting: Setting, dtype: torch.dtype | None = None) -> None:
         _need_gpu(model)
-        self.dtype, self.loss = dtype or hardware_dtype(), setting.loss
-        self.model, self.evaluations_per_step = model.to(self.dtype), setting.directions
+        self._dtype, self.loss = dtype or hardware_dtype(), setting.loss
+        self.model, self.evaluations_per_step = model.to(self._dtype), setting.directions
         self._replay: Action | None = None
 
     @torch.no_grad()
     def prepare(self, x: Tensor, y: Tensor) -> None:
         """Records the passes on a batch, whose loss is that of every step."""
-        held = x.to(self.dtype)
+        held = x.to(self._dtype)
         self._latest = self.loss(self.model(held).float(), y)
         self._replay = Clock(x.device).recorded(lambda: self.model(held), self.evaluations_per_step)
 

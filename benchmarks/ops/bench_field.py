@@ -9,9 +9,9 @@ from zo_triton.distributions import DISTRIBUTIONS
 
 
 @pytest.fixture
-def shape(tiny):
+def shape(zo_tiny):
     """(K, rows, columns) of what is drawn."""
-    return (2, 24, 40) if tiny else (32, 256, 784)
+    return (2, 24, 40) if zo_tiny else (32, 256, 784)
 
 
 def gate(values, directions):
@@ -36,18 +36,18 @@ def report_throughput(benchmark, count):
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-def bench_sample(measure, shape, distribution):
+def bench_sample(zo_measure, shape, distribution):
     K, rows, cols = shape
     few = zo.Directions(0, 0, 2, distribution)
     gate(zo.sample(few, 0, (rows, cols)), few)
     directions = zo.Directions(0, 0, K, distribution)
-    done = measure("field", lambda: zo.sample(directions, 0, (rows, cols)), K=K, values=rows * cols)
+    done = zo_measure("field", lambda: zo.sample(directions, 0, (rows, cols)), K=K, values=rows * cols)
     report_throughput(done, K * rows * cols)
 
 
-def bench_torch_randn(measure, shape):
+def bench_torch_randn(zo_measure, shape):
     generator = torch.Generator().manual_seed(0)
-    done = measure(
+    done = zo_measure(
         "field", lambda: torch.randn(shape, generator=generator), K=shape[0], values=shape[1] * shape[2]
     )
     report_throughput(done, shape[0] * shape[1] * shape[2])

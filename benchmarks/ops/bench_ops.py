@@ -51,20 +51,20 @@ def gate(name: str, at: Point) -> None:
 
 
 @pytest.mark.parametrize(("name", "contender", "place"), TURNS, ids=["-".join(turn) for turn in TURNS])
-def bench_op(measure, peaks, tiny, name, contender, place):
-    if tiny and place != "middle":
+def bench_op(zo_measure, peaks, zo_tiny, name, contender, place):
+    if zo_tiny and place != "middle":
         pytest.skip("one point is enough to prove that it runs")
-    at, op = TINY if tiny else POINTS[place], OPS[name]
+    at, op = TINY if zo_tiny else POINTS[place], OPS[name]
     case = op.case(at)
     arguments = arguments_of(case)
     extra = {"op": name, "contender": contender, "K": at.K, "batch": at.batch, "width": at.width}
     if contender == "torch":
-        measure(f"op: {name}, {place}", op.plain(case, arguments), **extra)
+        zo_measure(f"op: {name}, {place}", op.plain(case, arguments), **extra)
         return
     gate(name, at)
     work = case.work(arguments)
     gflop = 1e-9 * work.least_flops
-    done = measure(f"op: {name}, {place}", lambda: op.fused(arguments), gflop=gflop, **extra)
+    done = zo_measure(f"op: {name}, {place}", lambda: op.fused(arguments), gflop=gflop, **extra)
     if done.stats is not None:
         least = peaks.seconds(gflop, 1e-6 * work.bytes)
         done.extra_info["roofline"] = float(f"{least / done.stats.stats.median:.3g}")

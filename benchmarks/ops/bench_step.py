@@ -14,17 +14,17 @@ UNGATED = ("inference", "evosax", "evotorch")
 @pytest.mark.parametrize(
     ("number", "contender"), TURNS, ids=[f"{number}-{one.name}" for number, one in TURNS]
 )
-def bench_step(measure, tiny, number, contender):
-    if tiny and number >= len(TINY_CASES):
+def bench_step(zo_measure, zo_tiny, number, contender):
+    if zo_tiny and number >= len(TINY_CASES):
         pytest.skip("one case is enough to prove that it runs")
-    case = (TINY_CASES if tiny else CASES)[number]
+    case = (TINY_CASES if zo_tiny else CASES)[number]
     if contender.family == "fused":
         check_differences(case, getattr(torch, contender.dtype))
     if contender.name not in UNGATED:
         check_descent(contender.label, contender.build, case, LR)
     model, x, y = example(case)
     built = contender.build(model, setting(case))
-    measure(
+    zo_measure(
         f"step: {case.name}",
         lambda: built.step(x, y),
         K=case.directions,

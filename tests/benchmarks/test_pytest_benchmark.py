@@ -28,7 +28,7 @@ def benchmark(*arguments):
 
 
 def test_the_option_alone_selects_every_benchmark():
-    done = benchmark("--benchmark", "--tiny", "--collect-only", "-q")
+    done = benchmark("--benchmark", "--benchmark-tiny", "--collect-only", "-q")
     assert done.returncode == 0, done.stdout + done.stderr
     for name in (
         "bench_step.py::bench_step",
@@ -46,7 +46,7 @@ def test_without_the_option_benchmarks_are_no_tests():
 
 def test_a_tiny_session_makes_a_report(tmp_path):
     out = tmp_path / "latest"
-    done = benchmark("--benchmark", "--tiny", "--report-dir", str(out))
+    done = benchmark("--benchmark", "--benchmark-tiny", "--report-dir", str(out))
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"refreshed {out / 'report.md'}" in done.stdout
     entries = read(out / "results.json")["sections"]["benchmarks"]["entries"]
@@ -67,7 +67,7 @@ def test_a_part_of_the_benchmarks_keeps_the_others_figures(tmp_path):
         "min_ms": 1.0, "rounds": 1, "extra": {}, "commit": "x", "dirty": False, "date": "x", "threads": 1,
     }  # fmt: skip
     write(tmp_path / "results.json", new_record(facts, {"benchmarks": {"entries": [other]}}, tiny=True))
-    done = benchmark("--benchmark", "--tiny", "--report-dir", str(tmp_path), ONE)
+    done = benchmark("--benchmark", "--benchmark-tiny", "--report-dir", str(tmp_path), ONE)
     assert done.returncode == 0, done.stdout + done.stderr
     entries = read(tmp_path / "results.json")["sections"]["benchmarks"]["entries"]
     assert [entry["id"] for entry in entries] == [ONE, other["id"]]
@@ -75,7 +75,7 @@ def test_a_part_of_the_benchmarks_keeps_the_others_figures(tmp_path):
 
 def test_a_spoilt_record_is_named_and_left_alone(tmp_path):
     (tmp_path / "results.json").write_text("{")
-    done = benchmark("--benchmark", "--tiny", "--report-dir", str(tmp_path), ONE)
+    done = benchmark("--benchmark", "--benchmark-tiny", "--report-dir", str(tmp_path), ONE)
     assert done.returncode == 1
     assert f"report not refreshed: {tmp_path / 'results.json'} is not complete JSON" in done.stdout
     assert (tmp_path / "results.json").read_text() == "{"

@@ -34,6 +34,6 @@ def bits() -> Callable[[Sequence[Tensor]], list[bytes]]:
     """Bit patterns of tensors: tells -0.0 from 0.0, and one NaN from another."""
 
     def patterns(tensors: Sequence[Tensor]) -> list[bytes]:
-        return [tensor.detach().contiguous().view(torch.uint8).numpy().tobytes() for tensor in tensors]
+        return [tensor.detach().reshape(-1).view(torch.uint8).numpy().tobytes() for tensor in tensors]
 
     return patterns

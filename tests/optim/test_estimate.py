@@ -1,12 +1,14 @@
 """The estimated gradient against autograd's."""
 
+import copy
+
 import pytest
 import torch
 
 from zo_triton.difference import Evaluation
 from zo_triton.directions import Directions
 from zo_triton.ops import sample
-from zo_triton.optim import estimate_gradient, measure
+from zo_triton.optim import ZOSGD, estimate_gradient, measure
 
 
 def flat(tensors) -> torch.Tensor:
@@ -141,3 +143,54 @@ def test_a_failing_closure_leaves_grad_alone(model):
     with pytest.raises(RuntimeError, match="no data"):
         estimate_gradient(closure, params, Directions(0, 0, 2), 1e-4)
     assert all(bool((param.grad == 1).all()) for param in params)
+
+
+def test_defaults_are_zosgds(model, loss_of):
+    """K = 64 rademacher directions of seed 0, ε = 1e-4, and a step of its own for each call."""
+    twin = copy.deepcopy(model)
+    opt = ZOSGD(twin.parameters(), lr=0.1)
+    for _ in range(3):
+        before = [param.detach().clone() for param in twin.parameters()]
+        loss = estimate_gradient(lambda: loss_of(model), model.parameters())
+        assert loss == opt.step(lambda: loss_of(twin))
+        for param, old, new in zip(model.parameters(), before, twin.parameters(), strict=True):
+            torch.testing.assert_close(old - 0.1 * param.grad, new, rtol=1e-6, atol=1e-7)
+            with torch.no_grad():
+                param.copy_(new)
+
+
+def gradients(params):
+    return [param.grad.clone() for param in params]
+
+
+def test_the_count_is_of_the_first_tensor_and_of_calls_that_succeed(model, loss_of, bits):
+    params, other = list(model.parameters()), torch.ones(2)
+
+    def fail():
+        raise KeyError("no data")
+
+    estimate_gradient(lambda: loss_of(model), params, 4)
+    with pytest.raises(KeyError):
+        estimate_gradient(fail, params, 4)
+    estimate_gradient(lambda: other.sum(), [other], 4)
+    estimate_gradient(lambda: loss_of(model), params, 4, step=9)
+    estimate_gradient(lambda: loss_of(model), params, Directions(0, 9, 4))
+    estimate_gradient(lambda: loss_of(model), params, 4)
+    counted = gradients(params)
+    estimate_gradient(lambda: loss_of(model), params, 4, step=1)
+    assert bits(counted) == bits(gradients(params))
+
+
+def test_seed_and_step_name_the_directions(model, loss_of, bits):
+    params = list(model.parameters())
+    estimate_gradient(lambda: loss_of(model), params, 4, seed=7, step=3)
+    named = gradients(params)
+    estimate_gradient(lambda: loss_of(model), params, Directions(7, 3, 4))
+    assert bits(named) == bits(gradients(params))
+
+
+@pytest.mark.parametrize("more", [{"seed": 1}, {"step": 0}])
+def test_directions_are_named_in_one_place(more):
+    weight = torch.ones(2)
+    with pytest.raises(ValueError, match=r"names its seed and step, got seed=.*say them in one place"):
+        estimate_gradient(lambda: weight.sum(), [weight], Directions(0, 0, 4), **more)

@@ -3,13 +3,58 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zo_triton.directions import Directions
+
+
+def check_closure(closure: object) -> None:
+    """Refuses a value where the function that computes it is needed.
+
+    Raises:
+        TypeError: It can't be called.
+    """
+    if not callable(closure):
+        raise TypeError(
+            f"the closure must be a function that computes the loss, got {_short(closure)}: a step evaluates it "
+            "along each direction. Pass lambda: loss_fn(model(x), y), without calling it."
+        )
+
+
+def parameter_list(params: Any) -> list[Any]:
+    """What was passed to be trained, as a list; refuses what is often passed in its place.
+
+    Args:
+        params: Tensors, or what else an optimizer takes.
+
+    Raises:
+        TypeError: It is a model, one tensor, or nothing that can be gone through.
+    """
+    if isinstance(params, nn.Module):
+        raise TypeError(
+            f"params is a model, {type(params).__name__}; pass its parameters, model.parameters()."
+        )
+    if isinstance(params, Tensor):
+        raise TypeError(f"params is {_short(params)}; pass a list, [tensor].")
+    if isinstance(params, Mapping):
+        raise TypeError(
+            "params is a dictionary; pass its tensors, list(params.values()), or named tensors, .items()."
+        )
+    if not isinstance(params, Iterable):
+        raise TypeError(f"params must be tensors, as model.parameters() gives, got {_short(params)}.")
+    return list(params)
+
+
+def _short(value: object) -> str:
+    """A value as an error shows it: a large tensor's numbers say nothing."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"{value!r} of type {type(value).__name__}"
 
 
 def check_parameters(params: Sequence[Tensor], directions: Directions, names: Sequence[str] = ()) -> None:
@@ -28,7 +73,8 @@ def check_parameters(params: Sequence[Tensor], directions: Directions, names: Se
     """
     if not isinstance(directions, Directions):
         raise TypeError(
-            f"directions must be a zo.Directions, got {directions!r} of type {type(directions).__name__}."
+            f"directions must be a zo.Directions, got {directions!r} of type {type(directions).__name__}; "
+            "zo.Directions(seed=0, step=0, num=64) names 64 of them."
         )
     if not params:
         raise ValueError("params is empty; pass at least one trained parameter, as model.parameters() does.")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import gc
-import warnings
 from dataclasses import replace
 
 import torch
 
+from zo_triton._warn import warn
 from zo_triton.difference.plan import Plan
 
 PHRASES = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
@@ -56,9 +56,8 @@ def make_room(device: torch.device) -> None:
 
 def report_shrunk(attempted: int, chunk: int) -> None:
     """Warns that a measurement had to go on with fewer directions at once."""
-    warnings.warn(
+    warn(
         f"{attempted} directions at once did not fit in memory: this step went on with {chunk} at once; pass "
         f"chunk={chunk} to spare the failed attempts.",
         RuntimeWarning,
-        stacklevel=3,
     )

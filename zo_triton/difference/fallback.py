@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.overrides import resolve_name
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from zo_triton._warn import warn
 from zo_triton.difference.errors import MissingRuleError
 from zo_triton.difference.random_state import RandomState
 
@@ -230,7 +231,7 @@ def warn_once(function: Callable, message: str) -> None:
     """Warns the first time that a function does what the message says."""
     if function not in _warned:
         _warned.add(function)
-        warnings.warn(message, UserWarning, stacklevel=2)
+        warn(message, UserWarning)
 
 
 def _check_holds_differences(function: Callable, base: Any, results: Sequence[Any]) -> None:

@@ -10,7 +10,6 @@ by the batch's statistics, or with the batch in another axis) are perturbed in t
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 import torch
 from torch import Tensor
 
+from zo_triton._warn import warn
 from zo_triton.difference.applications import Application, layer_sizes
 from zo_triton.difference.nodes import Losses, Mask, NodePlan, Nodes
 from zo_triton.difference.plan import RestartError
@@ -82,12 +82,11 @@ def settle(mode: DifferenceMode, nodes: Nodes, directions: Directions, probe: Pr
         _again(mode, replace(plan, weights=plan.weights | moved, chosen=True))
     known = nodes.program in plan.known
     if known and again and _has_changed(nodes, losses, samples, probe):
-        warnings.warn(
+        warn(
             "samples, or tokens and the losses of earlier ones, that did not depend on each other do so now (a "
             "mask or a routing that changes with the data?): since they were last looked at, up to 64 steps ago, "
             "noise may have been credited with the wrong losses. They are looked at anew.",
             RuntimeWarning,
-            stacklevel=5,
         )
         known, plan = False, replace(plan, known={})
     if known:
@@ -136,11 +135,10 @@ def _move(mode: DifferenceMode, nodes: Nodes, which: Sequence[Application], why:
             "sample, replace statistics of the batch (BatchNorm in training mode) by GroupNorm or LayerNorm, or "
             "use perturb='weights'."
         )
-    warnings.warn(
+    warn(
         f"{names} are perturbed in weight space and measured by the whole batch's loss: {why}. Batch statistics "
         "and a batch that is not the first axis do that.",
         UserWarning,
-        stacklevel=5,
     )
     _again(mode, replace(nodes.plan, weights=nodes.plan.weights | ids))
 

@@ -7,7 +7,6 @@ reaches are noted before its first run.
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,8 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
+
+from zo_triton._warn import warn
 
 DEPTH = 2
 """How many objects may lie between a closure and a module: two for ``self.trainer.model``."""
@@ -90,13 +91,12 @@ class ModuleState:
             now = _bindings(module)
             for name in now:
                 if name not in before or now[name] is not before[name]:
-                    warnings.warn(
+                    warn(
                         f"{type(module).__name__}.{name} was bound anew in a module too far from the closure to be "
                         "put back between the closure's runs, one for each chunk of directions: it changes once a "
                         "chunk. Let the closure name the module, as in lambda: loss(model(x)), or pass a larger "
                         "chunk.",
                         RuntimeWarning,
-                        stacklevel=2,
                     )
                     break
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zo_triton import ops
 from zo_triton.difference import doors
-from zo_triton.difference.arguments import check_parameters, check_scales
+from zo_triton.difference.arguments import check_closure, check_parameters, check_scales, parameter_list
 from zo_triton.difference.base_pass import BasePass, StartState
 from zo_triton.difference.evaluation import Evaluation
 from zo_triton.difference.exhaustion import halved, is_out_of_memory, make_room, report_shrunk
@@ -101,7 +101,8 @@ def differences(
             that is too far from the closure to be put back changes once a chunk.
     """
     evaluation = Evaluation(eps, sides, compute_dtype, chunk, strict)
-    value, found, *_ = propagate(closure, params, directions, evaluation, scales)
+    check_closure(closure)
+    value, found, *_ = propagate(closure, parameter_list(params), directions, evaluation, scales)
     return value, found
 
 

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from zo_triton.directions import Directions
 from zo_triton.optim import ZOSGD, estimate_gradient
 from zo_triton.optim.checks import check_settings, default_distribution
+from zo_triton.optim.optimizer import ZOOptimizer
 
 try:
     from accelerate.optimizer import AcceleratedOptimizer
@@ -101,20 +102,21 @@ class ZOTrainer(Trainer):
         """Refuses arguments that the optimizer would leave without effect."""
         kind = self.optimizer_cls_and_kwargs[0] if self.optimizer_cls_and_kwargs else type(self.optimizer)
         own = kind is not type(None)
-        makes_gradients = own and not issubclass(kind, ZOSGD)
+        name_of_kind = kind.__name__ if own else "ZOSGD"
+        makes_gradients = own and not issubclass(kind, ZOOptimizer)
         unseen = _OF_ZOSGD_ALONE & set(given) if makes_gradients else set(given) if own else set()
         if unseen:
             raise ValueError(
-                f"{', '.join(sorted(unseen))} would have no effect: a {kind.__name__} was given, and its own "
+                f"{', '.join(sorted(unseen))} would have no effect: a {name_of_kind} was given, and its own "
                 "settings hold; say it there."
             )
         for name in ("optim", "max_grad_norm"):
             value = getattr(self.args, name)
             if not makes_gradients and value and value != getattr(TrainingArguments, name):
                 raise ValueError(
-                    f"{name}={getattr(value, 'value', value)!r} would have no effect, because a ZOSGD makes no "
-                    "gradients; leave it out, or pass a torch optimizer in optimizers=(…, None), which gets the "
-                    "estimate as .grad."
+                    f"{name}={getattr(value, 'value', value)!r} would have no effect, because a {name_of_kind} "
+                    "makes no gradients; leave it out, or pass a torch optimizer in optimizers=(…, None), which "
+                    "gets the estimate as .grad."
                 )
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -161,8 +163,8 @@ class ZOTrainer(Trainer):
 
     def _measure(self, closure: Callable[[], Tensor]) -> float:
         """Prepares what Trainer's ``optimizer.step()`` will do; returns the base loss."""
-        if (sgd := self._sgd) is not None:
-            return sgd.measure(closure)
+        if (optimizer := self._zo_optimizer) is not None:
+            return optimizer.measure(closure)
         assert self.optimizer is not None, "Trainer makes one before the first step"
         zo, groups = self.zo, self.optimizer.param_groups
         # The count of steps, which a checkpoint holds, names the directions: a resumed run goes on with them.
@@ -175,25 +177,25 @@ class ZOTrainer(Trainer):
         )  # fmt: skip
 
     @property
-    def _sgd(self) -> ZOSGD | None:
+    def _zo_optimizer(self) -> ZOOptimizer | None:
         """The optimizer, without what Accelerate has wrapped around it, if it is one that makes no gradients."""
         optimizer = self.optimizer
         if isinstance(optimizer, AcceleratedOptimizer):
             optimizer = optimizer.optimizer
-        return optimizer if isinstance(optimizer, ZOSGD) else None
+        return optimizer if isinstance(optimizer, ZOOptimizer) else None
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Trainer's count of a forward pass, which it takes for a third of a step, for what a step here does.
 
         The base is one pass; each evaluation multiplies twice in every layer, by the weights and by their noise.
         """
-        settings = self._sgd or self.zo
+        settings = self._zo_optimizer or self.zo
         passes = 1 + 2 * settings.directions * settings.sides
         return super().floating_point_ops(inputs) * passes // 3
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Trainer's own, without the norm of a gradient where there is none."""
-        if self._sgd is not None:
+        if self._zo_optimizer is not None:
             logs.pop("grad_norm", None)
         super().log(logs, *args, **kwargs)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,6 +20,7 @@ import torch
 import triton
 
 from zo_triton._files import replacing, slug
+from zo_triton._warn import warn
 from zo_triton.kernels.layer import tiles
 
 Config = Mapping[str, int]
@@ -208,9 +208,9 @@ def _read(path: Path) -> dict[str, Config]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        warnings.warn(
+        warn(
             f"{path} is no file of tuned choices ({error}) and is ignored; run `zo-triton tune` again.",
-            stacklevel=2,
+            UserWarning,
         )
         return {}
     return dict(record["configs"])

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from zo_triton.nzk.evolution import evolve, gradient_flow, losses
     from zo_triton.nzk.expectation import expected, factor
     from zo_triton.nzk.fluctuation import StepMoments, step_moments
+    from zo_triton.nzk.forecast import Prediction, predict
     from zo_triton.nzk.function_space import Factors, factors, measured_factor, recursion, simulate
     from zo_triton.nzk.gate import CheckResult, MeanResult, check, check_mean, mean_z_scores
     from zo_triton.nzk.measured_squares import layer_squares
@@ -51,6 +52,7 @@ __all__ = [
     "MeanResult",
     "Moments",
     "NodeModel",
+    "Prediction",
     "Probe",
     "StepCheck",
     "StepError",
@@ -92,6 +94,7 @@ __all__ = [
     "measured_factor",
     "moments",
     "ntk",
+    "predict",
     "probe_lr",
     "realised_factors",
     "recursion",
@@ -108,6 +111,7 @@ _NAMES = {
     "evolution": ("evolve", "gradient_flow", "losses"),
     "expectation": ("expected", "factor"),
     "fluctuation": ("StepMoments", "step_moments"),
+    "forecast": ("Prediction", "predict"),
     "function_space": ("Factors", "factors", "measured_factor", "recursion", "simulate"),
     "gate": ("CheckResult", "MeanResult", "check", "check_mean", "mean_z_scores"),
     "measured_squares": ("layer_squares",),

@@ -6,7 +6,6 @@ losses Λ is a multiple of the identity and the eigenvalues are the NTK's; for c
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from zo_triton._warn import warn
 from zo_triton.nzk.arrays import check_choice
 from zo_triton.nzk.evolution import check_lr
 from zo_triton.nzk.spectrum import hutchinson_trace, largest_eigenvalue
@@ -155,7 +155,7 @@ def check_lr_of(optimizer: Any, model: nn.Module, x: Tensor, loss: str = "cross_
         model, x, group["lr"], optimizer.directions, loss, optimizer.distribution, group["momentum"]
     )
     if probe.is_beyond:
-        warnings.warn(str(probe), RuntimeWarning, stacklevel=2)
+        warn(str(probe), RuntimeWarning)
     return probe
 
 

@@ -2,12 +2,14 @@
 
 z_k here is the direction as it was walked, its scale included. Every function takes the projected gradients,
 [K] float32, and a function that computes the directions' Gram matrix [K, K] float64 when it is called, and
-returns [K] float32 coefficients. One direction (K = 1) is a case of each, described there.
+returns [K] float32 coefficients. One direction (K = 1) is a case of each, described there. A user's own function of
+this form can be passed wherever a name can.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -78,12 +80,51 @@ AGGREGATORS: dict[str, Aggregator] = {
 """Every aggregator by its name; a new one is a function here, listed."""
 
 
-def get_aggregator(name: str) -> Aggregator:
-    """The aggregator of this name.
+def get_aggregator(aggregator: str | Aggregator) -> Aggregator:
+    """The aggregator of this name, or a user's own, whose results are checked.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is none of this name.
     """
-    if name not in AGGREGATORS:
-        raise ValueError(f"unknown aggregator {name!r}; choose one of {tuple(AGGREGATORS)}.")
-    return AGGREGATORS[name]
+    if callable(aggregator):
+        return partial(_checked, aggregator)
+    if aggregator not in AGGREGATORS:
+        raise ValueError(
+            f"unknown aggregator {aggregator!r}; choose one of {tuple(AGGREGATORS)}, or pass a function of "
+            "(projected, gram)."
+        )
+    return AGGREGATORS[aggregator]
+
+
+def aggregator_name(aggregator: str | Aggregator) -> str:
+    """What a record calls it: its name, a function's with its module's."""
+    if isinstance(aggregator, str):
+        return aggregator
+    named = aggregator if hasattr(aggregator, "__qualname__") else type(aggregator)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _checked(function: Aggregator, projected: Tensor, gram: Callable[[], Tensor]) -> Tensor:
+    """What a user's function returns, if it is coefficients.
+
+    Raises:
+        TypeError: It is no tensor of real numbers.
+        ValueError: There are not K of them, or one is NaN or infinite.
+    """
+    result, name = function(projected, gram), aggregator_name(function)
+    if not isinstance(result, Tensor) or not result.is_floating_point():
+        raise TypeError(
+            f"the aggregator {name} returned {getattr(result, 'dtype', type(result).__name__)}; it must return the "
+            "coefficients as a floating-point tensor, [K]."
+        )
+    if result.shape != projected.shape:
+        raise ValueError(
+            f"the aggregator {name} returned shape {tuple(result.shape)}; it must return one coefficient a "
+            f"direction, here {tuple(projected.shape)}."
+        )
+    if not bool(result.isfinite().all()):
+        raise ValueError(
+            f"the aggregator {name} returned a NaN or an infinity for the slopes {projected.tolist()}; guard what "
+            "it divides by, or return 0 for a direction that is to be left out."
+        )
+    return result.to(projected)

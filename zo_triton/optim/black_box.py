@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Real
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from zo_triton import ops
+from zo_triton._warn import warn
 from zo_triton.difference import Evaluation
 from zo_triton.difference.random_state import RandomState
 from zo_triton.directions import Directions
@@ -142,12 +142,11 @@ def _warn_if_swallowed(params: Sequence[Tensor], saved: Sequence[Tensor], eps: f
     total = sum(param.numel() for param, _ in low)
     still = sum(int((param == old).sum()) for param, old in low)
     if 2 * still > total:
-        warnings.warn(
+        warn(
             f"eps={eps} is below the spacing of {low[0][0].dtype}: {still} of {total} weights did not "
             "move, so the differences say little; raise eps, keep the weights in float32, or let the closure "
             "return a tensor.",
             RuntimeWarning,
-            stacklevel=2,
         )
 
 

@@ -17,7 +17,7 @@ from zo_triton.optim.checks import LARGEST_SLOPE
 from zo_triton.optim.descent import AlongDirections, Estimate, WrittenOut, descend
 from zo_triton.optim.node_measure import gradient_of, usable_samples
 from zo_triton.optim.recorded_state import RecordedState, check_unlogged
-from zo_triton.optim.zosgd import ZOSGD
+from zo_triton.optim.sgd import ZOSGD
 
 REPLAYABLE = ("average", "normalized", "best")
 """Aggregators whose work is the same whatever the slopes; the others sort them or solve for them on the host."""
@@ -166,7 +166,7 @@ class CapturedStep:
             for group, rate in zip(optimizer.param_groups, self._state.rates, strict=True):
                 descend(
                     group["params"], first_id, optimizer.state, rate, group["momentum"], group["weight_decay"],
-                    estimate, words,
+                    estimate.negated() if group["maximize"] else estimate, words,
                 )  # fmt: skip
                 first_id += len(group["params"])
             self.loss.copy_(loss.mean())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from zo_triton import ops
+from zo_triton._warn import warn
 from zo_triton.difference import Evaluation
 from zo_triton.directions import Directions
 from zo_triton.optim.aggregators import get_aggregator
@@ -38,12 +38,11 @@ def warn_of_frozen(params: Sequence[Tensor]) -> None:
     if not frozen or len(frozen) == len(params) or frozen[0] in _told:
         return
     _told[frozen[0]] = True
-    warnings.warn(
+    warn(
         f"{len(frozen)} of the {len(params)} tensors to be trained have requires_grad=False and will move all the "
         "same: no autograd takes part. To leave them as they are, pass [p for p in model.parameters() if "
         "p.requires_grad].",
         UserWarning,
-        stacklevel=3,
     )
 
 
@@ -64,7 +63,7 @@ def default_distribution(perturb: str) -> str:
     return "rademacher" if perturb == "weights" else "hadamard"
 
 
-def check_perturb(perturb: Any, distribution: str, rank: int | None, aggregator: str = "average") -> None:
+def check_perturb(perturb: Any, distribution: str, rank: int | None, aggregator: Any = "average") -> None:
     """Refuses what can't be perturbed together.
 
     Raises:
@@ -128,7 +127,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     """Refuses settings that no step can be made with.
 
     Args:
-        settings: Those of a ZOSGD beside its groups', by name.
+        settings: Those of an optimizer beside its groups', by name.
 
     Raises:
         TypeError: One has the wrong type.
@@ -148,18 +147,35 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     check_perturb(settings["perturb"], settings["distribution"], settings["rank"], settings["aggregator"])
 
 
-def check_group(group: Mapping[str, Any]) -> None:
-    """Refuses a parameter group's options.
+def check_sgd_group(group: Mapping[str, Any]) -> None:
+    """Refuses a parameter group's options of SGD.
 
     Raises:
         ValueError: One is out of range.
     """
-    lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
+    _check_rates(group)
+    if not 0 <= group["momentum"] < 1:
+        raise ValueError(f"momentum must be in [0, 1), got {group['momentum']}.")
+
+
+def check_adam_group(group: Mapping[str, Any]) -> None:
+    """Refuses a parameter group's options of Adam.
+
+    Raises:
+        ValueError: One is out of range.
+    """
+    _check_rates(group)
+    if any(not 0 <= beta < 1 for beta in group["betas"]):
+        raise ValueError(f"betas must be in [0, 1), got {group['betas']}.")
+    if not group["eps"] >= 0 or not isfinite(group["eps"]):
+        raise ValueError(f"adam_eps must be finite and not negative, got {group['eps']}.")
+
+
+def _check_rates(group: Mapping[str, Any]) -> None:
+    lr, decay = group["lr"], group["weight_decay"]
     if not lr >= 0 or not isfinite(lr):
         raise ValueError(f"lr must be finite and not negative, got {lr}.")
     if lr > LARGEST_LR:
         raise ValueError(f"lr must be at most 2**40, got {lr}: such a step leaves the range of float32.")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum must be in [0, 1), got {momentum}.")
     if not decay >= 0 or not isfinite(decay):
         raise ValueError(f"weight_decay must be finite and not negative, got {decay}.")

@@ -1,4 +1,4 @@
-"""What a step of ZOSGD does to the weights, given the estimate ĝ of the gradient: the rule of SGD along it.
+"""What a step does to the weights, given the estimate ĝ of the gradient: the rule of SGD along it.
 
 A function of the weights, the state, the settings and the estimate, and of nothing else. Each operation rounds once
 (a product and a sum are never fused), and signs are summed without rounding, so that for ĝ = Σ_k a_k·z_k with signs
@@ -7,7 +7,8 @@ every engine and device writes the same bits.
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -28,6 +29,14 @@ class Estimate(Protocol):
 
     def add_to(self, tensors: Sequence[Tensor], ids: Sequence[int], factor: float | Tensor = 1.0) -> None:
         """``tensor += factor·ĝ`` in place for the parameters of these ids; float32 or float64 tensors."""
+        ...
+
+    def negated(self) -> Estimate:
+        """-ĝ, for a loss that is to grow."""
+        ...
+
+    def written_out(self, params: Sequence[Tensor]) -> list[Tensor]:
+        """ĝ as tensors that nobody else holds, float32 for parameters of low precision, all parameters in order."""
         ...
 
 
@@ -51,6 +60,18 @@ class AlongDirections(NamedTuple):
         )
         ops.accumulate_on_grid(tensors, ids, scaled, self.directions, self.compute_dtype)
 
+    def negated(self) -> AlongDirections:
+        """With -a_k: as exact as ĝ."""
+        return self._replace(coefficients=-self.coefficients)
+
+    def written_out(self, params: Sequence[Tensor]) -> list[Tensor]:
+        """All K directions summed up in new tensors."""
+        gradients = [
+            torch.zeros_like(param, dtype=full_precision(param), requires_grad=False) for param in params
+        ]
+        self.add_to(gradients, range(len(gradients)))
+        return gradients
+
 
 class WrittenOut(NamedTuple):
     """ĝ as tensors.
@@ -67,6 +88,20 @@ class WrittenOut(NamedTuple):
             gradient = self.gradients[tensor_id]
             if gradient is not None:
                 tensor.add_(gradient * factor)
+
+    def negated(self) -> WrittenOut:
+        """New tensors."""
+        return WrittenOut([None if each is None else -each for each in self.gradients])
+
+    def written_out(self, params: Sequence[Tensor]) -> list[Tensor]:
+        """Copies, with zeros where there is none."""
+        written = [
+            torch.zeros_like(param, dtype=full_precision(param), requires_grad=False) for param in params
+        ]
+        for mine, gradient in zip(written, self.gradients, strict=True):
+            if gradient is not None:
+                mine.copy_(gradient)
+        return written
 
 
 def descend(
@@ -106,11 +141,7 @@ def descend(
     if not numbered:
         return
     ids, params = zip(*numbered, strict=True)
-    weights = [_in_full_precision(param, state) for param in params]
-    for param, weight in zip(params, weights, strict=True):
-        if weight is not param:
-            # What was written from outside is taken over, without asking the device whether anything was.
-            torch.where(weight.to(param.dtype) == param, weight, param.float(), out=weight)
+    weights = [up_to_date(param, state) for param in params]
     if momentum:
         buffers = [_buffer(param, state) for param in params]
         torch._foreach_mul_(buffers, momentum)
@@ -139,21 +170,33 @@ def make_state(groups: Sequence[dict[str, Any]], state: State, stochastic: bool)
         state: Its state; as it was if this raises.
         stochastic: As in :func:`descend`.
     """
-    before = {param: dict(own) for param, own in state.items()}
-    try:
+    with as_it_was_if_raised(state):
         for group in groups:
             for param in group["params"]:
                 if group["momentum"]:
                     _buffer(param, state)
                 if not stochastic:
-                    _in_full_precision(param, state)
+                    in_full_precision(param, state)
+
+
+@contextmanager
+def as_it_was_if_raised(state: State) -> Iterator[None]:
+    """Takes back what the block has put into an optimizer's state if it raises."""
+    before = {param: dict(own) for param, own in state.items()}
+    try:
+        yield
     except BaseException:
         state.clear()
         state.update(before)
         raise
 
 
-def _in_full_precision(param: Tensor, state: State) -> Tensor:
+def full_precision(param: Tensor) -> torch.dtype:
+    """The dtype in which what belongs to a parameter is kept."""
+    return param.dtype if param.dtype in FULL_PRECISION else torch.float32
+
+
+def in_full_precision(param: Tensor, state: State) -> Tensor:
     """The parameter itself, or the float32 copy that a low-precision one is the rounding of."""
     if param.dtype in FULL_PRECISION:
         return param
@@ -163,9 +206,16 @@ def _in_full_precision(param: Tensor, state: State) -> Tensor:
     return own["master"]
 
 
+def up_to_date(param: Tensor, state: State) -> Tensor:
+    """The same, with what was written from outside taken over; the device is not asked whether anything was."""
+    weight = in_full_precision(param, state)
+    if weight is not param:
+        torch.where(weight.to(param.dtype) == param, weight, param.float(), out=weight)
+    return weight
+
+
 def _buffer(param: Tensor, state: State) -> Tensor:
     own = state[param]
     if "momentum_buffer" not in own:
-        dtype = param.dtype if param.dtype in FULL_PRECISION else torch.float32
-        own["momentum_buffer"] = torch.zeros_like(param, dtype=dtype, requires_grad=False)
+        own["momentum_buffer"] = torch.zeros_like(param, dtype=full_precision(param), requires_grad=False)
     return own["momentum_buffer"]

@@ -11,10 +11,10 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from zo_triton import ops
 from zo_triton.difference import Evaluation
-from zo_triton.difference.arguments import check_parameters
+from zo_triton.difference.arguments import check_closure, check_parameters, parameter_list
 from zo_triton.directions import Directions
-from zo_triton.optim.aggregators import get_aggregator
-from zo_triton.optim.checks import check_perturb, warn_of_frozen
+from zo_triton.optim.aggregators import Aggregator, get_aggregator
+from zo_triton.optim.checks import check_perturb, default_distribution, warn_of_frozen
 from zo_triton.optim.measure import Measurement, measure
 from zo_triton.optim.node_measure import measure_nodes, start_plan
 
@@ -23,28 +23,36 @@ from zo_triton.optim.node_measure import measure_nodes, start_plan
 def estimate_gradient(
     closure: Callable[[], Any],
     params: Iterable[Tensor],
-    directions: Directions,
-    eps: float,
+    directions: Directions | int = 64,
+    eps: float = 1e-4,
     sides: int = 1,
-    aggregator: str = "average",
+    aggregator: str | Aggregator = "average",
     compute_dtype: torch.dtype = torch.float32,
     chunk: int | None = None,
     strict: bool = False,
     perturb: str = "weights",
+    seed: int = 0,
+    step: int | None = None,
 ) -> float:
     """Fills the ``.grad`` of each parameter with ĝ = Σ_k a_k·z_k, for any torch optimizer to use.
 
     ``.grad`` is set, not added to, and memory that is there is reused. Parameters with
-    ``requires_grad=False`` get one as well: no autograd takes part. Give every call a directions value of its
-    own (a new step), or each will walk the same directions.
+    ``requires_grad=False`` get one as well: no autograd takes part.
+
+    Each call must walk directions of its own, which (seed, step) names. Without a ``step`` calls that leave it out
+    are counted, for each list's first tensor: 0, 1, 2, … in a training loop, and from 0 again for a new model. So
+    a program that is run twice walks the same directions. The count lives as long as that tensor, a call that
+    fails does not count, and no state dict holds it: a run that is to be resumed says ``step``, or takes
+    :class:`zo_triton.ZOAdam`, whose state holds its own.
 
     Args:
         closure: Takes nothing, returns the loss as a scalar tensor; or a :class:`zo_triton.optim.BlackBox`.
         params: The trained tensors; a tensor's position is its id in the field.
-        directions: Names the K directions.
+        directions: K, drawn from (seed, step): rademacher for weights, hadamard for activations. Or a value that
+            names them.
         eps: Smoothing radius ε.
         sides: 1 for L(θ+εz) - L(θ), 2 for central differences.
-        aggregator: average, normalized, ranked, best or align.
+        aggregator: average, normalized, ranked, best, align, or a function as for :class:`zo_triton.ZOSGD`.
         compute_dtype: Dtype of the differences, float32 or bfloat16.
         chunk: Directions evaluated at once; None chooses.
         strict: Refuse functions without an exact difference rule.
@@ -54,6 +62,8 @@ def estimate_gradient(
             The closure then returns the samples' losses [N] (``reduction="none"``), tokens' [N, T], or ends in
             cross_entropy, another loss of torch's, ``.mean()`` or ``.sum()``; directions are ``hadamard`` best, and
             inputs of trained layers are kept until the gradient is formed.
+        seed: Key of the noise, in [0, 2**64), where ``directions`` is a number.
+        step: Which of the seed's steps this is, where ``directions`` is a number; None counts.
 
     Returns:
         The base loss.
@@ -71,15 +81,49 @@ def estimate_gradient(
         >>> import torch, zo_triton as zo
         >>> w = torch.tensor([1.0, -2.0], requires_grad=True)
         >>> adam = torch.optim.Adam([w], lr=0.1)
-        >>> loss = zo.estimate_gradient(lambda: w.square().sum(), [w], zo.Directions(0, 0, 8), eps=1e-3)
+        >>> loss = zo.estimate_gradient(lambda: w.square().sum(), [w])
         >>> adam.step()
     """
-    params = list(params)
+    check_closure(closure)
+    params = parameter_list(params)
     evaluation = Evaluation(eps, sides, compute_dtype, chunk, strict)
+    counted = step is None and not isinstance(directions, Directions)
+    directions = _named(directions, seed, step, perturb, params)
     check_parameters(params, directions)
     get_aggregator(aggregator)
     check_perturb(perturb, directions.distribution, directions.rank, aggregator)
     warn_of_frozen(params)
+    loss = _fill(closure, params, directions, evaluation, aggregator, perturb)
+    if counted:
+        _calls[params[0]] = directions.step + 1
+    return loss
+
+
+def _named(
+    directions: Directions | int, seed: int, step: int | None, perturb: str, params: Sequence[Any]
+) -> Directions:
+    """The directions that the arguments of :func:`estimate_gradient` name."""
+    if not isinstance(directions, Directions):
+        if step is None:
+            step = _calls.get(params[0], 0) if params and isinstance(params[0], Tensor) else 0
+        return Directions(seed, step, directions, default_distribution(perturb))
+    if seed != 0 or step is not None:
+        raise ValueError(
+            f"{directions} names its seed and step, got seed={seed}, step={step} as well; say them in one place: "
+            f"directions={directions.num}, or zo.Directions({seed}, {step}, {directions.num})."
+        )
+    return directions
+
+
+def _fill(
+    closure: Callable[[], Any],
+    params: Sequence[Tensor],
+    directions: Directions,
+    evaluation: Evaluation,
+    aggregator: str | Aggregator,
+    perturb: str,
+) -> float:
+    """:func:`estimate_gradient` for arguments that were checked."""
     if perturb != "weights":
         key = (*map(id, params), perturb, directions.num)
         known, plan = _plans.get(params[0], (None, None))
@@ -95,7 +139,7 @@ def estimate_gradient(
 
 
 @torch.no_grad()
-def write_gradients(params: Sequence[Tensor], measurement: Measurement, aggregator: str) -> None:
+def write_gradients(params: Sequence[Tensor], measurement: Measurement, aggregator: str | Aggregator) -> None:
     """Sets the ``.grad`` of each parameter to the estimate ĝ that a measurement gives."""
     coefficients = measurement.coefficients(params, aggregator)
     fill_gradients(params, coefficients, measurement.directions, measurement.compute_dtype)
@@ -123,6 +167,9 @@ def fill_gradients(
         elif param.grad is not gradient:
             param.grad.copy_(gradient)
 
+
+_calls: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""How many estimates that named no step there were for lists that begin with this tensor."""
 
 _plans: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 """The latest plan over these parameters, and what it is for; each run is known by the functions that it calls."""

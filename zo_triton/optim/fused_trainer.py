@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from zo_triton import ops
+from zo_triton._warn import warn
 from zo_triton.difference import Evaluation, Plan
 from zo_triton.difference.arguments import check_parameters
 from zo_triton.directions import Directions
@@ -28,6 +28,7 @@ from zo_triton.optim.errors import NonFiniteLossError
 from zo_triton.optim.gradient_step import GradientStep
 from zo_triton.optim.measure import measure
 from zo_triton.optim.node_measure import measure_nodes, start_plan, tell_left_out
+from zo_triton.optim.optimizer import ZOOptimizer
 
 if TYPE_CHECKING:
     from zo_triton.difference.nodes import NodePlan
@@ -75,7 +76,7 @@ class FusedTrainer(GradientStep):
         is_fused: Whether the next step will run in compiled calls.
 
     Raises:
-        TypeError: A parameter is not of a real floating type.
+        TypeError: A parameter is not of a real floating type, or the optimizer measures for itself.
         ValueError: A setting is out of range, or the optimizer holds other tensors than the model.
 
     Warns:
@@ -111,6 +112,12 @@ class FusedTrainer(GradientStep):
         params = list(trained.values())
         Evaluation(eps, sides, compute_dtype)
         check_parameters(params, Directions(seed, 0, directions, distribution))
+        if isinstance(optimizer, ZOOptimizer):
+            kind = type(optimizer).__name__
+            raise TypeError(
+                f"a trainer measures for a torch optimizer, and a {kind} measures for itself; pass "
+                f"torch.optim.{kind.removeprefix('ZO')}, or call {kind}.step(closure)."
+            )
         held = _held(optimizer)
         if not _same(held, params):
             raise ValueError(
@@ -119,11 +126,10 @@ class FusedTrainer(GradientStep):
             )
         low = sorted({str(param.dtype) for param in params if param.dtype not in FULL_PRECISION})
         if low:
-            warnings.warn(
+            warn(
                 f"parameters are in {', '.join(low)}, and torch's optimizers keep no master copy: updates below "
                 "their spacing are lost. Keep them in float32, or train with zo.ZOSGD, which keeps one.",
                 RuntimeWarning,
-                stacklevel=2,
             )
         if ranks is not None:
             ranks.check_directions(directions)
@@ -293,6 +299,12 @@ class FusedTrainer(GradientStep):
     @property
     def _evaluation(self) -> Evaluation:
         return Evaluation(self.eps, self.sides, self.compute_dtype)
+
+    def __repr__(self) -> str:
+        """What names a step's directions, and who moves the weights."""
+        names = ("directions", "eps", "seed", "distribution", "perturb", "sides", "steps_done")
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"FusedTrainer({type(self.model).__name__}, {type(self.optimizer).__name__}, {shown})"
 
     def _ignores_labels(self, y: Tensor) -> bool:
         """Whether an example has the label that ``F.cross_entropy`` leaves out, which the compiled loss can't."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,10 +13,11 @@ import torch
 from torch import Tensor
 
 from zo_triton import ops
+from zo_triton._warn import warn
 from zo_triton.difference import Evaluation, NotATensorError, Plan, propagate
 from zo_triton.difference.random_state import RandomState
 from zo_triton.directions import Directions
-from zo_triton.optim.aggregators import get_aggregator
+from zo_triton.optim.aggregators import Aggregator, get_aggregator
 from zo_triton.optim.black_box import BlackBox, black_box_differences
 from zo_triton.optim.checks import LARGEST_SLOPE
 from zo_triton.optim.errors import NonFiniteLossError
@@ -55,14 +55,14 @@ class Measurement:
     compute_dtype: torch.dtype
     plan: Plan | None
 
-    def coefficients(self, params: Sequence[Tensor], aggregator: str) -> Tensor:
+    def coefficients(self, params: Sequence[Tensor], aggregator: str | Aggregator) -> Tensor:
         """The a_k of the gradient estimate ĝ = Σ_k a_k·z_k, scales included: ready for ``accumulate``.
 
         A direction that is not usable is left out, as if it had not been drawn: its coefficient is 0.
 
         Args:
             params: The trained tensors in the order of their ids; only their shapes are read.
-            aggregator: A name in :data:`zo_triton.optim.AGGREGATORS`.
+            aggregator: A name in :data:`zo_triton.optim.AGGREGATORS`, or a function of that form.
 
         Returns:
             [K] float32.
@@ -182,12 +182,11 @@ def _accept_number(closure: Callable[[], Any], error: NotATensorError) -> None:
     kind = type(closure)
     name = f"{getattr(closure, '__module__', '')}.{getattr(closure, '__qualname__', kind.__qualname__)}"
     if name not in _warned_closures:
-        warnings.warn(
+        warn(
             f"{name} returned a {type(error.value).__name__}, not a tensor: it is evaluated once a direction "
             "on perturbed weights, which is slower and less exact. Return the tensor, or wrap the closure in "
             "zo.BlackBox to say that this is meant.",
             UserWarning,
-            stacklevel=3,
         )
         _warned_closures.add(name)
 
@@ -246,9 +245,8 @@ def _report_unusable(usable: Tensor, loss: float, eps: float) -> None:
             "infinite, or its slope beyond 2**60: the step is refused and the weights stay as they are; lower "
             f"eps={eps}."
         )
-    warnings.warn(
+    warn(
         f"the loss difference along {missing} of {total} directions is NaN or infinite, or its slope beyond "
         f"2**60; they are left out of this step. Lower eps={eps} if this goes on.",
         RuntimeWarning,
-        stacklevel=3,
     )

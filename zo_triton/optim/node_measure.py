@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from zo_triton import ops
+from zo_triton._warn import warn
 from zo_triton.difference import Evaluation, NotATensorError, Plan, propagate
 from zo_triton.difference.applications import LayerSize
 from zo_triton.difference.nodes import NodePlan, Nodes
@@ -297,9 +297,8 @@ def _loss_of(value: Tensor, usable: Tensor) -> float:
 
 def tell_left_out(missing: int, samples: int, eps: float) -> None:
     """Warns that some samples count nothing."""
-    warnings.warn(
+    warn(
         f"the loss differences of {missing} of {samples} samples are NaN or infinite, or their slopes beyond "
         f"2**60; these samples are left out of this step. Look at the data, or lower eps={eps}.",
         RuntimeWarning,
-        stacklevel=5,
     )

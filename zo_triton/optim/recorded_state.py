@@ -12,7 +12,7 @@ from zo_triton.optim.descent import FULL_PRECISION
 from zo_triton.optim.saved_state import SAVED
 
 if TYPE_CHECKING:
-    from zo_triton.optim.zosgd import ZOSGD
+    from zo_triton.optim.sgd import ZOSGD
 
 FREE = ("steps_done", "plan")
 """Of an optimizer's settings, those that may differ from one replay to the next."""

@@ -1,4 +1,4 @@
-"""What a ZOSGD saves and loads beside torch's own entries."""
+"""What a zeroth-order optimizer saves and loads beside torch's own entries."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from zo_triton.difference import Plan
-from zo_triton.optim.descent import FULL_PRECISION
+from zo_triton.optim.aggregators import AGGREGATORS, Aggregator, aggregator_name
+from zo_triton.optim.descent import full_precision
 
 SAVED = (
     "seed",
@@ -28,13 +28,19 @@ SAVED = (
     "plan",
     "perturb",
 )
-"""Settings of a ZOSGD that its state holds."""
+"""Settings of an optimizer that its state holds."""
 
 UNSAVED = ("chunk", "strict")
 """Those that belong to the machine."""
 
+SHOWN = ("directions", "eps", "seed", "distribution", "perturb", "sides", "aggregator", "steps_done")
+"""Those that its repr shows: what names a step's directions, and how they are measured."""
+
 OWN = ("last", "_measured", "_nodes", "log", "ranks")
 """What a copy does not take over."""
+
+LATER = {"maximize": False}
+"""Group options that states saved earlier don't have, and what was done without them."""
 
 BEFORE = {"low_precision": "master", "perturb": "weights"}
 """What optimizers did before there was a choice, and so what states saved then say nothing of."""
@@ -48,19 +54,59 @@ def copied_state(saved: dict[str, Any]) -> dict[str, Any]:
     return saved
 
 
-def settings_in(state_dict: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def saved_settings(optimizer: Any) -> dict[str, Any]:
+    """The settings as a state dict holds them: a function that aggregates is saved by its name."""
+    settings = {name: getattr(optimizer, name) for name in SAVED}
+    return {**settings, "aggregator": aggregator_name(optimizer.aggregator)}
+
+
+def settings_in(
+    state_dict: Mapping[str, Any], names: Sequence[str], aggregator: str | Aggregator = "average"
+) -> dict[str, Any]:
     """The settings of these names in a state dict.
 
+    Args:
+        state_dict: From an optimizer's ``state_dict()``.
+        names: Those that there must be.
+        aggregator: The loading optimizer's: a function can't be made from its saved name.
+
     Raises:
-        ValueError: It holds others.
+        ValueError: It holds others, or was saved with a function that is not ``aggregator``.
     """
     settings = {**BEFORE, **state_dict.get("zo", {})}
     if set(settings) != set(names):
         raise ValueError(
             f"the state dict's entry 'zo' must hold {tuple(names)}, got {tuple(settings)}; load one that "
-            "ZOSGD.state_dict() returned."
+            "such an optimizer's state_dict() returned."
         )
+    saved = settings["aggregator"]
+    if saved not in AGGREGATORS:
+        if aggregator_name(aggregator) != saved:
+            raise ValueError(
+                f"the state was saved with the aggregator {saved!r}, a function; make the optimizer with "
+                f"aggregator= that function before it loads the state, not with {aggregator_name(aggregator)!r}."
+            )
+        settings["aggregator"] = aggregator
     return settings
+
+
+def check_groups_fit(groups: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> None:
+    """Refuses groups of another kind of optimizer.
+
+    Args:
+        groups: In a state dict.
+        options: The loading optimizer's, with their defaults.
+
+    Raises:
+        ValueError: A group lacks an option that has been there from the start.
+    """
+    for group in groups:
+        missing = [name for name in options if name not in group and name not in LATER]
+        if missing:
+            raise ValueError(
+                f"the state dict's groups have no {', '.join(missing)}: it is another kind of optimizer's; load "
+                "one that the same kind's state_dict() returned."
+            )
 
 
 def restore_precision(optimizer: Optimizer, state_dict: Mapping[str, Any], params: Sequence[Tensor]) -> None:
@@ -70,9 +116,11 @@ def restore_precision(optimizer: Optimizer, state_dict: Mapping[str, Any], param
     """
     indices = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
     for index, param in zip(indices, params, strict=True):
-        dtype = param.dtype if param.dtype in FULL_PRECISION else torch.float32
+        dtype = full_precision(param)
         for key, value in state_dict["state"].get(index, {}).items():
-            optimizer.state[param][key] = value.to(param.device, dtype, copy=True)
+            # A count of steps stays what and where it is, as in torch.
+            own = value.clone() if key == "step" else value.to(param.device, dtype, copy=True)
+            optimizer.state[param][key] = own
 
 
 def saved_plan(plan: Plan | None, num: int) -> tuple[int, int, list[int], bool] | None:

@@ -121,3 +121,66 @@ def test_another_loss_is_minimised_too():
         for _ in range(20):
             contender.step(x, y)
         assert loss(model(x), y).item() < before
+
+
+GUEST = """
+from helper import LR
+from benchmarks.contenders.contender import Contender, Method
+
+class Still(Contender):
+    evaluations_per_step = 1
+
+    def __init__(self, model, setting):
+        self.model, self.setting = model, setting
+
+    def step(self, x, y):
+        return self.setting.loss(self.model(x), y).item()
+
+METHOD = Method("still", "stands still", "zeroth", Still)
+TAKEN = Method("adam", "x", "first", Still)
+NUMBER = 3
+"""
+
+
+@pytest.fixture
+def guests(tmp_path):
+    (tmp_path / "mine.py").write_text(GUEST)
+    (tmp_path / "helper.py").write_text("LR = 1.0\n")
+    return tmp_path / "mine.py"
+
+
+def test_a_guest_is_a_method_or_what_builds_one(guests):
+    assert methods.guest(f"{guests}:METHOD").label == "stands still"
+    found = methods.guest(f"{guests}:Still")
+    assert (found.name, found.family) == ("Still", "zeroth")
+    x, y = torch.ones(2, 3), torch.tensor([0, 1])
+    assert found.build(make_mlp((3, 4, 2), 0), Setting(lr=0.1)).step(x, y) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mine.py", r"a contender is named FILE\.py:NAME, got 'mine\.py'"),
+        ("other.py:METHOD", r"there is no file .*other\.py"),
+        ("mine.py:Nobody", r"has no contender 'Nobody': it must be a Method"),
+        ("mine.py:NUMBER", r"has no contender 'NUMBER'"),
+        ("mine.py:TAKEN", r"has a contender 'adam' of its own; give .* another name"),
+        ("broken.py:METHOD", r"broken\.py can't be loaded: ZeroDivisionError"),
+    ],
+)
+def test_who_is_no_guest_is_told_why(guests, name, message):
+    (guests.parent / "broken.py").write_text("1 / 0\n")
+    address = name if ":" not in name else f"{guests.parent}/{name}"
+    with pytest.raises(ValueError, match=message):
+        methods.guest(address)
+
+
+def test_a_guest_races(guests, tmp_path):
+    from benchmarks import __main__ as suite
+    from benchmarks.report import read
+
+    out = tmp_path / "race"
+    arguments = ["race", "nzk-linear", "--tiny", "--out", str(out), "--contender", f"{guests}:METHOD"]
+    assert suite.main(arguments) == 0
+    rows = read(out / "results.json")["sections"]["race"]["methods"]
+    assert {"still", "zo-adam"} <= {row["name"] for row in rows}

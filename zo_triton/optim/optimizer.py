@@ -1,8 +1,8 @@
-"""Zeroth-order stochastic gradient descent as a torch optimizer."""
+"""What zeroth-order optimizers share: a torch optimizer that measures its steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,36 +11,33 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from zo_triton.difference import Evaluation, Plan
-from zo_triton.difference.arguments import check_parameters
+from zo_triton.difference.arguments import check_closure, check_parameters, parameter_list
 from zo_triton.directions import Directions
+from zo_triton.optim.aggregators import Aggregator
 from zo_triton.optim.checks import (
     check_along_directions,
     check_coefficients,
-    check_group,
     check_low_precision,
     check_perturb,
     check_settings,
     default_distribution,
     warn_of_frozen,
 )
-from zo_triton.optim.descent import (
-    AlongDirections,
-    Estimate,
-    WrittenOut,
-    descend,
-    make_state,
-)
+from zo_triton.optim.descent import AlongDirections, Estimate, WrittenOut
 from zo_triton.optim.measure import Measurement, measure
 from zo_triton.optim.node_measure import NodeMeasurement, measure_nodes, start_plan
 from zo_triton.optim.saved_state import (
     OWN,
     SAVED,
+    SHOWN,
     UNSAVED,
+    check_groups_fit,
     copied_state,
     facts_of,
     loaded_plan,
     restore_precision,
     saved_plan,
+    saved_settings,
     settings_in,
 )
 from zo_triton.optim.step_log import StepLog
@@ -51,118 +48,51 @@ if TYPE_CHECKING:
     from zo_triton.distributed.agreement import Facts
 
 
-class ZOSGD(torch.optim.Optimizer):
-    """SGD on a zeroth-order gradient estimate: forward passes only.
+class ZOOptimizer(torch.optim.Optimizer):
+    """What zeroth-order optimizers share: a step's measurement, the count of steps, and what is saved of both.
 
-    A step draws K fresh directions z_k, measures the loss differences L(θ+εz_k) - L(θ), and descends
-    ĝ = Σ_k a_k·z_k by the rule of :class:`torch.optim.SGD`: g = ĝ + λθ, v ← μv + g, θ ← θ - ηv. No ``.grad``
-    is read or written. Without momentum the weights are updated in place, all K directions in one pass, and
-    nothing of the parameters' size is stored.
-
-    Every parameter passed is trained, also with ``requires_grad=False``: no autograd takes part. For adapters in
-    a frozen model pass ``[p for p in model.parameters() if p.requires_grad]``. A
-    parameter's place in the groups, all in order, is its id in the field. float16 and bfloat16 parameters
-    keep a float32 master copy in the state, in which small updates add up; if a parameter was overwritten
-    from outside (``model.load_state_dict``), its new value is taken over. With ``low_precision="stochastic"``
-    there is no copy: the moved weight is rounded up or down at random, right in the mean, and reproducibly.
-
-    ``lr``, ``momentum`` and ``weight_decay`` belong to each parameter group, so torch's schedulers work; the
-    other settings are attributes and may be changed between steps. The state dict holds them and the
-    number of steps done, so a reloaded run goes on with the same directions. Only ``chunk`` and ``strict``
-    are left out: they belong to the machine, and change a difference by rounding at most.
-
-    If the closure raises, or the loss is NaN or infinite
-    (:class:`zo_triton.NonFiniteLossError`), the step has not happened: weights,
-    state, ``steps_done`` and torch's random state are as they were. If memory runs out while directions are
-    evaluated, half as many are tried at once; if one is still too many, MemoryError, and nothing has happened.
+    A kind of optimizer says how an estimate moves the weights: :meth:`_check_group`, :meth:`_make_state` and
+    :meth:`_descend`. Its group options are those of torch's optimizer of that name.
 
     Args:
         params: Tensors, named tensors or parameter groups, as for any torch optimizer.
-        lr: Learning rate η, not negative.
-        directions: K, directions a step.
-        eps: Smoothing radius ε.
-        seed: Key of the noise, in [0, 2**64).
-        distribution: rademacher, gaussian, uniform, laplace, sphere or hadamard; None is rademacher for weights and
-            hadamard for activations.
-        sides: 1 for L(θ+εz) - L(θ), 2 for central differences.
-        aggregator: average, normalized, ranked, best or align.
-        momentum: μ in [0, 1).
-        weight_decay: λ, not negative.
-        compute_dtype: Dtype of the differences, float32 or bfloat16.
-        rank: Perturb matrices by A·Bᵀ/√rank; None for full rank.
-        rounds: Philox rounds, 10 or 7.
-        chunk: Directions evaluated at once; None chooses.
-        strict: Refuse functions without an exact difference rule instead of warning.
-        low_precision: How float16 and bfloat16 parameters are updated: "master" or "stochastic".
+        defaults: The group options.
         ranks: Share each step's measuring among processes that all hold this optimizer.
-        perturb: "weights"; "activations": signs on layers' outputs, each sample measured by its own loss; "auto":
-            each layer where it costs less. See :func:`zo_triton.estimate_gradient` for what the closure must
-            return.
-
-    Attributes:
-        steps_done: Successful steps, the ``step`` of the directions drawn next.
-        last: The :class:`Measurement` of the latest step, or the :class:`NodeMeasurement` of one that perturbed
-            activations; None before the first.
-        plan: How the latest step was cut up: K, the chunk, the layers that keep their input's memory, and whether
-            the base pass is recorded where there are several chunks.
-        log: Gets each step's coefficients before the weights move, as :class:`zo_triton.ReplayLog` does when it is
-            attached; None if nothing does. Copies of the optimizer have none.
-
-    Raises:
-        TypeError: A parameter is not of a real floating type, or a count is no integer.
-        ValueError: A setting is out of range, parameters lie on several devices, or the field can't address
-            one of them.
-
-    Warns:
-        UserWarning: Some of the parameters have ``requires_grad=False`` and others do not.
-
-    Example:
-        >>> import torch, zo_triton as zo
-        >>> w = torch.tensor([1.0, -2.0])
-        >>> opt = zo.ZOSGD([w], lr=0.1, directions=8, seed=0)
-        >>> loss = opt.step(lambda: w.square().sum())
+        settings: All of :data:`.saved_state.SETTINGS`, which :class:`zo_triton.ZOSGD` describes.
     """
 
+    seed: int
+    directions: int
+    eps: float
+    distribution: str
+    sides: int
+    aggregator: str | Aggregator
+    compute_dtype: torch.dtype
+    rank: int | None
+    rounds: int
+    chunk: int | None
+    strict: bool
+    low_precision: str
+    perturb: str
     steps_done: int
     last: Measurement | NodeMeasurement | None
     plan: tuple[int, int, list[int], bool] | None
     log: StepLog | None
 
     def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float,
-        directions: int = 64,
-        eps: float = 1e-4,
-        seed: int = 0,
-        distribution: str | None = None,
-        sides: int = 1,
-        aggregator: str = "average",
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
-        compute_dtype: torch.dtype = torch.float32,
-        rank: int | None = None,
-        rounds: int = 10,
-        chunk: int | None = None,
-        strict: bool = False,
-        low_precision: str = "master",
-        ranks: Ranks | None = None,
-        perturb: str = "weights",
+        self, params: Iterable[Any], defaults: dict[str, Any], ranks: Ranks | None, **settings: Any
     ) -> None:
-        self.perturb = perturb
-        self.distribution = default_distribution(perturb) if distribution is None else distribution
-        self.seed, self.directions, self.eps = seed, directions, eps
-        self.sides, self.aggregator, self.compute_dtype = sides, aggregator, compute_dtype
-        self.rank, self.rounds, self.chunk, self.strict = rank, rounds, chunk, strict
-        self.low_precision = low_precision
+        if settings["distribution"] is None:
+            settings["distribution"] = default_distribution(settings["perturb"])
+        vars(self).update(settings)
         self.steps_done, self.last, self.plan, self.log = 0, None, None, None
         self._measured: Measurement | NodeMeasurement | None = None
         self._nodes: NodePlan | None = None
         self.ranks = ranks
         if ranks is not None:
-            ranks.check_directions(directions)
+            ranks.check_directions(self.directions)
         check_settings(vars(self))
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(parameter_list(params), defaults)
         check_parameters(self._parameters(), self.next_directions())
         warn_of_frozen(self._parameters())
 
@@ -175,7 +105,7 @@ class ZOSGD(torch.optim.Optimizer):
         """
         super().add_param_group(param_group)
         try:
-            check_group(self.param_groups[-1])
+            self._check_group(self.param_groups[-1])
             names = [name for group in self.param_groups for name in group.get("param_names", ())]
             if params := self._parameters():  # a group may be empty, the first as well, but not all
                 check_parameters(params, self.next_directions(), names)
@@ -278,6 +208,7 @@ class ZOSGD(torch.optim.Optimizer):
             The base loss.
         """
         self._measured = None
+        check_closure(closure)
         if self.log is not None:
             self.log.check()
         params, directions, evaluation = self._parameters(), self.next_directions(), self.evaluation
@@ -318,25 +249,29 @@ class ZOSGD(torch.optim.Optimizer):
 
     def _move(self, estimate: Estimate) -> None:
         """Moves the weights along an estimate, and counts the step."""
-        stochastic = self.low_precision == "stochastic"
-        make_state(self.param_groups, self.state, stochastic)
+        self._make_state()
         if self.log is not None and isinstance(estimate, AlongDirections):
             self.log.append(estimate.coefficients)
-        words = self.next_directions() if stochastic else None
-        first_id = 0
-        for group in self.param_groups:
-            descend(
-                group["params"], first_id, self.state, float(group["lr"]), group["momentum"],
-                group["weight_decay"], estimate, words,
-            )  # fmt: skip
-            first_id += len(group["params"])
+        self._descend(estimate)
         self.steps_done += 1
+
+    def _check_group(self, group: Mapping[str, Any]) -> None:
+        """Refuses a parameter group's options."""
+        raise NotImplementedError
+
+    def _make_state(self) -> None:
+        """Makes what a step will keep before anything moves, so that running out of memory here moves nothing."""
+        raise NotImplementedError
+
+    def _descend(self, estimate: Estimate) -> None:
+        """Moves the weights of all groups."""
+        raise NotImplementedError
 
     def _check_move(self, directions: Directions) -> None:
         """Refuses settings that were changed to something no step can be made of."""
         check_low_precision(self.low_precision)
         for group in self.param_groups:
-            check_group(group)
+            self._check_group(group)
         if self._checked_field != (self.distribution, self.rank):
             check_parameters(self._parameters(), directions)
             self._checked_field = self.distribution, self.rank
@@ -351,7 +286,7 @@ class ZOSGD(torch.optim.Optimizer):
 
     def _facts(self) -> Facts:
         """What the ranks must have in common."""
-        return facts_of(self, {name: getattr(self, name) for name in SAVED if name != "plan"})
+        return facts_of(self, {name: value for name, value in saved_settings(self).items() if name != "plan"})
 
     def _parameters(self) -> list[Tensor]:
         if len(self.param_groups) == 1:
@@ -365,7 +300,7 @@ class ZOSGD(torch.optim.Optimizer):
             A dictionary whose tensors are copies, so that later steps do not change it.
         """
         saved = copied_state(super().state_dict())
-        return {**saved, "zo": {name: getattr(self, name) for name in SAVED}}
+        return {**saved, "zo": saved_settings(self)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over a saved state; the tensors are copied and keep their precision.
@@ -375,13 +310,14 @@ class ZOSGD(torch.optim.Optimizer):
 
         Raises:
             TypeError: A saved setting has the wrong type.
-            ValueError: It is no state of a ZOSGD, its groups differ, or a setting is out of range: nothing
-                has changed.
+            ValueError: It is no state of such an optimizer, its groups differ, or a setting is out of range:
+                nothing has changed.
         """
-        settings = settings_in(state_dict, SAVED)
+        settings = settings_in(state_dict, SAVED, self.aggregator)
         check_settings({**settings, "chunk": self.chunk, "strict": self.strict})
+        check_groups_fit(state_dict["param_groups"], self.defaults)
         for group in state_dict["param_groups"]:
-            check_group(group)
+            self._check_group(group)
         params = self._parameters()
         check_parameters(params, Directions(0, 0, 1, settings["distribution"], 10, settings["rank"]))
         super().load_state_dict(state_dict)
@@ -394,3 +330,8 @@ class ZOSGD(torch.optim.Optimizer):
         own = {name: getattr(self, name) for name in (*SAVED, *UNSAVED, "_checked_field")}
         # A copy in another process belongs to no group of ranks.
         return {**super().__getstate__(), **own, **dict.fromkeys(OWN)}
+
+    def __repr__(self) -> str:
+        """Torch's, followed by what names a step's directions and says how they are measured."""
+        saved = saved_settings(self)
+        return super().__repr__()[:-1] + "".join(f"{name}: {saved[name]}\n" for name in SHOWN) + ")"
