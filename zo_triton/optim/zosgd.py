@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from zo_triton.difference import Evaluation, Plan
 from zo_triton.difference.arguments import check_parameters
 from zo_triton.directions import Directions
+from zo_triton.optim.aggregators import BOUNDED
 from zo_triton.optim.checks import (
     check_along_directions,
     check_coefficients,
@@ -23,13 +24,7 @@ from zo_triton.optim.checks import (
     default_distribution,
     warn_of_frozen,
 )
-from zo_triton.optim.descent import (
-    AlongDirections,
-    Estimate,
-    WrittenOut,
-    descend,
-    make_state,
-)
+from zo_triton.optim.descent import AlongDirections, Estimate, WrittenOut, descend, make_state
 from zo_triton.optim.measure import Measurement, measure
 from zo_triton.optim.node_measure import NodeMeasurement, measure_nodes, start_plan
 from zo_triton.optim.saved_state import (
@@ -260,7 +255,8 @@ class ZOSGD(torch.optim.Optimizer):
             self._nodes = measurement.plan.nodes
             self._move(WrittenOut(measurement.gradients))
         else:
-            self.apply(measurement.coefficients(self._parameters(), self.aggregator))
+            coefficients = measurement.coefficients(self._parameters(), self.aggregator)
+            self._apply(coefficients, known_finite=self.aggregator in BOUNDED)
         self.last = measurement
         return measurement.loss
 
@@ -310,9 +306,12 @@ class ZOSGD(torch.optim.Optimizer):
                 perturbed, whose gradient no K numbers hold.
             OSError: The log can't be written; the step has not happened then.
         """
+        self._apply(coefficients, known_finite=False)
+
+    def _apply(self, coefficients: Tensor, known_finite: bool) -> None:
         directions = self.next_directions()
         check_along_directions(self.perturb)
-        check_coefficients(coefficients, directions)
+        check_coefficients(coefficients, directions, known_finite)
         self._check_move(directions)
         self._move(AlongDirections(coefficients, directions, self.compute_dtype))
 
