@@ -39,7 +39,9 @@ def written(results):
 
 def test_findings_are_on_disk_as_soon_as_they_are_known(results):
     results.put("gate", {"rows": [1]})
-    assert written(results) == {"sections": {"gate": {"rows": [1]}}, "incidents": [], "turns": {}}
+    found = {"sections": {"gate": {"rows": [1]}}, "incidents": [], "turns": {}, "deadline": results.deadline}
+    assert written(results) == found
+    assert StageResults(results.file, place(), 1e9).deadline == results.deadline
     assert results.attempt("a thing", lambda: 1 / 0) is None
     assert written(results)["incidents"] == [
         {"what": "a thing", "status": "failed", "message": "ZeroDivisionError: division by zero"}
