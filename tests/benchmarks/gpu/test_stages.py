@@ -164,6 +164,8 @@ def test_a_recording_is_so_many_calls():
     Clock(CPU).recorded(lambda: calls.append(1), 5)()
     assert len(calls) == 5
     assert len(Clock(CPU).times(lambda: calls.append(1), 1.0)) == 1
+    assert Clock(CPU).device_seconds(lambda: calls.append(1), 1.0) > 0
+    assert len(calls) == 7
 
 
 def measured(share=0.45, accumulate=70.0, failed=(), reached=1.0):
