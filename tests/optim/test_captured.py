@@ -100,6 +100,7 @@ def test_replayed_steps_are_the_optimizers_own(name):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     assert replay.optimizer.steps_done == plain.steps_done == 3
     assert replay.skipped.item() == 0
+    assert replay.optimizer.state.keys() == set(mine.parameters() if settings.get("momentum") else ())
 
 
 def test_the_learning_rate_may_change_and_low_precision_weights_keep_their_master():
