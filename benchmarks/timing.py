@@ -87,6 +87,7 @@ BURST_SECONDS = 2e-3
 
 LONGEST_BURST = 1000
 FEWEST_BURSTS = 3
+IN_A_GRAPH = 20
 WARM_UPS = 2
 """Calls before any timing, in which kernels are compiled."""
 
@@ -130,6 +131,11 @@ class Clock:
     def seconds(self, action: Action, seconds: float) -> float:
         """The median of :meth:`times`."""
         return median(self.times(action, seconds))
+
+    def device_seconds(self, action: Action, seconds: float) -> float:
+        """The median of a call's seconds without Python's launches: of :data:`IN_A_GRAPH` in a CUDA graph."""
+        calls = IN_A_GRAPH if self.device.type == "cuda" else 1
+        return self.seconds(self.recorded(action, calls), seconds) / calls
 
     def recorded(self, action: Action, calls: int = 1) -> Action:
         """That many calls as one CUDA graph, which Python launches at once; on the CPU just the calls.

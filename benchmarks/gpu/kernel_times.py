@@ -44,7 +44,8 @@ def run_kernels(results: StageResults) -> None:
     sizes = results.context.shapes.sizes
     start: dict[str, Any] = {
         "note": (
-            "Medians by CUDA events, the signs' staging included. A product counts as defined, two operations a "
+            "Medians by CUDA events of calls in a CUDA graph, the signs' staging included. "
+            "A product counts as defined, two operations a "
             "multiply-add, δWᵀ and (a+δ)Uᵀ for every evaluation, or aUᵀ alone in a first layer, where it serves "
             "both sides; folding does fewer. Where outputs are perturbed it is δWᵀ alone. Bytes are what must "
             "cross the memory's bus. *Of ceiling* is the rate "
@@ -78,7 +79,7 @@ def _time(row: Row, context: StageContext) -> dict[str, Any]:
     context.need(row.dtype)
     case = row.case(context.shapes.sizes, context.dtype)
     arguments = case.arguments(RandomOperands(context.device, context.seed))
-    seconds = context.clock.seconds(partial(case.run, arguments), context.shapes.seconds)
+    seconds = context.clock.device_seconds(partial(case.run, arguments), context.shapes.seconds)
     if not case.result(arguments).isfinite().all():
         raise RuntimeError("the result is not finite: parts of it were never written.")
     work = case.work(arguments)

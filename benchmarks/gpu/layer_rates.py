@@ -9,11 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.gpu.results import StageContext, StageResults
-from benchmarks.timing import round_digits
+from benchmarks.timing import IN_A_GRAPH, round_digits
 from zo_triton.opcases import RandomOperands
-
-PASSES = 20
-"""In a CUDA graph."""
 
 CASES = (
     # name, whether it is a first layer, sides, the largest share that the products alone allow
@@ -34,8 +31,8 @@ def run_layers(results: StageResults) -> None:
             f"One layer of {sizes.inputs} to {sizes.outputs} features in {name}, batch {sizes.samples}, "
             f"K = {sizes.directions} full-rank sign directions: evaluations (central: pairs of them) a second, "
             "with bias and ReLU, over plain passes a second: torch's linear layer with its bias and without an "
-            f"activation, {PASSES} in a CUDA graph. *Limit*: one over the products that an evaluation takes at "
-            "least."
+            f"activation; both {IN_A_GRAPH} in a CUDA graph. *Limit*: one over the products that an evaluation "
+            "takes at least."
         ),
         "pass_us": None,
         "rows": [],
@@ -49,7 +46,7 @@ def run_layers(results: StageResults) -> None:
         def measure(first: bool = first, sides: int = sides) -> float:
             case = sizes.linear(dtype, sides=sides, first=first)
             action = partial(case.run, case.arguments(RandomOperands(context.device, context.seed)))
-            return context.clock.seconds(action, context.shapes.seconds) / sizes.directions
+            return context.clock.device_seconds(action, context.shapes.seconds) / sizes.directions
 
         taken = results.attempt(label, measure)
         share = None if taken is None or seconds is None else round_digits(seconds / taken, 3)
@@ -66,5 +63,4 @@ def _pass_seconds(context: StageContext) -> float:
     _, base, _, weight, *_ = case.arguments(RandomOperands(context.device, context.seed))
     x, weight = base.to(context.dtype), weight.to(context.dtype)
     bias = torch.zeros(len(weight), device=context.device, dtype=context.dtype)
-    passes = context.clock.recorded(lambda: F.linear(x, weight, bias), PASSES)
-    return context.clock.seconds(passes, context.shapes.seconds) / PASSES
+    return context.clock.device_seconds(lambda: F.linear(x, weight, bias), context.shapes.seconds)

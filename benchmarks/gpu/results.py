@@ -77,7 +77,7 @@ class StageResults:
         file: Rewritten, whole, at every change, so that a stage that is killed leaves what it had. If it is there
             already, the stage goes on behind what it holds.
         context: Where the stage runs.
-        seconds: From now, after which nothing new is begun.
+        seconds: After which nothing new is begun, from when the first process of the file began.
         shard: Which of ``shards`` processes this is, among which the stage's items are dealt out.
         shards: Their number.
 
@@ -96,8 +96,9 @@ class StageResults:
         shards: int = 1,
     ) -> None:
         self.file, self.context, self.shard, self.shards = Path(file), context, shard, shards
-        self.deadline = monotonic() + seconds
         held = json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else {}
+        # The clock is the machine's: a process that goes on for another has no more time than that one had left.
+        self.deadline: float = held.get("deadline", monotonic() + seconds)
         self.sections: dict[str, Any] = held.get("sections", {})
         self.incidents: list[dict[str, str]] = held.get("incidents", [])
         self._turns: dict[str, list[int]] = held.get("turns", {})
@@ -176,7 +177,9 @@ class StageResults:
 
     def write(self) -> None:
         """Replaces the file."""
-        findings = {"sections": self.sections, "incidents": self.incidents, "turns": self._turns}
+        findings = {
+            "sections": self.sections, "incidents": self.incidents, "turns": self._turns, "deadline": self.deadline
+        }  # fmt: skip
         write_text(self.file, json.dumps(findings, allow_nan=False))
 
 

@@ -23,6 +23,7 @@ VARIANTS = [
     "linear fp32 rank 4 transposed",
     "linear bf16 inline both sides ragged",
     "linear fp32 inline both sides",
+    "linear tf32x3 inline",
     "linear fp32 rank 4 both sides",
     "conv bf16 staged",
     "conv bf16 inline both sides",

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from zo_triton.optim import ZOSGD, aggregators
-from zo_triton.optim.aggregators import AGGREGATORS, get_aggregator
+from zo_triton.optim.aggregators import AGGREGATORS, BOUNDED, get_aggregator
+from zo_triton.optim.checks import LARGEST_SLOPE
 
 REFERENCE = (Path(__file__).resolve().parents[2] / "docs/api/training.md").read_text(encoding="utf-8")
 SLOPES = torch.tensor([3.0, -1.0, 0.5, -4.0])
@@ -135,3 +136,13 @@ def test_every_aggregator_trains(name):
     opt = ZOSGD([weight], lr=0.01, directions=8, aggregator=name)
     losses = [opt.step(lambda: weight.square().sum()) for _ in range(50)]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+@pytest.mark.parametrize("count", [1, 4096])
+def test_finite_slopes_make_finite_coefficients(count, name):
+    """Up to the steepest that a step takes, and where all are the same or nothing."""
+    largest = torch.full((count,), LARGEST_SLOPE * (1 - 2.0**-24))
+    mixed = largest * torch.linspace(-1.0, 1.0, count)
+    for slopes in (largest, mixed, torch.zeros(count), torch.full((count,), 2.0**-149)):
+        assert get_aggregator(name)(slopes, None).isfinite().all()

@@ -22,7 +22,6 @@ from zo_triton.difference.applications import Application, layer_sizes
 from zo_triton.difference.nodes import Losses, Mask, NodePlan, Nodes
 from zo_triton.difference.plan import RestartError
 from zo_triton.directions import Directions
-from zo_triton.ops import engines
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -203,4 +202,4 @@ def _beyond(found: Tensor, own: Tensor) -> bool:
     found = torch.nan_to_num(found, nan=0.0)  # of a sample whose loss is none at all
     reached = torch.where(own, found, 0).amax()
     others = torch.where(own, 0, found).amax()
-    return engines.any_set(others > ASTRAY * reached)
+    return bool(others > ASTRAY * reached)

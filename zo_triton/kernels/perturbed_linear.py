@@ -83,13 +83,22 @@ FEW_SAMPLES = 128
 
 
 def default_config(
-    sides: int, dtype: torch.dtype, source: str, samples: int, chip: str, transposed: bool = False
+    sides: int,
+    dtype: torch.dtype,
+    source: str,
+    samples: int,
+    chip: str,
+    transposed: bool = False,
+    precision: str = "ieee",
 ) -> Mapping[str, int]:
     """Tile sizes and launch options unless the caller says; ``source`` as in :data:`CONFIGS`."""
     if INTERPRETED:
         return INTERPRETER_CONFIG
     configs = {**CONFIGS, **OVERRIDES.get(chip, {}), **(TRANSPOSED if transposed else {})}
     chosen = configs[sides, dtype, source]
+    if precision == "tf32x3" and dtype == torch.float32:
+        # Three products of parts leave no registers for a second stage: Triton 3.6 spills.
+        return {**chosen, "num_stages": 1}
     return configs[sides, dtype, "inline"] if chosen["BLOCK_N"] > samples <= FEW_SAMPLES else chosen
 
 
@@ -254,7 +263,7 @@ def launch_perturbed_linear(
             "perturbed_linear", out.dtype, sides=layer.sides, distribution=directions.elementwise, bits=source,
             samples=upper(samples, 32, 64, FEW_SAMPLES),
         ),
-        default_config(layer.sides, out.dtype, source, samples, chip_of(out), transposed),
+        default_config(layer.sides, out.dtype, source, samples, chip_of(out), transposed, precision),
     )  # fmt: skip
     sample_tiles, feature_tiles = blocks(samples, config["BLOCK_N"]), blocks(out_features, config["BLOCK_F"])
     launch(

@@ -153,6 +153,18 @@ def remembered(maxsize: int) -> Callable[[Callable[..., Tensor]], Callable[..., 
     return decorate
 
 
+def waits(device: torch.device) -> bool:
+    """Whether reading a value there keeps the host until all is done that was queued: on everything but a CPU."""
+    return device.type != "cpu"
+
+
+def read(*values: Tensor) -> list[float]:
+    """What 0-dim tensors of one device hold; the host waits once for all of them."""
+    if not waits(values[0].device):
+        return [float(value) for value in values]
+    return torch.stack([value.double() for value in values]).tolist()
+
+
 def any_set(mask: Tensor) -> bool:
-    """Whether an entry is set; taken for granted where nothing may be read from the device."""
-    return is_replayable() or bool(mask.any())
+    """Whether an entry is set; taken for granted, which costs time alone, where the host would wait to know it."""
+    return is_replayable() or waits(mask.device) or bool(mask.any())

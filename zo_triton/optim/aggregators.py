@@ -79,6 +79,9 @@ AGGREGATORS: dict[str, Aggregator] = {
 }
 """Every aggregator by its name; a new one is a function here, listed."""
 
+BOUNDED = ("average", "normalized", "ranked", "best")
+"""Those whose coefficients are finite where all slopes are; the others invert a matrix."""
+
 
 def get_aggregator(aggregator: str | Aggregator) -> Aggregator:
     """The aggregator of this name, or a user's own, whose results are checked.

@@ -17,6 +17,7 @@ from zo_triton._warn import warn
 from zo_triton.difference import Evaluation, NotATensorError, Plan, propagate
 from zo_triton.difference.random_state import RandomState
 from zo_triton.directions import Directions
+from zo_triton.ops import engines
 from zo_triton.optim.aggregators import Aggregator, get_aggregator
 from zo_triton.optim.black_box import BlackBox, black_box_differences
 from zo_triton.optim.checks import LARGEST_SLOPE
@@ -128,7 +129,8 @@ def measure(
     judged: list[tuple[float, Tensor, Tensor | None]] = []
 
     def accept(value: Tensor, found: Tensor) -> None:
-        judged.append(_judge(_checked_loss(value), found, evaluation))
+        _check_scalar(value)
+        judged.append(_judge(value, found, evaluation))
 
     def evaluate(
         run: Callable[[], Any], first: int, stop: int, accept: Accept | None = None, period: int | None = None
@@ -161,12 +163,19 @@ def measure(
     return Measurement(loss, projected, found, usable, scales, directions, evaluation.compute_dtype, plan)
 
 
-def _judge(loss: float, found: Tensor, evaluation: Evaluation) -> tuple[float, Tensor, Tensor | None]:
+def _judge(
+    value: Tensor | float, found: Tensor, evaluation: Evaluation
+) -> tuple[float, Tensor, Tensor | None]:
     """Loss, projected gradients and which of them are usable (None: all); refuses what no step can use."""
-    _check_finite(loss)
     projected = evaluation.slopes(found)
     usable = projected.abs() < LARGEST_SLOPE  # which a NaN is not
-    if bool(usable.all()):
+    whole = usable.all()
+    if isinstance(value, Tensor):
+        loss, all_usable = engines.read(value, whole.to(value.device))
+    else:
+        loss, all_usable = value, float(whole)
+    _check_finite(loss)
+    if all_usable:
         return loss, projected, None
     _report_unusable(usable, loss, evaluation.eps)
     return loss, projected, usable
@@ -221,12 +230,16 @@ def _shared(
 
 
 def _checked_loss(value: Tensor) -> float:
+    _check_scalar(value)
+    return float(value)
+
+
+def _check_scalar(value: Tensor) -> None:
     if value.dim() != 0:
         raise ValueError(
             f"the loss must be a scalar, got a tensor of shape {tuple(value.shape)}; reduce it, for example "
             "with .mean()."
         )
-    return float(value)
 
 
 def _check_finite(loss: float) -> None:

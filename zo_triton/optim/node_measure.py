@@ -124,6 +124,7 @@ class _Step:
     ) -> None:
         self.params, self.directions, self.evaluation, self.plan = params, directions, evaluation, plan
         self.nodes: Nodes | None = None
+        self.whole: bool | None = None  # whether every sample is usable, where one run has told
 
     def run(
         self, closure: Callable[[], Any], first: int, stop: int, period: int | None = None, part: int = 0
@@ -134,7 +135,9 @@ class _Step:
 
         def accept(value: Tensor, found: Tensor) -> None:
             """Refuses what no step can use, while the closure's writes can still be taken back."""
-            losses.append(_loss_of(value, usable_samples(self.evaluation.slopes(found))))
+            loss, whole = _loss_of(value, usable_samples(self.evaluation.slopes(found)))
+            losses.append(loss)
+            self.whole = whole if some is self.directions and not part else None
 
         try:
             _, found, self.plan, self.nodes = propagate(
@@ -164,7 +167,7 @@ class _Step:
         assert nodes is not None
         gradients = gradient_of(self.params, nodes, self.directions, slopes, usable, self.evaluation)
         on_nodes = frozenset(each for a in nodes.applications for each in a.ids)
-        if not bool(usable.all()):
+        if not (bool(usable.all()) if self.whole is None else self.whole):
             tell_left_out(int((~usable).sum()), usable.numel(), self.evaluation.eps)
         return NodeMeasurement(
             loss, gradients, found, on_nodes, self.directions, self.evaluation.compute_dtype, self.plan
@@ -274,25 +277,25 @@ def usable_samples(slopes: Tensor) -> Tensor:
     return within.flatten(2).all(2).all(0) if within.dim() > 2 else within.all(0)
 
 
-def _loss_of(value: Tensor, usable: Tensor) -> float:
-    """The mean base loss over the samples that are usable; refuses what no step can use."""
-    if value.dim() == 0:
-        loss = float(value)
-    else:
+def _loss_of(value: Tensor, usable: Tensor) -> tuple[float, bool]:
+    """The mean base loss over the samples that are usable, and whether all are; refuses what no step can use."""
+    if value.dim() > 0:
         rows = value.flatten(1).mean(1) if value.dim() > 1 else value
-        loss = float(rows[usable].mean()) if bool(usable.any()) else float(rows.mean())
+        kept = torch.where(usable, rows, torch.zeros_like(rows)).sum() / usable.sum()
+        value = torch.where(usable.any(), kept, rows.mean())
+    loss, some, whole = engines.read(value, usable.any(), usable.all())
     if not isfinite(loss):
         raise NonFiniteLossError(
             f"the loss is {loss}: the step is refused and the weights stay as they are; look for overflow in the "
             "model, restart from a checkpoint with a lower lr, or return the samples' losses (reduction='none') so "
             "that a bad sample can be left out."
         )
-    if not bool(usable.any()):
+    if not some:
         raise NonFiniteLossError(
             f"the loss is {loss} but the differences of each of the {usable.numel()} samples' losses are NaN or "
             "infinite: the step is refused and the weights stay as they are; lower eps."
         )
-    return loss
+    return loss, bool(whole)
 
 
 def tell_left_out(missing: int, samples: int, eps: float) -> None:

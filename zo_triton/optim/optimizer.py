@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from zo_triton.difference import Evaluation, Plan
 from zo_triton.difference.arguments import check_closure, check_parameters, parameter_list
 from zo_triton.directions import Directions
-from zo_triton.optim.aggregators import Aggregator
+from zo_triton.optim.aggregators import BOUNDED, Aggregator
 from zo_triton.optim.checks import (
     check_along_directions,
     check_coefficients,
@@ -190,7 +190,8 @@ class ZOOptimizer(torch.optim.Optimizer):
             self._nodes = measurement.plan.nodes
             self._move(WrittenOut(measurement.gradients))
         else:
-            self.apply(measurement.coefficients(self._parameters(), self.aggregator))
+            coefficients = measurement.coefficients(self._parameters(), self.aggregator)
+            self._apply(coefficients, known_finite=self.aggregator in BOUNDED)
         self.last = measurement
         return measurement.loss
 
@@ -241,9 +242,12 @@ class ZOOptimizer(torch.optim.Optimizer):
                 perturbed, whose gradient no K numbers hold.
             OSError: The log can't be written; the step has not happened then.
         """
+        self._apply(coefficients, known_finite=False)
+
+    def _apply(self, coefficients: Tensor, known_finite: bool) -> None:
         directions = self.next_directions()
         check_along_directions(self.perturb)
-        check_coefficients(coefficients, directions)
+        check_coefficients(coefficients, directions, known_finite)
         self._check_move(directions)
         self._move(AlongDirections(coefficients, directions, self.compute_dtype))
 

@@ -39,7 +39,9 @@ class RecordedState:
         self._settings = dict(_settings(optimizer))
         self._places = [param.data_ptr() for param in params]
         self._tensors = [
-            (param, name, tensor) for param in params for name, tensor in optimizer.state[param].items()
+            (param, name, tensor)
+            for param in params
+            for name, tensor in optimizer.state.get(param, {}).items()
         ]
         self.refresh()
 

@@ -39,7 +39,9 @@ def written(results):
 
 def test_findings_are_on_disk_as_soon_as_they_are_known(results):
     results.put("gate", {"rows": [1]})
-    assert written(results) == {"sections": {"gate": {"rows": [1]}}, "incidents": [], "turns": {}}
+    found = {"sections": {"gate": {"rows": [1]}}, "incidents": [], "turns": {}, "deadline": results.deadline}
+    assert written(results) == found
+    assert StageResults(results.file, place(), 1e9).deadline == results.deadline
     assert results.attempt("a thing", lambda: 1 / 0) is None
     assert written(results)["incidents"] == [
         {"what": "a thing", "status": "failed", "message": "ZeroDivisionError: division by zero"}
@@ -162,6 +164,8 @@ def test_a_recording_is_so_many_calls():
     Clock(CPU).recorded(lambda: calls.append(1), 5)()
     assert len(calls) == 5
     assert len(Clock(CPU).times(lambda: calls.append(1), 1.0)) == 1
+    assert Clock(CPU).device_seconds(lambda: calls.append(1), 1.0) > 0
+    assert len(calls) == 7
 
 
 def measured(share=0.45, accumulate=70.0, failed=(), reached=1.0):

@@ -132,7 +132,7 @@ def _look_up(mode: DifferenceMode, table: Tensor, indices: Tensor) -> Tensor:
     tensor_id = mode.trained(table)
     if tensor_id < 0 or table.dim() < 2:
         return mode.needed(table)[:, indices]
-    if engines.is_replayable():
+    if engines.is_replayable() or engines.waits(indices.device):
         # How many rows differ is known on the device alone: each index draws its own, unless the table is shorter.
         if indices.numel() >= len(table):
             return mode.needed(table)[:, indices]
