@@ -23,6 +23,7 @@ from zo_triton.difference.registry import COMPLEX, HANDLERS, Handler, has_comple
 from zo_triton.difference.tape import Recorder, Replayed
 from zo_triton.difference.written import Written
 from zo_triton.directions import Directions
+from zo_triton.ops.registry import call
 
 if TYPE_CHECKING:
     from zo_triton.difference.nodes import Nodes
@@ -250,7 +251,7 @@ class DifferenceMode(TorchFunctionMode):
             shape = torch.Size((rows.numel(), *shape[1:]))
         self.reserve(shape.numel())
         z = empty((num, *shape), self.compute_dtype, parameter.device)
-        torch.ops.zo_triton.sample(z, self.directions.encode(), tensor_id, self.compute_dtype, rows)
+        call("sample", z.device, z, self.directions, tensor_id, self.compute_dtype, rows)
         steps = self.signed_eps.view(num, self.sides, *[1] * len(shape))
         return (z.unsqueeze(1) * steps).view(self.evaluations, *shape)
 

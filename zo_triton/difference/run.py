@@ -196,8 +196,9 @@ def propagate(
                 if base_pass.forget():  # the record is the first thing to do without
                     plan = replace(plan, taped=False)
                     continue
-                plan = halved(plan, some.num, error)
-                too_many = max(too_many, some.num)
+                tried = plan.chunk if scouting else some.num  # as many masks at once, at last
+                plan = halved(plan, tried, error)
+                too_many = max(too_many, tried)
                 continue
             parts.append(piece)
             first = stop

@@ -222,9 +222,10 @@ class FusedTrainer(GradientStep):
 
     def _closure(self, x: Tensor, y: Tensor) -> Callable[..., Tensor]:
         """The loss of a batch, or of a part of it."""
+        model, loss = self.model, self.loss  # not the trainer, in all of which a run would look for modules
 
         def closure(take: Take = _whole) -> Tensor:
-            return self.loss(self.model(take(x)), take(y))
+            return loss(model(take(x)), take(y))
 
         return closure
 
