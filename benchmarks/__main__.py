@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from benchmarks.commands import audit, compatibility, device, field, reports, theory, training
+from benchmarks.commands import audit, compatibility, device, field, reports, starting, theory, training
 from zo_triton.commands.shared import Parser, run
 
 
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="python -m benchmarks", description="The benchmark suite of zo_triton.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (reports, training, theory, field, compatibility, audit, device):
+    for module in (reports, training, theory, field, compatibility, audit, starting, device):
         module.add(commands)
     return parser
 

@@ -16,6 +16,12 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
+def cache_folder() -> Path:
+    """Where what can be made anew is kept: ``$ZO_TRITON_CACHE``, else ``zo_triton`` in the user's cache folder."""
+    above = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(os.environ.get("ZO_TRITON_CACHE") or os.path.join(above, "zo_triton"))
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A new file that takes the path's place, by one rename, when the block ends without an error.

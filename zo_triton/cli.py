@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from zo_triton.commands import compile, replay, tune
+from zo_triton.commands import compile, replay, tune, warmup
 from zo_triton.commands.shared import USER_ERROR, Parser, run
 
 SUITE = ("report", "race", "gpu", "nzk", "field", "train", "render", "compat", "audit")
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="zo-triton", description="Zeroth-order training with fused kernels.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (replay, compile, tune):
+    for module in (replay, compile, tune, warmup):
         module.add(commands)
     return parser
 

@@ -17,7 +17,7 @@ def functions() -> Iterator[FunctionType]:
     for info in pkgutil.iter_modules(zo_triton.cpu.__path__):
         module = importlib.import_module(f"zo_triton.cpu.{info.name}")
         for value in vars(module).values():
-            compiled = getattr(value, "_compiled", value)
+            compiled = getattr(value, "body", value)
             if isinstance(compiled, CPUDispatcher) and compiled.__module__ == module.__name__:
                 yield compiled.py_func
 

@@ -1,4 +1,4 @@
-"""Where compiled kernels are kept if neither the package nor the home folder can be written to."""
+"""Where compiled kernels are kept, when they are found there, and what a user is told."""
 
 import os
 import shutil
@@ -9,71 +9,137 @@ from pathlib import Path
 import pytest
 
 import zo_triton
+from zo_triton.cpu import kept
+from zo_triton.cpu.field import sign_words
 
 SOURCE = """
-from zo_triton.cpu.compiling import device, kernel
+from zo_triton.cpu.compiling import device, kernel, routine
 
 @device
 def doubled(x):
     return 2 * x
 
+@routine
+def doubled_twice(x):
+    return doubled(doubled(x))
+
 @kernel
 def odd(x):
-    return doubled(x) + 1
+    return doubled_twice(x) + 1
 """
 PROGRAM = "from zo_triton.cpu.small import odd; print(odd(3))"
+COMPILING = "zo_triton: compiling CPU kernels, once; later runs load them from the cache …"
 
 
-@pytest.fixture
-def sealed(tmp_path):
-    """A copy of the package in which Numba can keep nothing, read-only folders being no hindrance to root."""
-    package = tmp_path / "installed" / "zo_triton"
+def copy(folder, source=SOURCE):
+    """A copy of the package with a small kernel of its own, which starts without torch."""
+    package = folder / "zo_triton"
     shutil.copytree(
         Path(zo_triton.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "data", "nzk")
     )
-    (package / "cpu" / "small.py").write_text(SOURCE)
-    (package / "cpu" / "__pycache__").write_text("not a folder")
+    (package / "cpu" / "__init__.py").write_text("")
+    (package / "cpu" / "small.py").write_text(source)
     return package
 
 
-def run(package, temporary):
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("NUMBA_", "XDG_"))}
+@pytest.fixture
+def package(tmp_path):
+    return copy(tmp_path / "installed")
+
+
+def run(package, temporary, printed="13", **variables):
+    """The lines on stderr of a process that calls the small kernel; without a home folder unless told."""
+    strange = ("NUMBA_", "XDG_", "ZO_TRITON_")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(strange)}
     environment |= {
         "HOME": "/dev/null", "TMPDIR": str(temporary), "PYTHONPATH": str(package.parent),
-        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONDONTWRITEBYTECODE": "1", **variables,
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, cwd=package.parent
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "7\n"
-    return [line for line in done.stderr.splitlines() if "can be written to" in line]
+    assert done.stdout == f"{printed}\n"
+    return done.stderr.splitlines()
 
 
-def test_results_go_to_a_temporary_folder_and_one_line_says_so(sealed, tmp_path):
+def test_kernels_are_kept_in_the_users_cache_and_the_compiler_is_announced_once(package, tmp_path):
+    home = str(tmp_path)
+    assert run(package, tmp_path, HOME=home) == [COMPILING]
+    (folder,) = (tmp_path / ".cache" / "zo_triton").glob("kernels-*")
+    assert list(folder.glob("small.odd-*.nbc"))
+    assert run(package, tmp_path, HOME=home) == []
+
+
+@pytest.mark.parametrize("name", ["ZO_TRITON_CACHE", "NUMBA_CACHE_DIR"])
+def test_a_variable_names_another_place(package, tmp_path, name):
+    place = tmp_path / "place"
+    assert run(package, tmp_path, **{name: str(place)}) == [COMPILING]
+    assert [path.name.split("-")[0] for path in place.iterdir()] == ["kernels"]
+    assert run(package, tmp_path, **{name: str(place)}) == []
+
+
+def test_what_the_sources_say_counts_and_neither_their_times_nor_their_place(package, tmp_path):
+    home = str(tmp_path)
+    run(package, tmp_path, HOME=home)
+    for source in (package / "cpu").glob("*.py"):
+        os.utime(source)
+    assert run(package, tmp_path, HOME=home) == []
+    assert run(copy(tmp_path / "second"), tmp_path, HOME=home) == []
+    changed = SOURCE.replace("2 * x", "3 * x")
+    assert run(copy(tmp_path / "third", changed), tmp_path, "28", HOME=home) == [COMPILING]
+    assert run(package, tmp_path, HOME=home) == []
+
+
+def test_constants_from_outside_the_engine_count_too(package, tmp_path):
+    home = str(tmp_path)
+    run(package, tmp_path, HOME=home)
+    with (package / "hadamard.py").open("a") as file:
+        file.write("\nANOTHER = 1\n")
+    assert run(package, tmp_path, HOME=home) == [COMPILING]
+
+
+def test_folders_of_other_versions_do_not_pile_up(tmp_path):
+    ours = tmp_path / "kernels-ours"
+    for age in range(kept.MOST_FOLDERS + 3):
+        other = tmp_path / f"kernels-{age}"
+        other.mkdir()
+        os.utime(other, (1e9 - age, 1e9 - age))
+    (tmp_path / "choices.json").write_text("{}")
+    ours.mkdir()
+    os.utime(ours, (1e8, 1e8))
+    kept._forget_others(ours)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"choices.json", "kernels-ours", *(f"kernels-{age}" for age in range(kept.MOST_FOLDERS))}
+
+
+def test_without_a_place_results_go_to_a_temporary_folder_and_one_line_says_so(package, tmp_path):
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    lines = run(sealed, temporary)
+    line, compiling = run(package, temporary)
     (folder,) = temporary.glob("zo_triton-*")
-    assert lines == [
-        "zo_triton: neither the package nor the home folder can be written to, so CPU kernels are kept in "
-        f"{folder}; NUMBA_CACHE_DIR names a better place."
-    ]
-    kept = sorted(folder.rglob("*.nbc"))
-    assert kept
-    times = [path.stat().st_mtime_ns for path in kept]
-    assert run(sealed, temporary) == lines
-    assert [path.stat().st_mtime_ns for path in kept] == times
+    assert line == (
+        "zo_triton: /dev/null/.cache/zo_triton can't be written to, so CPU kernels are kept in "
+        f"{folder}; ZO_TRITON_CACHE names a better place."
+    )
+    assert compiling == COMPILING
+    assert list(folder.glob("*.nbc"))
+    assert run(package, temporary) == [line]
 
 
-def test_a_folder_that_others_can_write_to_is_not_used(sealed, tmp_path):
+def test_a_folder_that_others_can_write_to_is_not_used(package, tmp_path):
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    run(sealed, temporary)
+    run(package, temporary)
     (folder,) = temporary.glob("zo_triton-*")
     shutil.rmtree(folder)
     folder.mkdir()
     folder.chmod(0o777)
-    (line,) = run(sealed, temporary)
+    (line,) = run(package, temporary)
     assert "are compiled anew in each process" in line
     assert not list(folder.iterdir())
+
+
+def test_what_only_kernels_call_says_so():
+    with pytest.raises(TypeError, match="sign_words is compiled into kernels only; call it from one"):
+        sign_words(None, 0, 0, 0, None)

@@ -261,7 +261,8 @@ def draw_turned(out, rows, word, index, key, code, rounded):
         sign_words(packed, 0, word, index, key)
         for column in range(cols):
             if column % 32 == 0:
-                words[:] = packed[0, :, column // 32]
+                for row in range(4 * row_blocks):
+                    words[row] = packed[0, row, column // 32]
             line, shift = out[column], uint32(column % 32)
             for row in range(rows):
                 minus = (~(words[row] >> shift) & uint32(1)) << uint32(31)
@@ -286,7 +287,9 @@ def fill_matrices(out, word, index, key, code, rounded):
     turned = np.empty((cols, rows), np.float32)
     for k in range(out.shape[0]):
         draw_turned(turned, rows, word, index + k, key, code, rounded)
-        out[k] = turned.T
+        for row in range(rows):
+            for column in range(cols):
+                out[k, row, column] = turned[column, row]
 
 
 @kernel

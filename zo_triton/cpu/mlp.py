@@ -13,6 +13,7 @@ from numba.extending import register_jitable
 from torch import Tensor
 
 from zo_triton.cpu.activation import NONE, RELU, activate, base_terms
+from zo_triton.cpu.addresses import addresses_of, matrix_at
 from zo_triton.cpu.atomics import leave_place, take_place
 from zo_triton.cpu.compiling import device, kernel, routine
 from zo_triton.cpu.cross_entropy import sample_losses
@@ -30,6 +31,7 @@ from zo_triton.cpu.mlp_plan import (
     WIDTH_IN_WORDS,
     WORD_AT,
     draw_group,
+    largest,
     plan,
 )
 from zo_triton.cpu.scalars import exp
@@ -75,8 +77,9 @@ def mlp_differences(
         labels = NO_LABELS
     else:
         error, labels = NO_RESIDUAL, target.contiguous().numpy()
+    given = _arrays(inputs), _arrays(outputs), _arrays(weights)
     _pack_kernel(
-        _arrays(inputs), _arrays(outputs), _arrays(weights), layout, base.numpy(), terms.numpy(), matrices.numpy(),
+        *(addresses_of(arrays) for arrays in given), samples, layout, base.numpy(), terms.numpy(), matrices.numpy(),
         probabilities.numpy(),
     )  # fmt: skip
     for z, activation, row in zip(outputs, activations, layout[:-1, ROW_AT].tolist(), strict=True):
@@ -94,7 +97,7 @@ def mlp_differences(
 
 
 def _arrays(tensors: list[Tensor]) -> tuple[np.ndarray, ...]:
-    return tuple(tensor.detach().contiguous().numpy() for tensor in tensors)
+    return tuple(tensor.detach().float().contiguous().numpy() for tensor in tensors)
 
 
 def own_spaces(floats: int) -> tuple[np.ndarray, np.ndarray]:
@@ -104,14 +107,16 @@ def own_spaces(floats: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @kernel
-def _pack_kernel(inputs, outputs, weights, layout, base, terms, matrices, probabilities):
+def _pack_kernel(inputs, outputs, weights, samples, layout, base, terms, matrices, probabilities):
     """The base as the passes read it: transposed, padded, one layer after the other; and softmax of the logits."""
-    samples = inputs[0].shape[0]
     base[:, samples:] = float32(0.0)
     terms[0, :, samples:] = float32(0.0)
     matrices[:] = float32(0.0)
-    for layer in range(len(weights)):
-        a, z, weight, sizes = inputs[layer], outputs[layer], weights[layer], layout[layer]
+    for layer in range(weights.size):
+        sizes = layout[layer]
+        inner, rows = sizes[INNER], sizes[ROWS]
+        a, z = matrix_at(inputs[layer], samples, inner), matrix_at(outputs[layer], samples, rows)
+        weight = matrix_at(weights[layer], rows, inner)
         for n in range(samples):
             for column in range(sizes[INNER]):
                 base[sizes[BASE_AT] + column, n] = a[n, column]
@@ -122,7 +127,7 @@ def _pack_kernel(inputs, outputs, weights, layout, base, terms, matrices, probab
             for column in range(sizes[INNER]):
                 matrices[at + column] = weight[row, column]
     highest, total = np.empty(samples, np.float32), np.empty(samples, np.float32)
-    base_softmax(probabilities, terms[0, layout[len(weights) - 1, ROW_AT] :], 0, samples, highest, total)
+    base_softmax(probabilities, terms[0, layout[weights.size - 1, ROW_AT] :], 0, samples, highest, total)
 
 
 @device
@@ -132,8 +137,9 @@ def base_softmax(probabilities, logits, first, count, highest, total):
     Written too: each one's largest logit and Σ_c exp(logit - largest), float32 [count].
     """
     classes, at = probabilities.shape[0], uintp(first)
-    highest[:count] = logits[0, first : first + count]
-    total[:count] = float32(0.0)
+    source = logits[0]
+    for n in range(count):
+        highest[n], total[n] = source[at + uintp(n)], float32(0.0)
     for c in range(1, classes):
         source = logits[c]
         for n in range(count):
@@ -167,7 +173,7 @@ def _mlp_kernel(
 def _pass_parts(layout, draws):
     """What :func:`passes` cuts a thread's own memory into, in this order: float32 values of each part."""
     all_rows, all_words = layout[-1, PADDED_ROW_AT], layout[-1, WORD_AT]
-    run = LANES * max(LANES * layout[:, WIDTH_IN_WORDS].max(), layout[:, PADDED_ROWS].max())
+    run = LANES * max(LANES * largest(layout, WIDTH_IN_WORDS), largest(layout, PADDED_ROWS))
     bias_words = 4 * layout[-1, BIAS_WORD_AT]
     return (
         TABLES, run, run, run, run, LANES * GROUP * all_rows, LANES * all_words, LANES * 5,

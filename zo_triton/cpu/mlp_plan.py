@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 from numba import float32, uint32, uintp
+from numba.extending import register_jitable
 
 from zo_triton.cpu.activation import NAMES
 from zo_triton.cpu.compiling import device
@@ -67,6 +68,24 @@ def plan(
     return layout, words, kinds, np.array(draws, np.uint32).reshape(-1, 5).T.copy()
 
 
+@register_jitable
+def largest(layout, column):
+    """Over all layers; a loop, since Numba's own reductions take a second to compile."""
+    found = 0
+    for layer in range(layout.shape[0]):
+        found = max(found, layout[layer, column])
+    return found
+
+
+@register_jitable
+def added_up(layout, column):
+    """The same for the sum."""
+    found = 0
+    for layer in range(layout.shape[0]):
+        found += layout[layer, column]
+    return found
+
+
 @device
 def draw_group(signs, bias, drawn, layout, ids, draws, first_index, count, key, zeros):
     """The packed signs of ``count`` directions, layer by layer: [depth][GROUP][padded rows][words].
@@ -103,12 +122,15 @@ def draw_group(signs, bias, drawn, layout, ids, draws, first_index, count, key, 
 @device
 def _draw_orthogonal(signs, drawn, draws, first_index, count, key):
     """:func:`draw_group`'s packed signs of orthogonal directions, for which the generator runs once."""
-    blocks, columns = draws.shape[1] // GROUP, drawn[4]
+    blocks, scratch = draws.shape[1] // GROUP, drawn[4]
+    for i in range(blocks):
+        scratch[i] = SHARED
+    philox_words(drawn, blocks, draws[BLOCK_NUMBER], scratch, draws[TENSOR_WORD], key)
+    columns = scratch
     for i in range(blocks):
         block, width = draws[BLOCK_NUMBER, i], draws[ROW_STEP, i]
         word = uint32(4 * (block // width) * width + block % width)
         columns[i] = uint32(first_column(draws[TENSOR_WORD, i], key) + uint32(32) * word)
-    philox_words(drawn, blocks, draws[BLOCK_NUMBER], (SHARED, uint32(0)), draws[TENSOR_WORD], key)
     for k in range(count):
         row = row_of(first_index + k, key)
         pattern, places = pattern_of(row), draws[PLACE, k * blocks :]

@@ -13,6 +13,7 @@ from numba import float32, uintp
 from numba.extending import register_jitable
 
 from zo_triton.cpu.activation import RELU
+from zo_triton.cpu.addresses import addresses_of, matrix_at
 from zo_triton.cpu.atomics import atomic_load, atomic_next, leave_place, relax, take_place
 from zo_triton.cpu.compiling import device
 from zo_triton.cpu.field import key_of, sign_words
@@ -26,7 +27,18 @@ from zo_triton.cpu.mlp import (
     pass_floats,
     passes,
 )
-from zo_triton.cpu.mlp_plan import BASE_AT, GROUP, INNER, ROW_AT, ROWS, WIDTH_IN_WORDS, WORD_AT, plan
+from zo_triton.cpu.mlp_plan import (
+    BASE_AT,
+    GROUP,
+    INNER,
+    ROW_AT,
+    ROWS,
+    WIDTH_IN_WORDS,
+    WORD_AT,
+    added_up,
+    largest,
+    plan,
+)
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.signs import floats_for, lines, part, sums_of_signs, to_line
 from zo_triton.cpu.threads import together
@@ -67,8 +79,8 @@ def mlp_measure(
     found = np.empty(1 + evaluations, np.float32)
     space = np.empty(_floats(shapes, samples, evaluations, fixed), np.float32)
     arguments = (
-        found, x, tuple(tensors), space, fixed, network.layout, network.ids, network.kinds, network.draws, residual,
-        labels, signed_eps, evaluations // directions.num, key_of(directions), directions.first,
+        found, x, addresses_of(tensors), space, fixed, network.layout, network.ids, network.kinds, network.draws,
+        residual, labels, signed_eps, evaluations // directions.num, key_of(directions), directions.first,
         np.zeros(2, np.int64), *own_spaces(network.own_floats),
     )  # fmt: skip
     alone = evaluations * samples * network.weights < SMALL_WORK
@@ -84,6 +96,7 @@ class _Network(NamedTuple):
     kinds: np.ndarray
     draws: np.ndarray
     tensor_words: np.ndarray  # int64 [tensors]
+    shapes: np.ndarray  # int64 [tensors, 2]
     weights: int
     parameters: int
     row_blocks: int  # of four rows, in all tensors
@@ -102,6 +115,7 @@ def _network(shapes: tuple[tuple[int, ...], ...]) -> _Network:
         kinds,
         draws,
         np.array([tensor_word(i) for i in numbers], np.int64),
+        np.array(shapes, np.int64),
         sum(rows * columns for rows, columns in matrices),
         sum(rows * columns for rows, columns in shapes),
         sum(-(-rows // 4) for rows, _ in shapes),
@@ -120,7 +134,7 @@ def _measure_parts(layout, samples, evaluations, fixed):
     """What :func:`_measure_kernel` cuts that memory into, in this order: float32 values of each part."""
     depth = layout.shape[0] - 1
     padded, ends = (samples + LANES - 1) // LANES * LANES, layout[depth]
-    words, scales = (layout[:, WIDTH_IN_WORDS].sum(), depth) if fixed else (0, 0)
+    words, scales = (added_up(layout, WIDTH_IN_WORDS), depth) if fixed else (0, 0)
     return (
         ends[BASE_AT] * padded, 3 * ends[ROW_AT] * padded, LANES * ends[WORD_AT], layout[depth - 1, ROWS] * padded,
         padded, words * LANES // 2 * padded, scales * padded, evaluations * samples,
@@ -150,7 +164,7 @@ def _measure_kernel(
     probabilities = flat.reshape(sizes[ROWS], padded)
     losses, at = part(space, at, parts[4])
     flat, at = part(space, at, parts[5])
-    words, scales = (layout[:, WIDTH_IN_WORDS].sum(), depth) if fixed else (0, 0)
+    words, scales = (added_up(layout, WIDTH_IN_WORDS), depth) if fixed else (0, 0)
     short = flat.view(np.int16).reshape(runs, LANES * words, LANES)
     flat, at = part(space, at, parts[6])
     scale = flat.reshape(runs, scales, LANES)
@@ -158,7 +172,7 @@ def _measure_kernel(
     out = flat.reshape(evaluations, samples)
     place = take_place(places)
     own = spaces[place]
-    scratch, _ = lines(own, to_line(own), LANES * layout[:, WIDTH_IN_WORDS].max() + 1)
+    scratch, _ = lines(own, to_line(own), LANES * largest(layout, WIDTH_IN_WORDS) + 1)
     begun_at, over_at = progress.ctypes.data, progress[1:].ctypes.data
     while True:
         run = atomic_next(begun_at)
@@ -174,10 +188,10 @@ def _measure_kernel(
             if residual.size > 0:
                 _squared_losses(losses, residual, logits, at, count)
             else:
-                highest, total = scratch[0], scratch[1]
-                base_softmax(probabilities, logits, at, count, highest, total)
+                highest, sums = scratch[0], scratch[1]
+                base_softmax(probabilities, logits, at, count, highest, sums)
                 for n in range(count):
-                    losses[at + n] = np.log(total[n]) + highest[n] - logits[target[at + n], at + n]
+                    losses[at + n] = np.log(sums[n]) + highest[n] - logits[target[at + n], at + n]
             if short.size > 0:
                 _fix_run(short[run], scale[run], inputs, at, scratch, layout)
         atomic_next(over_at)
@@ -198,10 +212,11 @@ def _measure_kernel(
 
 @device
 def _fill_matrices(matrices, tensors, layout):
-    """The weights, their rows padded to 32 columns, and to a multiple of 4."""
+    """The weights, their rows padded to 32 columns, and to a multiple of 4; tensors: addresses."""
     matrices[:] = float32(0.0)
     for layer in range(layout.shape[0] - 1):
-        weight, sizes = tensors[2 * layer], layout[layer]
+        sizes = layout[layer]
+        weight = matrix_at(tensors[2 * layer], sizes[ROWS], sizes[INNER])
         for row in range(sizes[ROWS]):
             at = LANES * (sizes[WORD_AT] + row * sizes[WIDTH_IN_WORDS])
             for column in range(sizes[INNER]):
@@ -223,8 +238,9 @@ def _base_of_run(inputs, outputs, x, first, count, tensors, layout, kinds, sums)
         for n in range(count, LANES):
             target[at + uintp(n)] = float32(0.0)
     for layer in range(kinds.shape[0]):
-        weight, bias, sizes = tensors[2 * layer], tensors[2 * layer + 1], layout[layer]
+        sizes = layout[layer]
         inner, rows = sizes[INNER], sizes[ROWS]
+        weight, bias = matrix_at(tensors[2 * layer], rows, inner), matrix_at(tensors[2 * layer + 1], 1, rows)
         here_at = uintp(inputs.ctypes.data) + uintp(sizes[BASE_AT]) * row_bytes + uintp(4) * at
         for block in range(0, rows, 4):
             # The last rows are done again with those before them where they are no whole block.
@@ -301,8 +317,8 @@ def mlp_update(
     network = _network(tuple([tensor.shape for tensor in tensors]))
     numbers = tuple([np.float32(value) for value in rule])
     arguments = (
-        tuple(tensors), tuple(first), tuple(second), numbers, coefficients, network.tensor_words, directions.first,
-        key_of(directions),
+        *(addresses_of(arrays) for arrays in (tensors, first, second)), network.shapes, numbers, coefficients,
+        network.tensor_words, directions.first, key_of(directions),
     )  # fmt: skip
     alone = network.parameters * directions.num < SMALL_UPDATE
     together(_update_kernel, arguments, network.row_blocks, alone=alone)
@@ -313,6 +329,7 @@ def _update_kernel(
     tensors,
     first_moments,
     second_moments,
+    shapes,
     rule,
     coefficients,
     tensor_words,
@@ -328,8 +345,13 @@ def _update_kernel(
     count = coefficients.shape[0]
     gradient = np.empty((4, LANES), np.float32)
     passed = 0
-    for i in range(len(tensors)):
-        rows, cols = tensors[i].shape
+    for i in range(tensors.size):
+        rows, cols = shapes[i, 0], shapes[i, 1]
+        weights = matrix_at(tensors[i], rows, cols)
+        first_moment, second_moment = (
+            matrix_at(first_moments[i], rows, cols),
+            matrix_at(second_moments[i], rows, cols),
+        )
         width, blocks = (cols + LANES - 1) // LANES, (rows + 3) // 4
         first, last = max(0, start - passed), min(blocks, stop - passed)
         passed += blocks
@@ -344,9 +366,12 @@ def _update_kernel(
                 for lane in range(min(4, rows - 4 * block)):
                     row = 4 * block + lane
                     _move(
-                        tensors[i][row, here], first_moments[i][row, here], second_moments[i][row, here],
-                        gradient[lane], rule,
-                    )  # fmt: skip
+                        weights[row, here],
+                        first_moment[row, here],
+                        second_moment[row, here],
+                        gradient[lane],
+                        rule,
+                    )
 
 
 @device

@@ -20,6 +20,7 @@ import numpy as np
 from numba import float32, uint32, uintp
 from numba.extending import register_jitable
 
+from zo_triton.cpu.addresses import addresses_of, matrix_at
 from zo_triton.cpu.atomics import leave_place, take_place
 from zo_triton.cpu.compiling import device, routine
 from zo_triton.cpu.cross_entropy import sample_losses
@@ -97,7 +98,7 @@ def node_mlp_measure(
     found = np.zeros((padded // LANES, 2))
     share = 1.0 / (samples * (target.shape[1] if squared else 1))
     arguments = (
-        gradients, inputs, found, x, tuple(tensors), layout, used, goals, labels, np.float32(eps), sides,
+        gradients, inputs, found, x, addresses_of(tensors), layout, used, goals, labels, np.float32(eps), sides,
         np.float32(share / (directions.num * sides * eps)), np.float32(LARGEST_SLOPE * sides * eps), key,
         *own_spaces(_floats(shapes, samples, directions.order)),
     )  # fmt: skip
@@ -160,13 +161,14 @@ def _measure_kernel(
         count = min(LANES, x.shape[0] - first)
         turn_samples(turned, x, first, count)
         for layer in range(depth):
-            sizes, weight = layout[layer], tensors[2 * layer]
+            sizes, weight = layout[layer], _weight(tensors, layout, layer)
             z = outputs[sizes[ROW_AT] : sizes[ROW_AT] + (sizes[ROWS] + 3) // 4 * 4]
             if layer == 0:
                 product(z, weight, turned, padding)
             else:
                 product(z, weight, here, padding)
-            add_bias(z, here, tensors[2 * layer + 1], layer + 1 < depth)
+            bias = matrix_at(tensors[2 * layer + 1], 1, sizes[ROWS])
+            add_bias(z, here, bias, layer + 1 < depth)
             if layer + 1 < depth:
                 as_rows(inputs, layout[layer + 1], here, first)
         logits = outputs[layout[depth - 1, ROW_AT] :]
@@ -179,7 +181,7 @@ def _measure_kernel(
             for j in range(layout[0, ROWS]):
                 row = outputs[j].ctypes.data
                 split_steps(middle[j].ctypes.data, half[j].ctypes.data, row, signs[j], eps)
-            weight = tensors[2 * min(1, depth - 1)]
+            weight = _weight(tensors, layout, min(1, depth - 1))
             product(steady, weight, middle, padding)
             _spectra(spectrum, weight, half, layout[0, FIRST])
         _transform(spectrum, layout[min(1, depth - 1)], signs, eps)
@@ -192,7 +194,7 @@ def _measure_kernel(
                 current, other = here, there
                 _second_layer(current, steady, spectrum, row, sign, outputs, layout)
                 for layer in range(2, depth):
-                    product(carried, tensors[2 * layer], current, padding)
+                    product(carried, _weight(tensors, layout, layer), current, padding)
                     _finish(other, carried, outputs, layout[layer], signs, row, sign * eps, layer + 1 < depth)
                     current, other = other, current
                 if goals.size > 0:
@@ -208,6 +210,11 @@ def _measure_kernel(
             sizes = layout[layer]
             _gradients_of(gradients, slopes, signs, sizes, first)
     leave_place(places, place)
+
+
+@device
+def _weight(tensors, layout, layer):
+    return matrix_at(tensors[2 * layer], layout[layer, ROWS], layout[layer, INNER])
 
 
 @routine

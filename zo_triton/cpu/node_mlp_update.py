@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import float32, uintp
 
+from zo_triton.cpu.addresses import addresses_of, matrix_at
 from zo_triton.cpu.mlp_step import _move
 from zo_triton.cpu.node_mlp import NodeMeasure
 from zo_triton.cpu.node_mlp_base import INNER, INPUT_AT, ROW_AT, ROWS, STRIDE, node_layout
@@ -30,8 +31,8 @@ def node_mlp_update(
     if x.shape[1] < LANES:
         x = np.pad(x, ((0, 0), (0, LANES - x.shape[1])))
     arguments = (
-        tuple(tensors), tuple(first), tuple(second), tuple([np.float32(value) for value in rule]), x, samples,
-        layout, measured.gradients, measured.inputs,
+        *(addresses_of(arrays) for arrays in (tensors, first, second)),
+        tuple([np.float32(value) for value in rule]), x, samples, layout, measured.gradients, measured.inputs,
     )  # fmt: skip
     work = samples * sum(tensor.size for tensor in tensors)
     together(_update_kernel, arguments, int(layout[-1, ROW_AT]) // 4, alone=work < SMALL_UPDATE)
@@ -58,7 +59,9 @@ def _update_kernel(
         if layer > 0:
             stride, last = sizes[STRIDE], inner
             input_at = uintp(inputs.ctypes.data) + uintp(4 * sizes[INPUT_AT])
-        weight, first, second = tensors[2 * layer], first_moments[2 * layer], second_moments[2 * layer]
+        rows, i = sizes[ROWS], 2 * layer
+        weight = matrix_at(tensors[i], rows, inner)
+        first, second = matrix_at(first_moments[i], rows, inner), matrix_at(second_moments[i], rows, inner)
         for column in range(0, inner, LANES):
             # The last columns of a batch that has no more memory come again with those before them.
             begin = min(column, last)
@@ -73,11 +76,9 @@ def _update_kernel(
         for lane in range(count):
             at = own_at + uintp(4 * lane * line)
             sums[0, lane] = float32(sum_of_doubles(at, line // 8))
-        bias, first, second = (
-            tensors[2 * layer + 1],
-            first_moments[2 * layer + 1],
-            second_moments[2 * layer + 1],
-        )
+        i += 1
+        bias = matrix_at(tensors[i], 1, rows)
+        first, second = matrix_at(first_moments[i], 1, rows), matrix_at(second_moments[i], 1, rows)
         _move(
             bias[0, row : row + count],
             first[0, row : row + count],

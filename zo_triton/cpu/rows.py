@@ -11,12 +11,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import carray, float32, int64, types, uintp
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import carray, float32, int64, uintp
 
 from zo_triton.cpu.activation import _tanh as tanh
 from zo_triton.cpu.activation import activate_simply
+from zo_triton.cpu.addresses import pointer
 from zo_triton.cpu.compiling import device, routine
 from zo_triton.cpu.scalars import EXP_HIGHEST, exp, expm1, load, log, store
 from zo_triton.cpu.sharing import shared
@@ -55,19 +54,9 @@ _INFINITY = np.float32(np.inf)
 _TINY = np.float32(1.17549435e-38)
 
 
-@intrinsic
-def _pointer(context, address):
-    """An address as a pointer."""
-
-    def codegen(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
-
-    return types.voidptr(types.uintp), codegen
-
-
 @device
 def _floats(address, count):
-    return carray(_pointer(address), count, np.float32)
+    return carray(pointer(address), count, np.float32)
 
 
 @device
@@ -263,7 +252,7 @@ def _gather(target, source, offsets, rows, features, stride, way, size):
     if stride == 1 and way != BYTES:
         for row in range(rows):
             line = source + uintp(size * offsets[row])
-            part, short = _floats(line, features), carray(_pointer(line), features, np.uint16)
+            part, short = _floats(line, features), carray(pointer(line), features, np.uint16)
             made = _floats(target + uintp(4 * row * features), features)
             if way == BFLOAT16:
                 for j in range(features):
@@ -280,14 +269,14 @@ def _gather(target, source, offsets, rows, features, stride, way, size):
 @device
 def _element(at, way):
     if way == BYTES:
-        return float32(carray(_pointer(at), 1, np.uint8)[0])
-    return load(carray(_pointer(at), 1, np.uint16)[0]) if way == BFLOAT16 else _floats(at, 1)[0]
+        return float32(carray(pointer(at), 1, np.uint8)[0])
+    return load(carray(pointer(at), 1, np.uint16)[0]) if way == BFLOAT16 else _floats(at, 1)[0]
 
 
 @routine
 def _round(target, source, count):
     """Writes float32 as bfloat16, to the nearest, ties to even; addresses."""
-    out, values = carray(_pointer(target), count, np.uint16), _floats(source, count)
+    out, values = carray(pointer(target), count, np.uint16), _floats(source, count)
     for j in range(count):
         store(out, j, values[j] if values[j] == values[j] else _NAN)  # another's bits may round to a number
 

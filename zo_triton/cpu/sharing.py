@@ -8,17 +8,18 @@ takes the next piece of the work while there is one, and who comes when all are 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import CodeType, FunctionType
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types, uintp
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from zo_triton.cpu.atomics import atomic_load, atomic_store, atomic_swap, give_way, relax
-from zo_triton.cpu.compiling import Kernel, device, kernel, routine
+from zo_triton.cpu.compiling import device, kernel, routine
 
 STATE, THUNK, PLACE, AWAKE, GIVEN, DONE = 0, 1, 2, 3, 8, 9
 """A thread's slot: what it is offered, whether it waits for offers, and its shares of Python functions."""
@@ -26,8 +27,11 @@ STATE, THUNK, PLACE, AWAKE, GIVEN, DONE = 0, 1, 2, 3, 8, 9
 SLOT_WORDS = 16
 """Int64 values in a slot: two cache lines, the second for what Python counts."""
 
-TAKEN, COUNT, GRAIN = 0, 1, 2
-"""A job: pieces taken so far, items in all, items in a piece."""
+TAKEN, GRAIN, START, STOP = range(4)
+"""A job: pieces taken so far, items in a piece, the first item and the one after the last."""
+
+NOBODY = np.zeros((0, SLOT_WORDS), np.int64)
+"""The slots of no threads."""
 
 _FREE, _OFFERED, _ACCEPTED, _FINISHED = 0, 1, 2, 3
 
@@ -38,16 +42,34 @@ _I64 = ir.IntType(64)
 _THUNK = ir.FunctionType(_I64, [_I64])
 
 
-class SharedKernel(Kernel):
+class SharedKernel:
     """A kernel whose last two arguments are the first of its items and the one after its last.
 
-    Called like any other; ``threads.together`` runs it on all threads, a piece after the other.
+    Called like any other, it works in the calling thread; ``threads.together`` runs it on all threads.
+
+    Attributes:
+        body: The function, compiled as a part of ``everywhere`` only.
+        everywhere: What Python calls, see :func:`_everywhere`.
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
-        body = routine(function)
-        super().__init__(body)
-        self.everywhere = Kernel(routine(_copy(_everywhere, function, body)))
+        self.__name__, self.body = function.__name__, routine(function)
+        self.everywhere = kernel(_copy(_everywhere, function, self.body))
+
+    def __call__(self, *arguments: Any) -> None:
+        """Runs it on the items from the last argument but one to the last, all in one piece."""
+        *others, start, stop = arguments
+        self.run(NOBODY, others, start, stop, stop - start)
+
+    def run(self, slots: np.ndarray, arguments: Sequence[Any], start: int, stop: int, grain: int) -> None:
+        """Runs it on the items start … stop - 1, ``grain`` at a time, here and in the threads of these slots.
+
+        Raises:
+            MemoryError: A thread had too little.
+        """
+        failures = self.everywhere(slots, np.array([0, grain, start, stop], np.int64), *arguments)
+        if failures:
+            raise MemoryError(f"{failures} threads had too little memory for {self.__name__}.")
 
 
 shared = SharedKernel
@@ -119,17 +141,18 @@ def _work(context, thunk, kind, compiled):
     given = builder.load(builder.inttoptr(thunk.args[0], kind.as_pointer()))
     job = builder.inttoptr(builder.extract_value(given, 0), _I64.as_pointer())
     passed = cgutils.unpack_tuple(builder, builder.extract_value(given, 1))
-    taken_at, count_at, grain_at = (builder.gep(job, [_I64(place)]) for place in (TAKEN, COUNT, GRAIN))
-    count, grain = builder.load(count_at), builder.load(grain_at)
+    taken_at = builder.gep(job, [_I64(TAKEN)])
+    grain, first, end = (builder.load(builder.gep(job, [_I64(place)])) for place in (GRAIN, START, STOP))
     callee = context.declare_function(builder.module, compiled.fndesc)
     take, done = (thunk.append_basic_block(name) for name in ("take", "done"))
     builder.branch(take)
     builder.position_at_end(take)
-    start = builder.mul(grain, builder.atomic_rmw("add", taken_at, _I64(1), "acq_rel"))
-    with builder.if_then(builder.icmp_signed(">=", start, count)):
+    taken = builder.atomic_rmw("add", taken_at, _I64(1), "acq_rel")
+    start = builder.add(first, builder.mul(grain, taken))
+    with builder.if_then(builder.icmp_signed(">=", start, end)):
         builder.branch(done)
     stop = builder.add(start, grain)
-    stop = builder.select(builder.icmp_signed("<", stop, count), stop, count)
+    stop = builder.select(builder.icmp_signed("<", stop, end), stop, end)
     status, _ = context.call_conv.call_function(
         builder, callee, compiled.fndesc.restype, compiled.fndesc.argtypes, [*passed, start, stop]
     )

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from zo_triton._threads import torch_threads
-from zo_triton.cpu.sharing import AWAKE, GIVEN, SLOT_WORDS, SharedKernel, serve, watch
+from zo_triton.cpu.sharing import AWAKE, GIVEN, NOBODY, SLOT_WORDS, SharedKernel, serve, watch
 
 Share = Callable[[int, int], None]
 
@@ -134,8 +134,6 @@ def _crew(count: int) -> _Crew:
     return _Crew([_Worker(slot) for slot in slots], slots)
 
 
-_NOBODY = np.zeros((0, SLOT_WORDS), np.int64)
-
 # A forked child has none of the threads.
 os.register_at_fork(after_in_child=_crew.cache_clear)
 _lock = threading.Lock()
@@ -195,21 +193,18 @@ def together(
     Raises:
         MemoryError: A thread had too little.
     """
-    job = np.array([0, count, grain], np.int64)
     threads = thread_count()
     others = min(threads, -(-count // grain)) - 1
     if alone or others < 1 or not _lock.acquire(blocking=False):
-        failures = kernel.everywhere(_NOBODY, job, *arguments)
+        kernel.run(NOBODY, arguments, 0, count, grain)
     else:
         try:
             crew = _crew(threads - 1)
             for worker in crew.workers[:others]:
                 worker.wake()
-            failures = kernel.everywhere(crew.slots[:others], job, *arguments)
+            kernel.run(crew.slots[:others], arguments, 0, count, grain)
         finally:
             _lock.release()
-    if failures:
-        raise MemoryError(f"{failures} threads had too little memory for {kernel.__name__}.")
 
 
 def _share_out(function: Share, bounds: list[int], workers: list[_Worker]) -> None:

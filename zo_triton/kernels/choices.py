@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import triton
 
-from zo_triton._files import replacing, slug
+from zo_triton._files import cache_folder, replacing, slug
 from zo_triton._warn import warn
 from zo_triton.kernels.layer import tiles
 
@@ -152,16 +152,6 @@ def asking() -> Iterator[dict[str, Config]]:
         _asked.reset(token)
 
 
-def folder() -> Path:
-    """Where choices are kept: ``$ZO_TRITON_CACHE``, else ``zo_triton`` in the user's cache folder."""
-    named = os.environ.get("ZO_TRITON_CACHE")
-    return (
-        Path(named)
-        if named
-        else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "zo_triton"
-    )
-
-
 @cache
 def device_name(index: int) -> str:
     """Of a GPU, as in the file's name."""
@@ -170,7 +160,7 @@ def device_name(index: int) -> str:
 
 def file_of(device: str) -> Path:
     """A device's choices under this Triton, whose next version may compile the same tiles otherwise."""
-    return folder() / f"{device}-triton-{triton.__version__}.json"
+    return cache_folder() / f"{device}-triton-{triton.__version__}.json"
 
 
 def keep(device: str, found: Mapping[str, Config | None]) -> Path:
