@@ -21,7 +21,7 @@ from zo_triton.directions import Directions
 from zo_triton.ops import engines
 from zo_triton.optim.black_box import BlackBox
 from zo_triton.optim.checks import LARGEST_SLOPE
-from zo_triton.optim.errors import NonFiniteLossError
+from zo_triton.optim.errors import NonFiniteLossError, remedy
 from zo_triton.optim.where_to_perturb import Layer, choose
 
 if TYPE_CHECKING:
@@ -134,7 +134,8 @@ class _Step:
 
         def accept(value: Tensor, found: Tensor) -> None:
             """Refuses what no step can use, while the closure's writes can still be taken back."""
-            losses.append(_loss_of(value, usable_samples(self.evaluation.slopes(found))))
+            usable = usable_samples(self.evaluation.slopes(found))
+            losses.append(_loss_of(value, usable, self.evaluation.eps))
 
         try:
             _, found, self.plan, self.nodes = propagate(
@@ -274,7 +275,7 @@ def usable_samples(slopes: Tensor) -> Tensor:
     return within.flatten(2).all(2).all(0) if within.dim() > 2 else within.all(0)
 
 
-def _loss_of(value: Tensor, usable: Tensor) -> float:
+def _loss_of(value: Tensor, usable: Tensor, eps: float) -> float:
     """The mean base loss over the samples that are usable; refuses what no step can use."""
     if value.dim() == 0:
         loss = float(value)
@@ -290,7 +291,7 @@ def _loss_of(value: Tensor, usable: Tensor) -> float:
     if not bool(usable.any()):
         raise NonFiniteLossError(
             f"the loss is {loss} but the differences of each of the {usable.numel()} samples' losses are NaN or "
-            "infinite: the step is refused and the weights stay as they are; lower eps."
+            "infinite: the step is refused and the weights stay as they are; " + remedy(eps)
         )
     return loss
 
