@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="python -m benchmarks", description="The benchmark suite of zo_triton.")
+    parser.add_version()
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for module in (reports, training, theory, field, compatibility, audit, starting, device):
         module.add(commands)

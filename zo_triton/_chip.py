@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from dataclasses import dataclass
 
 from zo_triton._files import slug
@@ -42,7 +43,8 @@ def why_not(tiny: bool = False, still_works: str = "all else works without one."
     for package in ("torch", "triton", "numpy"):
         if importlib.util.find_spec(package) is None:
             rest = "all else works without it" if package == "triton" else "nothing works without it"
-            return f"{package} is not installed (pip install {package}); {rest}."
+            python = sys.executable
+            return f"{package} is not installed for {python} ({python} -m pip install {package}); {rest}."
     import torch
 
     if tiny:

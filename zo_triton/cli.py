@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="zo-triton", description="Zeroth-order training with fused kernels.")
+    parser.add_version()
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for module in (replay, compile, tune, warmup):
         module.add(commands)

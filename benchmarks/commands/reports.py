@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.catalogue import RACES
+from benchmarks.commands.listing import add_list
 from zo_triton.commands.shared import FAILED, Parser
 from zo_triton.directions import check_seed
 
@@ -39,8 +41,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     race.add_argument(
         "race",
         metavar="RACE",
-        help="digits-mlp, nzk-linear, nzk-network, tiny-gpt, fine-tuning, mnist-mlp, mnist-cnn, cifar-cnn, "
-        "tiny-imagenet-cnn, digits-gpu or mnist-gpu",
+        help=", ".join(RACES),
     )
     race.add_argument("--out", help="folder, replaced whole (default reports/RACE, with --tiny reports/tiny)")
     race.add_argument(
@@ -49,6 +50,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     )  # fmt: skip
     race.add_argument("--tiny", action="store_true", help="prove that it runs, in seconds")
     race.add_argument("--seed", type=int, default=0, help="first of the seeds (default 0)")
+    add_list(race, races=RACES)
     race.set_defaults(run=_race)
 
     render = commands.add_parser("render", help="lay out a report's record again")
@@ -82,6 +84,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _race(options: argparse.Namespace) -> int:
+    RACES[options.race]  # an unknown one is told before torch is loaded
     from benchmarks.suite import one_race
 
     folder = options.out or f"reports/{'tiny' if options.tiny else options.race}"

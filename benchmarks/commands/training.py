@@ -6,6 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from benchmarks.catalogue import ENGINES, METHODS, TASKS
+from benchmarks.commands.listing import add_list
 from zo_triton.commands.shared import INTERRUPTED, Parser
 
 if TYPE_CHECKING:
@@ -17,16 +19,16 @@ _ASKED = ("task", "method", "lr", "directions", "seed", "steps", "engine", "chec
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
     """Adds the command."""
     train = commands.add_parser("train", help="train a model with a progress bar")
-    train.add_argument(
-        "--task",
-        help="digits (default), nzk-linear, nzk-network, tiny-gpt, fine-tuning, mnist-mlp, mnist-cnn, "
-        "cifar-cnn or tiny-imagenet-cnn",
-    )
-    train.add_argument("--method", help="zo-adam (default), zo-sgd, mezo-adam, mezo-1, adam or sgd")
+    train.add_argument("--task", help=f"{', '.join(TASKS)} (default digits)")
+    train.add_argument("--method", help=f"{', '.join(METHODS)} (default zo-adam)")
+    add_list(train, tasks=TASKS, methods=METHODS, engines=ENGINES)
     train.add_argument("--lr", type=float, help="learning rate; default: one that suits the method")
     train.add_argument("--directions", type=int, help="directions a step of a zeroth-order method")
     train.add_argument("--seed", type=int, help="of weights, batches and directions (default 0)")
-    train.add_argument("--steps", type=int, help="default: what suits the task, 500 for digits")
+    train.add_argument(
+        "--steps", type=int,
+        help="default: what suits the task, 500 for digits; with --resume: more than it had, to go on for longer",
+    )  # fmt: skip
     train.add_argument("--engine", help="reference, cpu or triton; default: the device's own")
     place = train.add_mutually_exclusive_group()
     place.add_argument("--out", metavar="DIR", help="keep settings, first weights, log and checkpoints there")
@@ -51,6 +53,10 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
+    # An unknown name is told before torch is loaded.
+    for table, name in ((TASKS, options.task), (METHODS, options.method), (ENGINES, options.engine)):
+        if name is not None:
+            table[name]
     from benchmarks.train.training import choose, resume, train
 
     asked = {name: getattr(options, name) for name in _ASKED}

@@ -13,7 +13,8 @@ from benchmarks.gpu.results import FAILED, LEFT_OUT, TOO_LATE, StageResults
 from benchmarks.race.loaded_task import LoadedTask
 from benchmarks.race.races import RACES, TINY_ON_DEVICE, follow_race
 from benchmarks.race.tasks import TASKS
-from zo_triton.data import available, root
+from zo_triton.data import available
+from zo_triton.data.files import absent
 
 TINY_HIDDEN = (8,)
 """Widths in a tiny run."""
@@ -73,7 +74,7 @@ def _load(results: StageResults, name: str) -> LoadedTask:
     if task.data == "digits" and importlib.util.find_spec("sklearn") is None:
         raise LeftOutError("scikit-learn, which has the digits, is not installed.")
     if not available(task.data):
-        raise LeftOutError(f"{task.data} is not under {root()}; name its folder in ZO_TRITON_DATA.")
+        raise LeftOutError(f"{absent(task.data)}.")
     if results.context.tiny:
         task = replace(task, hidden=TINY_HIDDEN)
     return replace(task.prepare(), device=results.context.device)

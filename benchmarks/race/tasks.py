@@ -17,7 +17,8 @@ from benchmarks.race.gpt import TinyGPT, sentences
 from benchmarks.race.loaded_task import LoadedTask
 from benchmarks.race.networks import WIDTHS, count_parameters, make_cnn, make_mlp
 from benchmarks.race.pretrained import Pretraining, Say, pretrained
-from zo_triton.data import Dataset, available, class_pair_or_digits, digits, load, root, stratified_split
+from zo_triton.data import Dataset, available, class_pair_or_digits, digits, load, stratified_split
+from zo_triton.data.files import absent
 
 
 def quietly(message: str) -> None:
@@ -59,9 +60,7 @@ class Task:
         """
         found = available(self.data)
         data = (load(self.data) if found else digits()).standardized()
-        note = (
-            "" if found else f"{self.data} is not under {root()}: training on scikit-learn's digits instead."
-        )
+        note = "" if found else f"{absent(self.data)}: training on scikit-learn's digits instead."
         make_model, network = self._network(data.shape, int(data.train_y.max()) + 1)
         return LoadedTask(self.data if found else "digits", data, make_model, network, note)
 

@@ -43,9 +43,17 @@ class RunFolder:
         """
         check_empty(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
+        self.write_settings()
+        self._begin_files()
+
+    def write_settings(self) -> None:
+        """Writes ``run.json``.
+
+        Raises:
+            OSError: It can't be written.
+        """
         with replacing(self.path / "run.json") as file:
             file.write((json.dumps(self.settings, indent=1) + "\n").encode())
-        self._begin_files()
 
     def go_on(self, intact_prefix: bool = False) -> int:
         """Brings model and contender to the last step that the folder knows: the checkpoint's, or the log's.

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -157,13 +158,16 @@ def saved_settings(path: str | os.PathLike[str], **asked: Any) -> Settings:
 
     Args:
         path: The folder.
-        asked: Settings that the caller thinks the run has; None where it does not care.
+        asked: Settings that the caller thinks the run has; None where it does not care. ``steps`` may be more than
+            it had.
 
     Raises:
         OSError: A file can't be read.
-        ValueError: There is no run, a file is damaged, or the run has other settings than those asked for.
+        ValueError: There is no run, a file is damaged, or the run has other settings than those asked for or more
+            steps.
     """
     saved = read_settings(path)
+    longer = asked.pop("steps", None)
     for name, value in asked.items():
         if value is not None and saved.get(name) != value:
             raise ValueError(
@@ -173,7 +177,15 @@ def saved_settings(path: str | os.PathLike[str], **asked: Any) -> Settings:
     names = [field.name for field in fields(Settings)]
     if sorted(saved) != sorted([*names, "data"]):
         raise ValueError(f"{Path(path) / 'run.json'} must hold {names} and data, got {list(saved)}.")
-    return choose(**{name: saved[name] for name in names})
+    settings = choose(**{name: saved[name] for name in names})
+    if longer is None:
+        return settings
+    if longer < settings.steps:
+        raise ValueError(
+            f"the run in {path} has {settings.steps} steps, got --steps {longer}; a run can be made longer, not "
+            "shorter: leave --steps out."
+        )
+    return replace(settings, steps=longer)
 
 
 def resume(
@@ -185,7 +197,7 @@ def resume(
         path: The folder.
         intact_prefix: Take a damaged log up to its damage, instead of refusing it.
         ranks: Share the work, as they did before; the other ranks :func:`follow` the first.
-        asked: Settings that the caller thinks the run has; None where it does not care.
+        asked: As for :func:`saved_settings`.
 
     Raises:
         OSError: A file can't be read or written.
@@ -202,7 +214,9 @@ def resume(
     if task.name != saved["data"]:
         raise ValueError(f"the run in {path} trains on {saved['data']!r}, and {task.name!r} is what is here.")
     model, contender = _build(settings, task, ranks)
-    folder = RunFolder(Path(path), saved, model, contender)
+    folder = RunFolder(Path(path), {**saved, "steps": settings.steps}, model, contender)
+    if settings.steps > saved["steps"]:
+        folder.write_settings()
     with zo.use_engine(settings.engine):
         done = folder.go_on(intact_prefix)
     _hand_out(ranks, done, model, contender)
@@ -271,11 +285,32 @@ def _progress(
     source = task.batches(TASKS[settings.task].batch, settings.seed, done)
     look = 10 if len(task.data.train_x) < LARGE else 50
     accuracy = task.evaluate(model)[1]
+    first: float | None = None
     with zo.use_engine(settings.engine), nullcontext() if folder is None else closing(folder):
         for step in range(done + 1, settings.steps + 1):
-            loss = float(contender.step(*next(source)))
+            loss = _finite(contender, next(source), settings, step, first)
+            first = loss if first is None else first
             if folder is not None and (step % settings.checkpoint_every == 0 or step == settings.steps):
                 folder.save(step)
             if step % look == 0 or step == settings.steps:
                 accuracy = task.evaluate(model)[1]
             yield Progress(step, loss, accuracy)
+
+
+def _finite(contender: Contender, batch: Any, settings: Settings, step: int, first: float | None) -> float:
+    """The loss of one step.
+
+    Raises:
+        ValueError: It is not finite: the learning rate is too large.
+    """
+    try:
+        loss = float(contender.step(*batch))
+        why = f"the loss is {loss}"
+    except zo.NonFiniteLossError as error:
+        loss, why = float("nan"), str(error).partition(":")[0]
+    if isfinite(loss):
+        return loss
+    start = "at once" if first is None else f"from {first:.3g}"
+    raise ValueError(
+        f"the run diverged {start} by step {step} ({why}); lower --lr, which is {settings.lr:g}."
+    )

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -28,6 +29,8 @@ def test_help_lists_the_commands(capsys):
         (["train", "--directions", "0"], "directions must be at least 1, got 0"),
         (["train", "--seed", "-1"], "seed must be in [0, 2**64), got -1"),
         (["report", "--seed", "-1"], "seed must be in [0, 2**64), got -1"),
+        (["render", "nowhere"], "there is no file or folder nowhere/results.json."),
+        (["report", "--compare", "a", "b"], "there is no file or folder a/results.json."),
         (["nzk"], "required: NAME"),
         (["nzk", "minst"], "invalid choice: 'minst'"),
         (["nzk", "linear", "--steps", "0"], "steps must be from 10"),
@@ -134,10 +137,12 @@ def test_an_interrupted_experiment_replaces_nothing(tmp_path, capsys, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_races_are_named_in_the_help(capsys):
-    from benchmarks.race.races import RACES
-
-    with pytest.raises(SystemExit):
-        cli.main(["race", "--help"])
-    text = "".join(capsys.readouterr().out.split())
-    assert [name for name in RACES if name not in text] == []
+@pytest.mark.parametrize("method", ["sgd", "zo-sgd"])
+def test_a_run_that_diverges_says_so_in_one_line(method, capsys):
+    arguments = ["train", "--method", method, "--lr", "1e9", "--directions", "4", "--steps", "60"]
+    assert cli.main(arguments) == 2
+    *compiling, told = capsys.readouterr().err.splitlines()
+    assert all("compiling the CPU kernels" in line for line in compiling)
+    assert re.search(
+        r"the run diverged (at once|from [\d.]+) by step \d+ \(.*\); lower --lr, which is 1e\+09", told
+    )

@@ -84,7 +84,7 @@ def test_a_spoilt_record_is_named_and_left_alone(tmp_path):
 def test_without_pytest_benchmark_one_line_says_so():
     done = benchmark("--benchmark", "-p", "no:benchmark")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert done.stderr.strip() == "ERROR: --benchmark needs pytest-benchmark: pip install -e '.[suite]'"
+    assert done.stderr.strip() == "ERROR: --benchmark needs pytest-benchmark: pip install pytest-benchmark"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends an interrupt")

@@ -95,3 +95,9 @@ def test_bad_questions():
     opt = zo.ZOSGD(model.parameters(), lr=0.1, aggregator="best")
     with pytest.raises(ValueError, match="aggregator 'average'"):
         check_lr_of(opt, model, X)
+
+
+def test_adams_rate_has_no_such_limit():
+    model = linear(1)
+    with pytest.raises(TypeError, match=r"known for a zo\.ZOSGD, got ZOAdam"):
+        check_lr_of(zo.ZOAdam(model.parameters()), model, X, "mse")

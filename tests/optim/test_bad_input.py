@@ -207,3 +207,15 @@ def test_a_slope_that_would_overflow_the_weights_is_refused(wrap):
         opt.step(wrap(lambda: (weight * 1e19).sum()))
     assert torch.equal(weight, torch.zeros(3))
     assert not opt.state
+
+
+def test_a_run_that_diverges_is_told_to_lower_lr(bits):
+    """Weights this large are not eps's fault: the loss is finite, its slopes are beyond 2**60."""
+    weight = torch.full((3,), 2.0**60)
+    opt = ZOSGD([weight], lr=0.1, directions=4)
+    before = bits([weight])
+    with pytest.raises(
+        NonFiniteLossError, match="has diverged: restart from a checkpoint with a lower lr; at a"
+    ):
+        opt.step(lambda: weight.square().sum())
+    assert bits([weight]) == before

@@ -84,3 +84,14 @@ def test_an_unknown_name_says_that_functions_are_taken():
         ValueError, match=r"unknown aggregator 'mean'.*or pass a function of \(projected, gram\)"
     ):
         zo.ZOSGD([torch.ones(2)], lr=0.1, aggregator="mean")
+
+
+def test_a_log_names_it_and_is_replayed_without_it(tmp_path):
+    weight = torch.ones(3)
+    opt = zo.ZOSGD([("weight", weight)], lr=0.1, directions=4, aggregator=mean)
+    with zo.ReplayLog.start(tmp_path / "log.zo", opt):
+        opt.step(lambda: weight.square().sum())
+    header = zo.runlog.read(tmp_path / "log.zo").header
+    assert header["measured"]["aggregator"].endswith("test_own_aggregator.mean")
+    again = zo.replay(tmp_path / "log.zo", {"weight": torch.ones(3)})
+    assert torch.equal(again["weight"], weight)

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from zo_triton import __version__
+
 FAILED = 1
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -14,6 +16,10 @@ INTERRUPTED = 130
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line; the usage is a ``--help`` away."""
+
+    def add_version(self) -> None:
+        """Adds ``--version``."""
+        self.add_argument("--version", action="version", version=f"zo_triton {__version__}")
 
     def error(self, message: str) -> NoReturn:
         """Ends the program."""
@@ -37,5 +43,14 @@ def run(parser: Parser, arguments: Sequence[str] | None) -> int:
         print(f"{parser.prog}: interrupted; nothing was replaced.", file=sys.stderr)
         return INTERRUPTED
     except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
-        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{parser.prog}: error: {' '.join(_told(error).split())}", file=sys.stderr)
         return USER_ERROR
+
+
+def _told(error: Exception) -> str:
+    """What an error says; one of the system's in words, without its number."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    if isinstance(error, FileNotFoundError):
+        return f"there is no file or folder {error.filename}."
+    return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."

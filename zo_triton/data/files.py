@@ -24,6 +24,11 @@ def resolve(given: str | os.PathLike[str] | None) -> Path:
     return (root() if given is None else Path(given)).absolute()
 
 
+def absent(name: str, given: str | os.PathLike[str] | None = None) -> str:
+    """Where a data set was looked for in vain, and how to name another place: the beginning of a sentence."""
+    return f"{name} is not in {resolve(given)} (set {ROOT_VARIABLE} to name another folder)"
+
+
 def missing(title: str, folder: Path, expected: str, published: str) -> FileNotFoundError:
     """The error for a data set that is not there.
 

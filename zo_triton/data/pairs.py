@@ -11,7 +11,7 @@ import numpy as np
 from zo_triton.data.arguments import check_classes, check_integer
 from zo_triton.data.catalog import available, check_name, load
 from zo_triton.data.dataset import Dataset
-from zo_triton.data.files import ROOT_VARIABLE, resolve
+from zo_triton.data.files import absent
 from zo_triton.data.resize import MODES, to_grey
 from zo_triton.data.resize import resize as resize_images
 
@@ -118,8 +118,7 @@ def class_pair_or_digits(
     first, second = _check(classes, per_class, size, resize, seed)
     pair = class_pair("digits", FALLBACK_CLASSES, per_class, size, resize, seed)
     note = (
-        f"{name} is not in {resolve(root)} (set {ROOT_VARIABLE} to name another folder): these are "
-        f"scikit-learn's {pair.name} instead of classes {first} v {second}."
+        f"{absent(name, root)}: these are scikit-learn's {pair.name} instead of classes {first} v {second}."
     )
     return replace(pair, note=note)
 

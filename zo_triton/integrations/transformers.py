@@ -29,9 +29,9 @@ except ImportError as error:
         "pip install 'zo_triton[transformers]'."
     ) from error
 
-_TRAINERS = ("params", "lr", "weight_decay", "ranks", "perturb")
-"""Arguments of ZOSGD that are not settings of a ZOTrainer: it has its own for them, or trains in one process, or,
-as Trainer's losses are means already, does not see each sample's."""
+_TRAINERS = ("params", "lr", "weight_decay", "ranks", "perturb", "maximize")
+"""Arguments of ZOSGD that are not settings of a ZOTrainer: it has its own for them, trains in one process and to a
+lower loss, and, as Trainer's losses are means already, does not see each sample's."""
 
 DEFAULTS = {name: each.default for name, each in signature(ZOSGD).parameters.items() if name not in _TRAINERS}
 """The settings that a ZOTrainer takes beside Trainer's arguments, with ZOSGD's defaults."""

@@ -20,6 +20,7 @@ from zo_triton.nzk.evolution import check_lr
 from zo_triton.nzk.spectrum import hutchinson_trace, largest_eigenvalue
 from zo_triton.nzk.stability import lr_bounds, max_stable_lr
 from zo_triton.nzk.tangent_kernel import linearize
+from zo_triton.optim import ZOSGD
 
 LOSSES = ("cross_entropy", "mse", "squared")
 """torch's mean cross-entropy, torch's mean squared error, and the theory's (1/2n)|f - y|²."""
@@ -126,7 +127,7 @@ def probe_lr(
     return Probe(lr, lower, upper, largest, trace)
 
 
-def check_lr_of(optimizer: Any, model: nn.Module, x: Tensor, loss: str = "cross_entropy") -> Probe:
+def check_lr_of(optimizer: ZOSGD, model: nn.Module, x: Tensor, loss: str = "cross_entropy") -> Probe:
     """:func:`probe_lr` with the settings of a :class:`zo_triton.ZOSGD`, and a warning if it is beyond η*.
 
     Args:
@@ -139,12 +140,16 @@ def check_lr_of(optimizer: Any, model: nn.Module, x: Tensor, loss: str = "cross_
         The comparison.
 
     Raises:
-        TypeError: As :func:`probe_lr`.
+        TypeError: The optimizer is no ZOSGD, or as :func:`probe_lr`.
         ValueError: The optimizer has several groups or another aggregator, or as :func:`probe_lr`.
 
     Warns:
         RuntimeWarning: The learning rate is beyond η*.
     """
+    if not isinstance(optimizer, ZOSGD):
+        raise TypeError(
+            f"η* is known for a zo.ZOSGD, got {type(optimizer).__name__}; Adam's learning rate has no such reading."
+        )
     if len(optimizer.param_groups) != 1 or optimizer.aggregator != "average" or optimizer.rank is not None:
         raise ValueError(
             f"η* is known for one group, full rank and the aggregator 'average', got {len(optimizer.param_groups)} "

@@ -24,7 +24,7 @@ from zo_triton.optim import compilable
 from zo_triton.optim.checks import LARGEST_SLOPE, check_perturb, default_distribution
 from zo_triton.optim.compiled_inputs import checked_batch
 from zo_triton.optim.descent import FULL_PRECISION
-from zo_triton.optim.errors import NonFiniteLossError
+from zo_triton.optim.errors import NonFiniteLossError, remedy
 from zo_triton.optim.gradient_step import GradientStep
 from zo_triton.optim.measure import measure
 from zo_triton.optim.node_measure import measure_nodes, start_plan, tell_left_out
@@ -249,8 +249,8 @@ class FusedTrainer(GradientStep):
         if not isfinite(loss) or left_out == samples:
             found = f"and no sample of {samples} has finite differences" if isfinite(loss) else "not finite"
             raise NonFiniteLossError(
-                f"the loss is {loss}, {found}: the step is refused and the weights stay as they are; restart from "
-                f"a checkpoint with a lower lr, or lower eps={self.eps}."
+                f"the loss is {loss}, {found}: the step is refused and the weights stay as they are; "
+                + remedy(self.eps)
             )
         if left_out:
             tell_left_out(left_out, samples, self.eps)
@@ -291,7 +291,7 @@ class FusedTrainer(GradientStep):
         if count == 0:
             raise NonFiniteLossError(
                 f"the loss is {loss} but none of its {projected.size} differences is finite: the step is refused "
-                f"and the weights stay as they are; lower eps={self.eps}."
+                f"and the weights stay as they are; {remedy(self.eps)}"
             )
         if count < projected.size:
             projected = np.where(usable, projected, np.float32(0))

@@ -21,7 +21,7 @@ from zo_triton.ops import engines
 from zo_triton.optim.aggregators import Aggregator, get_aggregator
 from zo_triton.optim.black_box import BlackBox, black_box_differences
 from zo_triton.optim.checks import LARGEST_SLOPE
-from zo_triton.optim.errors import NonFiniteLossError
+from zo_triton.optim.errors import NonFiniteLossError, remedy
 
 if TYPE_CHECKING:
     from zo_triton.distributed import Ranks, Take
@@ -255,11 +255,11 @@ def _report_unusable(usable: Tensor, loss: float, eps: float) -> None:
     if missing == total:
         raise NonFiniteLossError(
             f"the loss is {loss} but its difference along each of the {total} directions is NaN or "
-            "infinite, or its slope beyond 2**60: the step is refused and the weights stay as they are; lower "
-            f"eps={eps}."
+            "infinite, or its slope beyond 2**60: the step is refused and the weights stay as they are; "
+            + remedy(eps)
         )
     warn(
         f"the loss difference along {missing} of {total} directions is NaN or infinite, or its slope beyond "
-        f"2**60; they are left out of this step. Lower eps={eps} if this goes on.",
+        f"2**60; they are left out of this step. If this goes on, {remedy(eps)}",
         RuntimeWarning,
     )

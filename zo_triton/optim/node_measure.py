@@ -21,7 +21,7 @@ from zo_triton.directions import Directions
 from zo_triton.ops import engines
 from zo_triton.optim.black_box import BlackBox
 from zo_triton.optim.checks import LARGEST_SLOPE
-from zo_triton.optim.errors import NonFiniteLossError
+from zo_triton.optim.errors import NonFiniteLossError, remedy
 from zo_triton.optim.where_to_perturb import Layer, choose
 
 if TYPE_CHECKING:
@@ -135,7 +135,8 @@ class _Step:
 
         def accept(value: Tensor, found: Tensor) -> None:
             """Refuses what no step can use, while the closure's writes can still be taken back."""
-            loss, whole = _loss_of(value, usable_samples(self.evaluation.slopes(found)))
+            usable = usable_samples(self.evaluation.slopes(found))
+            loss, whole = _loss_of(value, usable, self.evaluation.eps)
             losses.append(loss)
             self.whole = whole if some is self.directions and not part else None
 
@@ -277,7 +278,7 @@ def usable_samples(slopes: Tensor) -> Tensor:
     return within.flatten(2).all(2).all(0) if within.dim() > 2 else within.all(0)
 
 
-def _loss_of(value: Tensor, usable: Tensor) -> tuple[float, bool]:
+def _loss_of(value: Tensor, usable: Tensor, eps: float) -> tuple[float, bool]:
     """The mean base loss over the samples that are usable, and whether all are; refuses what no step can use."""
     if value.dim() > 0:
         rows = value.flatten(1).mean(1) if value.dim() > 1 else value
@@ -293,7 +294,7 @@ def _loss_of(value: Tensor, usable: Tensor) -> tuple[float, bool]:
     if not some:
         raise NonFiniteLossError(
             f"the loss is {loss} but the differences of each of the {usable.numel()} samples' losses are NaN or "
-            "infinite: the step is refused and the weights stay as they are; lower eps."
+            "infinite: the step is refused and the weights stay as they are; " + remedy(eps)
         )
     return loss, bool(whole)
 

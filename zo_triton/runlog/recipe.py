@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from zo_triton.optim import ZOSGD, foreign_code
+from zo_triton.optim.aggregators import aggregator_name
 from zo_triton.optim.gradient_step import GradientStep
 from zo_triton.runlog.weights import digest
 
@@ -94,8 +95,16 @@ def describe(target: Replayable) -> dict[str, Any]:
         "first_step": target.steps_done,
         "weights": digest(params),
         "settings": settings_of(target),
-        "measured": {name: getattr(target, name) for name in _MEASURED if hasattr(target, name)},
+        "measured": _measured(target),
     }
+
+
+def _measured(target: Replayable) -> dict[str, Any]:
+    """How the coefficients were found, which a replay need not know: an aggregator of the user's by its name."""
+    found = {name: getattr(target, name) for name in _MEASURED if hasattr(target, name)}
+    if "aggregator" in found:
+        found["aggregator"] = aggregator_name(found["aggregator"])
+    return found
 
 
 def rebuild(header: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Replayable:

@@ -23,6 +23,7 @@ from zo_triton._progress import Monitor
 from zo_triton.commands.shared import INTERRUPTED
 
 ROOT = Path(__file__).resolve().parents[3]
+PYTHON = sys.executable
 NO_CHIP = Chip("", "none", True)
 HIDE = "import os, sys\nfor name in os.environ['HIDDEN'].split():\n    sys.modules[name] = None\n"
 
@@ -107,8 +108,14 @@ def test_what_is_not_installed_is_left_out_and_named(tmp_path):
 @pytest.mark.parametrize(
     ("hidden", "reason"),
     [
-        ("torch triton numpy", "torch is not installed (pip install torch); nothing works without it."),
-        ("triton", "triton is not installed (pip install triton); all else works without it."),
+        (
+            "torch triton numpy",
+            f"torch is not installed for {PYTHON} ({PYTHON} -m pip install torch); nothing works without it.",
+        ),
+        (
+            "triton",
+            f"triton is not installed for {PYTHON} ({PYTHON} -m pip install triton); all else works without it.",
+        ),
     ],
 )
 def test_a_missing_package_is_one_line_and_no_failure(hidden, reason, tmp_path):

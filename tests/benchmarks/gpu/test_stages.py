@@ -345,5 +345,5 @@ def test_a_race_without_its_data_is_left_out(results, tmp_path, monkeypatch):
     races.run_race(results, "mnist-gpu", "race_mnist")
     status, message = incidents(results)["data"]
     assert status == "left out"
-    assert "mnist is not under" in message
+    assert "mnist is not in" in message
     assert {RACES[name].on_device for name in ("digits-gpu", "mnist-gpu")} == {True}

@@ -185,7 +185,7 @@ def test_an_interrupt_tells_how_to_go_on(tmp_path, capsys, monkeypatch):
             "checkpoint_every must be at least 1 step, got 0",
         ),
         (["replay", "log.zo"], "replay needs --from FILE and --out FILE"),
-        (["replay", "nowhere.zo", "--inspect"], "No such file or directory: 'nowhere.zo'"),
+        (["replay", "nowhere.zo", "--inspect"], "there is no file or folder nowhere.zo"),
     ],
 )
 def test_mistakes_get_one_line_and_code_2(arguments, message, capsys, tmp_path, monkeypatch):
@@ -238,3 +238,18 @@ def test_a_full_disk_stops_training_and_the_run_goes_on_later(tmp_path, capsys):
         for _ in resume(folder).progress:
             pass
         assert files(folder) == expected
+
+
+@pytest.mark.parametrize("method", ["zo-adam", "sgd"])
+def test_a_finished_run_is_made_longer(method, tmp_path):
+    expected = straight(method, tmp_path / "straight")
+    straight(method, tmp_path / "longer", steps=7)
+    for _ in resume(tmp_path / "longer", steps=STEPS).progress:
+        pass
+    assert files(tmp_path / "longer") == expected
+
+
+def test_a_run_is_not_made_shorter(tmp_path):
+    straight("sgd", tmp_path)
+    with pytest.raises(ValueError, match=rf"has {STEPS} steps, got --steps 3; a run can be made longer"):
+        resume(tmp_path, steps=3)
