@@ -233,19 +233,25 @@ def _table(race: Data, standing: Standing, memory: list[Data]) -> list[str]:
         for method in race["methods"]
         if (found := find(case["methods"], method["name"])) is not None
     }
-    headers = ["contender", "ms a step", f"seconds to {100 * standing.target:.0f} % on {standing.task}"]
-    headers += ["against backprop"] if isfinite(backprop) else []
-    headers += ["peak MiB"] if peaks else []
+    goal = f"{100 * standing.target:.0f} %"
+    against = isfinite(backprop)
+    headers = [
+        "contender",
+        f"seconds to {goal} on {standing.task}",
+        *(["against backprop"] if against else []),
+    ]
+    headers += ["evaluations", "ms a step", *(["peak MiB"] if peaks else [])]
     rows = []
     for method in soonest(race["methods"], standing.target):
-        seconds = median_reached(method["runs"], standing.target, "seconds")
+        seconds, evaluations = (
+            median_reached(method["runs"], standing.target, unit) for unit in ("seconds", "evaluations")
+        )
         label = f"**{method['label']}**" if method["family"] == OURS else method["label"]
-        step = "failed" if "error" in method else number(method["step_ms"], missing=MISSING)
-        row = [label, step, number(seconds, missing=MISSING if "error" in method else "not reached")]
-        if isfinite(backprop):
-            row.append(MISSING if seconds is None else f"{number(seconds / backprop)}×")
-        if peaks:
-            row.append(number(peaks.get(method["name"]), missing=MISSING))
+        row = [label, "failed" if "error" in method else number(seconds)]
+        row += [MISSING if seconds is None else f"{number(seconds / backprop)}×"] if against else []
+        step = None if "error" in method else method["step_ms"]
+        row += [number(evaluations, missing=MISSING), number(step, missing=MISSING)]
+        row += [number(peaks.get(method["name"]), missing=MISSING)] if peaks else []
         rows.append(row)
     note = [f"Peak memory is a step's over inference, measured on {memory[0]['name']}."] if peaks else []
     return [lay_out(headers, rows), *note]

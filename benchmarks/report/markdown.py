@@ -41,7 +41,7 @@ def render(record: Record, figures: Sequence[str], appendix: Sequence[str] = ())
         show = _shows(section, key, files)
         title = title or section.title(data)
         if section.name == "race" and not screen:
-            screen = first_screen.blocks(record, show("race_time"))
+            screen = first_screen.blocks(record, show("race_result"))
         body += section.blocks(data, show)
     found = first_screen.findings(record)
     if not screen:

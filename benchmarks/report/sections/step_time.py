@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.report.changes import Change, drift
-from benchmarks.report.drawing import bars_by_case
+from benchmarks.report.colours import colour_of
+from benchmarks.report.dots import Dot, dots
 from benchmarks.report.section import Data, Figure, Findings, Loss, Section, Show
 from benchmarks.report.statistics import OURS, find
 from benchmarks.report.words import times
@@ -39,32 +40,33 @@ def table(case: Data) -> str:
     rows = [
         [
             contender["label"],
-            contender["dtype"],
-            str(contender["evaluations"]),
             number(contender["median_ms"]),
-            number(contender["fastest_ms"]),
             f"{contender['median_ms'] / first['median_ms']:.3g}×",
             *([f"{contender['of_inference']:.3g}×"] if related else []),
+            str(contender["evaluations"]),
+            number(contender["fastest_ms"]),
+            contender["dtype"],
         ]
         for contender in case["contenders"]
     ]
-    headers = ["contender", "dtype", "evaluations", "median ms", "fastest ms", f"against {first['label']}"]
-    return lay_out([*headers, *(["evaluations a second, inference = 1×"] if related else [])], rows)
+    headers = ["contender", "median ms", f"against {first['label']}"]
+    headers += ["evaluations a second, inference = 1×"] if related else []
+    return lay_out([*headers, "evaluations", "fastest ms", "dtype"], rows)
 
 
 def draw(figure: Any, section: Data) -> None:
-    """Bars of median times."""
-    slowest = max(contender["median_ms"] for case in section["cases"] for contender in case["contenders"])
-    axes = bars_by_case(
-        figure,
-        section["cases"],
-        lambda case: [(one["label"], one["median_ms"], one["family"]) for one in case["contenders"]],
-        "ms",
-        (0.05, slowest * 4),
-    )
-    axes.set_xlabel(
-        "milliseconds a step, median, logarithmic\n(blue: fused, yellow: other zeroth-order, green: backprop)"
-    )
+    """Median times with their quartiles, the quickest on top."""
+    panels = [
+        (case["name"], [_dot(one) for one in sorted(case["contenders"], key=lambda one: one["median_ms"])])
+        for case in section["cases"]
+    ]
+    axes = dots(figure, panels, "ms")
+    axes.set_xlabel("milliseconds a step, logarithmic\n(band: quartiles)")
+
+
+def _dot(one: Data) -> Dot:
+    ours = one["family"] == OURS
+    return Dot(one["label"], one["median_ms"], colour_of(one), ours, one.get("quartiles_ms"))
 
 
 def findings(section: Data) -> Findings:
