@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report.json_files import load
+from benchmarks.report.load import was_busy
 from benchmarks.report.records import Record
 from benchmarks.report.registry import parts
 from zo_triton._tables import lay_out, number
@@ -24,7 +25,7 @@ Entry = dict[str, Any]
 
 
 def entry_of(record: Record) -> Entry | None:
-    """The record's figures; None if it is a tiny run, or has none.
+    """The record's figures; None if it is a tiny run or one on a busy machine, or has none.
 
     Returns:
         ``commit``, ``dirty``, ``date``, ``device``, ``threads`` and ``figures``, from a name to a number: the
@@ -33,7 +34,7 @@ def entry_of(record: Record) -> Entry | None:
     figures: dict[str, float] = {}
     for section, _, data in parts(record):
         figures |= section.headline(data)
-    if record["tiny"] or not figures:
+    if record["tiny"] or was_busy(record["environment"]) or not figures:
         return None
     facts = record["environment"]
     known = {key: facts[key] for key in ("commit", "dirty", "date", "device", "threads")}

@@ -104,6 +104,7 @@ def findings(section: Data) -> Findings:
 SECTION = Section(
     name="curves",
     place=50,
+    timed=True,
     keys=("note", "throughput", "growth"),
     blocks=blocks,
     figures=(

@@ -11,7 +11,7 @@ from benchmarks.report.colours import colour_of
 from benchmarks.report.dots import Dot, dots
 from benchmarks.report.section import Data, Figure, Findings, Loss, Section, Show
 from benchmarks.report.statistics import OURS, find
-from benchmarks.report.words import times
+from benchmarks.report.words import LEVEL, times
 from zo_triton._tables import lay_out, number
 
 LOOP = "MeZO loop"
@@ -80,7 +80,7 @@ def findings(section: Data) -> Findings:
             if other["family"] == OURS:
                 continue
             ratio = other["median_ms"] / ours["median_ms"]
-            if ratio < 1:
+            if ratio < 1 / LEVEL:
                 lost.append(
                     (f"{other['label']} has the quicker step", f"{case['name']} ({times(1 / ratio)})")
                 )
@@ -88,11 +88,16 @@ def findings(section: Data) -> Findings:
                 ratios[other["label"]] = ratio
         nearest = min(ratios, key=lambda label: ratios[label], default=None)
         named = dict.fromkeys(label for label in (LOOP, nearest) if label in ratios)
-        listed = ", ".join(f"{times(ratios[label])} faster than {label}" for label in named)
-        listed = listed or "faster than no zeroth-order contender"
-        told.append(f"{case['name']}: {number(ours['median_ms'], 'ms')}, {listed}")
+        standing = [_standing(label, ratios[label]) for label in named]
+        if not named and any(other["family"] == "zeroth" for other in others):
+            standing = ["slower than every other zeroth-order contender"]
+        told.append(", ".join([f"{case['name']}: {number(ours['median_ms'], 'ms')}", *standing]))
     first = section["cases"][0]["contenders"][0]["label"]
     return Findings([f"**One step**, {first}. {'; '.join(told)}."], lost)
+
+
+def _standing(label: str, ratio: float) -> str:
+    return f"as quick as {label}" if ratio < LEVEL else f"{times(ratio)} faster than {label}"
 
 
 def headline(section: Data) -> dict[str, float]:
@@ -138,6 +143,7 @@ def _doubt(row: Data) -> float:
 SECTION = Section(
     name="step_time",
     place=30,
+    timed=True,
     keys=("note", "cases"),
     blocks=blocks,
     figures=(Figure("step_time", "Step times", draw),),

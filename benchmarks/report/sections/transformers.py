@@ -198,6 +198,7 @@ def changes(old: Data, new: Data) -> Iterator[Change]:
 SECTION = Section(
     name="transformers",
     place=35,
+    timed=True,
     keys=("note", "missing", "cases", "memory"),
     blocks=blocks,
     figures=(

@@ -262,6 +262,7 @@ SECTION = Section(
     name="race",
     place=20,
     several=True,
+    timed=True,
     keys=("task", "config", "parameters", "tuning", "methods"),
     blocks=blocks,
     figures=(
