@@ -1,35 +1,63 @@
-"""The house style of figures, drawn with the same bytes every time.
+"""The house style of figures: read on a telephone, on white paper and on a dark page, the same bytes every time.
 
-Colours are Okabe and Ito's palette, which colour-blind readers can tell apart; dashes and labels repeat what
-the colours say. Matplotlib's object interface is used throughout: no global state, no display.
+A figure is 5.2 inches wide and its smallest letters are 11.6 points, so that they are 11 pixels high where a
+telephone shows it 358 pixels wide. Its background is transparent. Each colour has a twin for dark pages, which the
+file itself asks for; whoever does not understand that sees the light ones. Colours are told apart by colour-blind
+readers too; dashes and labels repeat what they say. Matplotlib's object interface is used throughout: no global
+state, no display.
 """
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#B2A000")
-FAMILIES = {
-    "fused": "#0072B2",
-    "zeroth": "#E69F00",
-    "first": "#009E73",
-    "inference": "#a9b4bd",
-    "limit": "#dddddd",
+WIDTH = 5.2
+"""Inches."""
+
+SMALLEST = 11.6
+"""Points: of every letter."""
+
+INK, QUIET, RULE, PAPER = "#24292f", "#5f6872", "#d4d9de", "#ffffff"
+"""Text, what stands back, lines of a grid, and what is written on colours."""
+
+BLUE, VERMILION, GREEN, PURPLE, OLIVE = "#0d4a94", "#852b00", "#06854d", "#c31fca", "#8a7200"
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE, OLIVE)
+
+DARK = {
+    INK: "#e6e8eb",
+    QUIET: "#a3abb5",
+    RULE: "#3d444d",
+    PAPER: "#14171a",
+    BLUE: "#8cc6fd",
+    VERMILION: "#ee7b53",
+    GREEN: "#28f5a8",
+    PURPLE: "#ed26ff",
+    OLIVE: "#ebcf27",
 }
+"""The twin of each colour on a dark page."""
 
 STYLE: Any = {
     "svg.hashsalt": "zo_triton",
     "svg.fonttype": "path",
     "font.family": "DejaVu Sans",
-    "font.size": 9.0,
+    "font.size": SMALLEST,
+    **dict.fromkeys(
+        ("axes.titlesize", "axes.labelsize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize"),
+        SMALLEST,
+    ),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.facecolor": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": "#dddddd",
+    "grid.color": RULE,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
 }
@@ -45,11 +73,11 @@ def save_figure(
     """Draws one figure in the house style into a file that has the same bytes every time.
 
     Args:
-        draw: From an empty matplotlib figure and the section to a drawn one.
+        draw: From an empty matplotlib figure, :data:`WIDTH` wide, and the section to a drawn one.
         section: What it is drawn from.
         folder: An existing folder.
         name: The file's stem.
-        extension: ``svg``, or ``png`` for a look at it.
+        extension: ``svg``, or ``png`` for a look at it on white.
 
     Returns:
         The file's name.
@@ -62,9 +90,25 @@ def save_figure(
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
-        figure = Figure(layout="constrained")
+        figure = Figure(layout="constrained", figsize=(WIDTH, WIDTH / 1.6))
         FigureCanvasAgg(figure)
         draw(figure, section)
-        metadata = {"Date": None, "Creator": None} if extension == "svg" else None
-        figure.savefig(Path(folder) / file, dpi=110, metadata=metadata)
+        if extension == "svg":
+            written = io.StringIO()
+            figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+            (Path(folder) / file).write_text(
+                _with_dark_twins(written.getvalue()), encoding="utf-8", newline="\n"
+            )
+        else:
+            figure.savefig(Path(folder) / file, dpi=110)
     return file
+
+
+def _with_dark_twins(svg: str) -> str:
+    """The file with a rule for each colour that holds on dark pages alone."""
+    rules = "".join(
+        f'[style*="{use}: {light}"]{{{use}:{dark}!important}}'
+        for light, dark in DARK.items()
+        for use in ("fill", "stroke")
+    )
+    return svg.replace("</style>", f"@media (prefers-color-scheme: dark){{{rules}}}</style>", 1)

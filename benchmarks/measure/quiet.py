@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from time import monotonic
 
-from benchmarks.report.markdown import BUSY
+from benchmarks.report.load import SHARE
 
 PATIENCE = 30.0
 """Seconds to wait for quiet: what an installation leaves behind has ended by then."""
@@ -41,10 +41,10 @@ def wait_for_quiet(say: Callable[[str], None], patience: float = PATIENCE) -> fl
         patience: Seconds until it goes on anyway.
 
     Returns:
-        The last look's cores of others; above a share ``BUSY`` of all, timings are not to be trusted.
+        The last look's cores of others; above a share ``SHARE`` of all, timings are not to be trusted.
     """
     until, told = monotonic() + patience, False
-    allowed = BUSY * (os.cpu_count() or 1)
+    allowed = SHARE * (os.cpu_count() or 1)
     while (cores := cores_of_others()) is not None and cores > allowed and monotonic() < until:
         if not told:
             say(f"other programs keep {cores:.1f} cores busy: waiting up to {patience:.0f} s for quiet")

@@ -71,4 +71,4 @@ def section(record: Mapping[str, Any]) -> list[str]:
         "and configs."
     )
     note = f"{len(failed)} of the launchers' own configs on all chips fail." if failed else ""
-    return [block for block in ("## Compiled kernels", intro, note, table) if block]
+    return [block for block in ("## Compiled kernels", intro, note, "#### By kernel", table) if block]

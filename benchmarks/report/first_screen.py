@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 
+from benchmarks.report.load import was_busy
 from benchmarks.report.records import Record
 from benchmarks.report.registry import parts
 from benchmarks.report.section import Data, Loss
 from benchmarks.report.statistics import OURS, find, median_reached, soonest
-from benchmarks.report.words import LEVEL, listed, share, times
+from benchmarks.report.words import LEVEL, among, listed, times
 from zo_triton._tables import lay_out, number
 
 MISSING = "–"
@@ -58,21 +59,33 @@ def blocks(record: Record, picture: Sequence[str]) -> list[str]:
     standings = [_standing(race) for race in races]
     sentences = [_worth(standings), _not_worth(standings), _cost(standings[0])]
     memory = record["sections"].get("memory", {"cases": []})["cases"][:1]
-    return ["\n".join(f"- {line}" for line in sentences), *_table(races[0], standings[0], memory), *picture]
+    busy = was_busy(record["environment"])
+    if busy:
+        sentences = ["**Who was sooner is not told:** other programs ran beside the races."]
+    table = _table(races[0], standings[0], memory, busy)
+    return ["\n".join(f"- {line}" for line in sentences), *table, *picture]
 
 
 def findings(record: Record) -> list[str]:
-    """One list: what each section found, and at its end every comparison that was lost."""
+    """One list: what each section found, and at its end every comparison that was lost.
+
+    Where the machine was busy, nothing that rests on times.
+    """
     sentences: list[str] = []
     lost: list[Loss] | None = None
+    busy = was_busy(record["environment"])
     for section, _, data in parts(record):
+        if busy and section.timed:
+            continue
         found = section.findings(data)
         sentences += found.sentences
         if found.lost is not None:
             lost = [*(lost or ()), *found.lost]
     if lost is not None:
-        places = "; ".join(_grouped(lost)) or "nowhere in these measurements"
-        sentences.append(f"**Where fused lost:** {places}.")
+        places = "; ".join(_grouped(lost))
+        sentences.append(
+            f"**Where fused lost:** {places}." if places else "**Fused lost no comparison here.**"
+        )
     return ["\n".join(f"- {line}" for line in sentences)] if sentences else []
 
 
@@ -114,26 +127,23 @@ def _worth(standings: list[Standing]) -> str:
         where = _where(won, rivals, "zeroth", ALONE, "another")
         cases.append(
             f"only losses can be had: of the forward-only methods the fused one was the soonest {where}"
-            f"{_named(won, rivals)}"
         )
     rivals, won = _compared(standings, "first", OURS, ours_ahead=True)
     if won:
         where = _where(won, rivals, "first", OURS, "both")
-        tasks = listed([one.task for one in won])
-        cases.append(f"backpropagation is the alternative on {tasks}: it was later {where}")
+        cases.append(f"backpropagation is the alternative: it was later {where}")
     rivals, ahead = _compared(standings, EAGER, OURS, ours_ahead=True)
     uncompiled = [one for one in ahead if one not in won]
     if uncompiled:
         where = _where(uncompiled, rivals, EAGER, OURS, "both")
-        tasks = listed([one.task for one in uncompiled])
-        cases.append(f"backpropagation would not be compiled on {tasks}: eager it was later {where}")
+        cases.append(f"backpropagation would not be compiled: eager it was later {where}")
     if cases:
         return f"**Worth it when** {'; also when '.join(cases)}."
     if not any(isfinite(one.seconds.get(OURS, inf)) for one in standings):
         return "**Worth it when:** nothing here shows it; the fused method reached no race's target."
     if not any({"zeroth", "first"} & one.seconds.keys() for one in standings):
         return "**Worth it when:** nothing here shows it; no other method took part."
-    return "**Worth it when:** nothing here shows it; the fused method was nowhere clearly the soonest."
+    return "**Worth it when:** nothing here shows it; in no race was a fused method clearly the soonest."
 
 
 def _not_worth(standings: list[Standing]) -> str:
@@ -142,12 +152,12 @@ def _not_worth(standings: list[Standing]) -> str:
     rivals, lost = _compared(standings, "first", OURS, ours_ahead=False)
     if lost:
         where = _where(lost, rivals, "first", OURS, "both")
-        cases.append(f"a gradient can be had: backpropagation was sooner {where}{_named(lost, rivals)}")
+        cases.append(f"a gradient can be had: backpropagation was sooner {where}")
     rivals, lost = _compared(standings, "zeroth", ALONE, ours_ahead=False)
     if lost:
         where = _where(lost, rivals, "zeroth", ALONE, "both")
         labels = dict.fromkeys(one.methods["zeroth"]["label"] for one in lost)
-        cases.append(f"{listed(list(labels), 'or')} will do: sooner {where}{_named(lost, rivals)}")
+        cases.append(f"{listed(list(labels), 'or')} will do: sooner {where}")
     for one in standings:
         if one.failed:
             cases.append(f"the task is like {one.task}: the fused method failed there")
@@ -165,16 +175,16 @@ def _not_worth(standings: list[Standing]) -> str:
 def _compared(
     standings: list[Standing], family: str, ours: str, ours_ahead: bool
 ) -> tuple[list[Standing], list[Standing]]:
-    """The races that tell a family from our methods of a kind, and those that one of the two clearly won."""
+    """The races in which a family and ours of a kind took part, and those that one of the two clearly won."""
     both = [one for one in standings if {ours, family} <= one.seconds.keys()]
-    compared = [one for one in both if isfinite(one.seconds[ours]) or isfinite(one.seconds[family])]
     later, sooner = (family, ours) if ours_ahead else (ours, family)
-    return compared, [one for one in compared if one.seconds[later] > LEVEL * one.seconds[sooner]]
+    # Where neither got there, infinity is not more than infinity.
+    return both, [one for one in both if one.seconds[later] > LEVEL * one.seconds[sooner]]
 
 
 def _where(some: list[Standing], everything: list[Standing], family: str, ours: str, who: str) -> str:
     """In how many of the races, and by how much where both got there."""
-    text = share(some, everything, "race")
+    text = among([one.task for one in some], [one.task for one in everything], "race")
     ratios = [
         max(ratio, 1 / ratio) for one in some if isfinite(ratio := one.ratio(family, ours)) and ratio > 0
     ]
@@ -182,11 +192,6 @@ def _where(some: list[Standing], everything: list[Standing], family: str, ours: 
         return f"{text}, where {'no other' if who == 'another' else 'only one of the two'} got there"
     low, high = times(min(ratios)), times(max(ratios))
     return f"{text} (by {low if low == high else f'{low} to {high}'} where {who} got there)"
-
-
-def _named(some: list[Standing], everything: list[Standing]) -> str:
-    """Which races, if others went otherwise."""
-    return "" if len(some) == len(everything) else f", on {listed([one.task for one in some])}"
 
 
 def _cost(standing: Standing) -> str:
@@ -224,28 +229,34 @@ def _work(standing: Standing, family: str) -> str:
     return f"{method['label']} makes {step}, {total}{backward}"
 
 
-def _table(race: Data, standing: Standing, memory: list[Data]) -> list[str]:
-    """The main race in short, soonest first; below it what the memory was measured on."""
-    backprop = standing.seconds.get("first", inf)
+def _table(race: Data, standing: Standing, memory: list[Data], busy: bool) -> list[str]:
+    """The main race in short, soonest first; below it what the memory was measured on. No ratio if it was busy."""
+    backprop = inf if busy else standing.seconds.get("first", inf)
     peaks = {
         method["name"]: found["excess_mib"]
         for case in memory
         for method in race["methods"]
         if (found := find(case["methods"], method["name"])) is not None
     }
-    headers = ["contender", "ms a step", f"seconds to {100 * standing.target:.0f} % on {standing.task}"]
-    headers += ["against backprop"] if isfinite(backprop) else []
-    headers += ["peak MiB"] if peaks else []
+    goal = f"{100 * standing.target:.0f} %"
+    against = isfinite(backprop)
+    headers = [
+        "contender",
+        f"seconds to {goal} on {standing.task}",
+        *(["against backprop"] if against else []),
+    ]
+    headers += ["evaluations", "ms a step", *(["peak MiB"] if peaks else [])]
     rows = []
     for method in soonest(race["methods"], standing.target):
-        seconds = median_reached(method["runs"], standing.target, "seconds")
+        seconds, evaluations = (
+            median_reached(method["runs"], standing.target, unit) for unit in ("seconds", "evaluations")
+        )
         label = f"**{method['label']}**" if method["family"] == OURS else method["label"]
-        step = "failed" if "error" in method else number(method["step_ms"], missing=MISSING)
-        row = [label, step, number(seconds, missing=MISSING if "error" in method else "not reached")]
-        if isfinite(backprop):
-            row.append(MISSING if seconds is None else f"{number(seconds / backprop)}×")
-        if peaks:
-            row.append(number(peaks.get(method["name"]), missing=MISSING))
+        row = [label, "failed" if "error" in method else number(seconds)]
+        row += [MISSING if seconds is None else f"{number(seconds / backprop)}×"] if against else []
+        step = None if "error" in method else method["step_ms"]
+        row += [number(evaluations, missing=MISSING), number(step, missing=MISSING)]
+        row += [number(peaks.get(method["name"]), missing=MISSING)] if peaks else []
         rows.append(row)
     note = [f"Peak memory is a step's over inference, measured on {memory[0]['name']}."] if peaks else []
     return [lay_out(headers, rows), *note]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import html
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.report import html_tables
 from benchmarks.report.anchors import Anchors
-from zo_triton._tables import NOT_REACHED
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -21,8 +20,8 @@ LINKS = ("#", "https://", "http://")
 
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 
-_NUMBER = re.compile(r"[(≤≥]? ?[-+±]?\d")
-"""How a cell with a number begins."""
+FOLDED = "h4"
+"""What stands below a heading of this level is a detail, which the page shows when it is asked for."""
 
 STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
@@ -65,7 +64,7 @@ def page(text: str, folder: Path) -> str:
 
 
 def _arrange(root: Element, folder: Path) -> None:
-    """Gives headings their addresses, tables boxes to scroll in and figures their captions and their data."""
+    """Gives headings their addresses, tables their boxes, figures captions and data; folds details."""
     for image in root.iter("img"):
         _embed(image, folder)
     for link in root.iter("a"):
@@ -76,11 +75,13 @@ def _arrange(root: Element, folder: Path) -> None:
         if element.tag in HEADINGS:
             element.set("id", anchors.of("".join(element.itertext())))
         elif element.tag == "table":
-            _align(element)
+            html_tables.arrange(element)
             root[place] = _wrapped("div", "table", element)
         elif [child.tag for child in element] == ["img"] and not (element.text or "").strip():
             root[place] = _figure(element[0])
     _put_beside(root)
+    _put_together(root)
+    _fold(root)
 
 
 def _embed(image: Element, folder: Path) -> None:
@@ -111,14 +112,35 @@ def _wrapped(tag: str, kind: str, *elements: Element) -> Element:
     return box
 
 
-def _align(table: Element) -> None:
-    """Columns of numbers to the right."""
-    for column in zip(*(list(row) for row in table.iter("tr")), strict=False):
-        texts = ["".join(cell.itertext()) for cell in column[1:]]
-        cells = [text for text in texts if text not in ("", "–", NOT_REACHED)]
-        if 2 * sum(_NUMBER.match(cell) is not None for cell in cells) > len(cells):
-            for cell in column:
-                cell.set("class", "number")
+def _fold(root: Element) -> None:
+    """Each detail, up to the next heading, into a box that opens under its heading's words."""
+    box: Element | None = None
+    for element in list(root):
+        if element.tag == FOLDED:
+            box = element.makeelement("details", {"id": element.get("id", "")})
+            summary = element.makeelement("summary", {})
+            summary.text = "".join(element.itertext())
+            box.append(summary)
+            root[list(root).index(element)] = box
+        elif element.tag in HEADINGS:
+            box = None
+        elif box is not None:
+            root.remove(element)
+            box.append(element)
+
+
+def _put_together(root: Element) -> None:
+    """Figures that follow each other into one box, beside each other where the page is wide enough."""
+    box: Element | None = None
+    for element in list(root):
+        if element.tag != "figure":
+            box = None
+        elif box is None:
+            box = _wrapped("div", "figures", element)
+            root[list(root).index(element)] = box
+        else:
+            root.remove(element)
+            box.append(element)
 
 
 def _put_beside(root: Element) -> None:

@@ -7,13 +7,11 @@ from typing import Any
 
 from benchmarks.report import first_screen
 from benchmarks.report.anchors import Anchors
+from benchmarks.report.load import was_busy
 from benchmarks.report.records import Record, check_record
 from benchmarks.report.registry import parts
 from benchmarks.report.section import Section, Show
 from zo_triton._tables import environment
-
-BUSY = 0.15
-"""Share of the cores above which other programs spoil timings: threads wait for a core in every region."""
 
 TITLE = "# Zeroth-order training with fused forward passes"
 
@@ -41,7 +39,7 @@ def render(record: Record, figures: Sequence[str], appendix: Sequence[str] = ())
         show = _shows(section, key, files)
         title = title or section.title(data)
         if section.name == "race" and not screen:
-            screen = first_screen.blocks(record, show("race_time"))
+            screen = first_screen.blocks(record, show("race_result"))
         body += section.blocks(data, show)
     found = first_screen.findings(record)
     if not screen:
@@ -74,12 +72,12 @@ def _warnings(record: Record) -> list[str]:
         found.append("> **A tiny run.** It proves that everything works; its numbers mean nothing.")
     if facts.get("interrupted"):
         found.append("> **Interrupted.** What was finished by then is here, the rest is missing.")
-    cores = facts.get("cores busy before")
-    if cores is not None and cores > BUSY * facts["cores"]:
+    if was_busy(facts):
+        cores = facts["cores busy before"]
         found.append(
             f"> **The machine was busy** when this began: other programs kept {cores:.1f} of {facts['cores']} "
-            "cores. Times, and the choices that a cap on the clock made, can't be trusted: repeat this on a "
-            "quiet machine."
+            "cores. Times, and the choices that a cap on the clock made, can't be trusted: no conclusion is drawn "
+            "from them, and the history leaves them out. Repeat this on a quiet machine."
         )
     return found
 

@@ -19,6 +19,9 @@ RECORD_NAME = "results.json"
 REPORT_NAME, PAGE_NAME = "report.md", "report.html"
 RETIRED = ".old"
 
+EARLIER = "compile.png"
+"""What older reports have in the place of a figure that is an SVG now."""
+
 
 def check_destination(folder: str | os.PathLike[str]) -> Path:
     """The folder's resolved path, if a report may replace everything in it.
@@ -140,5 +143,5 @@ def _sweep(target: Path) -> None:
 
 
 def _belongs(entry: Path) -> bool:
-    known = (RECORD_NAME, REPORT_NAME, PAGE_NAME, history.NAME, *COMPILED)
+    known = (RECORD_NAME, REPORT_NAME, PAGE_NAME, history.NAME, *COMPILED, EARLIER)
     return entry.is_file() and (entry.name in known or entry.suffix == ".svg")

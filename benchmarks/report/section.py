@@ -62,6 +62,7 @@ class Section:
         changes: Figures of an older and a newer record side by side.
         headline: The few figures that a report's history keeps, by name.
         title: A report's first lines, where this section gives it its title.
+        timed: What it finds rests on times, of which nothing follows on a busy machine.
         several: A record may have more of them, under names that begin with this one's and an underscore.
     """
 
@@ -74,6 +75,7 @@ class Section:
     changes: Callable[[Data, Data], Iterable[Change]] = lambda old, new: ()
     headline: Callable[[Data], dict[str, float]] = lambda data: {}
     title: Callable[[Data], list[str]] = lambda data: []
+    timed: bool = False
     several: bool = False
 
     def __post_init__(self) -> None:

@@ -34,9 +34,15 @@ def quartiles_reached(
     if not runs:
         return None, None
     taken = [run["reached"][f"{target:g}"] for run in runs]
-    values = sorted(inf if one is None else float(one[unit]) for one in taken)
-    low, high = (_quantile(values, share) for share in (0.25, 0.75))
+    values = [inf if one is None else float(one[unit]) for one in taken]
+    low, high = quartiles(values)
     return low if isfinite(low) else None, high if isfinite(high) else None
+
+
+def quartiles(values: list[float]) -> tuple[float, float]:
+    """First and third quartile, by interpolation."""
+    ordered = sorted(values)
+    return _quantile(ordered, 0.25), _quantile(ordered, 0.75)
 
 
 def _quantile(values: list[float], share: float) -> float:
@@ -68,11 +74,6 @@ def median_run(method: dict[str, Any], target: float | None = None) -> dict[str,
         return (inf if taken is None else taken["seconds"], -run["curve"][-1][4])
 
     return sorted(runs, key=order)[len(runs) // 2]
-
-
-def curve_of_median_run(method: dict[str, Any]) -> list[list[float]]:
-    """Points [step, seconds, evaluations, training loss, test accuracy] of the median run."""
-    return median_run(method)["curve"]
 
 
 def find(rows: list[dict[str, Any]], name: str) -> dict[str, Any] | None:

@@ -13,12 +13,14 @@ def times(ratio: float) -> str:
     return f"{ratio:.0f}×" if ratio >= 10 else f"{ratio:.1f}×" if ratio >= 1.095 else f"{ratio:.2f}×"
 
 
-def share(some: Sequence[object], everything: Sequence[object], kind: str) -> str:
-    """``in 2 of 3 races``, ``in all 3 races``, ``in both races``, ``in the only race``."""
-    if len(some) < len(everything):
-        return f"in {len(some)} of {len(everything)} {kind}s"
-    whole = {1: f"in the only {kind}", 2: f"in both {kind}s"}
-    return whole.get(len(everything), f"in all {len(everything)} {kind}s")
+def among(some: Sequence[str], everything: Sequence[str], kind: str) -> str:
+    """``on a`` of one, ``in both races``, ``in all 3 races``, or ``in 2 of 3 races, on a and b``."""
+    assert some
+    if len(everything) == 1:
+        return f"on {everything[0]}"
+    if len(some) == len(everything):
+        return f"in both {kind}s" if len(some) == 2 else f"in all {len(some)} {kind}s"
+    return f"in {len(some)} of {len(everything)} {kind}s, on {listed(some)}"
 
 
 def listed(names: Sequence[str], last: str = "and") -> str:

@@ -1,22 +1,26 @@
-"""The figures of docs/activations.md and their numbers: ``python docs/tools/activation_figures.py``."""
+"""The figures of docs/activations.md, and their numbers; run it with ``PYTHONPATH=.``."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from statistics import median
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from figures import BASE, INK, MOVED, NOISE, figure
+from figures import save
 from torch import Tensor, nn
 
 import zo_triton as zo
+from benchmarks.report.labels import Label, label_ends
+from zo_triton._figures import BLUE, GREEN, PURPLE, VERMILION
 from zo_triton.nzk import gradient_error, layer_squares, linearize_nodes
 from zo_triton.optim.where_to_perturb import relative_error
 
 BATCH, EPS = 64, 1e-4
 COUNTS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 128)
+SMALLEST_ERROR = 1e-3
 TRAINED_WITH = (4, 8, 16, 32, 64)
 TARGET, MOST_STEPS, LEARNING_RATE = 0.95, 400, 1e-2
 
@@ -76,24 +80,31 @@ def draw_error(tries: int = 20) -> None:
 
     curves = {
         "weights, independent signs": (
-            NOISE, "weights", "rademacher",
+            BLUE, "weights", "rademacher",
             [relative_error(list(squares.values()), [False, False], num) for num in COUNTS],
         ),
-        "activations, independent signs": (BASE, "activations", "rademacher", at_nodes(lambda num: None)),
-        "activations, hadamard": (MOVED, "activations", "hadamard", at_nodes(smallest_order)),
+        "activations, independent signs": (PURPLE, "activations", "rademacher", at_nodes(lambda num: None)),
+        "activations, hadamard": (VERMILION, "activations", "hadamard", at_nodes(smallest_order)),
     }  # fmt: skip
-    with figure("activation_error", 6.4, 3.4) as axes:
-        for name, (colour, perturb, distribution, formula) in curves.items():
-            found = [measured(num, perturb, distribution) for num in COUNTS]
-            for num, expected, error in zip(COUNTS, formula, found, strict=True):
-                tell(f"{name}, K = {num}: formula {expected:.4g}, measured {error:.4g}")
-            axes.loglog(
-                COUNTS, [value or None for value in formula], "-", color=colour, label=name, linewidth=1
-            )
-            axes.loglog(COUNTS, found, "o", color=colour, markersize=4)
-        axes.set(xlabel="directions K", ylabel="relative squared error", ylim=(1e-3, 1e4))
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False, loc="lower left")
+    errors = {
+        name: [measured(num, perturb, law) for num in COUNTS] for name, (_, perturb, law, _) in curves.items()
+    }
+    for name, (*_, formula) in curves.items():
+        for num, expected, error in zip(COUNTS, formula, errors[name], strict=True):
+            tell(f"{name}, K = {num}: formula {expected:.4g}, measured {error:.4g}")
+
+    def plot(axes: Any) -> None:
+        ends = []
+        for name, (colour, _, _, formula) in curves.items():
+            axes.loglog(COUNTS, [value or None for value in formula], "-", color=colour, linewidth=1.2)
+            axes.loglog(COUNTS, errors[name], "o", color=colour, markersize=4)
+            # With 64 orthogonal directions nothing is left to be seen.
+            last = max(at for at, error in enumerate(errors[name]) if error > SMALLEST_ERROR)
+            ends.append(Label(name, (COUNTS[last], errors[name][last]), colour, bold=colour == VERMILION))
+        axes.set(xlabel="directions K", ylabel="relative squared error", ylim=(SMALLEST_ERROR, 1e4))
+        label_ends(axes, ends, width=13)
+
+    save("activation_error", 3.8, plot)
 
 
 def steps_to_target(seed: int, num: int | None, perturb: str, distribution: str) -> int | None:
@@ -132,20 +143,30 @@ def draw_steps(seeds: range = range(3)) -> None:
         return value
 
     curves = {
-        "weights, independent signs": (NOISE, "weights", "rademacher"),
-        "activations, independent signs": (BASE, "activations", "rademacher"),
-        "activations, hadamard": (MOVED, "activations", "hadamard"),
+        "weights, independent signs": (BLUE, "weights", "rademacher"),
+        "activations, independent signs": (PURPLE, "activations", "rademacher"),
+        "activations, hadamard": (VERMILION, "activations", "hadamard"),
     }
-    with figure("activation_steps", 6.4, 2.8) as axes:
-        for name, (colour, perturb, distribution) in curves.items():
-            found = [middle(num, perturb, distribution) for num in TRAINED_WITH]
-            shown = [value if value <= MOST_STEPS else None for value in found]
-            axes.plot(TRAINED_WITH, shown, "o-", color=colour, label=name, markersize=4)
-        axes.axhline(middle(None), color=INK, linestyle="--", linewidth=0.9, label="backpropagation")
+    found = {
+        name: [middle(num, perturb, law) for num in TRAINED_WITH]
+        for name, (_, perturb, law) in curves.items()
+    }
+    theirs = middle(None)
+
+    def plot(axes: Any) -> None:
+        axes.axhline(theirs, color=GREEN, linestyle="--", linewidth=1.2)
+        ends = [Label("backpropagation", (TRAINED_WITH[-1], theirs), GREEN)]
+        for name, (colour, *_) in curves.items():
+            shown = [value if value <= MOST_STEPS else None for value in found[name]]
+            axes.plot(TRAINED_WITH, shown, "o-", color=colour, markersize=4)
+            last = max(at for at, value in enumerate(shown) if value is not None)
+            ends.append(Label(name, (TRAINED_WITH[last], shown[last]), colour, bold=colour == VERMILION))
         axes.set(xlabel="directions K", ylabel=f"steps to {TARGET:.0%}", ylim=(0, MOST_STEPS))
         axes.set_xscale("log", base=2)
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+        axes.set_xticks(TRAINED_WITH, [str(num) for num in TRAINED_WITH])
+        label_ends(axes, ends, width=13)
+
+    save("activation_steps", 3.6, plot)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,12 @@
-"""Draws the figures of the documentation into docs/figures: ``python docs/tools/figures.py``."""
+"""Draws the figures of the documentation into docs/figures: ``PYTHONPATH=. python docs/tools/figures.py``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("svg")
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -19,19 +14,21 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from torch import Tensor, nn
 
 import zo_triton as zo
+from benchmarks.report.labels import Label, label_ends
+from benchmarks.report.ticks import plain_ticks
+from zo_triton._figures import BLUE, INK, PAPER, QUIET, RULE, VERMILION, WIDTH, save_figure
 
 FOLDER = Path(__file__).resolve().parents[1] / "figures"
-INK, BASE, MOVED, NOISE = "#263238", "#546e7a", "#1565c0", "#c62828"
 
 
-@contextmanager
-def figure(name: str, width: float, height: float) -> Iterator[Any]:
-    """An axes that is written as ``name.svg``, the same bytes each time."""
-    plt.rcParams.update({"svg.hashsalt": "zo_triton", "svg.fonttype": "path", "font.size": 9})
-    drawn, axes = plt.subplots(figsize=(width, height), layout="constrained")
-    yield axes
-    drawn.savefig(FOLDER / f"{name}.svg", metadata={"Date": None}, facecolor="white")
-    plt.close(drawn)
+def save(name: str, height: float, plot: Callable[[Any], None]) -> None:
+    """Writes what is plotted into empty axes as ``name.svg``, in the house style; ``height`` in inches."""
+
+    def draw(figure: Any, _: dict[str, Any]) -> None:
+        figure.set_size_inches(WIDTH, height)
+        plot(figure.subplots())
+
+    save_figure(draw, {}, FOLDER, name)
 
 
 def draw_cancellation() -> None:
@@ -56,14 +53,17 @@ def draw_cancellation() -> None:
         for name, values in found.items():
             error = ((values - truth).abs() / truth.abs()).median().item()
             curves.setdefault(name, []).append(error)
-    with figure("cancellation", 6.4, 3.2) as axes:
-        for (name, errors), colour in zip(curves.items(), (NOISE, BASE, MOVED), strict=True):
-            axes.loglog(radii, errors, "o-", label=name, color=colour, markersize=4)
-        axes.axhline(1.0, color=INK, linewidth=0.6, linestyle=":")
+
+    def plot(axes: Any) -> None:
+        ends = []
+        for (name, errors), colour in zip(curves.items(), (QUIET, VERMILION, BLUE), strict=True):
+            axes.loglog(radii, errors, "o-", color=colour, markersize=4)
+            ends.append(Label(name, (radii[-1], errors[-1]), colour, name.startswith("propagated")))
         axes.set(xlabel="ε", ylabel="median relative error")
         axes.invert_xaxis()
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False, loc="center right")
+        label_ends(axes, ends, width=11)
+
+    save("cancellation", 3.4, plot)
 
 
 def _subtracted(model: nn.Module, x: Tensor, y: Tensor, directions: zo.Directions, eps: float) -> Tensor:
@@ -91,9 +91,9 @@ def _propagated(
     )[1].double()
 
 
-def _box(axes: Any, x: float, y: float, width: float, height: float, text: str, colour: str) -> None:
-    axes.add_patch(Rectangle((x, y), width, height, facecolor="white", edgecolor=colour, linewidth=1.2))
-    axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", color=INK)
+def _box(axes: Any, x: float, y: float, text: str, colour: str) -> None:
+    axes.add_patch(Rectangle((x, y), 1.5, 0.5, facecolor=PAPER, edgecolor=colour, linewidth=1.2))
+    axes.text(x + 0.75, y + 0.25, text, ha="center", va="center")
 
 
 def _arrow(axes: Any, start: tuple[float, float], stop: tuple[float, float], colour: str) -> None:
@@ -101,65 +101,63 @@ def _arrow(axes: Any, start: tuple[float, float], stop: tuple[float, float], col
     axes.add_patch(FancyArrowPatch(start, stop, color=colour, **style))
 
 
+def _blank(axes: Any, across: tuple[float, float], up: tuple[float, float]) -> None:
+    """Nothing but a plane."""
+    axes.set(xlim=across, ylim=up)
+    axes.axis("off")
+
+
 def draw_flow() -> None:
     """What travels through a network in one step: the base once, the differences of all directions beside it."""
-    with figure("flow", 7.6, 2.3) as axes:
-        axes.set(xlim=(0, 15.2), ylim=(-0.4, 4.2))
-        axes.axis("off")
-        names = ["x", "linear", "ReLU", "linear", "loss"]
-        bases = ["x", "a = xWᵀ+b", "h = max(a,0)", "f = hWᵀ", "L(θ)"]
-        moved = ["0", "δ", "Δh", "Δf", "ΔL\n[K]"]
-        for place, (name, base, change) in enumerate(zip(names, bases, moved, strict=True)):
-            x = 0.9 + 2.9 * place
-            axes.text(x + 1.0, 4.0, name, ha="center", color=BASE)
-            _box(axes, x, 2.6, 2.0, 0.9, base, BASE)
-            for shift in (0.28, 0.14, 0.0) if place else ():
-                _box(axes, x + shift, 0.3 + shift, 2.0, 0.9, "", MOVED)
+    layers = (
+        ("input", "x", "0"),
+        ("linear", "a = xWᵀ + b", "δ"),
+        ("ReLU", "h = max(a, 0)", "Δh"),
+        ("linear", "f = hWᵀ", "Δf"),
+        ("loss", "L(θ)", "ΔL  [K]"),
+    )
+
+    def plot(axes: Any) -> None:
+        _blank(axes, (0, WIDTH), (-0.1, 5.0))
+        axes.text(1.65, 4.75, "base, once", ha="center", color=QUIET)
+        axes.text(4.1, 4.75, "differences,\nall K directions", ha="center", va="center", color=BLUE)
+        for place, (name, base, change) in enumerate(layers):
+            y = 3.85 - 0.92 * place
+            axes.text(0.0, y + 0.25, name, va="center", color=QUIET)
+            _box(axes, 0.9, y, base, QUIET)
+            for shift in (0.16, 0.08) if place else ():
+                _box(axes, 3.2 + shift, y + shift, "", BLUE)
+            _box(axes, 3.2, y, change, BLUE if place else RULE)
             if place:
-                axes.text(x + 1.0, 0.75, change, ha="center", va="center", color=INK)
-            if place:
-                _arrow(axes, (x - 0.9, 3.05), (x, 3.05), BASE)
-                _arrow(axes, (x + 1.0, 2.6), (x + 1.0, 1.5), BASE)
-            if place > 1:
-                _arrow(axes, (x - 0.62, 0.75), (x, 0.75), MOVED)
-        axes.text(0.0, 3.05, "base\n(once)", ha="left", va="center", color=BASE)
-        axes.text(0.0, 0.85, "differences\n(all K directions)", ha="left", va="center", color=MOVED)
+                _arrow(axes, (1.65, y + 0.92), (1.65, y + 0.5), QUIET)
+                _arrow(axes, (2.4, y + 0.25), (3.2, y + 0.25), QUIET)
+                _arrow(axes, (3.95, y + 0.92), (3.95, y + 0.66), BLUE)
+
+    save("flow", 4.6, plot)
 
 
 def draw_field() -> None:
     """Which Philox block, word and bit hold the sign of an element."""
-    with figure("field", 7.2, 2.9) as axes:
-        axes.set(xlim=(-1.6, 13), ylim=(-3.1, 8.9))
-        axes.axis("off")
+
+    def plot(axes: Any) -> None:
+        _blank(axes, (-2.1, 12.1), (-4.6, 9.4))
         for row in range(8):
+            axes.text(-0.2, 7.5 - row, f"row {row}", ha="right", va="center")
             for col in range(3):
-                block = (row // 4) * 3 + col
-                colour = "#e3f2fd" if block % 2 else "#eceff1"
-                axes.add_patch(Rectangle((4 * col, 7 - row), 4, 1, facecolor=colour, edgecolor="white"))
-                axes.text(
-                    4 * col + 2,
-                    7.5 - row,
-                    f"word {row % 4}",
-                    ha="center",
-                    va="center",
-                    color=BASE,
-                    fontsize=7,
-                )
+                axes.text(4 * col + 3.85, 7.5 - row, f"word {row % 4}", ha="right", va="center", color=QUIET)
         for block in range(6):
             left, bottom = 4 * (block % 3), 4 - 4 * (block // 3)
-            axes.add_patch(Rectangle((left, bottom), 4, 4, fill=False, edgecolor=INK, linewidth=1.2))
-            axes.text(left + 0.12, bottom + 3.93, f"block {block}", va="top", color=INK, fontsize=8)
-        for row in range(8):
-            axes.text(-0.2, 7.5 - row, f"row {row}", ha="right", va="center", color=INK, fontsize=8)
+            axes.add_patch(Rectangle((left, bottom), 4, 4, fill=False, edgecolor=BLUE, linewidth=1.2))
+            axes.text(left + 0.15, bottom + 3.5, f"block {block}", va="center", color=BLUE)
         for col in range(3):
-            axes.text(
-                4 * col + 2, 8.3, f"columns {32 * col}…{32 * col + 31}", ha="center", color=INK, fontsize=8
-            )
-        axes.text(
-            6, -1.0, "bit b of a word is column 32·⌊col/32⌋ + b:  1 → +1,  0 → −1", ha="center", color=INK
+            axes.text(4 * col + 2, 8.3, f"columns\n{32 * col}…{32 * col + 31}", ha="center")
+        told = (
+            "bit b of a word is column 32·⌊col/32⌋ + b:\n1 → +1,  0 → −1\n"
+            "counter = (block, tensor, direction, step)\nkey = (low, high) of the seed"
         )
-        counter = "counter = (block, tensor, direction, step)     key = (low, high) of the seed"
-        axes.text(6, -2.3, counter, ha="center", color=INK)
+        axes.text(5, -0.5, told, ha="center", va="top", linespacing=1.5)
+
+    save("field", 4.8, plot)
 
 
 def draw_stability() -> None:
@@ -168,13 +166,22 @@ def draw_stability() -> None:
     counts = 2 ** np.arange(13)
     limits = [zo.nzk.max_stable_lr(eigenvalues, num_directions=int(count)) for count in counts]
     trace, largest = eigenvalues.sum(), eigenvalues.max()
-    with figure("stability", 6.4, 2.8) as axes:
-        axes.loglog(counts, limits, "o-", color=MOVED, markersize=4, label="η* of K averaged directions")
-        axes.axhline(2 / largest, color=INK, linestyle="--", linewidth=0.9, label="2/λ_max, gradient descent")
-        axes.axhline(2 / trace, color=NOISE, linestyle=":", linewidth=1.2, label="2/Tr H, above η* at K = 1")
+
+    def plot(axes: Any) -> None:
+        last = counts[-1]
+        axes.loglog(counts, limits, "o-", color=BLUE, markersize=4)
+        axes.axhline(2 / largest, color=INK, linestyle="--", linewidth=0.9)
+        axes.axhline(2 / trace, color=VERMILION, linestyle=":", linewidth=1.2)
         axes.set(xlabel="directions K", ylabel="learning rate", ylim=(0.2, 3))
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False, loc="center right")
+        plain_ticks(axes.yaxis)
+        ends = [
+            Label("η* of K averaged directions", (last, limits[-1]), BLUE, bold=True),
+            Label("2/λ_max, gradient descent", (last, 2 / largest), INK),
+            Label("2/Tr H, above η* at K = 1", (last, 2 / trace), VERMILION),
+        ]
+        label_ends(axes, ends, width=13)
+
+    save("stability", 3.4, plot)
 
 
 FIGURES: tuple[Callable[[], None], ...] = (draw_cancellation, draw_flow, draw_field, draw_stability)

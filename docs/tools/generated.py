@@ -14,7 +14,7 @@ from zo_triton.difference import RULE_FAMILIES
 from zo_triton.difference.fallback import name_of
 from zo_triton.difference.registry import HANDLERS
 
-RECORD = Path(__file__).resolve().parents[2] / "reports" / "full" / "results.json"
+RECORD = Path(__file__).resolve().parents[2] / "reports" / "latest" / "results.json"
 
 HelpText = partial(argparse.HelpFormatter, width=96)
 """Of one width, which argparse otherwise takes from the terminal."""

@@ -198,7 +198,7 @@ def test_the_command_prints_a_table_and_writes_everything(environment, tmp_path)
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
         "compile.json",
         "compile.md",
-        "compile.png",
+        "compile.svg",
     }
     record = json.loads((tmp_path / "own.json").read_text())
     assert record == json.loads((tmp_path / "out" / "compile.json").read_text())

@@ -37,7 +37,7 @@ def test_a_record_is_carried_and_its_section_added(tmp_path):
     (old / "compile.json").write_text(
         json.dumps(record(ROW, {**ROW, "target": "sm_80", "variant": "elsewhere"}, FAILED))
     )
-    (old / "compile.png").write_bytes(b"picture")
+    (old / "compile.svg").write_bytes(b"picture")
     text = "\n\n".join(compiled.carry(old, fresh))
     assert text.startswith("## Compiled kernels\n")
     assert "128×64 w8 s3" in text
@@ -45,7 +45,7 @@ def test_a_record_is_carried_and_its_section_added(tmp_path):
     assert "broken: FAILED" in text
     assert "1 of the launchers' own configs on all chips fail" in text
     assert "elsewhere" not in text
-    assert {file.name for file in fresh.iterdir()} == {"compile.json", "compile.png"}
+    assert {file.name for file in fresh.iterdir()} == {"compile.json", "compile.svg"}
     assert check_destination(old) == old.resolve()
 
 

@@ -24,7 +24,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     compiling.add_argument("--defaults", action="store_true", help="only the configs that launchers pick")
     compiling.add_argument("--json", metavar="FILE", help="write the record")
     compiling.add_argument("--figure", metavar="FILE", help="draw tensor against other clocks (.png or .svg)")
-    compiling.add_argument("--out", metavar="DIR", help="write compile.json, compile.md and compile.png")
+    compiling.add_argument("--out", metavar="DIR", help="write compile.json, compile.md and compile.svg")
     compiling.set_defaults(run=_compile)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from zo_triton._figures import FAMILIES, save_figure
+from zo_triton._figures import COLOURS, QUIET, RULE, WIDTH, save_figure
 from zo_triton._files import write_text
 from zo_triton._tables import environment, lay_out
 from zo_triton.compilation import roofline
@@ -18,8 +18,8 @@ from zo_triton.compilation.run import dumps, failures
 from zo_triton.compilation.table import NAMES, cells, headers
 from zo_triton.compilation.targets import TARGETS
 
-FURTHEST = 8.0
-"""Where the axis of the figure ends; a longer bar is cut and its number says so."""
+ROW = 0.42
+"""Inches of a kernel's row in the figure: its name, and below it the dots."""
 
 
 def table(record: Mapping[str, Any]) -> str:
@@ -48,7 +48,7 @@ def page(record: Mapping[str, Any]) -> str:
 
 
 def write_folder(record: Mapping[str, Any], folder: str | os.PathLike[str]) -> Path:
-    """Writes compile.json, compile.md and compile.png, each replaced whole; returns the page's path."""
+    """Writes compile.json, compile.md and compile.svg, each replaced whole; returns the page's path."""
     target = Path(folder).resolve()
     target.mkdir(parents=True, exist_ok=True)
     write_text(target / NAMES[0], dumps(record))
@@ -69,7 +69,7 @@ def draw(record: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
         raise ValueError("no compiled kernel has tensor-core instructions, so there is nothing to draw.")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}.") as folder:
-        name = save_figure(_bars, dict(record), folder, target.stem, target.suffix[1:])
+        name = save_figure(_dots, dict(record), folder, target.stem, target.suffix[1:])
         os.replace(Path(folder) / name, target)
 
 
@@ -93,46 +93,27 @@ def _drawn(row: Mapping[str, Any]) -> bool:
     return row["default"] and "roofline" in row and row["roofline"]["other_per_tensor"] is not None
 
 
-def _bars(figure: Any, record: dict[str, Any]) -> None:
-    """One panel a chip, in clocks for each clock of the tensor cores, so that small and large tiles compare."""
+def _dots(figure: Any, record: dict[str, Any]) -> None:
+    """A row a kernel with a dot a chip: clocks that issue all else, for each clock of the tensor cores."""
     rows = [row for row in record["rows"] if _drawn(row)]
     chips = [name for name in TARGETS if any(row["target"] == name for row in rows)]
     variants = list(dict.fromkeys(row["variant"] for row in rows))
-    figure.set_size_inches(4.6 + 2.4 * len(chips), 1.3 + 0.3 * len(variants))
-    panels = figure.subplots(1, len(chips), sharey=True, squeeze=False)[0]
-    for axes, chip in zip(panels, chips, strict=True):
-        found = {row["variant"]: row["roofline"] for row in rows if row["target"] == chip}
-        for place, variant in enumerate(variants):
-            if variant in found:
-                _pair(axes, place, found[variant])
-        axes.axvline(1.0, color="black", linewidth=0.8, linestyle=":")
-        axes.set_xlim(0, FURTHEST * 1.3)
-        axes.set_xticks(range(0, int(FURTHEST) + 1, 2))
-        axes.set_title(f"{chip} ({TARGETS[chip].model})")
-        axes.grid(axis="y", visible=False)
-    panels[0].set_yticks(range(len(variants)), variants)
-    panels[0].set_ylim(len(variants) - 0.4, -0.6)
-    figure.legend(
-        [_patch("fused"), _patch("zeroth")],
-        ["tensor cores", "issuing everything else"],
-        loc="outside upper center",
-        ncols=2,
-    )
-    figure.supxlabel(
-        "clocks of the inner loop, tensor cores = 1 (numbers: other / tensor clocks)", fontsize=9
-    )
-
-
-def _pair(axes: Any, place: int, lines: dict[str, Any]) -> None:
-    ratio = lines["other_per_tensor"]
-    axes.barh(place - 0.19, 1.0, height=0.36, color=FAMILIES["fused"])
-    axes.barh(place + 0.19, min(ratio, FURTHEST), height=0.36, color=FAMILIES["zeroth"])
-    cut = " →" if ratio > FURTHEST else ""
-    text = f"{lines['issue']:.0f} / {lines['tensor']:.0f}{cut}"
-    axes.text(max(1.0, min(ratio, FURTHEST)) + 0.1, place, text, va="center", fontsize=6.5)
-
-
-def _patch(kind: str) -> Any:
-    from matplotlib.patches import Patch
-
-    return Patch(color=FAMILIES[kind])
+    figure.set_size_inches(WIDTH, 1.6 + ROW * len(variants))
+    axes = figure.subplots()
+    for chip, colour, marker in zip(chips, COLOURS, "osD^", strict=False):
+        found = [row for row in rows if row["target"] == chip]
+        axes.plot(
+            [row["roofline"]["other_per_tensor"] for row in found],
+            [variants.index(row["variant"]) for row in found], marker, color=colour, markersize=6,
+            label=f"{chip} ({TARGETS[chip].model})", zorder=3,
+        )  # fmt: skip
+    for place, variant in enumerate(variants):
+        axes.axhline(place, color=RULE, linewidth=0.8, zorder=1)
+        axes.text(0.0, place - 0.42, variant, transform=axes.get_yaxis_transform(), va="center")
+    axes.axvline(1.0, color=QUIET, linewidth=1.0, linestyle=(0, (2, 2)))
+    axes.set(
+        xscale="log", ylim=(len(variants) - 0.4, -0.8), yticks=[],
+        xlabel="clocks that issue all else, for each clock of the\ntensor cores (below 1 it hides behind them)",
+    )  # fmt: skip
+    axes.spines["left"].set_visible(False)
+    figure.legend(loc="outside upper left", ncols=2)

@@ -12,7 +12,7 @@ from zo_triton._tables import number
 
 FORMAT, SCHEMA = "zo_triton compile", 1
 RECORD_NAME = "compile.json"
-NAMES = (RECORD_NAME, "compile.md", "compile.png")
+NAMES = (RECORD_NAME, "compile.md", "compile.svg")
 """Files that ``zo-triton compile --out`` writes, which a report keeps."""
 
 HEADERS = [

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.report.drawing import look
+from benchmarks.report.colours import DASHES
+from benchmarks.report.labels import Label, label_ends
 from benchmarks.report.section import Data, Figure, Findings, Loss, Section, Show
 from benchmarks.report.words import error
-from zo_triton._figures import PALETTE
+from zo_triton._figures import BLUE, QUIET, WIDTH
 from zo_triton._tables import lay_out
 
 
@@ -30,22 +31,22 @@ def table(section: Data) -> str:
 
 def draw(figure: Any, section: Data) -> None:
     """A curve a method, ε falling to the right."""
-    figure.set_size_inches(8.2, 4.0)
+    figure.set_size_inches(WIDTH, 3.6)
     axes = figure.subplots()
     rows = section["rows"]
-    for position, name in enumerate(rows[0]["errors"]):
+    ends = []
+    for name in rows[0]["errors"]:
         points = [(row["eps"], row["errors"][name]) for row in rows if row["errors"][name]]
+        ours = name.startswith("propagated")
+        colour = BLUE if ours else QUIET
         axes.plot(
-            *zip(*points, strict=True),
-            label=name,
-            color=PALETTE[position],
-            marker="os^D"[position % 4],
-            markersize=4.5,
-            **look(name.startswith("propagated"), position),
-        )
-    axes.set(xscale="log", yscale="log", xlabel="ε", ylabel="median relative error of a loss difference")
+            *zip(*points, strict=True), color=colour, marker="o", markersize=4,
+            linestyle="-" if name.endswith("float32") else DASHES[1], linewidth=2.2 if ours else 1.5,
+        )  # fmt: skip
+        ends.append(Label(name, points[-1], colour, ours))
+    axes.set(xscale="log", yscale="log", xlabel="ε", ylabel="median relative error")
     axes.invert_xaxis()
-    figure.legend(loc="outside upper center", ncols=2)
+    label_ends(axes, ends, width=10)
 
 
 def findings(section: Data) -> Findings:

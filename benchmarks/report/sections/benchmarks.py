@@ -29,7 +29,7 @@ def blocks(section: Data, show: Show) -> list[str]:
     )
     summary = ops(section)
     return [
-        "## Benchmarks", intro, *(["### Ops", *summary] if summary else []), "### Every benchmark",
+        "## Benchmarks", intro, *(["### Ops", *summary] if summary else []), "#### Every benchmark",
         table(section),
     ]  # fmt: skip
 

@@ -35,7 +35,7 @@ def blocks(section: Data, show: Show) -> list[str]:
         "Packages: " + ", ".join(f"{name} {version}" for name, version in section["packages"].items()) + ".",
     ]
     for kind in section["kinds"]:
-        result.append(f"### {kind['title']}")
+        result.append(f"#### {kind['title']}")
         if kind["missing"]:
             result.append(f"Left out: {' and '.join(kind['missing'])} can't be imported here.")
         else:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.report.drawing import look
+from benchmarks.report.colours import DASHES, looks
+from benchmarks.report.labels import Label, label_ends
 from benchmarks.report.section import Data, Figure, Findings, Section, Show
 from benchmarks.report.statistics import OURS
-from zo_triton._figures import PALETTE
+from benchmarks.report.ticks import plain_ticks
+from zo_triton._figures import BLUE, QUIET, WIDTH
 from zo_triton._tables import lay_out, number
 
 
@@ -44,42 +46,43 @@ def growth(curve: Data) -> str:
 
 def draw_throughput(figure: Any, section: Data) -> None:
     """Both kinds of evaluations over plain inference's, against the batch."""
-    figure.set_size_inches(8.2, 3.4)
+    figure.set_size_inches(WIDTH, 3.2)
     axes = figure.subplots()
     rows = section["throughput"]["rows"]
-    for position, name in enumerate(("central", "one_sided")):
-        axes.plot(
-            [row["batch"] for row in rows], [row[name] for row in rows], color=PALETTE[position],
-            marker="os"[position], markersize=4.5, linewidth=2.2, label=f"fused, {name.replace('_', '-')}",
-        )  # fmt: skip
-    axes.axhline(1.0, color="#777777", linewidth=0.8, linestyle=(0, (2, 2)))
-    axes.annotate("plain inference", (1.0, 1.0), xycoords=("axes fraction", "data"), xytext=(-80, 4),
-                  textcoords="offset points", color="#555555")  # fmt: skip
-    axes.set_xscale("log", base=2)
+    batches = [row["batch"] for row in rows]
+    axes.axhline(1.0, color=QUIET, linewidth=1.0, linestyle=(0, (2, 2)))
+    ends = [Label("plain inference", (batches[-1], 1.0), QUIET)]
+    for dash, name in zip(DASHES, ("central", "one_sided"), strict=False):
+        values = [row[name] for row in rows]
+        axes.plot(batches, values, color=BLUE, linestyle=dash, marker="o", markersize=4, linewidth=2.2)
+        ends.append(Label(f"fused, {name.replace('_', '-')}", (batches[-1], values[-1]), BLUE, bold=True))
+    _scale_across(axes, batches)
     axes.set(xlabel="batch", ylabel="evaluations a second\nover plain inference's", ylim=(0, None))
-    axes.set_xticks([row["batch"] for row in rows], [str(row["batch"]) for row in rows])
-    figure.legend(loc="outside upper center", ncols=2)
+    label_ends(axes, ends, width=10)
 
 
 def draw_growth(figure: Any, section: Data) -> None:
-    """One panel an axis."""
+    """One panel an axis, below each other."""
     curves = section["growth"]
-    figure.set_size_inches(8.2, 3.4)
-    for axes, curve in zip(
-        figure.subplots(1, len(curves), sharey=True, squeeze=False)[0], curves, strict=True
-    ):
-        for position, one in enumerate(curve["contenders"]):
-            axes.plot(
-                curve["values"], one["ms"], color=PALETTE[position], marker="os^D"[position % 4], markersize=4.5,
-                label=one["label"] if axes.get_subplotspec().is_first_col() else None,
-                **look(one["family"] == OURS, position),
-            )  # fmt: skip
-        axes.set_xscale("log", base=2)
-        axes.set(yscale="log", xlabel=f"{curve['axis']}\n({curve['fixed']})")
-        axes.set_xticks(curve["values"], [str(value) for value in curve["values"]])
-        if axes.get_subplotspec().is_first_col():
-            axes.set_ylabel("milliseconds a step")
-    figure.legend(loc="outside upper center", ncols=len(curves[0]["contenders"]))
+    figure.set_size_inches(WIDTH, 2.7 * len(curves))
+    for axes, curve in zip(figure.subplots(len(curves), 1, squeeze=False)[:, 0], curves, strict=True):
+        ends = []
+        for one, look in zip(curve["contenders"], looks(curve["contenders"]), strict=True):
+            axes.plot(curve["values"], one["ms"], marker="o", markersize=4, **look)
+            end = curve["values"][-1], one["ms"][-1]
+            ends.append(Label(one["label"], end, look["color"], one["family"] == OURS))
+        _scale_across(axes, curve["values"])
+        axes.set(yscale="log", xlabel=f"{curve['axis']} ({curve['fixed']})", ylabel="ms a step")
+        plain_ticks(axes.yaxis)
+        label_ends(axes, ends, width=14)
+
+
+def _scale_across(axes: Any, values: list[int]) -> None:
+    """A logarithmic axis with a tick for each value, or for every other one where there are many."""
+    axes.set_xscale("log", base=2)
+    told = values[:: 1 + len(values) // 7]
+    axes.set_xticks(told, [str(value) for value in told])
+    axes.set_xticks([], minor=True)
 
 
 def findings(section: Data) -> Findings:
@@ -101,6 +104,7 @@ def findings(section: Data) -> Findings:
 SECTION = Section(
     name="curves",
     place=50,
+    timed=True,
     keys=("note", "throughput", "growth"),
     blocks=blocks,
     figures=(

@@ -16,16 +16,16 @@ def blocks(section: Data, show: Show) -> list[str]:
         "What follows what in a reading: "
         + "; ".join(f"*{name}*: {meaning}" for name, meaning in section["readings"].items())
         + ".",
-        "### Distributions",
+        "#### Distributions",
         "z-scores of the moments of order 1 to 4 against their exact values, and the p-value of "
         "Kolmogorov and Smirnov "
         "for the first draw. *Exact*: no value can deviate, and none did.",
         distributions(section),
-        "### Addresses",
+        "#### Addresses",
         "Blocks drawn at different addresses (seed, step, direction, tensor, part, block), and how "
         "many were equal.",
         addresses(section),
-        "### Planted generators",
+        "#### Planted generators",
         "The same tests on generators with a known fault, which they must flag.",
         planted(section),
     ]

@@ -34,4 +34,6 @@ def findings(section: Data) -> Findings:
     )
 
 
-SECTION = Section(name="gpu_goals", place=10, keys=("note", "rows"), blocks=blocks, findings=findings)
+SECTION = Section(
+    name="gpu_goals", place=10, keys=("note", "rows"), blocks=blocks, findings=findings, timed=True
+)

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.report.changes import Change
-from benchmarks.report.drawing import Bar, bars_by_case
+from benchmarks.report.colours import colour_of
+from benchmarks.report.dots import Dot, dots
 from benchmarks.report.section import Data, Figure, Findings, Loss, Section, Show
 from benchmarks.report.statistics import OURS, find
+from zo_triton._figures import QUIET
 from zo_triton._tables import lay_out, number
 
 SMALLEST_MIB = 0.1
-"""Where the figure's logarithmic axis starts; a bar below it is only its number."""
+"""What is less is an arrow in the figure, at this much."""
 
 
 def blocks(section: Data, show: Show) -> list[str]:
@@ -35,17 +37,17 @@ def table(case: Data) -> str:
 
 
 def draw(figure: Any, section: Data) -> None:
-    """Bars of peaks, and of one chunk of differences beside them."""
-    largest = max(method["excess_mib"] for case in section["cases"] for method in case["methods"])
-    axes = bars_by_case(
-        figure, section["cases"], _bars, "MiB", (SMALLEST_MIB, 4 * max(1.0, largest))
-    )  # fmt: skip
-    axes.set_xlabel("peak memory of a step over that of inference [MiB], logarithmic")
+    """Peaks, the least on top, and one chunk of differences beside them."""
+    axes = dots(figure, [(case["name"], _dots(case)) for case in section["cases"]], "MiB", SMALLEST_MIB)
+    axes.set_xlabel("peak memory of a step over inference [MiB],\nlogarithmic")
 
 
-def _bars(case: Data) -> list[Bar]:
-    bars = [(method["label"], method["excess_mib"], method["family"]) for method in case["methods"]]
-    return [*bars, ("one chunk of differences", case["chunk_mib"], "limit")]
+def _dots(case: Data) -> list[Dot]:
+    rows = [
+        Dot(one["label"], one["excess_mib"], colour_of(one), one["family"] == OURS) for one in case["methods"]
+    ]
+    rows.append(Dot("one chunk of differences", case["chunk_mib"], QUIET))
+    return sorted(rows, key=lambda row: row.value or 0.0)
 
 
 def findings(section: Data) -> Findings:

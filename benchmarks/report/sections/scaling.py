@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.report.colours import DASHES
+from benchmarks.report.labels import Label, label_ends
 from benchmarks.report.section import Data, Figure, Section, Show
+from benchmarks.report.ticks import plain_ticks
+from zo_triton._figures import COLOURS, INK, WIDTH
 from zo_triton._tables import lay_out, number
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-DASHES: tuple[Any, ...] = ((0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1)))
 MARKED = 4
 """Every so many powers of two are in the table."""
 
@@ -73,40 +75,49 @@ def simulated(section: Data) -> str:
 
 
 def draw(figure: Any, section: Data) -> None:
-    """Left the step that two ranks really took and what the model says of it; right the model alone.
+    """Above the step that two ranks really took and what the model says of it; below the model alone.
 
     Points are measured, dashes simulated.
     """
-    figure.set_size_inches(8.2, 3.9)
-    left, right = figure.subplots(1, 2)
-    _draw_small(left, section)
-    batches = [part["batch"] for part in section["parts"]]
+    figure.set_size_inches(WIDTH, 6.2)
+    upper, lower = figure.subplots(2, 1, height_ratios=(1, 1.3))
+    _draw_small(upper, section)
     networks = [network["name"] for network in section["networks"]]
+    ends = []
     for curve in section["curves"]:
-        right.plot(
-            curve["ranks"], curve["step_ms"], color=COLOURS[networks.index(curve["network"]) % len(COLOURS)],
-            linestyle=DASHES[batches.index(curve["batch"]) % len(DASHES)], linewidth=1.7,
-            label=f"simulated: batch {curve['batch']}, {curve['network']}",
-        )  # fmt: skip
-    right.set(xscale="log", yscale="log", xlabel="ranks", title=f"K = {section['many']:,}: simulated only")
-    left.set_ylabel("milliseconds a step")
-    figure.legend(loc="outside lower center", ncols=2)
+        colour = COLOURS[networks.index(curve["network"]) % len(COLOURS)]
+        lower.plot(curve["ranks"], curve["step_ms"], color=colour, linestyle=DASHES[1], linewidth=1.7)
+        end = curve["ranks"][-1], curve["step_ms"][-1]
+        ends.append(Label(f"batch {curve['batch']}, {curve['network']}", end, colour))
+    lower.set(
+        xscale="log", yscale="log", xlabel="ranks", ylabel="milliseconds a step",
+        title=f"K = {section['many']:,}: simulated only",
+    )  # fmt: skip
+    for axis in (lower.xaxis, lower.yaxis):
+        plain_ticks(axis)
+    label_ends(lower, ends, width=14)
 
 
 def _draw_small(axes: Any, section: Data) -> None:
-    part, directions = section["parts"][0], section["directions"]
-    for curve, colour in zip(section["small_curves"], COLOURS, strict=False):
-        axes.plot(curve["ranks"], curve["step_ms"], color=colour, linestyle=DASHES[0], linewidth=1.7)
+    part, ends = section["parts"][0], []
+    networks = [network["name"] for network in section["networks"]]
+    for curve in section["small_curves"]:
+        colour = COLOURS[networks.index(curve["network"]) % len(COLOURS)]
+        axes.plot(curve["ranks"], curve["step_ms"], color=colour, linestyle=DASHES[1], linewidth=1.7)
+        end = curve["ranks"][-1], curve["step_ms"][-1]
+        ends.append(Label(f"simulated, {curve['network']}", end, colour))
     two = section["two_ranks"]
     if two is not None:
-        axes.plot(
-            [1, two["ranks"]], [two["alone_ms"], two["step_ms"]], "o", color="#000000", markersize=7, zorder=3,
-            label="measured: one rank, two ranks",
-        )  # fmt: skip
+        taken = [two["alone_ms"], two["step_ms"]]
+        axes.plot([1, two["ranks"]], taken, "o", color=INK, markersize=7, zorder=3)
+        ends.append(Label("measured", (two["ranks"], two["step_ms"]), INK, bold=True))
     axes.set(
-        xscale="log", yscale="log", xlabel="ranks",
-        title=f"K = {directions}, batch {part['batch']}: measured and simulated",
+        xscale="log", yscale="log", ylabel="milliseconds a step",
+        title=f"K = {section['directions']}, batch {part['batch']}",
     )  # fmt: skip
+    for axis in (axes.xaxis, axes.yaxis):
+        plain_ticks(axis)
+    label_ends(axes, ends, width=14)
 
 
 SECTION = Section(

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.report.section import Data, Figure, Section, Show
-from zo_triton._figures import PALETTE
+from zo_triton._figures import COLOURS, PAPER, QUIET, WIDTH
 from zo_triton._tables import lay_out, number
+
+ROOM = 22
+"""Percent of a step that a part must have for its milliseconds to fit into its bar."""
 
 
 def blocks(section: Data, show: Show) -> list[str]:
@@ -25,30 +28,26 @@ def table(section: Data) -> str:
 
 
 def draw(figure: Any, section: Data) -> None:
-    """One bar a case, in shares of a step."""
+    """One bar a case, in shares of a step; a part has its milliseconds where there is room for them."""
     cases = section["cases"]
-    figure.set_size_inches(8.2, 0.55 * len(cases) + 1.3)
+    figure.set_size_inches(WIDTH, 0.62 * len(cases) + 1.5)
     axes = figure.subplots()
     names = list(cases[0]["parts"])
-    positions = list(range(len(cases)))[::-1]
     left = [0.0] * len(cases)
-    for place, name in enumerate(names):
-        shares = []
-        for case in cases:
-            total = sum(case["parts"].values())
-            shares.append(100 * case["parts"][name] / total)
-        axes.barh(positions, shares, left=left, color=PALETTE[place], height=0.6, label=name)
-        for position, start, share, case in zip(positions, left, shares, cases, strict=True):
-            if share >= 6:
-                text = f"{case['parts'][name]:.2g} ms"
-                axes.text(
-                    start + share / 2, position, text, ha="center", va="center", color="white", fontsize=8
-                )
+    for colour, name in zip((*COLOURS, QUIET), names, strict=False):
+        shares = [100 * case["parts"][name] / sum(case["parts"].values()) for case in cases]
+        axes.barh(range(len(cases)), shares, left=left, color=colour, height=0.42, label=name)
+        for place, (start, share, case) in enumerate(zip(left, shares, cases, strict=True)):
+            if share >= ROOM:
+                text = number(case["parts"][name], "ms")
+                axes.text(start + share / 2, place, text, ha="center", va="center", color=PAPER)
         left = [start + share for start, share in zip(left, shares, strict=True)]
-    axes.set_yticks(positions, [case["name"] for case in cases])
-    axes.set(xlim=(0, 100), xlabel="share of one fused step [%]")
-    axes.grid(axis="y", visible=False)
-    figure.legend(loc="outside upper center", ncols=len(names))
+    for place, case in enumerate(cases):
+        axes.text(0, place - 0.42, case["name"], va="center")
+    axes.set(xlim=(0, 100), ylim=(len(cases) - 0.6, -0.7), xlabel="share of one fused step [%]")
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    figure.legend(loc="outside upper left", ncols=3)
 
 
 SECTION = Section(

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.report.changes import Change, drift
-from benchmarks.report.drawing import bars_by_case
+from benchmarks.report.colours import colour_of
+from benchmarks.report.dots import Dot, dots
 from benchmarks.report.section import Data, Figure, Findings, Loss, Section, Show
 from benchmarks.report.statistics import OURS, find
-from benchmarks.report.words import times
+from benchmarks.report.words import LEVEL, times
 from zo_triton._tables import lay_out, number
 
 LOOP = "MeZO loop"
@@ -39,32 +40,33 @@ def table(case: Data) -> str:
     rows = [
         [
             contender["label"],
-            contender["dtype"],
-            str(contender["evaluations"]),
             number(contender["median_ms"]),
-            number(contender["fastest_ms"]),
             f"{contender['median_ms'] / first['median_ms']:.3g}×",
             *([f"{contender['of_inference']:.3g}×"] if related else []),
+            str(contender["evaluations"]),
+            number(contender["fastest_ms"]),
+            contender["dtype"],
         ]
         for contender in case["contenders"]
     ]
-    headers = ["contender", "dtype", "evaluations", "median ms", "fastest ms", f"against {first['label']}"]
-    return lay_out([*headers, *(["evaluations a second, inference = 1×"] if related else [])], rows)
+    headers = ["contender", "median ms", f"against {first['label']}"]
+    headers += ["evaluations a second, inference = 1×"] if related else []
+    return lay_out([*headers, "evaluations", "fastest ms", "dtype"], rows)
 
 
 def draw(figure: Any, section: Data) -> None:
-    """Bars of median times."""
-    slowest = max(contender["median_ms"] for case in section["cases"] for contender in case["contenders"])
-    axes = bars_by_case(
-        figure,
-        section["cases"],
-        lambda case: [(one["label"], one["median_ms"], one["family"]) for one in case["contenders"]],
-        "ms",
-        (0.05, slowest * 4),
-    )
-    axes.set_xlabel(
-        "milliseconds a step, median, logarithmic\n(blue: fused, yellow: other zeroth-order, green: backprop)"
-    )
+    """Median times with their quartiles, the quickest on top."""
+    panels = [
+        (case["name"], [_dot(one) for one in sorted(case["contenders"], key=lambda one: one["median_ms"])])
+        for case in section["cases"]
+    ]
+    axes = dots(figure, panels, "ms")
+    axes.set_xlabel("milliseconds a step, logarithmic\n(band: quartiles)")
+
+
+def _dot(one: Data) -> Dot:
+    ours = one["family"] == OURS
+    return Dot(one["label"], one["median_ms"], colour_of(one), ours, one.get("quartiles_ms"))
 
 
 def findings(section: Data) -> Findings:
@@ -78,7 +80,7 @@ def findings(section: Data) -> Findings:
             if other["family"] == OURS:
                 continue
             ratio = other["median_ms"] / ours["median_ms"]
-            if ratio < 1:
+            if ratio < 1 / LEVEL:
                 lost.append(
                     (f"{other['label']} has the quicker step", f"{case['name']} ({times(1 / ratio)})")
                 )
@@ -86,11 +88,16 @@ def findings(section: Data) -> Findings:
                 ratios[other["label"]] = ratio
         nearest = min(ratios, key=lambda label: ratios[label], default=None)
         named = dict.fromkeys(label for label in (LOOP, nearest) if label in ratios)
-        listed = ", ".join(f"{times(ratios[label])} faster than {label}" for label in named)
-        listed = listed or "faster than no zeroth-order contender"
-        told.append(f"{case['name']}: {number(ours['median_ms'], 'ms')}, {listed}")
+        standing = [_standing(label, ratios[label]) for label in named]
+        if not named and any(other["family"] == "zeroth" for other in others):
+            standing = ["slower than every other zeroth-order contender"]
+        told.append(", ".join([f"{case['name']}: {number(ours['median_ms'], 'ms')}", *standing]))
     first = section["cases"][0]["contenders"][0]["label"]
     return Findings([f"**One step**, {first}. {'; '.join(told)}."], lost)
+
+
+def _standing(label: str, ratio: float) -> str:
+    return f"as quick as {label}" if ratio < LEVEL else f"{times(ratio)} faster than {label}"
 
 
 def headline(section: Data) -> dict[str, float]:
@@ -136,6 +143,7 @@ def _doubt(row: Data) -> float:
 SECTION = Section(
     name="step_time",
     place=30,
+    timed=True,
     keys=("note", "cases"),
     blocks=blocks,
     figures=(Figure("step_time", "Step times", draw),),

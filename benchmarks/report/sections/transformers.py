@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.report.changes import Change
-from benchmarks.report.drawing import Bar, bars_by_case
+from benchmarks.report.colours import colour_of
+from benchmarks.report.dots import Dot, dots
 from benchmarks.report.section import Data, Figure, Findings, Loss, Section, Show
 from benchmarks.report.sections import memory, step_time
 from benchmarks.report.statistics import OURS, find
@@ -46,8 +47,8 @@ def blocks(section: Data, show: Show) -> list[str]:
 def table(section: Data) -> str:
     """One row a case and dtype of ours."""
     headers = [
-        "network", "K", "dtype", "ms a step", "MeZO loop, ms", "vmap, ms", "plain pass, ms", "faster than MeZO",
-        "as many evaluations", "faster than vmap", "passes an evaluation",
+        "network", "K", "dtype", "ms a step", "faster than MeZO", "as many evaluations", "faster than vmap",
+        "passes an evaluation", "MeZO loop, ms", "vmap, ms", "plain pass, ms",
     ]  # fmt: skip
     rows = []
     for case in section["cases"]:
@@ -56,9 +57,9 @@ def table(section: Data) -> str:
             rows.append(
                 [
                     case["network"], str(case["directions"]), ours["dtype"], number(ours["median_ms"]),
-                    number(loop, missing="–"), number(vmapped, missing="–"), number(forward),
                     *(_factor(_ratio(case, ours, name)) for name in (LOOP, "evaluations", VMAP)),
-                    number(_passes(case, ours)),
+                    number(_passes(case, ours)), number(loop, missing="–"), number(vmapped, missing="–"),
+                    number(forward),
                 ]
             )  # fmt: skip
     return lay_out(headers, rows)
@@ -146,24 +147,22 @@ def _short(case: Data) -> str:
 
 
 def draw(figure: Any, section: Data) -> None:
-    """Bars of median times, the loop's for all K directions."""
-    values = [value for case in section["cases"] for _, value, _ in _bars(case)]
-    axes = bars_by_case(figure, section["cases"], _bars, "ms", (min(values) / 2, max(values) * 4))
-    axes.set_xlabel(
-        "milliseconds a step on one thread, median, logarithmic\n"
-        "(blue: fused, yellow: other zeroth-order, grey: a plain forward pass)"
-    )
+    """Median times, the loop's for all K directions, the quickest on top."""
+    axes = dots(figure, [(case["name"], _dots(case)) for case in section["cases"]], "ms")
+    axes.set_xlabel("milliseconds a step on one thread, logarithmic\n(band: quartiles)")
 
 
-def _bars(case: Data) -> list[Bar]:
-    bars: list[Bar] = []
+def _dots(case: Data) -> list[Dot]:
+    rows = []
     for one in case["contenders"]:
         label = f"MeZO loop, K = {case['directions']}" if one["name"] == LOOP else one["label"]
         label += "" if one["dtype"] == "float32" else f", {one['dtype']}"
         value = _milliseconds(case, one["name"])
         assert value is not None
-        bars.append((label, value, one["family"]))
-    return bars
+        times_each = value / one["median_ms"]
+        band = [times_each * end for end in one.get("quartiles_ms") or ()] or None
+        rows.append((value, Dot(label, value, colour_of(one), one["family"] == OURS, band)))
+    return [row for _, row in sorted(rows, key=lambda found: found[0])]
 
 
 def findings(section: Data) -> Findings:
@@ -199,6 +198,7 @@ def changes(old: Data, new: Data) -> Iterator[Change]:
 SECTION = Section(
     name="transformers",
     place=35,
+    timed=True,
     keys=("note", "missing", "cases", "memory"),
     blocks=blocks,
     figures=(

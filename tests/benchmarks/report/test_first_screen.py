@@ -4,8 +4,10 @@ from copy import deepcopy
 
 import pytest
 
-from benchmarks.report import first_screen
+from benchmarks.report import first_screen, history
 from benchmarks.report.markdown import render
+from benchmarks.report.sections import step_time
+from benchmarks.report.words import among
 
 
 def sentences(record):
@@ -54,11 +56,11 @@ def test_what_one_rival_does_better_stands_together(record):
 def test_one_race_is_the_only_one(record):
     worth, against, cost = sentences(record)
     assert worth == (
-        "- **Worth it when** only losses can be had: of the forward-only methods the fused one was the soonest in "
-        "the only race (by 15× where another got there)."
+        "- **Worth it when** only losses can be had: of the forward-only methods the fused one was the soonest on "
+        "digits (by 15× where another got there)."
     )
     assert against == (
-        "- **Not when** a gradient can be had: backpropagation was sooner in the only race (by 4.7× where both got "
+        "- **Not when** a gradient can be had: backpropagation was sooner on digits (by 4.7× where both got "
         "there)."
     )
     assert cost == (
@@ -73,10 +75,10 @@ def test_by_how_much_is_told_of_the_races_that_were_won(record):
     again["task"] = "letters"
     set_seconds(again, "first", 50.0)
     worth, against, _ = sentences(record)
-    assert "backpropagation was sooner in 1 of 2 races (by 4.7× where both got there), on digits." in against
+    assert "backpropagation was sooner in 1 of 2 races, on digits (by 4.7× where both got there)." in against
     assert "the soonest in both races (by 15× where another got there); also when" in worth
     assert (
-        "also when backpropagation is the alternative on letters: it was later in 1 of 2 races (by 179×"
+        "also when backpropagation is the alternative: it was later in 1 of 2 races, on letters (by 179×"
         in worth
     )
 
@@ -86,16 +88,16 @@ def test_another_forward_only_method_that_is_sooner_is_named(record):
     worth, against, _ = sentences(record)
     assert (
         worth
-        == "- **Worth it when:** nothing here shows it; the fused method was nowhere clearly the soonest."
+        == "- **Worth it when:** nothing here shows it; in no race was a fused method clearly the soonest."
     )
-    assert "; nor when MeZO loop will do: sooner in the only race (by 2.0× where both got there)." in against
+    assert "; nor when MeZO loop will do: sooner on digits (by 2.0× where both got there)." in against
 
 
 def test_a_race_that_was_not_finished_is_admitted(record):
     set_seconds(record["sections"]["race"], "fused", None)
     worth, against, cost = sentences(record)
     assert worth == "- **Worth it when:** nothing here shows it; the fused method reached no race's target."
-    alone = "sooner in the only race, where only one of the two got there;"
+    alone = "sooner on digits, where only one of the two got there;"
     assert (
         f"a gradient can be had: backpropagation was {alone} nor when MeZO loop will do: {alone}" in against
     )
@@ -110,7 +112,7 @@ def test_a_race_that_was_not_finished_is_admitted(record):
 
 def test_rivals_that_never_got_there_are_told(record):
     set_seconds(record["sections"]["race"], "zeroth", None)
-    assert "was the soonest in the only race, where no other got there." in sentences(record)[0]
+    assert "was the soonest on digits, where no other got there." in sentences(record)[0]
 
 
 def test_nobody_got_there(record):
@@ -128,13 +130,11 @@ def test_a_tie_is_no_win_for_anybody(record):
     worth, against, _ = sentences(record)
     assert (
         worth
-        == "- **Worth it when:** nothing here shows it; the fused method was nowhere clearly the soonest."
+        == "- **Worth it when:** nothing here shows it; in no race was a fused method clearly the soonest."
     )
     assert against == "- **Not when:** nothing here speaks against it; nobody was clearly sooner."
     set_seconds(record["sections"]["race"], "first", 0.27)
-    assert (
-        "backpropagation was sooner in the only race (by 1.04× where both got there)." in sentences(record)[1]
-    )
+    assert "backpropagation was sooner on digits (by 1.04× where both got there)." in sentences(record)[1]
 
 
 def test_the_fused_method_alone_has_nobody_to_beat(record):
@@ -165,23 +165,24 @@ def test_a_fused_method_that_did_not_run_is_told(record, how):
 def test_the_table_has_every_contender_soonest_first(record):
     table = first_screen.blocks(record, [])[1].splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table]
-    assert cells[0] == ["contender", "ms a step", "seconds to 95 % on digits", "against backprop", "peak MiB"]
+    seconds, against = "seconds to 95 % on digits", "against backprop"
+    assert cells[0] == ["contender", seconds, against, "evaluations", "ms a step", "peak MiB"]
     assert cells[2:] == [
-        ["backprop + Adam", "1", "0.06", "1×", "–"],
-        ["**fused ZO + Adam**", "1", "0.28", "4.67×", "–"],
-        ["MeZO loop", "1", "4.2", "70×", "0"],
-        ["MeZO loop, K = 1", "1", "not reached", "–", "–"],
+        ["backprop + Adam", "0.06", "1×", "600", "1", "–"],
+        ["**fused ZO + Adam**", "0.28", "4.67×", "600", "1", "–"],
+        ["MeZO loop", "4.2", "70×", "600", "1", "0"],
+        ["MeZO loop, K = 1", "not reached", "–", "–", "1", "–"],
     ]
     del record["sections"]["memory"]
     assert "peak MiB" not in first_screen.blocks(record, [])[1]
 
 
 def test_the_page_opens_with_sentences_table_figure_and_contents(record):
-    text = render(record, ["race_time.svg"])
+    text = render(record, ["race_result.svg"])
     places = [
         text.index(part)
         for part in (
-            "**Worth it when**", "| contender ", "](race_time.svg)", "## Contents", "## What was found",
+            "**Worth it when**", "| contender ", "](race_result.svg)", "## Contents", "## What was found",
             "## The race: digits",
         )
     ]  # fmt: skip
@@ -229,14 +230,14 @@ def add_asking(race, seconds):
 def test_what_a_method_asks_for_is_told_beside_what_the_others_take(record):
     add_asking(record["sections"]["race"], 0.04)
     worth, against, cost = sentences(record)
-    assert "of the forward-only methods the fused one was the soonest in the only race (by 15×" in worth, (
+    assert "of the forward-only methods the fused one was the soonest on digits (by 15×" in worth, (
         "rivals that see losses alone are measured by ours that sees no more"
     )
     assert (
-        "also when backpropagation would not be compiled on digits: eager it was later in the only race (by 1.5× "
+        "also when backpropagation would not be compiled: eager it was later on digits (by 1.5× "
         "where both got there)." in worth
     )
-    assert "backpropagation was sooner in the only race (by 1.3× where both got there)" in against
+    assert "backpropagation was sooner on digits (by 1.3× where both got there)" in against
     assert cost.endswith(
         "Fused nodes + Adam keeps inputs; fused ZO + Adam, which asks for losses alone, took 7.0× as long."
     )
@@ -245,10 +246,7 @@ def test_what_a_method_asks_for_is_told_beside_what_the_others_take(record):
 def test_a_method_that_asks_and_beats_the_compiled_one_is_told_once(record):
     add_asking(record["sections"]["race"], 0.02)
     worth, against, _ = sentences(record)
-    assert (
-        "also when backpropagation is the alternative on digits: it was later in the only race (by 1.5×"
-        in worth
-    )
+    assert "also when backpropagation is the alternative: it was later on digits (by 1.5×" in worth
     assert "compiled" not in worth
     assert against == "- **Not when:** nothing here speaks against it; nobody was clearly sooner."
 
@@ -267,3 +265,62 @@ def test_losses_alone_may_never_get_there(record):
     set_seconds(race, "fused", None)
     add_asking(race, 0.02)
     assert sentences(record)[2].endswith("; fused ZO + Adam, which asks for losses alone, did not get there.")
+
+
+@pytest.fixture
+def busy(record):
+    record["environment"] |= {"cores": 2, "cores busy before": 1.2}
+    return record
+
+
+def test_beside_other_programs_nobody_was_sooner(busy):
+    text, table, *_ = first_screen.blocks(busy, [])
+    assert text == "- **Who was sooner is not told:** other programs ran beside the races."
+    assert "against backprop" not in table
+    assert "seconds to 95 % on digits" in table
+
+
+def test_beside_other_programs_only_what_rests_on_no_times_is_found(busy):
+    (text,) = first_screen.findings(busy)
+    assert "**Accuracy of a loss difference**" in text
+    assert not any(told in text for told in ("faster", "slower", "sooner", "**One step**", "test accuracy"))
+
+
+def test_a_busy_machines_figures_never_become_headlines(busy):
+    assert history.entry_of(busy) is None
+    busy["environment"]["cores busy before"] = 0.1
+    assert "step ms" in history.entry_of(busy)["figures"]
+
+
+def test_a_lost_comparison_that_is_not_there_is_no_place(record):
+    record["sections"] = {"accuracy": record["sections"]["accuracy"]}
+    record["sections"]["accuracy"]["rows"][1]["errors"]["propagated float32"] = 1e-6
+    assert "**Fused lost no comparison here.**" in first_screen.findings(record)[0]
+
+
+@pytest.mark.parametrize(
+    ("some", "everything", "text"),
+    [
+        (["a"], ["a"], "on a"),
+        (["a", "b"], ["a", "b"], "in both races"),
+        (["a", "b", "c"], ["a", "b", "c"], "in all 3 races"),
+        (["a"], ["a", "b"], "in 1 of 2 races, on a"),
+        (["a", "c"], ["a", "b", "c"], "in 2 of 3 races, on a and c"),
+    ],
+)
+def test_races_are_counted_and_named(some, everything, text):
+    assert among(some, everything, "race") == text
+
+
+def test_a_step_is_told_beside_those_who_took_part(record):
+    section = record["sections"]["step_time"]
+    case = section["cases"][0]
+    ours, mezo, sgd = case["contenders"]
+    told = step_time.findings(section).sentences[0]
+    assert "8 ms, 15× faster than MeZO loop." in told
+    mezo["median_ms"] = 8.0
+    assert "8 ms, as quick as MeZO loop." in step_time.findings(section).sentences[0]
+    mezo["median_ms"] = 4.0
+    assert "8 ms, slower than every other zeroth-order contender." in step_time.findings(section).sentences[0]
+    case["contenders"] = [ours, sgd]
+    assert "K = 32: 8 ms." in step_time.findings(section).sentences[0]

@@ -39,3 +39,25 @@ def test_a_damaged_history_is_named_and_nothing_changes(record, tmp_path, conten
     with pytest.raises(ValueError, match=r"history\.json is no history of reports"):
         publish(record, folder)
     assert (folder / "report.md").read_bytes() == before
+
+
+def entry(figures):
+    return {"commit": "0123456789", "dirty": False, "date": "2026-01-01", "device": "a", "figures": figures}
+
+
+def test_a_race_has_one_column_whatever_data_stood_in():
+    entries = [entry({"nzk s": 4.0}), entry({"nzk (on digits 3 v 5) s": 1.0}), entry({"nzk s": 2.0})]
+    _, _, trend, _, commits, note = history.render(entries)
+    titles = [cell.strip() for cell in trend.splitlines()[0].split("|")[1:-1]]
+    assert titles == ["", "nzk s"]
+    assert [line.split("|")[2].strip() for line in trend.splitlines()[2:]] == ["█▁▅", "2", "1 – 4"]
+    assert [line.split("|")[4].strip() for line in commits.splitlines()[2:]] == ["4", r"1\*", "2"]
+    assert note == r"\*: (on digits 3 v 5)."
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [([1.0, 10.0, 100.0], "▁▅█"), ([1.0, None, 100.0], "▁ █"), ([3.0, 3.0], "▁▁"), ([None], "")],
+)
+def test_a_sparkline_is_as_high_as_logarithms(values, text):
+    assert history.sparkline(values) == text

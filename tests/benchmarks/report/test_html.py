@@ -128,7 +128,7 @@ def test_the_first_screens_table_and_figure_share_a_box(record, tmp_path):
     text = (publish(record, tmp_path / "report").parent / "report.html").read_text()
     box = text[text.index('<div class="beside">') : text.index('<h2 id="contents">')]
     assert box.index('<div class="facts">') < box.index("seconds to 95 % on digits") < box.index("<figure>")
-    assert "<figcaption>Accuracy and loss against training time</figcaption>" in box
+    assert "<figcaption>Seconds to the hardest target, and their quartiles</figcaption>" in box
     assert text.count('class="beside"') == 1
 
 
@@ -145,3 +145,28 @@ def test_a_page_knows_dark_screens(dark, tmp_path):
 def test_links_lead_nowhere_but_to_pages(tmp_path):
     text = "# T\n\n[x](javascript:alert(1)) [y][r] [z](https://a.b) [w](#t)\n\n[r]: JavaScript:alert(2)\n"
     assert re.findall(r'href="([^"]*)"', page(text, tmp_path)) == ["https://a.b", "#t"]
+
+
+def test_details_are_folded_under_their_headings_words(tmp_path):
+    text = page(
+        "## A\n\nfirst\n\n#### More *of* it\n\n| a | b |\n|---|---|\n| c | 1 |\n\n## B\n\nlast\n", tmp_path
+    )
+    box = text[text.index("<details") : text.index("</details>")]
+    assert box.startswith('<details id="more-of-it"><summary>More of it</summary>')
+    assert "<table>" in box
+    assert "first" not in box
+    assert "last" not in box
+    assert "<h4" not in text
+
+
+def test_a_wide_tables_rows_can_become_cards(tmp_path):
+    text = page("| name | ms | s | K |\n|---|---|---|---|\n| a | 1 |  | 2 |\n", tmp_path)
+    assert Elements(text).all("table") == [{"class": "wide"}]
+    assert [cell.get("data-label") for cell in Elements(text).all("td")] == ["name", "ms", None, "K"]
+    assert "table>" in page("| name | ms |\n|---|---|\n| a | 1 |\n", tmp_path)
+
+
+def test_figures_that_follow_each_other_share_a_box(record, tmp_path):
+    text = (publish(record, tmp_path / "report").parent / "report.html").read_text()
+    box = text[text.index('<div class="figures">') :]
+    assert box.index("training time") < box.index("forward evaluations") < box.index("</div>")

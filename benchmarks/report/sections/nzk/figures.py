@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.report.section import Data
 from benchmarks.report.sections.nzk.tables import CURVES, digits
+from benchmarks.report.ticks import plain_ticks
+from zo_triton._figures import BLUE, GREEN, OLIVE, PURPLE, QUIET, RULE, SMALLEST, WIDTH
+from zo_triton._tables import number
 
 COLOURS = {
-    "first": "#000000",
-    "independent": "#E69F00",
-    "shared": "#0072B2",
-    "fused": "#D55E00",
-    "real": "#D55E00",
-    "predicted": "#0072B2",
+    "first": GREEN,
+    "independent": OLIVE,
+    "shared": PURPLE,
+    "fused": BLUE,
+    "real": BLUE,
+    "predicted": QUIET,
 }
+TITLE: Any = {"x": 0.01, "ha": "left", "fontsize": SMALLEST, "fontweight": "bold"}
+"""Of a part of a figure."""
+
 HEADROOM = 4.0
 """How far above the first loss a curve is shown; a mean that grows without bound leaves through the top."""
 
@@ -26,31 +33,17 @@ Points = Sequence[float | None]
 
 
 def draw_losses(figure: Any, section: Data) -> None:
-    """Every case's loss curves with their closed forms."""
+    """Every case's loss curves with their closed forms, a panel below the other."""
     cases = section["cases"]
-    columns = min(2, len(cases))
-    rows = -(-len(cases) // columns)
-    figure.set_size_inches(8.2, 1.0 + (4.2 if columns == 1 else 3.3) * rows)
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, case in zip(panels, cases, strict=False):
+    figure.set_size_inches(WIDTH, 1.6 + 3.4 * len(cases))
+    panels = figure.subplots(len(cases), 1, squeeze=False)[:, 0]
+    for axes, case in zip(panels, cases, strict=True):
         _loss_panel(axes, case)
         ratio = case["acceleration"]
-        if columns == 1:
-            axes.set_title(
-                f"One shared vector walks {digits(ratio['ratio'])} times as far a step as independent ones "
-                f"(predicted {digits(ratio['ratio_predicted'])})",
-                loc="left",
-                fontsize=9.5,
-            )
-        else:
-            measured, predicted = digits(ratio["ratio"]), digits(ratio["ratio_predicted"])
-            axes.set_title(
-                f"{case['name']}: shared {measured}× (predicted {predicted}×)", loc="left", fontsize=9.5
-            )
-    for axes in panels[len(cases) :]:
-        axes.set_visible(False)
+        measured, predicted = digits(ratio["ratio"]), digits(ratio["ratio_predicted"])
+        axes.set_title(f"{case['name']}: shared {measured}× (predicted {predicted}×)")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    figure.legend(handles, labels, loc="outside upper left", ncols=1)
 
 
 def _loss_panel(axes: Any, case: Data) -> None:
@@ -89,10 +82,8 @@ def _loss_panel(axes: Any, case: Data) -> None:
             across[::8], losses[::8], "o", color=COLOURS["fused"], markersize=4.5, markerfacecolor="none",
             label=CURVES["fused"], zorder=4,
         )  # fmt: skip
-    axes.plot([], [], color="#666666", linestyle=(0, (5, 2)), linewidth=1.1, label="predicted mean loss")
-    axes.plot(
-        [], [], color="#666666", linestyle=(0, (1, 1.5)), linewidth=1.1, label="loss of the mean outputs"
-    )
+    axes.plot([], [], color=QUIET, linestyle=(0, (5, 2)), linewidth=1.1, label="predicted mean loss")
+    axes.plot([], [], color=QUIET, linestyle=(0, (1, 1.5)), linewidth=1.1, label="loss of the mean outputs")
     shown = [
         loss
         for name in CURVES
@@ -104,6 +95,7 @@ def _loss_panel(axes: Any, case: Data) -> None:
     lowest, highest = min(shown), max(shown)
     margin = (highest / lowest) ** 0.06
     axes.set_ylim(lowest / margin, highest * margin)
+    plain_ticks(axes.yaxis)
 
 
 def draw_kernels(figure: Any, section: Data) -> None:
@@ -115,102 +107,123 @@ def draw_kernels(figure: Any, section: Data) -> None:
         for picture in case["kernels"]
         if len(cases) <= 2 or picture["coupling"] == "shared"
     ]
-    figure.set_size_inches(8.2, 2.65 * len(chosen) + 0.3)
-    panels = figure.subplots(len(chosen), 3, squeeze=False)
-    for row, (case, picture) in zip(panels, chosen, strict=True):
-        expected, empirical = picture["expected"], picture["empirical"]
-        gap = [
-            [left - right for left, right in zip(one, other, strict=True)]
-            for one, other in zip(empirical, expected, strict=True)
-        ]
-        flat = [value for matrix in (expected, empirical) for line in matrix for value in line]
-        largest = max(abs(value) for line in gap for value in line) or 1.0
-        look: dict[str, Any] = {"interpolation": "none", "rasterized": True}
-        low, high = min(flat), max(flat)
+    figure.set_size_inches(WIDTH, 3.0 * len(chosen))
+    for part, (case, picture) in zip(_parts(figure, len(chosen)), chosen, strict=True):
+        difference, error = (100 * picture[f"relative_{kind}"] for kind in ("difference", "error"))
         prefix = f"{case['name']}, " if len(cases) > 1 else ""
-        titles = (
-            f"{prefix}{picture['coupling']}: {digits(picture['factor'])}·NTK",
-            "empirical",
-            "difference: {:.2g} % (error {:.2g} %)".format(
-                *(100 * picture[f"relative_{kind}"] for kind in ("difference", "error"))
-            ),
-        )
-        for axes, title, matrix in zip(row, titles, (expected, empirical, gap), strict=True):
-            limits = {"vmin": -largest, "vmax": largest} if matrix is gap else {"vmin": low, "vmax": high}
-            colours = "RdBu_r" if matrix is gap else "viridis"
-            image = axes.imshow(matrix, cmap=colours, **limits, **look)
-            axes.set_title(title, loc="left", fontsize=8.5)
-            axes.set(xticks=[], yticks=[])
-            axes.grid(visible=False)
-            for side in axes.spines.values():
-                side.set_visible(False)
-            if matrix is not expected:
-                figure.colorbar(image, ax=axes, shrink=0.85)
         blocks = f", in blocks of {picture['block']}" if picture["block"] > 1 else ""
-        row[0].set_ylabel(f"by {picture['order'].split(',')[0].split('[')[0].strip()}{blocks}", fontsize=7.5)
+        part.suptitle(
+            f"{prefix}{picture['coupling']}: {digits(picture['factor'])}·NTK, difference {difference:.2g} %\n"
+            f"(error {error:.2g} %); by {picture['order'].split(',')[0].split('[')[0].strip()}{blocks}",
+            **TITLE,
+        )  # fmt: skip
+        _draw_kernel(part.subplots(1, 3), picture)
+
+
+def _draw_kernel(row: Any, picture: Data) -> None:
+    """Three matrices, the first two on one scale of colours, the last on its own, which is even about 0."""
+    expected, empirical = picture["expected"], picture["empirical"]
+    gap = [
+        [left - right for left, right in zip(one, other, strict=True)]
+        for one, other in zip(empirical, expected, strict=True)
+    ]
+    flat = [value for matrix in (expected, empirical) for line in matrix for value in line]
+    largest = max(abs(value) for line in gap for value in line) or 1.0
+    whole, even = (min(flat), max(flat)), (-largest, largest)
+    shown = (
+        ("expected", expected, whole, "viridis"),
+        ("empirical", empirical, whole, "viridis"),
+        ("difference", gap, even, "RdBu_r"),
+    )
+    for axes, (title, matrix, (low, high), colours) in zip(row, shown, strict=True):
+        image = axes.imshow(matrix, cmap=colours, vmin=low, vmax=high, interpolation="none", rasterized=True)
+        axes.set_title(title, fontweight="normal")
+        axes.set(xticks=[], yticks=[])
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+        scale = axes.figure.colorbar(image, ax=axes, location="bottom")
+        scale.set_ticks([low, high], labels=[number(low), number(high)])
+        for text, side in zip(scale.ax.get_xticklabels(), ("left", "right"), strict=True):
+            text.set_horizontalalignment(side)
 
 
 def draw_snapshots(figure: Any, section: Data) -> None:
-    """Outputs at chosen steps, one row a case."""
+    """Outputs at chosen steps, two beside each other."""
     cases = section["cases"]
-    steps = cases[0]["snapshots"]["steps"]
-    figure.set_size_inches(8.2, 0.8 + 2.2 * len(cases))
-    panels = figure.subplots(len(cases), len(steps), squeeze=False, sharey="row", sharex="row")
-    for row, case in zip(panels, cases, strict=True):
-        snapshot = case["snapshots"]
-        across = snapshot["across"]
-        targets = snapshot["targets"]
-        low, high = min(targets), max(targets)
-        margin = 0.25 * (high - low)
-        for place, (axes, step) in enumerate(zip(row, snapshot["steps"], strict=True)):
-            axes.plot(across, targets, ".", color="#999999", markersize=3, label="targets")
-            for name in ("first", "independent", "shared"):
-                axes.plot(
-                    *_points(across, snapshot["functions"][name][place], positive=False),
-                    color=COLOURS[name], linewidth=1.3, label=CURVES[name],
-                )  # fmt: skip
-            axes.set_title(f"step {step}", loc="left", fontsize=9)
-            starts = [value for value in snapshot["functions"]["first"][0] if value is not None]
-            axes.set_ylim(min(low - margin, *starts), max(high + margin, *starts))
-        row[0].set_ylabel(f"{case['name']}\noutput" if len(cases) > 1 else "output")
-        figure.align_ylabels(panels[:, 0])
-        row[len(row) // 2 - 1].set_xlabel(snapshot["label"], loc="left" if len(row) > 1 else "center")
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4)
+    rows = -(-len(cases[0]["snapshots"]["steps"]) // 2)
+    figure.set_size_inches(WIDTH, 1.0 + 2.3 * rows * len(cases))
+    parts = _parts(figure, len(cases))
+    for part, case in zip(parts, cases, strict=True):
+        if len(cases) > 1:
+            part.suptitle(case["name"], **TITLE)
+        panels = part.subplots(rows, 2, squeeze=False, sharey=True, sharex=True)
+        _draw_outputs(panels, case["snapshots"])
+        part.supxlabel(textwrap.fill(case["snapshots"]["label"], 40), fontsize=SMALLEST)
+    handles, labels = parts[0].axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=1)
+
+
+def _draw_outputs(panels: Any, snapshot: Data) -> None:
+    across, targets, functions = snapshot["across"], snapshot["targets"], snapshot["functions"]
+    low, high = min(targets), max(targets)
+    margin = 0.25 * (high - low)
+    starts = [value for value in functions["first"][0] if value is not None]
+    flat = panels.ravel()
+    for place, (axes, step) in enumerate(zip(flat, snapshot["steps"], strict=False)):
+        axes.plot(across, targets, ".", color=QUIET, markersize=3, label="targets")
+        for name in ("first", "independent", "shared"):
+            axes.plot(
+                *_points(across, functions[name][place], positive=False),
+                color=COLOURS[name], linewidth=1.3, label=CURVES[name],
+            )  # fmt: skip
+        axes.set_title(f"step {step}", fontweight="normal")
+        axes.set_ylim(min(low - margin, *starts), max(high + margin, *starts))
+    for axes in flat[len(snapshot["steps"]) :]:
+        axes.set_visible(False)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("output")
 
 
 def draw_network(figure: Any, section: Data) -> None:
-    """The real network above, its deviation from the prediction below."""
+    """Each run's loss beside the prediction, and below it its deviation."""
     runs = section["network"]["runs"]
-    figure.set_size_inches(8.2, 5.6)
-    panels = figure.subplots(2, len(runs), squeeze=False, sharex="col", height_ratios=(1.5, 1))
-    for column, run in enumerate(runs):
-        upper, lower = panels[0][column], panels[1][column]
-        steps, first = run["steps"], run["losses"][0]
-        upper.fill_between(
-            *_pair(steps, run["low"], run["high"], first), color=COLOURS["predicted"], alpha=0.18, linewidth=0,
-            label=f"10 to 90 % of {run['linear_runs']} linearised runs",
-        )  # fmt: skip
-        upper.plot(
-            *_points(steps, run["predicted"]), color=COLOURS["predicted"], linestyle=(0, (5, 2)), linewidth=1.6,
-            label="predicted for the linearised network",
-        )  # fmt: skip
-        upper.plot(*_points(steps, run["losses"]), color=COLOURS["real"], linewidth=1.8, label="real network")
+    figure.set_size_inches(WIDTH, 1.0 + 4.6 * len(runs))
+    parts = _parts(figure, len(runs))
+    for part, run in zip(parts, runs, strict=True):
         when = "never leaves 5 %" if run["left_at"] is None else f"leaves 5 % at step {run['left_at']}"
-        upper.set_title(f"{run['aggregator']} of {run['directions']}: {when}", loc="left", fontsize=9.5)
-        upper.set(xscale="log", ylabel="loss (1/2n)|f − y|²" if column == 0 else "")
-        upper.set_xlim(1, steps[-1])
-        upper.set_ylim(bottom=0)
-        deviations = [None if value is None else 100 * value for value in run["deviation"]]
-        lower.plot(*_points(steps, deviations, positive=False), color=COLOURS["real"], linewidth=1.5)
-        limit = 100 * run["threshold"]
-        lower.axhspan(-limit, limit, color="#dddddd", alpha=0.6, linewidth=0)
-        for axes in (upper, lower):
-            if run["left_at"]:
-                axes.axvline(run["left_at"], color="#555555", linewidth=0.9, linestyle=(0, (2, 2)))
-        lower.set(xscale="log", xlabel="step", ylabel="deviation [%]" if column == 0 else "")
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+        part.suptitle(f"{run['aggregator']} of {run['directions']}: {when}", **TITLE)
+        _draw_run(part.subplots(2, 1, sharex=True, height_ratios=(1.5, 1)), run)
+    handles, labels = parts[0].axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=1)
+
+
+def _draw_run(panels: Any, run: Data) -> None:
+    upper, lower = panels
+    steps, first = run["steps"], run["losses"][0]
+    upper.fill_between(
+        *_pair(steps, run["low"], run["high"], first), color=COLOURS["predicted"], alpha=0.18, linewidth=0,
+        label=f"10 to 90 % of {run['linear_runs']} linearised runs",
+    )  # fmt: skip
+    upper.plot(
+        *_points(steps, run["predicted"]), color=COLOURS["predicted"], linestyle=(0, (5, 2)), linewidth=1.6,
+        label="predicted for the linearised network",
+    )  # fmt: skip
+    upper.plot(*_points(steps, run["losses"]), color=COLOURS["real"], linewidth=1.8, label="real network")
+    upper.set(xscale="log", ylabel="loss (1/2n)|f − y|²")
+    upper.set_xlim(1, steps[-1])
+    upper.set_ylim(bottom=0)
+    deviations = [None if value is None else 100 * value for value in run["deviation"]]
+    lower.plot(*_points(steps, deviations, positive=False), color=COLOURS["real"], linewidth=1.5)
+    limit = 100 * run["threshold"]
+    lower.axhspan(-limit, limit, color=RULE, alpha=0.6, linewidth=0)
+    for axes in (upper, lower) if run["left_at"] else ():
+        axes.axvline(run["left_at"], color=QUIET, linewidth=0.9, linestyle=(0, (2, 2)))
+    lower.set(xscale="log", xlabel="step", ylabel="deviation [%]")
+
+
+def _parts(figure: Any, count: int) -> Any:
+    """Parts of a figure below each other, each with a title of its own."""
+    return figure.subfigures(count, 1, squeeze=False)[:, 0]
 
 
 def _points(across: Points, values: Points, positive: bool = True) -> tuple[list[float], list[float]]:

@@ -85,7 +85,8 @@ def test_an_unfinished_section_is_refused():
 def test_several_races_have_figures_of_their_own(record, tmp_path):
     record["sections"] = dict.fromkeys(("race", "race_letters"), record["sections"]["race"])
     assert figures.draw_all(record, tmp_path) == [
-        "race_time.svg", "race_evaluations.svg", "race_letters_time.svg", "race_letters_evaluations.svg",
+        "race_result.svg", "race_time.svg", "race_evaluations.svg", "race_letters_result.svg",
+        "race_letters_time.svg", "race_letters_evaluations.svg",
     ]  # fmt: skip
     text = render(record, ["race_letters_time.svg"])
     assert "![Accuracy and loss against training time](race_letters_time.svg)" in text

@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from benchmarks.report.registry import find_section
-from benchmarks.report.sections.race import curves_against
+from benchmarks.report.sections.race.figures import curves_against
 from benchmarks.report.statistics import quartiles_reached
 
 RACE = find_section("race")
@@ -95,7 +95,7 @@ def test_k_is_told_where_it_was_tuned(samples):
         ]
     text = text_of(section)
     assert "walk K directions a step, of 16 or 64 those that got there soonest" in text
-    table, sweep = ([line for line in block.splitlines() if "|" in line] for block in tables_of(text))
+    _, table, sweep = ([line for line in block.splitlines() if "|" in line] for block in tables_of(text))
     assert [cell.strip() for cell in table[0].split("|")[1:5]] == ["method", "tuned lr", "tuned K", "trials"]
     cells = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:5]] for row in table[2:]}
     assert cells["fused ZO + Adam"] == ["0.1", "64", "4"]

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from statistics import median
-from typing import Any
 
 from benchmarks.report.changes import Change, drift
-from benchmarks.report.drawing import look
 from benchmarks.report.section import Data, Figure, Findings, Loss, Section, Show
+from benchmarks.report.sections.race.figures import curves_against, draw_result, has_runs
 from benchmarks.report.statistics import (
     OURS,
-    curve_of_median_run,
     find,
     median_reached,
     quartiles_reached,
     soonest,
 )
 from benchmarks.report.words import LEVEL, listed, seeds, times
-from zo_triton._figures import PALETTE
 from zo_triton._tables import NOT_REACHED, lay_out, number
 
 NO_K = "–"
 """Of a method that walks no directions."""
-
-DIVERGED = 4.0
-"""A training loss of so many times the first one is beyond its panel."""
 
 
 def blocks(section: Data, show: Show) -> list[str]:
@@ -50,12 +44,15 @@ def blocks(section: Data, show: Show) -> list[str]:
         f"## The race: {section['task']}",
         intro,
         table(section),
+        *_mishaps(section),
+        *show("race_result"),
         *show("race_time"),
         *show("race_evaluations"),
-        "### How the learning rates were chosen",
+        "#### Tuning, set-up and easier targets",
+        details(section),
+        "#### How the learning rates were chosen",
         section["tuning"]["note"],
         sweep(section),
-        *_mishaps(section),
     ]
 
 
@@ -79,47 +76,58 @@ def _mishaps(section: Data) -> list[str]:
 
 
 def table(section: Data) -> str:
-    """One row a method: time, steps and evaluations to each target, soonest to the hardest target first."""
-    targets = section["config"]["targets"]
-    tunes_k = any("directions" in method for method in section["methods"])
-    headers = ["method", "tuned lr", *(["tuned K"] if tunes_k else []), "trials"]
-    headers += ["set-up s", "ms a step", "evaluations a step"]
-    headers += [
-        f"{unit} to {100 * target:.0f} %" for target in targets for unit in ("seconds", "evaluations")
-    ]
-    headers.append("best accuracy")
+    """One row a method, soonest to the hardest target first: what it took to get there, and what a step takes."""
+    target = max(section["config"]["targets"])
+    goal = f"{100 * target:.0f} %"
+    headers = ["method", f"seconds to {goal}", f"evaluations to {goal}", "best accuracy", "ms a step"]
+    headers += ["evaluations a step"]
     rows = []
-    for method in soonest(section["methods"], max(targets)):
-        runs = method["runs"]
+    for method in soonest(section["methods"], target):
         if "error" in method:
             failed = f"failed: {method['error'].replace('|', '/')[:80]}"
             rows.append([method["label"], failed, *[""] * (len(headers) - 2)])
             continue
-        row = [
-            method["label"],
-            number(method["lr"]),
-            *([number(method["directions"], missing=NO_K)] if tunes_k else []),
-            str(len(method["trials"])),
-            number(method["set_up_seconds"]),
-            number(method["step_ms"]),
-            str(method["evaluations_per_step"]),
-        ]
-        for target in targets:
-            row.append(_with_range(runs, target))
-            row.append(number(median_reached(runs, target, "evaluations")))
-        accuracies = sorted(max(point[4] for point in run["curve"]) for run in runs)
-        row.append(f"{100 * accuracies[len(accuracies) // 2]:.1f} %")
-        rows.append(row)
+        runs = method["runs"]
+        best = median(max(point[4] for point in run["curve"]) for run in runs)
+        rows.append(
+            [
+                method["label"], *_taken(runs, target), f"{100 * best:.1f} %", number(method["step_ms"]),
+                str(method["evaluations_per_step"]),
+            ]
+        )  # fmt: skip
     return lay_out(headers, rows)
+
+
+def details(section: Data) -> str:
+    """One row a method: what was tuned, what the first steps took, and the easier targets."""
+    *easier, hardest = sorted(section["config"]["targets"])
+    tunes_k = any("directions" in method for method in section["methods"])
+    headers = ["method", "tuned lr", *(["tuned K"] if tunes_k else []), "trials", "set-up s"]
+    headers += [f"{unit} to {100 * target:.0f} %" for target in easier for unit in ("seconds", "evaluations")]
+    rows = []
+    for method in soonest(section["methods"], hardest):
+        if "error" in method:
+            continue
+        row = [method["label"], number(method["lr"])]
+        row += [number(method["directions"], missing=NO_K)] if tunes_k else []
+        row += [str(len(method["trials"])), number(method["set_up_seconds"])]
+        rows.append([*row, *(cell for target in easier for cell in _taken(method["runs"], target))])
+    return lay_out(headers, rows)
+
+
+def _taken(runs: list[Data], target: float) -> list[str]:
+    """Seconds and evaluations to a target."""
+    return [_with_range(runs, target), number(median_reached(runs, target, "evaluations"))]
 
 
 def _with_range(runs: list[Data], target: float) -> str:
     """Median seconds to a target, and in brackets their quartiles where there are several runs."""
-    middle = number(median_reached(runs, target, "seconds"))
-    if len(runs) < 2:
+    taken = median_reached(runs, target, "seconds")
+    middle = number(taken)
+    if taken is None or len(runs) < 2:
         return middle
     low, high = quartiles_reached(runs, target, "seconds")
-    return f"{middle} ({number(low, missing='–')} – {number(high, missing='never')})"
+    return f"{middle} ({number(low)} – {number(high, missing='never')})"
 
 
 def sweep(section: Data) -> str:
@@ -146,45 +154,6 @@ def _outcome(trial: Data) -> str:
     if trial["steps"] is not None:
         return f"{trial['steps']} steps"
     return f"({100 * trial['best_accuracy']:.0f} %)"
-
-
-def curves_against(axis_title: str, column: int) -> Callable[[Any, Data], None]:
-    """A drawing function: accuracy above, loss below, against one column of the curves."""
-
-    def draw(figure: Any, section: Data) -> None:
-        figure.set_size_inches(8.2, 6.6)
-        upper, lower = figure.subplots(2, 1, sharex=True)
-        for position, method in enumerate(one for one in section["methods"] if one["runs"]):
-            # A logarithmic axis has no place for the untrained point at zero.
-            points = [point for point in curve_of_median_run(method) if point[column] > 0]
-            ours = method["family"] == OURS
-            style = look(ours, position, 2.4) | {
-                "color": PALETTE[position % len(PALETTE)],
-                "zorder": 3 if ours else 2,
-            }
-            if len(points) == 1:  # a line of one point can't be seen
-                style["marker"] = "o"
-            across = [point[column] for point in points]
-            upper.plot(across, [100 * point[4] for point in points], label=method["label"], **style)
-            lower.plot(across, [point[3] for point in points], **style)
-        for target in section["config"]["targets"]:
-            upper.axhline(100 * target, color="#777777", linewidth=0.8, linestyle=(0, (2, 2)))
-            upper.annotate(
-                f"{100 * target:.0f} %", (1.0, 100 * target), xycoords=("axes fraction", "data"),
-                xytext=(3, -3), textcoords="offset points", color="#555555",
-            )  # fmt: skip
-        upper.set(xscale="log", ylabel="test accuracy [%]", ylim=(0, 101))
-        lower.set(xscale="log", yscale="log", xlabel=axis_title, ylabel="training loss")
-        # A run that diverges leaves the panel instead of flattening all the others.
-        start = max(method["runs"][0]["curve"][0][3] for method in section["methods"] if method["runs"])
-        lower.set_ylim(top=min(lower.get_ylim()[1], DIVERGED * start))
-        figure.legend(loc="outside upper center", ncols=3)
-
-    return draw
-
-
-def _has_runs(section: Data) -> bool:
-    return any(method["runs"] for method in section["methods"])
 
 
 def findings(section: Data) -> Findings:
@@ -293,20 +262,22 @@ SECTION = Section(
     name="race",
     place=20,
     several=True,
+    timed=True,
     keys=("task", "config", "parameters", "tuning", "methods"),
     blocks=blocks,
     figures=(
+        Figure("race_result", "Seconds to the hardest target, and their quartiles", draw_result, has_runs),
         Figure(
             "race_time",
             "Accuracy and loss against training time",
-            curves_against("seconds of training (evaluation excluded)", 1),
-            _has_runs,
+            curves_against("seconds of training\n(evaluation excluded)", 1),
+            has_runs,
         ),
         Figure(
             "race_evaluations",
             "Accuracy and loss against forward evaluations",
-            curves_against("forward evaluations (a backward pass counts as two)", 2),
-            _has_runs,
+            curves_against("forward evaluations\n(a backward pass counts as two)", 2),
+            has_runs,
         ),
     ),
     findings=findings,

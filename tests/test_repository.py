@@ -1,0 +1,45 @@
+"""The files that other programs read of the repository say what the package says."""
+
+import re
+
+import yaml
+from documents import ROOT
+
+PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def read(name):
+    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+
+
+def test_the_citation_is_of_this_version_and_licence():
+    found = read("CITATION.cff")
+    assert f'version = "{found["version"]}"' in PROJECT
+    assert f'license = "{found["license"]}"' in PROJECT
+
+
+def test_the_workflow_runs_on_the_oldest_python_and_on_three_later_ones():
+    jobs = read(".github/workflows/ci.yml")["jobs"]
+    (oldest,) = re.findall(r'requires-python = ">=([\d.]+)"', PROJECT)
+    assert jobs["oldest"]["steps"][1]["with"]["python-version"] == oldest
+    versions = [oldest, *jobs["test"]["strategy"]["matrix"]["python"]]
+    minors = [int(version.partition(".")[2]) for version in versions]
+    assert minors == list(range(minors[0], minors[0] + 4))
+    assert jobs["test"]["steps"][-1] == {"run": ".ci/run"}
+    assert (ROOT / ".ci" / "run").is_file()
+
+
+def test_what_the_image_copies_is_there():
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    copied = [name for line in re.findall(r"^COPY (.*) \S+$", text, re.MULTILINE) for name in line.split()]
+    assert len(copied) > 4
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+
+
+def test_each_issue_template_asks_for_something():
+    templates = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
+    assert len(templates) >= 2
+    for template in templates:
+        form = yaml.safe_load(template.read_text(encoding="utf-8"))
+        assert form["name"]
+        assert any(field["validations"]["required"] for field in form["body"])
