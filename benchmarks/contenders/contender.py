@@ -65,8 +65,8 @@ class Contender:
     evaluations_per_step: int
     """Forward passes of the batch that a step costs; a backward pass counts as two."""
 
-    dtype: str | None = None
-    """What its evaluations compute in, if that hangs on the model; None for the method's."""
+    computes_in: str | None = None
+    """What its evaluations compute in, if that hangs on the model; None for the method's dtype."""
 
     def step(self, x: Tensor, y: Tensor) -> float | Tensor:
         """Trains on one batch, x [N, features] float32 and y [N], and returns a training loss.

@@ -71,7 +71,9 @@ class Fused(Contender):
             loss=setting.loss, ranks=setting.ranks, perturb=perturb,
         )  # fmt: skip
         if perturb != "weights":  # whose compiled calls know float32 alone
-            self.dtype = "float32" if self.trainer.is_fused else str(compute_dtype).removeprefix("torch.")
+            self.computes_in = (
+                "float32" if self.trainer.is_fused else str(compute_dtype).removeprefix("torch.")
+            )
         self.evaluations_per_step = 1 + sides * setting.directions
         self._decay = falling_rate(optimizer, setting.decay_steps)
 

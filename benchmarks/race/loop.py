@@ -44,7 +44,7 @@ def warm_up(
     contender.prepare(*batch)
     clock.take(contender.step, islice(source, WARM_UPS), inf)
     seconds = perf_counter() - start
-    return seconds, clock.suited(contender, batch), contender.dtype or method.dtype
+    return seconds, clock.suited(contender, batch), contender.computes_in or method.dtype
 
 
 def race(

@@ -125,11 +125,11 @@ def test_differences_of_outputs_are_in_bfloat16_only_where_a_layer_is_worth_it(m
     convolutional = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2))
     compiled = make_mlp((64, 8, 2), 0)
     found = {
-        name: Fused(model, Setting(0.1, 0, 4), perturb="activations").dtype
+        name: Fused(model, Setting(0.1, 0, 4), perturb="activations").computes_in
         for name, model in zip("nwcm", (narrow, wide, convolutional, compiled), strict=True)
     }
     assert found == {"n": "float32", "w": "bfloat16", "c": "bfloat16", "m": "float32"}
-    assert Fused(make_mlp((64, 8, 2), 0), Setting(0.1, 0, 4)).dtype is None
+    assert Fused(make_mlp((64, 8, 2), 0), Setting(0.1, 0, 4)).computes_in is None
 
 
 @pytest.mark.parametrize("adam", [False, True])
