@@ -14,7 +14,7 @@ from zo_triton.ops import engines
 from zo_triton.optim.aggregators import get_aggregator
 from zo_triton.optim.black_box import BlackBox
 from zo_triton.optim.checks import LARGEST_SLOPE
-from zo_triton.optim.descent import AlongDirections, Estimate, WrittenOut, descend
+from zo_triton.optim.descent import AlongDirections, Estimate, WrittenOut, descend, make_state
 from zo_triton.optim.node_measure import gradient_of, usable_samples
 from zo_triton.optim.zosgd import ZOSGD
 
@@ -134,9 +134,10 @@ class CapturedStep:
             [number - 2**32 if number >= 2**31 else number], dtype=torch.int32, device=device
         )
         self._rates = [
-            [group["lr"], torch.tensor(float(group["lr"]), device=device)] for group in optimizer.param_groups
+            [group["lr"], torch.tensor(float(group["lr"]), dtype=torch.float32, device=device)]
+            for group in optimizer.param_groups
         ]
-        self.loss = torch.zeros((), device=device)
+        self.loss = torch.zeros((), dtype=torch.float32, device=device)
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
 
     @torch.no_grad()
@@ -163,12 +164,14 @@ class CapturedStep:
                 usable = of_samples.all() & loss.isfinite().all()
                 kept = of_samples & loss.isfinite().all()
                 estimate = WrittenOut(gradient_of(params, nodes, directions, slopes, kept, evaluation))
-            words = directions if optimizer.low_precision == "stochastic" else None
+            stochastic = optimizer.low_precision == "stochastic"
+            words = directions if stochastic else None
+            scratch = make_state(optimizer.param_groups, optimizer.state, estimate, stochastic)
             first_id = 0
             for group, (_, rate) in zip(optimizer.param_groups, self._rates, strict=True):
                 descend(
                     group["params"], first_id, optimizer.state, rate, group["momentum"], group["weight_decay"],
-                    estimate, words,
+                    estimate, scratch, words,
                 )  # fmt: skip
                 first_id += len(group["params"])
             self.loss.copy_(loss.mean())
