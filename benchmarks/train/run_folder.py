@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.contenders.contender import Contender
 from zo_triton._files import replacing
-from zo_triton.runlog import ReplayLog, load_checkpoint, save_checkpoint, save_weights
+from zo_triton.runlog import ReplayLog, load_checkpoint, load_weights, read, save_checkpoint, save_weights
+from zo_triton.runlog.recipe import Replayable, describe
+from zo_triton.runlog.weights import digest
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where nothing keeps a second process out
+    fcntl = None  # type: ignore[assignment]
 
 
 class RunFolder:
@@ -33,6 +41,8 @@ class RunFolder:
         self.path, self.settings = path, settings
         self._model, self._contender = model, contender
         self._log: ReplayLog | None = None
+        self._held: BinaryIO | None = None
+        self._began = digest(tensors_of(model))
 
     def begin(self) -> None:
         """Writes the settings and the first weights, and starts the log.
@@ -43,6 +53,7 @@ class RunFolder:
         """
         check_empty(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
+        self._lock()
         self.write_settings()
         self._begin_files()
 
@@ -68,9 +79,24 @@ class RunFolder:
             OSError: A file can't be read or written.
             ValueError: One is damaged, or does not belong to the run.
         """
-        for stale in self.path.glob(".*.tmp"):
+        self._lock()
+        try:
+            return self._go_on(intact_prefix)
+        except BaseException:
+            self.close()
+            raise
+
+    def _go_on(self, intact_prefix: bool) -> int:
+        for stale in self.path.glob(".*.tmp"):  # a killed process's, now that no other is at work here
             stale.unlink()
         target, log = self._contender.replayable(), self.path / "log.zo"
+        if self._initial.exists() and digest(load_weights(self._initial)) != self._began:
+            raise ValueError(
+                f"{self._initial} does not hold the weights with which the run of run.json began: it is damaged, "
+                "or one of the two is another run's; restore them."
+            )
+        if target is not None and log.exists():
+            self._check_log(log, target)
         done = self._load_checkpoint()
         if target is None:
             if not self._initial.exists():
@@ -94,7 +120,8 @@ class RunFolder:
             self._log.sync()
         path = self.path / "checkpoint.safetensors"
         try:
-            save_checkpoint(path, step, tensors_of(self._model), self._contender.state())
+            state = {"run": self._name, "state": self._contender.state()}
+            save_checkpoint(path, step, tensors_of(self._model), state)
         except OSError as error:
             raise OSError(
                 f"the checkpoint after step {step} could not be written to {path}: {error.strerror}. The one "
@@ -102,9 +129,50 @@ class RunFolder:
             ) from error
 
     def close(self) -> None:
-        """Closes the log."""
+        """Closes the log, and lets another process go on with the run."""
         if self._log is not None:
             self._log.close()
+        if self._held is not None:
+            self._held.close()
+
+    @property
+    def _name(self) -> str:
+        """What tells this run's files from another's: its first weights and its settings but the length."""
+        told = json.dumps(
+            {key: value for key, value in self.settings.items() if key != "steps"}, sort_keys=True
+        )
+        return sha256(f"{told}\n{self._began}".encode()).hexdigest()
+
+    def _lock(self) -> None:
+        """Keeps other processes out until this one ends, however it ends.
+
+        Raises:
+            ValueError: One is at work on the run.
+        """
+        if fcntl is None:
+            return
+        self._held = open(self.path / ".lock", "ab")  # noqa: SIM115 (open until close)
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._held.close()
+            raise ValueError(
+                f"another process is at work on the run in {self.path}; wait for its end."
+            ) from error
+
+    def _check_log(self, log: Path, target: Replayable) -> None:
+        """Refuses a log that began otherwise than this run.
+
+        Raises:
+            ValueError: It did.
+        """
+        contents, own = read(log, intact_prefix=True), describe(target)
+        for key in ("optimizer", "parameters", "group_sizes", "first_step", "weights", "settings"):
+            if contents.header[key] != own[key]:
+                raise ValueError(
+                    f"{log} is another run's: its {key} are not those with which the run of run.json began; "
+                    "restore the file."
+                )
 
     @property
     def _initial(self) -> Path:
@@ -121,6 +189,10 @@ class RunFolder:
         if not path.exists():
             return 0
         checkpoint = load_checkpoint(path)
+        if checkpoint.state.get("run") != self._name:
+            raise ValueError(
+                f"{path} is another run's than run.json and initial.safetensors; restore the file."
+            )
         own = tensors_of(self._model)
         shapes = {name: tensor.shape for name, tensor in own.items()}
         if shapes != {name: tensor.shape for name, tensor in checkpoint.weights.items()}:
@@ -128,7 +200,7 @@ class RunFolder:
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(checkpoint.weights[name])
-        self._contender.load_state(checkpoint.state)
+        self._contender.load_state(checkpoint.state["state"])
         return checkpoint.step
 
 

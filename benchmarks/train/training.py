@@ -215,10 +215,10 @@ def resume(
         raise ValueError(f"the run in {path} trains on {saved['data']!r}, and {task.name!r} is what is here.")
     model, contender = _build(settings, task, ranks)
     folder = RunFolder(Path(path), {**saved, "steps": settings.steps}, model, contender)
-    if settings.steps > saved["steps"]:
-        folder.write_settings()
     with zo.use_engine(settings.engine):
         done = folder.go_on(intact_prefix)
+    if settings.steps > saved["steps"]:
+        folder.write_settings()
     _hand_out(ranks, done, model, contender)
     return Run(
         settings,

@@ -1,11 +1,15 @@
 """Every flipped bit and every missing byte of a log and of a checkpoint is refused, or leaves what is intact."""
 
+import struct
+from zlib import crc32
+
 import pytest
 import torch
 
 import zo_triton as zo
 from zo_triton import runlog
-from zo_triton.runlog.format import encode_header, encode_record
+from zo_triton.runlog.contents import read
+from zo_triton.runlog.format import MAGIC, VERSION, DamagedError, encode_header, encode_record
 
 
 @pytest.fixture
@@ -123,3 +127,39 @@ def test_files_that_are_no_weights(tmp_path):
     runlog.save_weights({"w": torch.ones(2)}, path)
     with pytest.raises(ValueError, match="does not match its digest"):
         runlog.load_checkpoint(path)
+
+
+def crafted(path, change):
+    """A log whose header is whole, checksum and all, but for what ``change`` did to it."""
+    header = {
+        "optimizer": "ZOSGD", "parameters": [{"name": "w", "shape": [3], "dtype": "float32"}], "group_sizes": [1],
+        "first_step": 0, "weights": "sha256:0",
+        "settings": {"seed": 0, "directions": 1, "compute_dtype": "float32", "groups": [{}]},
+    }  # fmt: skip
+    change(header)
+    path.write_bytes(encode_header(header))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda header: header.pop("settings"), "lacks the entry 'settings'"),
+        (lambda header: header.update(first_step="0"), "'first_step' as '0'"),
+        (lambda header: header["settings"].pop("groups"), "settings lacks the entry 'groups'"),
+        (lambda header: header.update(parameters=["w"]), "parameter 0 is 'w'"),
+        (lambda header: header["parameters"][0].pop("shape"), "parameter 0 lacks the entry 'shape'"),
+    ],
+    ids=["no settings", "step of text", "no groups", "a name", "no shape"],
+)
+def test_a_crafted_header_is_refused_by_what_it_lacks(change, message, tmp_path):
+    with pytest.raises(DamagedError, match=message):
+        read(crafted(tmp_path / "log.zo", change))
+
+
+def test_a_header_that_is_no_json_is_refused(tmp_path):
+    path, text = tmp_path / "log.zo", b"[" * 100_000
+    start = struct.pack("<8sII", MAGIC, VERSION, len(text)) + text
+    path.write_bytes(start + struct.pack("<I", crc32(start)))
+    with pytest.raises(DamagedError, match="can't be read as such"):
+        read(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -112,6 +113,40 @@ def check_parameters(params: Sequence[Tensor], directions: Directions, names: Se
             )
     shapes = tuple(param.shape for param in params)
     _check_shapes(directions.distribution, directions.rank, shapes, tuple(names))
+
+
+def check_apart(params: Sequence[Tensor], names: Sequence[str] = ()) -> None:
+    """Refuses parameters that share memory, and would each be moved along a direction of their own.
+
+    Args:
+        params: Those that :func:`check_parameters` has let pass.
+        names: As there.
+
+    Raises:
+        ValueError: Two of them overlap.
+    """
+    reach = [(param.data_ptr(), param.data_ptr() + _extent(param), i) for i, param in enumerate(params)]
+    placed = sorted(each for each in reach if each[0] < each[1])
+    for (_, stop, first), (start, _, second) in pairwise(placed):
+        if start < stop and _is_dense(params[first]) and _is_dense(params[second]):
+            first, second = sorted((first, second))
+            raise ValueError(
+                f"{_name(second, names)} shares memory with {_name(first, names)}, as a view or a .detach() does, "
+                "and it would be moved along two directions; pass the whole tensor once."
+            )
+
+
+def _extent(param: Tensor) -> int:
+    """Bytes from the first element to the end of the last."""
+    if param.numel() == 0 or param.device.type == "meta":
+        return 0
+    last = sum((size - 1) * stride for size, stride in zip(param.shape, param.stride(), strict=True))
+    return (last + 1) * param.element_size()
+
+
+def _is_dense(param: Tensor) -> bool:
+    """Whether all memory that the tensor reaches is its own: not so for every other column of a matrix."""
+    return _extent(param) == param.numel() * param.element_size()
 
 
 def check_scales(scales: Tensor, directions: Directions) -> None:

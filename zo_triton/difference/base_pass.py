@@ -9,13 +9,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
+from zo_triton._interrupts import listening, unbroken
 from zo_triton.difference.errors import NotATensorError
 from zo_triton.difference.mode import DifferenceMode
 from zo_triton.difference.module_state import ModuleState
 from zo_triton.difference.plan import RestartError
 from zo_triton.difference.random_state import RandomState
 from zo_triton.difference.tape import MismatchError, Recorder, Tape
+from zo_triton.difference.undo import on_failure
 from zo_triton.difference.watch import Watch, uncompiled
 from zo_triton.difference.written import Written
 
@@ -67,10 +70,16 @@ class BasePass:
         return self
 
     def __exit__(self, error: Any, *_: Any) -> None:
+        self.forget()
         if error is not None:
-            self._rewind()
-            if self._start is not None:
-                self._start.restore()
+            self._take_back()
+        else:
+            on_failure(self._take_back)
+
+    def _take_back(self) -> None:
+        self._rewind()
+        if self._start is not None:
+            self._start.restore()
 
     def run(self, mode: DifferenceMode, more: bool) -> tuple[Tensor, Tensor]:
         """Base value, and differences [P, *shape] float32 along the mode's directions.
@@ -151,13 +160,17 @@ def _found(mode: DifferenceMode, value: Tensor) -> tuple[Tensor, Tensor]:
     return value.clone() if mode.written.holds(value) else value.detach(), difference.float()
 
 
+# It takes the mode off torch's stack by a generator, which would put it back long after an interrupt.
+unbroken(handle_torch_function)
+
+
 def _run_watched(closure: Callable[[], Any], mode: DifferenceMode) -> Any:
     """What the closure returns, run under the mode; refuses code that the mode can't see."""
     with uncompiled(), Watch(mode) as watch:
         mode.watch = watch
         try:
             with mode:
-                value = closure()
+                value = listening(closure)
         except Exception:
             if watch.refused is None:
                 raise

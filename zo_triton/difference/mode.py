@@ -13,6 +13,7 @@ from torch._C import _is_torch_function_enabled
 from torch._C._functorch import peek_interpreter_stack
 from torch.overrides import TorchFunctionMode
 
+from zo_triton._interrupts import gate, unbroken
 from zo_triton._memory import empty
 from zo_triton.difference import doors, fallback, inplace, transforms
 from zo_triton.difference.entries import Entry, Symbol, storage_of
@@ -82,15 +83,14 @@ class DifferenceMode(TorchFunctionMode):
         self.written = Written()
         self.watch: Watch | None = None
         self.tape: Recorder | Replayed | None = None
-        self.used = False
-        self.wide = False
-        self.complex = False
+        self.used = self.wide = self.complex = False
         self.layers = 0
         self._fetched: list[Entry] = []
         self._asked: set[int] = set()
         self._most = budget // (self.evaluations * compute_dtype.itemsize)
-        self.budget = budget
+        self.budget, self._gate = budget, gate()
 
+        @unbroken
         def dropped(reference: KeyedRef[int, Tensor]) -> None:
             self.drop(reference.key)
 
@@ -99,9 +99,12 @@ class DifferenceMode(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        """Runs the function's handler; the mode is off inside it."""
-        if kwargs is None:
-            kwargs = {}
+        """Runs the function's handler; the mode is off inside it, and an interrupt waits for its end."""
+        if self._gate is None:
+            return self._handled(func, types, args, kwargs or {})
+        return self._gate.waiting(self._handled, func, types, args, kwargs or {})
+
+    def _handled(self, func: Callable, types: Any, args: tuple, kwargs: dict) -> Any:
         if self.nodes is not None:
             self.nodes.met(func, args, kwargs)
         if peek_interpreter_stack() is not None:

@@ -12,8 +12,15 @@ import torch
 from torch import Tensor
 
 from zo_triton import ops
+from zo_triton._interrupts import check
 from zo_triton.difference import doors
-from zo_triton.difference.arguments import check_closure, check_parameters, check_scales, parameter_list
+from zo_triton.difference.arguments import (
+    check_apart,
+    check_closure,
+    check_parameters,
+    check_scales,
+    parameter_list,
+)
 from zo_triton.difference.base_pass import BasePass, StartState
 from zo_triton.difference.evaluation import Evaluation
 from zo_triton.difference.exhaustion import halved, is_out_of_memory, make_room, report_shrunk
@@ -100,9 +107,11 @@ def differences(
         RuntimeWarning: Memory ran out; the message says how many directions at once it was enough for. Or a module
             that is too far from the closure to be put back changes once a chunk.
     """
-    evaluation = Evaluation(eps, sides, compute_dtype, chunk, strict)
+    evaluation, params = Evaluation(eps, sides, compute_dtype, chunk, strict), parameter_list(params)
     check_closure(closure)
-    value, found, *_ = propagate(closure, parameter_list(params), directions, evaluation, scales)
+    check_parameters(params, directions)
+    check_apart(params)
+    value, found, *_ = propagate(closure, params, directions, evaluation, scales)
     return value, found
 
 
@@ -159,6 +168,7 @@ def propagate(
     with torch.no_grad(), engines.whole_step(device), BasePass(closure, start, device) as base_pass:
         runs = _Runs(base_pass, params, whole or directions, evaluation, part)
         while first < directions.num:
+            check()
             if short:
                 make_room(device)
                 short = False
@@ -256,7 +266,7 @@ class _Runs(NamedTuple):
         for kept in mask.kept.split(plan.chunk):
             directions = Directions(some.seed, some.step, len(kept), some.distribution)
             nodes = self._nodes(known, directions, Mask(kept, eps, mask.only))
-            still = torch.zeros(len(kept), device=kept.device)
+            still = torch.zeros(len(kept), dtype=torch.float32, device=kept.device)
             with self._mode(directions, still, torch.float32, plan, nodes) as mode:
                 found.append(self.base_pass.run(mode, more=True)[1])
         return torch.cat(found)

@@ -151,7 +151,7 @@ class ZOTrainer(Trainer):
         """
         self._round.append((self._prepare_inputs(inputs), num_items_in_batch))
         loss = self._measure(partial(self._loss, model)) if self.accelerator.sync_gradients else 0.0
-        return torch.tensor(loss, device=self.args.device)
+        return torch.tensor(loss, dtype=torch.float32, device=self.args.device)
 
     def _loss(self, model: nn.Module) -> Tensor:
         """What Trainer makes of the kept batches: their losses, weighed, and summed up as gradients would be."""

@@ -99,6 +99,15 @@ def whole_step(device: torch.device) -> AbstractContextManager[None]:
     )
 
 
+def uncast(device: torch.device) -> AbstractContextManager[None]:
+    """Keeps autocast, which a program means for its own operations, away from what runs inside.
+
+    It belongs to one thread: the engine's others would compute in float32 what the caller's does in bfloat16.
+    """
+    kind = device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
 @contextmanager
 def replayable(step: Tensor) -> Iterator[list[Tensor]]:
     """Whatever runs inside can be recorded into a CUDA graph and replayed for later steps.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from zo_triton.directions import Directions
-from zo_triton.ops.engines import engine_on
+from zo_triton.ops.engines import engine_on, uncast
 
 _decode = lru_cache(maxsize=256)(lambda integers: Directions.decode(integers))
 SCHEMAS = {
@@ -60,7 +60,8 @@ def _register(name: str, schema: str, device_argument: str) -> None:
         if directions_at is not None:
             decoded = _decode(tuple(values[directions_at]))
             values = (*values[:directions_at], decoded, *values[directions_at + 1 :])
-        function(*values)
+        with uncast(device):
+            function(*values)
 
     torch.library.impl(qualified, ("cpu", "cuda"))(implementation)
     torch.library.register_fake(qualified)(lambda *values: None)
@@ -79,7 +80,8 @@ def call(name: str, device: torch.device, *values: Any) -> None:
         encoded = (value.encode() if isinstance(value, Directions) else value for value in values)
         getattr(torch.ops.zo_triton, name)(*encoded)
     else:
-        getattr(engine_on(device), name)(*values)
+        with uncast(device):
+            getattr(engine_on(device), name)(*values)
 
 
 def _dispatcher_is_watched() -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,14 +11,8 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from zo_triton.optim.aggregators import Aggregator
-from zo_triton.optim.checks import check_adam_group
-from zo_triton.optim.descent import (
-    Estimate,
-    as_it_was_if_raised,
-    full_precision,
-    in_full_precision,
-    up_to_date,
-)
+from zo_triton.optim.checks import check_adam_group, check_movable
+from zo_triton.optim.descent import Estimate, full_precision, in_full_precision, up_to_date
 from zo_triton.optim.optimizer import ZOOptimizer
 
 if TYPE_CHECKING:
@@ -116,15 +111,16 @@ class ZOAdam(ZOOptimizer):
     def _check_group(self, group: Mapping[str, Any]) -> None:
         check_adam_group(group)
 
-    def _make_state(self) -> None:
-        with as_it_was_if_raised(self.state):
-            for group in self.param_groups:
-                for param in group["params"]:
-                    in_full_precision(param, self.state)
-                    _make_moments(param, self.state[param], group["amsgrad"])
+    def _prepared(self, estimate: Estimate) -> Callable[[], None]:
+        for group in self.param_groups:
+            for param in group["params"]:
+                in_full_precision(param, self.state)
+                own = self.state[param]
+                _make_moments(param, own, group["amsgrad"])
+                check_movable(param, {name: value for name, value in own.items() if name != "step"})
+        return partial(self._move_along, estimate.written_out(self._parameters()))
 
-    def _descend(self, estimate: Estimate) -> None:
-        gradients = estimate.written_out(self._parameters())
+    def _move_along(self, gradients: list[Tensor]) -> None:
         first_id = 0
         for group in self.param_groups:
             params = group["params"]

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from zo_triton import ops
+from zo_triton._interrupts import listening
 from zo_triton._warn import warn
 from zo_triton.difference import Evaluation
 from zo_triton.difference.random_state import RandomState
+from zo_triton.difference.undo import on_failure
 from zo_triton.directions import Directions
 
 _FULL = (torch.float32, torch.float64)
@@ -86,7 +88,7 @@ def black_box_differences(
     before = after = RandomState.capture(device)
     with torch.no_grad():
         try:
-            base = _number(closure())
+            base = _number(listening(closure))
             drawn = RandomState.capture(device)
             with _restored(params) as saved:
                 for index, (k, step) in enumerate(walked):
@@ -94,14 +96,15 @@ def black_box_differences(
                     if index == 0:
                         _warn_if_swallowed(params, saved, evaluation.eps)
                     before.restore()
-                    losses.append(_number(closure()))
-            value = torch.tensor(base, dtype=torch.float64)
-            differences = torch.tensor(losses, dtype=torch.float64) - value
+                    losses.append(_number(listening(closure)))
+            value = torch.tensor(base, dtype=torch.float64, device="cpu")
+            differences = torch.tensor(losses, dtype=torch.float64, device="cpu") - value
             shape = (directions.num,) if evaluation.sides == 1 else (directions.num, 2)
             differences = differences.float().view(shape).to(device)
             if accept is not None:
                 accept(value, differences)
             after = drawn
+            on_failure(before.restore)
         finally:
             after.restore()
     return value, differences

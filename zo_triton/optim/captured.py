@@ -14,7 +14,7 @@ from zo_triton.ops import engines
 from zo_triton.optim.aggregators import get_aggregator
 from zo_triton.optim.black_box import BlackBox
 from zo_triton.optim.checks import LARGEST_SLOPE
-from zo_triton.optim.descent import AlongDirections, Estimate, WrittenOut, descend
+from zo_triton.optim.descent import AlongDirections, Estimate, WrittenOut, descend, make_state
 from zo_triton.optim.node_measure import gradient_of, usable_samples
 from zo_triton.optim.recorded_state import RecordedState, check_unlogged
 from zo_triton.optim.sgd import ZOSGD
@@ -134,7 +134,7 @@ class CapturedStep:
         self.optimizer, self.closure, self._plan = optimizer, closure, plan
         device = optimizer.param_groups[0]["params"][0].device
         self._state = RecordedState(optimizer)
-        self.loss = torch.zeros((), device=device)
+        self.loss = torch.zeros((), dtype=torch.float32, device=device)
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
 
     @torch.no_grad()
@@ -161,12 +161,14 @@ class CapturedStep:
                 usable = of_samples.all() & loss.isfinite().all()
                 kept = of_samples & loss.isfinite().all()
                 estimate = WrittenOut(gradient_of(params, nodes, directions, slopes, kept, evaluation))
-            words = directions if optimizer.low_precision == "stochastic" else None
+            stochastic = optimizer.low_precision == "stochastic"
+            words = directions if stochastic else None
+            scratch = make_state(optimizer.param_groups, optimizer.state, estimate, stochastic)
             first_id = 0
             for group, rate in zip(optimizer.param_groups, self._state.rates, strict=True):
                 descend(
                     group["params"], first_id, optimizer.state, rate, group["momentum"], group["weight_decay"],
-                    estimate.negated() if group["maximize"] else estimate, words,
+                    estimate.negated() if group["maximize"] else estimate, scratch, words,
                 )  # fmt: skip
                 first_id += len(group["params"])
             self.loss.copy_(loss.mean())

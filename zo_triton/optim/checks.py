@@ -20,6 +20,9 @@ LOW_PRECISION = ("master", "stochastic")
 PERTURB = ("weights", "activations", "auto")
 """What a step may perturb."""
 
+_OVERLAPS = 1
+"""What torch says of a tensor whose elements certainly share memory."""
+
 LARGEST_SLOPE = 2.0**60
 LARGEST_LR = 2.0**40
 """A step along a slope this steep at this rate is far from float32's range: weights can't silently overflow."""
@@ -44,6 +47,35 @@ def warn_of_frozen(params: Sequence[Tensor]) -> None:
         "p.requires_grad].",
         UserWarning,
     )
+
+
+def check_movable(param: Tensor, remembered: Mapping[str, Any]) -> None:
+    """Refuses a parameter that no step can move, before another one has been moved.
+
+    Args:
+        param: The parameter.
+        remembered: What the optimizer keeps of it, tensors of its shape.
+
+    Raises:
+        ValueError: It was made in inference mode and this is not, its elements share memory, or what is remembered
+            has another shape.
+    """
+    if param.is_inference() and not torch.is_inference_mode_enabled():
+        raise ValueError(
+            f"a tensor of shape {tuple(param.shape)} was made in torch.inference_mode and can't be written to "
+            "outside of it; make the model outside, or train a .clone() of it."
+        )
+    if torch._debug_has_internal_overlap(param) == _OVERLAPS:
+        raise ValueError(
+            f"elements of a tensor of shape {tuple(param.shape)} and strides {param.stride()} share memory, as "
+            ".expand() makes them, and can't be moved apart; pass what was expanded, or a .clone()."
+        )
+    for name, value in remembered.items():
+        if isinstance(value, Tensor) and value.shape != param.shape:
+            raise ValueError(
+                f"the optimizer remembers a {name} of shape {tuple(value.shape)} for a parameter of shape "
+                f"{tuple(param.shape)}; load the state of a run over these parameters, or make a new optimizer."
+            )
 
 
 def check_low_precision(choice: str) -> None:

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from zo_triton import ops
 from zo_triton.directions import Directions
+from zo_triton.optim.checks import check_movable
+from zo_triton.optim.scratch import Scratch
 from zo_triton.optim.stochastic import descend_stochastically
 
 FULL_PRECISION = (torch.float32, torch.float64)
@@ -27,8 +29,13 @@ State = MutableMapping[Tensor, dict[str, Any]]
 class Estimate(Protocol):
     """An estimate ĝ of the gradient, of all parameters by their ids."""
 
-    def add_to(self, tensors: Sequence[Tensor], ids: Sequence[int], factor: float | Tensor = 1.0) -> None:
-        """``tensor += factor·ĝ`` in place for the parameters of these ids; float32 or float64 tensors."""
+    def add_to(
+        self, tensors: Sequence[Tensor], ids: Sequence[int], scratch: Scratch, factor: float | Tensor = 1.0
+    ) -> None:
+        """``tensor += factor·ĝ`` in place for the parameters of these ids; float32 or float64 tensors.
+
+        What lies in ``scratch`` may be overwritten.
+        """
         ...
 
     def negated(self) -> Estimate:
@@ -53,7 +60,9 @@ class AlongDirections(NamedTuple):
     directions: Directions
     compute_dtype: torch.dtype
 
-    def add_to(self, tensors: Sequence[Tensor], ids: Sequence[int], factor: float | Tensor = 1.0) -> None:
+    def add_to(
+        self, tensors: Sequence[Tensor], ids: Sequence[int], scratch: Scratch, factor: float | Tensor = 1.0
+    ) -> None:
         """All K directions in one pass over the tensors."""
         scaled = (
             self.coefficients if isinstance(factor, float) and factor == 1.0 else self.coefficients * factor
@@ -69,7 +78,7 @@ class AlongDirections(NamedTuple):
         gradients = [
             torch.zeros_like(param, dtype=full_precision(param), requires_grad=False) for param in params
         ]
-        self.add_to(gradients, range(len(gradients)))
+        self.add_to(gradients, range(len(gradients)), Scratch([]))
         return gradients
 
 
@@ -82,12 +91,14 @@ class WrittenOut(NamedTuple):
 
     gradients: Sequence[Tensor | None]
 
-    def add_to(self, tensors: Sequence[Tensor], ids: Sequence[int], factor: float | Tensor = 1.0) -> None:
+    def add_to(
+        self, tensors: Sequence[Tensor], ids: Sequence[int], scratch: Scratch, factor: float | Tensor = 1.0
+    ) -> None:
         """A product and a sum a tensor."""
         for tensor, tensor_id in zip(tensors, ids, strict=True):
             gradient = self.gradients[tensor_id]
             if gradient is not None:
-                tensor.add_(gradient * factor)
+                tensor.add_(scratch.product(gradient, factor))
 
     def negated(self) -> WrittenOut:
         """New tensors."""
@@ -112,6 +123,7 @@ def descend(
     momentum: float,
     weight_decay: float,
     estimate: Estimate,
+    scratch: Scratch,
     words: Directions | None = None,
 ) -> None:
     """Moves one group's weights; a learning rate of 0 that is known to be one leaves every bit of them.
@@ -124,6 +136,7 @@ def descend(
         momentum: μ.
         weight_decay: λ.
         estimate: ĝ.
+        scratch: :func:`make_state`'s.
         words: Names the random words by which float16 and bfloat16 weights are rounded that have no master copy;
             None where they have one.
     """
@@ -135,7 +148,7 @@ def descend(
                 state.get(param, {}).pop("master", None)
                 buffer = _buffer(param, state) if momentum else None
                 descend_stochastically(
-                    param, tensor_id, buffer, estimate.add_to, words, lr, momentum, weight_decay
+                    param, tensor_id, buffer, estimate.add_to, words, lr, momentum, weight_decay, scratch
                 )
         numbered = [(tensor_id, param) for tensor_id, param in numbered if param.dtype in FULL_PRECISION]
     if not numbered:
@@ -147,41 +160,57 @@ def descend(
         torch._foreach_mul_(buffers, momentum)
         if weight_decay:
             for buffer, weight in zip(buffers, weights, strict=True):
-                buffer.add_(weight * weight_decay)
-        estimate.add_to(buffers, ids)
+                buffer.add_(scratch.product(weight, weight_decay))
+        estimate.add_to(buffers, ids, scratch)
         if moves:
             for weight, buffer in zip(weights, buffers, strict=True):
-                weight.sub_(buffer * lr)
+                weight.sub_(scratch.product(buffer, lr))
     elif moves:
         if weight_decay:
             torch._foreach_mul_(weights, 1.0 - lr * weight_decay)
-        estimate.add_to(weights, ids, -lr)
+        estimate.add_to(weights, ids, scratch, -lr)
     if moves:
         for param, weight in zip(params, weights, strict=True):
             if param is not weight:
                 param.copy_(weight)
 
 
-def make_state(groups: Sequence[dict[str, Any]], state: State, stochastic: bool) -> None:
-    """Makes what a step will keep before anything moves, so that running out of memory here moves nothing.
+def make_state(
+    groups: Sequence[dict[str, Any]], state: State, estimate: Estimate, stochastic: bool
+) -> Scratch:
+    """Makes what a step will keep or need before anything moves, so that running out of memory here moves nothing.
 
     Args:
         groups: The optimizer's.
-        state: Its state; as it was if this raises.
-        stochastic: As in :func:`descend`.
+        state: Its state, to which is added; see :func:`forgetting`.
+        estimate: Along which it will move.
+        stochastic: Whether low-precision weights are rounded stochastically.
+
+    Returns:
+        Memory for :func:`descend`.
+
+    Raises:
+        ValueError: A parameter can't be written to, or what is remembered of it has another shape.
     """
-    with as_it_was_if_raised(state):
-        for group in groups:
-            for param in group["params"]:
-                if group["momentum"]:
-                    _buffer(param, state)
-                if not stochastic:
-                    in_full_precision(param, state)
+    params = [param for group in groups for param in group["params"]]
+    for group in groups:
+        for param in group["params"]:
+            if group["momentum"]:
+                _buffer(param, state)
+            if not stochastic:
+                in_full_precision(param, state)
+            check_movable(param, state.get(param, {}))
+    in_place = isinstance(estimate, AlongDirections) and not any(group["momentum"] for group in groups)
+    return Scratch(params, 2) if stochastic else Scratch([] if in_place else params)
 
 
 @contextmanager
-def as_it_was_if_raised(state: State) -> Iterator[None]:
-    """Takes back what the block has put into an optimizer's state if it raises."""
+def forgetting(state: State) -> Iterator[None]:
+    """What an optimizer has begun to remember in a block that raises, it forgets again.
+
+    Args:
+        state: Its state.
+    """
     before = {param: dict(own) for param, own in state.items()}
     try:
         yield

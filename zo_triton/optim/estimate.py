@@ -10,16 +10,18 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from zo_triton import ops
+from zo_triton._interrupts import check, held_back
 from zo_triton.difference import Evaluation
-from zo_triton.difference.arguments import check_closure, check_parameters, parameter_list
+from zo_triton.difference.arguments import check_apart, check_closure, check_parameters, parameter_list
+from zo_triton.difference.undo import taken_back
 from zo_triton.directions import Directions
 from zo_triton.optim.aggregators import Aggregator, get_aggregator
-from zo_triton.optim.checks import check_perturb, default_distribution, warn_of_frozen
+from zo_triton.optim.checks import check_movable, check_perturb, default_distribution, warn_of_frozen
 from zo_triton.optim.measure import Measurement, measure
 from zo_triton.optim.node_measure import measure_nodes, start_plan
+from zo_triton.optim.shield import shielded
 
 
-@torch.no_grad()
 def estimate_gradient(
     closure: Callable[[], Any],
     params: Iterable[Tensor],
@@ -90,12 +92,21 @@ def estimate_gradient(
     counted = step is None and not isinstance(directions, Directions)
     directions = _named(directions, seed, step, perturb, params)
     check_parameters(params, directions)
+    check_apart(params)
     get_aggregator(aggregator)
     check_perturb(perturb, directions.distribution, directions.rank, aggregator)
     warn_of_frozen(params)
-    loss = _fill(closure, params, directions, evaluation, aggregator, perturb)
-    if counted:
-        _calls[params[0]] = directions.step + 1
+    with held_back(), torch.no_grad(), taken_back():
+        if perturb == "weights":
+            measurement = measure(closure, params, directions, evaluation)
+            check()
+            with shielded(params):
+                write_gradients(params, measurement, aggregator)
+            loss = measurement.loss
+        else:
+            loss = _estimate_on_nodes(closure, params, directions, evaluation, perturb)
+        if counted:
+            _calls[params[0]] = directions.step + 1
     return loss
 
 
@@ -115,27 +126,23 @@ def _named(
     return directions
 
 
-def _fill(
+def _estimate_on_nodes(
     closure: Callable[[], Any],
     params: Sequence[Tensor],
     directions: Directions,
     evaluation: Evaluation,
-    aggregator: str | Aggregator,
     perturb: str,
 ) -> float:
-    """:func:`estimate_gradient` for arguments that were checked."""
-    if perturb != "weights":
-        key = (*map(id, params), perturb, directions.num)
-        known, plan = _plans.get(params[0], (None, None))
-        if plan is None or known != key:
-            plan = start_plan(perturb, directions.num)
-        measured = measure_nodes(closure, params, directions, evaluation, plan)
-        _plans[params[0]] = key, measured.plan
+    key = (*map(id, params), perturb, directions.num)
+    known, plan = _plans.get(params[0], (None, None))
+    if plan is None or known != key:
+        plan = start_plan(perturb, directions.num)
+    measured = measure_nodes(closure, params, directions, evaluation, plan)
+    check()
+    with shielded(params):
         set_gradients(params, measured.gradients)
-        return measured.loss
-    measurement = measure(closure, params, directions, evaluation)
-    write_gradients(params, measurement, aggregator)
-    return measurement.loss
+    _plans[params[0]] = key, measured.plan
+    return measured.loss
 
 
 @torch.no_grad()
@@ -158,6 +165,9 @@ def fill_gradients(
         compute_dtype: Dtype whose rounding defines z.
     """
     directions = directions.over(param.shape for param in params)
+    for param in params:
+        if param.grad is not None:
+            check_movable(param.grad, {})
     gradients = [_gradient_memory(param) for param in params]
     torch._foreach_zero_(gradients)
     ops.accumulate_on_grid(gradients, range(len(params)), coefficients, directions, compute_dtype)
@@ -180,11 +190,16 @@ def set_gradients(params: Sequence[Tensor], gradients: Sequence[Tensor | None]) 
     """Sets the ``.grad`` of each parameter; zero where there is none."""
     for param, gradient in zip(params, gradients, strict=True):
         if param.grad is None:
-            param.grad = torch.zeros_like(param) if gradient is None else gradient.to(param.dtype)
+            param.grad = torch.zeros_like(param) if gradient is None else _ordinary(gradient.to(param.dtype))
         elif gradient is None:
             param.grad.zero_()
         else:
             param.grad.copy_(gradient)
+
+
+def _ordinary(tensor: Tensor) -> Tensor:
+    """The tensor; a copy of one that was made in inference mode, which nobody could write to later."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _gradient_memory(param: Tensor) -> Tensor:

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from zo_triton import ops
+from zo_triton._interrupts import check, held_back
 from zo_triton._warn import warn
 from zo_triton.difference import Evaluation, Plan
-from zo_triton.difference.arguments import check_parameters
+from zo_triton.difference.arguments import check_apart, check_parameters
+from zo_triton.difference.undo import taken_back
 from zo_triton.directions import Directions
 from zo_triton.optim import compilable
 from zo_triton.optim.checks import LARGEST_SLOPE, check_perturb, default_distribution
@@ -29,6 +31,7 @@ from zo_triton.optim.gradient_step import GradientStep
 from zo_triton.optim.measure import measure
 from zo_triton.optim.node_measure import measure_nodes, start_plan, tell_left_out
 from zo_triton.optim.optimizer import ZOOptimizer
+from zo_triton.optim.shield import shielded
 
 if TYPE_CHECKING:
     from zo_triton.difference.nodes import NodePlan
@@ -111,7 +114,8 @@ class FusedTrainer(GradientStep):
         trained = _trained(model)
         params = list(trained.values())
         Evaluation(eps, sides, compute_dtype)
-        check_parameters(params, Directions(seed, 0, directions, distribution))
+        check_parameters(params, Directions(seed, 0, directions, distribution), list(trained))
+        check_apart(params, list(trained))
         if isinstance(optimizer, ZOOptimizer):
             kind = type(optimizer).__name__
             raise TypeError(
@@ -179,7 +183,6 @@ class FusedTrainer(GradientStep):
         drawn = Directions(self.seed, 0, self.directions, self.distribution)
         return ops.why_no_node_step(self.params[0].device, drawn, self.params[::2])
 
-    @torch.no_grad()
     def step(self, x: Tensor, y: Tensor) -> float:
         """One update.
 
@@ -196,6 +199,10 @@ class FusedTrainer(GradientStep):
             ValueError: Shapes do not fit, a label is out of range, or model or optimizer hold other parameters
                 than when the trainer was made, or a hook does what the log can't hold. Nothing has changed then.
         """
+        with held_back(), torch.no_grad(), taken_back():
+            return self._step(x, y)
+
+    def _step(self, x: Tensor, y: Tensor) -> float:
         if self.log is not None:
             self.log.check()
         if self.ranks is not None:
@@ -210,6 +217,7 @@ class FusedTrainer(GradientStep):
             return move(x, y, directions)
         run = self._measure_compiled if compiled else self._measure_general
         loss, coefficients = run(x, y, directions)
+        check()
         self._apply(coefficients, compiled, directions)
         return loss
 
@@ -236,8 +244,9 @@ class FusedTrainer(GradientStep):
         plan = replace(_from_json(self.plan) or first, nodes=self._nodes or first.nodes)
         closure = self._closure(x, y)
         measured = measure_nodes(closure, self.params, directions, self._evaluation, plan, self.ranks)
-        self.plan, self._nodes = _as_json(measured.plan), measured.plan.nodes
+        check()
         self._apply_gradients(measured.gradients)
+        self.plan, self._nodes = _as_json(measured.plan), measured.plan.nodes
         return measured.loss
 
     def _step_on_nodes_compiled(self, x: Tensor, y: Tensor, directions: Directions) -> float:
@@ -254,10 +263,11 @@ class FusedTrainer(GradientStep):
             )
         if left_out:
             tell_left_out(left_out, samples, self.eps)
-        ops.node_mlp_update(tensors, *self._rule(), x.numpy(), measured)
-        # By this torch's schedulers know that the optimizer has stepped.
-        self.optimizer._opt_called = True  # type: ignore[attr-defined]
-        self.steps_done += 1
+        check()
+        with shielded(self.params), self._whole():
+            memory = self._memories()
+            ops.node_mlp_update(tensors, *self._rule(memory), x.numpy(), measured)
+            self._count(memory)
         return loss
 
     def _measure_compiled(self, x: Tensor, y: Tensor, directions: Directions) -> tuple[float, Tensor]:

@@ -7,9 +7,10 @@ through ``.grad`` and ``optimizer.step``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,11 +18,28 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from zo_triton import ops
+from zo_triton._interrupts import held_back
 from zo_triton.directions import Directions
 from zo_triton.ops import engines
-from zo_triton.optim.checks import check_along_directions, check_coefficients
+from zo_triton.optim.checks import check_along_directions, check_coefficients, check_movable
+from zo_triton.optim.descent import forgetting
 from zo_triton.optim.estimate import fill_gradients, set_gradients
-from zo_triton.optim.step_log import StepLog
+from zo_triton.optim.shield import shielded
+from zo_triton.optim.step_log import StepLog, written_down
+
+
+class _Memories(NamedTuple):
+    """What Adam or SGD remembers, as matrices over its memory.
+
+    Attributes:
+        first: First moments, or momentum buffers.
+        second: Second moments; for SGD the same.
+        steps: Adam's counters, [1, 1] each.
+    """
+
+    first: Sequence[np.ndarray]
+    second: Sequence[np.ndarray]
+    steps: Sequence[np.ndarray]
 
 
 class GradientStep:
@@ -68,7 +86,6 @@ class GradientStep:
         directions = Directions(self.seed, self.steps_done, self.directions, self.distribution)
         return directions.over(param.shape for param in self.params)
 
-    @torch.no_grad()
     def apply(self, coefficients: Tensor, compiled: bool) -> None:
         """Moves the weights along the next directions: the second half of a step, which has no other effect.
 
@@ -84,32 +101,41 @@ class GradientStep:
             ValueError: There are not K of them, one is not finite, or activations are perturbed.
             OSError: The log can't be written; the step has not happened then.
         """
-        directions = self.next_directions()
-        check_along_directions(self.perturb)
-        check_coefficients(coefficients, directions)
-        self._apply(coefficients, compiled, directions)
+        with held_back(), torch.no_grad():
+            directions = self.next_directions()
+            check_along_directions(self.perturb)
+            check_coefficients(coefficients, directions)
+            self._apply(coefficients, compiled, directions)
 
     def _apply(self, coefficients: Tensor, compiled: bool, directions: Directions) -> None:
         """:meth:`apply` for coefficients that were just measured along ``directions``, the next ones."""
-        if self.log is not None:
-            self.log.append(coefficients, compiled)
-        if compiled:
-            ops.mlp_update(self._arrays(), *self._rule(), coefficients.numpy(), directions)
-            # By this torch's schedulers know that the optimizer has stepped.
-            self.optimizer._opt_called = True  # type: ignore[attr-defined]
-        else:
+        with shielded(self.params), self._whole():
+            if compiled:
+                memory = self._memories()
+                with written_down(self.log, coefficients, compiled):
+                    ops.mlp_update(self._arrays(), *self._rule(memory), coefficients.numpy(), directions)
+                    self._count(memory)
+                return
             # On one thread where the engine has its own: torch's others would spin on into the next step.
-            with engines.whole_step(self.params[0].device):
+            with engines.whole_step(self.params[0].device), written_down(self.log, coefficients):
                 fill_gradients(self.params, coefficients, directions, self.compute_dtype)
                 self.optimizer.step()
-        self.steps_done += 1
+                self.steps_done += 1
 
     def _apply_gradients(self, gradients: Sequence[Tensor | None]) -> None:
         """The second half of a step that has its gradient written out."""
-        with engines.whole_step(self.params[0].device):
+        with shielded(self.params), self._whole(), engines.whole_step(self.params[0].device):
             set_gradients(self.params, gradients)
             self.optimizer.step()
-        self.steps_done += 1
+            self.steps_done += 1
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Refuses what can't be moved, and forgets what the optimizer began to remember in a step that failed."""
+        for param in self.params:
+            check_movable(param, {})
+        with forgetting(self.optimizer.state):
+            yield
 
     def state_dict(self) -> dict[str, Any]:
         """What a run needs to go on beside the weights and the arguments, the optimizer's state included."""
@@ -124,25 +150,38 @@ class GradientStep:
         """The parameters as matrices over their own memory, as the compiled calls take them."""
         return self._arrays_of(self.params)
 
-    def _rule(self) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray], tuple[float, ...]]:
-        """The optimizer's memory and this step's numbers, as ``ops.mlp_update`` takes them."""
+    def _memories(self) -> _Memories:
+        """What the optimizer remembers, made where it is new."""
         group = self.optimizer.param_groups[0]
         if isinstance(self.optimizer, SGD):
-            momentum = group["momentum"]
-            first = self._memory(self._states() if momentum else self._scratch, "momentum_buffer")
-            return first, first, (group["lr"], momentum, -1.0, 1.0, 0.0, group["weight_decay"])
+            first = self._memory(self._states() if group["momentum"] else self._scratch, "momentum_buffer")
+            return _Memories(first, first, [])
         states = self._states()
-        beta1, beta2 = group["betas"]
         for state in states:
             if "step" not in state:
-                state["step"] = torch.zeros(())
+                state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
         steps = self._arrays_of([state["step"] for state in states])
-        for step in steps:
-            step[0, 0] += 1
-        taken = float(steps[0][0, 0])
-        first, second = self._memory(states, "exp_avg"), self._memory(states, "exp_avg_sq")
+        return _Memories(self._memory(states, "exp_avg"), self._memory(states, "exp_avg_sq"), steps)
+
+    def _rule(
+        self, memory: _Memories
+    ) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray], tuple[float, ...]]:
+        """The optimizer's memory and this step's numbers, as ``ops.mlp_update`` takes them."""
+        group, first, second = self.optimizer.param_groups[0], memory.first, memory.second
+        if isinstance(self.optimizer, SGD):
+            return first, second, (group["lr"], group["momentum"], -1.0, 1.0, 0.0, group["weight_decay"])
+        beta1, beta2 = group["betas"]
+        taken = float(memory.steps[0][0, 0]) + 1
         lr = float(group["lr"]) / (1 - beta1**taken)
         return first, second, (lr, beta1, beta2, sqrt(1 - beta2**taken), group["eps"], group["weight_decay"])
+
+    def _count(self, memory: _Memories) -> None:
+        """Counts a compiled step."""
+        for step in memory.steps:
+            step[0, 0] += 1
+        # By this torch's schedulers know that the optimizer has stepped.
+        self.optimizer._opt_called = True  # type: ignore[attr-defined]
+        self.steps_done += 1
 
     def _states(self) -> list[dict[str, Any]]:
         return [self.optimizer.state[param] for param in self.params]
@@ -151,6 +190,7 @@ class GradientStep:
         for state, param in zip(states, self.params, strict=True):
             if state.get(key) is None:
                 state[key] = torch.zeros_like(param, requires_grad=False)
+            check_movable(param, {key: state[key]})
         return self._arrays_of([state[key] for state in states])
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import isfinite
 from numbers import Real
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,7 +25,9 @@ from zo_triton.optim.errors import NonFiniteLossError, remedy
 
 if TYPE_CHECKING:
     from zo_triton.distributed import Ranks, Take
+    from zo_triton.optim.node_measure import NodeMeasurement
 
+Measured = TypeVar("Measured", bound="Measurement | NodeMeasurement")
 Accept: TypeAlias = Callable[[Tensor, Tensor], None]
 
 _warned_closures: set[str] = set()
@@ -161,6 +163,30 @@ def measure(
             before.restore()
             raise
     return Measurement(loss, projected, found, usable, scales, directions, evaluation.compute_dtype, plan)
+
+
+def checked_measurement(measurement: Measured | None, directions: Directions, dtype: torch.dtype) -> Measured:
+    """What the next step can move by.
+
+    Args:
+        measurement: What was measured last.
+        directions: Those of the next step.
+        dtype: Its compute dtype.
+
+    Raises:
+        ValueError: Nothing was measured, or something else.
+    """
+    if measurement is None:
+        raise ValueError(
+            "step needs a closure that returns the loss: opt.step(lambda: loss_fn(model(x), y)); a "
+            "zeroth-order step evaluates it along its directions. Or call opt.measure(closure) before."
+        )
+    if (measurement.directions, measurement.compute_dtype) != (directions, dtype):
+        raise ValueError(
+            f"{measurement.directions} in {measurement.compute_dtype} were measured, but the next step walks "
+            f"{directions} in {dtype}; measure again after a setting has changed or a step was applied."
+        )
+    return measurement
 
 
 def _judge(

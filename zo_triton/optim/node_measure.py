@@ -166,7 +166,8 @@ class _Step:
         usable = usable_samples(slopes)
         nodes = self.nodes
         assert nodes is not None
-        gradients = gradient_of(self.params, nodes, self.directions, slopes, usable, self.evaluation)
+        with engines.uncast(slopes.device):
+            gradients = gradient_of(self.params, nodes, self.directions, slopes, usable, self.evaluation)
         on_nodes = frozenset(each for a in nodes.applications for each in a.ids)
         if not (bool(usable.all()) if self.whole is None else self.whole):
             tell_left_out(int((~usable).sum()), usable.numel(), self.evaluation.eps)

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from zo_triton._interrupts import check, held_back
 from zo_triton.difference import Evaluation, Plan
-from zo_triton.difference.arguments import check_closure, check_parameters, parameter_list
+from zo_triton.difference.arguments import check_apart, check_closure, check_parameters, parameter_list
+from zo_triton.difference.undo import taken_back
 from zo_triton.directions import Directions
 from zo_triton.optim.aggregators import BOUNDED, Aggregator
 from zo_triton.optim.checks import (
@@ -23,8 +25,8 @@ from zo_triton.optim.checks import (
     default_distribution,
     warn_of_frozen,
 )
-from zo_triton.optim.descent import AlongDirections, Estimate, WrittenOut
-from zo_triton.optim.measure import Measurement, measure
+from zo_triton.optim.descent import AlongDirections, Estimate, WrittenOut, forgetting
+from zo_triton.optim.measure import Measurement, checked_measurement, measure
 from zo_triton.optim.node_measure import NodeMeasurement, measure_nodes, start_plan
 from zo_triton.optim.saved_state import (
     OWN,
@@ -40,7 +42,8 @@ from zo_triton.optim.saved_state import (
     saved_settings,
     settings_in,
 )
-from zo_triton.optim.step_log import StepLog
+from zo_triton.optim.shield import shielded
+from zo_triton.optim.step_log import StepLog, written_down
 
 if TYPE_CHECKING:
     from zo_triton.difference.nodes import NodePlan
@@ -51,8 +54,8 @@ if TYPE_CHECKING:
 class ZOOptimizer(torch.optim.Optimizer):
     """What zeroth-order optimizers share: a step's measurement, the count of steps, and what is saved of both.
 
-    A kind of optimizer says how an estimate moves the weights: :meth:`_check_group`, :meth:`_make_state` and
-    :meth:`_descend`. Its group options are those of torch's optimizer of that name.
+    A kind of optimizer says how an estimate moves the weights: :meth:`_check_group` and :meth:`_prepared`.
+    Its group options are those of torch's optimizer of that name.
 
     Args:
         params: Tensors, named tensors or parameter groups, as for any torch optimizer.
@@ -109,6 +112,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             names = [name for group in self.param_groups for name in group.get("param_names", ())]
             if params := self._parameters():  # a group may be empty, the first as well, but not all
                 check_parameters(params, self.next_directions(), names)
+                check_apart(params, names)
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
@@ -148,7 +152,6 @@ class ZOOptimizer(torch.optim.Optimizer):
         """
         return Evaluation(self.eps, self.sides, self.compute_dtype, self.chunk, self.strict)
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> float:  # type: ignore[override]
         """Measures the loss along fresh directions and moves the weights.
 
@@ -171,31 +174,25 @@ class ZOOptimizer(torch.optim.Optimizer):
             RuntimeWarning: Some directions' differences were not finite and have been left out, or memory ran
                 out and fewer directions were evaluated at once.
         """
-        if closure is not None:
-            self.measure(closure)
-        measurement, self._measured = self._measured, None
-        if measurement is None:
-            raise ValueError(
-                "step needs a closure that returns the loss: opt.step(lambda: loss_fn(model(x), y)); a "
-                "zeroth-order step evaluates it along its directions. Or call opt.measure(closure) before."
-            )
-        measured = measurement.directions, measurement.compute_dtype
-        if measured != (self.next_directions(), self.compute_dtype):
-            raise ValueError(
-                f"{measured[0]} in {measured[1]} were measured, but the next step walks {self.next_directions()} "
-                f"in {self.compute_dtype}; measure again after a setting has changed or a step was applied."
-            )
-        self.plan = saved_plan(measurement.plan, self.directions)
+        with held_back(), torch.no_grad(), taken_back():
+            if closure is not None:
+                self.measure(closure)
+                check()
+            return self._take(self._measured)
+
+    def _take(self, measurement: Measurement | NodeMeasurement | None) -> float:
+        """Moves by what was measured, and lets go of it if that can't be moved by."""
+        self._measured = None
+        measurement = checked_measurement(measurement, self.next_directions(), self.compute_dtype)
         if isinstance(measurement, NodeMeasurement):
-            self._nodes = measurement.plan.nodes
             self._move(WrittenOut(measurement.gradients))
+            self._nodes = measurement.plan.nodes
         else:
             coefficients = measurement.coefficients(self._parameters(), self.aggregator)
             self._apply(coefficients, known_finite=self.aggregator in BOUNDED)
-        self.last = measurement
+        self.plan, self.last = saved_plan(measurement.plan, self.directions), measurement
         return measurement.loss
 
-    @torch.no_grad()
     def measure(self, closure: Callable[[], Any]) -> float:
         """The first half of :meth:`step`, for training loops that ask for the loss and move later, without closure.
 
@@ -208,24 +205,26 @@ class ZOOptimizer(torch.optim.Optimizer):
         Returns:
             The base loss.
         """
-        self._measured = None
         check_closure(closure)
-        if self.log is not None:
-            self.log.check()
+        with held_back(), torch.no_grad(), taken_back():
+            self._measured = None
+            if self.log is not None:
+                self.log.check()
+            self._measured = self._measurement(closure)
+        return self._measured.loss
+
+    def _measurement(self, closure: Callable[[], Any]) -> Measurement | NodeMeasurement:
         params, directions, evaluation = self._parameters(), self.next_directions(), self.evaluation
         self._check_move(directions)
         if self.ranks is not None:
             self.ranks.check(self._facts)
+        plan = self._plan()
         if self.perturb == "weights":
-            self._measured = measure(closure, params, directions, evaluation, self._plan(), self.ranks)
-        else:
-            check_perturb(self.perturb, self.distribution, self.rank, self.aggregator)
-            plan = self._plan()
-            assert plan is not None
-            self._measured = measure_nodes(closure, params, directions, evaluation, plan, self.ranks)
-        return self._measured.loss
+            return measure(closure, params, directions, evaluation, plan, self.ranks)
+        check_perturb(self.perturb, self.distribution, self.rank, self.aggregator)
+        assert plan is not None
+        return measure_nodes(closure, params, directions, evaluation, plan, self.ranks)
 
-    @torch.no_grad()
     def apply(self, coefficients: Tensor) -> None:
         """Moves the weights along the next directions: the second half of :meth:`step`, which has no other effect.
 
@@ -242,7 +241,8 @@ class ZOOptimizer(torch.optim.Optimizer):
                 perturbed, whose gradient no K numbers hold.
             OSError: The log can't be written; the step has not happened then.
         """
-        self._apply(coefficients, known_finite=False)
+        with held_back(), torch.no_grad():
+            self._apply(coefficients, known_finite=False)
 
     def _apply(self, coefficients: Tensor, known_finite: bool) -> None:
         directions = self.next_directions()
@@ -253,22 +253,19 @@ class ZOOptimizer(torch.optim.Optimizer):
 
     def _move(self, estimate: Estimate) -> None:
         """Moves the weights along an estimate, and counts the step."""
-        self._make_state()
-        if self.log is not None and isinstance(estimate, AlongDirections):
-            self.log.append(estimate.coefficients)
-        self._descend(estimate)
-        self.steps_done += 1
+        coefficients = estimate.coefficients if isinstance(estimate, AlongDirections) else None
+        with shielded(self._parameters()), forgetting(self.state):
+            move = self._prepared(estimate)
+            with written_down(self.log, coefficients):
+                move()
+                self.steps_done += 1
 
     def _check_group(self, group: Mapping[str, Any]) -> None:
         """Refuses a parameter group's options."""
         raise NotImplementedError
 
-    def _make_state(self) -> None:
-        """Makes what a step will keep before anything moves, so that running out of memory here moves nothing."""
-        raise NotImplementedError
-
-    def _descend(self, estimate: Estimate) -> None:
-        """Moves the weights of all groups."""
+    def _prepared(self, estimate: Estimate) -> Callable[[], None]:
+        """What moves the weights of all groups; what that keeps or needs is made here, before anything moves."""
         raise NotImplementedError
 
     def _check_move(self, directions: Directions) -> None:

@@ -33,7 +33,7 @@ class RecordedState:
         self._optimizer = optimizer
         groups, params = optimizer.param_groups, optimizer._parameters()
         self.number = torch.zeros(1, dtype=torch.int32, device=params[0].device)
-        self.rates = [torch.zeros((), device=params[0].device) for _ in groups]
+        self.rates = [torch.zeros((), dtype=torch.float32, device=params[0].device) for _ in groups]
         self._next = -1
         self._written_rates: list[float | None] = [None] * len(groups)
         self._settings = dict(_settings(optimizer))

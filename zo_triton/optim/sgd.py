@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -125,18 +125,22 @@ class ZOSGD(ZOOptimizer):
     def _check_group(self, group: Mapping[str, Any]) -> None:
         check_sgd_group(group)
 
-    def _make_state(self) -> None:
-        make_state(self.param_groups, self.state, self.low_precision == "stochastic")
+    def _prepared(self, estimate: Estimate) -> Callable[[], None]:
+        groups, stochastic = self.param_groups, self.low_precision == "stochastic"
+        estimates = [estimate.negated() if group["maximize"] else estimate for group in groups]
+        words = self.next_directions() if stochastic else None
+        scratch = make_state(groups, self.state, estimate, stochastic)
 
-    def _descend(self, estimate: Estimate) -> None:
-        words = self.next_directions() if self.low_precision == "stochastic" else None
-        first_id = 0
-        for group in self.param_groups:
-            descend(
-                group["params"], first_id, self.state, float(group["lr"]), group["momentum"],
-                group["weight_decay"], estimate.negated() if group["maximize"] else estimate, words,
-            )  # fmt: skip
-            first_id += len(group["params"])
+        def move() -> None:
+            first_id = 0
+            for group, along in zip(groups, estimates, strict=True):
+                descend(
+                    group["params"], first_id, self.state, float(group["lr"]), group["momentum"],
+                    group["weight_decay"], along, scratch, words,
+                )  # fmt: skip
+                first_id += len(group["params"])
+
+        return move
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

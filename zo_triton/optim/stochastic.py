@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zo_triton import ops
 from zo_triton.directions import Directions
+from zo_triton.optim.scratch import Scratch
 
 
 def descend_stochastically(
@@ -20,12 +21,13 @@ def descend_stochastically(
     lr: float | Tensor,
     momentum: float,
     decay: float,
+    scratch: Scratch,
 ) -> None:
     """θ ← round(θ - ηv) with v ← μv + ĝ + λθ, or v = ĝ + λθ without a buffer.
 
     The move is computed in float32 and added to the weight exactly; only the sum is rounded. So moves far below
     the weight's spacing add up in the mean, which rounding to nearest would swallow. Besides the buffer nothing
-    is kept; the move takes four bytes a weight while it is made.
+    is kept; the move takes four bytes a weight of the scratch memory.
 
     Args:
         param: float16 or bfloat16, updated in place.
@@ -36,19 +38,24 @@ def descend_stochastically(
         lr: η; a weight is left as it is where this is a number and 0.
         momentum: μ.
         decay: λ.
+        scratch: Memory for two of the largest parameters in float32.
     """
     moves = isinstance(lr, Tensor) or lr != 0
     if buffer is not None:
         buffer.mul_(momentum)
         if decay:
             buffer.add_(param, alpha=decay)
-        add_estimate([buffer], [tensor_id])
+        add_estimate([buffer], [tensor_id], scratch)
         if not moves:
             return
-        move = buffer * -lr
+        move = scratch.product(buffer, -lr)
     elif moves:
-        move = param.float() * (-lr * decay) if decay else torch.zeros_like(param, dtype=torch.float32)
-        add_estimate([move], [tensor_id], -lr)
+        move = scratch.like(param, torch.float32, place=1)
+        if decay:
+            move.copy_(param).mul_(-lr * decay)
+        else:
+            move.zero_()
+        add_estimate([move], [tensor_id], scratch, -lr)
     else:
         return
     ops.stochastic_add(param, move, words, tensor_id)

@@ -94,11 +94,43 @@ def read(path: str | os.PathLike[str], intact_prefix: bool = False) -> Contents:
     return Contents(path, header, settings, end, checksum, begin, size)
 
 
+_EXPECTED: dict[str, type] = {
+    "optimizer": str, "parameters": list, "group_sizes": list, "first_step": int, "weights": str, "settings": dict,
+}  # fmt: skip
+_SETTINGS: dict[str, type] = {
+    "seed": int, "directions": int, "compute_dtype": str, "groups": list,
+}  # fmt: skip
+_PARAMETER: dict[str, type] = {"name": str, "shape": list, "dtype": str}
+
+
+def _check_header(header: Any) -> None:
+    """Refuses a header that was written whole, but by something else than a log's writer.
+
+    Raises:
+        DamagedError: An entry is missing, or is not what it should be.
+    """
+    _check_entries("its header", header, _EXPECTED)
+    _check_entries("the header's settings", header["settings"], _SETTINGS)
+    for number, parameter in enumerate(header["parameters"]):
+        _check_entries(f"the header's parameter {number}", parameter, _PARAMETER)
+
+
+def _check_entries(what: str, found: Any, expected: dict[str, type]) -> None:
+    if not isinstance(found, dict):
+        raise DamagedError(f"{what} is {found!r:.60}, no object of named entries.")
+    for name, kind in expected.items():
+        if name not in found:
+            raise DamagedError(f"{what} lacks the entry {name!r}.")
+        if not isinstance(found[name], kind):
+            raise DamagedError(f"{what} has the entry {name!r} as {found[name]!r:.60}, which is none.")
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, dict[str, Any], int]]:
     with open(path, "rb") as file:
         try:
             header, checksum = read_header(file)
+            _check_header(header)
         except DamagedError as error:
             raise DamagedError(f"{path} can't be read as a log: {error}") from None
         yield file, header, checksum

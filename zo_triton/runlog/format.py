@@ -175,5 +175,8 @@ def _encode(value: dict[str, Any]) -> bytes:
 
 
 def _decode(text: bytes) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(text)
+    try:
+        value: dict[str, Any] = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"what should be JSON can't be read as such: {error}.") from None
     return value

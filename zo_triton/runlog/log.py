@@ -149,8 +149,22 @@ class ReplayLog:
             )
         changes = {key: value for key, value in settings.items() if self._settings[key] != value}
         record = encode_record(self._checksum, step, changes, coefficients.detach().cpu().numpy())
+        self._before = self._settings, self.next_step, self._length
         self._write(record)
         self._settings, self.next_step, self._length = settings, step + 1, self._length + len(record)
+
+    def take_back(self) -> None:
+        """Cuts off the record that :meth:`append` wrote last, whose step could not be taken.
+
+        Raises:
+            OSError: The file can't be cut.
+        """
+        self._settings, self.next_step, self._length = self._before
+        self._cut()
+
+    def _cut(self) -> None:
+        self._file.truncate(self._length)
+        self._file.seek(self._length)
 
     def _write(self, record: bytes) -> None:
         error: OSError | None = None
@@ -160,8 +174,7 @@ class ReplayLog:
                 return
         except OSError as caught:
             error = caught
-        self._file.truncate(self._length)
-        self._file.seek(self._length)
+        self._cut()
         reason = "the disk took only a part of it" if error is None else error.strerror
         raise OSError(
             f"step {self.next_step} could not be written to the log {self.path}: {reason}. The step has not "

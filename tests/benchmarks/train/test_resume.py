@@ -138,6 +138,49 @@ def test_a_spoilt_folder_is_refused_and_left_as_it_is(spoil, message, tmp_path):
     assert files(tmp_path) == before
 
 
+OTHERS = {
+    "seed": {"seed": 1},
+    "rate": {"lr": 0.5},
+    "directions": {"directions": 2},
+}
+
+
+SWAPS = [
+    *((name, other) for name in ("run.json", "log.zo", "checkpoint.safetensors") for other in OTHERS),
+    ("initial.safetensors", "seed"),  # the others began with the same weights
+]
+
+
+@pytest.mark.parametrize(("name", "other"), SWAPS)
+def test_another_run_s_file_is_refused(name, other, tmp_path):
+    straight("zo-adam", tmp_path / "own")
+    theirs = straight("zo-adam", tmp_path / "other", **OTHERS[other])
+    (tmp_path / "own" / name).write_bytes(theirs[name])
+    before = files(tmp_path / "own")
+    with pytest.raises(ValueError, match="another run's"):
+        resume(tmp_path / "own")
+    assert files(tmp_path / "own") == before
+
+
+def test_damaged_first_weights_are_noticed(tmp_path):
+    straight("adam", tmp_path)
+    _flip("initial.safetensors")(tmp_path)
+    with pytest.raises(ValueError, match=r"initial\.safetensors does not hold the weights"):
+        resume(tmp_path)
+
+
+@pytest.mark.parametrize("method", ["zo-adam", "adam"])
+def test_a_second_process_is_refused_before_it_touches_anything(method, tmp_path):
+    run = train(settings(method), tmp_path)
+    next(run.progress)
+    (tmp_path / ".checkpoint.safetensors.x.tmp").write_text("the live run is writing it")
+    before = files(tmp_path)
+    with pytest.raises(ValueError, match="another process is at work"):
+        resume(tmp_path)
+    assert files(tmp_path) == before
+    run.progress.close()
+
+
 def test_the_command_line_from_end_to_end(tmp_path, capsys):
     folder = tmp_path / "run"
     told = ["train", "--directions", "4", "--steps", "12", "--out", str(folder), "--checkpoint-every", "5"]
