@@ -59,7 +59,7 @@ def test_a_module_is_public_or_says_that_it_is_not():
     own = modules - set(zo.__all__)
     assert own == {
         "cli", "commands", "compilation", "cpu", "distributions", "hadamard", "kernels", "opcases", "overlap",
-        "philox", "pytest_plugin", "reference", "tuning",
+        "philox", "pytest_plugin", "reference", "tuning", "warmup",
     }  # fmt: skip
 
 

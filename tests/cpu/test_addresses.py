@@ -1,4 +1,4 @@
-"""Numba frees an array after its last use, and an address that was taken of it is none."""
+"""Arrays live as long as their addresses, and an address belongs to the array that is there now."""
 
 import importlib
 import pkgutil
@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from types import FunctionType
 
 import numpy as np
+import pytest
 from numba.core import compiler, ir, postproc
 from numba.core.registry import CPUDispatcher
 
 import zo_triton.cpu
+from zo_triton.cpu import addresses
+from zo_triton.cpu.addresses import addresses_of
 
 
 def functions() -> Iterator[FunctionType]:
@@ -53,3 +56,18 @@ def test_what_dies_too_early_is_found() -> None:
 
 def test_arrays_live_as_long_as_their_addresses() -> None:
     assert set().union(*map(outlived, functions())) == set()
+
+
+def test_an_array_in_the_place_of_another_has_an_address_of_its_own() -> None:
+    for size in range(1, 200):
+        array = np.zeros(size, np.float32)
+        assert addresses_of([array]).tolist() == [array.ctypes.data]
+    key = id(array)
+    del array
+    assert key not in addresses._known
+
+
+@pytest.mark.parametrize("array", [np.zeros(3), np.zeros((4, 4), np.float32).T[:2]])
+def test_what_a_kernel_would_misread_is_refused(array: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"contiguous float32, got float.* with strides .*contiguous\(\)"):
+        addresses_of([array])

@@ -6,12 +6,15 @@ As a tuple, each number of layers would be a type of its own, and compiled for.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from weakref import ref
 
 import numpy as np
 from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from zo_triton._interrupts import unbroken
 from zo_triton.cpu.compiling import device
 
 
@@ -21,13 +24,30 @@ def addresses_of(arrays: Sequence[np.ndarray]) -> np.ndarray:
     Raises:
         ValueError: One is not float32, or not contiguous.
     """
-    for array in arrays:
+    return np.array([_address(array) for array in arrays], np.uint64)
+
+
+_known: dict[int, tuple[ref[np.ndarray], int]] = {}
+
+
+def _address(array: np.ndarray) -> int:
+    """Looked up: asking NumPy takes longer than all else here, and a trainer has the same arrays at each step."""
+    key = id(array)
+    known = _known.get(key)
+    if known is None or known[0]() is not array:
         if array.dtype != np.float32 or not array.flags.c_contiguous:
             raise ValueError(
                 f"a compiled step takes contiguous float32, got {array.dtype} with strides {array.strides}; "
                 "make the tensor, or the optimizer's memory of it, contiguous() and float()."
             )
-    return np.array([array.__array_interface__["data"][0] for array in arrays], np.uint64)
+        forget = partial(_forget, key)
+        known = _known[key] = ref(array, forget), array.__array_interface__["data"][0]
+    return known[1]
+
+
+@unbroken
+def _forget(key: int, gone: ref[np.ndarray]) -> None:
+    _known.pop(key, None)
 
 
 @intrinsic
