@@ -134,7 +134,7 @@ def test_a_step_that_can_t_be_taken_is_not_in_the_log(tmp_path, monkeypatch):
     before = program.state()
     with monkeypatch.context() as patched:
         patched.setattr(
-            "zo_triton.optim.zosgd.descend", lambda *a: (_ for _ in ()).throw(MemoryError("none left"))
+            "zo_triton.optim.sgd.descend", lambda *a: (_ for _ in ()).throw(MemoryError("none left"))
         )
         with pytest.raises(MemoryError):
             program.step()
