@@ -45,7 +45,16 @@ class _Transformer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits [N, L, 16] of tokens [N, L]."""
-        return self.head(self.block(self.tokens(tokens) + self.places(torch.arange(tokens.shape[1]))))
+        places = torch.arange(tokens.shape[1], dtype=torch.int64, device=tokens.device)
+        return self.head(self.block(self.tokens(tokens) + self.places(places)))
+
+
+def _pixels(*shape: int) -> Tensor:
+    return torch.rand(shape, dtype=torch.float32, device="cpu")
+
+
+def _numbers(below: int, *shape: int) -> Tensor:
+    return torch.randint(below, shape, dtype=torch.int64, device="cpu")
 
 
 def _mlp() -> nn.Sequential:
@@ -60,7 +69,7 @@ def _convolutional() -> nn.Sequential:
 
 
 def _zosgd(model: nn.Module, x: Tensor, classes: int) -> float:
-    y = torch.randint(classes, x.shape if x.dtype == torch.int64 else x.shape[:1])
+    y = _numbers(classes, *(x.shape if x.dtype == torch.int64 else x.shape[:1]))
     optimizer = zo.ZOSGD(model.parameters(), lr=0.02, directions=64, eps=1e-4, seed=0)
     return optimizer.step(lambda: F.cross_entropy(model(x).flatten(0, -2), y.flatten()))
 
@@ -69,16 +78,16 @@ def _fused(perturb: str) -> float:
     model = _mlp()
     adam = torch.optim.Adam(model.parameters(), lr=0.02)
     trainer = zo.FusedTrainer(model, adam, directions=64, perturb=perturb)
-    return trainer.step(torch.rand(64, 64), torch.randint(10, (64,)))
+    return trainer.step(_pixels(64, 64), _numbers(10, 64))
 
 
 PROGRAMS = {
-    "mlp": Program("an MLP with ZOSGD", lambda: _zosgd(_mlp(), torch.rand(128, 64), 10)),
+    "mlp": Program("an MLP with ZOSGD", lambda: _zosgd(_mlp(), _pixels(128, 64), 10)),
     "fused": Program("an MLP with FusedTrainer", lambda: _fused("weights")),
     "activations": Program("an MLP with FusedTrainer on activations", lambda: _fused("activations")),
-    "cnn": Program("a CNN with ZOSGD", lambda: _zosgd(_convolutional(), torch.rand(32, 1, 28, 28), 10)),
+    "cnn": Program("a CNN with ZOSGD", lambda: _zosgd(_convolutional(), _pixels(32, 1, 28, 28), 10)),
     "transformer": Program(
-        "a transformer with ZOSGD", lambda: _zosgd(_Transformer(), torch.randint(16, (8, 8)), 16)
+        "a transformer with ZOSGD", lambda: _zosgd(_Transformer(), _numbers(16, 8, 8), 16)
     ),
 }
 
