@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from zo_triton._interrupts import listening
 from zo_triton.distributed.agreement import Facts, checksum, compare, strangers
 from zo_triton.distributed.errors import RankError, spell
 from zo_triton.distributed.roll_call import RollCall
@@ -266,7 +267,7 @@ class Ranks:
         Raises:
             RankError: Someone is missing, or ``error`` has another reason.
         """
-        missing, ended = self._roll.wait(event, patience)
+        missing, ended = listening(self._roll.wait, event, patience)
         if not missing and error is None:
             return
         self._roll.leave(event)
