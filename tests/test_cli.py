@@ -1,9 +1,13 @@
+import os
+import subprocess
 import sys
 
 import pytest
 
 from benchmarks import __main__ as suite
 from zo_triton import cli
+from zo_triton.commands import shared
+from zo_triton.commands.shared import Parser
 
 
 def test_help_lists_the_commands(capsys):
@@ -57,3 +61,28 @@ def commands_of(parser):
 def test_every_command_of_the_suite_is_known_by_name_and_only_those():
     assert set(cli.SUITE) == commands_of(suite._parser())
     assert not set(cli.SUITE) & commands_of(cli._parser())
+
+
+def test_memory_that_runs_out_is_told_in_one_line(capsys):
+    def run(options):
+        raise MemoryError("Unable to allocate 1.00 TiB")
+
+    parser = Parser(prog="zo-triton")
+    parser.set_defaults(run=run)
+    assert shared.run(parser, []) == 2
+    assert capsys.readouterr().err == (
+        "zo-triton: error: memory ran out: Unable to allocate 1.00 TiB; take fewer directions or a smaller batch\n"
+    )
+
+
+def test_a_locale_without_a_character_gets_another_one():
+    program = (
+        "from zo_triton.commands.shared import Parser, run\n"
+        "parser = Parser()\n"
+        "parser.set_defaults(run=lambda options: print('1.2×') or 0)\n"
+        "raise SystemExit(run(parser, []))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True
+    )
+    assert (done.returncode, done.stdout) == (0, b"1.2?\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import NoReturn
 
 from zo_triton import __version__
@@ -36,12 +37,19 @@ def run(parser: Parser, arguments: Sequence[str] | None) -> int:
     Returns:
         What the subcommand returns; :data:`USER_ERROR` or :data:`INTERRUPTED` where it did not come to that.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a locale without × gets a ?
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; nothing was replaced.", file=sys.stderr)
         return INTERRUPTED
+    except MemoryError as error:
+        told = f"memory ran out: {error or 'no more to be had'}; take fewer directions or a smaller batch"
+        print(f"{parser.prog}: error: {' '.join(told.split())}", file=sys.stderr)
+        return USER_ERROR
     except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
         print(f"{parser.prog}: error: {' '.join(_told(error).split())}", file=sys.stderr)
         return USER_ERROR
