@@ -8,12 +8,14 @@ import io
 import os
 import pickle
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from zo_triton.data.cifar import RECORD, _read
+from zo_triton.data.files import read_whole
 from zo_triton.data.mnist import read_idx
 from zo_triton.data.tiny_imagenet import decode_image
 
@@ -129,3 +131,20 @@ def test_pictures(tmp_path, kind):
             # PNG has checksums; a JPEG's coefficients may well be others.
             assert kind == "JPEG" or np.array_equal(found, whole)
     assert seen < (len(packed) if kind == "JPEG" else 0.2 * len(packed)) * len(MASKS)
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        Path.mkdir,
+        os.mkfifo,
+        lambda path: path.symlink_to(path),
+        lambda path: path.symlink_to(path.with_name("nowhere")),
+    ],
+    ids=["folder", "pipe", "loop", "dangling"],
+)
+def test_what_is_no_file_is_refused_by_name_and_nothing_waits_for_it(tmp_path, put):
+    path = tmp_path / "val_0.JPEG"
+    put(path)
+    with pytest.raises(ValueError, match=r"val_0\.JPEG is no file but a folder, a pipe or a link"):
+        read_whole(path, 100)

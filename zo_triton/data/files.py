@@ -55,9 +55,13 @@ def read_whole(path: Path, most: int) -> bytes:
         The content, at most ``most`` bytes.
 
     Raises:
-        ValueError: The gzip stream is truncated, damaged or followed by something else, or the content is
-            longer than ``most``.
+        ValueError: The gzip stream is truncated, damaged or followed by something else, the content is longer than
+            ``most``, or a folder, a pipe or a link to nowhere has the file's name.
     """
+    if not path.is_file() and (path.is_symlink() or path.exists()):
+        raise ValueError(
+            f"{path} is no file but a folder, a pipe or a link that leads to none; put the file in its place."
+        )
     chunks: list[bytes] = []
     length = 0
     with path.open("rb") as file:
