@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 
 import zo_triton as zo
-from conftest import NIGHTLY
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread", "interruptible"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
+NIGHTLY = os.environ.get("ZO_TRITON_NIGHTLY") == "1"
 SAMPLE = 50
 
 

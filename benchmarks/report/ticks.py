@@ -27,6 +27,8 @@ def plain_ticks(axis: Any) -> None:
         seen = [tick for tick in ticks if low <= tick <= high]
         if len(seen) >= 3:
             break
+    if len(seen) < 2:  # so narrow a view has its ends
+        seen = [low, high]
     seen = seen[:: ceil(len(seen) / MOST)]
     axis.set_ticks(seen, [number(tick) for tick in seen])
     axis.set_ticks([], minor=True)

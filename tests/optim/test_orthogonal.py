@@ -40,8 +40,11 @@ def distance(found, wanted):
     return float((squares / sum(b.square().sum() for b in wanted)).sqrt())
 
 
-@pytest.mark.parametrize("engine", ["cpu", "reference", "triton"])
-@pytest.mark.parametrize("kind", ["linear", "mlp"])
+@pytest.mark.parametrize(
+    ("kind", "engine"),
+    # The interpreter walks the network's 256 directions for minutes, and one layer's with the same kernels.
+    [("linear", "cpu"), ("linear", "reference"), ("linear", "triton"), ("mlp", "cpu"), ("mlp", "reference")],
+)
 def test_all_rows_of_the_matrix_give_the_gradient(kind, engine):
     model, loss = small_model(kind)
     params, wanted = list(model.parameters()), backprop(model, loss)

@@ -42,6 +42,9 @@ OWN = ("last", "_measured", "_nodes", "log", "ranks")
 LATER = {"maximize": False}
 """Group options that states saved earlier don't have, and what was done without them."""
 
+OF_TORCH = ("differentiable",)
+"""Options that torch gives every optimizer that was copied or loaded, and no other."""
+
 BEFORE = {"low_precision": "master", "perturb": "weights"}
 """What optimizers did before there was a choice, and so what states saved then say nothing of."""
 
@@ -100,8 +103,9 @@ def check_groups_fit(groups: Sequence[Mapping[str, Any]], options: Mapping[str, 
     Raises:
         ValueError: A group lacks an option that has been there from the start.
     """
+    own = [name for name in options if name not in LATER and name not in OF_TORCH]
     for group in groups:
-        missing = [name for name in options if name not in group and name not in LATER]
+        missing = [name for name in own if name not in group]
         if missing:
             raise ValueError(
                 f"the state dict's groups have no {', '.join(missing)}: it is another kind of optimizer's; load "

@@ -87,7 +87,7 @@ def test_what_is_not_installed_is_left_out_and_named(tmp_path):
     script = (
         "from benchmarks import __main__ as cli\nfrom benchmarks.gpu import run\n"
         "full, stages = run.run_gpu, ('checks', 'ceilings', 'steps', 'digits')\n"
-        "run.run_gpu = lambda *a: full(*a, budgets=dict.fromkeys(stages, 600.0))\n"
+        "run.run_gpu = lambda *a: full(*a[:-1], dict.fromkeys(stages, 600.0))\n"
         f"raise SystemExit(cli.main(['gpu', '--tiny', '--out', {str(tmp_path / 'out')!r}]))\n"
     )
     environment = {

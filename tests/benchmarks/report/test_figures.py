@@ -144,7 +144,7 @@ def test_no_label_lies_on_another():
     assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width for box in boxes)
 
 
-@pytest.mark.parametrize("limits", [(0.013, 0.034), (0.01, 3.0), (1.0, 2e6), (0.9, 110.0)])
+@pytest.mark.parametrize("limits", [(0.013, 0.034), (0.01, 3.0), (1.0, 2e6), (0.9, 110.0), (0.0111, 0.0113)])
 def test_ticks_are_plain_numbers_and_few(limits):
     axes = empty_figure().subplots()
     axes.set(xscale="log", xlim=limits)
