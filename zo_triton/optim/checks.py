@@ -70,6 +70,15 @@ def check_movable(param: Tensor, remembered: Mapping[str, Any]) -> None:
             f"elements of a tensor of shape {tuple(param.shape)} and strides {param.stride()} share memory, as "
             ".expand() makes them, and can't be moved apart; pass what was expanded, or a .clone()."
         )
+    check_remembered(param, remembered)
+
+
+def check_remembered(param: Tensor, remembered: Mapping[str, Any]) -> None:
+    """Refuses what an optimizer keeps of a parameter if it has another shape.
+
+    Raises:
+        ValueError: It has.
+    """
     for name, value in remembered.items():
         if isinstance(value, Tensor) and value.shape != param.shape:
             raise ValueError(

@@ -25,7 +25,7 @@ from zo_triton.directions import Directions
 from zo_triton.optim import compilable
 from zo_triton.optim.checks import LARGEST_SLOPE, check_perturb, default_distribution
 from zo_triton.optim.compiled_inputs import checked_batch
-from zo_triton.optim.descent import FULL_PRECISION
+from zo_triton.optim.descent import FULL_PRECISION, forgetting
 from zo_triton.optim.errors import NonFiniteLossError, remedy
 from zo_triton.optim.gradient_step import GradientStep
 from zo_triton.optim.measure import measure
@@ -264,7 +264,7 @@ class FusedTrainer(GradientStep):
         if left_out:
             tell_left_out(left_out, samples, self.eps)
         check()
-        with shielded(self.params), self._whole():
+        with shielded(self.params), forgetting(self.optimizer.state):
             memory = self._memories()
             ops.node_mlp_update(tensors, *self._rule(memory), x.numpy(), measured)
             self._count(memory)

@@ -21,7 +21,7 @@ from zo_triton import ops
 from zo_triton._interrupts import held_back
 from zo_triton.directions import Directions
 from zo_triton.ops import engines
-from zo_triton.optim.checks import check_along_directions, check_coefficients, check_movable
+from zo_triton.optim.checks import check_along_directions, check_coefficients, check_movable, check_remembered
 from zo_triton.optim.descent import forgetting
 from zo_triton.optim.estimate import fill_gradients, set_gradients
 from zo_triton.optim.shield import shielded
@@ -109,18 +109,19 @@ class GradientStep:
 
     def _apply(self, coefficients: Tensor, compiled: bool, directions: Directions) -> None:
         """:meth:`apply` for coefficients that were just measured along ``directions``, the next ones."""
-        with shielded(self.params), self._whole():
-            if compiled:
+        if compiled:
+            with shielded(self.params), forgetting(self.optimizer.state):
                 memory = self._memories()
                 with written_down(self.log, coefficients, compiled):
                     ops.mlp_update(self._arrays(), *self._rule(memory), coefficients.numpy(), directions)
                     self._count(memory)
-                return
-            # On one thread where the engine has its own: torch's others would spin on into the next step.
-            with engines.whole_step(self.params[0].device), written_down(self.log, coefficients):
-                fill_gradients(self.params, coefficients, directions, self.compute_dtype)
-                self.optimizer.step()
-                self.steps_done += 1
+            return
+        # On one thread where the engine has its own: torch's others would spin on into the next step.
+        one_thread = engines.whole_step(self.params[0].device)
+        with shielded(self.params), self._whole(), one_thread, written_down(self.log, coefficients):
+            fill_gradients(self.params, coefficients, directions, self.compute_dtype)
+            self.optimizer.step()
+            self.steps_done += 1
 
     def _apply_gradients(self, gradients: Sequence[Tensor | None]) -> None:
         """The second half of a step that has its gradient written out."""
@@ -190,7 +191,8 @@ class GradientStep:
         for state, param in zip(states, self.params, strict=True):
             if state.get(key) is None:
                 state[key] = torch.zeros_like(param, requires_grad=False)
-            check_movable(param, {key: state[key]})
+            elif state[key].shape != param.shape:
+                check_remembered(param, {key: state[key]})
         return self._arrays_of([state[key] for state in states])
 
 
@@ -219,6 +221,7 @@ class _Arrays:
     def _keep(self, tensor: Tensor) -> tuple[Tensor, int, torch.Size, np.ndarray]:
         if len(self._kept) >= self._most:  # another state was loaded, again and again
             self._kept.clear()
+        check_movable(tensor, {})
         columns = tensor.shape[-1] if tensor.dim() else 1
         array = tensor.detach().numpy().reshape(-1, columns)
         # The tensor is kept too: another could take its place in memory, and its id.
