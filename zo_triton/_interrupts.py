@@ -9,10 +9,14 @@ nothing arrives, and nothing here does anything.
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from types import CodeType, FrameType, FunctionType
 from typing import Any, TypeVar, cast
+
+# CPython's module beneath: the one above turns handlers into names, which takes longer than all else here.
+_signal: Any = sys.modules.get("_signal", signal)
 
 Result = TypeVar("Result")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -34,13 +38,13 @@ class Gate:
     def install(self, program: Any) -> None:
         """Takes the place of the program's handler, and is shut."""
         self._program, self._pending, self.shut = program, False, True
-        signal.signal(signal.SIGINT, self.hear)
+        _signal.signal(signal.SIGINT, self.hear)
         self.installed = True
 
     def remove(self) -> None:
         """Gives the place back, and what has come meanwhile."""
         self.installed = False
-        signal.signal(signal.SIGINT, self._program)
+        _signal.signal(signal.SIGINT, self._program)
         self.deliver()
 
     def deliver(self) -> None:
@@ -99,7 +103,7 @@ class held_back:  # noqa: N801 (used like a function)
         self._is_outer = self._is_inner = False
         if threading.current_thread() is not threading.main_thread():
             return
-        program = signal.getsignal(signal.SIGINT)
+        program = _signal.getsignal(signal.SIGINT)
         if program is _gate.hear:
             self._before, self._is_inner = _gate.shut, True
             _gate.shut = True

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
+from typing import Any
 
 _noted: ContextVar[list[Callable[[], None]] | None] = ContextVar("zo_triton_undo", default=None)
 
 
-@contextmanager
-def taken_back() -> Iterator[None]:
+class taken_back:  # noqa: N801 (used like a function)
     """If the block raises, all that was noted in it by :func:`on_failure` is called, the latest first.
 
     If it does not, an outer block of this kind may still have to.
     """
-    noted: list[Callable[[], None]] = []
-    outer = _noted.get()
-    token = _noted.set(noted)
-    try:
-        yield
-        if outer is not None:
-            outer += noted
-    except BaseException:
-        for undo in reversed(noted):
-            undo()
-        raise
-    finally:
-        _noted.reset(token)
+
+    def __enter__(self) -> None:
+        self._mine: list[Callable[[], None]] = []
+        self._outer = _noted.get()
+        self._token = _noted.set(self._mine)
+
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        try:
+            if kind is not None:
+                for undo in reversed(self._mine):
+                    undo()
+            elif self._outer is not None:
+                self._outer += self._mine
+        finally:
+            _noted.reset(self._token)
 
 
 def on_failure(undo: Callable[[], None]) -> None:

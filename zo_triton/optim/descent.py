@@ -7,8 +7,7 @@ every engine and device writes the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
+from collections.abc import MutableMapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -204,20 +203,23 @@ def make_state(
     return Scratch(params, 2) if stochastic else Scratch([] if in_place else params)
 
 
-@contextmanager
-def forgetting(state: State) -> Iterator[None]:
+class forgetting:  # noqa: N801 (used like a function)
     """What an optimizer has begun to remember in a block that raises, it forgets again.
 
     Args:
         state: Its state.
     """
-    before = {param: dict(own) for param, own in state.items()}
-    try:
-        yield
-    except BaseException:
-        state.clear()
-        state.update(before)
-        raise
+
+    def __init__(self, state: State) -> None:
+        self._state, self._before = state, {param: dict(own) for param, own in state.items()}
+
+    def __enter__(self) -> None:
+        """Nothing: what is remembered was noted before."""
+
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        if kind is not None:
+            self._state.clear()
+            self._state.update(self._before)
 
 
 def full_precision(param: Tensor) -> torch.dtype:
