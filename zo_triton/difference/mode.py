@@ -76,8 +76,7 @@ class DifferenceMode(TorchFunctionMode):
         self.evaluations = signed_eps.numel()
         self.sides = self.evaluations // directions.num
         self.compute_dtype = compute_dtype
-        self.plan = plan
-        self.strict = strict
+        self.plan, self.strict = plan, strict
         self.entries: dict[int, Entry] = {}
         self.memories = Memories()
         self.written = Written()
