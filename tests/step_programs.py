@@ -50,7 +50,7 @@ def _state_of(owner: Any) -> Any:
         return _plain(owner.state_dict()), grads, {name: m.training for name, m in owner.named_modules()}
     if isinstance(owner, zo.ReplayLog):
         return owner.next_step
-    if isinstance(owner, (zo.ZOSGD, zo.FusedTrainer)):
+    if isinstance(owner, (zo.ZOSGD, zo.ZOAdam, zo.FusedTrainer)):
         return _plain({**owner.state_dict(), "plan": None}), owner.steps_done
     return _plain(owner.state_dict())
 
@@ -93,13 +93,16 @@ def batch(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
 
 
 def zosgd(
-    dtype: torch.dtype = torch.float32, between: Sequence[Callable[[], nn.Module]] = (), **settings: Any
+    dtype: torch.dtype = torch.float32,
+    between: Sequence[Callable[[], nn.Module]] = (),
+    kind: type[zo.ZOSGD] | type[zo.ZOAdam] = zo.ZOSGD,
+    **settings: Any,
 ) -> Callable[[Path], Program]:
-    """A program of ``zo.ZOSGD``."""
+    """A program of ``zo.ZOSGD``, or of another optimizer of this library."""
 
     def make(folder: Path) -> Program:
         model, (x, y) = network(dtype, between), batch(dtype)
-        opt = zo.ZOSGD(model.parameters(), lr=0.1, directions=8, seed=1, **settings)
+        opt = kind(model.parameters(), lr=0.1, directions=8, seed=1, **settings)
         return Program(lambda: opt.step(lambda: F.cross_entropy(model(x).float(), y)), (model, opt))
 
     return make
@@ -172,6 +175,8 @@ PROGRAMS: dict[str, Callable[[Path], Program]] = {
     "chunked": zosgd(between=[_dropout], chunk=3),
     "batch-norm": zosgd(between=[partial(nn.BatchNorm1d, 8), _dropout], chunk=3),
     "activations": zosgd(perturb="activations"),
+    "adam": zosgd(kind=zo.ZOAdam, amsgrad=True),
+    "adam-bfloat16": zosgd(torch.bfloat16, kind=zo.ZOAdam, maximize=True),
     "black-box": black_box,
     "logged": logged,
     "trainer": trainer(),
