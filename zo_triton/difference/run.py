@@ -149,17 +149,13 @@ def propagate(
     check_parameters(params, directions)
     directions = directions.over(param.shape for param in params)
     doors.install()
-    sides, compute_dtype, chunk = evaluation.sides, evaluation.compute_dtype, evaluation.chunk
-    device = params[0].device
+    sides, device = evaluation.sides, params[0].device
     if scales is None:
-        scales = ops.direction_scales(params, range(len(params)), directions, compute_dtype)
+        scales = ops.direction_scales(params, range(len(params)), directions, evaluation.compute_dtype)
     else:
         check_scales(scales, directions)
     signed_eps = _signed_eps(directions.num, evaluation.steps, scales, device)
-    if plan is None:
-        plan = Plan(min(period or directions.num, directions.num))
-    if chunk is not None:
-        plan = replace(plan, chunk=min(chunk, directions.num), fixed=True)
+    plan = _first_plan(plan, directions.num, period, evaluation.chunk)
     start = None if engines.is_replayable() else StartState.capture(closure, device)
     first, value, nodes = 0, None, None
     too_many, short = 0, False  # the largest chunk that did not fit; whether the last attempt failed for it
@@ -192,11 +188,7 @@ def propagate(
                         accept(value, found)
             except RestartError as restart:
                 if start is None:
-                    raise ValueError(
-                        f"a recorded step evaluates all {directions.num} directions at once, as the step before "
-                        "it did, but this one would take too much memory: take fewer directions or a smaller "
-                        "batch, or call optimizer.step."
-                    ) from None
+                    raise _too_much_for_a_record(directions.num) from None
                 plan = restart.plan
                 continue
             except BaseException as error:
@@ -216,6 +208,20 @@ def propagate(
     if too_many:
         report_shrunk(too_many, plan.chunk)
     return Propagation(value, found, plan, nodes)
+
+
+def _first_plan(plan: Plan | None, num: int, period: int | None, chunk: int | None) -> Plan:
+    """What the first attempt goes by: the last run's plan, or all at once, in chunks as large as was asked for."""
+    if plan is None:
+        plan = Plan(min(period or num, num))
+    return plan if chunk is None else replace(plan, chunk=min(chunk, num), fixed=True)
+
+
+def _too_much_for_a_record(num: int) -> ValueError:
+    return ValueError(
+        f"a recorded step evaluates all {num} directions at once, as the step before it did, but this one would "
+        "take too much memory: take fewer directions or a smaller batch, or call optimizer.step."
+    )
 
 
 class _Runs(NamedTuple):
