@@ -140,8 +140,7 @@ def propagate(
             ``accept`` gets them so.
         accept: Gets the value and the differences, and raises if they are no good: then what the closure wrote is
             put back as well.
-        period: No chunk crosses a multiple of so many directions, so that each run of them is evaluated bit for
-            bit as it would be alone.
+        period: No chunk crosses a multiple of so many directions: each run of them has the bits it has alone.
         whole: The directions of the whole step, where these are a share of it.
         part: Which part of the batch this is: each has signs of its own on layers' outputs.
     """
@@ -158,8 +157,8 @@ def propagate(
     plan = _first_plan(plan, directions.num, period, evaluation.chunk)
     start = None if engines.is_replayable() else StartState.capture(closure, device)
     first, value, nodes = 0, None, None
-    too_many, short = 0, False  # the largest chunk that did not fit; whether the last attempt failed for it
-    scouted = False  # whether what is known of the layers was found out just now
+    # The largest chunk that did not fit; whether the last attempt failed for it, or found out about layers.
+    too_many, short, scouted = 0, False, False
     parts: list[Tensor] = []
     with torch.no_grad(), engines.whole_step(device), BasePass(closure, start, device) as base_pass:
         runs = _Runs(base_pass, params, whole or directions, evaluation, part)
@@ -170,8 +169,7 @@ def propagate(
                 short = False
             # What is known of nothing yet starts again and again: along one direction that costs little.
             scouting = start is not None and plan.nodes is not None and not plan.nodes.known
-            boundary = directions.num if period is None else (first // period + 1) * period
-            stop = min(first + (1 if scouting else plan.chunk), directions.num, boundary)
+            stop = _stop(first, 1 if scouting else plan.chunk, directions.num, period)
             some = directions if stop - first == directions.num else directions[first:stop]
             steps = signed_eps[first * sides : stop * sides]
             try:
@@ -182,8 +180,7 @@ def propagate(
                     continue
                 value = base if value is None else _check_same(value, base)
                 if stop == directions.num:
-                    found = torch.cat([*parts, piece]) if parts else piece
-                    found = found.view(directions.num, *(() if sides == 1 else (2,)), *piece.shape[1:])
+                    found = _joined([*parts, piece], directions.num, sides)
                     if accept is not None:
                         accept(value, found)
             except RestartError as restart:
@@ -215,6 +212,17 @@ def _first_plan(plan: Plan | None, num: int, period: int | None, chunk: int | No
     if plan is None:
         plan = Plan(min(period or num, num))
     return plan if chunk is None else replace(plan, chunk=min(chunk, num), fixed=True)
+
+
+def _stop(first: int, chunk: int, num: int, period: int | None) -> int:
+    """The direction after a chunk's last one, where the chunk begins at ``first`` and crosses no period."""
+    return min(first + chunk, num, num if period is None else (first // period + 1) * period)
+
+
+def _joined(pieces: list[Tensor], num: int, sides: int) -> Tensor:
+    """The chunks' differences as those of all directions, sides after K."""
+    found = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+    return found.view(num, *(() if sides == 1 else (2,)), *found.shape[1:])
 
 
 def _too_much_for_a_record(num: int) -> ValueError:
