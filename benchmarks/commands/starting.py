@@ -11,7 +11,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     """Adds the command."""
     start = commands.add_parser(
         "start",
-        help="measure the seconds to the first step of common programs, cold and warm (three minutes)",
+        help="measure the seconds to the first step of common programs, cold and warm",
     )
     start.add_argument("programs", nargs="*", metavar="PROGRAM", help="see zo-triton warmup (default all)")
     start.set_defaults(run=_start)
