@@ -1,5 +1,6 @@
 """Where compiled kernels are kept, when they are found there, and what a user is told."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -143,3 +144,16 @@ def test_a_folder_that_others_can_write_to_is_not_used(package, tmp_path):
 def test_what_only_kernels_call_says_so():
     with pytest.raises(TypeError, match="sign_words is compiled into kernels only; call it from one"):
         sign_words(None, 0, 0, 0, None)
+
+
+def test_every_constant_that_a_kernel_may_hold_is_in_the_digest():
+    """A kernel has the values of constants compiled in: kept under another's name it would be silently wrong."""
+    root = Path(kept.__file__).parents[1]
+    sources = set(kept._SOURCES)
+    for source in sources:
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("zo_triton."):
+                continue
+            if any(alias.name.isupper() for alias in node.names):
+                home = root.joinpath(*node.module.split(".")[1:]).with_suffix(".py")
+                assert home in sources, f"{source.name} takes a constant from {node.module}"
