@@ -1,11 +1,8 @@
-"""A GPU's manners without a GPU: what would keep the host waiting for the device is written down."""
+"""What would keep the host waiting for a device is written down, wherever the tensors lie."""
 
 import traceback
 
-import pytest
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from zo_triton.ops import engines
 
 WAITING = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "_unique2", "masked_select"}
 """Functions of torch whose results the host needs."""
@@ -26,16 +23,3 @@ class HostReads(TorchDispatchMode):
             )
             self.names.append(f"{name} in {place.filename}:{place.lineno}")
         return func(*args, **(kwargs or {}))
-
-
-def far_away(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The CPU is taken for a device that lets the host wait; gathers the reads of :func:`engines.read`."""
-    reads, read = [], engines.read
-
-    def counted(*values):
-        reads.append("read")
-        return read(*values)
-
-    monkeypatch.setattr(engines, "waits", lambda device: True)
-    monkeypatch.setattr(engines, "read", counted)
-    return reads
