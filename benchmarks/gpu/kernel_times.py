@@ -12,8 +12,9 @@ import torch
 
 from benchmarks.gpu.results import StageContext, StageResults
 from benchmarks.timing import round_digits
+from zo_triton import kernels
 from zo_triton.opcases import Case, RandomOperands
-from zo_triton.opcases.case import COPY
+from zo_triton.opcases.case import COPY, Arguments
 from zo_triton.opcases.sizes import UPDATE_DIRECTIONS, Sizes
 
 FLOAT, HALF = torch.float32, torch.bfloat16
@@ -31,12 +32,20 @@ class Row:
         label: The case's.
         dtype: Left out on a chip that lacks it.
         case: From the sizes, and the dtype where the chip's own is asked for, to what is timed.
+        bits: How the launcher comes by the signs; None where it has no choice or makes its own.
     """
 
     op: str
     label: str
     dtype: torch.dtype
     case: Callable[[Sizes, torch.dtype], Case]
+    bits: str | None = None
+
+    def call(self, case: Case, arguments: Arguments) -> Callable[[], None]:
+        """What is timed, on the device of the arguments."""
+        if self.bits is None:
+            return partial(case.run, arguments)
+        return partial(getattr(kernels, self.op), *arguments, bits=self.bits)
 
 
 def run_kernels(results: StageResults) -> None:
@@ -71,7 +80,7 @@ def compile_ahead(results: StageResults) -> None:
         with suppress(Exception):
             context.need(row.dtype)
             case = row.case(context.shapes.sizes, context.dtype)
-            case.run(case.arguments(RandomOperands(context.device, context.seed)))
+            row.call(case, case.arguments(RandomOperands(context.device, context.seed)))()
             context.clock.wait()
 
 
@@ -79,7 +88,7 @@ def _time(row: Row, context: StageContext) -> dict[str, Any]:
     context.need(row.dtype)
     case = row.case(context.shapes.sizes, context.dtype)
     arguments = case.arguments(RandomOperands(context.device, context.seed))
-    seconds = context.clock.device_seconds(partial(case.run, arguments), context.shapes.seconds)
+    seconds = context.clock.device_seconds(row.call(case, arguments), context.shapes.seconds)
     if not case.result(arguments).isfinite().all():
         raise RuntimeError("the result is not finite: parts of it were never written.")
     work = case.work(arguments)
@@ -97,8 +106,8 @@ def _time(row: Row, context: StageContext) -> dict[str, Any]:
     }
 
 
-def _linear(label: str, dtype: torch.dtype, **options: Any) -> Row:
-    return Row("perturbed_linear", label, dtype, lambda sizes, _: sizes.linear(dtype, **options))
+def _linear(label: str, dtype: torch.dtype, bits: str | None = None, **options: Any) -> Row:
+    return Row("perturbed_linear", label, dtype, lambda sizes, _: sizes.linear(dtype, **options), bits)
 
 
 ROWS = (
@@ -109,6 +118,8 @@ ROWS = (
     Row("accumulate", "Gaussian, K = 8", FLOAT, lambda sizes, _: sizes.accumulate("gaussian")),
     Row("gram", "signs, K = 32", FLOAT, lambda sizes, _: sizes.gram()),
     _linear("middle, signs, bfloat16", HALF),
+    _linear("middle, signs staged, bfloat16", HALF, "staged"),
+    _linear("middle, signs inline, bfloat16", HALF, "inline"),
     _linear("middle, both sides, bfloat16", HALF, sides=2),
     _linear("first, signs, bfloat16", HALF, first=True),
     _linear("first, both sides, bfloat16", HALF, sides=2, first=True),
