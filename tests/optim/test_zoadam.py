@@ -115,7 +115,9 @@ def test_a_failed_step_has_not_happened(model, loss_of, bits):
     ("options", "message"),
     [
         ({"lr": -1.0}, "lr must be finite and not negative, got -1.0"),
-        ({"betas": (0.9, 1.0)}, r"betas must be in \[0, 1\), got \(0.9, 1.0\)"),
+        ({"betas": (0.9, 1.0)}, r"betas must be two numbers in \[0, 1\), got \(0.9, 1.0\)"),
+        ({"betas": (0.9,)}, r"betas must be two numbers in \[0, 1\), got \(0.9,\)"),
+        ({"betas": 0.9}, r"betas must be two numbers in \[0, 1\), got 0.9"),
         ({"adam_eps": -1e-8}, "adam_eps must be finite and not negative, got -1e-08"),
         ({"weight_decay": -0.1}, "weight_decay must be finite and not negative, got -0.1"),
         ({"eps": 0.0}, "eps must be positive and finite, got 0.0"),

@@ -25,7 +25,7 @@ def same() -> Callable[[dict, dict], bool]:
 class Quadratic:
     """A matrix, a vector and a bfloat16 vector on a quadratic loss."""
 
-    def __init__(self, **settings):
+    def __init__(self, kind=zo.ZOSGD, **settings):
         generator = torch.Generator().manual_seed(3)
         self.weights = {
             "matrix": torch.randn(5, 7, generator=generator),
@@ -35,7 +35,7 @@ class Quadratic:
         self.initial = {name: weight.clone() for name, weight in self.weights.items()}
         named = list(self.weights.items())
         groups = [{"params": named[:1], "lr": 0.03}, {"params": named[1:]}]
-        self.opt = zo.ZOSGD(groups, **{"lr": 0.1, "directions": 4, "seed": 2**63 + 1, **settings})
+        self.opt = kind(groups, **{"lr": 0.1, "directions": 4, "seed": 2**63 + 1, **settings})
 
     def loss(self):
         return sum((weight.float() - 1).square().mean() for weight in self.weights.values())

@@ -8,6 +8,7 @@ import zo_triton as zo
 
 KINDS = {
     "zosgd": lambda quadratic, network: quadratic(),
+    "zoadam": lambda quadratic, network: quadratic(zo.ZOAdam),
     "compiled": lambda quadratic, network: network(),
     "general": lambda quadratic, network: network(fused=False),
 }

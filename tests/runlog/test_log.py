@@ -90,7 +90,7 @@ def test_starting_is_refused(tmp_path, quadratic, network):
         zo.ReplayLog.start(path, quadratic().opt)
     with pytest.raises(ValueError, match="remembers the 1 steps it has done"):
         zo.ReplayLog.start(tmp_path / "new.zo", run.opt)
-    with pytest.raises(TypeError, match=r"a log replays zo\.ZOSGD, Adam, AdamW, SGD, got RMSprop"):
+    with pytest.raises(TypeError, match=r"a log replays zo\.ZOSGD, zo\.ZOAdam, Adam, AdamW, SGD, got RMSprop"):
         zo.ReplayLog.start(tmp_path / "new.zo", network(torch.optim.RMSprop).trainer)
     tensor_rate = network(lambda params: torch.optim.Adam(params, lr=torch.tensor(0.1)))
     with pytest.raises(TypeError, match="a setting of the optimizer is a tensor"):
@@ -108,6 +108,8 @@ def test_resuming_is_refused(tmp_path, quadratic, network):
             zo.ReplayLog.resume(path, quadratic().opt)
     with pytest.raises(ValueError, match="the log's optimizer is ZOSGD, the optimizer's Adam"):
         zo.ReplayLog.resume(path, network().trainer)
+    with pytest.raises(ValueError, match="the log's optimizer is ZOSGD, the optimizer's ZOAdam"):
+        zo.ReplayLog.resume(path, quadratic(zo.ZOAdam).opt)
     other = quadratic()
     other.opt.add_param_group({"params": [("more", torch.ones(2))]})
     with pytest.raises(ValueError, match="the log's group_sizes is"):

@@ -28,6 +28,29 @@ def test_zosgd_is_rebuilt(settings, tmp_path, quadratic, same):
     assert same(zo.replay(tmp_path / "log.zo", run.initial), run.weights)
 
 
+ADAM_SETTINGS = {
+    "plain": {},
+    "amsgrad-and-decay": {"amsgrad": True, "weight_decay": 0.01, "betas": (0.8, 0.99), "adam_eps": 1e-6},
+    "uphill": {"maximize": True, "lr": 0.01},
+    "low-rank": {"rank": 2},
+    "gaussian": {"distribution": "gaussian", "rounds": 7},
+}
+
+
+@pytest.mark.parametrize("settings", ADAM_SETTINGS.values(), ids=ADAM_SETTINGS)
+def test_zoadam_is_rebuilt(settings, tmp_path, quadratic, same):
+    run = quadratic(zo.ZOAdam, **settings)
+    with zo.ReplayLog.start(tmp_path / "log.zo", run.opt):
+        run.steps(3)
+        run.opt.param_groups[0].update(lr=0.01, betas=(0.5, 0.9))
+        run.steps(2)
+    assert same(zo.replay(tmp_path / "log.zo", run.initial), run.weights)
+    resumed = quadratic(zo.ZOAdam, **settings)
+    with zo.ReplayLog.resume(tmp_path / "log.zo", resumed.opt):
+        resumed.steps(2), run.steps(2)
+    assert same(resumed.weights, run.weights)
+
+
 def test_fewer_steps_give_the_weights_of_then(tmp_path, quadratic, same):
     run, middle = quadratic(momentum=0.9), {}
     with zo.ReplayLog.start(tmp_path / "log.zo", run.opt):
@@ -55,6 +78,15 @@ def test_settings_that_change_between_steps_are_followed(tmp_path, quadratic, sa
 @pytest.mark.parametrize("rule", ["plain", "momentum-and-decay", "orthogonal"])
 def test_other_engines_rebuild_the_same_bits(engine, rule, tmp_path, quadratic, same):
     run = quadratic(**SETTINGS[rule], directions=7)
+    with zo.ReplayLog.start(tmp_path / "log.zo", run.opt):
+        run.steps(4)
+    with zo.use_engine(engine):
+        assert same(zo.replay(tmp_path / "log.zo", run.initial), run.weights)
+
+
+@pytest.mark.parametrize("engine", ["reference", "triton"])
+def test_other_engines_rebuild_zoadam_with_the_same_bits(engine, tmp_path, quadratic, same):
+    run = quadratic(zo.ZOAdam, directions=7)
     with zo.ReplayLog.start(tmp_path / "log.zo", run.opt):
         run.steps(4)
     with zo.use_engine(engine):

@@ -211,8 +211,9 @@ def check_adam_group(group: Mapping[str, Any]) -> None:
         ValueError: One is out of range.
     """
     _check_rates(group)
-    if any(not 0 <= beta < 1 for beta in group["betas"]):
-        raise ValueError(f"betas must be in [0, 1), got {group['betas']}.")
+    betas = group["betas"]
+    if not isinstance(betas, Sequence) or len(betas) != 2 or any(not 0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas must be two numbers in [0, 1), got {betas!r}.")
     if not group["eps"] >= 0 or not isfinite(group["eps"]):
         raise ValueError(f"adam_eps must be finite and not negative, got {group['eps']}.")
 

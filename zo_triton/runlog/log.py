@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from zo_triton._files import replacing
-from zo_triton.optim import ZOSGD, FusedTrainer
+from zo_triton.optim import FusedTrainer
+from zo_triton.optim.optimizer import ZOOptimizer
 from zo_triton.runlog.contents import Contents, read
 from zo_triton.runlog.format import encode_header, encode_record
 from zo_triton.runlog.recipe import Replayable, check_fits, check_own_step, describe, settings_of
@@ -71,7 +72,7 @@ class ReplayLog:
         target.log = self
 
     @classmethod
-    def start(cls, path: str | os.PathLike[str], target: ZOSGD | FusedTrainer) -> ReplayLog:
+    def start(cls, path: str | os.PathLike[str], target: ZOOptimizer | FusedTrainer) -> ReplayLog:
         """Begins a new log with the weights as they are, and attaches it.
 
         Args:
@@ -94,7 +95,7 @@ class ReplayLog:
 
     @classmethod
     def resume(
-        cls, path: str | os.PathLike[str], target: ZOSGD | FusedTrainer, intact_prefix: bool = False
+        cls, path: str | os.PathLike[str], target: ZOOptimizer | FusedTrainer, intact_prefix: bool = False
     ) -> ReplayLog:
         """Brings an optimizer to the log's end by replaying what it has not done, and attaches the log.
 

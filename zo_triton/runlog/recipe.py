@@ -11,17 +11,19 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from zo_triton.optim import ZOSGD, foreign_code
+from zo_triton.optim import ZOSGD, ZOAdam, foreign_code
 from zo_triton.optim.aggregators import aggregator_name
 from zo_triton.optim.gradient_step import GradientStep
+from zo_triton.optim.optimizer import ZOOptimizer
 from zo_triton.runlog.weights import digest
 
-Replayable: TypeAlias = ZOSGD | GradientStep
+Replayable: TypeAlias = ZOOptimizer | GradientStep
 """What has an ``apply``; :class:`zo_triton.FusedTrainer` is a :class:`GradientStep`."""
 
-_KINDS: dict[str, Any] = {"Adam": Adam, "AdamW": AdamW, "SGD": SGD}
+_OWN: dict[str, Any] = {"ZOSGD": ZOSGD, "ZOAdam": ZOAdam}
+_TORCHS: dict[str, Any] = {"Adam": Adam, "AdamW": AdamW, "SGD": SGD}
 _FIELD = ("seed", "directions", "compute_dtype", "plan", "distribution")
-_ZOSGD_FIELD = (*_FIELD, "rank", "rounds", "low_precision")
+_OWN_FIELD = (*_FIELD, "rank", "rounds", "low_precision")
 _MEASURED = ("eps", "sides", "aggregator")
 
 
@@ -45,8 +47,7 @@ def settings_of(target: Replayable, compiled: bool = False) -> dict[str, Any]:
     optimizer = _optimizer(target)
     known = optimizer.defaults
     groups = [{key: _plain(group[key]) for key in known} for group in optimizer.param_groups]
-    names = _ZOSGD_FIELD if isinstance(target, ZOSGD) else _FIELD
-    settings = {name: _plain(getattr(target, name)) for name in names}
+    settings = {name: _plain(getattr(target, name)) for name in _field_of(target)}
     settings["compute_dtype"] = str(target.compute_dtype).removeprefix("torch.")
     return {**settings, "groups": groups, "compiled": compiled}
 
@@ -54,7 +55,7 @@ def settings_of(target: Replayable, compiled: bool = False) -> dict[str, Any]:
 def take_settings(target: Replayable, settings: Mapping[str, Any]) -> None:
     """Inverse of :func:`settings_of`."""
     settings = {"distribution": "rademacher", **settings}  # a trainer's, before it had a choice
-    for name in _ZOSGD_FIELD if isinstance(target, ZOSGD) else _FIELD:
+    for name in _field_of(target):
         setattr(target, name, _from_plain(settings[name]))
     target.compute_dtype = getattr(torch, settings["compute_dtype"])
     for group, saved in zip(_optimizer(target).param_groups, settings["groups"], strict=True):
@@ -70,8 +71,8 @@ def describe(target: Replayable) -> dict[str, Any]:
     """
     optimizer = _optimizer(target)
     kind = type(optimizer)
-    if kind is not ZOSGD and kind not in _KINDS.values():
-        raise TypeError(f"a log replays zo.ZOSGD, {', '.join(_KINDS)}, got {kind.__name__}.")
+    if kind not in (*_OWN.values(), *_TORCHS.values()):
+        raise TypeError(f"a log replays {_known()}, got {kind.__name__}.")
     if isinstance(target, GradientStep) and any(
         isinstance(value, Tensor) for group in optimizer.param_groups for value in _settings(group).values()
     ):
@@ -115,17 +116,15 @@ def rebuild(header: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Replaya
         groups.append({"params": params[:size], **saved})
         params = params[size:]
     kind = header["optimizer"]
-    if kind != "ZOSGD" and kind not in _KINDS:
-        raise ValueError(
-            f"the log is of an optimizer {kind!r}; this program replays ZOSGD, {', '.join(_KINDS)}."
-        )
+    if kind not in (*_OWN, *_TORCHS):
+        raise ValueError(f"the log is of an optimizer {kind!r}; this program replays {_known()}.")
     target: Replayable
-    if kind == "ZOSGD":
-        field = {name: settings[name] for name in _ZOSGD_FIELD if name != "plan"}
-        field["compute_dtype"] = getattr(torch, settings["compute_dtype"])
-        target = ZOSGD(groups, lr=0.0, **field)
+    if kind in _OWN:
+        # Directions that the field can't have are refused here; the rest is taken over below.
+        field = {name: settings[name] for name in ("seed", "directions", "distribution", "rank", "rounds")}
+        target = _OWN[kind](groups, lr=0.0, **field)
     else:
-        optimizer = _KINDS[kind](groups)
+        optimizer = _TORCHS[kind](groups)
         target = GradientStep(
             list(weights.values()), optimizer, settings["directions"], settings["seed"],
             getattr(torch, settings["compute_dtype"]), list(weights),
@@ -177,8 +176,16 @@ def check_own_step(target: Replayable) -> None:
         )
 
 
+def _known() -> str:
+    return ", ".join((*(f"zo.{name}" for name in _OWN), *_TORCHS))
+
+
+def _field_of(target: Replayable) -> tuple[str, ...]:
+    return _FIELD if isinstance(target, GradientStep) else _OWN_FIELD
+
+
 def _optimizer(target: Replayable) -> Optimizer:
-    return target if isinstance(target, ZOSGD) else target.optimizer
+    return target.optimizer if isinstance(target, GradientStep) else target
 
 
 def _settings(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zo_triton import ops
-from zo_triton.optim import ZOSGD
+from zo_triton.optim.gradient_step import GradientStep
 from zo_triton.runlog.contents import Contents, read
 from zo_triton.runlog.recipe import Replayable, named_parameters, rebuild, take_settings
 from zo_triton.runlog.weights import digest
@@ -95,11 +95,11 @@ def catch_up(target: Replayable, contents: Contents, stop: int | None = None) ->
             continue
         take_settings(target, settings)
         coefficients = torch.from_numpy(record.coefficients)
-        if isinstance(target, ZOSGD):
-            target.apply(coefficients.to(next(iter(named_parameters(target).values())).device))
-        else:
+        if isinstance(target, GradientStep):
             _check_compiled(target.params[0].device, settings["compiled"], record.step)
             target.apply(coefficients.to(target.params[0].device), settings["compiled"])
+        else:
+            target.apply(coefficients.to(next(iter(named_parameters(target).values())).device))
 
 
 def _check_compiled(device: torch.device, compiled: bool, step: int) -> None:
