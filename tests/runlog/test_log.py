@@ -90,7 +90,9 @@ def test_starting_is_refused(tmp_path, quadratic, network):
         zo.ReplayLog.start(path, quadratic().opt)
     with pytest.raises(ValueError, match="remembers the 1 steps it has done"):
         zo.ReplayLog.start(tmp_path / "new.zo", run.opt)
-    with pytest.raises(TypeError, match=r"a log replays zo\.ZOSGD, zo\.ZOAdam, Adam, AdamW, SGD, got RMSprop"):
+    with pytest.raises(
+        TypeError, match=r"a log replays zo\.ZOSGD, zo\.ZOAdam, Adam, AdamW, SGD, got RMSprop"
+    ):
         zo.ReplayLog.start(tmp_path / "new.zo", network(torch.optim.RMSprop).trainer)
     tensor_rate = network(lambda params: torch.optim.Adam(params, lr=torch.tensor(0.1)))
     with pytest.raises(TypeError, match="a setting of the optimizer is a tensor"):
