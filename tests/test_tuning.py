@@ -98,7 +98,7 @@ def test_tuning_leaves_no_choice_behind():
         action()
     with recording() as again, trying({}):
         action()
-    assert launches[0][1]["COLS"] == again[0][1]["COLS"] == 32
+    assert launches[0].arguments["COLS"] == again[0].arguments["COLS"] == 32
 
 
 def test_the_command_says_why_it_can_not_run(capsys, monkeypatch):

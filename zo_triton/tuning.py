@@ -20,7 +20,7 @@ from zo_triton._chip import find_chip
 from zo_triton.compilation.compiler import figures, interpreted
 from zo_triton.compilation.targets import TARGETS, Chip
 from zo_triton.kernels.choices import Config, asking, candidates, trying
-from zo_triton.kernels.launch import chip_of, recording
+from zo_triton.kernels.launch import Launch, chip_of, recording
 from zo_triton.opcases import Case, RandomOperands
 from zo_triton.opcases.sizes import FULL, Sizes
 
@@ -119,7 +119,7 @@ def prune(
     pruned: list[tuple[Config, str]] = []
     for config in configs:
         try:
-            found = figures(*_launch(action, key, config), chip)
+            found = figures(_launch(action, key, config), chip)
         # The compilers raise whatever they please.
         except Exception as error:
             pruned.append((config, f"{type(error).__name__}: {error}".splitlines()[0]))
@@ -143,15 +143,18 @@ def prune(
 def predicted(found: Mapping[str, Any]) -> float | None:
     """Useful work a clock by the static roofline, on a scale of the kernel's own; None where it has none."""
     roof = found["roofline"]
-    return roof["overlapped"] or roof["values_per_clock"]
+    speed = roof["overlapped"] or roof["values_per_clock"]
+    return speed and speed * found["filled"]
 
 
-def _launch(action: Callable[[], object], key: str, config: Config) -> tuple[Callable, Mapping[str, object]]:
+def _launch(action: Callable[[], object], key: str, config: Config) -> Launch:
     """The last launch that takes the config."""
     with recording() as launches, trying({key: config}):
         action()
     fitting = [
-        launch for launch in launches if all(launch[1].get(name) == size for name, size in config.items())
+        launch
+        for launch in launches
+        if all(launch.arguments.get(name) == size for name, size in config.items())
     ]
     if not fitting:
         raise ValueError(f"no launch of {key!r} takes {dict(config)} as it is.")

@@ -3,7 +3,7 @@
 import pytest
 
 from zo_triton.compilation.machine_code import Instruction, parse_sass
-from zo_triton.compilation.occupancy import occupancy
+from zo_triton.compilation.occupancy import filled, occupancy
 from zo_triton.compilation.roofline import Work, pipes, read_body, roofline
 from zo_triton.compilation.targets import TARGETS
 from zo_triton.compilation.work import work_of
@@ -28,11 +28,49 @@ def test_the_headline_is_issue_clocks_a_tensor_clock():
     assert found["other_per_tensor"] == found["issue"] / found["tensor"]
     # 64 lanes take an integer instruction of a warp in half a clock, so this is the busiest unit: 124 clocks.
     assert found["pipes"]["integer"] == 31 * 8 * 32 / 64
+    assert found["pipes"]["memory"] == 2 * (64 + 128) * 16 * 2 / 128
+    # All of it follows a product that nobody waits for.
+    assert found["pipes"]["waits"] == 128
     assert found["bound"] == "tensor"
     assert found["overlapped"] == 1.0
     assert found["serial"] == pytest.approx(128 / (128 + 124))
     assert found["per_value"]["integer"] == 31 * 8 * 32 / 2048
     assert found["per_matrix"]["all"] == 32
+
+
+ONE = "HGMMA.64x128x16.F32.BF16 R24, gdesc[UR8], R24, gsb0"
+DRAINED = "WARPGROUP.DEPBAR.LE gsb0, 0x0"
+
+
+@pytest.mark.parametrize(
+    ("product", "left"),
+    [(PRODUCT, 64), ("HGMMA.64x128x16.F32.BF16 R24, R4, gdesc[UR8], R24", 0)],
+    ids=["both in shared memory", "left in registers"],
+)
+def test_the_tensor_cores_read_shared_memory_too(product, left):
+    # Beside 16 bytes a thread that are stored, and 16 that are copied there from the L2 cache.
+    body = read_body(sass(product, "STS.128 [R1], R4", "LDGSTS.E.BYPASS.128 [R1], desc[UR4][R2.64]"), 4, 32)
+    units = pipes(body, TARGETS["sm_90"])
+    assert units["memory"] == ((left + 128) * 16 * 2 + 2 * 16 * 128) / 128
+    assert units["l2"] == pytest.approx(16 * 128 * 132 / 5120)
+
+
+def test_what_never_runs_moves_nothing():
+    assert read_body(sass("@!PT LDS RZ, [RZ]"), 4, 32).bytes == 0
+
+
+@pytest.mark.parametrize(("programs", "clocks"), [(1, 64 + 40), (2, (64 + 40) / 2)])
+def test_between_a_wait_and_the_next_product_the_tensor_cores_are_idle(programs, clocks):
+    # 40 instructions of 4 warps on 4 schedulers; the branch and the wait follow the product.
+    work = ["LOP3.LUT R1, R1, R2, RZ"] * 40
+    found = roofline(read_body(sass(DRAINED, *work, ONE), 4, 32), TARGETS["sm_90"], None, programs)
+    assert found["pipes"]["waits"] == clocks
+    assert found["bound"] == ("waits" if programs == 1 else "integer")
+
+
+def test_copies_that_go_on_by_themselves_fill_no_gap():
+    body = read_body(sass(DRAINED, "LDGSTS.E [R1], desc[UR4][R2.64]", "STS [R1], R4", ONE), 4, 32)
+    assert (body.gaps.drains, body.gaps.instructions, body.gaps.bytes) == (1, 4 * 2, 4 * 128)
 
 
 def test_multiplications_take_half_of_the_float_unit():
@@ -98,15 +136,22 @@ def test_occupancy(chip, registers, shared, warps, tensor_memory, programs, limi
 
 
 def test_every_chip_reaches_its_published_peak():
-    # Multiprocessors and clocks (GHz) of the products, dense bfloat16 in TFLOP/s.
+    # Clocks (GHz) of the products, dense bfloat16 in TFLOP/s.
     published = {
-        "sm_80": (108, 1.41, 312),
-        "sm_90": (132, 1.83, 989.4),
-        "sm_100": (148, 1.85, 2250),
-        "gfx942": (304, 2.1, 1307.4),
+        "sm_80": (1.41, 312),
+        "sm_90": (1.83, 989.4),
+        "sm_100": (1.85, 2250),
+        "gfx942": (2.1, 1307.4),
     }
-    for name, (units, clock, peak) in published.items():
-        assert TARGETS[name].matrix_flops["half"] * units * clock / 1000 == pytest.approx(peak, rel=0.01)
+    for name, (clock, peak) in published.items():
+        chip = TARGETS[name]
+        reached = chip.matrix_flops["half"] * chip.multiprocessors * clock / 1000
+        assert reached == pytest.approx(peak, rel=0.01)
+
+
+@pytest.mark.parametrize(("launched", "share"), [(66, 0.5), (132, 1.0), (133, 133 / 264), (1320, 1.0)])
+def test_a_launch_fills_the_chip_in_whole_rounds(launched, share):
+    assert filled(TARGETS["sm_90"], launched) == share
 
 
 def test_the_work_of_a_layer():

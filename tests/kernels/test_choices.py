@@ -113,13 +113,16 @@ def test_what_is_tried_is_launched_and_nothing_else_changes():
     with recording() as launches, choices.trying({key: config, "gram of another world": {}}):
         linear()
         linear(config=tiles(32, 64, 64, warps=4, stages=1))
-    assert [(launch["BLOCK_N"], launch["BLOCK_F"]) for _, launch in launches] == [(64, 32), (32, 64)]
+    assert [(launch.arguments["BLOCK_N"], launch.arguments["BLOCK_F"]) for launch in launches] == [
+        (64, 32),
+        (32, 64),
+    ]
 
 
 def test_a_convolution_takes_no_more_channels_than_it_has():
     with recording() as launches:
         convolution(8)
-    assert launches[-1][1]["BLOCK_F"] == 16
+    assert launches[-1].arguments["BLOCK_F"] == 16
 
 
 def test_a_tuned_layer_is_the_layer():

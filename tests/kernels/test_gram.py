@@ -57,9 +57,9 @@ def test_partial_sums_stay_small_however_many_directions():
         out = torch.empty(num, num, dtype=torch.float64, device="meta")
         with recording() as launches:
             gram(out, [torch.empty(4096, 4096, device="meta")], [0], Directions(1, 1, num), torch.float32)
-        partial = launches[0][1]["partial_ptr"]
+        partial = launches[0].arguments["partial_ptr"]
         assert 8 * partial.numel() <= most
-        assert launches[0][1]["chunks"] * launches[0][1]["k_blocks"] ** 2 >= 256
+        assert launches[0].arguments["chunks"] * launches[0].arguments["k_blocks"] ** 2 >= 256
 
 
 def test_empty_tensors_add_nothing(device):

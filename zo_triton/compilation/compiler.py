@@ -21,14 +21,14 @@ from triton.compiler import ASTSource
 
 from zo_triton.compilation.instructions import classify
 from zo_triton.compilation.machine_code import Instruction, parse_gcn, parse_sass
-from zo_triton.compilation.occupancy import occupancy
+from zo_triton.compilation.occupancy import filled, occupancy
 from zo_triton.compilation.roofline import read_body, roofline
 from zo_triton.compilation.targets import TARGETS, Chip
 from zo_triton.compilation.variants import Variant
 from zo_triton.compilation.work import work_of
 from zo_triton.kernels import numeric, philox
 from zo_triton.kernels.choices import Config
-from zo_triton.kernels.launch import launching_for
+from zo_triton.kernels.launch import Launch, launching_for
 
 POINTERS = {
     torch.bfloat16: "*bf16",
@@ -105,16 +105,15 @@ def compile_row(job: Job) -> dict[str, Any]:
 
 def _figures(job: Job, chip: Chip) -> dict[str, Any]:
     with launching_for(chip.name):
-        kernel, arguments = job.variant.launch(job.config)
-    return figures(kernel, arguments, chip)
+        launch = job.variant.launch(job.config)
+    return figures(launch, chip)
 
 
-def figures(kernel: Callable, arguments: Mapping[str, object], chip: Chip) -> dict[str, Any]:
+def figures(launch: Launch, chip: Chip) -> dict[str, Any]:
     """What one launch compiles to: a row's figures, and ``error`` if the chip has no room for it.
 
     Args:
-        kernel: A Triton function.
-        arguments: Of its launch, options included.
+        launch: As recorded.
         chip: Compiled for.
 
     Raises:
@@ -124,6 +123,7 @@ def figures(kernel: Callable, arguments: Mapping[str, object], chip: Chip) -> di
     modules: tuple[Any, ...] = (numeric, philox)
     for module in modules:
         module.NVIDIA = tl.constexpr(chip.backend == "cuda")
+    kernel, arguments, programs = launch
     source, options = _source(kernel, arguments)
     compiled = triton.compile(source, GPUTarget(chip.backend, chip.arch, chip.warp_size), options)
     machine = _read_amd(compiled) if chip.backend == "hip" else _read_nvidia(compiled)
@@ -147,12 +147,15 @@ def figures(kernel: Callable, arguments: Mapping[str, object], chip: Chip) -> di
         "shared": machine.shared,
         "tensor_memory": machine.tensor_memory,
         "occupancy": held,
+        "programs": programs,
+        "filled": filled(chip, programs),
         "matrix": dict(body.matrix),
         "region": body.region,
         "instructions": dict(body.counts),
         "busiest": dict(body.names.most_common(12)),
         "unknown": sorted({item.name for item in machine.code if classify(item) == "unknown"}),
-        "roofline": roofline(body, chip, work_of(kernel.__name__, arguments)),
+        "drains": body.gaps.drains if body.gaps else None,
+        "roofline": roofline(body, chip, work_of(kernel.__name__, arguments), held["programs"]),
     }
 
 

@@ -1,4 +1,4 @@
-"""What an instruction is: its class, the work of a matrix instruction, the bytes of a memory instruction.
+"""What an instruction is: its class, the work of a matrix instruction, the bytes that it moves.
 
 Classes: ``matrix`` (tensor cores), ``integer``, ``multiply`` (32-bit, on NVIDIA a half of the float32 unit),
 ``float`` (add, multiply, multiply-add), ``compare`` (of floats; on the integers' unit), ``double``, ``special``
@@ -44,6 +44,10 @@ _FORMATS = {"BF16": "half", "F16": "half", "TF32": "tf32", "E4M3": "fp8", "E5M2"
 _AMD_FORMATS = {
     "bf16": "half", "f16": "half", "xf32": "tf32", "f32": "fp32", "f64": "fp64", "i8": "int8", "fp8": "fp8",
 }  # fmt: skip
+_ELEMENT_BYTES = {"half": 2, "tf32": 4, "fp8": 1, "fp64": 8}
+
+_GLOBAL = ("LDG", "STG", "LDGSTS", "LD", "ST", "ATOM", "ATOMG", "RED")
+_AMD_GLOBAL = ("global_", "buffer_", "flat_")
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,13 @@ class MatrixWork:
     Attributes:
         format: Of the operands, a key of :attr:`zo_triton.compilation.targets.Chip.matrix_flops`.
         flops: Two a multiply-add; a share of 4 where four warps issue one multiplication together.
+        shared: Bytes of its operands that lie in shared memory, which it reads by itself; the same share.
         once: Whether a single warp issues it for its whole program.
     """
 
     format: str
     flops: float
+    shared: float = 0.0
     once: bool = False
 
 
@@ -134,7 +140,11 @@ def _work(instruction: Instruction, words: dict[str, str]) -> MatrixWork:
         grouped = re.fullmatch(r"(\d+)x(\d+)x(\d+)", parts[1]) if len(parts) > 1 else None
         if grouped and form:
             rows, columns, depth = map(int, grouped.groups())
-            return MatrixWork(form, 2.0 * rows * columns * depth / 4)
+            # The right factor always lies in shared memory; the left one may come from registers.
+            lines = columns + (0 if re.match(r"R\d+, R\d+, gdesc", instruction.operands) else rows)
+            return MatrixWork(
+                form, 2.0 * rows * columns * depth / 4, lines * depth * _ELEMENT_BYTES[form] / 4
+            )
         # HMMA.16816 is 16 × 8 × 16: the last number is the depth.
         single = re.fullmatch(r"(16|8)(8)(4|8|16|32)", parts[1]) if len(parts) > 1 else None
         if single and form:
@@ -159,12 +169,16 @@ def _tcgen05_work(instruction: Instruction, words: dict[str, str]) -> MatrixWork
         form, depth = ("tf32", 8) if operand == 2 else ("half", 16)
     else:
         form, depth = "fp8", 32
-    return MatrixWork(form, 2.0 * rows * columns * depth, once=True)
+    lines = columns + (0 if instruction.operands.startswith("tmem") else rows)
+    shared = float(lines * depth * _ELEMENT_BYTES[form])
+    return MatrixWork(form, 2.0 * rows * columns * depth, shared, once=True)
 
 
 def memory_bytes(instruction: Instruction) -> int:
-    """Bytes a thread moves; at least 4, as narrower accesses take as long."""
+    """Bytes a thread moves; at least 4, as narrower accesses take as long, and 0 if it never runs."""
     name = instruction.name
+    if instruction.idle:
+        return 0
     if name[0].islower():
         words, bits = re.search(r"_dword(?:x(\d+))?$", name), re.search(r"_b(\d+)$", name)
         size = 4 * int(words[1] or 1) if words else int(bits[1]) // 8 if bits else 4
@@ -173,3 +187,9 @@ def memory_bytes(instruction: Instruction) -> int:
     if parts[0] in ("LDSM", "STSM"):
         return 4 * int(parts[-1]) if parts[-1].isdigit() else 4
     return next((int(part) for part in parts if part in ("64", "128", "256")), 32) // 8
+
+
+def reaches_l2(instruction: Instruction) -> bool:
+    """Whether a memory instruction's bytes come from beyond the multiprocessor, or go there."""
+    name = instruction.name
+    return name.startswith(_AMD_GLOBAL) if name[0].islower() else name.split(".")[0] in _GLOBAL

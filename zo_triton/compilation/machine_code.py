@@ -28,12 +28,14 @@ class Instruction:
         operands: The rest of the line.
         target: The index of the instruction it may jump to, or None.
         ends: Whether the next instruction in the text is reached by jumps alone.
+        idle: Whether its predicate is never true: it is issued, and does nothing.
     """
 
     name: str
     operands: str = ""
     target: int | None = None
     ends: bool = False
+    idle: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,11 @@ def parse_gcn(text: str) -> list[Instruction]:
     return _resolve(text, _gcn_line)
 
 
-def _sass_line(line: str) -> tuple[str, str, str | None, bool] | None:
+_Line = tuple[str, str, str | None, bool, bool]
+"""Name, operands, label of a jump, and the two flags."""
+
+
+def _sass_line(line: str) -> _Line | None:
     found = _SASS.match(line)
     if not found:
         return None
@@ -72,20 +78,20 @@ def _sass_line(line: str) -> tuple[str, str, str | None, bool] | None:
     jumps = root in ("BRA", "CALL") and label is not None and label[1].startswith(".L")
     always = guard in (None, "PT") and (root != "BRA" or operands.startswith("`"))
     ends = always and (jumps or root in ("EXIT", "RET", "BRX", "JMX"))
-    return name, operands, label[1] if jumps and label else None, ends
+    return name, operands, label[1] if jumps and label else None, ends, guard == "!PT"
 
 
-def _gcn_line(line: str) -> tuple[str, str, str | None, bool] | None:
+def _gcn_line(line: str) -> _Line | None:
     found = _GCN.match(line)
     if not found or not found[1].startswith(_GCN_KINDS):
         return None
     name, operands = found.groups()
     label = operands if name == "s_branch" or name.startswith("s_cbranch") else None
-    return name, operands, label, name in ("s_branch", "s_endpgm", "s_setpc_b64")
+    return name, operands, label, name in ("s_branch", "s_endpgm", "s_setpc_b64"), False
 
 
-def _resolve(text: str, read: Callable[[str], tuple[str, str, str | None, bool] | None]) -> list[Instruction]:
-    lines: list[tuple[str, str, str | None, bool]] = []
+def _resolve(text: str, read: Callable[[str], _Line | None]) -> list[Instruction]:
+    lines: list[_Line] = []
     labels: dict[str, int] = {}
     for line in text.splitlines():
         label = _LABEL.match(line)
@@ -100,8 +106,8 @@ def _resolve(text: str, read: Callable[[str], tuple[str, str, str | None, bool] 
     # A label behind the last instruction is no place to jump to.
     places = {label: index for label, index in labels.items() if index < len(lines)}
     return [
-        Instruction(name, operands, places.get(label) if label else None, ends)
-        for name, operands, label, ends in lines
+        Instruction(name, operands, places.get(label) if label else None, ends, idle)
+        for name, operands, label, ends, idle in lines
     ]
 
 

@@ -1,4 +1,4 @@
-"""How many warps a multiprocessor can hold of a kernel, and which of its resources says no to more."""
+"""How many warps a multiprocessor holds of a kernel, what says no to more, and whether a launch fills the chip."""
 
 from __future__ import annotations
 
@@ -35,3 +35,9 @@ def occupancy(chip: Chip, registers: int, shared: int, warps: int, tensor_memory
     programs = min(by.values())
     limit = " and ".join(resource for resource, admitted in by.items() if admitted == programs)
     return {"programs": programs, "warps": programs * warps, "limit": limit, "by": by}
+
+
+def filled(chip: Chip, launched: int) -> float:
+    """The share of the multiprocessors that a launch's programs keep busy, to the end of their last round."""
+    rounds = -(-launched // chip.multiprocessors)
+    return launched / (rounds * chip.multiprocessors)

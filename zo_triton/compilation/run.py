@@ -3,7 +3,9 @@
 The record is ``{"format", "schema", "environment", "rows"}``. A row names kernel, variant, target, config and
 whether that is the launcher's own (``default``), its ``error`` or None, and unless it failed to compile: a thread's
 registers, spilling instructions (AMD: spilled registers), bytes of stack and shared memory, tensor memory columns,
-``occupancy``, the inner loop's ``matrix`` instructions and instructions by class, and its ``roofline``.
+``occupancy``, the launch's ``programs`` and the share of the chip that they keep busy (``filled``), the inner
+loop's ``matrix`` instructions and instructions by class, its waits for all products (``drains``, None where no warp
+group multiplies), and its ``roofline``.
 """
 
 from __future__ import annotations
@@ -67,7 +69,7 @@ def _configs(variant: Variant, target: str) -> list[Config | None]:
     """The launcher's own and those beside it that differ from it."""
     try:
         with launching_for(target):
-            own = options_of(variant.launch()[1])
+            own = options_of(variant.launch().arguments)
     # Its row will tell.
     except Exception:
         own = {}

@@ -17,7 +17,7 @@ NAMES = (RECORD_NAME, "compile.md", "compile.svg")
 
 HEADERS = [
     "variant", "chip", "config", "registers", "spills", "stack", "shared", "warps (limit)", "matrix instructions",
-    "int / float / special a value", "tensor clocks", "other / tensor", "busiest", "of peak",
+    "int / float / special a value", "tensor clocks", "other / tensor", "busiest", "of peak", "waits",
 ]  # fmt: skip  # fmt: skip
 
 
@@ -49,6 +49,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         f"{lines['other_per_tensor']:.2f}" if lines["other_per_tensor"] is not None else "–",
         lines["bound"],
         peak,
+        "–" if row.get("drains") is None else str(row["drains"]),
     ]
 
 

@@ -16,7 +16,7 @@ from zo_triton import kernels
 from zo_triton.directions import Directions
 from zo_triton.kernels.choices import CANDIDATES, Config
 from zo_triton.kernels.field import step_on_device
-from zo_triton.kernels.launch import recording
+from zo_triton.kernels.launch import Launch, recording
 from zo_triton.opcases import (
     ActivationCase,
     BlankOperands,
@@ -61,8 +61,8 @@ class Variant:
     configs: Sequence[Config] = ()
     backends: Sequence[str] = ("cuda", "hip")
 
-    def launch(self, config: Config | None = None) -> tuple[Callable, dict[str, object]]:
-        """The kernel that the call launches last, and its arguments.
+    def launch(self, config: Config | None = None) -> Launch:
+        """What the call launches last.
 
         Raises:
             ValueError: The call launches nothing.

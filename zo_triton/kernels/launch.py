@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
+from typing import NamedTuple
 
 import torch
 import triton
@@ -24,13 +25,21 @@ OPTIONS = {"enable_fp_fusion": True}
 """Compiler options of every launch: named, so that a changed default changes no value."""
 
 
-_recorder: ContextVar[list[tuple[Callable, dict[str, object]]] | None] = ContextVar("recorder", default=None)
+class Launch(NamedTuple):
+    """A kernel, its arguments with its options, and how many programs run it."""
+
+    kernel: Callable
+    arguments: dict[str, object]
+    programs: int
+
+
+_recorder: ContextVar[list[Launch] | None] = ContextVar("recorder", default=None)
 
 
 @contextmanager
-def recording() -> Iterator[list[tuple[Callable, dict[str, object]]]]:
-    """Inside the ``with`` block launches run nothing: each adds its kernel and arguments to the list."""
-    launches: list[tuple[Callable, dict[str, object]]] = []
+def recording() -> Iterator[list[Launch]]:
+    """Inside the ``with`` block launches run nothing: each adds itself to the list."""
+    launches: list[Launch] = []
     token = _recorder.set(launches)
     try:
         yield launches
@@ -98,7 +107,7 @@ def launch(kernel: Callable, programs: int, tensor: Tensor, **arguments: object)
         )
     launches = _recorder.get()
     if launches is not None:
-        launches.append((kernel, {**arguments, **OPTIONS}))
+        launches.append(Launch(kernel, {**arguments, **OPTIONS}, programs))
         return
     with device_guard(tensor):
         kernel[(programs,)](**arguments, **OPTIONS)  # type: ignore[index]
