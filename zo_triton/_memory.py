@@ -6,6 +6,7 @@ A fresh page of 4 KiB costs a fault of its own, on a virtual machine several tim
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from math import prod
 
@@ -19,15 +20,57 @@ LARGE = 4 << 20
 _LINE = 64
 """Bytes of a cache line, at which torch's own tensors start."""
 
+REST = 16 << 20
+"""Bytes of address space that a large tensor leaves.
+
+oneDNN, LLVM and libgomp end the process where they are refused a small block.
+"""
+
 
 def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-    """``torch.empty``; a large tensor on the CPU lies in large pages."""
+    """``torch.empty``; a large tensor on the CPU lies in large pages.
+
+    Raises:
+        MemoryError: There is too little on the CPU, or next to nothing would be left.
+    """
     size = prod(shape) * dtype.itemsize
     if size < LARGE or torch.device(device).type != "cpu":
         return torch.empty(*shape, dtype=dtype, device=device)
     held = np.empty(size + _LINE, np.uint8)
+    check_room(REST, f"{size} bytes were to be had, but not the rest")
     start = -held.ctypes.data % _LINE
     return torch.from_numpy(held[start : start + size]).view(dtype).view(*shape)
+
+
+def check_room(size: int, purpose: str) -> None:
+    """Refuses to go on where so many bytes of address space can't be had now.
+
+    Args:
+        size: Bytes; none is touched.
+        purpose: Begins the message.
+
+    Raises:
+        MemoryError: They can't.
+    """
+    try:
+        mmap.mmap(-1, size, access=mmap.ACCESS_COPY).close()
+    except OSError:
+        raise MemoryError(
+            f"{purpose}: {size >> 20} MiB of address space, which the libraries beneath need; raise the "
+            "process's memory limit."
+        ) from None
+
+
+def check_rest(device: torch.device) -> None:
+    """Refuses to go on with a convolution on the CPU where little is left.
+
+    A thread in which oneDNN was refused memory for its code once makes none ever after.
+
+    Raises:
+        MemoryError: There is too little.
+    """
+    if device.type == "cpu":
+        check_room(REST, "no convolution can begin")
 
 
 def in_natural_order(difference: Tensor) -> bool:
