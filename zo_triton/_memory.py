@@ -6,8 +6,10 @@ A fresh page of 4 KiB costs a fault of its own, on a virtual machine several tim
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 from math import prod
 
 import numpy as np
@@ -37,7 +39,7 @@ def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device | str =
     if size < LARGE or torch.device(device).type != "cpu":
         return torch.empty(*shape, dtype=dtype, device=device)
     held = np.empty(size + _LINE, np.uint8)
-    check_room(REST, f"{size} bytes were to be had, but not the rest")
+    check_room(REST, f"a tensor of {size} bytes would leave too little")
     start = -held.ctypes.data % _LINE
     return torch.from_numpy(held[start : start + size]).view(dtype).view(*shape)
 
@@ -52,13 +54,21 @@ def check_room(size: int, purpose: str) -> None:
     Raises:
         MemoryError: They can't.
     """
+    if not _has_room(size):
+        release_freed_memory()
+        if not _has_room(size):
+            raise MemoryError(
+                f"{purpose}: the libraries beneath need {size >> 20} MiB of address space; raise the process's "
+                "memory limit."
+            )
+
+
+def _has_room(size: int) -> bool:
     try:
         mmap.mmap(-1, size, access=mmap.ACCESS_COPY).close()
     except OSError:
-        raise MemoryError(
-            f"{purpose}: {size >> 20} MiB of address space, which the libraries beneath need; raise the "
-            "process's memory limit."
-        ) from None
+        return False
+    return True
 
 
 def check_rest(device: torch.device) -> None:
@@ -86,3 +96,9 @@ def keep_freed_memory() -> None:
     large one it meets raises that limit (mallopt(3), "dynamic mmap threshold"). Elsewhere this does nothing.
     """
     torch.empty(31 << 20, dtype=torch.uint8, device="cpu")
+
+
+def release_freed_memory() -> None:
+    """Makes the C library return what it has kept, where it is glibc: only ``malloc`` could use it."""
+    with suppress(OSError, TypeError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

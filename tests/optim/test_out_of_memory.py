@@ -214,7 +214,7 @@ def test_memory_that_runs_out_after_the_closure_is_a_memory_error_with_a_remedy(
 
     case = Case(fits=99, aggregator=aggregate)
     before = case.everything(bits)
-    with pytest.raises(MemoryError, match="memory ran out, and the step has failed: .*Use a smaller batch"):
+    with pytest.raises(MemoryError, match=r"memory ran out, and the step has failed: .*Use a smaller batch"):
         case.opt.step(case.loss)
     assert case.everything(bits) == before
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from zo_triton._memory import release_freed_memory
 from zo_triton._warn import warn
 from zo_triton.difference.plan import Plan
 
@@ -31,7 +32,9 @@ failures the text is all that there is to know them by. oneDNN's says no more th
 and torch's own is cut off there where memory was too short for the whole of it.
 """
 
-REMEDY = "Use a smaller batch, compute_dtype=torch.bfloat16, or zo.BlackBox, which needs no more than inference does."
+REMEDY = (
+    "Use a smaller batch, compute_dtype=torch.bfloat16, or zo.BlackBox, which needs no more than inference."
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -73,10 +76,12 @@ class explained:  # noqa: N801 (used like a function)
 
 
 def make_room(device: torch.device) -> None:
-    """Frees what the failed attempt left: objects in cycles, and on a GPU torch's cache, which fragments."""
+    """Frees what the failed attempt left: objects in cycles, and what torch or the C library keep of it."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    else:
+        release_freed_memory()
 
 
 def report_shrunk(attempted: int, chunk: int) -> None:
