@@ -8,6 +8,7 @@ nothing arrives, and nothing here does anything.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -28,24 +29,31 @@ class Gate:
     Attributes:
         installed: Whether it stands there now.
         shut: Whether it only notes what comes.
+        thread: That of the step, by its number.
     """
 
     def __init__(self) -> None:
         self.installed = self.shut = self._pending = False
         self.hear: Callable[[int, FrameType | None], Any] = self._hear
+        self.thread = 0
         self._program: Any = None
 
     def install(self, program: Any) -> None:
         """Takes the place of the program's handler, and is shut."""
         self._program, self._pending, self.shut = program, False, True
+        self.thread = threading.get_ident()
         _signal.signal(signal.SIGINT, self.hear)
         self.installed = True
 
     def remove(self) -> None:
         """Gives the place back, and what has come meanwhile."""
+        self.forsake()
+        self.deliver()
+
+    def forsake(self) -> None:
+        """Gives the place back."""
         self.installed = False
         _signal.signal(signal.SIGINT, self._program)
-        self.deliver()
 
     def deliver(self) -> None:
         """Calls the program's handler if a signal was noted."""
@@ -75,6 +83,16 @@ class Gate:
 
 
 _gate = Gate()
+
+
+def _open_in_child() -> None:
+    """In a child that another thread has forked: no step of its own will ever open the gate."""
+    if _gate.installed and threading.get_ident() != _gate.thread:
+        _gate.forsake()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_open_in_child)
 _unbroken: set[CodeType] = set()
 
 

@@ -6,7 +6,10 @@ A fresh page of 4 KiB costs a fault of its own, on a virtual machine several tim
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 from math import prod
 
 import numpy as np
@@ -19,15 +22,65 @@ LARGE = 4 << 20
 _LINE = 64
 """Bytes of a cache line, at which torch's own tensors start."""
 
+REST = 16 << 20
+"""Bytes of address space that a large tensor leaves.
+
+oneDNN, LLVM and libgomp end the process where they are refused a small block.
+"""
+
 
 def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-    """``torch.empty``; a large tensor on the CPU lies in large pages."""
+    """``torch.empty``; a large tensor on the CPU lies in large pages.
+
+    Raises:
+        MemoryError: There is too little on the CPU, or next to nothing would be left.
+    """
     size = prod(shape) * dtype.itemsize
     if size < LARGE or torch.device(device).type != "cpu":
         return torch.empty(*shape, dtype=dtype, device=device)
     held = np.empty(size + _LINE, np.uint8)
+    check_room(REST, f"a tensor of {size} bytes would leave too little")
     start = -held.ctypes.data % _LINE
     return torch.from_numpy(held[start : start + size]).view(dtype).view(*shape)
+
+
+def check_room(size: int, purpose: str) -> None:
+    """Refuses to go on where so many bytes of address space can't be had now.
+
+    Args:
+        size: Bytes; none is touched.
+        purpose: Begins the message.
+
+    Raises:
+        MemoryError: They can't.
+    """
+    if not _has_room(size):
+        release_freed_memory()
+        if not _has_room(size):
+            raise MemoryError(
+                f"{purpose}: the libraries beneath need {size >> 20} MiB of address space; raise the process's "
+                "memory limit."
+            )
+
+
+def _has_room(size: int) -> bool:
+    try:
+        mmap.mmap(-1, size, access=mmap.ACCESS_COPY).close()
+    except OSError:
+        return False
+    return True
+
+
+def check_rest(device: torch.device) -> None:
+    """Refuses to go on with a convolution on the CPU where little is left.
+
+    A thread in which oneDNN was refused memory for its code once makes none ever after.
+
+    Raises:
+        MemoryError: There is too little.
+    """
+    if device.type == "cpu":
+        check_room(REST, "no convolution can begin")
 
 
 def in_natural_order(difference: Tensor) -> bool:
@@ -43,3 +96,9 @@ def keep_freed_memory() -> None:
     large one it meets raises that limit (mallopt(3), "dynamic mmap threshold"). Elsewhere this does nothing.
     """
     torch.empty(31 << 20, dtype=torch.uint8, device="cpu")
+
+
+def release_freed_memory() -> None:
+    """Makes the C library return what it has kept, where it is glibc: only ``malloc`` could use it."""
+    with suppress(OSError, TypeError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

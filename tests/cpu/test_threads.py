@@ -195,19 +195,24 @@ def test_after_an_interrupt_nobody_is_at_work_and_no_answer_is_stale(threads):
     assert interrupts > 0
 
 
-def test_an_error_of_the_caller_s_own_share_waits_for_the_others(threads):
-    over = np.zeros(threads, np.int64)
+def test_an_error_of_the_caller_s_own_share_waits_for_those_that_were_begun(threads):
+    begun, over = np.zeros(threads, np.int64), np.zeros(threads, np.int64)
 
     def share(start, stop):
         for i in range(start, stop):
             if i == 0:
+                until = time.monotonic() + 60
+                while begun.sum() < threads - 1 and time.monotonic() < until:
+                    time.sleep(0.001)
                 raise ValueError("mine")
-            time.sleep(0.01)
+            begun[i] = 1
+            time.sleep(0.02)
             over[i] = 1
 
     with pytest.raises(ValueError, match="mine"):
         parallel(share, threads)
-    assert over[1:].all()
+    assert (begun == over).all()
+    assert begun.sum() == threads - 1
 
 
 def test_callers_in_several_threads():

@@ -20,6 +20,9 @@ ERRORS = [
         "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried"
     ),
     RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+    RuntimeError("[enforce fail a"),  # there was no memory for the rest
+    RuntimeError("std::bad_alloc"),
+    RuntimeError("could not create a primitive"),
     OSError(errno.ENOMEM, "Cannot allocate memory"),
 ]
 INPUTS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
@@ -202,6 +205,18 @@ def test_gradients_are_as_they_were():
 )
 def test_other_errors_are_no_lack_of_memory(error):
     assert not is_out_of_memory(error)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: f"{type(error).__name__}-{str(error)[:20]}")
+def test_memory_that_runs_out_after_the_closure_is_a_memory_error_with_a_remedy(error, bits):
+    def aggregate(slopes, gram):
+        raise error
+
+    case = Case(fits=99, aggregator=aggregate)
+    before = case.everything(bits)
+    with pytest.raises(MemoryError, match=r"memory ran out, and the step has failed: .*Use a smaller batch"):
+        case.opt.step(case.loss)
+    assert case.everything(bits) == before
 
 
 LIMITED = """

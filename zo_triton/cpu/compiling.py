@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -11,11 +12,26 @@ from typing import Any
 
 import numba
 from numba.core.compiler import Compiler
+from numba.core.compiler_lock import global_compiler_lock
 
+from zo_triton._memory import check_room
 from zo_triton.cpu import kept
 from zo_triton.cpu.callee import Callee
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+
+ROOM = 256 << 20
+"""Bytes of address space without which nothing is compiled (measured: 171 MiB for a first kernel).
+
+See ``kept``.
+"""
+
+# A child that is forked while another thread compiles would wait for that thread's lock for ever.
+os.register_at_fork(
+    before=global_compiler_lock.acquire,
+    after_in_parent=global_compiler_lock.release,
+    after_in_child=global_compiler_lock.release,
+)
 
 device = partial(Callee, forceinline=True, **_OPTIONS)
 """Decorates a function that kernels call; it becomes a part of each caller."""
@@ -63,7 +79,12 @@ class _KernelCompiler(Compiler):
     """
 
     def compile_extra(self, func: Callable[..., Any]) -> Any:
-        """Compiles a function that was not in the cache."""
+        """Compiles a function that was not in the cache.
+
+        Raises:
+            MemoryError: There may be too little for it.
+        """
+        check_room(ROOM, f"the CPU kernel {func.__name__} can't be compiled")
         collects = gc.isenabled()
         gc.disable()
         _told.begin(func.__name__.strip("_"))

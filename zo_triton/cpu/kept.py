@@ -25,12 +25,19 @@ import numpy as np
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
 from zo_triton import _files
+from zo_triton._memory import check_room
 
 _HERE = Path(__file__).parent
 _SOURCES = (
     *sorted(_HERE.glob("*.py")),
     *(_HERE.parent / f"{name}.py" for name in ("directions", "distributions", "hadamard")),
 )
+
+FIRST_ROOM, ROOM = 112 << 20, 16 << 20
+"""Bytes of address space without which no kernel is loaded: the first (measured: 92 MiB), and others (6 MiB).
+
+LLVM ends the process where it is refused memory.
+"""
 
 MOST_FOLDERS = 8
 """Of other versions and checkouts; those that were used last stay."""
@@ -137,3 +144,15 @@ class Results(FunctionCache):
     """What a kernel was compiled to, in Numba's own files."""
 
     _impl_class = _Kernel
+    _room = FIRST_ROOM
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """A kernel for arguments of these types, or None if it was not compiled yet.
+
+        Raises:
+            MemoryError: There may be too little for it.
+        """
+        check_room(Results._room, f"the CPU kernel {self._py_func.__name__} can't be loaded")
+        found = super().load_overload(sig, target_context)
+        Results._room = ROOM
+        return found

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from zo_triton._memory import check_rest
 from zo_triton.ops import Node
 
 
@@ -108,6 +109,7 @@ class Application:
             return
         outputs = of_nodes.reshape(self.shape)
         if self.weight_id >= 0:
+            check_rest(outputs.device)
             _, gradient, _ = torch.ops.aten.convolution_backward(
                 outputs, input, self.weight, None, *self.convolution, (False, True, False)
             )

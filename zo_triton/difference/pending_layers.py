@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zo_triton import ops
+from zo_triton._memory import check_rest
 from zo_triton.difference.entries import Entry
 from zo_triton.ops import Node
 
@@ -232,6 +233,7 @@ class PendingConvolution(PendingLayer):
         """For the directions first … last - 1."""
         assert self.base is not None
         assert self.weight is not None
+        check_rest(self.weight.device)
         evaluations = slice(first * mode.sides, last * mode.sides)
         given = None if self.source is None else mode.resolve(self.source)[evaluations].to(mode.compute_dtype)
         if self.node is not None:

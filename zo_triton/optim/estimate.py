@@ -13,6 +13,7 @@ from zo_triton import ops
 from zo_triton._interrupts import check, held_back
 from zo_triton.difference import Evaluation
 from zo_triton.difference.arguments import check_apart, check_closure, check_parameters, parameter_list
+from zo_triton.difference.exhaustion import explained
 from zo_triton.difference.undo import taken_back
 from zo_triton.directions import Directions
 from zo_triton.optim.aggregators import Aggregator, get_aggregator
@@ -96,7 +97,7 @@ def estimate_gradient(
     get_aggregator(aggregator)
     check_perturb(perturb, directions.distribution, directions.rank, aggregator)
     warn_of_frozen(params)
-    with held_back(), torch.no_grad(), taken_back():
+    with explained(), held_back(), torch.no_grad(), taken_back():
         if perturb == "weights":
             measurement = measure(closure, params, directions, evaluation)
             check()

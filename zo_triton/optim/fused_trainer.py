@@ -20,6 +20,7 @@ from zo_triton._interrupts import check, held_back
 from zo_triton._warn import warn
 from zo_triton.difference import Evaluation, Plan
 from zo_triton.difference.arguments import check_apart, check_parameters
+from zo_triton.difference.exhaustion import explained
 from zo_triton.difference.undo import taken_back
 from zo_triton.directions import Directions
 from zo_triton.optim import compilable
@@ -199,7 +200,7 @@ class FusedTrainer(GradientStep):
             ValueError: Shapes do not fit, a label is out of range, or model or optimizer hold other parameters
                 than when the trainer was made, or a hook does what the log can't hold. Nothing has changed then.
         """
-        with held_back(), torch.no_grad(), taken_back():
+        with explained(), held_back(), torch.no_grad(), taken_back():
             return self._step(x, y)
 
     def _step(self, x: Tensor, y: Tensor) -> float:

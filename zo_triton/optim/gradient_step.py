@@ -19,6 +19,7 @@ from torch.optim import SGD, Optimizer
 
 from zo_triton import ops
 from zo_triton._interrupts import held_back
+from zo_triton.difference.exhaustion import explained
 from zo_triton.directions import Directions
 from zo_triton.ops import engines
 from zo_triton.optim.checks import check_along_directions, check_coefficients, check_movable, check_remembered
@@ -101,7 +102,7 @@ class GradientStep:
             ValueError: There are not K of them, one is not finite, or activations are perturbed.
             OSError: The log can't be written; the step has not happened then.
         """
-        with held_back(), torch.no_grad():
+        with explained(), held_back(), torch.no_grad():
             directions = self.next_directions()
             check_along_directions(self.perturb)
             check_coefficients(coefficients, directions)

@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from zo_triton._interrupts import check, held_back
 from zo_triton.difference import Evaluation, Plan
 from zo_triton.difference.arguments import check_apart, check_closure, check_parameters, parameter_list
+from zo_triton.difference.exhaustion import explained
 from zo_triton.difference.undo import taken_back
 from zo_triton.directions import Directions
 from zo_triton.optim.aggregators import BOUNDED, Aggregator
@@ -174,7 +175,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             RuntimeWarning: Some directions' differences were not finite and have been left out, or memory ran
                 out and fewer directions were evaluated at once.
         """
-        with held_back(), torch.no_grad(), taken_back():
+        with explained(), held_back(), torch.no_grad(), taken_back():
             if closure is not None:
                 self.measure(closure)
                 check()
@@ -206,7 +207,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             The base loss.
         """
         check_closure(closure)
-        with held_back(), torch.no_grad(), taken_back():
+        with explained(), held_back(), torch.no_grad(), taken_back():
             self._measured = None
             if self.log is not None:
                 self.log.check()
@@ -241,7 +242,7 @@ class ZOOptimizer(torch.optim.Optimizer):
                 perturbed, whose gradient no K numbers hold.
             OSError: The log can't be written; the step has not happened then.
         """
-        with held_back(), torch.no_grad():
+        with explained(), held_back(), torch.no_grad():
             self._apply(coefficients, known_finite=False)
 
     def _apply(self, coefficients: Tensor, known_finite: bool) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from zo_triton._memory import check_rest
 from zo_triton.difference.entries import Entry
 from zo_triton.difference.errors import UncoveredError
 from zo_triton.difference.pending_layers import PendingConvolution
@@ -128,6 +129,7 @@ def _difference(
     transposed: bool,
 ) -> Any:
     """Brings the arguments to one layout and dtype, and adds the bias's difference."""
+    check_rest(base.device)
     if function is torch.nn.functional.conv2d and _defer(mode, base, input, weight, bias, options):
         return None
     dtype = torch.promote_types(base.dtype, torch.float32)
