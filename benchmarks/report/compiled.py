@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report.json_files import load
+from benchmarks.report.literal import quoted
 from zo_triton._tables import lay_out
 from zo_triton.compilation.table import FORMAT, NAMES, RECORD_NAME, SCHEMA, cells, headers
 
@@ -58,6 +59,7 @@ def carry(old: Path, fresh: Path) -> list[str]:
 
 def section(record: Mapping[str, Any]) -> list[str]:
     """The launchers' own configs on one chip, in Markdown."""
+    record = quoted(record)
     rows = [row for row in record["rows"] if row["target"] == TARGET and row["default"]]
     failed = [row for row in record["rows"] if row["error"] and row["default"]]
     versions, commit = record["environment"]["versions"], record["environment"]["commit"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from benchmarks.report.literal import drawable
 from benchmarks.report.records import Record
 from benchmarks.report.registry import parts
 from zo_triton._figures import save_figure
@@ -22,7 +23,7 @@ def draw_all(record: Record, folder: str | os.PathLike[str], extension: str = "s
     """
     return [
         save_figure(figure.draw, data, folder, section.stem(figure, key), extension)
-        for section, key, data in parts(record)
+        for section, key, data in parts(drawable(record))
         for figure in section.figures
         if figure.when(data)
     ]

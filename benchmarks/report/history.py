@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report.json_files import load
+from benchmarks.report.literal import quoted
 from benchmarks.report.load import was_busy
 from benchmarks.report.records import Record
 from benchmarks.report.registry import parts
@@ -79,7 +80,7 @@ def render(entries: list[Entry]) -> list[str]:
     """
     if len(entries) < 2:
         return []
-    shown = entries[-LATEST:]
+    shown = quoted(entries[-LATEST:])
     columns = [{_plain(name): (name, value) for name, value in each["figures"].items()} for each in shown]
     names = list(dict.fromkeys(name for column in columns for name in column))
     curves = {name: [column[name][1] if name in column else None for column in columns] for name in names}

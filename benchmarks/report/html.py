@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.report import html_tables
 from benchmarks.report.anchors import Anchors
+from benchmarks.report.literal import ESCAPED, spoken
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -52,10 +53,12 @@ def page(text: str, folder: Path) -> str:
 
     converter = markdown.Markdown(extensions=["tables"])
     converter.preprocessors.deregister("html_block")
-    converter.inlinePatterns.deregister("html")
+    for pattern in ("html", "entity", "autolink", "automail"):
+        converter.inlinePatterns.deregister(pattern)
+    converter.ESCAPED_CHARS = list({*converter.ESCAPED_CHARS, *ESCAPED})
     converter.treeprocessors.register(Arrangement(converter), "arrangement", -1)
     body = converter.convert(text)
-    first = next((line.lstrip("# ") for line in text.splitlines() if line.startswith("# ")), "Report")
+    first = next((spoken(line.lstrip("# ")) for line in text.splitlines() if line.startswith("# ")), "Report")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

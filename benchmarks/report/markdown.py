@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.report import first_screen
 from benchmarks.report.anchors import Anchors
+from benchmarks.report.literal import quoted
 from benchmarks.report.load import was_busy
 from benchmarks.report.records import Record, check_record
 from benchmarks.report.registry import parts
@@ -31,6 +32,7 @@ def render(record: Record, figures: Sequence[str], appendix: Sequence[str] = ())
         ValueError: The record is not valid.
     """
     check_record(record, "the record to be rendered")
+    record = quoted(record)
     files = {name.rsplit(".", 1)[0]: name for name in figures}
     title: list[str] = []
     screen: list[str] = []

@@ -64,7 +64,7 @@ def _sentence(section: Data) -> str:
 
 
 def _row(row: Data) -> list[str]:
-    return [row["name"], row["word"], number(row["error"], missing="–"), row["why"].replace("|", r"\|")]
+    return [row["name"], row["word"], number(row["error"], missing="–"), row["why"]]
 
 
 SECTION = Section(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.report.literal import code
 from benchmarks.report.section import Data, Section, Show
 from zo_triton._tables import lay_out, number
 
@@ -14,15 +15,10 @@ def blocks(section: Data, show: Show) -> list[str]:
     ]
     found = ["## Stages", section["note"], lay_out(["stage", "", "seconds", "at most"], rows)]
     listed = [
-        f"- {one['stage']}, {one['what']}: **{one['status']}**, {_plain(one['message'])}"
+        f"- {one['stage']}, {one['what']}: **{one['status']}**, {code(one['message'])}"
         for one in section["incidents"]
     ]
     return [*found, "\n".join(listed)] if listed else found
-
-
-def _plain(text: str) -> str:
-    """A message that no Markdown can be made of."""
-    return "`" + text.replace("`", "'") + "`"
 
 
 SECTION = Section(name="gpu_stages", place=130, keys=("note", "rows", "incidents"), blocks=blocks)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from statistics import median
 
 from benchmarks.report.changes import Change, drift
+from benchmarks.report.literal import code, literal, spoken
 from benchmarks.report.section import Data, Figure, Findings, Loss, Section, Show
 from benchmarks.report.sections.race.figures import curves_against, draw_result, has_runs
 from benchmarks.report.statistics import (
@@ -68,7 +69,7 @@ def _mishaps(section: Data) -> list[str]:
     """Who could not run here, and what methods warned of; records from before either was kept have neither."""
     left_out = [f"- {each['label']} is left out: {each['why']}" for each in section.get("left_out", ())]
     warned = [
-        f"- {method['label']} warned: `{text.replace('`', chr(39))}`"
+        f"- {method['label']} warned: {code(text)}"
         for method in section["methods"]
         for text in method.get("warnings", ())
     ]
@@ -84,7 +85,7 @@ def table(section: Data) -> str:
     rows = []
     for method in soonest(section["methods"], target):
         if "error" in method:
-            failed = f"failed: {method['error'].replace('|', '/')[:80]}"
+            failed = f"failed: {literal(spoken(method['error'])[:80])}"
             rows.append([method["label"], failed, *[""] * (len(headers) - 2)])
             continue
         runs = method["runs"]
