@@ -13,7 +13,18 @@ from zo_triton.commands.shared import INTERRUPTED, Parser
 if TYPE_CHECKING:
     from benchmarks.train.training import Run
 
-_ASKED = ("task", "method", "lr", "directions", "seed", "steps", "engine", "checkpoint_every", "shards")
+_ASKED = (
+    "task",
+    "method",
+    "lr",
+    "directions",
+    "seed",
+    "steps",
+    "engine",
+    "halve_after",
+    "checkpoint_every",
+    "shards",
+)
 
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -30,6 +41,11 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         help="default: what suits the task, 500 for digits; with --resume: more than it had, to go on for longer",
     )  # fmt: skip
     train.add_argument("--engine", help="reference, cpu or triton; default: the device's own")
+    train.add_argument(
+        "--halve-after", type=int, metavar="N",
+        help="steps after which the learning rate is halved, after 2N it is a third, and so on; 0 keeps it "
+        "(default: what suits the task)",
+    )  # fmt: skip
     place = train.add_mutually_exclusive_group()
     place.add_argument("--out", metavar="DIR", help="keep settings, first weights, log and checkpoints there")
     place.add_argument("--resume", metavar="DIR", help="go on with the run that is there, from its last step")

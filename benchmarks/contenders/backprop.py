@@ -16,6 +16,7 @@ from benchmarks.contenders.contender import (
     Setting,
     by_torch_compile,
     falling_rate,
+    set_rate,
     trained,
 )
 
@@ -55,6 +56,10 @@ class Backprop(Contender):
         self.optimizer.step()
         self._decay()
         return loss.detach()
+
+    def take_rate(self, lr: float) -> None:
+        """Sets the optimizer's."""
+        set_rate(self.optimizer, lr)
 
     def state(self) -> dict[str, Any]:
         """The optimizer's."""

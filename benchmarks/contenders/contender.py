@@ -89,12 +89,16 @@ class Contender:
         return None
 
     def state(self) -> Any:
-        """What it remembers beside the weights, while its learning rate is kept: dicts of tensors and numbers."""
+        """What it remembers beside the weights, without a decay of its own: dicts of tensors and numbers."""
         raise NotImplementedError(f"{type(self).__name__} can't be saved.")
 
     def load_state(self, state: Any) -> None:
         """Takes over what :meth:`state` gave."""
         raise NotImplementedError(f"{type(self).__name__} can't be restored.")
+
+    def take_rate(self, lr: float) -> None:
+        """Sets the learning rate of the steps that follow, instead of any decay of its own."""
+        raise NotImplementedError(f"{type(self).__name__} keeps its learning rate.")
 
     def write_weights(self) -> None:
         """Brings the model's parameters up to date, off the clock: for methods that train a copy elsewhere."""
@@ -170,6 +174,12 @@ def trained(model: nn.Module) -> list[nn.Parameter]:
 def by_torch_compile(function: Callable) -> Callable:
     """By ``torch.compile``, on a GPU with its kernels replayed from a CUDA graph."""
     return torch.compile(function, mode="reduce-overhead")
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets the learning rate of all groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
 
 
 def falling_rate(optimizer: torch.optim.Optimizer, steps: int | None) -> Callable[[], None]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import zo_triton as zo
-from benchmarks.contenders.contender import Contender, Method, Setting, falling_rate, trained
+from benchmarks.contenders.contender import Contender, Method, Setting, falling_rate, set_rate, trained
 
 
 def hardware_dtype() -> torch.dtype:
@@ -83,6 +83,10 @@ class Fused(Contender):
         self._decay()
         return loss
 
+    def take_rate(self, lr: float) -> None:
+        """Sets the optimizer's."""
+        set_rate(self.trainer.optimizer, lr)
+
     def replayable(self) -> zo.FusedTrainer:
         """The trainer."""
         return self.trainer
@@ -141,6 +145,10 @@ class FusedSGD(Contender):
     def step(self, x: Tensor, y: Tensor) -> float:
         """One update; returns the base loss."""
         return self.optimizer.step(lambda: self.loss(self.model(x), y))
+
+    def take_rate(self, lr: float) -> None:
+        """Sets the optimizer's."""
+        set_rate(self.optimizer, lr)
 
     def replayable(self) -> zo.ZOSGD:
         """The optimizer."""

@@ -19,6 +19,7 @@ from benchmarks.contenders.contender import (
     Setting,
     by_torch_compile,
     falling_rate,
+    set_rate,
     trained,
 )
 
@@ -76,6 +77,12 @@ class MeZO(Contender):
             self.adam.step()
             self._decay()
         return total / (2 * self.directions)
+
+    def take_rate(self, lr: float) -> None:
+        """Sets its own, and Adam's."""
+        self.lr = lr
+        if self.adam is not None:
+            set_rate(self.adam, lr)
 
     def state(self) -> dict[str, Any]:
         """Where its seeds go on, and Adam's state."""

@@ -36,6 +36,7 @@ class Task:
         batch: Examples a step.
         directions: K of the zeroth-order methods.
         steps: How many ``python -m benchmarks train`` takes by default.
+        halve_after: Steps after which it halves the learning rate by default; after twice as many it is a third.
         rates: Learning rates by method; those of digits for the others.
         activation: Of an MLP.
     """
@@ -46,6 +47,7 @@ class Task:
     batch: int
     directions: int
     steps: int
+    halve_after: int
     rates: tuple[tuple[str, float], ...] = ()
     activation: type[nn.Module] = nn.ReLU
 
@@ -146,22 +148,23 @@ _CONVOLUTIONAL_RATES = (("zo-adam", 4e-3), ("zo-sgd", 1e-2), ("adam", 3e-3), ("s
 _FINE_TUNING_RATES = (("zo-adam", 1e-3), ("zo-sgd", 1e-4), ("adam", 1e-3), ("sgd", 3e-2))
 
 _TASKS = (
-    Task("digits", "digits", (32,), 64, 128, 500),
-    Task("mnist-mlp", "mnist", (32,), 128, 512, 1000, _IMAGE_RATES),
-    Task("mnist-cnn", "mnist", None, 64, 128, 2000, _CONVOLUTIONAL_RATES),
-    Task("cifar-cnn", "cifar10", None, 64, 128, 1000, _CONVOLUTIONAL_RATES),
-    Task("tiny-imagenet-cnn", "tiny_imagenet", None, 64, 128, 500, _CONVOLUTIONAL_RATES),
-    Task("mnist-gelu", "mnist", (128, 128), 128, 4096, 1000, _IMAGE_RATES, nn.GELU),
-    PairTask("nzk-linear", "mnist", (), 64, 64, 300),
-    PairTask("nzk-network", "mnist", (10, 5), 64, 64, 300),
-    TextTask("tiny-gpt", "text", None, 64, 64, 500),
-    FineTuningTask("fine-tuning", "texts", None, 16, 8, 200, _FINE_TUNING_RATES),
+    Task("digits", "digits", (32,), 64, 128, 500, 200),
+    Task("mnist-mlp", "mnist", (32,), 128, 512, 1000, 100, _IMAGE_RATES),
+    Task("mnist-cnn", "mnist", None, 64, 128, 2000, 1000, _CONVOLUTIONAL_RATES),
+    Task("cifar-cnn", "cifar10", None, 64, 128, 1000, 1000, _CONVOLUTIONAL_RATES),
+    Task("tiny-imagenet-cnn", "tiny_imagenet", None, 64, 128, 500, 500, _CONVOLUTIONAL_RATES),
+    Task("mnist-gelu", "mnist", (128, 128), 128, 4096, 1000, 300, _IMAGE_RATES, nn.GELU),
+    PairTask("nzk-linear", "mnist", (), 64, 64, 300, 200),
+    PairTask("nzk-network", "mnist", (10, 5), 64, 64, 300, 200),
+    TextTask("tiny-gpt", "text", None, 64, 64, 500, 300),
+    FineTuningTask("fine-tuning", "texts", None, 16, 8, 200, 200, _FINE_TUNING_RATES),
     FineTuningTask(
         "fine-tuning-tiny",
         "texts",
         None,
         16,
         4,
+        10,
         10,
         _FINE_TUNING_RATES,
         pretraining=Pretraining("fine-tuning-tiny", 16, 1, 2, 20),

@@ -49,6 +49,8 @@ class Settings:
         seed: Of weights, batches and directions.
         steps: How many.
         engine: reference, cpu or triton; None lets the device decide.
+        halve_after: Steps after which the learning rate is halved; after twice as many it is a third, and so on.
+            0 keeps it.
         checkpoint_every: Steps between checkpoints, where there is a folder for them.
         shards: Into how many runs ranks cut the directions; None where there are no ranks.
     """
@@ -60,8 +62,16 @@ class Settings:
     seed: int
     steps: int
     engine: str | None
+    halve_after: int
     checkpoint_every: int
     shards: int | None
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 1; in stairs, each of which a log writes down once.
+
+        It hangs on no number of steps to come, so that a run made longer is the run that was long from the start.
+        """
+        return self.lr / (1 + (step - 1) // self.halve_after) if self.halve_after else self.lr
 
 
 @dataclass(frozen=True)
@@ -98,6 +108,7 @@ def choose(
     seed: int | None = None,
     steps: int | None = None,
     engine: str | None = None,
+    halve_after: int | None = None,
     checkpoint_every: int | None = None,
     shards: int | None = None,
 ) -> Settings:
@@ -118,13 +129,16 @@ def choose(
         raise ValueError(f"directions must be at least 1, got {directions}.")
     method = "zo-adam" if method is None else method
     usual = DEFAULT_RATES[method]
+    halve_after = found.halve_after if halve_after is None else halve_after
+    if halve_after < 0:
+        raise ValueError(f"halve_after must not be negative, got {halve_after}; 0 keeps the learning rate.")
     every = CHECKPOINT_EVERY if checkpoint_every is None else checkpoint_every
     if every < 1:
         raise ValueError(f"checkpoint_every must be at least 1 step, got {every}.")
     if shards is not None and method not in SHARED_METHODS:
         raise ValueError(f"method {method!r} can't be shared among ranks; choose one of {SHARED_METHODS}.")
     rate = dict(found.rates).get(method, usual) if lr is None else lr
-    return Settings(found.name, method, rate, directions, seed, steps, engine, every, shards)
+    return Settings(found.name, method, rate, directions, seed, steps, engine, halve_after, every, shards)
 
 
 def train(
@@ -166,7 +180,10 @@ def saved_settings(path: str | os.PathLike[str], **asked: Any) -> Settings:
         ValueError: There is no run, a file is damaged, or the run has other settings than those asked for or more
             steps.
     """
-    saved = read_settings(path)
+    saved = {
+        "halve_after": 0,
+        **read_settings(path),
+    }  # a run kept its learning rate before there was a choice
     longer = asked.pop("steps", None)
     for name, value in asked.items():
         if value is not None and saved.get(name) != value:
@@ -288,6 +305,7 @@ def _progress(
     first: float | None = None
     with zo.use_engine(settings.engine), nullcontext() if folder is None else closing(folder):
         for step in range(done + 1, settings.steps + 1):
+            contender.take_rate(settings.rate_at(step))
             loss = _finite(contender, next(source), settings, step, first)
             first = loss if first is None else first
             if folder is not None and (step % settings.checkpoint_every == 0 or step == settings.steps):

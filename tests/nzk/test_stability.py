@@ -59,6 +59,10 @@ def test_bounds_hold(values):
         limit = max_stable_lr(values, num, coupling, kernel, size=50)
         lower, upper = lr_bounds(trace, largest, num, coupling, kernel, size=50)
         assert lower * (1 - 1e-9) <= limit <= upper
+    for momentum in (0.5, 0.9, 0.99):
+        limit = max_stable_lr(values, 8, momentum=momentum)
+        lower, upper = lr_bounds(trace, largest, 8, momentum=momentum)
+        assert lower * (1 - 1e-9) <= limit <= upper
 
 
 @pytest.mark.parametrize(("kernel", "coupling"), KINDS, ids=KIND_IDS)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from zo_triton._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from zo_triton.nzk.advice import Advice, advise_lr
     from zo_triton.nzk.coordinate_moments import Moments, moments
     from zo_triton.nzk.draws import draw
     from zo_triton.nzk.estimation import Estimate, empirical
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from zo_triton.nzk.walk import KernelWalk, WalkStep, realised_factors, walk_step
 
 __all__ = [
+    "Advice",
     "BestRate",
     "CheckResult",
     "Estimate",
@@ -59,6 +61,7 @@ __all__ = [
     "StepMoments",
     "TraceEstimate",
     "WalkStep",
+    "advise_lr",
     "best_lr",
     "best_rate",
     "check",
@@ -105,6 +108,7 @@ __all__ = [
 ]
 
 _NAMES = {
+    "advice": ("Advice", "advise_lr"),
     "coordinate_moments": ("Moments", "moments"),
     "draws": ("draw",),
     "estimation": ("Estimate", "empirical"),

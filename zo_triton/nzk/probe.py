@@ -19,7 +19,7 @@ from zo_triton.nzk.arrays import check_choice
 from zo_triton.nzk.evolution import check_lr
 from zo_triton.nzk.spectrum import hutchinson_trace, largest_eigenvalue
 from zo_triton.nzk.stability import lr_bounds, max_stable_lr
-from zo_triton.nzk.tangent_kernel import linearize
+from zo_triton.nzk.tangent_kernel import check_model, linearize
 from zo_triton.optim import ZOSGD
 
 LOSSES = ("cross_entropy", "mse", "squared")
@@ -61,6 +61,7 @@ class Probe:
             verdict = "beyond it: expect the loss to grow or to hover, lower lr or raise directions"
         else:
             verdict = "below it" if self.lr <= self.lower else "perhaps beyond it"
+            verdict += ", though it mostly falls as a network learns; zo.nzk.advise_lr tries"
         return (
             f"lr = {self.lr:g}; the largest stable one on this batch, at these weights, is {limit} "
             f"(curvature: largest {self.largest:.3g}, trace {self.trace:.3g}): {verdict}."
@@ -78,7 +79,8 @@ def probe_lr(
 ) -> Probe:
     """Compares the learning rate of a ZO-SGD run with η* at the model's present weights.
 
-    The statement is local: a curved model moves to other curvature, and often to less.
+    The statement is local: a network moves to other curvature as it learns, mostly to more;
+    :func:`zo_triton.nzk.advise_lr` follows it there.
 
     Args:
         model: Maps [n, …] to [n], [n, o] or logits [n, classes], each sample on its own.
@@ -95,7 +97,7 @@ def probe_lr(
     Raises:
         TypeError: As :func:`zo_triton.nzk.ntk`.
         ValueError: The loss is unknown, lr is not positive, or as :func:`zo_triton.nzk.max_stable_lr` and
-            :func:`zo_triton.nzk.ntk`; or momentum where only bounds can be had.
+            :func:`zo_triton.nzk.ntk`.
 
     Example:
         >>> import torch
@@ -106,6 +108,7 @@ def probe_lr(
     """
     check_choice(loss, "loss", LOSSES)
     check_lr(lr)
+    check_model(model, x)
     size = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     with torch.no_grad():
         outputs = model(x)
@@ -115,15 +118,12 @@ def probe_lr(
             eigenvalues, num_directions, size=size, distribution=distribution, momentum=momentum
         )
         return Probe(lr, limit, limit, float(eigenvalues[-1]), float(eigenvalues.sum()))
-    if momentum:
-        raise ValueError(
-            f"momentum {momentum} needs the whole spectrum, and {outputs.numel()} outputs times {size} weights are "
-            "too many; pass a smaller probe batch."
-        )
     product = _curvature_product(model, x, loss)
     trace = hutchinson_trace(product, size, PROBES).value
     largest = min(largest_eigenvalue(product, size), trace)
-    lower, upper = lr_bounds(trace, largest, num_directions, size=size, distribution=distribution)
+    lower, upper = lr_bounds(
+        trace, largest, num_directions, size=size, distribution=distribution, momentum=momentum
+    )
     return Probe(lr, lower, upper, largest, trace)
 
 
@@ -146,6 +146,23 @@ def check_lr_of(optimizer: ZOSGD, model: nn.Module, x: Tensor, loss: str = "cros
     Warns:
         RuntimeWarning: The learning rate is beyond η*.
     """
+    check_known(optimizer)
+    group = optimizer.param_groups[0]
+    probe = probe_lr(
+        model, x, group["lr"], optimizer.directions, loss, optimizer.distribution, group["momentum"]
+    )
+    if probe.is_beyond:
+        warn(str(probe), RuntimeWarning)
+    return probe
+
+
+def check_known(optimizer: ZOSGD) -> None:
+    """Refuses an optimizer whose largest stable learning rate no theory here tells.
+
+    Raises:
+        TypeError: It is no ZOSGD.
+        ValueError: It has several groups, low-rank directions or another aggregator than ``average``.
+    """
     if not isinstance(optimizer, ZOSGD):
         raise TypeError(
             f"η* is known for a zo.ZOSGD, got {type(optimizer).__name__}; Adam's learning rate has no such reading."
@@ -155,13 +172,6 @@ def check_lr_of(optimizer: ZOSGD, model: nn.Module, x: Tensor, loss: str = "cros
             f"η* is known for one group, full rank and the aggregator 'average', got {len(optimizer.param_groups)} "
             f"groups, rank {optimizer.rank} and {optimizer.aggregator!r}."
         )
-    group = optimizer.param_groups[0]
-    probe = probe_lr(
-        model, x, group["lr"], optimizer.directions, loss, optimizer.distribution, group["momentum"]
-    )
-    if probe.is_beyond:
-        warn(str(probe), RuntimeWarning)
-    return probe
 
 
 def curvature(model: nn.Module, x: Tensor, loss: str = "cross_entropy") -> np.ndarray:

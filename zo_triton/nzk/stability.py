@@ -130,12 +130,13 @@ def lr_bounds(
     kernel: str = "update",
     size: int | None = None,
     distribution: Any = "gaussian",
+    momentum: float = 0.0,
 ) -> tuple[float, float]:
-    """Bounds on η* from the Hessian's trace and largest eigenvalue: (2μ/(β·Tr + α·λmax), 2μ/(β·Tr)).
+    """Bounds on η* from the Hessian's trace and largest eigenvalue: (P/(β·Tr + Q·λmax), P/(β·Tr)).
 
-    For one Gaussian direction (2/(Tr + 2λmax), 2/Tr), arXiv 2604.14669. With estimates of the two they
-    serve where the spectrum is too large (:func:`zo_triton.nzk.hutchinson_trace`,
-    :func:`zo_triton.nzk.largest_eigenvalue`).
+    P = 2(1-b)μ, and Q = α - 2bμ²/(1+b) is never negative. For one Gaussian direction without momentum
+    (2/(Tr + 2λmax), 2/Tr), arXiv 2604.14669. With estimates of the two they serve where the spectrum is too large
+    (:func:`zo_triton.nzk.hutchinson_trace`, :func:`zo_triton.nzk.largest_eigenvalue`).
 
     Args:
         trace: Tr H > 0.
@@ -145,21 +146,24 @@ def lr_bounds(
         kernel: As in :func:`max_stable_lr`.
         size: As in :func:`max_stable_lr`.
         distribution: As in :func:`max_stable_lr`.
+        momentum: As in :func:`max_stable_lr`.
 
     Returns:
         The lower and the upper bound.
 
     Raises:
-        ValueError: Not 0 < λmax ≤ Tr H, or as :func:`zo_triton.nzk.fluctuation.step_moments`.
+        ValueError: Not 0 < λmax ≤ Tr H, momentum is not in [0, 1), or as
+            :func:`zo_triton.nzk.fluctuation.step_moments`.
     """
     if not (isfinite(trace) and 0 < largest <= trace * (1 + 1e-9)):
         raise ValueError(f"needs 0 < largest <= trace, got largest {largest} and trace {trace}.")
     moments = step_moments(size, distribution, num_directions, coupling, kernel)
+    pull, drag = 2 * (1 - check_momentum(momentum)) * moments.mean, _drag(moments, momentum)
     noise = moments.averaged_trace * trace
     if noise <= 0:
-        limit = 2 * moments.mean / ((moments.same + moments.averaged_trace) * largest)
+        limit = pull / ((drag + moments.averaged_trace) * largest)
         return limit, limit
-    return 2 * moments.mean / (noise + moments.same * largest), 2 * moments.mean / noise
+    return pull / (noise + drag * largest), pull / noise
 
 
 def check_stable(

@@ -114,7 +114,7 @@ def linearize(model: nn.Module, x: Tensor) -> Linearized:
         >>> line([0.0, 0.0, 1.0]) - line.outputs
         array([1.])
     """
-    _check_model(model, x)
+    check_model(model, x)
     # By attribute: functional_call's own handling of shared tensors does not put a reused module back.
     tensors = {
         f"{path}.{name}" if path else name: tensor
@@ -169,7 +169,13 @@ def _in_float64(tensor: Tensor) -> Tensor:
     return tensor.detach().double() if tensor.is_floating_point() else tensor.detach()
 
 
-def _check_model(model: nn.Module, x: Tensor) -> None:
+def check_model(model: nn.Module, x: Tensor) -> None:
+    """Refuses what no tangent kernel is known of.
+
+    Raises:
+        TypeError: As :func:`ntk`.
+        ValueError: As :func:`ntk`.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {model!r} of type {type(model).__name__}.")
     if not isinstance(x, Tensor):

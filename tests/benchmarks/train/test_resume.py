@@ -3,19 +3,34 @@
 import json
 import os
 import resource
+from dataclasses import asdict
 
 import pytest
+import torch
 
 from benchmarks import __main__ as cli
 from benchmarks.train.training import choose, resume, train
 from zo_triton import cli as library
+from zo_triton.runlog import load_checkpoint
 
 STEPS, EVERY = 13, 5
+HALVED = 4
+"""The learning rate falls after steps 4, 8 and 12: before, between and after the checkpoints."""
+
 METHODS = ("zo-adam", "zo-sgd", "mezo-adam", "mezo-1", "adam", "sgd")
 
 
 def settings(method, **changes):
-    return choose(**{"method": method, "directions": 4, "steps": STEPS, "checkpoint_every": EVERY, **changes})
+    return choose(
+        **{
+            "method": method,
+            "directions": 4,
+            "steps": STEPS,
+            "checkpoint_every": EVERY,
+            "halve_after": HALVED,
+            **changes,
+        }
+    )
 
 
 def straight(method, folder, **changes):
@@ -84,7 +99,8 @@ def test_other_settings_are_refused_by_name(tmp_path):
     straight("zo-adam", tmp_path)
     for name, value, known in (
         ("lr", 0.5, "0.02"), ("directions", 8, "4"), ("seed", 1, "0"), ("method", "sgd", "'zo-adam'"),
-        ("task", "mnist-mlp", "'digits'"), ("engine", "cpu", "None"), ("checkpoint_every", 6, "5"),
+        ("task", "mnist-mlp", "'digits'"), ("halve_after", 3, "4"), ("engine", "cpu", "None"),
+        ("checkpoint_every", 6, "5"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=f"{name} is {known} in .*, got {value!r}"):
             resume(tmp_path, **{name: value})
@@ -183,6 +199,7 @@ def test_a_second_process_is_refused_before_it_touches_anything(method, tmp_path
 def test_the_command_line_from_end_to_end(tmp_path, capsys):
     folder = tmp_path / "run"
     told = ["train", "--directions", "4", "--steps", "12", "--out", str(folder), "--checkpoint-every", "5"]
+    told += ["--halve-after", "5"]
     assert cli.main(told) == 0
     assert cli.main(told) == 2
     assert f"holds a run already (run.json); go on with --resume {folder}" in capsys.readouterr().err
@@ -196,7 +213,7 @@ def test_the_command_line_from_end_to_end(tmp_path, capsys):
     assert library.main(["replay", log, "--verify", "--from", start]) == 0
     assert capsys.readouterr().out.startswith("intact: 12 steps\n")
     assert library.main(["replay", log, "--from", start, "--out", end, "--engine", "cpu"]) == 0
-    from zo_triton.runlog import load_checkpoint, load_weights
+    from zo_triton.runlog import load_weights
 
     found, expected = load_weights(end), load_checkpoint(folder / "checkpoint.safetensors").weights
     assert {name: weight.tolist() for name, weight in found.items()} == {
@@ -289,6 +306,45 @@ def test_a_finished_run_is_made_longer(method, tmp_path):
     for _ in resume(tmp_path / "longer", steps=STEPS).progress:
         pass
     assert files(tmp_path / "longer") == expected
+
+
+def test_a_learning_rate_falls_in_stairs():
+    told = settings("sgd", lr=0.6)
+    assert [told.rate_at(step) for step in (1, 4, 5, 8, 9, 13)] == [0.6, 0.6, 0.3, 0.3, 0.6 / 3, 0.6 / 4]
+    assert settings("sgd", lr=0.6, halve_after=0).rate_at(10**6) == 0.6
+    with pytest.raises(
+        ValueError, match="halve_after must not be negative, got -1; 0 keeps the learning rate"
+    ):
+        settings("sgd", halve_after=-1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_takes_the_rate_that_it_is_told(method, tmp_path):
+    """From step 5 on, with a rate of nothing, no weight moves beyond the rounding of MeZO's there and back."""
+
+    class Stopping(type(settings(method))):
+        def rate_at(self, step):
+            return 0.0 if step > 4 else self.lr
+
+    stopping = Stopping(**asdict(settings(method)))
+    for _ in train(stopping, tmp_path / "stopped").progress:
+        pass
+    straight(method, tmp_path / "short", steps=4)
+    ends = [
+        load_checkpoint(tmp_path / name / "checkpoint.safetensors").weights for name in ("stopped", "short")
+    ]
+    for name, weight in ends[1].items():
+        torch.testing.assert_close(ends[0][name], weight, rtol=0, atol=1e-4 if "mezo" in method else 0)
+
+
+def test_a_run_from_before_rates_fell_keeps_its_own(tmp_path):
+    straight("zo-adam", tmp_path, halve_after=0)
+    saved = json.loads((tmp_path / "run.json").read_text())
+    assert saved.pop("halve_after") == 0
+    (tmp_path / "checkpoint.safetensors").unlink()  # whose name was made of the settings that there were
+    (tmp_path / "run.json").write_text(json.dumps(saved))
+    run = resume(tmp_path)
+    assert (run.done, run.settings.halve_after, list(run.progress)) == (STEPS, 0, [])
 
 
 def test_a_run_is_not_made_shorter(tmp_path):

@@ -1,0 +1,200 @@
+"""A learning rate that holds: tried on copies of model and optimizer, with the curvature measured on the way.
+
+η* at a network's first weights misleads. Curvature grows while a network learns, twentyfold and more in a small
+convolutional one, and a run's own noise walks its weights to where there is more of it: with momentum b that walk
+goes by η/(1-b), which the limit 2(1+b)/λ_max of many directions lets grow large. So the run itself is tried.
+"""
+
+from __future__ import annotations
+
+import warnings
+from copy import deepcopy
+from dataclasses import dataclass
+from math import isfinite
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zo_triton.nzk.arrays import check_choice, check_count
+from zo_triton.nzk.probe import LOSSES, check_known, probe_lr
+from zo_triton.optim import ZOSGD, NonFiniteLossError
+
+STEPS = 200
+"""Of a trial, unless told otherwise."""
+
+SAMPLES = 16
+"""Whose curvature is measured, unless told otherwise."""
+
+BATCH = 64
+"""Samples of a step, unless told otherwise."""
+
+MARGIN = 2.0
+"""A learning rate holds as long as η* is so many times larger, and the loss not so many times its first."""
+
+TRIES = 16
+"""Trials at most; each has at most half the learning rate of the one before."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What trials found.
+
+    Attributes:
+        lr: The largest learning rate tried that held for a whole trial. Begin a long run with half of it.
+        limit: The smallest η* met on the way.
+        start: η* at the present weights.
+        steps: Of a trial.
+        first: Loss of the first step.
+        last: Loss of the last step at ``lr``.
+    """
+
+    lr: float
+    limit: float
+    start: float
+    steps: int
+    first: float
+    last: float
+
+    def __str__(self) -> str:
+        return (
+            f"lr = {self.lr:.3g} held for {self.steps} steps, in which the loss went from "
+            f"{self.first:.3g} to {self.last:.3g}; the largest stable one is {self.start:.3g} at these "
+            f"weights and at its lowest {self.limit:.3g} on the way. Begin a long run with "
+            f"{self.lr / 2:.3g}."
+        )
+
+
+def advise_lr(
+    optimizer: ZOSGD,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    loss: str = "cross_entropy",
+    steps: int = STEPS,
+    batch: int = BATCH,
+    samples: int = SAMPLES,
+    seed: int = 0,
+) -> Advice:
+    """Finds a learning rate that holds while the model learns, by trials on copies; changes nothing.
+
+    The first trial has half of η* at the present weights. A trial ends early where η* falls below twice its
+    learning rate, or the loss more than doubles, and the next one has half the rate or less. η* is that of
+    :func:`zo_triton.nzk.probe_lr`, with momentum; under ``perturb="activations"`` or ``"auto"`` it is gradient
+    descent's 2(1+b)/λ_max, above which nothing holds, and what noise there is shows in the loss.
+
+    Args:
+        optimizer: With one parameter group, full rank and the aggregator ``average``; its lr is not used.
+        model: Whose parameters it trains. The curvature is measured in eval mode.
+        x: Samples to train on [n, …], floating-point; some hundreds do.
+        y: Their targets.
+        loss: One of :data:`zo_triton.nzk.probe.LOSSES`.
+        steps: Of a trial.
+        batch: Samples of a step, drawn from x.
+        samples: Of x, the first, whose curvature is measured.
+        seed: Of the drawing.
+
+    Returns:
+        The learning rate and the limits; ``str`` of it is a sentence.
+
+    Raises:
+        TypeError: The optimizer is no ZOSGD, a count is no integer, or as :func:`zo_triton.nzk.ntk`.
+        ValueError: The optimizer has several groups or another aggregator, x and y have different lengths, no
+            learning rate held, or as :func:`zo_triton.nzk.probe_lr`.
+
+    Example:
+        >>> import torch, zo_triton as zo
+        >>> model, x = torch.nn.Linear(3, 1), torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+        >>> opt = zo.ZOSGD(model.parameters(), lr=1.0, directions=8)
+        >>> advice = zo.nzk.advise_lr(opt, model, x, x.sum(1, keepdim=True), loss="mse", steps=50)
+        >>> advice.lr <= advice.limit / 2 <= advice.start / 2
+        True
+    """
+    check_known(optimizer)
+    check_choice(loss, "loss", LOSSES)
+    for value, name in ((steps, "steps"), (batch, "batch"), (samples, "samples")):
+        check_count(value, name)
+    if len(x) != len(y):
+        raise ValueError(f"x has {len(x)} samples, but y has {len(y)} targets; pass as many of both.")
+    start = _limit(optimizer, model, x[:samples], loss)
+    if not isfinite(start):
+        raise ValueError(
+            "the curvature is zero: there is nothing to learn here, so no learning rate is best."
+        )
+    lr = start / MARGIN
+    for _ in range(TRIES):
+        trial = _Trial(*deepcopy((model, optimizer)), lr)
+        trial.run(x, y, loss, steps, batch, samples, seed)
+        if trial.held:
+            return Advice(lr, min(start, trial.limit), start, steps, trial.first, trial.last)
+        lr = min(lr, trial.limit) / 2
+    raise ValueError(
+        f"no learning rate from {start / MARGIN:.3g} down to {2 * lr:.3g} held; look whether the loss "
+        "falls by backpropagation, and raise directions."
+    )
+
+
+class _Trial:
+    """A run at one learning rate.
+
+    Args:
+        model: A copy, which is trained.
+        optimizer: Trains it.
+        lr: The learning rate.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: ZOSGD, lr: float) -> None:
+        self.model, self.optimizer, self.lr = model, optimizer, lr
+        optimizer.param_groups[0]["lr"] = lr
+        self.limit = self.first = self.last = float("inf")
+
+    def run(self, x: Tensor, y: Tensor, loss: str, steps: int, batch: int, samples: int, seed: int) -> None:
+        """Trains as long as the learning rate holds; η* is measured after 1, 2, 4, … steps and at the end."""
+        generator = torch.Generator().manual_seed(seed)
+        for step in range(1, steps + 1):
+            drawn = torch.randint(len(x), (batch,), generator=generator).to(x.device)
+            self.last = self._step(x[drawn], y[drawn], loss)
+            self.first = self.last if step == 1 else self.first
+            if self.last <= MARGIN * self.first and (step & (step - 1) == 0 or step == steps):
+                self.limit = min(self.limit, _limit(self.optimizer, self.model, x[:samples], loss))
+            if not self.held:
+                return
+
+    @property
+    def held(self) -> bool:
+        """Whether the learning rate was far enough from η*, and the loss did not grow."""
+        return self.limit >= MARGIN * self.lr and self.last <= MARGIN * self.first < float("inf")
+
+    def _step(self, x: Tensor, y: Tensor, loss: str) -> float:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # directions left out, by a run that diverges
+            try:
+                return self.optimizer.step(lambda: _loss(self.model(x), y, loss))
+            except NonFiniteLossError:
+                return float("inf")
+
+
+def _loss(outputs: Tensor, y: Tensor, loss: str) -> Tensor:
+    if loss == "cross_entropy":
+        return F.cross_entropy(outputs, y)
+    if loss == "mse":
+        return F.mse_loss(outputs, y)
+    return F.mse_loss(outputs, y, reduction="sum") / (2 * len(y))
+
+
+def _limit(optimizer: ZOSGD, model: nn.Module, x: Tensor, loss: str) -> float:
+    """η* at the model's present weights, in eval mode, or its lower bound where only bounds can be had."""
+    group, modes = optimizer.param_groups[0], {module: module.training for module in model.modules()}
+    on_weights = optimizer.perturb == "weights"
+    model.eval()
+    try:
+        probe = probe_lr(
+            model, x, 1.0, optimizer.directions, loss,
+            optimizer.distribution if on_weights else "gaussian", group["momentum"],
+        )  # fmt: skip
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if on_weights:
+        return probe.lower
+    return 2 * (1 + group["momentum"]) / probe.largest if probe.largest > 0 else float("inf")
