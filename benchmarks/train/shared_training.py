@@ -7,7 +7,6 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
@@ -24,12 +23,12 @@ from benchmarks.train.training import (
     saved_settings,
     train,
 )
-from zo_triton.distributed.ranks import FIRST_SECONDS
+from zo_triton.distributed.joining import FIRST_SECONDS, NEEDED, SILENCE_SECONDS, meet, process_group
+from zo_triton.distributed.roll_call import RollCall
 
 SHARDS = 4
 """Into how many runs the directions are cut by default."""
 
-_NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 TERMINATED = 128 + signal.SIGTERM
 
 
@@ -57,9 +56,12 @@ def shared_run(
         ValueError: torchrun is missing, or the run can't begin as asked.
     """
     folder = out or resume_from
-    with _deferred_end() as ends, _process_group():
+    missing = [name for name in NEEDED if name not in os.environ]
+    if missing:
+        raise ValueError(f"--distributed needs torchrun, which sets {missing[0]}: start it with {TORCHRUN}.")
+    with process_group() as roll, _deferred_end() as ends:
         try:
-            settings = _agree(asked, resume_from)
+            settings = _agree(asked, resume_from, roll)
             assert settings.shards is not None
             ranks = zo.Ranks(settings.shards)
             ranks.compare({"command line": asked})
@@ -77,7 +79,7 @@ def shared_run(
             raise zo.RankError(f"{error}{hint}", error.ranks) from error
 
 
-def _agree(asked: Mapping[str, Any], resume_from: str | None) -> Settings:
+def _agree(asked: Mapping[str, Any], resume_from: str | None, roll: RollCall) -> Settings:
     """Rank 0's settings: only there the folder of a run need be."""
     found: list[Any] = [None]
     if dist.get_rank() == 0:
@@ -87,23 +89,13 @@ def _agree(asked: Mapping[str, Any], resume_from: str | None) -> Settings:
             found[0] = saved_settings(resume_from, **asked)
             if found[0].shards is None:
                 raise ValueError(f"the run in {resume_from} has no ranks: leave --distributed out.")
+    meet(roll, "settings", FIRST_SECONDS)
     try:
         dist.broadcast_object_list(found, 0)
     except RuntimeError as error:
+        meet(roll, "failure", SILENCE_SECONDS / 4)
         raise zo.RankError("rank 0 is gone before the run began; it tells why.", (0,)) from error
     return found[0]
-
-
-@contextmanager
-def _process_group() -> Iterator[None]:
-    missing = [name for name in _NEEDED if name not in os.environ]
-    if missing:
-        raise ValueError(f"--distributed needs torchrun, which sets {missing[0]}: start it with {TORCHRUN}.")
-    dist.init_process_group("gloo", timeout=timedelta(seconds=FIRST_SECONDS))
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
 
 
 @contextmanager

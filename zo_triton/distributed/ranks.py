@@ -14,6 +14,8 @@ from torch import Tensor
 from zo_triton._interrupts import listening
 from zo_triton.distributed.agreement import Facts, checksum, compare, strangers
 from zo_triton.distributed.errors import RankError, spell
+from zo_triton.distributed.joining import FIRST_SECONDS
+from zo_triton.distributed.patience import within
 from zo_triton.distributed.roll_call import RollCall
 
 Take: TypeAlias = Callable[[Any], Any]
@@ -21,9 +23,6 @@ Take: TypeAlias = Callable[[Any], Any]
 
 Evaluate: TypeAlias = Callable[[int, int, Take], tuple[float, Tensor]]
 """From the first direction, the one after the last, and a Take, to the loss and the differences [n, …] float32."""
-
-FIRST_SECONDS = 600.0
-"""How long the ranks wait for one another until the first step is done: each loads data and compiles kernels."""
 
 SAME_LOSS = 1e-4
 """Relative; machines of two kinds round the same loss differently, by less than this."""
@@ -91,13 +90,16 @@ class Ranks:
         self.shards, self.batch_shards = shards, batch_shards
         self.timeout, self.check_every = timeout, check_every
         # The store of torchrun outlives every rank; torch has no public name for it.
-        self._roll = RollCall(dist.distributed_c10d._get_default_store(), self.rank, self.size)
+        self._roll = RollCall(dist.distributed_c10d._get_default_store(), self.rank, self.size, timeout)
         self._checks, self._batches, self._meets = 0, 0, 0
         self._failure: RankError | None = None
         self._facts: Callable[[], Facts] = dict
         self._meet("start", FIRST_SECONDS)
         # A group of its own has a timeout of its own, and is there also if the default one is NCCL's.
-        self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+        try:
+            self._group = within(2 * timeout, _gloo_group, timeout)
+        except (RuntimeError, TimeoutError) as error:
+            self._meet("failure", timeout / 4, error)
         arguments = {name: vars(self)[name] for name in ("shards", "batch_shards", "timeout", "check_every")}
         self.compare({"versions": _versions(), "arguments of Ranks": arguments})
 
@@ -261,35 +263,30 @@ class Ranks:
             self._meet("failure", self.timeout / 4, error)
         return out
 
-    def _meet(self, event: str, patience: float, error: RuntimeError | None = None) -> None:
+    def _meet(self, event: str, patience: float, error: Exception | None = None) -> None:
         """Waits for the others, because of an error or where they may be late, and names who does not come.
 
         Raises:
             RankError: Someone is missing, or ``error`` has another reason.
         """
-        missing, ended = listening(self._roll.wait, event, patience)
-        if not missing and error is None:
+        absence = listening(self._roll.wait, event, patience)
+        if absence is None and error is None:
             return
         self._roll.leave(event)
-        waited = patience if error is None else self.timeout + patience
-        if not missing:
+        if absence is None:
             self._failure = RankError(
                 f"the exchange failed though all {self.size} ranks are there: {error}.", ()
             )
         else:
-            what = (
-                "gone: its process has ended"
-                if ended
-                else f"silent: no answer within {waited:g} s (raise Ranks(timeout=…) if its steps are "
-                "only slow)"
-            )
-            self._failure = RankError(
-                f"{spell(missing)} of {self.size} {'is' if len(missing) == 1 else 'are'} {what}; rank {self.rank} "
-                f"stops after {max(self._checks - 1, 0)} steps of this run. Start all ranks again from the last "
-                "checkpoint.",
-                missing,
-            )
+            if error is not None:
+                absence = absence._replace(seconds=self.timeout + absence.seconds)
+            hint = " (raise Ranks(timeout=…) if its steps are only slow)"
+            self._failure = self._roll.error(absence, max(self._checks - 1, 0), hint)
         raise self._failure from error
+
+
+def _gloo_group(timeout: float) -> dist.ProcessGroup:
+    return dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
 
 
 def _versions() -> dict[str, object]:
