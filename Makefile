@@ -8,8 +8,11 @@ STAMP  := $(VENV)/.installed
 PYTHON_OLDEST ?= python3.12
 OLDEST        := .venv-oldest
 
+# Pythons that the wheel is tried on, each in an empty environment of its own.
+WHEEL_PYTHONS ?= 3.10 3.12 3.13
+
 .DEFAULT_GOAL := help
-.PHONY: help report report-full test test-oldest lint docs bench gpu format clean
+.PHONY: help report report-full test test-oldest test-wheel lint docs bench gpu format clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +30,9 @@ test: $(STAMP) ## Run the tests
 test-oldest: $(OLDEST)/.installed ## Run what concerns the kernels on the oldest torch, Triton and NumPy that are supported
 	$(OLDEST)/bin/python -m pytest -p no:benchmark tests/kernels tests/compilation
 	PYTHONPATH=. $(OLDEST)/bin/python -m benchmarks gpu --tiny --out $(OLDEST)/gpu
+
+test-wheel: $(STAMP) ## Use the wheel as its users do, on each of WHEEL_PYTHONS with all that pip installs for it
+	ZO_TRITON_PYTHONS="$(WHEEL_PYTHONS)" $(BIN)/python -m pytest -p no:benchmark tests/packaging
 
 bench: $(STAMP) ## Run the benchmarks and refresh reports/full
 	$(BIN)/python -m pytest --benchmark

@@ -25,8 +25,21 @@ def test_the_workflow_runs_on_the_oldest_python_and_on_three_later_ones():
     versions = [oldest, *jobs["test"]["strategy"]["matrix"]["python"]]
     minors = [int(version.partition(".")[2]) for version in versions]
     assert minors == list(range(minors[0], minors[0] + 4))
-    assert jobs["test"]["steps"][-1] == {"run": ".ci/run"}
+    assert {"run": ".ci/run"} in jobs["test"]["steps"]
     assert (ROOT / ".ci" / "run").is_file()
+
+
+def test_the_workflow_uses_the_wheel_on_every_python():
+    jobs = read(".github/workflows/ci.yml")["jobs"]
+    assert jobs["test"]["steps"][-1] == {"run": "make test-wheel WHEEL_PYTHONS=${{ matrix.python }}"}
+    last = jobs["oldest"]["steps"][-1]
+    assert last["run"].endswith("tests/packaging")
+    assert last["env"] == {"ZO_TRITON_PYTHONS": jobs["oldest"]["steps"][1]["with"]["python-version"]}
+    (target,) = re.findall(
+        r"^test-wheel:.*\n\t(.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert target.startswith('ZO_TRITON_PYTHONS="$(WHEEL_PYTHONS)" ')
+    assert target.endswith("tests/packaging")
 
 
 def test_what_the_image_copies_is_there():

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,14 @@ STYLE: Any = {
 }
 
 
+def check_matplotlib() -> None:
+    """Raises ModuleNotFoundError with the remedy where there is no matplotlib, which only figures need."""
+    if find_spec("matplotlib") is None:
+        raise ModuleNotFoundError(
+            "figures are drawn with matplotlib: pip install matplotlib.", name="matplotlib"
+        )
+
+
 def save_figure(
     draw: Callable[[Any, dict[str, Any]], None],
     section: dict[str, Any],
@@ -81,7 +90,14 @@ def save_figure(
 
     Returns:
         The file's name.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is missing.
+        ValueError: The extension is another.
     """
+    if extension not in ("svg", "png"):
+        raise ValueError(f"a figure is a 'svg' or a 'png', got {extension!r}.")
+    check_matplotlib()
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -37,6 +37,10 @@ CHECKPOINT_EVERY = 100
 """Steps between checkpoints by default."""
 
 
+MOST_DIRECTIONS = 2**20
+"""A step, more of which would take hours before anything is told."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """All that a run is told.
@@ -125,8 +129,8 @@ def choose(
         raise ValueError(f"lr must be finite and not negative, got {lr}.")
     seed = check_seed(0 if seed is None else seed)
     directions = found.directions if directions is None else directions
-    if directions < 1:
-        raise ValueError(f"directions must be at least 1, got {directions}.")
+    if not 1 <= directions <= MOST_DIRECTIONS:
+        raise ValueError(f"directions must be at least 1 and at most {MOST_DIRECTIONS}, got {directions}.")
     method = "zo-adam" if method is None else method
     usual = DEFAULT_RATES[method]
     halve_after = found.halve_after if halve_after is None else halve_after

@@ -26,7 +26,14 @@ def test_help_lists_the_commands(capsys):
         (["train", "--method", "lbfgs"], "unknown method 'lbfgs'; choose one of ('zo-adam'"),
         (["train", "--engine", "abacus"], "unknown engine 'abacus'"),
         (["train", "--lr", "nan"], "lr must be finite and not negative, got nan"),
-        (["train", "--directions", "0"], "directions must be at least 1, got 0"),
+        (["train", "--directions", "0"], "directions must be at least 1 and at most 1048576, got 0"),
+        *(
+            (
+                ["train", "--directions", str(many)],
+                f"directions must be at least 1 and at most 1048576, got {many}",
+            )
+            for many in (2**20 + 1, 2**31, 2**32, 10**20)
+        ),
         (["train", "--seed", "-1"], "seed must be in [0, 2**64), got -1"),
         (["report", "--seed", "-1"], "seed must be in [0, 2**64), got -1"),
         (["render", "nowhere"], "there is no file or folder nowhere/results.json."),

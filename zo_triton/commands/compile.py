@@ -35,12 +35,15 @@ def _compile(options: argparse.Namespace) -> int:
         raise ModuleNotFoundError(
             "compile needs Triton, which runs on Linux: pip install triton; all else works without it."
         ) from error
+    from zo_triton._figures import check_matplotlib
     from zo_triton._files import write_text
     from zo_triton.compilation import render, run
     from zo_triton.compilation.variants import VARIANTS
 
     if options.figure:
         render.check_figure(options.figure)
+    if options.figure or options.out:
+        check_matplotlib()
     jobs = run.choose(VARIANTS, options.target, options.kernel, options.defaults)
     from zo_triton._machine import environment
     from zo_triton._progress import monitor

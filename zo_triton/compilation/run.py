@@ -13,11 +13,14 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from zo_triton.compilation.compiler import Job, compile_row, interpreted, options_of
@@ -98,15 +101,43 @@ def compile_all(
     if interpreted():
         raise RuntimeError("kernels can't be compiled under TRITON_INTERPRET=1; unset it for this command.")
     rows: dict[int, dict[str, Any]] = {}
-    for index, row in _compiled(jobs):
-        rows[index] = row
-        progress(len(rows), len(jobs))
+    with _folder_for_triton():
+        for index, row in _compiled(jobs):
+            rows[index] = row
+            progress(len(rows), len(jobs))
     return {
         "format": FORMAT,
         "schema": SCHEMA,
         "environment": environment,
         "rows": [rows[index] for index in range(len(jobs))],
     }
+
+
+@contextmanager
+def _folder_for_triton() -> Iterator[None]:
+    """Triton compiles nothing that it can't keep: without a home of its user's it keeps it until the block ends."""
+    named = {"TRITON_CACHE_DIR", "TRITON_HOME"} & os.environ.keys()
+    if named or _is_writable(Path(os.path.expanduser("~"), ".triton", "cache")):
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="zo_triton-") as folder:
+        os.environ["TRITON_CACHE_DIR"] = folder  # for the pool's processes
+        try:
+            yield
+        finally:
+            del os.environ["TRITON_CACHE_DIR"]
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether a file can be made there. A path that still starts with ~ is that of a user whom nobody knows."""
+    if not folder.is_absolute():
+        return False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
 
 
 def _compiled(jobs: Sequence[Job]) -> Iterator[tuple[int, dict[str, Any]]]:

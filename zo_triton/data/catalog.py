@@ -55,7 +55,7 @@ def available(name: str, root: str | os.PathLike[str] | None = None) -> bool:
         return find_spec("sklearn") is not None
     try:
         _FINDERS[name](root)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # none, or something that is no file has its name
         return False
     return True
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from zo_triton.data.dataset import Dataset, check_selection, from_pixels
-from zo_triton.data.files import missing, read_whole, resolve
+from zo_triton.data.files import is_file, missing, read_whole, resolve
 from zo_triton.data.pickles import byte_matrix, read_pickle
 
 TITLE = "CIFAR-10"
@@ -71,12 +71,13 @@ def find(root: str | os.PathLike[str] | None = None) -> tuple[list[Path], Path]:
 
     Raises:
         FileNotFoundError: No folder has both; the message names what is expected.
+        ValueError: What has the name of one is no file.
     """
     base = resolve(root)
     for name, suffix in ((BINARY, ".bin"), (PICKLED, ""), ("", ".bin"), ("", "")):
         folder = base / name
         test = folder / f"test_batch{suffix}"
-        training = _numbered(folder, suffix) if test.is_file() else []
+        training = _numbered(folder, suffix) if is_file(test) else []
         if training:
             return training, test
     expected = (
@@ -90,7 +91,7 @@ def _numbered(folder: Path, suffix: str) -> list[Path]:
     found = []
     for path in folder.iterdir():
         match = TRAINING_NAME[suffix].fullmatch(path.name)
-        if match and path.is_file():
+        if match and is_file(path):
             found.append((int(match[1]), path))
     return [path for _, path in sorted(found)]
 

@@ -44,12 +44,26 @@ def missing(title: str, folder: Path, expected: str, published: str) -> FileNotF
     )
 
 
-def read_whole(path: Path, most: int) -> bytes:
+def is_file(path: Path) -> bool:
+    """Whether there is one.
+
+    Raises:
+        ValueError: A folder, a pipe or a link to nowhere has its name.
+    """
+    if not path.is_file() and os.path.lexists(path):
+        raise ValueError(
+            f"{path} is no file but a folder, a pipe or a link that leads to none; put the file in its place."
+        )
+    return path.is_file()
+
+
+def read_whole(path: Path, most: int, unpack: bool = True) -> bytes:
     """Reads a file, decompressing it if its first bytes (never its name) say that it is gzip.
 
     Args:
         path: The file.
         most: The largest plausible length in bytes, so that a small archive cannot fill the memory.
+        unpack: False for what is never gzip: its bytes as they are.
 
     Returns:
         The content, at most ``most`` bytes.
@@ -58,14 +72,11 @@ def read_whole(path: Path, most: int) -> bytes:
         ValueError: The gzip stream is truncated, damaged or followed by something else, the content is longer than
             ``most``, or a folder, a pipe or a link to nowhere has the file's name.
     """
-    if not path.is_file() and (path.is_symlink() or path.exists()):
-        raise ValueError(
-            f"{path} is no file but a folder, a pipe or a link that leads to none; put the file in its place."
-        )
+    is_file(path)
     chunks: list[bytes] = []
     length = 0
     with path.open("rb") as file:
-        packed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+        packed = unpack and file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
         file.seek(0)
         stream = gzip.GzipFile(fileobj=file) if packed else file
         try:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from zo_triton.data.dataset import Dataset, check_selection, from_pixels
-from zo_triton.data.files import missing, read_whole, resolve
+from zo_triton.data.files import is_file, missing, read_whole, resolve
 
 TITLE = "MNIST"
 SHAPE = (1, 28, 28)
@@ -75,6 +75,7 @@ def find(root: str | os.PathLike[str] | None = None) -> tuple[Path, Path, Path, 
 
     Raises:
         FileNotFoundError: No folder has all four; the message names what is expected.
+        ValueError: What has the name of one is no file.
     """
     base = resolve(root)
     for name in FOLDERS:
@@ -87,11 +88,10 @@ def find(root: str | os.PathLike[str] | None = None) -> tuple[Path, Path, Path, 
 
 def _existing(folder: Path, stem: str) -> Path | None:
     # Some mirrors write train-images.idx3-ubyte.
-    for name in (stem, stem.replace("-idx", ".idx")):
-        for path in (folder / name, folder / f"{name}.gz"):
-            if path.is_file():
-                return path
-    return None
+    names = (stem, stem.replace("-idx", ".idx"))
+    paths = [folder / f"{name}{ending}" for name in names for ending in ("", ".gz")]
+    # Where one is a file, a folder named like another is an archive's way to unpack it.
+    return next((path for path in paths if path.is_file()), None) or next(filter(is_file, paths), None)
 
 
 def _read_part(images_path: Path, labels_path: Path) -> tuple[np.ndarray, np.ndarray]:

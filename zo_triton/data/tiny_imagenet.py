@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from zo_triton.data.dataset import Dataset, check_selection, from_pixels
-from zo_triton.data.files import missing, read_whole, resolve
+from zo_triton.data.files import is_file, missing, read_whole, resolve
 
 TITLE = "Tiny ImageNet"
 SHAPE = (3, 64, 64)
@@ -92,7 +92,7 @@ def _class_names(folder: Path) -> list[str]:
     """The class folders, which must be those of wnids.txt if it is there: an archive may be half unpacked."""
     names = _subfolders(folder / "train")
     listing = folder / "wnids.txt"
-    if listing.is_file():
+    if is_file(listing):
         listed = sorted(line.strip() for line in _lines(listing) if line.strip())
         if listed != names:
             odd = sorted(set(listed).symmetric_difference(names)) or ["a name listed twice"]
@@ -129,7 +129,7 @@ def _validation(folder: Path, wnids: list[str]) -> Labelled:
     place = folder / "val"
     annotations = place / "val_annotations.txt"
     # Scripts that sort the images into folders leave the annotations behind.
-    if annotations.is_file() and (place / "images").is_dir():
+    if is_file(annotations) and (place / "images").is_dir():
         return _annotated(annotations, wnids)
     if _subfolders(place) != wnids:
         raise ValueError(
@@ -197,7 +197,7 @@ def decode_image(path: Path) -> np.ndarray:
 
     damage = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
     bombs = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-    content = read_whole(path, MOST_BYTES)
+    content = read_whole(path, MOST_BYTES, unpack=False)
     try:
         # Formats are named so that no other decoder of Pillow's, some of which start programs, ever runs.
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:

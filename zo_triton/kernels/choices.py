@@ -195,7 +195,7 @@ def _read(path: Path) -> dict[str, Config]:
         for key, config in record["configs"].items():
             if config not in [dict(each) for each in candidates(key)]:
                 raise ValueError(f"no known config for {key!r}")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         warn(

@@ -13,6 +13,7 @@ from matplotlib.text import Text
 from benchmarks.contenders.registry import METHODS
 from benchmarks.report.colours import colour_of, looks
 from benchmarks.report.dots import Dot, dots
+from benchmarks.report.figures import draw_all
 from benchmarks.report.labels import Label, label_ends, spread
 from benchmarks.report.ticks import plain_ticks
 from zo_triton import _figures as house
@@ -164,3 +165,9 @@ def test_a_dot_without_a_value_says_why_and_a_tiny_one_is_an_arrow():
     assert {"2 s", "not reached", "0 s"} <= {text.get_text() for text in axes.texts}
     assert [line.get_marker() for line in axes.get_lines() if len(line.get_xdata()) == 1] == ["o", "<"]
     figure.draw_without_rendering()
+
+
+def test_a_figure_of_another_kind_is_refused(record, tmp_path):
+    with pytest.raises(ValueError, match="a figure is a 'svg' or a 'png', got 'jpg'"):
+        draw_all(record, tmp_path, "jpg")
+    assert list(tmp_path.iterdir()) == []
