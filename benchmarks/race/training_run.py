@@ -41,7 +41,8 @@ def run(
 
     Returns:
         ``curve``: points [step, seconds, evaluations, training loss, test accuracy];
-        ``reached``: from each target to its first checkpoint or None; ``diverged``; ``step_ms``.
+        ``reached``: from each target to its first checkpoint or None; ``diverged``; ``step_ms``; ``cpu_seconds`` of
+        all steps and threads.
     """
     clock = HostClock() if clock is None else clock
     model, contender = build(method, task, config, seed, choice)
@@ -50,7 +51,7 @@ def run(
     source = task.batches(config.batch, seed)
     reached: dict[str, Any] = {f"{target:g}": None for target in config.targets}
     times: list[float] = []
-    spent, stop, diverged = 0.0, seconds, False
+    spent, cpu_spent, stop, diverged = 0.0, 0.0, seconds, False
     with clock.quiet():
         curve = [_point(0, 0.0, 0, *task.evaluate(model))]
         while spent < stop:
@@ -58,6 +59,7 @@ def run(
             block = clock.take(contender.step, islice(source, steps), stop - spent)
             times += block.seconds
             spent += sum(block.seconds)
+            cpu_spent += block.cpu_seconds
             diverged = block.diverged
             if diverged:
                 break
@@ -72,6 +74,7 @@ def run(
                 if accuracy >= target and reached[f"{target:g}"] is None:
                     reached[f"{target:g}"] = {
                         "seconds": round_digits(spent),
+                        "cpu_seconds": round_digits(cpu_spent),
                         "steps": len(times),
                         "evaluations": evaluations,
                     }
@@ -83,6 +86,7 @@ def run(
         "reached": reached,
         "diverged": diverged,
         "step_ms": round_digits(1000 * median(times)),
+        "cpu_seconds": round_digits(cpu_spent),
         "evaluations_per_step": contender.evaluations_per_step,
     }
 

@@ -10,7 +10,7 @@ from benchmarks.report.load import was_busy
 from benchmarks.report.records import Record
 from benchmarks.report.registry import parts
 from benchmarks.report.section import Data, Loss
-from benchmarks.report.statistics import OURS, find, median_reached, soonest
+from benchmarks.report.statistics import OURS, UNITS, find, median_reached, soonest, units
 from benchmarks.report.words import LEVEL, among, listed, times
 from zo_triton._tables import lay_out, number
 
@@ -240,22 +240,23 @@ def _table(race: Data, standing: Standing, memory: list[Data], busy: bool) -> li
     }
     goal = f"{100 * standing.target:.0f} %"
     against = isfinite(backprop)
+    beside = units(race["methods"])[1:]
     headers = [
         "contender",
         f"seconds to {goal} on {standing.task}",
         *(["against backprop"] if against else []),
     ]
-    headers += ["evaluations", "ms a step", *(["peak MiB"] if peaks else [])]
+    headers += [*(UNITS[unit] for unit in beside), "ms a step", *(["peak MiB"] if peaks else [])]
     rows = []
     for method in soonest(race["methods"], standing.target):
-        seconds, evaluations = (
-            median_reached(method["runs"], standing.target, unit) for unit in ("seconds", "evaluations")
+        seconds, *others = (
+            median_reached(method["runs"], standing.target, unit) for unit in ("seconds", *beside)
         )
         label = f"**{method['label']}**" if method["family"] == OURS else method["label"]
         row = [label, "failed" if "error" in method else number(seconds)]
         row += [MISSING if seconds is None else f"{number(seconds / backprop)}×"] if against else []
         step = None if "error" in method else method["step_ms"]
-        row += [number(evaluations, missing=MISSING), number(step, missing=MISSING)]
+        row += [number(each, missing=MISSING) for each in (*others, step)]
         row += [number(peaks.get(method["name"]), missing=MISSING)] if peaks else []
         rows.append(row)
     note = [f"Peak memory is a step's over inference, measured on {memory[0]['name']}."] if peaks else []

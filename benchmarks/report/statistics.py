@@ -16,15 +16,32 @@ def median_reached(runs: list[dict[str, Any]], target: float, unit: str) -> floa
     A run that never reached the target counts as infinite, so that failures can't improve a median.
 
     Args:
-        runs: Each has ``reached``, from the target's text to ``{"seconds", "steps", "evaluations"}`` or None.
+        runs: Each has ``reached``, from the target's text to ``{"seconds", "cpu_seconds", "steps", "evaluations"}``
+            or None.
         target: A test accuracy in (0, 1].
-        unit: Which of the three.
+        unit: Which of the four.
     """
     if not runs:
         return None
     taken = [run["reached"][f"{target:g}"] for run in runs]
     value = median([inf if one is None else float(one[unit]) for one in taken])
     return None if value == inf else value
+
+
+def units(methods: list[dict[str, Any]]) -> tuple[str, ...]:
+    """What races' tables tell of the way to a target: wall-clock, CPU time and evaluations.
+
+    Records from before CPU time was kept have none.
+    """
+    reached = [
+        taken for method in methods for run in method["runs"] for taken in run["reached"].values() if taken
+    ]
+    kept = reached and all("cpu_seconds" in taken for taken in reached)
+    return ("seconds", "cpu_seconds", "evaluations") if kept else ("seconds", "evaluations")
+
+
+UNITS = {"seconds": "seconds", "cpu_seconds": "CPU s", "evaluations": "evaluations"}
+"""How tables' heads name them."""
 
 
 def quartiles_reached(

@@ -79,6 +79,7 @@ def test_an_epoch_visits_no_example_twice(task):
 def test_a_run_reaches_its_targets_in_order(task):
     result = run(ADAM, task, SHORT, seed=0, choice=Choice(1e-2), seconds=20.0)
     early, late = result["reached"]["0.3"], result["reached"]["0.6"]
+    assert 0 < early["cpu_seconds"] <= late["cpu_seconds"] <= result["cpu_seconds"]
     assert 0 < early["steps"] <= late["steps"]
     assert late["evaluations"] == 3 * late["steps"]
     assert result["curve"][-1][4] >= 0.3

@@ -17,8 +17,10 @@ ENVIRONMENT = {
 
 def run(seed, seconds, accuracy=0.96):
     """A run that reaches 95 % after ``seconds``, or never if that is None."""
-    taken = None if seconds is None else {"seconds": seconds, "steps": 20, "evaluations": 600}
-    early = {"seconds": (seconds or 1.0) / 2, "steps": 10, "evaluations": 300}
+    spent = seconds or 1.0
+    early = {"seconds": spent / 2, "cpu_seconds": 0.75 * spent, "steps": 10, "evaluations": 300}
+    late = {"seconds": spent, "cpu_seconds": 1.5 * spent, "steps": 20, "evaluations": 600}
+    taken = None if seconds is None else late
     return {
         "seed": seed,
         "curve": [

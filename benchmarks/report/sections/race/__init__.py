@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import median
 
 from benchmarks.report.changes import Change, drift
@@ -12,10 +12,12 @@ from benchmarks.report.section import Data, Figure, Findings, Loss, Section, Sho
 from benchmarks.report.sections.race.figures import curves_against, draw_result, has_runs
 from benchmarks.report.statistics import (
     OURS,
+    UNITS,
     find,
     median_reached,
     quartiles_reached,
     soonest,
+    units,
 )
 from benchmarks.report.words import LEVEL, listed, seeds, times
 from zo_triton._tables import NOT_REACHED, lay_out, number
@@ -80,7 +82,8 @@ def table(section: Data) -> str:
     """One row a method, soonest to the hardest target first: what it took to get there, and what a step takes."""
     target = max(section["config"]["targets"])
     goal = f"{100 * target:.0f} %"
-    headers = ["method", f"seconds to {goal}", f"evaluations to {goal}", "best accuracy", "ms a step"]
+    told = units(section["methods"])
+    headers = ["method", *(f"{UNITS[unit]} to {goal}" for unit in told), "best accuracy", "ms a step"]
     headers += ["evaluations a step"]
     rows = []
     for method in soonest(section["methods"], target):
@@ -92,7 +95,7 @@ def table(section: Data) -> str:
         best = median(max(point[4] for point in run["curve"]) for run in runs)
         rows.append(
             [
-                method["label"], *_taken(runs, target), f"{100 * best:.1f} %", number(method["step_ms"]),
+                method["label"], *_taken(runs, target, told), f"{100 * best:.1f} %", number(method["step_ms"]),
                 str(method["evaluations_per_step"]),
             ]
         )  # fmt: skip
@@ -104,7 +107,8 @@ def details(section: Data) -> str:
     *easier, hardest = sorted(section["config"]["targets"])
     tunes_k = any("directions" in method for method in section["methods"])
     headers = ["method", "tuned lr", *(["tuned K"] if tunes_k else []), "trials", "set-up s"]
-    headers += [f"{unit} to {100 * target:.0f} %" for target in easier for unit in ("seconds", "evaluations")]
+    told = units(section["methods"])
+    headers += [f"{UNITS[unit]} to {100 * target:.0f} %" for target in easier for unit in told]
     rows = []
     for method in soonest(section["methods"], hardest):
         if "error" in method:
@@ -112,13 +116,13 @@ def details(section: Data) -> str:
         row = [method["label"], number(method["lr"])]
         row += [number(method["directions"], missing=NO_K)] if tunes_k else []
         row += [str(len(method["trials"])), number(method["set_up_seconds"])]
-        rows.append([*row, *(cell for target in easier for cell in _taken(method["runs"], target))])
+        rows.append([*row, *(cell for target in easier for cell in _taken(method["runs"], target, told))])
     return lay_out(headers, rows)
 
 
-def _taken(runs: list[Data], target: float) -> list[str]:
-    """Seconds and evaluations to a target."""
-    return [_with_range(runs, target), number(median_reached(runs, target, "evaluations"))]
+def _taken(runs: list[Data], target: float, told: Sequence[str]) -> list[str]:
+    """What it took to a target: of wall-clock the quartiles as well."""
+    return [_with_range(runs, target), *(number(median_reached(runs, target, unit)) for unit in told[1:])]
 
 
 def _with_range(runs: list[Data], target: float) -> str:

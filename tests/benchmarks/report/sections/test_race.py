@@ -5,6 +5,7 @@ import copy
 import pytest
 
 from benchmarks.report.registry import find_section
+from benchmarks.report.sections.race import table
 from benchmarks.report.sections.race.figures import curves_against
 from benchmarks.report.statistics import quartiles_reached
 
@@ -26,6 +27,18 @@ def test_who_is_left_out_and_who_warned_is_told(samples):
     text = text_of(told)
     assert "- evosax OpenES is left out: not installed: jax, evosax." in text
     assert f"- {first['label']} warned: `UserWarning: 'x' is coarse`" in text
+
+
+def test_cpu_time_stands_beside_wall_clock_where_every_run_has_it(samples):
+    section = copy.deepcopy(samples["race"])
+    lines = table(section).splitlines()
+    head = [cell.strip() for cell in lines[0].split("|")]
+    assert head[2:5] == ["seconds to 95 %", "CPU s to 95 %", "evaluations to 95 %"]
+    run = section["methods"][0]["runs"][0]
+    for taken in run["reached"].values():
+        del taken["cpu_seconds"]
+    assert "CPU s" not in text_of(section)
+    assert "evaluations to 95 %" in text_of(section)
 
 
 def test_older_records_tell_neither(samples):
