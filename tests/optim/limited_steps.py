@@ -39,7 +39,7 @@ def images() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(64, 3, 16, 16, generator=generator), torch.arange(64) % 10
 
 
-def rows(samples: int = 512) -> tuple[torch.Tensor, torch.Tensor]:
+def rows(samples: int = 4096) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator("cpu").manual_seed(1)
     return torch.randn(samples, 64, generator=generator), torch.arange(samples) % 10
 
@@ -63,7 +63,7 @@ def zosgd(model: nn.Module, x: torch.Tensor, y: torch.Tensor, **settings: Any) -
 
 
 def black_box() -> Program:
-    model, (x, y) = mlp(), rows(4096)
+    model, (x, y) = mlp(), rows()
     opt = zo.ZOSGD(model.parameters(), lr=0.05, directions=16, eps=1e-3, momentum=0.9)
     return Program(lambda: opt.step(zo.BlackBox(lambda: float(F.cross_entropy(model(x), y)))), (model, opt))
 
