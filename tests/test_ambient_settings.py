@@ -4,8 +4,6 @@ Each program takes two steps inside a setting and one after it: what a step reme
 wherever that is taken.
 """
 
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 import step_programs
@@ -14,31 +12,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import zo_triton as zo
+from zo_triton.testing.ambient import AMBIENT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@contextmanager
-def put(setter, value, back):
-    setter(value)
-    try:
-        yield
-    finally:
-        setter(back)
-
-
-SETTINGS = {
-    "default-float64": lambda: put(torch.set_default_dtype, torch.float64, torch.float32),
-    "default-bfloat16": lambda: put(torch.set_default_dtype, torch.bfloat16, torch.float32),
-    "default-meta": lambda: put(torch.set_default_device, "meta", None),
-    "device-meta": lambda: torch.device("meta"),
-    "device-cpu": lambda: torch.device("cpu"),
-    "deterministic": lambda: put(torch.use_deterministic_algorithms, True, False),
-    "inference": torch.inference_mode,
-    "no-grad": torch.no_grad,
-    "enable-grad": torch.enable_grad,
-    "anomaly": lambda: torch.autograd.set_detect_anomaly(True, check_nan=False),
-}
 FEATURES = np.random.default_rng(0).standard_normal((3, 5))
 
 
@@ -97,23 +75,23 @@ def test_steps_are_the_same_bits(name, engine, tmp_path):
     make = step_programs.PROGRAMS[name]
     with zo.use_engine(engine):
         expected = steps(make, tmp_path / "plain", torch.no_grad)
-        found = {key: steps(make, tmp_path / key, setting) for key, setting in SETTINGS.items()}
+        found = {key: steps(make, tmp_path / key, setting) for key, setting in AMBIENT.items()}
     assert [key for key, state in found.items() if state != expected] == []
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("setting", AMBIENT)
 def test_triton_s_steps_are_the_same_bits(setting, tmp_path, monkeypatch):
     make = step_programs.zosgd(momentum=0.9)
     with zo.use_engine("triton"):
         expected = steps(make, tmp_path / "plain", torch.no_grad)
-        assert steps(make, tmp_path / "inside", SETTINGS[setting]) == expected
+        assert steps(make, tmp_path / "inside", AMBIENT[setting]) == expected
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("setting", AMBIENT)
 def test_functions_give_the_same_bits(name, setting):
     expected = np.asarray(FUNCTIONS[name]())
-    with SETTINGS[setting]():
+    with AMBIENT[setting]():
         found = FUNCTIONS[name]()
     assert np.array_equal(np.asarray(found), expected)
 
@@ -124,7 +102,7 @@ def test_differences_of_layers_are_the_same_bits(name):
     torch.manual_seed(2)
     layer, x = make(), torch.randn(shape)
     expected = differences_of(layer, x)
-    for setting in SETTINGS.values():
+    for setting in AMBIENT.values():
         with setting():
             found = differences_of(layer, x)
         assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

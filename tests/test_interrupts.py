@@ -1,12 +1,11 @@
 """Ctrl-C at every line of a step: it has happened wholly or not at all, and the next one is as if nothing was.
 
-Real signals are raised by a trace function, at one line event after another, in every frame of the main thread.
+Real signals come at one line event after another, in every frame of the main thread.
 """
 
 import os
 import random
 import signal
-import sys
 import threading
 import time
 
@@ -16,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 import zo_triton as zo
+from zo_triton.testing.interrupts import Interrupter
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread", "interruptible"),
@@ -31,31 +31,6 @@ def interruptible():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
-
-
-class Interrupter:
-    """Raises SIGINT at one line event of a block; counts them if that is never reached."""
-
-    def __init__(self, at=None):
-        self.at, self.seen, self.place = at, 0, None
-
-    def __enter__(self):
-        sys.settrace(self._trace)
-        return self
-
-    def __exit__(self, *error):
-        sys.settrace(None)
-
-    def _trace(self, frame, event, argument):
-        if frame.f_code is Interrupter.__exit__.__code__ or self.place is not None:
-            return None
-        if event == "line":
-            self.seen += 1
-            if self.seen == self.at:
-                self.place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-                sys.settrace(None)
-                signal.raise_signal(signal.SIGINT)
-        return self._trace
 
 
 def made(name, folder):

@@ -112,7 +112,10 @@ class MeZO(Contender):
     def _replay(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         self._noise.manual_seed(seed)
         for parameter in self.parameters:
-            yield parameter, torch.randn(parameter.shape, generator=self._noise, device=parameter.device)
+            noise = torch.randn(
+                parameter.shape, generator=self._noise, dtype=torch.float32, device=parameter.device
+            )
+            yield parameter, noise
 
 
 METHODS = (

@@ -4,11 +4,30 @@ Weights move in place and come back from a copy, as clean code does it; each def
 """
 
 import random
+import signal
+from contextlib import nullcontext
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 SHARED = torch.Generator()
+
+
+class HeldBack:
+    """An interrupt waits until the block has ended."""
+
+    def __enter__(self):
+        self.came = False
+        self.before = signal.signal(signal.SIGINT, self.note)
+
+    def note(self, number, frame):
+        self.came = True
+
+    def __exit__(self, *error):
+        signal.signal(signal.SIGINT, self.before)
+        if self.came:
+            signal.raise_signal(signal.SIGINT)
 
 
 class Clean:
@@ -21,8 +40,15 @@ class Clean:
         self.masters = [param.detach().float().clone() for param in self.params]
         self.steps = 0
 
-    @torch.no_grad()
     def step(self, closure):
+        with self.whole():
+            return self.whole_step(closure)
+
+    def whole(self):
+        return HeldBack()
+
+    @torch.no_grad()
+    def whole_step(self, closure):
         saved = self.save()
         baseline, slopes = float(closure()), []
         for direction in range(self.directions):
@@ -307,3 +333,41 @@ class Ascending(Clean):
 
     def slope(self, loss, baseline):
         return (baseline - loss) / self.eps
+
+
+class HalfDone(Clean):
+    """An interrupt ends the step wherever it is; a ``finally`` would only make it rarer."""
+
+    def whole(self):
+        return nullcontext()
+
+
+class SwallowsInterrupts(Clean):
+    """``except:`` around the step."""
+
+    def step(self, closure):
+        try:
+            return super().step(closure)
+        except:  # noqa: E722
+            return None
+
+
+class DrawsInTheDefaultDtype(Clean):
+    """``torch.randn`` without a dtype."""
+
+    def draw(self, key, shape):
+        return torch.randn(shape, generator=torch.Generator().manual_seed(hash(key) % 2**63))
+
+
+class PassesTheModelBy(Clean):
+    """A two-layer network's own formula, with the weights alone."""
+
+    def step(self, closure):
+        problem = closure.problem
+
+        def loss():
+            first, bias, second, shift = self.params
+            output = F.linear(F.linear(problem.x, first, bias).relu(), second, shift)
+            return problem.loss(output, problem.y)
+
+        return super().step(loss)

@@ -36,11 +36,15 @@ DEFECTS = {
     planted.Printing: (testing.steps_are_silent, "wrote 12 lines, the first of them 'loss "),
     planted.Debugging: (testing.steps_are_silent, "stops in a debugger"),
     planted.Ascending: (testing.update_descends, "updates do not descend"),
+    planted.DrawsInTheDefaultDtype: (testing.ambient_settings_do_not_matter, "under default dtype float64"),
+    planted.PassesTheModelBy: (testing.hooks_are_honoured, "with a forward hook on a layer"),
+    planted.HalfDone: (testing.interrupts_leave_a_step_whole, "neither as before the step nor as after it"),
+    planted.SwallowsInterrupts: (testing.interrupts_leave_a_step_whole, "was lost"),
 }  # fmt: skip
 
 ALONE = (
     planted.SameForEveryLayer, planted.CollidingSeeds, planted.WithoutEps, planted.OverwrittenBaseline,
-    planted.SwallowedUpdate,
+    planted.SwallowedUpdate, planted.DrawsInTheDefaultDtype, planted.HalfDone,
 )  # fmt: skip
 """Of the defects that have no second one in their train, one a file of properties."""
 

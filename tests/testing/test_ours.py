@@ -76,11 +76,13 @@ class MezoLoop:
 def test_a_clean_mezo_loop_has_only_the_flaws_of_its_kind():
     report = testing.check_all(MezoLoop)
     failed = [row.property for row in report.failures]
-    # It restores by adding the noise back and keeps no master copy: what the paper does in float16.
+    # It restores by adding the noise back and keeps no master copy, what the paper does in float16; an interrupt
+    # leaves the noise in the weights.
     assert failed == [
         "low_precision_weights_are_restored",
         "low_precision_perturbations_survive",
         "low_precision_updates_survive",
+        "interrupts_leave_a_step_whole",
     ], str(report)
     (baseline,) = [row for row in report.rows if row.property == "baseline_is_kept"]
     assert "± pairs" in baseline.reason

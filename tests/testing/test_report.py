@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import planted
 import pytest
 import torch
@@ -40,7 +42,7 @@ def test_the_report_tells_defect_figures_and_remedy():
     assert "Let the tensor's place in the model enter" in row.reason
     assert f"tensors_get_different_noise          failed: {row.reason}" in str(report).splitlines()
     with pytest.raises(
-        testing.ConformanceError, match=r"1 of 20 properties do not hold(.|\n)*several layers"
+        testing.ConformanceError, match=r"1 of 23 properties do not hold(.|\n)*several layers"
     ):
         report.raise_on_failure()
 
@@ -92,3 +94,68 @@ def test_pytest_skips_what_is_not_applicable(tmp_path):
 
     pytest.main(["-q", "-p", "no:cacheprovider", str(file)], [Watching()])
     assert outcomes == ["passed", "skipped"]
+
+
+def test_a_step_is_interrupted_somewhere():
+    with pytest.raises(ValueError, match="interrupts must be at least 1, got 0; 20 lines are the default"):
+        testing.Setting(interrupts=0)
+
+
+def test_interrupts_are_not_asked_for_where_no_signal_arrives():
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(testing.interrupts_leave_a_step_whole, planted.Clean)
+        with pytest.raises(testing.NotApplicable, match="the main thread alone"):
+            asked.result()
+
+
+class RefusingSettings(planted.Clean):
+    """Would rather not be surrounded by anything."""
+
+    def step(self, closure):
+        if ambient_settings():
+            raise RuntimeError("not here")
+        return super().step(closure)
+
+
+def ambient_settings():
+    return (
+        torch.get_default_dtype() != torch.float32
+        or torch.get_default_device().type != "cpu"
+        or torch.is_inference_mode_enabled()
+        or torch.are_deterministic_algorithms_enabled()
+        or torch.is_anomaly_enabled()
+    )
+
+
+class RefusingTheSecond(planted.Clean):
+    """Counts its instances: the first, which is in no setting, is the last that steps."""
+
+    made = 0
+
+    def __init__(self, params, lr, eps, seed):
+        super().__init__(params, lr, eps, seed)
+        RefusingTheSecond.made += 1
+        self.number = RefusingTheSecond.made
+
+    def step(self, closure):
+        if self.number > 1:
+            raise RuntimeError("not again")
+        return super().step(closure)
+
+
+def test_a_setting_may_be_refused():
+    testing.ambient_settings_do_not_matter(RefusingSettings)
+    with pytest.raises(testing.NotApplicable, match="the optimizer refuses every setting"):
+        testing.ambient_settings_do_not_matter(RefusingTheSecond)
+
+
+def test_what_does_not_move_is_not_asked_for_hooks_and_interrupts():
+    class Still(planted.Clean):
+        """Never updates."""
+
+        def update(self, slopes):
+            pass
+
+    for check in (testing.hooks_are_honoured, testing.interrupts_leave_a_step_whole):
+        with pytest.raises(testing.NotApplicable, match="the weights did not move"):
+            check(Still)

@@ -47,8 +47,9 @@ def ranked(projected: Tensor, gram: Callable[[], Tensor]) -> Tensor:
     if count == 1:
         return projected.sign() / 2
     _, place, sizes = projected.unique(return_inverse=True, return_counts=True)
-    ranks = sizes.cumsum(0) - (sizes + 1) / 2
-    return (ranks[place] / (count - 1) - 0.5).to(projected.dtype) / count
+    # Integers would be divided in torch's default dtype.
+    ranks = sizes.cumsum(0) - (sizes.to(projected.dtype) + 1) / 2
+    return (ranks[place] / (count - 1) - 0.5) / count
 
 
 def best(projected: Tensor, gram: Callable[[], Tensor]) -> Tensor:

@@ -11,6 +11,7 @@ closure records the weights at each evaluation, so that perturbations are seen f
 """
 
 from zo_triton.testing.adapters import estimated, fused_trainer, zosgd, zosgd_black_box
+from zo_triton.testing.ambient import ambient_settings_do_not_matter
 from zo_triton.testing.errors import ConformanceError, NotApplicable
 from zo_triton.testing.estimates import (
     baseline_is_kept,
@@ -18,6 +19,8 @@ from zo_triton.testing.estimates import (
     update_descends,
     update_follows_the_evaluations,
 )
+from zo_triton.testing.hooks import hooks_are_honoured
+from zo_triton.testing.interrupts import interrupts_leave_a_step_whole
 from zo_triton.testing.precision import low_precision_perturbations_survive, low_precision_updates_survive
 from zo_triton.testing.problem import Closure, Problem
 from zo_triton.testing.report import PROPERTIES, Report, Row, check_all
@@ -54,6 +57,7 @@ __all__ = [
     "Report",
     "Row",
     "Setting",
+    "ambient_settings_do_not_matter",
     "baseline_is_kept",
     "check_all",
     "devices_draw_the_same_noise",
@@ -61,6 +65,8 @@ __all__ = [
     "estimated",
     "fused_trainer",
     "global_generators_are_left_alone",
+    "hooks_are_honoured",
+    "interrupts_leave_a_step_whole",
     "low_precision_perturbations_survive",
     "low_precision_updates_survive",
     "low_precision_weights_are_restored",

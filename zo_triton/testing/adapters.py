@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zo_triton._interrupts import held_back
 from zo_triton.directions import Directions
 from zo_triton.optim import ZOSGD, BlackBox, FusedTrainer, estimate_gradient
 from zo_triton.testing.problem import Closure, Problem
@@ -60,7 +61,11 @@ class _Estimating:
         self._steps = 0
 
     def step(self, closure: Callable[[], Tensor], /) -> float:
-        """One estimate and one update."""
+        """One estimate and one update. Torch's optimizers go tensor by tensor, so an interrupt waits."""
+        with held_back():
+            return self._step(closure)
+
+    def _step(self, closure: Callable[[], Tensor]) -> float:
         directions = Directions(self._seed, self._steps, self._directions)
         loss = estimate_gradient(closure, self._params, directions, self._eps, **self._options)
         for param, full in zip(self._params, self._full, strict=True):

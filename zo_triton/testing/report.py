@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from zo_triton.testing import estimates, precision, restoring, streams, surroundings
+from zo_triton.testing import (
+    ambient,
+    estimates,
+    hooks,
+    interrupts,
+    precision,
+    restoring,
+    streams,
+    surroundings,
+)
 from zo_triton.testing.errors import ConformanceError, NotApplicable
 from zo_triton.testing.subject import DEFAULT, Factory, Setting
 
@@ -33,6 +42,9 @@ PROPERTIES: tuple[Callable[..., None], ...] = (
     surroundings.variants_walk_the_same_directions,
     surroundings.global_generators_are_left_alone,
     surroundings.steps_are_silent,
+    ambient.ambient_settings_do_not_matter,
+    hooks.hooks_are_honoured,
+    interrupts.interrupts_leave_a_step_whole,
 )
 """Every property, for ``pytest.mark.parametrize``: each is called with a factory and, if wanted, a setting."""
 

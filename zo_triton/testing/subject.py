@@ -37,9 +37,10 @@ class Setting:
         contexts: By name, further surroundings that must not change the noise: each gives a context manager in
             which steps are made, for example ``lambda: zo.use_engine("reference")``.
         variants: By name, factories that must walk the very same directions: other chunk sizes, other workers.
+        interrupts: At how many of a step's lines it is interrupted.
 
     Raises:
-        ValueError: A number is not positive and finite, or there is no device.
+        ValueError: A number is not positive and finite, there is no device, or no line.
     """
 
     eps: float = 1e-3
@@ -49,6 +50,7 @@ class Setting:
     )
     contexts: Mapping[str, Callable[[], AbstractContextManager[Any]]] = field(default_factory=dict)
     variants: Mapping[str, Factory] = field(default_factory=dict)
+    interrupts: int = 20
 
     def __post_init__(self) -> None:
         for name in ("eps", "lr"):
@@ -59,6 +61,10 @@ class Setting:
                 )
         if not self.devices:
             raise ValueError('devices must name at least one, got (); pass ("cpu",).')
+        if self.interrupts < 1:
+            raise ValueError(
+                f"interrupts must be at least 1, got {self.interrupts}; 20 lines are the default."
+            )
 
 
 DEFAULT = Setting()
