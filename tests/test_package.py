@@ -93,6 +93,18 @@ def test_a_name_loads_the_custom_ops():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_step_loads_neither_torchs_compiler_nor_triton():
+    """Which take longer to load than all else takes up to a first step."""
+    code = (
+        "import sys, torch, zo_triton as zo; w = torch.ones(3)\n"
+        "for make in (zo.ZOSGD, zo.ZOAdam):\n"
+        "    make([w], lr=0.1, directions=4).step(lambda: w.square().sum())\n"
+        "assert 'numba' in sys.modules\n"
+        "assert not {'torch._dynamo', 'triton', 'sympy'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_help_needs_nothing_heavy():
     run = "sys.argv[0] = 'zo-triton'; from zo_triton.cli import main; main()"
     assert "replay" in python(run, "--help")

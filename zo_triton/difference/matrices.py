@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -168,7 +169,7 @@ def fused(mode: DifferenceMode, left: Tensor, right: Tensor) -> Tensor | None:
         return None
     symbol = symbol_of(mode, right)
     batch = left.shape[:-2]
-    if symbol is not None and torch.broadcast_shapes(batch, right.shape[:-2]) == batch:
+    if symbol is not None and np.broadcast_shapes(batch, right.shape[:-2]) == batch:
         matrix = matrix_of(mode, right)
         if matrix is not None:
             return product_with(mode, left, mode.difference(left), matrix)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from inspect import unwrap
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -107,7 +109,10 @@ class ZOOptimizer(torch.optim.Optimizer):
             TypeError: As in the constructor.
             ValueError: As in the constructor; the groups stay as they were.
         """
-        super().add_param_group(param_group)
+        # The wrapper that keeps torch's method from being compiled loads torch's compiler, which takes longer than
+        # all the rest of a first step; where the compiler isn't loaded, nothing is being compiled.
+        add = torch.optim.Optimizer.add_param_group
+        (add if "torch._dynamo" in sys.modules else unwrap(add))(self, param_group)
         try:
             self._check_group(self.param_groups[-1])
             names = [name for group in self.param_groups for name in group.get("param_names", ())]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -132,7 +133,8 @@ def _operands(a: Any, b: Any) -> tuple[Trace, int | float, int | float, torch.Si
         raise UntraceableError("two P axes in different places")
     found = first if isinstance(first, Symbolic) else second
     assert isinstance(found, Symbolic)
-    shape = shapes[0] if len(shapes) == 1 or shapes[0] == shapes[1] else torch.broadcast_shapes(*shapes)
+    # Torch's own function for this loads SymPy.
+    shape = shapes[0] if len(set(shapes)) == 1 else torch.Size(np.broadcast_shapes(*shapes))
     values = [each.value if isinstance(each, Symbolic) else each for each in (first, second)]
     return found.trace, values[0], values[1], shape, bool(varies)
 
