@@ -35,6 +35,12 @@ TRIED_STEPS, TRIED_SECONDS = 20, 0.1
 TURNS = 3
 """Of each number of threads."""
 
+LOOK_STEPS, LOOK_SHARE = 5, 50
+"""Accuracy is looked at after so many steps more, or after a 50th of those taken, which bounds a time's error."""
+
+CLOSE_LOOKS = 10
+"""The host looks after each of so many first steps: small tasks are done by then, after 4 steps or 6."""
+
 
 class Block(NamedTuple):
     """Steps between two looks at the accuracy.
@@ -64,6 +70,10 @@ class HostClock:
 
     def __init__(self, count: int | None = None) -> None:
         self.count = torch.get_num_threads() if count is None else count
+
+    def steps_to_look(self, taken: int) -> int:
+        """How many steps after those ``taken`` the accuracy is looked at next."""
+        return 1 if taken < CLOSE_LOOKS else _steps_to_look(taken)
 
     def threads(self) -> AbstractContextManager[None]:
         """All of a step's threads, inside a ``with``."""
@@ -138,6 +148,10 @@ class DeviceClock:
     def __init__(self, device: torch.device) -> None:
         self._device = Clock(device)
 
+    def steps_to_look(self, taken: int) -> int:
+        """The same; each look waits for the device, so none is close."""
+        return _steps_to_look(taken)
+
     def threads(self) -> AbstractContextManager[None]:
         """Leaves the threads as they are."""
         return nullcontext()
@@ -167,6 +181,10 @@ class DeviceClock:
         self._device.wait()
         elapsed = perf_counter() - start
         return Block([elapsed / taken] * taken, process_time() - cpu_start, not math.isfinite(loss))
+
+
+def _steps_to_look(taken: int) -> int:
+    return max(LOOK_STEPS, taken // LOOK_SHARE)
 
 
 RaceClock = HostClock | DeviceClock

@@ -49,6 +49,9 @@ EVERYONE = (
 RIVALS = ("zo-adam", "zo-activations", "mezo-adam", "vmap-adam", "adam", "adam-compiled")
 """Who runs in a long one."""
 
+CHOOSERS = (*RIVALS[:2], "zo-auto", *RIVALS[2:])
+"""Who runs where ``auto`` leaves some layers to their weights."""
+
 TUNERS = ("zo", "zo-adam", "zo-activations", "zo-lora", "mezo-1", "mezo-1-lora", "adam", "sgd", "adam-lora")
 """Who fine-tunes, all weights or adapters."""
 
@@ -105,7 +108,8 @@ _LONG = replace(
     tuning_seeds=(100,),
 )
 _PAIR = replace(CONFIG, directions=(8, 16, 64), targets=(0.85, 0.90), run_seconds=2.0)
-_CONVOLUTIONAL = replace(_LONG, directions=(64, 128, 512), eps=1e-3, trial_seconds=8.0, run_seconds=60.0)
+# A quarter of the cap is what a trial of the first round has: with steps of 20 ms it must be seconds.
+_CONVOLUTIONAL = replace(_LONG, directions=(64, 128, 256), eps=1e-3, trial_seconds=24.0, run_seconds=60.0)
 _ON_DEVICE = replace(
     CONFIG,
     directions=(256,),
@@ -122,7 +126,8 @@ RACES = Named("race", {
     "nzk-network": Race("nzk-network", _PAIR),
     "tiny-gpt": Race(
         "tiny-gpt",
-        replace(_LONG, trial_seconds=1.5, run_seconds=5.0, directions=(16, 64, 256), targets=(0.30, 0.40)),
+        replace(_LONG, trial_seconds=1.5, run_seconds=4.0, directions=(32, 64), targets=(0.30, 0.40)),
+        CHOOSERS,
     ),
     "fine-tuning": Race(
         "fine-tuning",
@@ -136,7 +141,7 @@ RACES = Named("race", {
     "mnist-cnn": Race(
         "mnist-cnn",
         replace(_CONVOLUTIONAL, run_seconds=290.0, targets=(0.90, 0.95), decay_steps=6000, overrun=1.02),
-        ("zo-adam", "zo-activations", "mezo-adam", "adam", "adam-compiled"),
+        ("zo-adam", "zo-activations", "zo-auto", "mezo-adam", "adam", "adam-compiled"),
     ),
     "cifar-cnn": Race("cifar-cnn", replace(_CONVOLUTIONAL, targets=(0.25, 0.35))),
     "tiny-imagenet-cnn": Race("tiny-imagenet-cnn", replace(_CONVOLUTIONAL, targets=(0.20, 0.30))),

@@ -15,9 +15,6 @@ from benchmarks.race.loaded_task import LoadedTask
 from benchmarks.race.settings import Choice, RaceConfig, setting
 from benchmarks.timing import round_digits
 
-FIRST_CHECKPOINTS = 5
-"""Accuracy is looked at every 5 steps at first, then every 2 % more steps, which bounds a time's error."""
-
 
 def run(
     method: Method,
@@ -55,7 +52,7 @@ def run(
     with clock.quiet():
         curve = [_point(0, 0.0, 0, *task.evaluate(model))]
         while spent < stop:
-            steps = max(FIRST_CHECKPOINTS, len(times) // 50)
+            steps = clock.steps_to_look(len(times))
             block = clock.take(contender.step, islice(source, steps), stop - spent)
             times += block.seconds
             spent += sum(block.seconds)

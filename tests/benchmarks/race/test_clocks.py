@@ -51,6 +51,11 @@ def test_a_run_reaches_its_targets_and_stops_a_little_later(task):
     assert found["diverged"] is False
 
 
+def test_the_host_looks_closely_at_first_and_both_clocks_less_and_less_often():
+    for clock, looks in ((HostClock(1), [1, 1, 5, 5, 20]), (DeviceClock(CPU), [5, 5, 5, 5, 20])):
+        assert [clock.steps_to_look(taken) for taken in (0, 9, 10, 299, 1000)] == looks
+
+
 def test_a_run_that_diverges_says_so(task):
     found = run_on_device(task, 1e30)
     assert found["diverged"] is True
@@ -93,7 +98,7 @@ def test_a_method_that_diverges_has_a_row_of_diverged_trials(clock, says, task):
     assert [trial["loss"] for trial in row["trials"]] == [None]
     assert len(row["runs"]) == len(SHORT.seeds)
     assert all(run["diverged"] for run in row["runs"])
-    assert all(len(run["curve"]) == 1 for run in row["runs"])
+    assert all(run["curve"][-1][0] < 3 for run in row["runs"])
 
 
 @CLOCKS

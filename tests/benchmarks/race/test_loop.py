@@ -83,13 +83,13 @@ def test_a_run_reaches_its_targets_in_order(task):
     assert 0 < early["steps"] <= late["steps"]
     assert late["evaluations"] == 3 * late["steps"]
     assert result["curve"][-1][4] >= 0.3
-    assert [point[0] for point in result["curve"]][:2] == [0, 5]
+    assert [point[0] for point in result["curve"]] == list(range(len(result["curve"])))
 
 
 def test_a_target_that_is_not_reached_is_null(task):
     result = run(recording([]), task, SHORT, seed=0, choice=Choice(0.1), seconds=0.05)
     assert result["reached"] == {"0.3": None, "0.6": None}
-    assert len(result["curve"]) > 1
+    assert [point[0] for point in result["curve"]][:13] == [*range(11), 15, 20]
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
