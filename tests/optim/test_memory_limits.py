@@ -16,7 +16,7 @@ PROGRAM = Path(__file__).with_name("limited_steps.py")
 NIGHTLY = os.environ.get("ZO_TRITON_NIGHTLY") == "1"
 NAMES = ["sgd", "trainer", "activations", "convolutions", "convolutions-trainer", "convolutions-activations",
          "black-box", "estimate"]  # fmt: skip
-LIMITS = 100 if NIGHTLY else 6
+LIMITS = 100 if NIGHTLY else 4
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits a process as Linux does")
 
