@@ -5,7 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from benchmarks.commands import audit, compatibility, device, field, reports, starting, theory, training
+from benchmarks.commands import (
+    audit,
+    compatibility,
+    device,
+    field,
+    rates,
+    reports,
+    starting,
+    theory,
+    training,
+)
 from zo_triton.commands.shared import Parser, run
 
 
@@ -26,7 +36,7 @@ def _parser() -> Parser:
     parser = Parser(prog="python -m benchmarks", description="The benchmark suite of zo_triton.")
     parser.add_version()
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (reports, training, theory, field, compatibility, audit, starting, device):
+    for module in (reports, training, theory, field, compatibility, audit, rates, starting, device):
         module.add(commands)
     return parser
 

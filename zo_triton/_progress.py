@@ -90,7 +90,14 @@ def monitor(plan: Mapping[str, float] | None = None) -> Iterator[Monitor]:
     """The monitor that suits where the output goes: lines, too, where rich is not installed."""
     try:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
     except ModuleNotFoundError:
         yield Monitor(plan)
         return
@@ -98,8 +105,10 @@ def monitor(plan: Mapping[str, float] | None = None) -> Iterator[Monitor]:
     if not console.is_terminal:
         yield Monitor(plan)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as display:
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(), console=console, transient=True,
+    ) as display:  # fmt: skip
         yield Bar(display, plan)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from zo_triton.commands import compile, replay, tune, warmup
 from zo_triton.commands.shared import USER_ERROR, Parser, run
 
-SUITE = ("report", "race", "gpu", "nzk", "field", "train", "render", "compat", "audit", "start")
+SUITE = ("report", "race", "gpu", "nzk", "field", "train", "render", "compat", "audit", "rates", "start")
 """Commands of the benchmark suite, which is no part of the installed package."""
 
 

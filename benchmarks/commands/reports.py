@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.catalogue import RACES
 from benchmarks.commands.listing import add_list
+from benchmarks.commands.showing import show
 from zo_triton.commands.shared import FAILED, Parser
 from zo_triton.directions import check_seed
 
@@ -76,7 +77,7 @@ def _compare(options: argparse.Namespace) -> int:
     paths = [Path(each) for each in options.compare]
     before, after = (read(path if path.suffix == ".json" else path / "results.json") for path in paths)
     allowed = compare.ALLOWED if options.compare_fail is None else options.compare_fail
-    print(compare.render(before, after, allowed))
+    show(compare.render(before, after, allowed))
     if options.compare_fail is None:
         return 0
     worse = [change for change in compare.compare(before, after) if change.verdict(allowed) == compare.WORSE]

@@ -113,15 +113,22 @@ def _show(run: Run, leads: bool = True) -> None:
         return
     from zo_triton._progress import NOTE, monitor
 
-    steps = run.settings.steps
+    steps, accuracies = run.settings.steps, {}
     with monitor() as told:
         if run.note:
             told.say(NOTE + run.note)
         if run.done:
             told.say(f"{NOTE}going on after step {run.done} of {steps}")
         for now in run.progress:
+            accuracies[now.step] = now.accuracy
             told.progress(
                 now.step,
                 steps,
                 f"step {now.step}/{steps} loss {now.loss:.4f} accuracy {100 * now.accuracy:.1f} %",
             )
+    if accuracies:
+        best = max(accuracies, key=lambda step: accuracies[step])
+        print(
+            f"ended after {len(accuracies)} steps at accuracy {100 * accuracies[steps]:.1f} %, "
+            f"at best {100 * accuracies[best]:.1f} % in step {best}"
+        )

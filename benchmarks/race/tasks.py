@@ -156,7 +156,7 @@ _TASKS = (
     Task("mnist-gelu", "mnist", (128, 128), 128, 4096, 1000, 300, _IMAGE_RATES, nn.GELU),
     PairTask("nzk-linear", "mnist", (), 64, 64, 300, 200),
     PairTask("nzk-network", "mnist", (10, 5), 64, 64, 300, 200),
-    TextTask("tiny-gpt", "text", None, 64, 64, 500, 300),
+    TextTask("tiny-gpt", "text", None, 64, 64, 500, 200),
     FineTuningTask("fine-tuning", "texts", None, 16, 8, 200, 200, _FINE_TUNING_RATES),
     FineTuningTask(
         "fine-tuning-tiny",

@@ -68,7 +68,11 @@ def render(before: Record, after: Record, allowed: float = ALLOWED) -> str:
         for change in changes
     ]  # fmt: skip
     if rows:
-        blocks.append(lay_out(["what", "before", "after", "ratio", "interval", ""], rows))
+        blocks.append(
+            "A time's ratio is against rivals: over that of the same process' contenders that are not ours, so "
+            "that a machine's own pace drops out."
+        )
+        blocks.append(lay_out(["what", "before", "after", "ratio against rivals", "interval", ""], rows))
     return "\n\n".join(blocks)
 
 

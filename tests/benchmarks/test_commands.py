@@ -80,8 +80,10 @@ def test_an_interrupted_report_replaces_nothing(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("method", ["zo-adam", "adam"])
 def test_train_prints_plain_lines_when_it_is_not_a_terminal(method, capsys):
     assert cli.main(["train", "--method", method, "--steps", "60", "--directions", "16"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    *lines, summary = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines] == ["1/60", "50/60", "60/60"]
+    end = lines[-1].partition("accuracy ")[2]
+    assert summary.startswith(f"ended after 60 steps at accuracy {end}, at best ")
     losses = [float(line.split()[3]) for line in lines]
     assert losses[-1] < losses[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
@@ -40,6 +41,7 @@ def run(parser: Parser, arguments: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a locale without × gets a ?
+    _complete(parser)
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
@@ -53,6 +55,14 @@ def run(parser: Parser, arguments: Sequence[str] | None) -> int:
     except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
         print(f"{parser.prog}: error: {' '.join(_told(error).split())}", file=sys.stderr)
         return USER_ERROR
+
+
+def _complete(parser: Parser) -> None:
+    """Answers a shell that asks, in the middle of a line, what may follow there; ends the program then."""
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
 
 
 def _told(error: Exception) -> str:

@@ -1,0 +1,45 @@
+"""``python -m benchmarks rates``: whether the learning rates that the library advises hold."""
+
+from __future__ import annotations
+
+import argparse
+
+from zo_triton.commands.shared import FAILED, Parser
+
+
+def add(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Adds the command."""
+    rates = commands.add_parser(
+        "rates", help="train with half the advised learning rate and with four times the limit; write a page"
+    )
+    rates.add_argument("networks", nargs="*", metavar="NETWORK", help="by name (default all, with a page)")
+    rates.add_argument("--out", help="file to write (default docs/learning-rates.md)")
+    rates.set_defaults(run=_rates)
+
+
+def _rates(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from benchmarks.rates import page
+    from benchmarks.rates.networks import NETWORKS
+    from benchmarks.rates.run import MOMENTA, measure
+    from zo_triton._progress import monitor
+
+    chosen = [NETWORKS[name] for name in options.networks or NETWORKS]
+    cases = [(network, way, b) for network in chosen for way in network.ways for b in MOMENTA]
+    rows = []
+    with monitor() as told:
+        for done, (network, way, momentum) in enumerate(cases, 1):
+            row = measure(network, way, momentum)
+            rows.append(row)
+            told.progress(done, len(cases))
+            told.say(
+                f"{done} of {len(cases)}: {row.network}, {way}, momentum {momentum:g}: advised {row.advised:.3g}, "
+                f"at half of it loss {row.first:.3g} to {row.late:.3g}, at four times the limit up to "
+                f"{row.highest:.3g} times the first"
+            )
+    if options.out or not options.networks:
+        target = Path(options.out) if options.out else page.PAGE
+        target.write_text(page.told(rows), encoding="utf-8")
+        print(f"wrote {target}")
+    return 0 if all(row.falls and (row.diverges or row.way != "weights") for row in rows) else FAILED

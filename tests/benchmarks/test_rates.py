@@ -1,0 +1,66 @@
+"""The advice on learning rates: the committed page is what its table makes of it, and the table is complete."""
+
+import pytest
+
+from benchmarks import __main__ as cli
+from benchmarks.race.networks import count_parameters
+from benchmarks.rates import page
+from benchmarks.rates.networks import NETWORKS
+from benchmarks.rates.run import MOMENTA, measure
+
+ROWS = page.read(page.PAGE.read_text(encoding="utf-8"))
+
+
+def test_the_page_is_what_its_rows_make_of_it():
+    assert page.told(ROWS) == page.PAGE.read_text(encoding="utf-8"), "run python -m benchmarks rates"
+
+
+def test_every_network_stands_there_with_and_without_momentum():
+    assert len({row.network for row in ROWS}) >= 10
+    assert [(row.network, row.way, row.momentum) for row in ROWS] == [
+        (network.name, way, b) for network in NETWORKS.values() for way in network.ways for b in MOMENTA
+    ]
+    assert {row.network: row.weights for row in ROWS} == {
+        name: count_parameters(network.make(0)) for name, network in NETWORKS.items()
+    }
+
+
+SLOW = {
+    ("CNN of the races", "activations", 0.0), ("LeNet-5", "weights", 0.0), ("LeNet-5", "weights", 0.9),
+    ("tiny GPT", "weights", 0.0), ("tiny GPT", "weights", 0.9),
+}  # fmt: skip
+"""Whose loss falls too, but in so many steps not to half."""
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.network}-{row.way}-{row.momentum:g}")
+def test_half_the_advised_rate_converges_and_four_times_the_limit_diverges(row):
+    assert row.falls
+    assert row.converges or (row.network, row.way, row.momentum) in SLOW
+    assert row.advised <= row.limit / 2 * 1.01  # of three digits
+    assert row.limit <= row.start
+    assert row.diverges or row.way == "activations"
+
+
+@pytest.mark.parametrize("momentum", MOMENTA)
+def test_a_row_measured_anew_says_the_same(momentum):
+    network = NETWORKS["softmax regression"]
+    row = measure(network, "weights", momentum)
+    told = next(each for each in ROWS if (each.network, each.momentum) == (network.name, momentum))
+    assert row.start == pytest.approx(told.start, rel=0.01)
+    assert row.converges
+    assert row.diverges
+
+
+def test_one_network_by_name_writes_no_page(capsys, monkeypatch, tmp_path):
+    row = ROWS[0]
+    monkeypatch.setattr("benchmarks.rates.run.measure", lambda *told: row)
+    monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
+    assert cli.main(["rates", "linear regression"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith(
+        "1 of 2: linear regression, weights, momentum 0: advised 0.0311, at half of it loss"
+    )
+    assert len(told) == 2
+    assert not page.PAGE.exists()
+    assert cli.main(["rates", "quadratic"]) == 2
+    assert "unknown network 'quadratic'; choose one of ('linear regression'" in capsys.readouterr().err

@@ -1,0 +1,89 @@
+"""What each step has learned, handed to a logger: any function of a number and a dict, or TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.hooks import RemovableHandle
+
+from zo_triton.optim.measure import Measurement
+from zo_triton.optim.optimizer import ZOOptimizer
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+Tell = Callable[[int, dict[str, float]], object]
+"""From the number of steps done and figures by name."""
+
+
+def log_steps(optimizer: ZOOptimizer, tell: Tell, every: int = 1) -> RemovableHandle:
+    """Hands figures of the latest step to a function, after every n-th step.
+
+    The figures are ``loss``, ``lr`` of the first group and, where weights are perturbed, ``slope``: the root mean
+    square of the slopes along the directions, by which the gradient's length is estimated.
+
+    Args:
+        optimizer: A :class:`zo_triton.ZOSGD` or :class:`zo_triton.ZOAdam`.
+        tell: Gets the number of steps done and the figures. What it raises, the step raises, which is done by then.
+        every: Steps from one telling to the next.
+
+    Returns:
+        A handle whose ``remove()`` ends the telling.
+
+    Raises:
+        TypeError: It is no such optimizer, ``tell`` can't be called, or ``every`` is no integer.
+        ValueError: ``every`` is below 1, or the optimizer writes a replay log, which allows no hooks.
+
+    Example:
+        >>> import torch, zo_triton as zo
+        >>> from zo_triton.integrations.logging import log_steps
+        >>> w, told = torch.ones(3), []
+        >>> opt = zo.ZOSGD([w], lr=0.1, directions=4)
+        >>> handle = log_steps(opt, lambda step, figures: told.append((step, sorted(figures))))
+        >>> _ = opt.step(lambda: w.square().sum())
+        >>> told
+        [(1, ['loss', 'lr', 'slope'])]
+    """
+    if not isinstance(optimizer, ZOOptimizer):
+        raise TypeError(f"optimizer must be a zo.ZOSGD or zo.ZOAdam, got {type(optimizer).__name__}.")
+    if not callable(tell):
+        raise TypeError(f"tell must be a function of the step and a dict, got {tell!r}.")
+    if not isinstance(every, int) or isinstance(every, bool):
+        raise TypeError(f"every must be an integer, got {every!r}.")
+    if every < 1:
+        raise ValueError(f"every must be at least 1 step, got {every}.")
+    if optimizer.log is not None:
+        raise ValueError(
+            f"the optimizer writes the log {optimizer.log.path}, which allows no hooks; tell what step() returns."
+        )
+
+    def after_step(stepped: Any, arguments: Any, options: Any) -> None:
+        if optimizer.steps_done % every == 0:
+            tell(optimizer.steps_done, _figures(optimizer))
+
+    return optimizer.register_step_post_hook(after_step)
+
+
+def to_tensorboard(writer: SummaryWriter, prefix: str = "zo/") -> Tell:
+    """What writes the figures as scalars, for :func:`log_steps`.
+
+    Args:
+        writer: A ``torch.utils.tensorboard.SummaryWriter``; any object with its ``add_scalar``.
+        prefix: Before each figure's name.
+    """
+
+    def tell(step: int, figures: dict[str, float]) -> None:
+        for name, value in figures.items():
+            writer.add_scalar(f"{prefix}{name}", value, step)
+
+    return tell
+
+
+def _figures(optimizer: ZOOptimizer) -> dict[str, float]:
+    last = optimizer.last
+    assert last is not None
+    figures = {"loss": last.loss, "lr": float(optimizer.param_groups[0]["lr"])}
+    if isinstance(last, Measurement):
+        figures["slope"] = last.projected.square().mean().sqrt().item()
+    return figures
