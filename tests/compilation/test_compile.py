@@ -14,9 +14,11 @@ from triton import knobs
 
 VARIANTS = [
     "linear bf16 staged",
+    "linear bf16 staged gelu",
     "linear bf16 inline",
     "linear bf16 inline captured",
     "linear bf16 gaussian",
+    "linear bf16 gaussian gelu",
     "linear bf16 staged both sides ragged",
     "linear bf16 staged transposed",
     "linear bf16 gaussian transposed",

@@ -86,6 +86,12 @@ OVERRIDES: dict[str, dict[tuple[int, torch.dtype, str], dict[str, int]]] = {
 }
 """Chips that the configs above don't fit, whose registers or memory run out."""
 
+INVOLVED = {
+    (1, torch.bfloat16, "staged"): tiles(128, 128, 64, 8, 3),
+    (1, torch.bfloat16, "real"): tiles(128, 64, 32, 4, 3),
+}
+"""Before an activation whose intermediates don't fit the registers beside 128 sums a thread."""
+
 TRANSPOSED = {
     (2, torch.bfloat16, source): tiles(64, 128, 32, 8, 3) for source in ("inline", "real", "low_rank")
 }
@@ -106,11 +112,13 @@ def default_config(
     chip: str,
     transposed: bool = False,
     precision: str = "ieee",
+    activation: str = "none",
 ) -> Mapping[str, int]:
     """Tile sizes and launch options unless the caller says; ``source`` as in :data:`CONFIGS`."""
     if INTERPRETED:
         return INTERPRETER_CONFIG
-    configs = {**CONFIGS, **OVERRIDES.get(chip, {}), **(TRANSPOSED if transposed else {})}
+    involved = {} if activation in ("none", "relu") else INVOLVED
+    configs = {**CONFIGS, **involved, **OVERRIDES.get(chip, {}), **(TRANSPOSED if transposed else {})}
     chosen = configs[sides, dtype, source]
     if precision == "tf32x3" and dtype == torch.float32:
         # Three products of parts leave no registers for a second stage: Triton 3.6 spills.
@@ -284,7 +292,9 @@ def launch_perturbed_linear(
             "perturbed_linear", out.dtype, sides=layer.sides, distribution=directions.elementwise, bits=source,
             samples=upper(samples, 32, 64, FEW_SAMPLES),
         ),
-        default_config(layer.sides, out.dtype, source, samples, chip_of(out), transposed, precision),
+        default_config(
+            layer.sides, out.dtype, source, samples, chip_of(out), transposed, precision, activation
+        ),
     )  # fmt: skip
     sample_tiles, feature_tiles = blocks(samples, config["BLOCK_N"]), blocks(out_features, config["BLOCK_F"])
     launch(
