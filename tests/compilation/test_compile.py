@@ -163,8 +163,9 @@ def test_no_register_is_written_that_a_product_still_reads(variant, rows):
     assert rows[variant]["overwritten"] == 0
 
 
-@pytest.mark.parametrize("variant", [name for name in VARIANTS if name.startswith("linear bf16 staged")])
+@pytest.mark.parametrize("variant", ["linear bf16 staged gelu", "linear bf16 staged both sides ragged"])
 def test_signs_are_stored_in_vectors(variant, rows):
+    """In tiles of two words a row; those of one word, 32 in-features, are stored by halves."""
     assert rows[variant]["narrow_stores"] == 0
 
 
