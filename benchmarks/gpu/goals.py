@@ -141,15 +141,15 @@ def _against_backprop(sections: Sections) -> float | None:
 
 GOALS = (
     Goal(
-        "middle-one-sided", "evaluations over inference passes, middle layer, one-sided", 0.42, True,
+        "middle-one-sided", "evaluations over inference passes, middle layer, one-sided", 0.36, True,
         ("perturbed_linear",), _layer("middle layer, one-sided"),
     ),
     Goal(
-        "first-one-sided", "evaluations over inference passes, first layer, one-sided", 0.8, True,
+        "first-one-sided", "evaluations over inference passes, first layer, one-sided", 0.66, True,
         ("perturbed_linear",), _layer("first layer, one-sided"),
     ),
     Goal(
-        "middle-central", "central pairs over inference passes, middle layer", 0.28, True,
+        "middle-central", "central pairs over inference passes, middle layer", 0.19, True,
         ("perturbed_linear",), _layer("middle layer, central pairs"),
     ),
     Goal(
@@ -169,4 +169,9 @@ GOALS = (
         ("perturbed_linear", "mlp_differences", "accumulate"), _against_backprop,
     ),
 )  # fmt: skip
-"""In the order of the report."""
+"""In the order of the report.
+
+The layers' are what the static model of :mod:`zo_triton.compilation.roofline` admits on sm_90, over the products
+that an evaluation or a pair takes (two and four in a middle layer, one in the first), against a plain pass at the
+peak.
+"""

@@ -38,7 +38,8 @@ def dtype_of(key) -> torch.dtype:
 def configs(op: str) -> Iterable:
     """Every tile that an operation's launcher may take, and every candidate for tuning, once each."""
     module = import_module(f"zo_triton.kernels.{MODULES[op]}")
-    others = (*getattr(module, "OVERRIDES", {}).values(), getattr(module, "TRANSPOSED", {}))
+    single = (getattr(module, name, {}) for name in ("TRANSPOSED", "INVOLVED"))
+    others = (*getattr(module, "OVERRIDES", {}).values(), *single)
     found = [(dtype_of(key), config) for table in (module.CONFIGS, *others) for key, config in table.items()]
     for dtype in (FLOAT, HALF):
         found += [(dtype, config) for config in CANDIDATES[op, str(dtype).removeprefix("torch.")]]

@@ -228,6 +228,20 @@ def test_mismatched_arguments_are_named(device):
         perturbed_linear(out.double(), *arguments, layer.epsilon.to(device), "none")
 
 
+@pytest.mark.parametrize("first", [False, True], ids=["hidden", "first"])
+def test_directions_of_a_sphere_have_an_epsilon_each(first, device):
+    """In bfloat16 each has a fraction of its own, by which the weight is divided inside the kernel."""
+    layer = Layer(Directions(7, 3, 3, "sphere"), 33, 77, 37, dtype=HALF, first=first)
+    layer.epsilon = 1e-3 * torch.tensor([0.7, 1.3, 2.9])
+    error = layer.run(device, bias_id=-1) - layer.expected(bias_id=-1)
+    assert rms(error) <= 2 * rms(layer.torch_result() - layer.expected(bias_id=-1))
+
+
+def test_without_in_features_only_the_bias_moves(device):
+    layer = Layer(Directions(1, 0, 2), 3, 0, 5)
+    torch.testing.assert_close(layer.run(device), layer.expected(), rtol=1e-6, atol=0)
+
+
 def test_an_epsilon_of_nothing_leaves_the_weights_product(device):
     layer = Layer(Directions(0, 0, 2), 5, 33, 7, dtype=HALF)
     layer.epsilon = torch.zeros(2)

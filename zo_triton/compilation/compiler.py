@@ -133,6 +133,7 @@ def figures(launch: Launch, chip: Chip) -> dict[str, Any]:
     room = {
         "shared": (machine.shared, chip.shared_per_program),
         "registers": (machine.registers * warps, chip.registers),
+        "tensor memory": (machine.tensor_memory, chip.tensor_memory),
     }
     short = [
         f"{need} of {room} for {name}" for name, (need, room) in room.items() if not held["by"].get(name, 1)
@@ -154,6 +155,8 @@ def figures(launch: Launch, chip: Chip) -> dict[str, Any]:
         "instructions": dict(body.counts),
         "busiest": dict(body.names.most_common(12)),
         "unknown": sorted({item.name for item in machine.code if classify(item) == "unknown"}),
+        "overwritten": body.overwritten,
+        "narrow_stores": sum(body.names[name] for name in ("STS.U16", "STS.U8")),
         "drains": body.gaps.drains if body.gaps else None,
         "roofline": roofline(body, chip, work_of(kernel.__name__, arguments), held["programs"]),
     }

@@ -29,7 +29,7 @@ from typing import Any
 from zo_triton.compilation.instructions import MatrixWork, classify, matrix_work, memory_bytes, reaches_l2
 from zo_triton.compilation.machine_code import Block, Instruction, blocks, inner_loop
 from zo_triton.compilation.targets import Chip
-from zo_triton.compilation.waits import drains, under_way
+from zo_triton.compilation.waits import drains, overwritten, under_way
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class Body:
         l2: Those of them that pass between the multiprocessor and the L2 cache.
         once: Instructions that one warp issues for the program.
         gaps: Between the products of sm_90's warp groups, or None where there are none.
+        overwritten: Writes to registers that a product under way still reads.
     """
 
     region: str
@@ -85,6 +86,7 @@ class Body:
     l2: int = 0
     once: int = 0
     gaps: Gaps | None = None
+    overwritten: int = 0
 
     @property
     def instructions(self) -> int:
@@ -122,6 +124,7 @@ def read_body(code: Sequence[Instruction], warps: int, warp_size: int) -> Body:
                 body.l2 += moved if reaches_l2(instruction) else 0
     text = [instruction for block in loop for instruction in block.instructions] if loop else code
     body.gaps = _gaps(text, bool(loop), warps, warp_size)
+    body.overwritten = len(overwritten(text, bool(loop)))
     return body
 
 

@@ -5,7 +5,8 @@ whether that is the launcher's own (``default``), its ``error`` or None, and unl
 registers, spilling instructions (AMD: spilled registers), bytes of stack and shared memory, tensor memory columns,
 ``occupancy``, the launch's ``programs`` and the share of the chip that they keep busy (``filled``), the inner
 loop's ``matrix`` instructions and instructions by class, its waits for all products (``drains``, None where no warp
-group multiplies), and its ``roofline``.
+group multiplies), its stores of single halves or bytes to shared memory (``narrow_stores``), its writes to
+registers that a product under way still reads (``overwritten``), and its ``roofline``.
 """
 
 from __future__ import annotations

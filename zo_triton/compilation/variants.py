@@ -177,6 +177,7 @@ def _rounded(dtype: torch.dtype) -> RoundingCase:
 
 VARIANTS: dict[str, Variant] = {
     "linear bf16 staged": _variant(_linear(HALF), LINEAR_HALF, bits="staged"),
+    "linear bf16 staged gelu": _variant(_linear(HALF, activation="gelu"), bits="staged"),
     "linear bf16 staged both sides": _variant(_linear(HALF, sides=2), bits="staged"),
     "linear bf16 staged both sides ragged": _variant(_linear(HALF, sides=2, features=784), bits="staged"),
     "linear bf16 staged first layer": _variant(_linear(HALF, sides=2, first=True), bits="staged"),

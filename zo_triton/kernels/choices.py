@@ -28,10 +28,10 @@ FORMAT, SCHEMA = "zo_triton tuning", 1
 
 CANDIDATES: dict[tuple[str, str], tuple[Config, ...]] = {
     ("perturbed_linear", "bfloat16"): (
+        tiles(128, 128, 32, 4, 4),
         tiles(128, 128, 64, 8, 3),
-        tiles(128, 128, 64, 8, 2),
-        tiles(256, 64, 64, 8, 2),
-        tiles(64, 128, 64, 4, 3),
+        tiles(256, 64, 32, 4, 3),
+        tiles(64, 128, 64, 8, 3),
     ),
     ("perturbed_linear", "float32"): (
         tiles(64, 64, 32, 8, 2),

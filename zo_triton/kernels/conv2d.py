@@ -175,8 +175,8 @@ def _perturbed_conv2d_kernel(
     out_ptr += tl.cast(f0, tl.int64) * stride_oc
     before_ptr = base_output_ptr + tl.cast(f0, tl.int64) * stride_zc
     finish_sides(
-        change0, change1, bias, epsilon0, epsilon1, out_ptr + p0 * stride_op, out_ptr + p1 * stride_op, before_ptr,
-        out_rows, before_rows, stride_oc, stride_zc, positions - m0, start, stop,
+        change0, change1, bias[None, :], epsilon0, epsilon1, out_ptr + p0 * stride_op, out_ptr + p1 * stride_op,
+        before_ptr, out_rows, before_rows, stride_oc, stride_zc, positions - m0, start, stop,
         SIDES, HAS_DIFFERENCE, PERTURB_BIAS, ACTIVATION, DTYPE, OFFSETS, BLOCK_N, BLOCK_F)  # fmt: skip
 
 

@@ -82,17 +82,20 @@ def _finish(
 ):  # fmt: skip
     """One evaluation's tile, a quarter of its columns at a time.
 
-    change [ROWS, COLS], bias [1, COLS]; out_rows and before_rows [ROWS]: where a row starts behind out_ptr and
-    before_ptr.
+    change [ROWS, COLS], bias [1, COLS] or [ROWS, 1]; out_rows and before_rows [ROWS]: where a row starts behind
+    out_ptr and before_ptr.
     """
     left, right = _halves(change, ROWS, COLS)
     part0, part1 = _halves(left, ROWS, COLS // 2)
     part2, part3 = _halves(right, ROWS, COLS // 2)
-    bias_left, bias_right = _halves(bias, 1, COLS)
-    bias0, bias1 = _halves(bias_left, 1, COLS // 2)
-    bias2, bias3 = _halves(bias_right, 1, COLS // 2)
     parts = (part0, part1, part2, part3)
-    biases = (bias0, bias1, bias2, bias3)
+    if bias.shape[1] == 1:
+        biases = (bias, bias, bias, bias)
+    else:
+        bias_left, bias_right = _halves(bias, 1, COLS)
+        bias0, bias1 = _halves(bias_left, 1, COLS // 2)
+        bias2, bias3 = _halves(bias_right, 1, COLS // 2)
+        biases = (bias0, bias1, bias2, bias3)
     for part in tl.static_range(4):
         column = tl.full((), part * (COLS // 4), tl.int64)
         _finish_part(
@@ -109,7 +112,7 @@ def finish_sides(
         PERTURB_BIAS: tl.constexpr, ACTIVATION: tl.constexpr, DTYPE: tl.constexpr, OFFSETS: tl.constexpr,
         ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """Finishes a direction's evaluations, change0 and change1 [ROWS, COLS], bias [COLS].
+    """Finishes a direction's evaluations, change0 and change1 [ROWS, COLS], bias [1, COLS] or [ROWS, 1].
 
     Without a difference both changes are still the product alone, to be scaled by sε. out_rows and before_rows
     [ROWS]: where a row starts behind the pointers; rows below ``samples`` and columns start … stop - 1 are stored.
@@ -117,9 +120,9 @@ def finish_sides(
     if not HAS_DIFFERENCE:
         change0, change1 = change0 * epsilon0, change1 * epsilon1
     _finish(
-        change0, bias[None, :], epsilon0, out0_ptr, before_ptr, out_rows, before_rows, stride_of, stride_zf,
+        change0, bias, epsilon0, out0_ptr, before_ptr, out_rows, before_rows, stride_of, stride_zf,
         samples, start, stop, PERTURB_BIAS, ACTIVATION, DTYPE, OFFSETS, ROWS, COLS)  # fmt: skip
     if SIDES == 2:
         _finish(
-            change1, bias[None, :], epsilon1, out1_ptr, before_ptr, out_rows, before_rows, stride_of, stride_zf,
+            change1, bias, epsilon1, out1_ptr, before_ptr, out_rows, before_rows, stride_of, stride_zf,
             samples, start, stop, PERTURB_BIAS, ACTIVATION, DTYPE, OFFSETS, ROWS, COLS)  # fmt: skip

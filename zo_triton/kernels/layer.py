@@ -13,6 +13,8 @@ from zo_triton.kernels.launch import compute_dtype
 from zo_triton.kernels.stage import stage
 
 BITS = ("inline", "staged")
+TILE = 128
+"""Samples that share a tile of signs in most configs."""
 
 
 class Layer(NamedTuple):
@@ -47,9 +49,9 @@ def default_bits(directions: Directions, low_rank: bool, samples: int) -> str:
     """Where a tile's signs come from unless the caller says: a rule that no measurement has confirmed yet.
 
     Staged words cost one launch and d/8 bytes of traffic a direction, and save every tile but the first along
-    the samples from running the generator again: staged from four tiles of 128 samples on.
+    the samples from running the generator again: staged from two tiles of 128 samples on.
     """
-    staged = directions.signs and not low_rank and samples > 3 * 128
+    staged = directions.signs and not low_rank and samples > TILE
     return "staged" if staged else "inline"
 
 

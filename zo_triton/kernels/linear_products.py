@@ -1,7 +1,7 @@
-"""The two products of a perturbed linear layer, δWᵀ and (a+δ)Uᵀ, accumulated over the in-features.
+"""The products of a perturbed linear layer, (W+sεU)δᵀ and sεUaᵀ, accumulated over the in-features.
 
-One tile of U serves both sides of a direction. Where the input carries no difference only aUᵀ is left, which
-is accumulated once and unscaled: the sides differ by sε alone.
+One tile of U serves both sides of a direction. Where the input carries no difference only Uaᵀ is left, which is
+accumulated once and unscaled: the sides differ by sε alone. Low rank takes δWᵀ and (a+δ)B instead.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 
 from zo_triton.kernels.field import factor_tile, real_tile
-from zo_triton.kernels.folding import moved, operand
-from zo_triton.kernels.numeric import bound, dot, narrow
+from zo_triton.kernels.folding import moved
+from zo_triton.kernels.numeric import INTERPRETED, bound, dot, narrow, settled
 from zo_triton.kernels.operand_tiles import row_blocks_like, sign_words_by_row, spread_signs
 
 
@@ -42,7 +42,7 @@ def _tile_of_u(
 ):  # fmt: skip
     """[ROWS, COLS] of the field's matrix of ``cols`` columns, from row 4·row_block; nothing is read at ``ptr``."""
     if DISTRIBUTION == "rademacher":
-        word_offsets = tl.zeros((ROWS, COLS // 32), tl.int32)
+        word_offsets = 32 * tl.arange(0, ROWS)[:, None] + tl.arange(0, COLS // 32)[None, :]
         row_blocks = row_blocks_like(row_block, ptr, word_offsets, cols, 4)
         words = sign_words_by_row(
             row_blocks, col // 32, (cols + 31) // 32, word, counter, ROUNDS, ROWS, COLS // 32
@@ -55,27 +55,51 @@ def _tile_of_u(
 
 
 @triton.jit
+def _perturbed(weight, scaled, share, DIVIDED: tl.constexpr, DTYPE: tl.constexpr):
+    """share·W + scale·U in DTYPE; DIVIDED: W has been multiplied by its share."""
+    if DIVIDED and not INTERPRETED:
+        return weight + scaled
+    else:
+        weight = weight.to(tl.float32) if DIVIDED else share * weight.to(tl.float32)
+        return narrow(weight + scaled.to(tl.float32), DTYPE)
+
+
+@triton.jit
+def _scaled(u, scale, DTYPE: tl.constexpr):
+    """scale·U in DTYPE: exact in bfloat16, where the scale is a power of two."""
+    if INTERPRETED:
+        return narrow(scale * u.to(tl.float32), DTYPE)
+    else:
+        return u * narrow(scale, DTYPE)
+
+
+@triton.jit
 def full_rank_products(
-        base_ptr, difference0_ptr, difference1_ptr, weight_ptr, staged_ptr,
-        base_offsets, difference_offsets, weight_offsets, staged_offsets, stride_ai, stride_di, stride_wi,
-        feature_tile, in_features, out_features, epsilon0, epsilon1, whole_word, counter,
+        base_ptr, difference0_ptr, difference1_ptr, weight_ptr, staged_ptr, row_n, row_f, offs_i, staged_offsets,
+        stride_an, stride_ai, stride_dn, stride_di, stride_wf, stride_wi,
+        feature_tile, in_features, out_features, scale0, scale1, share, whole_word, counter,
         SIDES: tl.constexpr, HAS_DIFFERENCE: tl.constexpr, PERTURB_WEIGHT: tl.constexpr,
         DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, STAGED: tl.constexpr, FOLDED: tl.constexpr,
         DTYPE: tl.constexpr, PRECISION: tl.constexpr, TRANSPOSED: tl.constexpr, RAGGED: tl.constexpr,
-        BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_I: tl.constexpr,
+        SETTLED: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_I: tl.constexpr,
 ):  # fmt: skip
-    """Each side's δWᵀ + sε·(a+δ)Uᵀ in float32, [BLOCK_N, BLOCK_F]; aUᵀ where δ is absent.
+    """Each side's (share·W + scale·U)δᵀ + scale·Uaᵀ in float32, [BLOCK_F, BLOCK_N]; Uaᵀ where δ is absent.
 
-    The scalar pointers advance, the offsets are those of the first BLOCK_I in-features: base and difference
-    [BLOCK_N, BLOCK_I], weight [BLOCK_I, BLOCK_F], staged [BLOCK_F, BLOCK_I/32], or if TRANSPOSED
-    [BLOCK_I, BLOCK_F/32]. RAGGED: in_features is no multiple of BLOCK_I.
+    The scalar pointers advance; base [samples, in_features], difference [samples, in_features] and weight
+    [out_features, in_features] are read at row_n, row_f and offs_i of the first BLOCK_I in-features. staged_offsets
+    [BLOCK_F, BLOCK_I/32], or if TRANSPOSED [BLOCK_I, BLOCK_F/32]. RAGGED: in_features is no multiple of BLOCK_I, or
+    0. SETTLED: an iteration ends when its products are done (see :func:`zo_triton.kernels.numeric.settled`).
     """
-    change0 = tl.zeros((BLOCK_N, BLOCK_F), tl.float32)
+    base_offsets = offs_i[:, None] * stride_ai + row_n[None, :] * stride_an
+    difference_offsets = offs_i[:, None] * stride_di + row_n[None, :] * stride_dn
+    weight_offsets = row_f[:, None] * stride_wf + offs_i[None, :] * stride_wi
+    change0 = tl.zeros((BLOCK_F, BLOCK_N), tl.float32)
     change1 = change0
-    for i in range(0, bound(in_features), BLOCK_I):
+    # A loop that may not run at all has the assembler wait after every single instruction of the products.
+    for i in range(0, bound(tl.maximum(in_features, 1)), BLOCK_I):
         inside = i + tl.arange(0, BLOCK_I) < in_features
         if PERTURB_WEIGHT:
-            base = load_tile(base_ptr, base_offsets, inside[None, :], RAGGED)
+            base = narrow(load_tile(base_ptr, base_offsets, inside[:, None], RAGGED), DTYPE)
             base_ptr += BLOCK_I * tl.cast(stride_ai, tl.int64)
             if STAGED and TRANSPOSED:
                 words = load_tile(staged_ptr, staged_offsets, inside[:, None], RAGGED)
@@ -94,24 +118,34 @@ def full_rank_products(
                 u = _tile_of_u(
                     feature_tile * (BLOCK_F // 4), i, in_features, weight_ptr, whole_word, counter,
                     DISTRIBUTION, ROUNDS, BLOCK_F, BLOCK_I, DTYPE)  # fmt: skip
-            if not TRANSPOSED:
+            if TRANSPOSED:
                 u = tl.trans(u)
         if HAS_DIFFERENCE:
-            weight = narrow(load_tile(weight_ptr, weight_offsets, inside[:, None], RAGGED), DTYPE)
+            weight = narrow(load_tile(weight_ptr, weight_offsets, inside[None, :], RAGGED), DTYPE)
             weight_ptr += BLOCK_I * tl.cast(stride_wi, tl.int64)
-            difference0 = load_tile(difference0_ptr, difference_offsets, inside[None, :], RAGGED)
+            difference0 = load_tile(difference0_ptr, difference_offsets, inside[:, None], RAGGED)
             difference0_ptr += BLOCK_I * tl.cast(stride_di, tl.int64)
-            change0 = dot(difference0, weight, change0, PRECISION)
             if PERTURB_WEIGHT:
-                change0 = dot(operand(base, difference0, epsilon0, FOLDED, DTYPE), u, change0, PRECISION)
+                u0 = _scaled(u, scale0, DTYPE)
+                change0 = dot(_perturbed(weight, u0, share, FOLDED, DTYPE), difference0, change0, PRECISION)
+                change0 = dot(u0, base, change0, PRECISION)
+            else:
+                change0 = dot(weight, difference0, change0, PRECISION)
             if SIDES == 2:
-                difference1 = load_tile(difference1_ptr, difference_offsets, inside[None, :], RAGGED)
+                difference1 = load_tile(difference1_ptr, difference_offsets, inside[:, None], RAGGED)
                 difference1_ptr += BLOCK_I * tl.cast(stride_di, tl.int64)
-                change1 = dot(difference1, weight, change1, PRECISION)
                 if PERTURB_WEIGHT:
-                    change1 = dot(operand(base, difference1, epsilon1, FOLDED, DTYPE), u, change1, PRECISION)
+                    u1 = _scaled(u, scale1, DTYPE)
+                    change1 = dot(
+                        _perturbed(weight, u1, share, FOLDED, DTYPE), difference1, change1, PRECISION
+                    )
+                    change1 = dot(u1, base, change1, PRECISION)
+                else:
+                    change1 = dot(weight, difference1, change1, PRECISION)
         else:
-            change0 = dot(narrow(base, DTYPE), u, change0, PRECISION)
+            change0 = dot(u, base, change0, PRECISION)
+        if SETTLED:
+            change0, change1 = settled(change0), settled(change1)
     if not HAS_DIFFERENCE:
         change1 = change0
     return change0, change1
@@ -119,18 +153,21 @@ def full_rank_products(
 
 @triton.jit
 def low_rank_products(
-        base_ptr, difference0_ptr, difference1_ptr, weight_ptr,
-        base_offsets, difference_offsets, weight_offsets, stride_ai, stride_di, stride_wi,
+        base_ptr, difference0_ptr, difference1_ptr, weight_ptr, row_n, row_f, offs_i,
+        stride_an, stride_ai, stride_dn, stride_di, stride_wf, stride_wi,
         row_block, in_features, epsilon0, epsilon1, left_word, right_word, counter,
         SIDES: tl.constexpr, HAS_DIFFERENCE: tl.constexpr,
         DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, RANK: tl.constexpr, RANK_BLOCK: tl.constexpr,
         DTYPE: tl.constexpr, PRECISION: tl.constexpr, RAGGED: tl.constexpr,
         BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_I: tl.constexpr,
 ):  # fmt: skip
-    """As :func:`full_rank_products` with U = ABᵀ/√RANK: (a+δ)B over the in-features, then times Aᵀ.
+    """Each side's δWᵀ + sε·(a+δ)BAᵀ/√RANK, [BLOCK_N, BLOCK_F]: (a+δ)B over the in-features, then times Aᵀ.
 
     Ranks above RANK_BLOCK take another pass over the in-features for every RANK_BLOCK columns of the factors.
     """
+    base_offsets = row_n[:, None] * stride_an + offs_i[None, :] * stride_ai
+    difference_offsets = row_n[:, None] * stride_dn + offs_i[None, :] * stride_di
+    weight_offsets = offs_i[:, None] * stride_wi + row_f[None, :] * stride_wf
     change0 = tl.zeros((BLOCK_N, BLOCK_F), tl.float32)
     change1 = change0
     for start in tl.static_range(0, RANK, RANK_BLOCK):

@@ -165,7 +165,7 @@ def _node_conv2d_kernel(
     before_ptr = base_output_ptr + tl.cast(f0, tl.int64) * stride_zc
     # No prefix of the rows is stored, but those that exist: each has a bound of its own.
     finish_sides(
-        change, change, tl.zeros((BLOCK_F,), tl.float32), 0.0, 0.0, out_ptr, out_ptr, before_ptr,
+        change, change, tl.zeros((1, BLOCK_F), tl.float32), 0.0, 0.0, out_ptr, out_ptr, before_ptr,
         local * stride_on + y * stride_oy + x * stride_ox, sample * stride_zn + y * stride_zy + x * stride_zx,
         stride_oc, stride_zc, tl.where(exists, BLOCK_N, 0), 0, stop,
         1, True, False, ACTIVATION, DTYPE, OFFSETS, BLOCK_N, BLOCK_F)  # fmt: skip

@@ -112,7 +112,7 @@ def _node_linear_kernel(
         ROUNDS, WHOLE_WORDS, BLOCK_N, BLOCK_F)  # fmt: skip
     out_ptr += m0 * stride_on + f0 * stride_of
     finish_sides(
-        change, change, tl.zeros((BLOCK_F,), tl.float32), 0.0, 0.0, out_ptr, out_ptr,
+        change, change, tl.zeros((1, BLOCK_F), tl.float32), 0.0, 0.0, out_ptr, out_ptr,
         base_output_ptr + f0 * stride_zf, local_n.to(OFFSETS) * stride_on, r.to(OFFSETS) * stride_zn,
         stride_of, stride_zf, rows - m0, 0, out_features - f0,
         1, True, False, ACTIVATION, DTYPE, OFFSETS, BLOCK_N, BLOCK_F)  # fmt: skip

@@ -85,6 +85,19 @@ def dot(a, b, accumulator, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def settled(accumulator):
+    """The accumulator once its products are done, for loops whose left factors lie in Hopper's registers.
+
+    Those factors must not be written while a product reads them, and Triton 3.6 lets the next iteration do it. An
+    empty instruction that takes the sums has it wait; it costs nothing else.
+    """
+    if NVIDIA:
+        return tl.inline_asm_elementwise("", "=f,0", [accumulator], tl.float32, True, 1)
+    else:
+        return accumulator
+
+
+@triton.jit
 def log2(x):
     """log₂x for normal x > 0: on NVIDIA one instruction (relative error 2⁻²², absolute inside [0.5, 2])."""
     if NVIDIA:

@@ -1,11 +1,12 @@
 """Differences of a perturbed linear layer, all directions and both their sides in one launch.
 
-Δz = δWᵀ + sε·(a+δ)Uᵀ + sε·v with U, v drawn inside the kernel, then the activation's exact difference. A
-program owns one tile [samples, out_features] of one direction; both sides of a pair share its tile of U.
+Δz = δ(W+sεU)ᵀ + sε·(aUᵀ + v) with U, v drawn inside the kernel, then the activation's exact difference. A
+program owns one tile [out_features, samples] of one direction; both sides of a pair share its tile of U. W+sεU is
+rounded to the compute dtype as W alone would be, and what is lost belongs to δ, never to the part of first order.
 
-sε multiplies (a+δ), not U: one rounding of an operand that is rounded to the compute dtype in any case, so
-each side needs a single accumulator. Without δ one product aUᵀ serves both sides. With low rank, U = ABᵀ/√r,
-the program accumulates (a+δ)B and multiplies by Aᵀ at the end.
+W+sεU and U are the left factors of the products: made in registers, they go from there into the tensor cores, and
+the right ones, δ and a, come as they lie in memory. Without δ one product is left, which serves both sides. With
+low rank, U = ABᵀ/√r, a program accumulates (a+δ)B and multiplies by Aᵀ at the end, on [samples, out_features].
 """
 
 from __future__ import annotations
@@ -31,14 +32,15 @@ from zo_triton.kernels.numeric import INTERPRETED
 
 CONFIGS = {
     # (sides, compute dtype, where U comes from): samples × out features × in features of a program's tiles,
-    # warps, stages. ``real``: values that are not signs, which cost most: a tile of them serves many samples. The
-    # largest that compile for sm_90 without spilling a register; none has been timed yet.
-    (1, torch.bfloat16, "staged"): tiles(128, 128, 64, 8, 3),
+    # warps, stages. ``real``: values that are not signs, which cost most: a tile of them serves many samples. Of
+    # those that compile for sm_90 without spilling a register the ones that the static model bounds least; none has
+    # been timed yet. Four warps leave room for two programs on a multiprocessor: one multiplies while one waits.
+    (1, torch.bfloat16, "staged"): tiles(128, 128, 32, 4, 4),
     (1, torch.bfloat16, "inline"): tiles(128, 128, 64, 8, 3),
     (1, torch.bfloat16, "low_rank"): tiles(128, 128, 64, 8, 3),
-    (2, torch.bfloat16, "staged"): tiles(128, 128, 64, 8, 2),
-    (1, torch.bfloat16, "real"): tiles(256, 64, 64, 8, 2),
-    (2, torch.bfloat16, "inline"): tiles(128, 128, 64, 8, 2),
+    (2, torch.bfloat16, "staged"): tiles(128, 128, 64, 8, 3),
+    (1, torch.bfloat16, "real"): tiles(256, 64, 32, 4, 3),
+    (2, torch.bfloat16, "inline"): tiles(64, 128, 64, 8, 3),
     (2, torch.bfloat16, "real"): tiles(128, 128, 64, 8, 2),
     (2, torch.bfloat16, "low_rank"): tiles(128, 128, 32, 8, 3),
     (1, torch.float32, "staged"): tiles(64, 64, 32, 8, 2),
@@ -52,23 +54,43 @@ CONFIGS = {
 }
 OVERRIDES: dict[str, dict[tuple[int, torch.dtype, str], dict[str, int]]] = {
     "sm_80": {
+        (1, torch.bfloat16, "staged"): tiles(64, 128, 32, 4, 3),
+        (1, torch.bfloat16, "inline"): tiles(64, 128, 64, 8, 3),
+        (1, torch.bfloat16, "real"): tiles(256, 64, 32, 8, 3),
         (2, torch.bfloat16, "low_rank"): tiles(64, 128, 32, 8, 3),
         (2, torch.bfloat16, "staged"): tiles(64, 128, 32, 8, 3),
         (2, torch.bfloat16, "inline"): tiles(64, 128, 32, 8, 3),
         (2, torch.bfloat16, "real"): tiles(64, 128, 32, 8, 3),
+        (1, torch.float32, "staged"): tiles(64, 32, 32, 8, 2),
+        (1, torch.float32, "inline"): tiles(64, 32, 32, 8, 2),
+        (2, torch.float32, "staged"): tiles(32, 32, 32, 8, 2),
+        (2, torch.float32, "inline"): tiles(32, 32, 32, 8, 2),
     },
     "sm_100": {
+        (2, torch.bfloat16, "staged"): tiles(64, 128, 64, 8, 3),
+        (2, torch.bfloat16, "real"): tiles(64, 128, 64, 8, 2),
         (1, torch.float32, "staged"): tiles(64, 32, 32, 8, 2),
         (1, torch.float32, "inline"): tiles(64, 32, 32, 8, 2),
         (2, torch.float32, "staged"): tiles(32, 32, 32, 8, 2),
         (2, torch.float32, "inline"): tiles(32, 32, 32, 8, 2),
     },
     "gfx942": {
+        (1, torch.bfloat16, "staged"): tiles(128, 128, 32, 4, 2),
+        (1, torch.bfloat16, "inline"): tiles(64, 128, 64, 8, 2),
+        (1, torch.bfloat16, "real"): tiles(256, 64, 32, 4, 2),
         (2, torch.bfloat16, "low_rank"): tiles(64, 128, 32, 8, 2),
         (2, torch.bfloat16, "staged"): tiles(64, 128, 64, 8, 2),
+        (2, torch.bfloat16, "inline"): tiles(64, 128, 64, 8, 2),
+        (2, torch.bfloat16, "real"): tiles(64, 128, 32, 8, 2),
     },
 }
 """Chips that the configs above don't fit, whose registers or memory run out."""
+
+INVOLVED = {
+    (1, torch.bfloat16, "staged"): tiles(128, 128, 64, 8, 3),
+    (1, torch.bfloat16, "real"): tiles(128, 64, 32, 4, 3),
+}
+"""Before an activation whose intermediates don't fit the registers beside 128 sums a thread."""
 
 TRANSPOSED = {
     (2, torch.bfloat16, source): tiles(64, 128, 32, 8, 3) for source in ("inline", "real", "low_rank")
@@ -90,11 +112,13 @@ def default_config(
     chip: str,
     transposed: bool = False,
     precision: str = "ieee",
+    activation: str = "none",
 ) -> Mapping[str, int]:
     """Tile sizes and launch options unless the caller says; ``source`` as in :data:`CONFIGS`."""
     if INTERPRETED:
         return INTERPRETER_CONFIG
-    configs = {**CONFIGS, **OVERRIDES.get(chip, {}), **(TRANSPOSED if transposed else {})}
+    involved = {} if activation in ("none", "relu") else INVOLVED
+    configs = {**CONFIGS, **involved, **OVERRIDES.get(chip, {}), **(TRANSPOSED if transposed else {})}
     chosen = configs[sides, dtype, source]
     if precision == "tf32x3" and dtype == torch.float32:
         # Three products of parts leave no registers for a second stage: Triton 3.6 spills.
@@ -113,8 +137,8 @@ def _perturbed_linear_kernel(
         PERTURB_WEIGHT: tl.constexpr, PERTURB_BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
         DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, RANK: tl.constexpr, RANK_BLOCK: tl.constexpr,
         STAGED: tl.constexpr, FOLDED: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr,
-        TRANSPOSED: tl.constexpr, RAGGED: tl.constexpr, ALIGNED: tl.constexpr, OFFSETS: tl.constexpr,
-        BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_I: tl.constexpr,
+        TRANSPOSED: tl.constexpr, RAGGED: tl.constexpr, SETTLED: tl.constexpr, ALIGNED: tl.constexpr,
+        OFFSETS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_I: tl.constexpr,
 ):  # fmt: skip
     """Program = (direction·feature_tiles + feature tile)·sample_tiles + sample tile.
 
@@ -150,15 +174,11 @@ def _perturbed_linear_kernel(
     weight_ptr += f0 * stride_wf
     difference0_ptr = difference_ptr + p0 * stride_dp + n0 * stride_dn
     difference1_ptr = difference_ptr + p1 * stride_dp + n0 * stride_dn
-    base_offsets = row_n[:, None] * stride_an + offs_i[None, :] * stride_ai
-    difference_offsets = row_n[:, None] * stride_dn + offs_i[None, :] * stride_di
-    weight_offsets = offs_i[:, None] * stride_wi + row_f[None, :] * stride_wf
     if RANK > 0:
         change0, change1 = low_rank_products(
-            base_ptr, difference0_ptr, difference1_ptr, weight_ptr,
-            base_offsets, difference_offsets, weight_offsets,
-            stride_ai, stride_di, stride_wi, row_block, in_features, epsilon0, epsilon1,
-            as_word(left_word), as_word(right_word), counter,
+            base_ptr, difference0_ptr, difference1_ptr, weight_ptr, row_n, row_f, offs_i,
+            stride_an, stride_ai, stride_dn, stride_di, stride_wf, stride_wi, row_block, in_features,
+            epsilon0, epsilon1, as_word(left_word), as_word(right_word), counter,
             SIDES, HAS_DIFFERENCE, DISTRIBUTION, ROUNDS, RANK, RANK_BLOCK, DTYPE, PRECISION, RAGGED,
             BLOCK_N, BLOCK_F, BLOCK_I)  # fmt: skip
     elif HAS_DIFFERENCE or PERTURB_WEIGHT:
@@ -171,19 +191,20 @@ def _perturbed_linear_kernel(
             padded_rows, words = (out_features + 3) // 4 * 4, (in_features + 31) // 32
             staged_ptr += (tl.cast(k, tl.int64) * padded_rows + f0) * words
             staged_offsets = row_f[:, None] * words + tl.arange(0, BLOCK_I // 32)[None, :]
-        fraction = fraction_of(signed_eps_ptr, FOLDED)
+        # In bfloat16 ε's power of two goes into U, which loses nothing, and its fraction by W and the sums.
+        fraction = fraction_of(
+            signed_eps_ptr + p0, DTYPE.primitive_bitwidth == 16 and HAS_DIFFERENCE and PERTURB_WEIGHT
+        )
         scale0, scale1 = epsilon0 / fraction, epsilon1 / fraction
         change0, change1 = full_rank_products(
             base_ptr, difference0_ptr, difference1_ptr, weight_ptr, staged_ptr,
-            base_offsets, difference_offsets, weight_offsets, staged_offsets,
-            stride_ai, stride_di, stride_wi, feature_tile, in_features, out_features, scale0, scale1,
-            as_word(whole_word), counter,
+            row_n, row_f, offs_i, staged_offsets, stride_an, stride_ai, stride_dn, stride_di, stride_wf, stride_wi,
+            feature_tile, in_features, out_features, scale0, scale1, 1.0 / fraction, as_word(whole_word), counter,
             SIDES, HAS_DIFFERENCE, PERTURB_WEIGHT, DISTRIBUTION, ROUNDS, STAGED, FOLDED, DTYPE, PRECISION,
-            TRANSPOSED, RAGGED, BLOCK_N, BLOCK_F, BLOCK_I)  # fmt: skip
-        if FOLDED:
-            change0, change1 = change0 * fraction, change1 * fraction
+            TRANSPOSED, RAGGED, SETTLED, BLOCK_N, BLOCK_F, BLOCK_I)  # fmt: skip
+        change0, change1 = change0 * fraction, change1 * fraction
     else:
-        change0 = tl.zeros((BLOCK_N, BLOCK_F), tl.float32)
+        change0 = tl.zeros((BLOCK_F, BLOCK_N), tl.float32)
         change1 = change0
     bias = tl.zeros((BLOCK_F,), tl.float32)
     if PERTURB_BIAS:
@@ -193,11 +214,19 @@ def _perturbed_linear_kernel(
         )
     out_ptr += n0 * stride_on + f0 * stride_of
     before_ptr = base_output_ptr + n0 * stride_zn + f0 * stride_zf
-    out_rows, before_rows = local_n.to(OFFSETS) * stride_on, local_n.to(OFFSETS) * stride_zn
-    finish_sides(
-        change0, change1, bias, epsilon0, epsilon1, out_ptr + p0 * stride_op, out_ptr + p1 * stride_op, before_ptr,
-        out_rows, before_rows, stride_of, stride_zf, samples - n0, 0, out_features - f0,
-        SIDES, HAS_DIFFERENCE, PERTURB_BIAS, ACTIVATION, DTYPE, OFFSETS, BLOCK_N, BLOCK_F)  # fmt: skip
+    out0_ptr, out1_ptr = out_ptr + p0 * stride_op, out_ptr + p1 * stride_op
+    if RANK > 0:
+        finish_sides(
+            change0, change1, bias[None, :], epsilon0, epsilon1, out0_ptr, out1_ptr, before_ptr,
+            local_n.to(OFFSETS) * stride_on, local_n.to(OFFSETS) * stride_zn, stride_of, stride_zf,
+            samples - n0, 0, out_features - f0,
+            SIDES, HAS_DIFFERENCE, PERTURB_BIAS, ACTIVATION, DTYPE, OFFSETS, BLOCK_N, BLOCK_F)  # fmt: skip
+    else:
+        finish_sides(
+            change0, change1, bias[:, None], epsilon0, epsilon1, out0_ptr, out1_ptr, before_ptr,
+            local_f.to(OFFSETS) * stride_of, local_f.to(OFFSETS) * stride_zf, stride_on, stride_zn,
+            out_features - f0, 0, samples - n0,
+            SIDES, HAS_DIFFERENCE, PERTURB_BIAS, ACTIVATION, DTYPE, OFFSETS, BLOCK_F, BLOCK_N)  # fmt: skip
 
 
 def launch_perturbed_linear(
@@ -263,7 +292,9 @@ def launch_perturbed_linear(
             "perturbed_linear", out.dtype, sides=layer.sides, distribution=directions.elementwise, bits=source,
             samples=upper(samples, 32, 64, FEW_SAMPLES),
         ),
-        default_config(layer.sides, out.dtype, source, samples, chip_of(out), transposed, precision),
+        default_config(
+            layer.sides, out.dtype, source, samples, chip_of(out), transposed, precision, activation
+        ),
     )  # fmt: skip
     sample_tiles, feature_tiles = blocks(samples, config["BLOCK_N"]), blocks(out_features, config["BLOCK_F"])
     launch(
@@ -284,7 +315,8 @@ def launch_perturbed_linear(
         **strides("d", "pni", layer.moved),
         **strides("w", "fi", weight),
         **strides("z", "nf", layer.before),
-        RAGGED=in_features % config["BLOCK_I"] != 0,
+        RAGGED=in_features % config["BLOCK_I"] != 0 or in_features == 0,
+        SETTLED=chip_of(out) == "sm_90",
         ALIGNED=gcd(16, in_features, base.stride(0), layer.weight.stride(0), *layer.moved.stride()[:-1]),
         OFFSETS=_offset_dtype(config, out, base, layer.moved, weight, layer.before),
         **config,
