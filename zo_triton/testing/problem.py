@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
+from zo_triton._interrupts import held_back
+
 WIDTH = 24
 """Of the network, whose two layers have the same shapes."""
 
@@ -54,7 +56,8 @@ class Closure:
     def __call__(self) -> Tensor:
         """The loss, a scalar tensor."""
         # An optimizer may trace the closure by modes of torch; the look at the weights is none of its business.
-        with torch._C.DisableTorchFunction(), _disable_current_modes():
+        # Torch takes modes away and puts them back one by one, and an interrupt in between would lose some.
+        with held_back(), torch._C.DisableTorchFunction(), _disable_current_modes():
             self.seen.append(flat(self.problem.params))
         return self.problem.value()
 
