@@ -126,7 +126,8 @@ class ZOAdam(ZOOptimizer):
             params = group["params"]
             states = [self.state[param] for param in params]
             weights = [up_to_date(param, self.state) for param in params]
-            beta1, beta2 = group["betas"]
+            # A tensor's or NumPy's float32 would be computed with as such; what a log holds are Python's floats.
+            beta1, beta2 = map(float, group["betas"])
             adam(
                 [weight.detach() for weight in weights],
                 gradients[first_id : first_id + len(params)],
@@ -134,8 +135,8 @@ class ZOAdam(ZOOptimizer):
                 [state["exp_avg_sq"] for state in states],
                 [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else [],
                 [state["step"] for state in states],
-                amsgrad=group["amsgrad"], maximize=group["maximize"], beta1=beta1, beta2=beta2, lr=group["lr"],
-                weight_decay=group["weight_decay"], eps=group["eps"],
+                amsgrad=group["amsgrad"], maximize=group["maximize"], beta1=beta1, beta2=beta2,
+                lr=float(group["lr"]), weight_decay=float(group["weight_decay"]), eps=float(group["eps"]),
             )  # fmt: skip
             for param, weight in zip(params, weights, strict=True):
                 if param is not weight:

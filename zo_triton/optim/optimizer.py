@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from inspect import unwrap
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from zo_triton._interrupts import check, held_back
 from zo_triton.difference import Evaluation, Plan
 from zo_triton.difference.arguments import check_apart, check_closure, check_parameters, parameter_list
 from zo_triton.difference.exhaustion import explained
-from zo_triton.difference.undo import taken_back
+from zo_triton.difference.undo import on_failure, taken_back
 from zo_triton.directions import Directions
 from zo_triton.optim.aggregators import BOUNDED, Aggregator
 from zo_triton.optim.checks import (
@@ -190,13 +191,16 @@ class ZOOptimizer(torch.optim.Optimizer):
         """Moves by what was measured, and lets go of it if that can't be moved by."""
         self._measured = None
         measurement = checked_measurement(measurement, self.next_directions(), self.compute_dtype)
+        # Before the step is logged: a resumed run then goes about its next step as this one does.
+        on_failure(partial(setattr, self, "plan", self.plan))
+        self.plan = saved_plan(measurement.plan, self.directions)
         if isinstance(measurement, NodeMeasurement):
             self._move(WrittenOut(measurement.gradients))
             self._nodes = measurement.plan.nodes
         else:
             coefficients = measurement.coefficients(self._parameters(), self.aggregator)
             self._apply(coefficients, known_finite=self.aggregator in BOUNDED)
-        self.plan, self.last = saved_plan(measurement.plan, self.directions), measurement
+        self.last = measurement
         return measurement.loss
 
     def measure(self, closure: Callable[[], Any]) -> float:

@@ -13,7 +13,14 @@ from zo_triton.optim import FusedTrainer
 from zo_triton.optim.optimizer import ZOOptimizer
 from zo_triton.runlog.contents import Contents, read
 from zo_triton.runlog.format import encode_header, encode_record
-from zo_triton.runlog.recipe import Replayable, check_fits, check_own_step, describe, settings_of
+from zo_triton.runlog.recipe import (
+    Replayable,
+    check_fits,
+    check_follows,
+    check_own_step,
+    describe,
+    settings_of,
+)
 from zo_triton.runlog.replaying import catch_up
 
 try:
@@ -109,12 +116,15 @@ class ReplayLog:
 
         Raises:
             OSError: The file can't be read or written.
-            ValueError: The log is damaged, was written by an optimizer built otherwise, or does not hold the
-                optimizer's next step; or its step has hooks.
+            TypeError: A number of a torch optimizer is none of Python's.
+            ValueError: The log is damaged, was written by an optimizer built otherwise, does not hold the
+                optimizer's next step, or the weights or Adam's state are not those of that step; or its step has
+                hooks.
         """
         _check_free(target)
         contents = read(path, intact_prefix)
         check_fits(contents.header, target)
+        check_follows(contents, target)
         catch_up(target, contents)
         return cls(target, contents)
 

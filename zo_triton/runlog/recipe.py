@@ -15,6 +15,7 @@ from zo_triton.optim import ZOSGD, ZOAdam, foreign_code
 from zo_triton.optim.aggregators import aggregator_name
 from zo_triton.optim.gradient_step import GradientStep
 from zo_triton.optim.optimizer import ZOOptimizer
+from zo_triton.runlog.contents import Contents
 from zo_triton.runlog.weights import digest
 
 Replayable: TypeAlias = ZOOptimizer | GradientStep
@@ -22,6 +23,7 @@ Replayable: TypeAlias = ZOOptimizer | GradientStep
 
 _OWN: dict[str, Any] = {"ZOSGD": ZOSGD, "ZOAdam": ZOAdam}
 _TORCHS: dict[str, Any] = {"Adam": Adam, "AdamW": AdamW, "SGD": SGD}
+_COUNTING = ("ZOAdam", "Adam", "AdamW")
 _FIELD = ("seed", "directions", "compute_dtype", "plan", "distribution")
 _OWN_FIELD = (*_FIELD, "rank", "rounds", "low_precision")
 _MEASURED = ("eps", "sides", "aggregator")
@@ -43,10 +45,17 @@ def settings_of(target: Replayable, compiled: bool = False) -> dict[str, Any]:
     Args:
         target: The optimizer or trainer.
         compiled: The step is a compiled one of :class:`zo_triton.FusedTrainer`.
+
+    Raises:
+        TypeError: A number of a torch optimizer is none of Python's, and it may compute with it otherwise.
     """
     optimizer = _optimizer(target)
-    known = optimizer.defaults
+    # Torch adds an option to the defaults of an optimizer that was copied or loaded, and not to its groups.
+    known = [key for key in optimizer.defaults if all(key in group for group in optimizer.param_groups)]
     groups = [{key: _plain(group[key]) for key in known} for group in optimizer.param_groups]
+    if isinstance(target, GradientStep):
+        for group in optimizer.param_groups:
+            _check_numbers(group)
     settings = {name: _plain(getattr(target, name)) for name in _field_of(target)}
     settings["compute_dtype"] = str(target.compute_dtype).removeprefix("torch.")
     return {**settings, "groups": groups, "compiled": compiled}
@@ -73,12 +82,6 @@ def describe(target: Replayable) -> dict[str, Any]:
     kind = type(optimizer)
     if kind not in (*_OWN.values(), *_TORCHS.values()):
         raise TypeError(f"a log replays {_known()}, got {kind.__name__}.")
-    if isinstance(target, GradientStep) and any(
-        isinstance(value, Tensor) for group in optimizer.param_groups for value in _settings(group).values()
-    ):
-        raise TypeError(
-            "a setting of the optimizer is a tensor, which no log holds; give the number instead."
-        )
     if any(optimizer.state.values()):
         raise ValueError(
             f"the optimizer remembers the {target.steps_done} steps it has done, and a log starts with one that "
@@ -156,6 +159,31 @@ def check_fits(header: Mapping[str, Any], target: Replayable) -> None:
             )
 
 
+def check_follows(contents: Contents, target: Replayable) -> None:
+    """Refuses an optimizer whose weights or state are not those of its step in the log, as far as these tell.
+
+    Raises:
+        ValueError: At the log's first step the weights are others; later Adam has counted other steps.
+    """
+    taken, params = target.steps_done - contents.first_step, named_parameters(target)
+    found, expected = digest(params), contents.header["weights"]
+    if taken == 0 and found != expected:
+        raise ValueError(
+            f"the weights' digest is {found[:19]}…, the run began with {expected[:19]}…; give the weights "
+            "of its first step, or those, the state and steps_done of a later one."
+        )
+    if contents.header["optimizer"] not in _COUNTING:
+        return
+    state = _optimizer(target).state
+    for name, param in params.items():
+        counted = int(state.get(param, {}).get("step", 0))
+        if counted != taken:
+            raise ValueError(
+                f"the optimizer's state of {name!r} has counted {counted} steps, and {taken} lead to its step "
+                f"{target.steps_done} in the log; load the state of that step (load_state_dict)."
+            )
+
+
 def check_own_step(target: Replayable) -> None:
     """Refuses an optimizer whose step runs code beside its own, of which a log says nothing.
 
@@ -188,14 +216,22 @@ def _optimizer(target: Replayable) -> Optimizer:
     return target.optimizer if isinstance(target, GradientStep) else target
 
 
-def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in group.items() if key not in ("params", "param_names")}
+def _check_numbers(group: Mapping[str, Any]) -> None:
+    for name, value in group.items():
+        if name in ("params", "param_names"):
+            continue
+        for one in value if isinstance(value, (tuple, list)) else [value]:
+            if isinstance(one, Tensor) or (isinstance(one, np.generic) and not isinstance(one, float)):
+                raise TypeError(
+                    f"the optimizer's {name} is {one!r}, and torch computes otherwise with the number that a log "
+                    f"holds; give float({name}) instead."
+                )
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, (Tensor, np.generic)):
         return value.item()
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(one) for one in value] if isinstance(value, (tuple, list)) else value
 
 
 def _from_plain(value: Any) -> Any:
