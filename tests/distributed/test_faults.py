@@ -39,6 +39,6 @@ def test_all_others_name_the_one_and_end(told, case):
         assert f"rank {odd} of {SIZE} is" in text
         assert seconds < 60
         if fault == "ends" and moment != "start":
-            assert "gone: its process has ended" in text
+            assert "gone: its process has ended" in text or (odd == 0 and "is silent" in text)
         if fault == "stops" and moment != "start":
             assert "stopped: its process was suspended" in text or (odd == 0 and "is silent" in text)

@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,18 @@ def used(key: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
+def grow_stack() -> None:
+    """It counts as address space and can't say no, so it is as large as it will be before the limit comes."""
+    nested: list[Any] = []
+    for _ in range(20_000):
+        nested = [nested]
+    usual = sys.getrecursionlimit()
+    sys.setrecursionlimit(40_000)
+    with suppress(RecursionError):
+        repr(nested)
+    sys.setrecursionlimit(usual)
+
+
 def forbid_threads() -> None:
     """No further one can be had; root, whom no number of processes binds, becomes somebody else."""
     if os.getuid() == 0:
@@ -178,6 +191,7 @@ def watched(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     make, count = PROGRAMS[sys.argv[1]], int(sys.argv[2])
     torch.set_num_threads(1)
+    grow_stack()
     # Kernels are compiled and loaded before memory gets short, and no thread is there to be forked.
     make().step()
     slot = np.zeros(SLOT_WORDS, np.int64)
