@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zo_triton.nzk.arrays import check_choice, check_count
-from zo_triton.nzk.probe import LOSSES, check_known, probe_lr
+from zo_triton.nzk.probe import LOSSES, check_known, probe_lr, trained_by
 from zo_triton.optim import ZOSGD, NonFiniteLossError
 
 STEPS = 200
@@ -188,10 +188,11 @@ def _limit(optimizer: ZOSGD, model: nn.Module, x: Tensor, loss: str) -> float:
     on_weights = optimizer.perturb == "weights"
     model.eval()
     try:
-        probe = probe_lr(
-            model, x, 1.0, optimizer.directions, loss,
-            optimizer.distribution if on_weights else "gaussian", group["momentum"],
-        )  # fmt: skip
+        with trained_by(optimizer, model):
+            probe = probe_lr(
+                model, x, 1.0, optimizer.directions, loss,
+                optimizer.distribution if on_weights else "gaussian", group["momentum"],
+            )  # fmt: skip
     finally:
         for module, mode in modes.items():
             module.training = mode
