@@ -154,6 +154,10 @@ def test_what_has_no_curvature_is_refused(ask):
     for model in (nn.Sequential(linear(6), nn.Unflatten(1, (2, 3))), nn.Sequential(linear(1), nn.Flatten(0))):
         with pytest.raises(ValueError, match=r"needs logits \[n, classes\], got outputs of shape \(12,"):
             ask(model, X, "cross_entropy")
+    with pytest.raises(ValueError, match=r"got shape \(36,\) for \(12, 5\); give each sample its own"):
+        ask(nn.Sequential(linear(3), nn.Flatten(0)), X, "mse")
+    with pytest.raises(TypeError, match="model must return a tensor, got tuple; wrap it"):
+        ask(nn.RNN(5, 3), X, "mse")
     model = linear(3)
     torch.nn.init.constant_(model.bias, float("inf"))
     with pytest.raises(zo.NonFiniteLossError, match="outputs on x are not all finite"):

@@ -218,15 +218,24 @@ def outputs_of(model: nn.Module, x: Tensor, loss: str) -> Tensor:
     """The model's outputs on x, if the curvature of this loss is known there.
 
     Raises:
-        TypeError: As :func:`zo_triton.nzk.ntk`.
-        ValueError: x is not finite, or the outputs are not [n, classes] under cross-entropy, or as
-            :func:`zo_triton.nzk.ntk`.
+        TypeError: The model returns no tensor, or as :func:`zo_triton.nzk.ntk`.
+        ValueError: x is not finite, a sample has no outputs of its own, or not [n, classes] under cross-entropy,
+            or as :func:`zo_triton.nzk.ntk`.
         NonFiniteLossError: The outputs are not finite.
     """
     check_model(model, x)
     check_finite(x, "x")
     with torch.no_grad():
-        outputs: Tensor = model(x)
+        outputs = model(x)
+    if not isinstance(outputs, Tensor):
+        raise TypeError(
+            f"model must return a tensor, got {type(outputs).__name__}; wrap it in a module that picks its outputs."
+        )
+    if outputs.shape[:1] != x.shape[:1]:
+        raise ValueError(
+            f"model must return outputs [n, …] for inputs [n, …], got shape {tuple(outputs.shape)} for "
+            f"{tuple(x.shape)}; give each sample its own."
+        )
     if loss == "cross_entropy" and outputs.ndim != 2:
         raise ValueError(
             f"loss 'cross_entropy' needs logits [n, classes], got outputs of shape {tuple(outputs.shape)}; "
