@@ -21,9 +21,9 @@ Tell = Callable[[int, dict[str, float]], object]
 def log_steps(optimizer: ZOOptimizer, tell: Tell, every: SupportsIndex = 1) -> RemovableHandle:
     """Hands figures of the latest step to a function, after every n-th step.
 
-    The figures are ``loss``, ``lr`` of the first group and, where weights are perturbed, ``slope`` and ``left_out``:
-    the root mean square of the slopes along the directions that were used, by which the gradient's length is
-    estimated, and the number of those that were not, as their difference was not finite.
+    The figures are ``loss``, ``lr`` of the first group and, where weights are perturbed, ``slope`` and
+    ``left_out``: the root mean square of the slopes along the directions that were used, by which the gradient's
+    length is estimated, and the number of directions that were not, as their slopes were not usable.
 
     Args:
         optimizer: A :class:`zo_triton.ZOSGD` or :class:`zo_triton.ZOAdam`.
