@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -32,6 +33,30 @@ def test_the_slope_is_the_root_mean_square_along_the_directions():
     opt.step(closure)
     assert told[0]["slope"] == pytest.approx(opt.last.projected.square().mean().sqrt().item())
     assert told[0]["slope"] > 0
+    assert told[0]["left_out"] == 0
+
+
+def test_directions_that_were_left_out_are_counted_and_do_not_enter_the_slope():
+    weight, writer = torch.ones(4), Writer()
+    opt = zo.ZOSGD([weight], lr=0.1, directions=8, eps=1e-3)
+    log_steps(opt, to_tensorboard(writer))
+    with pytest.warns(RuntimeWarning, match="left out of this step"):
+        opt.step(zo.BlackBox(lambda: weight.sum().item() if weight[0] <= 1 else float("inf")))
+    finite = opt.last.projected[opt.last.projected.isfinite()]
+    assert 0 < len(finite) < 8
+    figures = {name: value for name, value, _ in writer.scalars}
+    assert figures["zo/slope"] == pytest.approx(finite.square().mean().sqrt().item())
+    assert figures["zo/left_out"] == 8 - len(finite)
+
+
+@pytest.mark.parametrize("every", [np.int64(2), torch.tensor(2)], ids=["numpy", "torch"])
+def test_the_period_may_be_an_integer_of_any_kind(every):
+    opt, closure = quadratic()
+    told = []
+    log_steps(opt, lambda step, figures: told.append(step), every)
+    for _ in range(5):
+        opt.step(closure)
+    assert told == [2, 4]
 
 
 def test_steps_on_activations_have_no_slopes():
@@ -75,8 +100,10 @@ def test_mistakes_are_told_before_a_hook_is_there(tmp_path):
         log_steps(torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=0.1), print)
     with pytest.raises(TypeError, match="tell must be a function of the step and a dict, got 'loss'"):
         log_steps(opt, "loss")
-    with pytest.raises(TypeError, match=r"every must be an integer, got 2\.0"):
+    with pytest.raises(TypeError, match=r"every must be an integer, got 2\.0; 1 tells every step"):
         log_steps(opt, print, every=2.0)
+    with pytest.raises(TypeError, match="every must be an integer, got True"):
+        log_steps(opt, print, every=True)
     with pytest.raises(ValueError, match="every must be at least 1 step, got 0"):
         log_steps(opt, print, every=0)
     with zo.ReplayLog.start(tmp_path / "log.zo", opt), pytest.raises(ValueError, match="allows no hooks"):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -5,7 +7,7 @@ from torch import nn
 
 import zo_triton as zo
 from benchmarks.race.networks import make_mlp
-from zo_triton.nzk import advise_lr, probe_lr
+from zo_triton.nzk import Advice, advise_lr, probe_lr
 
 X = torch.randn(96, 6, generator=torch.Generator().manual_seed(0))
 Y = X.sum(1, keepdim=True)
@@ -99,11 +101,134 @@ def test_bad_questions():
         advise_lr(sgd(silent), silent, 0 * X, Y, "mse")
 
 
+def test_a_climb_is_refused():
+    model = make_mlp((6, 3), 1)
+    with pytest.raises(ValueError, match="got maximize=True; ask with maximize=False"):
+        advise_lr(zo.ZOSGD(model.parameters(), lr=1.0, maximize=True), model, X, CLASSES)
+
+
+def test_a_loss_that_rose_is_told():
+    advice = Advice(lr=0.1, limit=0.3, start=0.5, steps=20, first=1.01, last=1.09)
+    assert "held for 20 steps, but the loss did not fall: from 1.01 to 1.09; the" in str(advice)
+    assert "in which the loss went from 1.01 to 0.9; the" in str(replace(advice, last=0.9))
+
+
+def test_the_curvature_is_that_of_what_is_trained():
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    opt = zo.ZOSGD(model[2].parameters(), lr=1.0, directions=8)
+    with torch.no_grad():
+        features = model[:2](X[:16])
+    expected = probe_lr(model[2], features, 1.0, 8).lower
+    assert advise_lr(opt, model, X, CLASSES, steps=2).start == pytest.approx(expected, rel=1e-5)
+
+
+def test_dropout_takes_its_chance_from_the_seed_and_leaves_torchs():
+    model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(), nn.Linear(8, 3))
+    found = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        found.append(advise_lr(sgd(model), model, X, CLASSES, steps=5, seed=4))
+        assert torch.equal(before, torch.get_rng_state())
+    assert found[0] == found[1]
+    assert advise_lr(sgd(model), model, X, CLASSES, steps=5, seed=2**64 - 1).first != found[0].first
+
+
+WITH_NAN, FEW = X.clone(), CLASSES.clone()
+WITH_NAN[90, 2] = float("nan")
+FEW[50] = 3
+BAD_SAMPLES = {
+    "x": ((WITH_NAN, CLASSES), ValueError, r"x has 1 value\(s\) that are NaN or infinite"),
+    "no tensor": ((X, CLASSES.tolist()), TypeError, "y must be a tensor, got type list"),
+    "x no tensor": ((X.numpy(), CLASSES), TypeError, "x must be a tensor, got type ndarray"),
+    "ignored": ((X, CLASSES * 0 - 100), ValueError, "every label is -100.*pass samples that have a label"),
+    "class": ((X, FEW), ValueError, r"labels must be in \[0, 3\), the model's logits, got 0 to 3"),
+    "negative": (
+        (X, CLASSES - 1),
+        ValueError,
+        r"labels must be in \[0, 3\), the model's logits, got -1 to 1",
+    ),
+    "float": (
+        (X, CLASSES.float()),
+        TypeError,
+        r"labels must be of dtype torch.int64, got y of torch.float32",
+    ),
+    "column": ((X, CLASSES[:, None]), ValueError, r"labels must have shape \[n\], got y of shape \(96, 1\)"),
+    "probabilities": ((X, WITH_NAN[:, :3]), ValueError, r"y has 1 value\(s\) that are NaN"),
+    "spread": (
+        (X, Y[:, 0], "mse"),
+        ValueError,
+        r"outputs of shape \(96, 3\) and y of shape \(96,\); reshape y",
+    ),
+    "column of 3": ((X, Y, "squared"), ValueError, r"outputs of shape \(96, 3\) and y of shape \(96, 1\)"),
+    "nan target": ((X, WITH_NAN[:, :3], "mse"), ValueError, r"y has 1 value\(s\) that are NaN"),
+}
+
+
+@pytest.mark.parametrize(("samples", "error", "match"), BAD_SAMPLES.values(), ids=BAD_SAMPLES)
+def test_bad_samples(samples, error, match):
+    model = make_mlp((6, 3), 1)
+    with pytest.raises(error, match=match):
+        advise_lr(sgd(model), model, *samples)
+    assert model.training
+
+
+def test_probabilities_and_bytes_are_targets_of_cross_entropy():
+    model = make_mlp((6, 3), 1)
+    by_label, by_byte, by_share = (
+        advise_lr(sgd(model), model, X, y, steps=2)
+        for y in (CLASSES, CLASSES.byte(), F.one_hot(CLASSES, 3).float())
+    )
+    assert by_byte == by_label
+    assert by_share.first == pytest.approx(by_label.first, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("seed", "error", "match"),
+    [
+        (-1, ValueError, r"seed must be in \[0, 2\*\*64\), got -1"),
+        (2**64, ValueError, r"seed must be in \[0, 2\*\*64\)"),
+        (1.5, TypeError, "seed"),
+    ],
+)
+def test_bad_seeds(seed, error, match):
+    model = make_mlp((6, 3), 1)
+    with pytest.raises(error, match=match):
+        advise_lr(sgd(model), model, X, CLASSES, seed=seed)
+
+
+def test_a_first_loss_that_tells_nothing():
+    model = make_mlp((6, 1), 1)
+    with torch.no_grad():
+        fitted = model(X)
+    with pytest.raises(ValueError, match=r"loss of the first step is 0 already.*nothing to learn"):
+        advise_lr(sgd(model), model, X[:1], fitted[:1], "mse")
+    with pytest.raises(ValueError, match="loss of the first step is not finite, whatever the learning rate"):
+        advise_lr(sgd(model), model, X, 1e30 * Y, "mse")
+
+
+def test_a_step_that_leaves_no_finite_outputs_does_not_hold(monkeypatch):
+    """The first rate tried is far too large, and its first step goes where nothing is finite."""
+    model = make_mlp((6, 3), 1)
+    step = zo.ZOSGD.step
+
+    def broken(self, closure):
+        loss = step(self, closure)
+        if self.param_groups[0]["lr"] > 0.1:
+            nn.init.constant_(self.param_groups[0]["params"][-1], float("nan"))
+        return loss
+
+    monkeypatch.setattr(zo.ZOSGD, "step", broken)
+    advice = advise_lr(sgd(model), model, X, CLASSES, steps=4)
+    assert advice.lr <= 0.1 < advice.start / 2
+
+
 def test_no_rate_holds_where_the_loss_jumps_whatever_is_done(monkeypatch):
     monkeypatch.setattr("zo_triton.nzk.advice.MARGIN", 1.0)
     model = make_mlp((6, 1), 1)
     opt = sgd(model)
-    opt.step = lambda closure: float("inf")
+    found = iter(range(1, 10**6))
+    opt.step = lambda closure: float(next(found))
     monkeypatch.setattr("zo_triton.nzk.advice.deepcopy", lambda pair: pair)
     with pytest.raises(ValueError, match=r"no learning rate from .* held; look whether the loss falls"):
         advise_lr(opt, model, X, Y, "mse", steps=2)

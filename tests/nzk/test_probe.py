@@ -105,6 +105,65 @@ def test_bad_questions():
         check_lr_of(opt, model, X)
 
 
+def test_only_the_curvature_along_what_is_trained_counts():
+    model = nn.Sequential(linear(4), nn.Tanh(), nn.Linear(4, 3))
+    head = model[2].parameters()
+    told = check_lr_of(zo.ZOSGD(head, lr=1e-9, directions=8), model, X)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    with torch.no_grad():
+        features = model[:2](X)
+    alone = probe_lr(model[2], features, 1e-9, 8)
+    assert told.upper == pytest.approx(alone.upper, rel=1e-5)
+    assert told.upper > probe_lr(model, X, 1e-9, 8).upper
+
+
+def test_a_frozen_parameter_that_the_optimizer_has_counts():
+    model = linear(3)
+    free = probe_lr(model, X, 1e-9, 8)
+    model.weight.requires_grad_(False)
+    with pytest.warns(UserWarning, match="will move all the same"):
+        opt = zo.ZOSGD(model.parameters(), lr=1e-9, directions=8)
+    assert check_lr_of(opt, model, X).upper == free.upper
+    assert [parameter.requires_grad for parameter in model.parameters()] == [False, True]
+
+
+def test_a_tensor_that_is_not_the_models_is_refused_by_name_and_shape():
+    model, scale = linear(3), torch.ones(2, 7, requires_grad=True)
+    opt = zo.ZOSGD([*model.parameters(), scale], lr=0.1)
+    with pytest.raises(ValueError, match=r"no parameter of the model: \[2, 7\]; pass the module"):
+        check_lr_of(opt, model, X)
+    opt = zo.ZOSGD([*model.named_parameters(), ("scale", scale)], lr=0.1)
+    with pytest.raises(ValueError, match=r"no parameter of the model: scale \[2, 7\]"):
+        check_lr_of(opt, model, X)
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module"):
+        check_lr_of(opt, lambda x: x, X)
+
+
+def test_a_climb_has_no_such_limit():
+    model = linear(3)
+    with pytest.raises(ValueError, match="got maximize=True; ask with maximize=False"):
+        check_lr_of(zo.ZOSGD(model.parameters(), lr=0.1, maximize=True), model, X)
+
+
+@pytest.mark.parametrize("ask", [curvature, lambda model, x, loss: probe_lr(model, x, 0.1, 4, loss)])
+def test_what_has_no_curvature_is_refused(ask):
+    broken = X.clone()
+    broken[3, :2] = torch.tensor([float("nan"), float("inf")])
+    with pytest.raises(ValueError, match=r"x has 2 value\(s\) that are NaN or infinite"):
+        ask(linear(3), broken, "mse")
+    for model in (nn.Sequential(linear(6), nn.Unflatten(1, (2, 3))), nn.Sequential(linear(1), nn.Flatten(0))):
+        with pytest.raises(ValueError, match=r"needs logits \[n, classes\], got outputs of shape \(12,"):
+            ask(model, X, "cross_entropy")
+    with pytest.raises(ValueError, match=r"got shape \(36,\) for \(12, 5\); give each sample its own"):
+        ask(nn.Sequential(linear(3), nn.Flatten(0)), X, "mse")
+    with pytest.raises(TypeError, match="model must return a tensor, got tuple; wrap it"):
+        ask(nn.RNN(5, 3), X, "mse")
+    model = linear(3)
+    torch.nn.init.constant_(model.bias, float("inf"))
+    with pytest.raises(zo.NonFiniteLossError, match="outputs on x are not all finite"):
+        ask(model, X, "mse")
+
+
 def test_adams_rate_has_no_such_limit():
     model = linear(1)
     with pytest.raises(TypeError, match=r"known for a zo\.ZOSGD, got ZOAdam"):

@@ -54,15 +54,52 @@ def test_many_directions_are_first_order_descent():
 )
 def test_bounds_hold(values):
     trace, largest = np.sum(values), np.max(values)
-    assert lr_bounds(trace, largest) == pytest.approx((2 / (trace + 2 * largest), 2 / trace))
+    assert lr_bounds(trace, largest) == pytest.approx(
+        (2 / (trace + 2 * largest), min(2 / trace, 2 / (3 * largest)))
+    )
     for num, (kernel, coupling) in ((num, kind) for num in (1, 8) for kind in KINDS):
         limit = max_stable_lr(values, num, coupling, kernel, size=50)
         lower, upper = lr_bounds(trace, largest, num, coupling, kernel, size=50)
-        assert lower * (1 - 1e-9) <= limit <= upper
+        assert lower * (1 - 1e-9) <= limit <= upper * (1 + 1e-9)
     for momentum in (0.5, 0.9, 0.99):
         limit = max_stable_lr(values, 8, momentum=momentum)
         lower, upper = lr_bounds(trace, largest, 8, momentum=momentum)
-        assert lower * (1 - 1e-9) <= limit <= upper
+        assert lower * (1 - 1e-9) <= limit <= upper * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.99])
+@pytest.mark.parametrize("distribution", ["gaussian", "rademacher", "laplace", "sphere", "hadamard"])
+def test_no_bound_is_beyond_gradient_descents(distribution, momentum):
+    generator = np.random.default_rng(0)
+    for num in (1, 3, 30, 1000):
+        values = generator.exponential(size=7) ** 3
+        limit = max_stable_lr(values, num, size=50, distribution=distribution, momentum=momentum)
+        lower, upper = lr_bounds(
+            values.sum(), values.max(), num, size=50, distribution=distribution, momentum=momentum
+        )
+        assert lower * (1 - 1e-9) <= limit <= upper * (1 + 1e-9)
+        assert upper <= 2 * (1 + momentum) / values.max() * (1 + 1e-9)
+
+
+def test_the_bounds_close_in_on_the_limit_as_directions_are_added():
+    values = [3.0, 1.0, 0.2]
+    limit = max_stable_lr(values, 1000)
+    assert limit == pytest.approx(0.6656, abs=1e-3)
+    assert lr_bounds(4.2, 3.0, 1000) == pytest.approx((limit, limit), rel=2e-3)
+
+
+@pytest.mark.parametrize("momentum", ["a", None])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda b: lr_bounds(2.0, 1.0, momentum=b),
+        lambda b: max_stable_lr([1.0], momentum=b),
+        lambda b: max_stable_lr_preconditioned(np.eye(2), [1.0, 1.0], momentum=b),
+    ],
+)
+def test_a_momentum_that_is_no_number_is_refused_by_name(call, momentum):
+    with pytest.raises(TypeError, match=rf"momentum must be a number in \[0, 1\), got {momentum!r}"):
+        call(momentum)
 
 
 @pytest.mark.parametrize(("kernel", "coupling"), KINDS, ids=KIND_IDS)

@@ -2,6 +2,7 @@
 
 import planted
 import pytest
+import unruly
 
 from zo_triton import testing
 
@@ -38,13 +39,21 @@ DEFECTS = {
     planted.Ascending: (testing.update_descends, "updates do not descend"),
     planted.DrawsInTheDefaultDtype: (testing.ambient_settings_do_not_matter, "under default dtype float64"),
     planted.PassesTheModelBy: (testing.hooks_are_honoured, "with a forward hook on a layer"),
+    unruly.NotFiniteWithHooks: (
+        testing.hooks_are_honoured, "with a forward hook on a layer, 1200 of 1200 are NaN or infinite",
+    ),
+    unruly.TurnsInterruptsIntoErrors: (
+        testing.interrupts_leave_a_step_whole, "came out as RuntimeError: stopped.* Let KeyboardInterrupt pass",
+    ),
+    unruly.ExitsOnInterrupts: (testing.interrupts_leave_a_step_whole, "came out as SystemExit: stopped"),
     planted.HalfDone: (testing.interrupts_leave_a_step_whole, "neither as before the step nor as after it"),
     planted.SwallowsInterrupts: (testing.interrupts_leave_a_step_whole, "was lost"),
 }  # fmt: skip
 
 ALONE = (
     planted.SameForEveryLayer, planted.CollidingSeeds, planted.WithoutEps, planted.OverwrittenBaseline,
-    planted.SwallowedUpdate, planted.DrawsInTheDefaultDtype, planted.HalfDone,
+    planted.SwallowedUpdate, planted.DrawsInTheDefaultDtype, unruly.NotFiniteWithHooks,
+    unruly.TurnsInterruptsIntoErrors, planted.HalfDone,
 )  # fmt: skip
 """Of the defects that have no second one in their train, one a file of properties."""
 
@@ -80,3 +89,20 @@ def test_every_property_catches_something():
 def test_what_replays_another_stream_does_not_descend_either():
     with pytest.raises(testing.ConformanceError, match="updates do not descend"):
         testing.update_descends(planted.AnotherStream)
+
+
+def test_no_property_lets_weights_pass_that_are_not_finite():
+    variants = {"again": unruly.NotFinite}
+    report = testing.check_all(
+        unruly.NotFinite, testing.Setting(contexts=DEVICES.contexts, variants=variants)
+    )
+    assert {row.outcome for row in report.rows} == {"failed"}, str(report)
+    assert all("NaN or infinite, none should be" in row.reason for row in report.rows), str(report)
+
+
+@pytest.mark.parametrize(
+    "check", [testing.weights_are_restored, testing.directions_differ, testing.steps_are_silent]
+)
+def test_weights_are_finite_at_every_evaluation(check):
+    with pytest.raises(testing.ConformanceError, match="at the evaluations of step 0, 1200 of 6000 are NaN"):
+        check(unruly.PerturbsOutOfReach)

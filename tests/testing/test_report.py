@@ -1,8 +1,11 @@
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 
+import numpy as np
 import planted
 import pytest
 import torch
+import unruly
 
 from zo_triton import testing
 
@@ -101,6 +104,20 @@ def test_a_step_is_interrupted_somewhere():
         testing.Setting(interrupts=0)
 
 
+@pytest.mark.parametrize("interrupts", [1.5, "a", None, True])
+def test_lines_are_counted_by_an_integer(interrupts):
+    with pytest.raises(TypeError, match=f"interrupts must be an integer, got {interrupts!r}; 20 lines are"):
+        testing.Setting(interrupts=interrupts)
+    testing.interrupts_leave_a_step_whole(planted.Clean, testing.Setting(interrupts=np.int64(1)))
+
+
+def test_other_settings_have_a_type_too():
+    with pytest.raises(TypeError, match="eps must be a number, got '1e-3'; 1e-3 suits most"):
+        testing.Setting(eps="1e-3")
+    with pytest.raises(TypeError, match=r"devices must be a tuple of names, got 'cpu'; pass \('cpu',\)"):
+        testing.Setting(devices="cpu")
+
+
 def test_interrupts_are_not_asked_for_where_no_signal_arrives():
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(testing.interrupts_leave_a_step_whole, planted.Clean)
@@ -149,13 +166,65 @@ def test_a_setting_may_be_refused():
         testing.ambient_settings_do_not_matter(RefusingTheSecond)
 
 
-def test_what_does_not_move_is_not_asked_for_hooks_and_interrupts():
+@contextmanager
+def chosen_by_the_program():
+    """Settings that a program has made for itself."""
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("cpu")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+        torch.use_deterministic_algorithms(False)
+
+
+def settings_now():
+    return (
+        torch.get_default_dtype(),
+        torch.empty(0).dtype,
+        torch.get_default_device(),
+        getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None) is None,
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+
+
+@pytest.mark.parametrize("surroundings", [nullcontext, chosen_by_the_program])
+@pytest.mark.parametrize("factory", [planted.Clean, testing.zosgd])
+def test_the_programs_own_settings_come_back(surroundings, factory):
+    with surroundings():
+        before = settings_now()
+        testing.ambient_settings_do_not_matter(factory)
+        assert settings_now() == before
+
+
+def test_every_property_can_be_asked_under_the_programs_own_settings():
+    with chosen_by_the_program():
+        report = testing.check_all(planted.Clean)
+    assert report.passed, str(report)
+
+
+def test_refused_hooks_are_not_passed_by():
+    with pytest.raises(
+        testing.NotApplicable, match=r"refuses a forward hook: a module has hooks; a forward pre-"
+    ):
+        testing.hooks_are_honoured(unruly.RefusesHooks)
+    testing.hooks_are_honoured(unruly.RefusesPreHooks)
+
+
+def test_what_does_not_move_is_not_asked_for_settings_hooks_and_interrupts():
     class Still(planted.Clean):
         """Never updates."""
 
         def update(self, slopes):
             pass
 
-    for check in (testing.hooks_are_honoured, testing.interrupts_leave_a_step_whole):
+    for check in (
+        testing.ambient_settings_do_not_matter,
+        testing.hooks_are_honoured,
+        testing.interrupts_leave_a_step_whole,
+    ):
         with pytest.raises(testing.NotApplicable, match="the weights did not move"):
             check(Still)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from operator import index
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from torch.utils.hooks import RemovableHandle
 
@@ -17,16 +18,17 @@ Tell = Callable[[int, dict[str, float]], object]
 """From the number of steps done and figures by name."""
 
 
-def log_steps(optimizer: ZOOptimizer, tell: Tell, every: int = 1) -> RemovableHandle:
+def log_steps(optimizer: ZOOptimizer, tell: Tell, every: SupportsIndex = 1) -> RemovableHandle:
     """Hands figures of the latest step to a function, after every n-th step.
 
-    The figures are ``loss``, ``lr`` of the first group and, where weights are perturbed, ``slope``: the root mean
-    square of the slopes along the directions, by which the gradient's length is estimated.
+    The figures are ``loss``, ``lr`` of the first group and, where weights are perturbed, ``slope`` and
+    ``left_out``: the root mean square of the slopes along the directions that were used, by which the gradient's
+    length is estimated, and the number of directions that were not, as their slopes were not usable.
 
     Args:
         optimizer: A :class:`zo_triton.ZOSGD` or :class:`zo_triton.ZOAdam`.
         tell: Gets the number of steps done and the figures. What it raises, the step raises, which is done by then.
-        every: Steps from one telling to the next.
+        every: Steps from one telling to the next; an integer of any kind, NumPy's too.
 
     Returns:
         A handle whose ``remove()`` ends the telling.
@@ -43,23 +45,20 @@ def log_steps(optimizer: ZOOptimizer, tell: Tell, every: int = 1) -> RemovableHa
         >>> handle = log_steps(opt, lambda step, figures: told.append((step, sorted(figures))))
         >>> _ = opt.step(lambda: w.square().sum())
         >>> told
-        [(1, ['loss', 'lr', 'slope'])]
+        [(1, ['left_out', 'loss', 'lr', 'slope'])]
     """
     if not isinstance(optimizer, ZOOptimizer):
         raise TypeError(f"optimizer must be a zo.ZOSGD or zo.ZOAdam, got {type(optimizer).__name__}.")
     if not callable(tell):
         raise TypeError(f"tell must be a function of the step and a dict, got {tell!r}.")
-    if not isinstance(every, int) or isinstance(every, bool):
-        raise TypeError(f"every must be an integer, got {every!r}.")
-    if every < 1:
-        raise ValueError(f"every must be at least 1 step, got {every}.")
+    period = _checked_period(every)
     if optimizer.log is not None:
         raise ValueError(
             f"the optimizer writes the log {optimizer.log.path}, which allows no hooks; tell what step() returns."
         )
 
     def after_step(stepped: Any, arguments: Any, options: Any) -> None:
-        if optimizer.steps_done % every == 0:
+        if optimizer.steps_done % period == 0:
             tell(optimizer.steps_done, _figures(optimizer))
 
     return optimizer.register_step_post_hook(after_step)
@@ -80,10 +79,24 @@ def to_tensorboard(writer: SummaryWriter, prefix: str = "zo/") -> Tell:
     return tell
 
 
+def _checked_period(every: SupportsIndex) -> int:
+    try:
+        period = None if isinstance(every, bool) else index(every)
+    except TypeError:
+        period = None
+    if period is None:
+        raise TypeError(f"every must be an integer, got {every!r}; 1 tells every step.")
+    if period < 1:
+        raise ValueError(f"every must be at least 1 step, got {period}.")
+    return period
+
+
 def _figures(optimizer: ZOOptimizer) -> dict[str, float]:
     last = optimizer.last
     assert last is not None
     figures = {"loss": last.loss, "lr": float(optimizer.param_groups[0]["lr"])}
     if isinstance(last, Measurement):
-        figures["slope"] = last.projected.square().mean().sqrt().item()
+        used = last.projected if last.usable is None else last.projected[last.usable]
+        figures["slope"] = used.square().mean().sqrt().item()
+        figures["left_out"] = float(len(last.projected) - len(used))
     return figures

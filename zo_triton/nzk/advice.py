@@ -8,6 +8,8 @@ goes by η/(1-b), which the limit 2(1+b)/λ_max of many directions lets grow lar
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from math import isfinite
@@ -16,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zo_triton.directions import check_seed
 from zo_triton.nzk.arrays import check_choice, check_count
-from zo_triton.nzk.probe import LOSSES, check_known, probe_lr
+from zo_triton.nzk.probe import LOSSES, check_finite, check_known, outputs_of, probe_lr, trained_by
 from zo_triton.optim import ZOSGD, NonFiniteLossError
 
 STEPS = 200
@@ -34,6 +37,9 @@ MARGIN = 2.0
 
 TRIES = 16
 """Trials at most; each has at most half the learning rate of the one before."""
+
+IGNORED = -100
+"""The label that torch's cross-entropy leaves out."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +63,9 @@ class Advice:
     last: float
 
     def __str__(self) -> str:
+        did = "in which the loss went" if self.last < self.first else "but the loss did not fall:"
         return (
-            f"lr = {self.lr:.3g} held for {self.steps} steps, in which the loss went from "
+            f"lr = {self.lr:.3g} held for {self.steps} steps, {did} from "
             f"{self.first:.3g} to {self.last:.3g}; the largest stable one is {self.start:.3g} at these "
             f"weights and at its lowest {self.limit:.3g} on the way. Begin a long run with "
             f"{self.lr / 2:.3g}."
@@ -84,23 +91,28 @@ def advise_lr(
     descent's 2(1+b)/λ_max, above which nothing holds, and what noise there is shows in the loss.
 
     Args:
-        optimizer: With one parameter group, full rank and the aggregator ``average``; its lr is not used.
-        model: Whose parameters it trains. The curvature is measured in eval mode.
+        optimizer: With one parameter group, full rank and the aggregator ``average``, not ``maximize``; its lr
+            is not used.
+        model: Whose parameters it trains, all or some. The curvature is measured in eval mode, along those it
+            trains.
         x: Samples to train on [n, …], floating-point; some hundreds do.
-        y: Their targets.
+        y: Their targets, of the outputs' shape; for cross-entropy labels [n], or probabilities [n, classes].
         loss: One of :data:`zo_triton.nzk.probe.LOSSES`.
         steps: Of a trial.
         batch: Samples of a step, drawn from x.
-        samples: Of x, the first, whose curvature is measured.
-        seed: Of the drawing.
+        samples: Of x, the first, whose curvature is measured; shuffle x and y if they are sorted.
+        seed: Of the drawing, and of what chance the model itself takes from torch, such as dropout, in
+            [0, 2**64). torch's own generators are left where they are.
 
     Returns:
         The learning rate and the limits; ``str`` of it is a sentence.
 
     Raises:
-        TypeError: The optimizer is no ZOSGD, a count is no integer, or as :func:`zo_triton.nzk.ntk`.
-        ValueError: The optimizer has several groups or another aggregator, x and y have different lengths, no
-            learning rate held, or as :func:`zo_triton.nzk.probe_lr`.
+        TypeError: The optimizer is no ZOSGD, a count or the seed is no integer, y is no tensor or holds labels
+            of another dtype than int64 and uint8, or as :func:`zo_triton.nzk.ntk`.
+        ValueError: The seed is out of range, x and y have different lengths, y has another shape than the
+            outputs, a value that is not finite, or a label that is no class, the loss is 0 or not finite
+            already, no learning rate held, or as :func:`zo_triton.nzk.check_lr_of`.
 
     Example:
         >>> import torch, zo_triton as zo
@@ -114,8 +126,8 @@ def advise_lr(
     check_choice(loss, "loss", LOSSES)
     for value, name in ((steps, "steps"), (batch, "batch"), (samples, "samples")):
         check_count(value, name)
-    if len(x) != len(y):
-        raise ValueError(f"x has {len(x)} samples, but y has {len(y)} targets; pass as many of both.")
+    check_seed(seed)
+    _check_samples(optimizer, model, x, y, loss, samples)
     start = _limit(optimizer, model, x[:samples], loss)
     if not isfinite(start):
         raise ValueError(
@@ -124,7 +136,9 @@ def advise_lr(
     lr = start / MARGIN
     for _ in range(TRIES):
         trial = _Trial(*deepcopy((model, optimizer)), lr)
-        trial.run(x, y, loss, steps, batch, samples, seed)
+        with _seeded(seed, model):
+            trial.run(x, y, loss, steps, batch, samples, seed)
+        trial.check_first()
         if trial.held:
             return Advice(lr, min(start, trial.limit), start, steps, trial.first, trial.last)
         lr = min(lr, trial.limit) / 2
@@ -156,14 +170,38 @@ class _Trial:
             self.last = self._step(x[drawn], y[drawn], loss)
             self.first = self.last if step == 1 else self.first
             if self.last <= MARGIN * self.first and (step & (step - 1) == 0 or step == steps):
-                self.limit = min(self.limit, _limit(self.optimizer, self.model, x[:samples], loss))
+                self._follow(x[:samples], loss)
             if not self.held:
                 return
+
+    def check_first(self) -> None:
+        """Refuses a first loss beside which no other can be told to have grown; it knows no learning rate.
+
+        Raises:
+            ValueError: It is 0, or not finite.
+        """
+        if self.first == 0:
+            raise ValueError(
+                "the loss of the first step is 0 already, so there is nothing to learn; pass samples that the "
+                "model does not fit yet, or ask before it is trained."
+            )
+        if not isfinite(self.first):
+            raise ValueError(
+                "the loss of the first step is not finite, whatever the learning rate; look at the model's "
+                "weights and at y, and lower the optimizer's eps."
+            )
 
     @property
     def held(self) -> bool:
         """Whether the learning rate was far enough from η*, and the loss did not grow."""
         return self.limit >= MARGIN * self.lr and self.last <= MARGIN * self.first < float("inf")
+
+    def _follow(self, x: Tensor, loss: str) -> None:
+        """Takes η* at the present weights into account; a step may have left none."""
+        try:
+            self.limit = min(self.limit, _limit(self.optimizer, self.model, x, loss))
+        except NonFiniteLossError:
+            self.last = float("inf")
 
     def _step(self, x: Tensor, y: Tensor, loss: str) -> float:
         with warnings.catch_warnings():
@@ -182,19 +220,79 @@ def _loss(outputs: Tensor, y: Tensor, loss: str) -> Tensor:
     return F.mse_loss(outputs, y, reduction="sum") / (2 * len(y))
 
 
-def _limit(optimizer: ZOSGD, model: nn.Module, x: Tensor, loss: str) -> float:
-    """η* at the model's present weights, in eval mode, or its lower bound where only bounds can be had."""
-    group, modes = optimizer.param_groups[0], {module: module.training for module in model.modules()}
-    on_weights = optimizer.perturb == "weights"
+@contextmanager
+def _seeded(seed: int, model: nn.Module) -> Iterator[None]:
+    """Begins torch's own generators at the seed, and puts them back where they were."""
+    devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.is_cuda})
+    with torch.random.fork_rng(devices):
+        for generator in (torch.default_generator, *(torch.cuda.default_generators[i] for i in devices)):
+            generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _at_rest(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode, and afterwards each module in its own."""
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _limit(optimizer: ZOSGD, model: nn.Module, x: Tensor, loss: str) -> float:
+    """η* at the model's present weights, in eval mode, or its lower bound where only bounds can be had."""
+    group, on_weights = optimizer.param_groups[0], optimizer.perturb == "weights"
+    with trained_by(optimizer, model), _at_rest(model):
         probe = probe_lr(
             model, x, 1.0, optimizer.directions, loss,
             optimizer.distribution if on_weights else "gaussian", group["momentum"],
         )  # fmt: skip
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     if on_weights:
         return probe.lower
     return 2 * (1 + group["momentum"]) / probe.largest if probe.largest > 0 else float("inf")
+
+
+def _check_samples(optimizer: ZOSGD, model: nn.Module, x: Tensor, y: Tensor, loss: str, samples: int) -> None:
+    """Refuses samples that the loss does not take, or takes for others."""
+    for value, name in ((x, "x"), (y, "y")):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a tensor, got type {type(value).__name__}.")
+    if x.shape[:1] != y.shape[:1]:
+        raise ValueError(f"x has {len(x)} samples, but y has {len(y)} targets; pass as many of both.")
+    check_finite(x, "x")
+    with trained_by(optimizer, model), _at_rest(model):
+        outputs = outputs_of(model, x[:samples], loss)
+    shape = (len(x), *outputs.shape[1:])
+    if loss == "cross_entropy" and not (y.is_floating_point() and y.shape == shape):
+        _check_labels(y, outputs.shape[1])
+        return
+    if y.shape != shape:
+        raise ValueError(
+            f"loss {loss!r} compares each output with its target, got outputs of shape {shape} and y of shape "
+            f"{tuple(y.shape)}; reshape y."
+        )
+    check_finite(y, "y")
+
+
+def _check_labels(y: Tensor, classes: int) -> None:
+    if y.dtype not in (torch.int64, torch.uint8):
+        raise TypeError(f"labels must be of dtype torch.int64, got y of {y.dtype}; pass y.long().")
+    if y.ndim != 1:
+        raise ValueError(
+            f"labels must have shape [n], got y of shape {tuple(y.shape)}; pass a class a sample."
+        )
+    labels = y.long()
+    labels = labels[labels != IGNORED]
+    if len(labels) == 0:
+        raise ValueError(
+            f"every label is {IGNORED}, which cross-entropy leaves out; pass samples that have a label."
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise ValueError(
+            f"labels must be in [0, {classes}), the model's logits, got {low} to {high}; count classes from 0, "
+            "or give the model as many logits."
+        )

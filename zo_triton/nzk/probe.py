@@ -6,6 +6,8 @@ losses Λ is a multiple of the identity and the eigenvalues are the NTK's; for c
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +22,7 @@ from zo_triton.nzk.evolution import check_lr
 from zo_triton.nzk.spectrum import hutchinson_trace, largest_eigenvalue
 from zo_triton.nzk.stability import lr_bounds, max_stable_lr
 from zo_triton.nzk.tangent_kernel import check_model, linearize
-from zo_triton.optim import ZOSGD
+from zo_triton.optim import ZOSGD, NonFiniteLossError
 
 LOSSES = ("cross_entropy", "mse", "squared")
 """torch's mean cross-entropy, torch's mean squared error, and the theory's (1/2n)|f - y|²."""
@@ -96,7 +98,8 @@ def probe_lr(
 
     Raises:
         TypeError: As :func:`zo_triton.nzk.ntk`.
-        ValueError: The loss is unknown, lr is not positive, or as :func:`zo_triton.nzk.max_stable_lr` and
+        ValueError: The loss is unknown, lr is not positive, x or the outputs are not finite, cross-entropy is
+            asked of outputs that are not [n, classes], or as :func:`zo_triton.nzk.max_stable_lr` and
             :func:`zo_triton.nzk.ntk`.
 
     Example:
@@ -108,12 +111,10 @@ def probe_lr(
     """
     check_choice(loss, "loss", LOSSES)
     check_lr(lr)
-    check_model(model, x)
+    outputs = outputs_of(model, x, loss)
     size = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    with torch.no_grad():
-        outputs = model(x)
     if outputs.numel() * size <= LARGEST_JACOBIAN:
-        eigenvalues = curvature(model, x, loss)
+        eigenvalues = _spectrum(model, x, loss)
         limit = max_stable_lr(
             eigenvalues, num_directions, size=size, distribution=distribution, momentum=momentum
         )
@@ -132,7 +133,7 @@ def check_lr_of(optimizer: ZOSGD, model: nn.Module, x: Tensor, loss: str = "cros
 
     Args:
         optimizer: With one parameter group and the aggregator ``average``.
-        model: Whose parameters it trains.
+        model: Whose parameters it trains, all or some; the curvature is that of those it trains.
         x: A probe batch.
         loss: One of :data:`LOSSES`.
 
@@ -141,16 +142,18 @@ def check_lr_of(optimizer: ZOSGD, model: nn.Module, x: Tensor, loss: str = "cros
 
     Raises:
         TypeError: The optimizer is no ZOSGD, or as :func:`probe_lr`.
-        ValueError: The optimizer has several groups or another aggregator, or as :func:`probe_lr`.
+        ValueError: The optimizer has several groups or another aggregator, climbs, or trains a tensor that is
+            no parameter of the model, or as :func:`probe_lr`.
 
     Warns:
         RuntimeWarning: The learning rate is beyond η*.
     """
     check_known(optimizer)
     group = optimizer.param_groups[0]
-    probe = probe_lr(
-        model, x, group["lr"], optimizer.directions, loss, optimizer.distribution, group["momentum"]
-    )
+    with trained_by(optimizer, model):
+        probe = probe_lr(
+            model, x, group["lr"], optimizer.directions, loss, optimizer.distribution, group["momentum"]
+        )
     if probe.is_beyond:
         warn(str(probe), RuntimeWarning)
     return probe
@@ -161,7 +164,7 @@ def check_known(optimizer: ZOSGD) -> None:
 
     Raises:
         TypeError: It is no ZOSGD.
-        ValueError: It has several groups, low-rank directions or another aggregator than ``average``.
+        ValueError: It has several groups, low-rank directions or another aggregator than ``average``, or climbs.
     """
     if not isinstance(optimizer, ZOSGD):
         raise TypeError(
@@ -172,6 +175,88 @@ def check_known(optimizer: ZOSGD) -> None:
             f"η* is known for one group, full rank and the aggregator 'average', got {len(optimizer.param_groups)} "
             f"groups, rank {optimizer.rank} and {optimizer.aggregator!r}."
         )
+    if optimizer.param_groups[0]["maximize"]:
+        raise ValueError(
+            "η* is known for descent, got maximize=True; ask with maximize=False and a loss that is to fall."
+        )
+
+
+@contextmanager
+def trained_by(optimizer: ZOSGD, model: nn.Module) -> Iterator[None]:
+    """Within it exactly those parameters require a gradient that the optimizer trains.
+
+    Raises:
+        TypeError: ``model`` is no module.
+        ValueError: The optimizer trains a tensor that is no parameter of the model.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {model!r} of type {type(model).__name__}.")
+    group, own = optimizer.param_groups[0], list(model.parameters())
+    trained, known = {id(tensor) for tensor in group["params"]}, {id(parameter) for parameter in own}
+    names = group.get("param_names") or ("",) * len(group["params"])
+    foreign = [
+        f"{name} {list(tensor.shape)}".strip()
+        for name, tensor in zip(names, group["params"], strict=True)
+        if id(tensor) not in known
+    ]
+    if foreign:
+        raise ValueError(
+            f"the optimizer trains what is no parameter of the model: {', '.join(foreign)}; pass the module that "
+            "holds all that is trained."
+        )
+    before = [parameter.requires_grad for parameter in own]
+    try:
+        for parameter in own:
+            parameter.requires_grad_(id(parameter) in trained)
+        yield
+    finally:
+        for parameter, required in zip(own, before, strict=True):
+            parameter.requires_grad_(required)
+
+
+def outputs_of(model: nn.Module, x: Tensor, loss: str) -> Tensor:
+    """The model's outputs on x, if the curvature of this loss is known there.
+
+    Raises:
+        TypeError: The model returns no tensor, or as :func:`zo_triton.nzk.ntk`.
+        ValueError: x is not finite, a sample has no outputs of its own, or not [n, classes] under cross-entropy,
+            or as :func:`zo_triton.nzk.ntk`.
+        NonFiniteLossError: The outputs are not finite.
+    """
+    check_model(model, x)
+    check_finite(x, "x")
+    with torch.no_grad():
+        outputs = model(x)
+    if not isinstance(outputs, Tensor):
+        raise TypeError(
+            f"model must return a tensor, got {type(outputs).__name__}; wrap it in a module that picks its outputs."
+        )
+    if outputs.shape[:1] != x.shape[:1]:
+        raise ValueError(
+            f"model must return outputs [n, …] for inputs [n, …], got shape {tuple(outputs.shape)} for "
+            f"{tuple(x.shape)}; give each sample its own."
+        )
+    if loss == "cross_entropy" and outputs.ndim != 2:
+        raise ValueError(
+            f"loss 'cross_entropy' needs logits [n, classes], got outputs of shape {tuple(outputs.shape)}; "
+            "give each sample one row of logits."
+        )
+    if not outputs.isfinite().all():
+        raise NonFiniteLossError(
+            "the model's outputs on x are not all finite, so its loss has no curvature; look at its weights."
+        )
+    return outputs
+
+
+def check_finite(tensor: Tensor, name: str) -> None:
+    """Refuses a NaN or an infinity.
+
+    Raises:
+        ValueError: There is one.
+    """
+    wrong = tensor.numel() - int(tensor.isfinite().sum())
+    if wrong:
+        raise ValueError(f"{name} has {wrong} value(s) that are NaN or infinite; clean the data first.")
 
 
 def curvature(model: nn.Module, x: Tensor, loss: str = "cross_entropy") -> np.ndarray:
@@ -187,9 +272,15 @@ def curvature(model: nn.Module, x: Tensor, loss: str = "cross_entropy") -> np.nd
 
     Raises:
         TypeError: As :func:`zo_triton.nzk.ntk`.
-        ValueError: The loss is unknown, or as :func:`zo_triton.nzk.ntk`.
+        ValueError: The loss is unknown, x or the outputs are not finite, cross-entropy is asked of outputs that
+            are not [n, classes], or as :func:`zo_triton.nzk.ntk`.
     """
     check_choice(loss, "loss", LOSSES)
+    outputs_of(model, x, loss)
+    return _spectrum(model, x, loss)
+
+
+def _spectrum(model: nn.Module, x: Tensor, loss: str) -> np.ndarray:
     line, samples = linearize(model, x), x.shape[0]
     rows = line.features
     if loss == "cross_entropy":

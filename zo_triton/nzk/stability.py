@@ -13,6 +13,7 @@ one Gaussian direction). With the numbers μ, α, β of :func:`zo_triton.nzk.flu
 from __future__ import annotations
 
 from math import isfinite
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,7 +54,7 @@ def max_stable_lr(
         η*; inf if every eigenvalue is zero.
 
     Raises:
-        TypeError: A count is no integer.
+        TypeError: A count is no integer, or momentum no number.
         ValueError: An eigenvalue is negative beyond rounding, there are more nonzero ones than ``size``,
             momentum is not in [0, 1), or as :func:`zo_triton.nzk.fluctuation.step_moments`.
 
@@ -61,11 +62,12 @@ def max_stable_lr(
         >>> round(max_stable_lr([1.0], num_directions=1), 6)  # 3 coordinates of E z⁴: 2/3
         0.666667
     """
+    _check_momentum(momentum)
     values = _nonzero(eigenvalues, size)
     moments = step_moments(size, distribution, num_directions, coupling, kernel)
     if len(values) == 0:
         return float("inf")
-    return _limit(values, moments, check_momentum(momentum))
+    return _limit(values, moments, momentum)
 
 
 def max_stable_lr_preconditioned(
@@ -93,6 +95,7 @@ def max_stable_lr_preconditioned(
         η*; inf if the Hessian is zero.
 
     Raises:
+        TypeError: As :func:`max_stable_lr`.
         ValueError: H is not square and symmetric, D has another length or an element that is not positive, or
             as :func:`max_stable_lr`.
     """
@@ -103,7 +106,7 @@ def max_stable_lr_preconditioned(
         raise ValueError("hessian must be symmetric; pass (H + Hᵀ)/2.")
     if scale.min() <= 0:
         raise ValueError(f"preconditioner must be positive, got {scale.min()}.")
-    check_momentum(momentum)
+    _check_momentum(momentum)
     moments = step_moments(size, distribution, num_directions)
     roots = np.sqrt(scale)
     values, vectors = np.linalg.eigh(roots[:, None] * matrix * roots)
@@ -132,11 +135,13 @@ def lr_bounds(
     distribution: Any = "gaussian",
     momentum: float = 0.0,
 ) -> tuple[float, float]:
-    """Bounds on η* from the Hessian's trace and largest eigenvalue: (P/(β·Tr + Q·λmax), P/(β·Tr)).
+    """Bounds on η* from the Hessian's trace and largest eigenvalue.
 
-    P = 2(1-b)μ, and Q = α - 2bμ²/(1+b) is never negative. For one Gaussian direction without momentum
-    (2/(Tr + 2λmax), 2/Tr), arXiv 2604.14669. With estimates of the two they serve where the spectrum is too large
-    (:func:`zo_triton.nzk.hutchinson_trace`, :func:`zo_triton.nzk.largest_eigenvalue`).
+    The lower one is P/(β·Tr + Q·λmax), the upper one the smaller of P/(β·Tr), by the noise of all modes, and
+    P/((β + Q)·λmax), by the largest mode alone. P = 2(1-b)μ, and Q = α - 2bμ²/(1+b) is never negative. For one
+    Gaussian direction without momentum arXiv 2604.14669 has 2/(Tr + 2λmax) and 2/Tr; the other is 2/(3λmax). With
+    estimates of the two they serve where the spectrum is too large (:func:`zo_triton.nzk.hutchinson_trace`,
+    :func:`zo_triton.nzk.largest_eigenvalue`).
 
     Args:
         trace: Tr H > 0.
@@ -152,18 +157,20 @@ def lr_bounds(
         The lower and the upper bound.
 
     Raises:
+        TypeError: As :func:`max_stable_lr`.
         ValueError: Not 0 < λmax ≤ Tr H, momentum is not in [0, 1), or as
             :func:`zo_triton.nzk.fluctuation.step_moments`.
     """
     if not (isfinite(trace) and 0 < largest <= trace * (1 + 1e-9)):
         raise ValueError(f"needs 0 < largest <= trace, got largest {largest} and trace {trace}.")
+    _check_momentum(momentum)
     moments = step_moments(size, distribution, num_directions, coupling, kernel)
-    pull, drag = 2 * (1 - check_momentum(momentum)) * moments.mean, _drag(moments, momentum)
-    noise = moments.averaged_trace * trace
+    trace, noise = max(trace, largest), moments.averaged_trace
+    pull, drag = 2 * (1 - momentum) * moments.mean, _drag(moments, momentum)
+    alone = pull / ((noise + drag) * largest)
     if noise <= 0:
-        limit = pull / ((drag + moments.averaged_trace) * largest)
-        return limit, limit
-    return pull / (noise + drag * largest), pull / noise
+        return alone, alone
+    return pull / (noise * trace + drag * largest), min(pull / (noise * trace), alone)
 
 
 def check_stable(
@@ -268,6 +275,13 @@ def best_rate(
     shrinking = growth(share)
     log_decay = float(np.log1p(shrinking)) if shrinking > -1 else float("-inf")
     return BestRate(limit, moments.mean * limit, lr, moments.mean * lr, log_decay)
+
+
+def _check_momentum(momentum: Any) -> None:
+    """Refuses what is no number in [0, 1)."""
+    if not isinstance(momentum, Real):
+        raise TypeError(f"momentum must be a number in [0, 1), got {momentum!r}; pass 0.0 for none.")
+    check_momentum(float(momentum))
 
 
 def _rounding(values: np.ndarray) -> float:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from zo_triton.testing.errors import ConformanceError, NotApplicable
-from zo_triton.testing.observe import build, global_seeds
+from zo_triton.testing.observe import build, check_finite, global_seeds
 from zo_triton.testing.problem import Closure, flat, make_network
 from zo_triton.testing.subject import DEFAULT, Factory, Setting
 
 
 @contextmanager
 def _put(setter: Callable[[Any], None], value: Any, back: Any) -> Iterator[None]:
+    """Sets a value, and afterwards what was there before."""
     setter(value)
     try:
         yield
@@ -24,19 +25,43 @@ def _put(setter: Callable[[Any], None], value: Any, back: Any) -> Iterator[None]
         setter(back)
 
 
+def _dtype(value: torch.dtype) -> AbstractContextManager[None]:
+    return _put(torch.set_default_dtype, value, torch.get_default_dtype())
+
+
+def _device(value: str) -> AbstractContextManager[None]:
+    # get_default_device tells also what a block around has set, and "cpu" where nothing is: no value to put back.
+    mode = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
+    return _put(torch.set_default_device, value, None if mode is None else mode.device)
+
+
+def _deterministic() -> AbstractContextManager[None]:
+    def choose(how: tuple[bool, bool]) -> None:
+        torch.use_deterministic_algorithms(how[0], warn_only=how[1])
+
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    return _put(choose, (True, False), before)
+
+
 AMBIENT: dict[str, Callable[[], AbstractContextManager[Any]]] = {
-    "default dtype float64": lambda: _put(torch.set_default_dtype, torch.float64, torch.float32),
-    "default dtype bfloat16": lambda: _put(torch.set_default_dtype, torch.bfloat16, torch.float32),
-    "default device meta": lambda: _put(torch.set_default_device, "meta", None),
+    "default dtype float64": lambda: _dtype(torch.float64),
+    "default dtype bfloat16": lambda: _dtype(torch.bfloat16),
+    "default device meta": lambda: _device("meta"),
     "device meta": lambda: torch.device("meta"),
     "device cpu": lambda: torch.device("cpu"),
-    "deterministic algorithms": lambda: _put(torch.use_deterministic_algorithms, True, False),
+    "deterministic algorithms": _deterministic,
     "inference mode": torch.inference_mode,
     "no_grad": torch.no_grad,
     "enable_grad": torch.enable_grad,
     "anomaly detection": lambda: torch.autograd.set_detect_anomaly(True, check_nan=False),
 }
-"""By name, a context manager for each of torch's settings that concern a whole process or block."""
+"""By name, a context manager for each of torch's settings that concern a whole process or block.
+
+Each leaves behind what it has found, be it the program's own choice.
+"""
 
 
 def ambient_settings_do_not_matter(factory: Factory, setting: Setting = DEFAULT) -> None:
@@ -50,10 +75,12 @@ def ambient_settings_do_not_matter(factory: Factory, setting: Setting = DEFAULT)
         setting: Supplies ε and the learning rate.
 
     Raises:
-        ConformanceError: Weights end elsewhere.
-        NotApplicable: Every setting is refused.
+        ConformanceError: Weights end elsewhere, or not finite.
+        NotApplicable: Every setting is refused, or the weights do not move.
     """
-    expected, refused = _trained(factory, setting, nullcontext), 0
+    expected, refused = check_finite(_trained(factory, setting, nullcontext), "after three steps"), 0
+    if torch.equal(expected, flat(make_network().params)):
+        raise NotApplicable("the weights did not move")
     for name, context in AMBIENT.items():
         try:
             found = _trained(factory, setting, context)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from zo_triton.testing.errors import ConformanceError, NotApplicable
-from zo_triton.testing.observe import build, global_seeds
+from zo_triton.testing.observe import build, check_finite, global_seeds
 from zo_triton.testing.problem import Closure, Problem, flat, make_network
 from zo_triton.testing.subject import DEFAULT, Factory, Optimizer, Setting
 
@@ -72,7 +72,8 @@ def interrupts_leave_a_step_whole(factory: Factory, setting: Setting = DEFAULT) 
         setting: Supplies ε, the learning rate and the number of lines.
 
     Raises:
-        ConformanceError: Weights lie elsewhere, the interrupt is lost, or the next step fails or goes elsewhere.
+        ConformanceError: Weights lie elsewhere or are not finite, the interrupt is lost or comes out as another
+            error, or the next step fails or goes elsewhere.
         NotApplicable: Signals do not arrive in this thread, or the weights do not move.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -82,7 +83,7 @@ def interrupts_leave_a_step_whole(factory: Factory, setting: Setting = DEFAULT) 
         states = [flat(problem.params)]
         for _ in range(2):
             optimizer.step(Closure(problem))
-            states.append(flat(problem.params))
+            states.append(check_finite(flat(problem.params), "without an interrupt"))
         if torch.equal(states[0], states[1]):
             raise NotApplicable("the weights did not move")
         optimizer, problem = _begun(factory, setting)
@@ -117,6 +118,14 @@ def _check(factory: Factory, setting: Setting, states: list[Tensor], at: int) ->
             optimizer.step(Closure(problem))
         except KeyboardInterrupt:
             pass
+        except BaseException as error:
+            if interrupter.place is None:
+                raise
+            raise ConformanceError(
+                _DEFECT,
+                f"one at {interrupter.place} came out as {type(error).__name__}: {error}",
+                "Let KeyboardInterrupt pass, or raise it again: nobody else knows another error for Ctrl-C",
+            ) from error
         else:
             if interrupter.place is not None:
                 raise ConformanceError(_DEFECT, f"one at {interrupter.place} was lost", _REMEDY)
@@ -132,7 +141,7 @@ def _check(factory: Factory, setting: Setting, states: list[Tensor], at: int) ->
         )
     try:
         optimizer.step(Closure(problem))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConformanceError(
             _DEFECT, f"after one at {interrupter.place} the next fails: {error}", _REMEDY
         ) from error

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zo_triton.testing.errors import NotApplicable
+from zo_triton.testing.errors import ConformanceError, NotApplicable
 from zo_triton.testing.problem import Closure, Problem, flat, make_network
 from zo_triton.testing.subject import Factory, Optimizer
 
@@ -102,19 +102,46 @@ def run(factory: Factory, problem: Problem, lr: float, eps: float, seed: int, st
         steps: How many.
 
     Returns:
-        What was seen of each.
+        What was seen of each, all of it finite.
 
     Raises:
+        ConformanceError: The weights, at an evaluation or after a step, are not finite.
         NotApplicable: The optimizer refuses the arguments.
     """
     optimizer = build(factory, problem.params, lr, eps, seed)
     seen = []
-    for _ in range(steps):
+    for number in range(steps):
         gradient, before, closure = flat(problem.gradients()), flat(problem.params), Closure(problem)
         optimizer.step(closure)
         evaluated = torch.stack(closure.seen) if closure.seen else before.new_empty(0, len(before))
-        seen.append(Step(before, flat(problem.params), evaluated, gradient))
+        check_finite(evaluated, f"at the evaluations of step {number}")
+        after = check_finite(flat(problem.params), f"after step {number}")
+        seen.append(Step(before, after, evaluated, gradient))
     return seen
+
+
+def check_finite(weights: Tensor, when: str) -> Tensor:
+    """Refuses NaN and infinite weights, about which no comparison would tell anything.
+
+    Args:
+        weights: As they were seen, of any shape.
+        when: Where the optimizer stood then.
+
+    Returns:
+        The same weights.
+
+    Raises:
+        ConformanceError: One is not finite.
+    """
+    finite = weights.isfinite()
+    if not finite.all():
+        raise ConformanceError(
+            "weights are not finite",
+            f"{when}, {int((~finite).sum())} of {finite.numel()} are NaN or infinite, none should be",
+            "Check the loss and its differences before anything is moved by them; if steps are only too long, "
+            "lower the setting's lr",
+        )
+    return weights
 
 
 def first_step(factory: Factory, lr: float, eps: float, seed: int) -> Step:
@@ -128,8 +155,9 @@ def split(vector: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
 
 
 def cosine(one: Tensor, other: Tensor) -> float:
-    """Of the angle between two vectors."""
-    return float(one @ other / (one.norm() * other.norm()))
+    """Of the angle between two vectors; 0 where one of them is nothing."""
+    lengths = float(one.norm() * other.norm())
+    return float(one @ other) / lengths if lengths else 0.0
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def flat(tensors: Sequence[Tensor]) -> Tensor:
 def make_network(device: str = "cpu") -> Problem:
     """A ReLU network of 1 200 weights with a squared error: tensors [24, 24], [24], [24, 24], [24]."""
     generator = torch.Generator("cpu").manual_seed(2026)
-    first, second = (nn.utils.skip_init(nn.Linear, WIDTH, WIDTH) for _ in range(2))
+    first, second = (nn.utils.skip_init(nn.Linear, WIDTH, WIDTH, dtype=torch.float32) for _ in range(2))
     model = nn.Sequential(first, nn.ReLU(), second)
     with torch.no_grad():
         for param in model.parameters():

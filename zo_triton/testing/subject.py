@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from math import isfinite
+from numbers import Real
 from typing import Any, Protocol
 
 import torch
@@ -37,9 +38,10 @@ class Setting:
         contexts: By name, further surroundings that must not change the noise: each gives a context manager in
             which steps are made, for example ``lambda: zo.use_engine("reference")``.
         variants: By name, factories that must walk the very same directions: other chunk sizes, other workers.
-        interrupts: At how many of a step's lines it is interrupted.
+        interrupts: At how many of a step's lines it is interrupted, an integer.
 
     Raises:
+        TypeError: A number is none, ``interrupts`` is no integer, or ``devices`` is a single name.
         ValueError: A number is not positive and finite, there is no device, or no line.
     """
 
@@ -55,12 +57,22 @@ class Setting:
     def __post_init__(self) -> None:
         for name in ("eps", "lr"):
             value = getattr(self, name)
-            if not value > 0 or not isfinite(value):
+            if not isinstance(value, Real):
+                raise TypeError(f"{name} must be a number, got {value!r}; 1e-3 suits most optimizers.")
+            if not float(value) > 0 or not isfinite(value):
                 raise ValueError(
                     f"{name} must be positive and finite, got {value}; 1e-3 suits most optimizers."
                 )
+        if isinstance(self.devices, str):
+            raise TypeError(
+                f"devices must be a tuple of names, got {self.devices!r}; pass ({self.devices!r},)."
+            )
         if not self.devices:
             raise ValueError('devices must name at least one, got (); pass ("cpu",).')
+        if isinstance(self.interrupts, bool) or not hasattr(self.interrupts, "__index__"):
+            raise TypeError(
+                f"interrupts must be an integer, got {self.interrupts!r}; 20 lines are the default."
+            )
         if self.interrupts < 1:
             raise ValueError(
                 f"interrupts must be at least 1, got {self.interrupts}; 20 lines are the default."
