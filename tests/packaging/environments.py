@@ -8,7 +8,13 @@ import sysconfig
 from pathlib import Path
 from typing import NamedTuple
 
-VARIABLES = ("PYTHONPATH", "TRITON_INTERPRET", "ZO_TRITON_DATA", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT")
+VARIABLES = (
+    "PYTHONPATH",
+    "TRITON_INTERPRET",
+    "ZO_TRITON_DATA",
+    "PYTEST_XDIST_WORKER",
+    "PYTEST_XDIST_WORKER_COUNT",
+)
 """What a user has not set."""
 
 PREPARED = {name: value for name, value in os.environ.items() if name not in VARIABLES}

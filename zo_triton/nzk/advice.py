@@ -164,9 +164,11 @@ class _Trial:
 
     def run(self, x: Tensor, y: Tensor, loss: str, steps: int, batch: int, samples: int, seed: int) -> None:
         """Trains as long as the learning rate holds; η* is measured after 1, 2, 4, … steps and at the end."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator("cpu").manual_seed(seed)
         for step in range(1, steps + 1):
-            drawn = torch.randint(len(x), (batch,), generator=generator).to(x.device)
+            drawn = torch.randint(len(x), (batch,), generator=generator, dtype=torch.int64, device="cpu").to(
+                x.device
+            )
             self.last = self._step(x[drawn], y[drawn], loss)
             self.first = self.last if step == 1 else self.first
             if self.last <= MARGIN * self.first and (step & (step - 1) == 0 or step == steps):
