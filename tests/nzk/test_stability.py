@@ -95,6 +95,7 @@ def test_the_bounds_close_in_on_the_limit_as_directions_are_added():
         lambda b: lr_bounds(2.0, 1.0, momentum=b),
         lambda b: max_stable_lr([1.0], momentum=b),
         lambda b: max_stable_lr_preconditioned(np.eye(2), [1.0, 1.0], momentum=b),
+        lambda b: recursion(np.zeros(2), np.ones(2), [], 0.1, momentum=b),
     ],
 )
 def test_a_momentum_that_is_no_number_is_refused_by_name(call, momentum):

@@ -8,6 +8,7 @@ that are walked, and M [K, K]: I/K for the update kernel, ζ·zᵀ/K² for the p
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -256,11 +257,14 @@ def measured_factor(f: Any, y: Any, ntk: Any, lr: float) -> tuple[float, float]:
 
 
 def check_momentum(momentum: float) -> float:
-    """Refuses a momentum outside [0, 1).
+    """Refuses what is no momentum.
 
     Raises:
-        ValueError: It is.
+        TypeError: It is no number.
+        ValueError: It is outside of [0, 1).
     """
+    if not isinstance(momentum, Real):
+        raise TypeError(f"momentum must be a number in [0, 1), got {momentum!r}; pass 0.0 for none.")
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum must be in [0, 1), got {momentum!r}.")
     return float(momentum)

@@ -13,7 +13,6 @@ one Gaussian direction). With the numbers μ, α, β of :func:`zo_triton.nzk.flu
 from __future__ import annotations
 
 from math import isfinite
-from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,7 +61,7 @@ def max_stable_lr(
         >>> round(max_stable_lr([1.0], num_directions=1), 6)  # 3 coordinates of E z⁴: 2/3
         0.666667
     """
-    _check_momentum(momentum)
+    check_momentum(momentum)
     values = _nonzero(eigenvalues, size)
     moments = step_moments(size, distribution, num_directions, coupling, kernel)
     if len(values) == 0:
@@ -106,7 +105,7 @@ def max_stable_lr_preconditioned(
         raise ValueError("hessian must be symmetric; pass (H + Hᵀ)/2.")
     if scale.min() <= 0:
         raise ValueError(f"preconditioner must be positive, got {scale.min()}.")
-    _check_momentum(momentum)
+    check_momentum(momentum)
     moments = step_moments(size, distribution, num_directions)
     roots = np.sqrt(scale)
     values, vectors = np.linalg.eigh(roots[:, None] * matrix * roots)
@@ -163,7 +162,7 @@ def lr_bounds(
     """
     if not (isfinite(trace) and 0 < largest <= trace * (1 + 1e-9)):
         raise ValueError(f"needs 0 < largest <= trace, got largest {largest} and trace {trace}.")
-    _check_momentum(momentum)
+    check_momentum(momentum)
     moments = step_moments(size, distribution, num_directions, coupling, kernel)
     trace, noise = max(trace, largest), moments.averaged_trace
     pull, drag = 2 * (1 - momentum) * moments.mean, _drag(moments, momentum)
@@ -275,13 +274,6 @@ def best_rate(
     shrinking = growth(share)
     log_decay = float(np.log1p(shrinking)) if shrinking > -1 else float("-inf")
     return BestRate(limit, moments.mean * limit, lr, moments.mean * lr, log_decay)
-
-
-def _check_momentum(momentum: Any) -> None:
-    """Refuses what is no number in [0, 1)."""
-    if not isinstance(momentum, Real):
-        raise TypeError(f"momentum must be a number in [0, 1), got {momentum!r}; pass 0.0 for none.")
-    check_momentum(float(momentum))
 
 
 def _rounding(values: np.ndarray) -> float:
