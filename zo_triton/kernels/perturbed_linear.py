@@ -26,7 +26,7 @@ from zo_triton.kernels.epilogue import evaluations_of, finish_sides, vector_tile
 from zo_triton.kernels.field import UNSPECIALISED, as_word, counter_of
 from zo_triton.kernels.folding import fold, fraction_of
 from zo_triton.kernels.launch import blocks, chip_of, launch
-from zo_triton.kernels.layer import prepare_layer, tiles
+from zo_triton.kernels.layer import Layer, prepare_layer, tiles
 from zo_triton.kernels.linear_products import full_rank_products, low_rank_products
 from zo_triton.kernels.numeric import INTERPRETED
 
@@ -229,6 +229,13 @@ def _perturbed_linear_kernel(
             SIDES, HAS_DIFFERENCE, PERTURB_BIAS, ACTIVATION, DTYPE, OFFSETS, BLOCK_F, BLOCK_N)  # fmt: skip
 
 
+def _source(layer: Layer, directions: Directions) -> str:
+    """Where the directions come from, in the words of :data:`CONFIGS`."""
+    if layer.rank:
+        return "low_rank"
+    return "real" if layer.bits == "inline" and not directions.signs else layer.bits
+
+
 def launch_perturbed_linear(
     out: Tensor,
     base: Tensor,
@@ -284,8 +291,7 @@ def launch_perturbed_linear(
         weight = weight.mT
         words = {"left_word": arguments["right_word"], "right_word": arguments["left_word"]}
         arguments = {**arguments, **words}
-    real = layer.bits == "inline" and not directions.signs
-    source = "low_rank" if layer.rank else "real" if real else layer.bits
+    source = _source(layer, directions)
     config = config or pick(
         out.device,
         situation(

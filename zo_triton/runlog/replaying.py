@@ -12,7 +12,7 @@ from zo_triton import ops
 from zo_triton.optim.gradient_step import GradientStep
 from zo_triton.runlog.contents import Contents, read
 from zo_triton.runlog.recipe import Replayable, named_parameters, rebuild, take_settings
-from zo_triton.runlog.weights import digest
+from zo_triton.runlog.weights import check_digest
 
 
 def replay(
@@ -60,12 +60,7 @@ def check_weights(contents: Contents, weights: Mapping[str, Tensor]) -> dict[str
             "which the run began."
         )
     copies = {name: weights[name].detach().clone() for name in contents.shapes}
-    found, expected = digest(copies), contents.header["weights"]
-    if found != expected:
-        raise ValueError(
-            f"the weights' digest is {found[:19]}…, the run began with {expected[:19]}…; give the weights of its "
-            "first step, in their dtypes."
-        )
+    check_digest(copies, contents.header["weights"])
     return copies
 
 

@@ -20,6 +20,20 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return f"sha256:{total.hexdigest()}"
 
 
+def check_digest(tensors: Mapping[str, Tensor], expected: str) -> None:
+    """Refuses weights that are not those with which a run began.
+
+    Raises:
+        ValueError: Their digest is another.
+    """
+    found = digest(tensors)
+    if found != expected:
+        raise ValueError(
+            f"the weights' digest is {found[:19]}…, the run began with {expected[:19]}…; give the weights of its "
+            "first step, in their dtypes, or those of a later one with its state and steps_done."
+        )
+
+
 def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The tensors of a safetensors file.
 
