@@ -44,7 +44,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     train.add_argument(
         "--halve-after", type=int, metavar="N",
         help="steps after which the learning rate is halved, after 2N it is a third, and so on; 0 keeps it "
-        "(default: what suits the task)",
+        "(default: the task's own number)",
     )  # fmt: skip
     place = train.add_mutually_exclusive_group()
     place.add_argument("--out", metavar="DIR", help="keep settings, first weights, log and checkpoints there")
