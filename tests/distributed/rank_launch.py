@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 PROGRAM = Path(__file__).with_name("rank_program.py")
 SECONDS = 120.0
 
@@ -16,12 +18,15 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def python_path():
+    """Finds this checkout first."""
+    return os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
+
+
 def environment(size, port, rank):
-    root = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     return {
         **os.environ,
-        "PYTHONPATH": path,
+        "PYTHONPATH": python_path(),
         "OMP_NUM_THREADS": "1",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
@@ -44,6 +49,26 @@ def start(size, *arguments, program=(str(PROGRAM),)):
         )
         for rank in range(size)
     ]
+
+
+def torchrun(size, *arguments):
+    """The launcher of a program on so many ranks; all that it and they write is in its ``stdout``."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
+        + [str(argument) for argument in arguments],
+        env={**os.environ, "PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def process_of(launcher, rank):
+    """The process of one rank."""
+    (found,) = (
+        child for child in psutil.Process(launcher.pid).children() if child.environ().get("RANK") == str(rank)
+    )
+    return found
 
 
 def finish(processes, seconds=SECONDS):

@@ -1,4 +1,4 @@
-"""``python -m benchmarks train --distributed``: two processes, of which one is killed; another goes on alone."""
+"""``torchrun -m benchmarks train --distributed``: of two processes one is killed; another goes on alone."""
 
 import re
 import time
@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 import torch.distributed as dist
-from rank_launch import environment, finish, free_port, start
+from rank_launch import environment, free_port, process_of, torchrun
 from safetensors.torch import load_file
 
 from benchmarks import __main__ as cli
@@ -67,7 +67,10 @@ def test_a_run_goes_on_as_it_began(tmp_path, capsys, as_rank_zero_of_one):
 
 
 def test_a_killed_rank_is_named_and_the_run_goes_on(tmp_path, as_rank_zero_of_one):
-    """On one rank, the bits are those that a run which nobody disturbed has."""
+    """torchrun ends the other at once, which says why before it goes.
+
+    On one rank, the bits are those that a run which nobody disturbed has.
+    """
     folder = tmp_path / "run"
     log = folder / "log.zo"
     program = (
@@ -80,18 +83,17 @@ def test_a_killed_rank_is_named_and_the_run_goes_on(tmp_path, as_rank_zero_of_on
         "--checkpoint-every",
         "40",
     )
-    processes = start(2, "--out", folder, program=program)
+    launcher = torchrun(2, *program, "--out", folder)
     deadline = time.monotonic() + 120
     while not (log.exists() and log.stat().st_size > 40_000):
-        assert time.monotonic() < deadline, finish(processes, 1)
+        assert launcher.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.05)
-    processes[1].kill()
-    killed = time.monotonic()
-    codes, errors = finish(processes)
-    assert codes == [2, -9]
-    assert "rank 1 of 2 is gone" in errors[0]
-    assert f"--resume {folder} goes on with the run" in errors[0]
-    assert time.monotonic() - killed < 30
+    process_of(launcher, 1).kill()
+    text = launcher.communicate(timeout=60)[0]
+    assert launcher.returncode == 1
+    assert "rank 1 of 2 is gone: its process has ended" in text
+    assert f"--resume {folder} goes on with the run" in text
 
     reached = read(log).end.step
     assert reached >= 60
