@@ -71,8 +71,8 @@ def test_an_sdist_is_built_and_installed_in_one_go(built, tmp_path):
     assert "--intact-prefix" in run(installed.program("zo-triton"), "replay", "--help", cwd=tmp_path)
 
 
-@pytest.mark.parametrize("version", ["3.10", "3.13"])
-def test_the_oldest_and_the_newest_python_install_it_and_read_its_files(built, version, tmp_path):
+@pytest.mark.parametrize("version", ["3.10", "3.13", "3.14"])
+def test_the_oldest_and_the_newest_pythons_install_it_and_read_its_files(built, version, tmp_path):
     """Without dependencies: the package does without them what it promises to."""
     python = interpreter(version)
     if python is None:
