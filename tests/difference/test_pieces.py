@@ -38,6 +38,7 @@ CASES = {
     "diff": (lambda a: torch.diff(a), (A,)),
     "second_diff": (lambda a: a.diff(2, 0), (A,)),
     "diff_with_ends": (lambda a, b: torch.diff(a, dim=-1, prepend=b[:, :1], append=b), (A, B)),
+    "no_diff": (lambda a, b: torch.diff(a, 0, -1, b, b), (A, B)),
     "diff_of_too_few": (lambda a: a.diff(9).sum() + a, (A,)),
     "trapezoid": (lambda a: torch.trapezoid(a), (A,)),
     "trapz_of_a_width": (lambda a: torch.trapezoid(a, dx=0.3, dim=0), (A,)),
@@ -63,6 +64,7 @@ CASES = {
         (A, B),
     ),
     "hinge_embedding": (lambda a: F.hinge_embedding_loss(a, like(a, SIGNS)), (A,)),
+    "hinge_embedding_across": (lambda a: F.hinge_embedding_loss(a, like(a, SIGNS), 0.3), (A / 50,)),
     "soft_margin": (lambda a: F.soft_margin_loss(a, like(a, SIGNS), reduction="sum"), (A,)),
     "poisson": (lambda a: F.poisson_nll_loss(a, like(a, COUNTS), full=True), (A,)),
     "poisson_of_rates": (lambda a: F.poisson_nll_loss(a.abs() + 0.1, like(a, COUNTS), log_input=False), (A,)),
@@ -101,6 +103,7 @@ CASES = {
     "median_along": (lambda a: torch.median(a, 1).values, (A,)),
     "quantile": (lambda a: torch.quantile(a, 0.3), (A,)),
     "quantiles_along": (lambda a: a.quantile(torch.tensor([0.0, 0.4, 1.0]).to(a), dim=1, keepdim=True), (A,)),
+    "quantile_of_a_number": (lambda a: a[0].quantile(0.5, dim=0, keepdim=True), (ROW,)),
     "quantile_along_the_first": (lambda a: a.quantile(0.5, dim=0), (A,)),
 }
 

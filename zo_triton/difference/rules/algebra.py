@@ -31,6 +31,8 @@ def _prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype
 def _diff(
     input: Tensor, n: int = 1, dim: int = -1, prepend: Tensor | None = None, append: Tensor | None = None
 ) -> Tensor:
+    if n == 0:
+        return input.clone()
     parts = [each for each in (prepend, input, append) if each is not None]
     input = torch.cat(parts, dim) if len(parts) > 1 else input
     for _ in range(min(n, input.shape[dim])):

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zo_triton.difference.registry import rule
 from zo_triton.difference.rules.composed import in_pieces
-from zo_triton.difference.rules.losses import reduction_of
+from zo_triton.difference.rules.elementwise import wide
+from zo_triton.difference.rules.losses import reduced, reduction_of
+
+if TYPE_CHECKING:
+    from zo_triton.difference.mode import DifferenceMode
 
 Flag = bool | None
 
@@ -29,17 +36,27 @@ def _margin_ranking_loss(
     return _reduced((margin - target * (input1 - input2)).clamp_min(0), size_average, reduce, reduction)
 
 
-def _hinge_embedding_loss(
+@rule("hinge_embedding_loss", owner=F)
+def hinge_embedding_loss(
+    mode: DifferenceMode,
+    base: Tensor,
     input: Tensor,
     target: Tensor,
     margin: float = 1.0,
     size_average: Flag = None,
     reduce: Flag = None,
     reduction: str = "mean",
-) -> Tensor:
-    """Each target other than 1 counts the hinge, each other than −1 the input itself."""
-    hinge = torch.where(target != 1, (margin - input).clamp_min(0), 0.0)
-    return _reduced(hinge + torch.where(target != -1, input, 0.0), size_average, reduce, reduction)
+) -> Any:
+    """Each target other than 1 counts the hinge, each other than −1 the input itself; targets that move jump."""
+    if mode.carries((target,)):
+        return NotImplemented
+    sizes = torch.broadcast_shapes(input.shape, target.shape)
+    delta = mode.align(mode.needed(input), len(sizes)).expand(mode.evaluations, *sizes)
+    gap = margin - wide(input)
+    hinge = torch.where(gap > 0, torch.maximum(-delta, -gap), (gap - delta).clamp_min(0))
+    losses = torch.where(target != 1, hinge, 0.0) + torch.where(target != -1, delta, 0.0)
+    mode.wide = True
+    return reduced(mode, base, losses, reduction_of(size_average, reduce, reduction), losses[0].numel())
 
 
 def _soft_margin_loss(
@@ -105,7 +122,6 @@ def _multi_margin_loss(
 
 
 in_pieces([F.margin_ranking_loss], _margin_ranking_loss)
-in_pieces([F.hinge_embedding_loss], _hinge_embedding_loss)
 in_pieces([F.soft_margin_loss], _soft_margin_loss)
 in_pieces([F.poisson_nll_loss], _poisson_nll_loss)
 in_pieces([F.triplet_margin_loss], _triplet_margin_loss)

@@ -130,7 +130,7 @@ def quantile(
     if dim is None:
         input, delta, dim = input.flatten(), delta.reshape(mode.evaluations, -1), 0
     if input.dim() == 0:
-        input, delta = input[None], delta[:, None]
+        input, delta, keepdim = input[None], delta[:, None], False
     axis = dim % input.dim()
     order = (input.double() + delta).argsort(axis + 1)
     change = _moved_to(input, delta, input.sort(axis).values, order, axis).movedim(axis + 1, 0)
