@@ -9,13 +9,13 @@ import torch
 from zo_triton.difference import RULE_FAMILIES, registry, rules
 
 PLANTED = '''
-"""Hyperbolic functions: addition theorems."""
+"""Inverses: of the error function."""
 
 from zo_triton.difference.registry import rule
 
 
-@rule("acosh")
-def acosh(mode, base, input):
+@rule("erfinv")
+def erfinv(mode, base, input):
     return NotImplemented
 '''
 
@@ -40,18 +40,18 @@ def test_an_unfinished_family_is_noticed():
 
 
 def test_a_new_file_is_found(monkeypatch, tmp_path):
-    (tmp_path / "hyperbolic.py").write_text(PLANTED)
+    (tmp_path / "inverses.py").write_text(PLANTED)
     monkeypatch.setattr(rules, "__path__", [*rules.__path__, str(tmp_path)])
     monkeypatch.setattr(registry, "HANDLERS", dict(registry.HANDLERS))
     try:
         families = rules.collect()
         assert {family.__name__ for family in families} - {family.__name__ for family in RULE_FAMILIES} == {
-            "zo_triton.difference.rules.hyperbolic"
+            "zo_triton.difference.rules.inverses"
         }
-        assert flaws(rules.hyperbolic) == []
-        assert torch.acosh in registry.HANDLERS
+        assert flaws(rules.inverses) == []
+        assert torch.erfinv in registry.HANDLERS
     finally:
-        del sys.modules["zo_triton.difference.rules.hyperbolic"], rules.hyperbolic
+        del sys.modules["zo_triton.difference.rules.inverses"], rules.inverses
 
 
 def test_two_rules_for_one_function_are_an_error():

@@ -279,8 +279,8 @@ def test_memory_of_the_dead_is_not_taken_for_that_of_the_living():
 
 
 def test_strict_refuses_a_written_form_without_a_rule():
-    with pytest.raises(MissingRuleError, match=r"no difference rule for .*digamma"):
-        differences(lambda: (A * 2).digamma_(), [A], DIRECTIONS, EPS, strict=True)
+    with pytest.raises(MissingRuleError, match=r"no difference rule for .*erfinv"):
+        differences(lambda: (A * 0.2).erfinv_(), [A], DIRECTIONS, EPS, strict=True)
 
 
 @pytest.mark.filterwarnings("ignore:zo_triton has no difference rule")

@@ -8,6 +8,7 @@ of torch, and each torch function inside it meets its rule.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 FROM_TORCH = (
     "multi_head_attention_forward", "normalize", "cosine_embedding_loss", "lp_pool1d", "lp_pool2d", "lp_pool3d",
     "gumbel_softmax", "tanhshrink", "triplet_margin_with_distance_loss", "gaussian_nll_loss",
+    "local_response_norm", "multilabel_soft_margin_loss",
 )  # fmt: skip
 
 
@@ -44,6 +46,7 @@ def in_pieces(targets: list[Any], body: Callable | None = None) -> None:
 
 
 def _under_the_mode(body: Callable) -> Handler:
+    @wraps(body)
     def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
         if not mode.carries(args, kwargs):
             return function(*args, **kwargs)

@@ -91,8 +91,11 @@ def _is_moderate(odds: Any) -> Any:
 
 
 _unary(lambda a, d: -d, "neg", "negative")
+_unary(lambda a, d: d * (math.pi / 180), "deg2rad")
+_unary(lambda a, d: d * (180 / math.pi), "rad2deg")
 _unary(lambda a, d: a.exp() * torch.expm1(d), "exp")
 _unary(lambda a, d: a.exp() * torch.expm1(d), "expm1")
+_unary(lambda a, d: a.exp2() * torch.expm1(d * math.log(2.0)), "exp2")
 _unary(lambda a, d: torch.log1p(d / a), "log")
 _unary(lambda a, d: torch.log1p(d / (1 + a)), "log1p")
 _unary(lambda a, d: torch.log1p(d / a) / math.log(2.0), "log2")
@@ -168,11 +171,11 @@ def rdiv(mode: DifferenceMode, base: Tensor, input: Any, other: Any) -> Any:
 
 @rule("pow", "__pow__", chain=True)
 def power(mode: DifferenceMode, base: Tensor, input: Any, exponent: Any) -> Any:
-    """A sum of products for small whole n; aⁿ·expm1(n·log1p(δ/a)) where a and a + δ are positive."""
-    if mode.carries((exponent,)):
-        return _exponential(mode, base, input, exponent)
+    """A sum of products for small whole n; aⁿ·expm1(n·log1p(δ/a)) where a and a + δ are of one sign."""
     delta = operand(mode, base, input)
-    if isinstance(exponent, Tensor) or delta is None:
+    if isinstance(exponent, Tensor):
+        return _moved_exponent(mode, base, input, delta, exponent)
+    if delta is None:
         return NotImplemented
     a = wide(input)
     whole = float(exponent).is_integer() and 1 <= exponent <= 8
@@ -185,9 +188,8 @@ def power(mode: DifferenceMode, base: Tensor, input: Any, exponent: Any) -> Any:
     if exponent == -1:
         return _reciprocal(a, delta)
     moved = a + delta
-    positive = (a > 0) & (moved > 0)
     exact = a**exponent * torch.expm1(exponent * torch.log1p(delta / a))
-    return torch.where(positive, exact, moved**exponent - a**exponent)
+    return torch.where(a * moved > 0, exact, moved**exponent - a**exponent)
 
 
 def _whole_power(a: Tensor, delta: Tensor, exponent: int) -> Tensor:
@@ -199,12 +201,21 @@ def _whole_power(a: Tensor, delta: Tensor, exponent: int) -> Tensor:
     return delta * total
 
 
-def _exponential(mode: DifferenceMode, base: Tensor, input: Any, exponent: Any) -> Any:
-    """Δ(aᵉ) for a positive number a: aᵉ·expm1(Δe·ln a)."""
-    if isinstance(input, Tensor) or input <= 0:
-        return NotImplemented
-    delta = needed(mode, base, exponent)
-    return base * torch.expm1(delta * math.log(input))
+def _moved_exponent(
+    mode: DifferenceMode, base: Tensor, input: Any, delta: Tensor | None, exponent: Tensor
+) -> Any:
+    """Δ(aᵉ) = aᵉ·expm1(e·log1p(δ/a) + Δe·ln(a + δ)) where both are of one sign, else subtracted."""
+    if not isinstance(input, Tensor):
+        if input <= 0:
+            return NotImplemented
+        return base * torch.expm1(needed(mode, base, exponent) * math.log(input))
+    zero = torch.zeros((), dtype=torch.float32, device=base.device)
+    change = operand(mode, base, exponent)
+    a, n = wide(input), wide(exponent)
+    moved, growth = (a, zero) if delta is None else (a + delta, n * torch.log1p(delta / a))
+    power, growth = (n, growth) if change is None else (n + change, growth + change * moved.log())
+    exact = wide(base) * torch.expm1(growth)
+    return spread(mode, base, torch.where(a * moved > 0, exact, moved**power - a**n))
 
 
 @rule("__rpow__", chain=True)

@@ -33,7 +33,7 @@ def _register(*names: str, bias: int | None = None) -> None:
     register(named(*names), handler_of_any(compute))
 
 
-def telescope(mode: DifferenceMode, function: Callable, base: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def telescope(mode: DifferenceMode, function: Callable, base: Tensor, /, *args: Any, **kwargs: Any) -> Tensor:
     """A function that is linear in each of its tensors."""
     return _telescope(mode, base, function, args, kwargs, None)
 

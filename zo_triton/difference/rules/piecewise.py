@@ -189,6 +189,35 @@ def mish(mode: DifferenceMode, base: Tensor, input: Tensor, inplace: bool = Fals
     return delta * t + (a + delta) * change
 
 
+@rule("nan_to_num")
+def nan_to_num(mode: DifferenceMode, base: Tensor, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """δ where the base is a finite number; what took its place elsewhere does not move."""
+    return torch.where(input.isfinite(), needed(mode, base, input), 0.0)
+
+
+@rule("frac")
+def frac(mode: DifferenceMode, base: Tensor, input: Tensor) -> Tensor:
+    """δ less the whole numbers that it passes."""
+    delta, a = needed(mode, base, input), input.double()
+    return delta - ((a + delta).trunc() - a.trunc())
+
+
+def _remainders(rounded: Any, *names: str) -> None:
+    """a − b·q, q = a/b rounded: δ − b·Δq; a moving divisor is left to the subtraction."""
+
+    @rule(*names)
+    def _(mode: DifferenceMode, base: Tensor, input: Any, other: Any) -> Any:
+        delta = operand(mode, base, input)
+        if delta is None or mode.carries((other,)):
+            return NotImplemented
+        a, b = input.double(), other.double() if isinstance(other, Tensor) else other
+        return spread(mode, base, delta - b * (rounded((a + delta) / b) - rounded(a / b)))
+
+
+_remainders(torch.floor, "remainder", "__mod__")
+_remainders(torch.trunc, "fmod")
+
+
 def _whole_numbers(*names: str) -> None:
     """Functions with whole values: their differences are whole, so subtracting is exact."""
     for name in names:
@@ -204,7 +233,7 @@ def _whole_numbers(*names: str) -> None:
             return _f(wide(input) + delta) - base
 
 
-_whole_numbers("floor", "ceil", "round", "trunc", "sign")
+_whole_numbers("floor", "ceil", "round", "trunc", "fix", "sign")
 
 
 def larger(a: Tensor, da: Tensor, b: Tensor, db: Tensor) -> Tensor:
