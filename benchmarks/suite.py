@@ -17,6 +17,7 @@ from benchmarks.measure.quiet import wait_for_quiet
 from benchmarks.race import races
 from benchmarks.race.decoders import missing
 from benchmarks.race.settings import RaceConfig, log_uniform
+from benchmarks.race.sweep import most_seconds
 from benchmarks.report import Record, new_record
 from zo_triton._machine import environment
 from zo_triton._progress import NOTE, Monitor
@@ -135,7 +136,8 @@ def one_race(name: str, seed: int, guests: Sequence[str] = (), tiny: bool = Fals
     entered = races.RACES[name]
     short = races.TINY_ON_DEVICE if entered.on_device else races.TINY
     config, methods = short if tiny else entered.config, [*entered.methods, *guests]
-    race = _race(name, 10 if tiny else 600, config, seed, methods, tiny)
+    seconds = 10 if tiny else most_seconds(config, len(methods)) / 2  # most runs end at the last target
+    race = _race(name, seconds, config, seed, methods, tiny)
     return [Part("gate", 20, partial(gates.run_gate, 20 if tiny else 300)), replace(race, section="race")]
 
 

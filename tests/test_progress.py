@@ -52,6 +52,41 @@ def test_a_slower_machine_has_more_left(clock):
     assert told.left() == "[2 of 3, 5 min left] "
 
 
+def test_a_part_is_entered_by_what_it_does(capsys, clock):
+    told = Monitor()
+    told.expect({"walks": 30.0, "runs": 60.0})
+    told.enter("walks")
+    clock[0] = 30.0
+    told.enter("runs")
+    assert capsys.readouterr().out == "[1 of 2, 90 s left] walks\n[2 of 2, 60 s left] runs\n"
+
+
+def test_a_count_tells_what_is_left_between_its_ends(capsys, clock):
+    told = Monitor()
+    for done in range(1, 151):
+        told.progress(done, 150, f"{done} of 150")
+        clock[0] += 2.0
+    assert capsys.readouterr().out.splitlines() == [
+        "1 of 150", "50 of 150, 3 min left", "100 of 150, 2 min left", "150 of 150",
+    ]  # fmt: skip
+
+
+def test_a_count_that_begins_anew_forgets_its_pace(capsys, clock):
+    told = Monitor()
+    for seconds in (100.0, 1.0):
+        for done in (1, 50, 100):
+            told.progress(done, 100, f"{done}")
+            clock[0] += seconds * 49
+    assert capsys.readouterr().out.splitlines() == [
+        "1",
+        "50, 83 min left",
+        "100",
+        "1",
+        "50, 50 s left",
+        "100",
+    ]
+
+
 def test_notes_stand_alone(capsys):
     told = Monitor(PLAN)
     told.begin("gate")

@@ -29,6 +29,16 @@ class Monitor:
         self._begun: list[str] = []
         self._spent = self._expected = 0.0
         self._since = monotonic()
+        self._first: tuple[int, float] | None = None
+
+    def expect(self, plan: Mapping[str, float]) -> None:
+        """Takes a plan that is known only now."""
+        self.plan = dict(plan)
+
+    def enter(self, part: str) -> None:
+        """Begins a part of the plan that is called by what it does, and says so."""
+        self.begin(part)
+        self.say(part)
 
     def begin(self, part: str) -> None:
         """Begins a part of the plan; the one before is over."""
@@ -45,9 +55,19 @@ class Monitor:
 
     def progress(self, done: int, total: int, detail: str = "") -> None:
         """How far it has come; of a line's details the first, the last and every :data:`EVERY`-th are shown."""
+        if self._first is None or done <= self._first[0]:
+            self._first = done, monotonic()
         if detail and (done in (1, total) or done % EVERY == 0):
-            sys.stdout.write(f"{detail}\n")
+            sys.stdout.write(f"{detail}{self._rest(done, total)}\n")
             sys.stdout.flush()
+
+    def _rest(self, done: int, total: int) -> str:
+        """``, 40 s left`` at the pace since the first that was told of; nothing at either end."""
+        assert self._first is not None
+        begun, since = self._first
+        if not begun < done < total:
+            return ""
+        return f", {spell((monotonic() - since) / (done - begun) * (total - done))} left"
 
     def left(self) -> str:
         """``[2 of 7, 3 min left] ``; nothing without a plan."""
@@ -56,7 +76,7 @@ class Monitor:
         pace = (self._spent + SETTLING) / (self._expected + SETTLING)
         later = sum(seconds for part, seconds in self.plan.items() if part not in self._begun)
         rest = max(0.0, pace * self.plan[self._begun[-1]] - (monotonic() - self._since))
-        return f"[{len(self._begun)} of {len(self.plan)}, {_spell(rest + pace * later)} left] "
+        return f"[{len(self._begun)} of {len(self.plan)}, {spell(rest + pace * later)} left] "
 
 
 class Bar(Monitor):
@@ -112,7 +132,8 @@ def monitor(plan: Mapping[str, float] | None = None) -> Iterator[Monitor]:
         yield Bar(display, plan)
 
 
-def _spell(seconds: float) -> str:
+def spell(seconds: float) -> str:
+    """Minutes, or seconds up to five."""
     return f"{seconds / 60:.0f} min" if seconds > 90 else f"{5 * round(seconds / 5)} s"
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from time import monotonic
 
+from benchmarks.commands.ending import tell_end
 from zo_triton.commands.shared import Parser
 from zo_triton.directions import check_seed
 
@@ -36,11 +38,11 @@ def _field(options: argparse.Namespace) -> int:
     from zo_triton._progress import monitor
 
     config = quality.FULL if options.full else quality.choose_config(options.tiny)
-    origin = environment(options.seed)
-    with monitor() as told:
-        section = quality.run_field_quality(config, options.seed, told.say)
-    print(f"{section['words']} words, smallest p-value {section['smallest_p']}")
-    print(f"wrote {publish(new_record(origin, {'field_quality': section}, options.tiny), target)}")
+    origin, began = environment(options.seed), monotonic()
+    with monitor(quality.plan_of(config)) as told:
+        section = quality.run_field_quality(config, options.seed, told.enter)
+    record = new_record(origin, {"field_quality": section}, options.tiny)
+    tell_end(record, publish(record, target), monotonic() - began)
     return int(quality.has_failed(section))
 
 

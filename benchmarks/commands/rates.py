@@ -14,6 +14,9 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     rates.add_argument("networks", nargs="*", metavar="NETWORK", help="by name (default all, with a page)")
     rates.add_argument("--out", help="file to write (default docs/learning-rates.md)")
+    rates.add_argument(
+        "--update", action="store_true", help="put the rows of the named networks in the place of the page's"
+    )
     rates.set_defaults(run=_rates)
 
 
@@ -38,8 +41,9 @@ def _rates(options: argparse.Namespace) -> int:
                 f"at half of it loss {row.first:.3g} to {row.late:.3g}, at four times the limit up to "
                 f"{row.highest:.3g} times the first"
             )
-    if options.out or not options.networks:
+    if options.out or options.update or not options.networks:
         target = Path(options.out) if options.out else page.PAGE
-        target.write_text(page.told(rows), encoding="utf-8")
+        kept = page.read(target.read_text(encoding="utf-8")) if options.update else []
+        target.write_text(page.told(page.merged(kept, rows)), encoding="utf-8")
         print(f"wrote {target}")
     return 0 if all(row.falls and (row.diverges or row.way != "weights") for row in rows) else FAILED

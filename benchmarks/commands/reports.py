@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from benchmarks.catalogue import RACES
+from benchmarks.commands.ending import tell_end
 from benchmarks.commands.listing import add_list
 from benchmarks.commands.showing import show
 from zo_triton.commands.shared import FAILED, Parser
@@ -105,11 +107,10 @@ def _measure(seed: int, folder: str, profile: str, parts_of: Callable[[int], lis
     from zo_triton._progress import monitor
 
     target = check_destination(folder)
-    parts = parts_of(check_seed(seed))
+    parts, began = parts_of(check_seed(seed)), monotonic()
     with monitor(plan_of(parts)) as told:
         record = run_parts(parts, seed, profile, told)
-    page = publish(record, target)
-    print(f"wrote {page} and {page.with_suffix('.html').name}")
+    tell_end(record, publish(record, target), monotonic() - began)
     return FAILED if "failed" in record["environment"] else 0
 
 

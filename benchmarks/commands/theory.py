@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from time import monotonic
 
+from benchmarks.commands.ending import tell_end
 from zo_triton.commands.shared import Parser
 
 
@@ -47,7 +49,8 @@ def _nzk(options: argparse.Namespace) -> int:
         options.resize,
         options.tiny,
     )
+    began = monotonic()
     with monitor() as told:
         record = run_experiment(settings, told, options.engine, options.export)
-    print(f"wrote {publish(record, target)}")
+    tell_end(record, publish(record, target), monotonic() - began)
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from benchmarks.catalogue import ENGINES, METHODS, TASKS
@@ -75,6 +76,7 @@ def _train(options: argparse.Namespace) -> int:
             table[name]
     from benchmarks.train.training import choose, resume, train
 
+    folder = options.out or options.resume
     asked = {name: getattr(options, name) for name in _ASKED}
     if options.intact_prefix and options.resume is None:
         raise ValueError("--intact-prefix needs --resume DIR, the run whose log is damaged.")
@@ -87,13 +89,12 @@ def _train(options: argparse.Namespace) -> int:
             from benchmarks.train.shared_training import shared_run
 
             with shared_run(asked, options.out, options.resume, options.intact_prefix) as (run, leads):
-                _show(run, leads)
+                _show(run, folder, leads)
         elif options.resume is None:
-            _show(train(choose(**asked), options.out))
+            _show(train(choose(**asked), options.out), folder)
         else:
-            _show(resume(options.resume, options.intact_prefix, **asked))
+            _show(resume(options.resume, options.intact_prefix, **asked), folder)
     except KeyboardInterrupt:
-        folder = options.out or options.resume
         if folder is None:
             raise
         more = " --distributed, under torchrun" if options.distributed else ""
@@ -105,15 +106,15 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
-def _show(run: Run, leads: bool = True) -> None:
+def _show(run: Run, folder: str | None, leads: bool = True) -> None:
     """Trains, and tells on a bar or in lines how it goes; of many ranks only the one that leads does."""
     if not leads:
         for _ in run.progress:
             pass
         return
-    from zo_triton._progress import NOTE, monitor
+    from zo_triton._progress import NOTE, monitor, spell
 
-    steps, accuracies = run.settings.steps, {}
+    steps, accuracies, began = run.settings.steps, {}, monotonic()
     with monitor() as told:
         if run.note:
             told.say(NOTE + run.note)
@@ -130,5 +131,6 @@ def _show(run: Run, leads: bool = True) -> None:
         best = max(accuracies, key=lambda step: accuracies[step])
         print(
             f"ended after {len(accuracies)} steps at accuracy {100 * accuracies[steps]:.1f} %, "
-            f"at best {100 * accuracies[best]:.1f} % in step {best}"
+            f"at best {100 * accuracies[best]:.1f} % in step {best}, after {spell(monotonic() - began)}"
+            + (f"; {folder} holds the run" if folder else "")
         )

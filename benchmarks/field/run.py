@@ -18,6 +18,10 @@ from benchmarks.timing import round_digits
 BOUND = 1e-6
 """A p-value below this, among about 150, is no chance."""
 
+DISTRIBUTIONS, ADDRESSES, GENERATORS = (
+    f"random quality: {part}" for part in ("distributions", "addresses", "planted generators")
+)
+
 
 @dataclass(frozen=True)
 class FieldConfig:
@@ -61,6 +65,22 @@ def choose_config(tiny: bool) -> FieldConfig:
     return FULL if os.environ.get("ZO_TRITON_NIGHTLY") == "1" else FieldConfig()
 
 
+def plan_of(config: FieldConfig) -> dict[str, float]:
+    """Seconds on a quiet core of each thing that :func:`run_field_quality` says, by what it says."""
+    chunk = 0.3 * config.words / CHUNK
+    drawn = config.draws * config.values / (1 << 16)
+    return {
+        **{_reading(reading): chunk * config.chunks for reading in config.readings},
+        DISTRIBUTIONS: drawn,
+        ADDRESSES: 1.0,
+        GENERATORS: chunk * len(config.planted),
+    }
+
+
+def _reading(name: str) -> str:
+    return f"random quality: {name}"
+
+
 def run_field_quality(config: FieldConfig, seed: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Draws the field on the CPU engine and tests it.
 
@@ -74,7 +94,7 @@ def run_field_quality(config: FieldConfig, seed: int, say: Callable[[str], None]
     """
     batteries: dict[str, dict[str, float]] = {}
     for reading in config.readings:
-        say(f"random quality: {reading}")
+        say(_reading(reading))
         batteries[reading] = _examine(read_field, reading, seed, config.chunks, config.words).p_values()
     tests: list[dict[str, Any]] = [
         {
@@ -84,16 +104,16 @@ def run_field_quality(config: FieldConfig, seed: int, say: Callable[[str], None]
         }
         for name, looks in TESTS.items()
     ]
-    say("random quality: distributions")
+    say(DISTRIBUTIONS)
     laws = []
     for number, (name, law) in enumerate(moments.LAWS.items()):
         found: dict[str, Any] = moments.examine(law, seed, config.draws, config.values, number << 16)
         found["z"] = [None if z is None else round(z, 2) for z in found["z"]]
         found["ks"] = None if found["ks"] is None else _digits(found["ks"])
         laws.append({"name": name, **found})
-    say("random quality: addresses")
+    say(ADDRESSES)
     addresses = _addresses(config, seed)
-    say("random quality: planted generators")
+    say(GENERATORS)
     planted = [_planted(name, seed, config.words) for name in config.planted]
     smallest = min(
         *(p for test in tests for p in test["p"].values()),

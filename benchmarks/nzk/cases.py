@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -41,7 +42,13 @@ class Monitor(Protocol):
     """Who is told how an experiment gets on."""
 
     def say(self, message: str) -> None:
-        """What runs now, or what a reader must know before it does."""
+        """What a reader must know."""
+
+    def expect(self, plan: Mapping[str, float]) -> None:
+        """Seconds of all that will be entered."""
+
+    def enter(self, part: str) -> None:
+        """What runs now."""
 
     def progress(self, done: int, total: int) -> None:
         """How far the latest thing said has come."""
@@ -79,7 +86,7 @@ def run_case(
     total = settings.steps
 
     def stage(message: str) -> Any:
-        monitor.say(f"{problem.name}: {message}")
+        monitor.enter(f"{problem.name}: {message}")
         return lambda step: monitor.progress(step, total)
 
     stage("kernels")

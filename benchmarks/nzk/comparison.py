@@ -41,6 +41,12 @@ def network_runs(problem: Problem, settings: Settings, engine: str | None, devic
     ]
 
 
+def linearised(problem: Problem, settings: Settings, aggregator: str) -> str:
+    """What is said of the linearised network's runs."""
+    count, runs = settings.network_directions, ensemble_size(problem.modes, settings)
+    return f"{problem.name}: linearised network, {aggregator} of {count} directions, {runs} runs"
+
+
 def compare(
     problem: Problem, settings: Settings, aggregator: str, losses: list[float], monitor: Monitor
 ) -> dict[str, Any]:
@@ -66,7 +72,7 @@ def compare(
 
     record = [step for step in record_steps(settings.steps, POINTS) if step < len(real)]
     runs = ensemble_size(modes, settings)
-    monitor.say(f"{problem.name}: linearised network, {aggregator} of {count} directions, {runs} runs")
+    monitor.enter(linearised(problem, settings, aggregator))
     ensemble = run_ensemble(
         modes,
         method,

@@ -10,6 +10,7 @@ import torch
 from benchmarks.nzk.cases import Monitor, run_case, stability
 from benchmarks.nzk.comparison import compare, network_runs
 from benchmarks.nzk.network import AGGREGATORS, background
+from benchmarks.nzk.plan import plan_of, real_network
 from benchmarks.nzk.problems import Problem, make_problem
 from benchmarks.nzk.settings import EXPERIMENTS, Settings, shrink
 from benchmarks.report import Record, new_record
@@ -100,6 +101,7 @@ def _run(settings: Settings, monitor: Monitor, engine: str | None, export: str |
         monitor.say(f"note: {note}")
     if exported:
         monitor.say(f"wrote {exported}")
+    monitor.expect(plan_of(problems, settings))
     real = problems[0] if problems[0].model is not None else None
     runs = [] if real is None else network_runs(real, settings, engine, str(device))
     with background(runs) as wait:
@@ -109,7 +111,7 @@ def _run(settings: Settings, monitor: Monitor, engine: str | None, export: str |
         ]
         network = None
         if real is not None:
-            monitor.say(f"{real.name}: the real network, {' and '.join(AGGREGATORS)}")
+            monitor.enter(real_network(real))
             losses = wait(lambda step: monitor.progress(step, settings.steps))
     if real is not None:
         network = {

@@ -59,8 +59,8 @@ def race(
     clock = HostClock() if clock is None else clock
     rows = {method.name: _row(method) for method in methods}
     clocks: dict[str, RaceClock] = {}
-    for method in methods:
-        say(f"tuning {method.label}")
+    for number, method in enumerate(methods, 1):
+        say(f"tuning {number} of {len(methods)}: {method.label}")
         row = rows[method.name]
         with _mishaps_recorded_in(row):
             seconds, suited, row["dtype"] = warm_up(method, task, config, clock)
@@ -76,7 +76,7 @@ def race(
             row = rows[method.name]
             if "error" in row:
                 continue
-            say(f"seed {seed}: {method.label}")
+            say(f"run {turn + 1} of {len(config.seeds)}, seed {seed}: {method.label}")
             with _mishaps_recorded_in(row):
                 chosen = Choice(row["lr"], row["directions"])
                 run_of_seed = run(method, task, config, seed, chosen, config.run_seconds, clocks[method.name])

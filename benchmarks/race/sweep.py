@@ -22,6 +22,12 @@ Attempts = dict[Choice, list[dict[str, Any]]]
 """Each choice's runs."""
 
 
+def most_seconds(config: RaceConfig, methods: int) -> float:
+    """How long so many methods train at most, sweep and runs."""
+    sweep = (len(config.learning_rates) / 4 + FINALISTS * len(config.tuning_seeds)) * config.trial_seconds
+    return methods * (sweep + len(config.seeds) * config.run_seconds)
+
+
 def tune(
     method: Method, task: LoadedTask, config: RaceConfig, clock: RaceClock | None = None
 ) -> tuple[Choice, list[dict[str, Any]]]:

@@ -154,8 +154,8 @@ _TASKS = (
     Task("cifar-cnn", "cifar10", None, 64, 128, 1000, 1000, _CONVOLUTIONAL_RATES),
     Task("tiny-imagenet-cnn", "tiny_imagenet", None, 64, 128, 500, 500, _CONVOLUTIONAL_RATES),
     Task("mnist-gelu", "mnist", (128, 128), 128, 4096, 1000, 300, _IMAGE_RATES, nn.GELU),
-    PairTask("nzk-linear", "mnist", (), 64, 64, 300, 200),
-    PairTask("nzk-network", "mnist", (10, 5), 64, 64, 300, 200),
+    PairTask("nzk-linear", "mnist", (), 64, 64, 300, 50),
+    PairTask("nzk-network", "mnist", (10, 5), 64, 64, 300, 100),
     TextTask("tiny-gpt", "text", None, 64, 64, 500, 200),
     FineTuningTask("fine-tuning", "texts", None, 16, 8, 200, 200, _FINE_TUNING_RATES),
     FineTuningTask(

@@ -12,6 +12,9 @@ from zo_triton._tables import lay_out, number
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "learning-rates.md"
 
+EARLIER = " †"
+"""Behind the network's name in a row of an earlier rule."""
+
 HEADERS = [
     "network", "weights", "perturbed", "momentum", "first η*", "lowest η*", "advised", "first loss",
     "at half of it", "highest at 4 × η*",
@@ -30,10 +33,17 @@ def read(page: str) -> list[Row]:
     ]
 
 
+def merged(kept: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+    """The kept rows, each new one in the place of the old one of its kind, or at the end."""
+    found = {(row.network, row.way, row.momentum): row for row in [*kept, *rows]}
+    return list(found.values())
+
+
 def _cells(row: Row) -> list[str]:
     highest = "∞ ×" if row.highest == inf else f"{row.highest:.3g} ×"
     figures = (row.start, row.limit, row.advised, row.first, row.late)
-    return [row.network, str(row.weights), row.way, f"{row.momentum:g}", *map(number, figures), highest]
+    name = row.network + EARLIER * row.earlier
+    return [name, str(row.weights), row.way, f"{row.momentum:g}", *map(number, figures), highest]
 
 
 def _row(cells: list[str]) -> Row:
@@ -41,7 +51,10 @@ def _row(cells: list[str]) -> Row:
     times = last.removesuffix(" ×")
     momentum, start, limit, advised, first, late = map(float, figures)
     highest = inf if times == "∞" else float(times)
-    return Row(network, int(weights), way, momentum, start, limit, advised, first, late, highest)
+    return Row(
+        network.removesuffix(EARLIER), int(weights), way, momentum, start, limit, advised, first, late, highest,
+        network.endswith(EARLIER),
+    )  # fmt: skip
 
 
 def _before(rows: Sequence[Row]) -> list[str]:
@@ -52,7 +65,7 @@ def _before(rows: Sequence[Row]) -> list[str]:
         "Curvature grows while a network learns, and the largest stable learning rate η* falls with it: "
         f"on the {names} networks below to as little as 1/{max(shares):.0f}. What `zo.nzk.probe_lr` says "
         "of the first weights is true there, and no advice for a run. `zo.nzk.advise_lr` tries: it "
-        "trains copies, measures η* on the way, and takes half the learning rate until one holds.",
+        "trains copies, measures η* on the way, and divides the learning rate by two to four until one holds.",
         "```python\n"
         "import torch\n"
         "import zo_triton as zo\n"
@@ -90,10 +103,15 @@ def _after(rows: Sequence[Row]) -> list[str]:
             [row.diverges for row in others],
         )
     )
+    earlier = (
+        f"Rows with{EARLIER} were measured when one failed trial could divide the rate by more than four. "
+        if any(row.earlier for row in rows)
+        else ""
+    )
     slow = [f"{row.network}, {row.way}, momentum {row.momentum:g}" for row in rows if not row.converges]
     return [
-        f"Half the advised rate brings the loss down in {fell} runs, and to at most {FALLEN:g} of the first within "
-        f"the {STEPS} steps in {converged}"
+        f"{earlier}Half the advised rate brings the loss down in {fell} runs, and to at most {FALLEN:g} of the "
+        f"first within the {STEPS} steps in {converged}"
         + (f"; it fell less with {'; '.join(slow)}" if slow else "")
         + f". Four times the limit diverges, to {GROWN:g} times the first loss and mostly without end, in {grew} "
         f"on weights and {passed} on activations, whose limit is gradient descent's: a run with little noise may "

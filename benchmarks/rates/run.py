@@ -49,6 +49,7 @@ class Row:
         first: Loss of the first step.
         late: Mean loss of the last steps at half the advised rate.
         highest: The largest loss over the first, at four times the limit; infinite if it was not finite.
+        earlier: Whether the advice was that of an earlier rule.
     """
 
     network: str
@@ -61,6 +62,7 @@ class Row:
     first: float
     late: float
     highest: float
+    earlier: bool = False
 
     @property
     def falls(self) -> bool:

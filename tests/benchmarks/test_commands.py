@@ -82,8 +82,10 @@ def test_train_prints_plain_lines_when_it_is_not_a_terminal(method, capsys):
     assert cli.main(["train", "--method", method, "--steps", "60", "--directions", "16"]) == 0
     *lines, summary = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines] == ["1/60", "50/60", "60/60"]
+    assert [line.endswith(" left") for line in lines] == [False, True, False]
     end = lines[-1].partition("accuracy ")[2]
     assert summary.startswith(f"ended after 60 steps at accuracy {end}, at best ")
+    assert summary.endswith((" s", " min"))
     losses = [float(line.split()[3]) for line in lines]
     assert losses[-1] < losses[0]
 
@@ -120,7 +122,7 @@ def test_a_tiny_experiment_from_end_to_end(tmp_path, capsys, monkeypatch):
     assert lines[0].startswith("note: mnist is not in")
     assert "digits 3 v 5" in lines[0]
     out = tmp_path / "reports" / "tiny" / "nzk" / "mnist"
-    assert lines[-1] == f"wrote {out / 'report.md'}"
+    assert lines[-1].startswith(f"wrote {out / 'report.md'} and report.html after ")
     assert {entry.name for entry in out.iterdir()} == {
         "report.html", "report.md", "results.json", "losses.svg", "kernels.svg", "snapshots.svg", "network.svg",
     }  # fmt: skip

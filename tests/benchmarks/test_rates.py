@@ -1,5 +1,7 @@
 """The advice on learning rates: the committed page is what its table makes of it, and the table is complete."""
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks import __main__ as cli
@@ -26,7 +28,7 @@ def test_every_network_stands_there_with_and_without_momentum():
 
 
 SLOW = {
-    ("CNN of the races", "activations", 0.0), ("LeNet-5", "weights", 0.0), ("LeNet-5", "weights", 0.9),
+    ("LeNet-5", "weights", 0.0), ("LeNet-5", "weights", 0.9),
     ("tiny GPT", "weights", 0.0), ("tiny GPT", "weights", 0.9),
 }  # fmt: skip
 """Whose loss falls too, but in so many steps not to half."""
@@ -62,5 +64,19 @@ def test_one_network_by_name_writes_no_page(capsys, monkeypatch, tmp_path):
     )
     assert len(told) == 2
     assert not page.PAGE.exists()
+    page.PAGE.write_text(page.told(ROWS), encoding="utf-8")
+    row = replace(row, network="tiny GPT", late=0.25)
+    assert cli.main(["rates", "linear regression", "--update"]) == 0
+    updated = page.read(page.PAGE.read_text(encoding="utf-8"))
+    assert [each.late for each in updated if each not in ROWS] == [0.25]
+    assert [each.network for each in updated] == [each.network for each in ROWS]
     assert cli.main(["rates", "quadratic"]) == 2
     assert "unknown network 'quadratic'; choose one of ('linear regression'" in capsys.readouterr().err
+
+
+def test_a_row_of_an_earlier_rule_says_so_until_it_is_measured_anew():
+    old = replace(ROWS[0], earlier=True)
+    assert page.read(page.told([old])) == [old]
+    assert "Rows with † were measured when" in page.told([old])
+    assert page.merged([old], [ROWS[0]]) == [ROWS[0]]
+    assert "†" not in page.told([ROWS[0]])

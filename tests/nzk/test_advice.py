@@ -223,6 +223,29 @@ def test_a_step_that_leaves_no_finite_outputs_does_not_hold(monkeypatch):
     assert advice.lr <= 0.1 < advice.start / 2
 
 
+@pytest.mark.parametrize(
+    ("met", "losses", "second"),
+    [(1e-3, 1.0, 1.0), (2.4, 1.0, 1.2), (3.9, 1.0, 1.95), (7.9, 1.0, 2.0), (9.0, float("inf"), 2.0)],
+    ids=["another valley's", "half of what was met", "nearly half", "half", "a loss that grew"],
+)
+def test_a_failed_trial_divides_the_rate_by_two_to_four(monkeypatch, met, losses, second):
+    """η* is 8 at first, so the first trial has a rate of 4; it meets ``met``, or its loss grows."""
+    tried = []
+
+    def limit(optimizer, *_):
+        return 8.0 if optimizer.param_groups[0]["lr"] != 4.0 else met
+
+    def step(trial, *_):
+        tried.append(trial.lr)
+        return losses if len(tried) == 2 else 1.0
+
+    monkeypatch.setattr("zo_triton.nzk.advice._limit", limit)
+    monkeypatch.setattr("zo_triton.nzk.advice._Trial._step", step)
+    model = make_mlp((6, 3), 1)
+    assert advise_lr(sgd(model), model, X, CLASSES, steps=3).lr == second
+    assert sorted({*tried}, reverse=True) == [4.0, second]
+
+
 def test_no_rate_holds_where_the_loss_jumps_whatever_is_done(monkeypatch):
     monkeypatch.setattr("zo_triton.nzk.advice.MARGIN", 1.0)
     model = make_mlp((6, 1), 1)

@@ -45,20 +45,30 @@ def _compile(options: argparse.Namespace) -> int:
     if options.figure or options.out:
         check_matplotlib()
     jobs = run.choose(VARIANTS, options.target, options.kernel, options.defaults)
+    from time import monotonic
+
     from zo_triton._machine import environment
     from zo_triton._progress import monitor
 
+    began = monotonic()
     with monitor() as told:
         told.say("compiling")
-        record = run.compile_all(jobs, environment(seed=0), told.progress)
+        record = run.compile_all(
+            jobs, environment(seed=0),
+            lambda done, total: told.progress(done, total, f"{done} of {total} compiled"),
+        )  # fmt: skip
     print(render.table(record))
     if options.json:
         write_text(options.json, run.dumps(record))
     if options.figure:
         render.draw(record, options.figure)
-    if options.out:
-        print(f"wrote {render.write_folder(record, options.out)}")
+    written = [options.json, options.figure, options.out and render.write_folder(record, options.out)]
     failed = run.failures(record)
+    places = ", ".join(str(each) for each in written if each)
+    print(
+        f"{len(jobs) - len(failed)} of {len(jobs)} compiled in {monotonic() - began:.0f} s"
+        + (f"; wrote {places}" if places else "")
+    )
     for row in failed:
         print(f"failed: {row['variant']} on {row['target']}: {row['error']}", file=sys.stderr)
     return FAILED if failed else 0

@@ -36,7 +36,11 @@ MARGIN = 2.0
 """A learning rate holds as long as η* is so many times larger, and the loss not so many times its first."""
 
 TRIES = 16
-"""Trials at most; each has at most half the learning rate of the one before."""
+"""Trials at most; each has a half to a quarter of the learning rate of the one before."""
+
+DEEPEST = 4.0
+"""The most by which a trial divides the learning rate of the one before: a run that has left its valley meets an η*
+that may be thousands of times too small for the valley itself."""
 
 IGNORED = -100
 """The label that torch's cross-entropy leaves out."""
@@ -86,7 +90,8 @@ def advise_lr(
     """Finds a learning rate that holds while the model learns, by trials on copies; changes nothing.
 
     The first trial has half of η* at the present weights. A trial ends early where η* falls below twice its
-    learning rate, or the loss more than doubles, and the next one has half the rate or less. η* is that of
+    learning rate, or the loss more than doubles, and the next one has half the rate, or half of that η* if it is
+    smaller, but no less than a quarter of the rate. η* is that of
     :func:`zo_triton.nzk.probe_lr`, with momentum; under ``perturb="activations"`` or ``"auto"`` it is gradient
     descent's 2(1+b)/λ_max, above which nothing holds, and what noise there is shows in the loss.
 
@@ -141,9 +146,9 @@ def advise_lr(
         trial.check_first()
         if trial.held:
             return Advice(lr, min(start, trial.limit), start, steps, trial.first, trial.last)
-        lr = min(lr, trial.limit) / 2
+        lr = max(min(lr, trial.limit) / 2, lr / DEEPEST)
     raise ValueError(
-        f"no learning rate from {start / MARGIN:.3g} down to {2 * lr:.3g} held; look whether the loss "
+        f"no learning rate from {start / MARGIN:.3g} down to {trial.lr:.3g} held; look whether the loss "
         "falls by backpropagation, and raise directions."
     )
 

@@ -5,7 +5,7 @@ The compiled calls of :class:`zo_triton.FusedTrainer` would leave it out, and no
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,11 @@ def in_optimizer(optimizer: Optimizer) -> str | None:
             return f"the replaced step {_name(step)}"
         step = getattr(step, "__wrapped__", None)
     return None
+
+
+def in_trainer(step_post_hooks: Mapping[int, Callable[..., object]]) -> str | None:
+    """Names what a trainer's step runs beside its own code and its optimizer's, or None."""
+    return next((f"the trainer's step post-hook {_name(hook)}" for hook in step_post_hooks.values()), None)
 
 
 def in_modules(layers: Iterable[nn.Module]) -> str | None:

@@ -29,7 +29,7 @@ from zo_triton.optim.compiled_inputs import checked_batch
 from zo_triton.optim.descent import FULL_PRECISION, forgetting
 from zo_triton.optim.errors import NonFiniteLossError, remedy
 from zo_triton.optim.gradient_step import GradientStep
-from zo_triton.optim.measure import measure
+from zo_triton.optim.measure import Learned, measure
 from zo_triton.optim.node_measure import measure_nodes, start_plan, tell_left_out
 from zo_triton.optim.optimizer import ZOOptimizer
 from zo_triton.optim.shield import shielded
@@ -77,6 +77,7 @@ class FusedTrainer(GradientStep):
     Attributes:
         steps_done: Successful steps, the ``step`` of the directions drawn next.
         log: Gets each step's coefficients before the weights move; see :class:`zo_triton.ReplayLog`.
+        last: Loss and projected gradients of the latest step.
         is_fused: Whether the next step will run in compiled calls.
 
     Raises:
@@ -201,9 +202,13 @@ class FusedTrainer(GradientStep):
                 than when the trainer was made, or a hook does what the log can't hold. Nothing has changed then.
         """
         with explained(), held_back(), torch.no_grad(), taken_back():
-            return self._step(x, y)
+            self.last = self._step(x, y)
+        loss = self.last.loss
+        for hook in tuple(self.step_post_hooks.values()):
+            hook(self, (x, y), {})
+        return loss
 
-    def _step(self, x: Tensor, y: Tensor) -> float:
+    def _step(self, x: Tensor, y: Tensor) -> Learned:
         if self.log is not None:
             self.log.check()
         if self.ranks is not None:
@@ -217,17 +222,18 @@ class FusedTrainer(GradientStep):
             move = self._step_on_nodes_compiled if compiled else self._step_on_nodes
             return move(x, y, directions)
         run = self._measure_compiled if compiled else self._measure_general
-        loss, coefficients = run(x, y, directions)
+        learned, coefficients = run(x, y, directions)
         check()
         self._apply(coefficients, compiled, directions)
-        return loss
+        return learned
 
-    def _measure_general(self, x: Tensor, y: Tensor, directions: Directions) -> tuple[float, Tensor]:
-        """The loss and the coefficients of the average, [K] float32."""
+    def _measure_general(self, x: Tensor, y: Tensor, directions: Directions) -> tuple[Learned, Tensor]:
+        """What was measured, and the coefficients of the average, [K] float32."""
         closure, plan = self._closure(x, y), _from_json(self.plan)
         measurement = measure(closure, self.params, directions, self._evaluation, plan, self.ranks)
         self.plan = _as_json(measurement.plan)
-        return measurement.loss, measurement.coefficients(self.params, "average")
+        learned = Learned(measurement.loss, measurement.projected, measurement.usable)
+        return learned, measurement.coefficients(self.params, "average")
 
     def _closure(self, x: Tensor, y: Tensor) -> Callable[..., Tensor]:
         """The loss of a batch, or of a part of it."""
@@ -238,7 +244,7 @@ class FusedTrainer(GradientStep):
 
         return closure
 
-    def _step_on_nodes(self, x: Tensor, y: Tensor, directions: Directions) -> float:
+    def _step_on_nodes(self, x: Tensor, y: Tensor, directions: Directions) -> Learned:
         """A whole step with noise on layers' outputs."""
         check_perturb(self.perturb, self.distribution, None)
         first = start_plan(self.perturb, directions.num)
@@ -248,9 +254,9 @@ class FusedTrainer(GradientStep):
         check()
         self._apply_gradients(measured.gradients)
         self.plan, self._nodes = _as_json(measured.plan), measured.plan.nodes
-        return measured.loss
+        return Learned(measured.loss)
 
-    def _step_on_nodes_compiled(self, x: Tensor, y: Tensor, directions: Directions) -> float:
+    def _step_on_nodes_compiled(self, x: Tensor, y: Tensor, directions: Directions) -> Learned:
         """The same in two compiled calls."""
         tensors = self._arrays()
         x, target = checked_batch(x, y, tensors, self.loss)
@@ -269,9 +275,9 @@ class FusedTrainer(GradientStep):
             memory = self._memories()
             ops.node_mlp_update(tensors, *self._rule(memory), x.numpy(), measured)
             self._count(memory)
-        return loss
+        return Learned(loss)
 
-    def _measure_compiled(self, x: Tensor, y: Tensor, directions: Directions) -> tuple[float, Tensor]:
+    def _measure_compiled(self, x: Tensor, y: Tensor, directions: Directions) -> tuple[Learned, Tensor]:
         """The same in one compiled call."""
         tensors, signed_eps = self._arrays(), _signed_eps(self._evaluation, directions.num)
         x, target = checked_batch(x, y, tensors, self.loss)
@@ -297,16 +303,19 @@ class FusedTrainer(GradientStep):
                 "checkpoint with a lower lr."
             )
         projected = found if self.sides == 1 else (found[::2] - found[1::2]) / np.float32(2)
-        usable = np.abs(projected / np.float32(self.eps)) < LARGEST_SLOPE
+        slopes = projected / np.float32(self.eps)
+        usable = np.abs(slopes) < LARGEST_SLOPE
         count = np.count_nonzero(usable)
         if count == 0:
             raise NonFiniteLossError(
                 f"the loss is {loss} but none of its {projected.size} differences is finite: the step is refused "
                 f"and the weights stay as they are; {remedy(self.eps)}"
             )
+        learned = Learned(loss, torch.from_numpy(slopes))
         if count < projected.size:
+            learned = learned._replace(usable=torch.from_numpy(usable))
             projected = np.where(usable, projected, np.float32(0))
-        return loss, torch.from_numpy(projected / np.float32(self.eps * count))
+        return learned, torch.from_numpy(projected / np.float32(self.eps * count))
 
     @property
     def _evaluation(self) -> Evaluation:

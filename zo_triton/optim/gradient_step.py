@@ -7,7 +7,8 @@ through ``.grad`` and ``optimizer.step``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import sqrt
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from zo_triton import ops
 from zo_triton._interrupts import held_back
@@ -25,6 +27,7 @@ from zo_triton.ops import engines
 from zo_triton.optim.checks import check_along_directions, check_coefficients, check_movable, check_remembered
 from zo_triton.optim.descent import forgetting
 from zo_triton.optim.estimate import fill_gradients, set_gradients
+from zo_triton.optim.measure import Learned
 from zo_triton.optim.shield import shielded
 from zo_triton.optim.step_log import StepLog, written_down
 
@@ -60,6 +63,8 @@ class GradientStep:
         steps_done: Steps taken, the ``step`` of the directions drawn next.
         plan: How the latest general step was cut up, as JSON can hold it: what another one starts with.
         log: Gets each step's coefficients before the weights move; None if nothing does.
+        last: What the latest measured step has learned.
+        step_post_hooks: Called after each measured step; filled by :meth:`register_step_post_hook`.
     """
 
     def __init__(
@@ -79,8 +84,22 @@ class GradientStep:
         self.steps_done = 0
         self.plan: dict[str, Any] | None = None
         self.log: StepLog | None = None
+        self.last: Learned | None = None
+        self.step_post_hooks: OrderedDict[int, Callable[..., object]] = OrderedDict()
         self._arrays_of = _Arrays(12 * len(params))
         self._scratch: list[dict[str, Any]] = [{} for _ in params]  # for SGD, which remembers nothing
+
+    def register_step_post_hook(self, hook: Callable[..., object]) -> RemovableHandle:
+        """Has ``hook(trainer, args, kwargs)`` called after each step, with what the step was called with.
+
+        Unlike a hook of the torch optimizer it leaves the compiled calls as they are.
+
+        Returns:
+            A handle whose ``remove()`` ends that.
+        """
+        handle = RemovableHandle(self.step_post_hooks)
+        self.step_post_hooks[handle.id] = hook
+        return handle
 
     def next_directions(self) -> Directions:
         """The directions that the next step walks."""
@@ -147,6 +166,7 @@ class GradientStep:
         """Takes over what :meth:`state_dict` of the same model and optimizer returned."""
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self.steps_done, self.plan = state_dict["steps_done"], state_dict["plan"]
+        self.last = None
 
     def _arrays(self) -> list[np.ndarray]:
         """The parameters as matrices over their own memory, as the compiled calls take them."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import isfinite
 from numbers import Real
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,20 @@ Measured = TypeVar("Measured", bound="Measurement | NodeMeasurement")
 Accept: TypeAlias = Callable[[Tensor, Tensor], None]
 
 _warned_closures: set[str] = set()
+
+
+class Learned(NamedTuple):
+    """What a trainer keeps of its latest step.
+
+    Attributes:
+        loss: The base loss, finite.
+        projected: As in :class:`Measurement`; None where activations are perturbed.
+        usable: As in :class:`Measurement`.
+    """
+
+    loss: float
+    projected: Tensor | None = None
+    usable: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -193,6 +193,8 @@ def check_own_step(target: Replayable) -> None:
             "needs its inputs to be repeated: keep checkpoints instead, or train with perturb='weights'."
         )
     found = foreign_code.in_optimizer(_optimizer(target))
+    if found is None and isinstance(target, GradientStep):
+        found = foreign_code.in_trainer(target.step_post_hooks)
     if found is not None:
         raise ValueError(
             f"{found} may change gradients or weights, which no log holds and no replay repeats. Remove it and do "

@@ -1,6 +1,7 @@
 """The section is complete, says what failed, and the command writes it or streams."""
 
 import io
+import re
 import sys
 
 import pytest
@@ -52,7 +53,11 @@ def test_nights_are_long(monkeypatch):
 
 def test_the_command_writes_a_report(tmp_path, capsys):
     assert cli.main(["field", "--tiny", "--out", str(tmp_path / "field")]) == 0
-    assert "524288 words, smallest p-value 0." in capsys.readouterr().out
+    parts, left = run.plan_of(run.TINY), r"\[{} of {}, \d+ s left\] {}"
+    lines = capsys.readouterr().out.splitlines()
+    for number, (part, line) in enumerate(zip(parts, lines, strict=False), 1):
+        assert re.fullmatch(left.format(number, len(parts), part), line)
+    assert lines[-1].startswith(f"wrote {tmp_path / 'field' / 'report.md'} and report.html after ")
     assert "field_quality" in read(tmp_path / "field" / "results.json")["sections"]
     assert "## Random quality" in (tmp_path / "field" / "report.md").read_text()
 

@@ -14,10 +14,16 @@ from benchmarks.report.records import dumps
 
 class Heard:
     def __init__(self):
-        self.messages, self.done = [], []
+        self.messages, self.done, self.plan, self.entered = [], [], {}, []
 
     def say(self, message):
         self.messages.append(message)
+
+    def expect(self, plan):
+        self.plan = dict(plan)
+
+    def enter(self, part):
+        self.entered.append(part)
 
     def progress(self, done, total):
         self.done.append(done / total)
@@ -125,11 +131,14 @@ def test_a_tiny_experiment_is_reproducible_and_complete():
     assert case["agreement"]["worst"] < 1e-5
     assert all(abs(row["z"]) < 5 for row in case["factors"])
     assert max(heard.done) <= 1
+    assert heard.entered == 2 * list(heard.plan)
 
 
 def test_student_t_has_no_fused_run():
     settings = choose_settings("distributions", tiny=True)
-    cases = run_experiment(settings, Heard())["sections"]["nzk"]["cases"]
+    heard = Heard()
+    cases = run_experiment(settings, heard)["sections"]["nzk"]["cases"]
+    assert heard.entered == list(heard.plan)
     with_fused = [case["name"] for case in cases if "fused" in case["curves"]]
     assert with_fused == ["normal(1)", "Laplace(0.5)", "Laplace(0.605)"]
 
@@ -147,6 +156,7 @@ def test_a_missing_data_set_and_an_unstable_rate_are_said_before_the_run(no_data
     assert [run["aggregator"] for run in section["network"]["runs"]] == ["average", "best"]
     assert all(abs(run["worst"]) < 0.05 for run in section["network"]["runs"])
     assert target.is_file()
+    assert heard.entered == list(heard.plan)
     # The mean loss overflows within these steps or not; either way JSON can hold the record.
     dumps(record)
 
@@ -155,7 +165,7 @@ def test_an_unknown_engine_is_refused_before_anything_runs():
     heard = Heard()
     with pytest.raises(ValueError, match="unknown engine 'abacus'"):
         run_experiment(choose_settings("linear", tiny=True), heard, engine="abacus")
-    assert heard.messages == []
+    assert heard.messages == heard.entered == []
 
 
 def test_a_process_of_its_own_changes_nothing(monkeypatch, no_data):

@@ -115,10 +115,11 @@ def test_methods_take_turns_and_none_always_starts(task):
     quick = replace(SHORT, targets=(0.05,), learning_rates=(1e-2,), seeds=(0, 1, 2))
     other = replace(ADAM, name="other", label="other")
     *_, rows = race([ADAM, other], task, quick, order.append)
-    assert [line for line in order if line.startswith("seed")] == [
-        "seed 0: backprop + Adam", "seed 0: other",
-        "seed 1: other", "seed 1: backprop + Adam",
-        "seed 2: backprop + Adam", "seed 2: other",
+    assert order == [
+        "tuning 1 of 2: backprop + Adam", "tuning 2 of 2: other",
+        "run 1 of 3, seed 0: backprop + Adam", "run 1 of 3, seed 0: other",
+        "run 2 of 3, seed 1: other", "run 2 of 3, seed 1: backprop + Adam",
+        "run 3 of 3, seed 2: backprop + Adam", "run 3 of 3, seed 2: other",
     ]  # fmt: skip
     assert [len(row["runs"]) for row in rows] == [3, 3]
 
