@@ -266,7 +266,7 @@ class DifferenceMode(TorchFunctionMode):
         """Starts again with fewer directions if a difference of so many elements is over the budget."""
         if elements > self._most and not self.plan.fixed and self.directions.num > 1:
             each = elements * self.sides * self.compute_dtype.itemsize
-            fewer = max(1, min(self.budget // each, self.directions.num // 2))
+            fewer = max(1, min(self.budget // each, self.directions.num - 1))
             raise RestartError(replace(self.plan, chunk=fewer))
 
     def restart(self, keep: int) -> NoReturn:
