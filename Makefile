@@ -4,8 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-# The oldest versions that the metadata names, in an environment of their own.
-PYTHON_OLDEST ?= python3.12
+# The oldest versions that the metadata names, in an environment of their own. Its Python is the one on the path or of
+# pyenv's, whose shim is on the path for versions that are not chosen, too.
+PYTHON_OLDEST ?= $(firstword $(shell python3.12 -c 'import sys; print(sys.executable)' 2>/dev/null) \
+                   $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.12.*/bin/python) python3.12)
 OLDEST        := .venv-oldest
 
 # Pythons that the wheel is tried on, each in an empty environment of its own.

@@ -34,6 +34,8 @@ VARIANTS = [
     "conv fp32 6 to 16 channels",
     "depthwise bf16 both sides",
     "mlp 64-32-10",
+    "mlp parts",
+    "mlp 784-128-128-10",
     "mlp 784-128-128-10 both sides",
     "nodes linear bf16",
     "nodes linear bf16 gelu both sides",
@@ -169,8 +171,16 @@ def test_signs_are_stored_in_vectors(variant, rows):
     assert rows[variant]["narrow_stores"] == 0
 
 
-@pytest.mark.parametrize("variant", ["nodes mlp 784-128-128-10", "nodes gradient 64 directions"])
-def test_float32_of_perturbed_outputs_uses_the_tensor_cores_too(variant, rows):
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "mlp 784-128-128-10",
+        "mlp 784-128-128-10 both sides",
+        "nodes mlp 784-128-128-10",
+        "nodes gradient 64 directions",
+    ],
+)
+def test_float32_on_warpgroup_tensor_cores_where_they_are_promised(variant, rows):
     assert any("GMMA" in name for name in rows[variant]["matrix"])
 
 

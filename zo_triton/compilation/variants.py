@@ -15,6 +15,7 @@ import torch
 from zo_triton import kernels
 from zo_triton.directions import Directions
 from zo_triton.kernels.choices import CANDIDATES, Config
+from zo_triton.kernels.exact_products import write_parts
 from zo_triton.kernels.field import step_on_device
 from zo_triton.kernels.launch import Launch, recording
 from zo_triton.opcases import (
@@ -85,6 +86,12 @@ def _call_captured(case: Case, options: dict[str, Any], config: Config | None) -
     """As in a CUDA graph of a step, whose number is read from memory."""
     with step_on_device(torch.empty(1, dtype=torch.int32, device="cpu")):
         _call(case, options, config)
+
+
+def _call_parts(config: Config | None) -> None:
+    """What comes before a whole network: its base inputs and a weight taken apart."""
+    inputs, weight = torch.empty(128, 784, device="cpu"), torch.empty(100, 100, device="cpu")
+    write_parts([inputs, weight], [(128, 832), (128, 128)])
 
 
 def _variant(case: Case, configs: Sequence[Config] = (), **options: Any) -> Variant:
@@ -228,11 +235,10 @@ VARIANTS: dict[str, Variant] = {
         _image(SINGLE, sides=2, channels=(1, 6), kernel=5, first=True), bits="inline"
     ),
     "mlp 64-32-10": _variant(_network(64, 32, 10)),
+    "mlp parts": Variant("mlp_differences", _call_parts),
     "mlp 64-32-10 orthogonal": _variant(_network(64, 32, 10, distribution="hadamard")),
-    "mlp 784-128-128-10 both sides": _variant(
-        _network(784, 128, 128, 10, sides=2), CANDIDATES["mlp_differences", "float32"]
-    ),
-    "mlp 784-128-128-10 tf32x3": _variant(_network(784, 128, 128, 10, sides=2), precision="tf32x3"),
+    "mlp 784-128-128-10 both sides": _variant(_network(784, 128, 128, 10, sides=2)),
+    "mlp 784-128-128-10": _variant(_network(784, 128, 128, 10), CANDIDATES["mlp_differences", "float32"]),
     "mlp 784-100-100-10 both sides": _variant(_network(784, 100, 100, 10, sides=2)),
     "mlp 784-128-10 squared error": _variant(_network(784, 128, 10, squared=True)),
     "mlp 784-64-64-64-10 both sides": _variant(_network(784, 64, 64, 64, 10, sides=2)),

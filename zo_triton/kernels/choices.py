@@ -52,8 +52,8 @@ CANDIDATES: dict[tuple[str, str], tuple[Config, ...]] = {
         tiles(32, 32, 32, 4, 1),
     ),
     ("mlp_differences", "float32"): tuple(
-        {"BLOCK_N": samples, "num_warps": warps, "num_stages": 2}
-        for samples, warps in ((8, 4), (8, 8), (16, 8))
+        {"BLOCK_N": samples, "BLOCK_I": 64, "num_warps": warps, "num_stages": 3}
+        for samples, warps in ((64, 8), (32, 8), (64, 4), (32, 4))
     ),
     ("node_linear", "bfloat16"): (
         tiles(128, 128, 64, 8, 3),

@@ -9,10 +9,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from zo_triton.kernels.field import factor_tile, real_tile
+from zo_triton.kernels.field import factor_tile
 from zo_triton.kernels.folding import moved
 from zo_triton.kernels.numeric import INTERPRETED, bound, dot, narrow, settled
-from zo_triton.kernels.operand_tiles import row_blocks_like, sign_words_by_row, spread_signs
+from zo_triton.kernels.operand_tiles import spread_signs, tile_of_u
 
 
 @triton.jit
@@ -33,25 +33,6 @@ def load_tile(ptr, offsets, mask, MASKED: tl.constexpr):
         return tl.load(ptr + offsets, mask=mask, other=0.0)
     else:
         return tl.load(ptr + offsets)
-
-
-@triton.jit
-def _tile_of_u(
-        row_block, col, cols, ptr, word, counter, DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr,
-        ROWS: tl.constexpr, COLS: tl.constexpr, DTYPE: tl.constexpr,
-):  # fmt: skip
-    """[ROWS, COLS] of the field's matrix of ``cols`` columns, from row 4·row_block; nothing is read at ``ptr``."""
-    if DISTRIBUTION == "rademacher":
-        word_offsets = 32 * tl.arange(0, ROWS)[:, None] + tl.arange(0, COLS // 32)[None, :]
-        row_blocks = row_blocks_like(row_block, ptr, word_offsets, cols, 4)
-        words = sign_words_by_row(
-            row_blocks, col // 32, (cols + 31) // 32, word, counter, ROUNDS, ROWS, COLS // 32
-        )
-        return spread_signs(words, ROWS, COLS, DTYPE)
-    else:
-        offsets = tl.zeros((ROWS // 4, 1), tl.int32) + tl.arange(0, COLS)[None, :]
-        row_blocks = row_blocks_like(row_block, ptr, offsets, cols, 1)
-        return real_tile(row_blocks, col, cols, word, counter, DISTRIBUTION, ROUNDS, ROWS, COLS, DTYPE)
 
 
 @triton.jit
@@ -111,12 +92,14 @@ def full_rank_products(
                 staged_ptr += BLOCK_I // 32
                 u = spread_signs(words.to(tl.uint32, bitcast=True), BLOCK_F, BLOCK_I, DTYPE)
             elif TRANSPOSED:
-                u = _tile_of_u(
-                    i // 4, feature_tile * BLOCK_F, out_features, weight_ptr, whole_word, counter,
+                u = tile_of_u(
+                    i // 4, feature_tile * BLOCK_F, out_features, weight_ptr, out_features,
+                    whole_word, counter,
                     DISTRIBUTION, ROUNDS, BLOCK_I, BLOCK_F, DTYPE)  # fmt: skip
             else:
-                u = _tile_of_u(
-                    feature_tile * (BLOCK_F // 4), i, in_features, weight_ptr, whole_word, counter,
+                u = tile_of_u(
+                    feature_tile * (BLOCK_F // 4), i, in_features, weight_ptr, in_features,
+                    whole_word, counter,
                     DISTRIBUTION, ROUNDS, BLOCK_F, BLOCK_I, DTYPE)  # fmt: skip
             if TRANSPOSED:
                 u = tl.trans(u)

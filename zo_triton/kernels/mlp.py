@@ -1,12 +1,14 @@
-"""A small MLP and its loss for every direction in one launch that never leaves the chip.
+"""A small MLP and its loss for every direction in one launch on tensor cores that never leaves the chip.
 
-A program takes a block of samples through all layers along one direction and both its sides. Between layers the
-differences stay in registers, a whole layer to a tile; the loss, too, is taken there.
+A program takes a block of samples through all layers in one evaluation. Between layers the differences stay in
+registers, a whole layer to a tile; the loss, too, is taken there. What all evaluations share, base inputs and
+weights, a first small launch takes apart into what tensor cores multiply.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 import triton
@@ -17,11 +19,11 @@ from zo_triton.directions import Directions
 from zo_triton.kernels.activation import check_activation
 from zo_triton.kernels.arguments import check_arguments
 from zo_triton.kernels.choices import pick, situation, upper
-from zo_triton.kernels.epilogue import evaluations_of
+from zo_triton.kernels.exact_products import write_parts
 from zo_triton.kernels.field import UNSPECIALISED, counter_arguments, counter_of, drawn_by, word_argument
 from zo_triton.kernels.launch import blocks, chip_of, launch
-from zo_triton.kernels.mlp_layer import CHUNK, layer_differences
-from zo_triton.kernels.mlp_loss import sample_losses
+from zo_triton.kernels.mlp_layer import LEAST, layer_difference
+from zo_triton.kernels.mlp_loss import losses_of_columns
 
 MAX_WIDTH, MAX_DEPTH = 128, 4
 """Features of a layer's output, and layers (each is compiled for itself).
@@ -35,14 +37,14 @@ def mlp_fits(weights: Sequence[Tensor]) -> bool:
     return len(weights) <= MAX_DEPTH and max(weight.shape[0] for weight in weights) <= MAX_WIDTH
 
 
-def default_config(widest: int, sides: int, chip: str) -> dict[str, int]:
+def default_config(widest: int, chip: str) -> dict[str, int]:
     """Samples of a program and launch options, for a network whose widest output is this; none timed yet.
 
-    Both sides of more than 64 features leave registers for 8 samples: with 16 most such networks spill. On AMD's
-    chips those of more than 32 do.
+    Four warps hold 64 features of 32 samples, with 64 samples they spill, as do eight of 128 features unless the
+    chip is Hopper.
     """
-    samples = 8 if sides == 2 and widest > (32 if chip == "gfx942" else 64) else 16
-    return {"BLOCK_N": samples, "num_warps": 4 if widest <= 32 else 8, "num_stages": 2}
+    samples = 32 if 32 < widest <= 64 or chip != "sm_90" else 64
+    return {"BLOCK_N": samples, "BLOCK_I": 64, "num_warps": 8 if widest > 64 else 4, "num_stages": 3}
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
@@ -51,38 +53,39 @@ def _mlp_kernel(
         samples, sample_tiles, smoothing, stride_op, stride_on, key0, key1, step, first,
         WIDTHS: tl.constexpr, TILES: tl.constexpr, WEIGHT_WORDS: tl.constexpr, BIAS_WORDS: tl.constexpr,
         ACTIVATIONS: tl.constexpr, DEPTH: tl.constexpr, SQUARED: tl.constexpr, SIDES: tl.constexpr,
-        DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_N: tl.constexpr,
+        DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, SETTLED: tl.constexpr, BLOCK_N: tl.constexpr,
+        BLOCK_I: tl.constexpr,
 ):  # fmt: skip
-    """Program = direction·sample_tiles + sample tile; writes out [P, samples], P = SIDES·K.
+    """Program = evaluation·sample_tiles + sample tile; writes out [P, samples], P = SIDES·K.
 
-    Tuples with one entry a layer, contiguous float32: inputs [samples, WIDTHS[l]], outputs [samples, WIDTHS[l+1]],
-    weights [WIDTHS[l+1], WIDTHS[l]]; TILES: the widths of the tiles; words of -1 are not trained. target as in
-    :func:`sample_losses`, signed_eps [P]. Counters: (block, tensor word, first + k, step).
+    Tuples with one entry a layer, contiguous: inputs [3, samples, TILES[l]] and, from the second layer on, weights
+    [3, TILES[l+1], TILES[l]] in parts (see :mod:`zo_triton.kernels.exact_products`), outputs [samples, WIDTHS[l+1]]
+    float32; TILES: the widths of the tiles; words of -1 are not trained. target as in :func:`losses_of_columns`,
+    signed_eps [P]. Counters: (block, tensor word, first + k, step).
     """
     pid = tl.program_id(0)
-    k = pid // sample_tiles
-    counter = counter_of(first + k, step, key0, key1)
-    p0, p1, epsilon0, epsilon1 = evaluations_of(k, signed_eps_ptr, SIDES)
-    rows = ((pid % sample_tiles) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
-    mask_n = rows < samples
-    moved0 = tl.zeros((BLOCK_N, CHUNK), tl.float32)
-    moved1 = moved0
+    # Without a sign the upper halves of these numbers are zeros and take no registers.
+    p = (pid // sample_tiles).to(tl.uint32).to(tl.int64)
+    counter = counter_of(first + pid // sample_tiles // SIDES, step, key0, key1)
+    epsilon = tl.load(signed_eps_ptr + p)
+    start = (pid % sample_tiles).to(tl.uint32).to(tl.int64) * BLOCK_N
+    mask_n = tl.arange(0, BLOCK_N) < samples - start
+    # Rows beyond the last sample read the tile's first one: never stored, and no load needs a mask for them.
+    rows = tl.where(mask_n, tl.arange(0, BLOCK_N), 0)
+    moved = tl.zeros((LEAST, BLOCK_N), tl.float32)
     for layer in tl.static_range(DEPTH):
-        moved0, moved1 = layer_differences(
-            input_ptrs[layer], output_ptrs[layer], weight_ptrs[layer], moved0, moved1, rows, mask_n,
-            epsilon0, epsilon1, counter, layer == 0, WIDTHS[layer], WIDTHS[layer + 1],
-            TILES[layer], TILES[layer + 1], WEIGHT_WORDS[layer], BIAS_WORDS[layer],
-            tl.constexpr(ACTIVATIONS[layer]), SIDES, DISTRIBUTION, ROUNDS, PRECISION, BLOCK_N)  # fmt: skip
-    logits_ptr, out_ptr = output_ptrs[DEPTH - 1], out_ptr + rows * stride_on
-    change = sample_losses(
-        moved0, logits_ptr, target_ptr, rows, mask_n, smoothing, SQUARED, WIDTHS[DEPTH], BLOCK_N, TILES[DEPTH]
+        # A name out of a tuple is no constant to Triton 3.6 unless it is told so.
+        moved = layer_difference(
+            input_ptrs[layer], output_ptrs[layer], weight_ptrs[layer], moved, start, rows, samples, epsilon,
+            counter, layer == 0, WIDTHS[layer], WIDTHS[layer + 1], TILES[layer], TILES[layer + 1],
+            WEIGHT_WORDS[layer], BIAS_WORDS[layer], tl.constexpr(ACTIVATIONS[layer]), DISTRIBUTION, ROUNDS, SETTLED,
+            BLOCK_N, BLOCK_I)  # fmt: skip
+    logits_ptr = output_ptrs[DEPTH - 1] + start * WIDTHS[DEPTH]
+    target_ptr += start * (WIDTHS[DEPTH] if SQUARED else 1)
+    change = losses_of_columns(
+        moved, logits_ptr, target_ptr, rows, mask_n, smoothing, SQUARED, WIDTHS[DEPTH], BLOCK_N, TILES[DEPTH]
     )
-    tl.store(out_ptr + p0 * stride_op, change, mask=mask_n)
-    if SIDES == 2:
-        change = sample_losses(
-            moved1, logits_ptr, target_ptr, rows, mask_n, smoothing, SQUARED, WIDTHS[DEPTH], BLOCK_N, TILES[DEPTH]
-        )  # fmt: skip
-        tl.store(out_ptr + p1 * stride_op, change, mask=mask_n)
+    tl.store(out_ptr + p * stride_op + (start + rows) * stride_on, change, mask=mask_n)
 
 
 def launch_mlp_differences(
@@ -98,10 +101,9 @@ def launch_mlp_differences(
     signed_eps: Tensor,
     label_smoothing: float,
     *,
-    precision: str = "ieee",
     config: Mapping[str, int] | None = None,
 ) -> None:
-    """Each sample's loss difference through a whole MLP, in one launch, computed in float32.
+    """Each sample's loss difference through a whole MLP, in one launch and a small one before it, in float32.
 
     A network of other widths or tensor ids is another kernel to compile.
 
@@ -117,7 +119,6 @@ def launch_mlp_differences(
         directions: Names the K directions.
         signed_eps: [P].
         label_smoothing: In [0, 1]; of cross-entropy alone.
-        precision: How the products are taken: ``"ieee"`` or ``"tf32x3"``.
         config: Tile sizes and launch options, as from :func:`default_config`.
 
     Raises:
@@ -132,29 +133,42 @@ def launch_mlp_differences(
     widths = (weights[0].shape[1], *(weight.shape[0] for weight in weights))
     widest = max(widths[1:])
     key = situation(
-        "mlp_differences", torch.float32, sides=sides, distribution=directions.elementwise, precision=precision,
+        "mlp_differences", torch.float32, distribution=directions.elementwise,
         widest=upper(widest, 32, 64, 128),
     )  # fmt: skip
-    config = config or pick(out.device, key, default_config(widest, sides, chip_of(out)))
-    sample_tiles = blocks(out.shape[1], config["BLOCK_N"])
+    config = config or pick(out.device, key, default_config(widest, chip_of(out)))
+    samples = out.shape[1]
+    sample_tiles = blocks(samples, config["BLOCK_N"])
+    tiles = (
+        config["BLOCK_I"] * blocks(widths[0], config["BLOCK_I"]),
+        *(max(LEAST.value, int(triton.next_power_of_2(width))) for width in widths[1:]),
+    )
+    parts = write_parts(
+        [*packed(inputs), *packed(weights[1:])],
+        [
+            *((samples, tile) for tile in tiles[:-1]),
+            *((outer, inner) for inner, outer in pairwise(tiles[1:])),
+        ],
+    )
     launch(
         _mlp_kernel,
-        directions.num * sample_tiles,
+        len(out) * sample_tiles,
         out,
         out_ptr=out,
-        input_ptrs=packed(inputs),
+        input_ptrs=tuple(parts[: len(inputs)]),
         output_ptrs=packed(outputs),
-        weight_ptrs=packed(weights),
+        # Nobody reads the first layer's.
+        weight_ptrs=(parts[0], *parts[len(inputs) :]),
         target_ptr=packed([target])[0] if squared else target.contiguous(),
         signed_eps_ptr=signed_eps.contiguous(),
-        samples=out.shape[1],
+        samples=samples,
         sample_tiles=sample_tiles,
         smoothing=float(label_smoothing),
         stride_op=out.stride(0),
         stride_on=out.stride(1),
         **counter_arguments(directions),
         WIDTHS=widths,
-        TILES=tuple(max(CHUNK.value, int(triton.next_power_of_2(width))) for width in widths),
+        TILES=tiles,
         WEIGHT_WORDS=_words(directions, weight_ids),
         BIAS_WORDS=_words(directions, bias_ids),
         ACTIVATIONS=tuple(activations),
@@ -163,7 +177,7 @@ def launch_mlp_differences(
         SIDES=sides,
         DISTRIBUTION=drawn_by(directions),
         ROUNDS=directions.rounds,
-        PRECISION=precision,
+        SETTLED=chip_of(out) == "sm_90",
         **config,
     )
 

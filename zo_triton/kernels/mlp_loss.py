@@ -38,3 +38,25 @@ def sample_losses(
         own = tl.sum(tl.where(classes[None, :] == target[:, None], change, 0.0), axis=1)
         relative = tl.where(mask, change - own[:, None], 0.0)
         return loss_change(add_classes(no_classes(BLOCK_N), log_p, relative, mask), smoothing, CLASSES)
+
+
+@triton.jit
+def _first_rows(tile, COUNT: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """The upper half of a tile, or the upper half of that, …: the smallest that holds COUNT rows, and 16."""
+    if ROWS >= 32 and 2 * COUNT <= ROWS:
+        upper, _ = tl.split(tl.permute(tl.reshape(tile, (2, ROWS // 2, COLS)), (1, 2, 0)))
+        return _first_rows(upper, COUNT, ROWS // 2, COLS)
+    else:
+        return tile
+
+
+@triton.jit
+def losses_of_columns(
+        change, logits_ptr, target_ptr, rows, mask_n, smoothing,
+        SQUARED: tl.constexpr, CLASSES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """:func:`sample_losses` of differences [BLOCK_C, BLOCK_N], without the most of their rows of padding."""
+    change = tl.trans(_first_rows(change, CLASSES, BLOCK_C, BLOCK_N))
+    return sample_losses(
+        change, logits_ptr, target_ptr, rows, mask_n, smoothing, SQUARED, CLASSES, BLOCK_N, change.shape[1]
+    )

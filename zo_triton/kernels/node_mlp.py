@@ -22,13 +22,15 @@ from zo_triton.kernels.choices import pick, situation, upper
 from zo_triton.kernels.field import as_word, counter_of
 from zo_triton.kernels.launch import blocks, chip_of, compute_dtype, launch
 from zo_triton.kernels.mlp import MAX_DEPTH, MAX_WIDTH, check_loss, packed
-from zo_triton.kernels.mlp_layer import CHUNK, _chunk_of
 from zo_triton.kernels.mlp_loss import sample_losses
 from zo_triton.kernels.node_signs import NODE_UNSPECIALISED, noise_tile, place_of, step_of_nodes
 from zo_triton.kernels.numeric import dot, narrow
 
 LEAST_WIDTH = 32
 """Of a layer's tile: a word of signs."""
+
+CHUNK = tl.constexpr(32)
+"""In-features of a float32 product."""
 
 
 def node_mlp_fits(widths: Sequence[int]) -> bool:
@@ -54,6 +56,14 @@ def _noise_of_layer(
     return noise_tile(
         epsilon, sample, tl.zeros((ROWS,), tl.uint32), tl.full((), WIDTH, tl.int32), as_word(word), as_word(column),
         counter, ROUNDS, True, ROWS, COLS)  # fmt: skip
+
+
+@triton.jit
+def _chunk_of(tile, index, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """Columns 32·index … 32·index + 31 of a tile in registers, which can't be addressed by a loop's counter."""
+    chunks = tl.reshape(tile, (ROWS, COLS // CHUNK, CHUNK))
+    own = tl.arange(0, COLS // CHUNK)[None, :, None] == index
+    return tl.sum(tl.where(own, chunks, 0.0), axis=1)
 
 
 @triton.jit

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from zo_triton.kernels.field import expand_signs, four
+from zo_triton.kernels.field import expand_signs, four, real_tile
 from zo_triton.kernels.orthogonal import first_column_of, row_of, shared_philox, turned
 
 
@@ -90,3 +90,25 @@ def spread_signs(words, ROWS: tl.constexpr, COLS: tl.constexpr, DTYPE: tl.conste
         return tl.reshape(ones, (ROWS, COLS)).to(DTYPE, bitcast=True)
     else:
         return expand_signs(words, ROWS, COLS, DTYPE)
+
+
+@triton.jit
+def tile_of_u(
+        row_block, col, cols, ptr, size, word, counter, DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr,
+        ROWS: tl.constexpr, COLS: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """[ROWS, COLS] of the field's matrix of ``cols`` columns, from row 4·row_block.
+
+    Nothing is read at ``ptr``; ``size`` is a number that is never negative, though the compiler can't know it.
+    """
+    if DISTRIBUTION == "rademacher":
+        word_offsets = 32 * tl.arange(0, ROWS)[:, None] + tl.arange(0, COLS // 32)[None, :]
+        row_blocks = row_blocks_like(row_block, ptr, word_offsets, size, 4)
+        words = sign_words_by_row(
+            row_blocks, col // 32, (cols + 31) // 32, word, counter, ROUNDS, ROWS, COLS // 32
+        )
+        return spread_signs(words, ROWS, COLS, DTYPE)
+    else:
+        offsets = tl.zeros((ROWS // 4, 1), tl.int32) + tl.arange(0, COLS)[None, :]
+        row_blocks = row_blocks_like(row_block, ptr, offsets, size, 1)
+        return real_tile(row_blocks, col, cols, word, counter, DISTRIBUTION, ROUNDS, ROWS, COLS, DTYPE)
