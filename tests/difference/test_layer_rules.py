@@ -95,8 +95,13 @@ CASES = {
     "avg_pool1d": (lambda x: F.avg_pool1d(x, 2), (SERIES,)),
     "avg_pool2d": (lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False), (IMAGE,)),
     "avg_pool3d_one_sample": (lambda x: F.avg_pool3d(x, 2), (VOLUME[0],)),
+    "avg_pool3d_in_a_network": (lambda x: F.avg_pool3d(x.tanh(), 2), (VOLUME,)),
     "adaptive_avg_pool2d": (lambda x: F.adaptive_avg_pool2d(x, (3, None)), (IMAGE,)),
     "lp_pool2d": (lambda x: F.lp_pool2d(x.abs() + 1, 2, 2), (WIDE,)),
+    "interpolate_antialiased": (
+        lambda x: F.interpolate(x.tanh(), scale_factor=0.5, mode="bilinear", antialias=True),
+        (IMAGE,),
+    ),
     "interpolate": (lambda x: F.interpolate(x, scale_factor=2.0, mode="bilinear"), (IMAGE,)),
     "unfold": (lambda x: F.unfold(x, 2), (IMAGE,)),
     "fold": (lambda x: F.fold(x.flatten(1, 2), (3, 3), 2), (WIDE[:, :, :1, :4],)),
@@ -210,3 +215,12 @@ def test_rule_in_bfloat16(name):
     """At most eight roundings of 2⁻⁹ stand in a row in these."""
     function, params = CASES[name]
     assert of_rule(function, params, 1e-3, dtype=torch.bfloat16)[2] < 8 * 2**-9
+
+
+def test_tensors_put_together_in_half_precision_keep_small_differences():
+    rows, table = torch.tensor([0, 2, 0]), torch.ones(3, 4, dtype=torch.float16)
+
+    def function(a):
+        return torch.zeros_like(a).index_add(0, rows, a)
+
+    assert of_rule(function, (table,), 1e-8)[2] < 1e-5

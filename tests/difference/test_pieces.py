@@ -67,11 +67,16 @@ CASES = {
     "hinge_embedding_across": (lambda a: F.hinge_embedding_loss(a, like(a, SIGNS), 0.3), (A / 50,)),
     "soft_margin": (lambda a: F.soft_margin_loss(a, like(a, SIGNS), reduction="sum"), (A,)),
     "poisson": (lambda a: F.poisson_nll_loss(a, like(a, COUNTS), full=True), (A,)),
+    "poisson_of_moving_counts": (
+        lambda a, b: F.poisson_nll_loss(a, b.square() * 2, full=True, reduction="none"),
+        (A, B),
+    ),
     "poisson_of_rates": (lambda a: F.poisson_nll_loss(a.abs() + 0.1, like(a, COUNTS), log_input=False), (A,)),
     "triplet": (lambda a, b: F.triplet_margin_loss(a, b, like(a, SIGNS), swap=True), (A, B)),
     "multi_margin": (lambda a: F.multi_margin_loss(a, LABELS, weight=like(a, WEIGHT)), (A,)),
     "multi_margin_squares": (lambda a: F.multi_margin_loss(a, LABELS, p=2, reduction="none"), (A,)),
     "multi_margin_of_one": (lambda a: F.multi_margin_loss(a, LABELS[2]), (ROW,)),
+    "multi_margin_of_one_in_a_row": (lambda a: F.multi_margin_loss(a, LABELS[2:], reduction="none"), (ROW,)),
     "multilabel_soft_margin": (lambda a: F.multilabel_soft_margin_loss(a, like(a, SIGNS.clamp(min=0))), (A,)),
     "bags": (lambda t: F.embedding_bag(BAGS, t), (TABLE,)),
     "bags_sum": (lambda t: F.embedding_bag(BAGS, t, mode="sum", padding_idx=-1), (TABLE,)),
@@ -160,10 +165,45 @@ def test_bags_of_many_lengths_are_compared_by_subtraction():
         of_rule(function, (TABLE,), 1e-3)
 
 
-def test_bags_that_torch_refuses_are_refused_by_torch():
-    with pytest.raises(ValueError, match="offsets"):
-        followed(lambda t: F.embedding_bag(STREAM, t))
-    with pytest.raises(ValueError, match="input is 2D"):
-        followed(lambda t: F.embedding_bag(BAGS, t, STARTS))
-    with pytest.raises(ValueError, match="mode has to be one of"):
-        followed(lambda t: F.embedding_bag(BAGS, t, mode="median"))
+@pytest.mark.parametrize(
+    ("function", "error", "match"),
+    [
+        (lambda t: F.embedding_bag(STREAM, t), ValueError, "offsets"),
+        (lambda t: F.embedding_bag(BAGS, t, STARTS), ValueError, "input is 2D"),
+        (lambda t: F.embedding_bag(BAGS, t, mode="median"), ValueError, "mode has to be one of"),
+        (lambda t: F.embedding_bag(STREAM, t, torch.tensor([0, 9])), RuntimeError, "offsets"),
+        (lambda t: F.embedding_bag(BAGS, t, padding_idx=8), RuntimeError, "padding_idx"),
+        (lambda t: torch.linalg.cross(t, t), RuntimeError, "must have length 3"),
+        (lambda t: torch.diff(t, -1), RuntimeError, "order must be non-negative"),
+        (lambda t: t.sum().prod(3), IndexError, "Dimension out of range"),
+        (lambda t: torch.linalg.multi_dot([t]), RuntimeError, "at least 2 tensors"),
+        (lambda t: F.margin_ranking_loss(t, t[0], t), RuntimeError, "same dimension"),
+        (lambda t: F.poisson_nll_loss(t, t, reduction="all"), ValueError, "not a valid value for reduction"),
+        (lambda t: F.triplet_margin_loss(t, t, t, margin=-1.0), ValueError, "margin must be greater"),
+        (lambda t: F.multi_margin_loss(t[:3], LABELS, p=3), ValueError, "p == 1 and p == 2"),
+        (lambda t: F.glu(t[:3], 0), RuntimeError, "must be even"),
+    ],
+)
+def test_what_torch_refuses_is_refused_by_torch(function, error, match):
+    with pytest.raises(error, match=match):
+        function(TABLE)
+    with pytest.raises(error, match=match):
+        followed(function)
+
+
+def test_bags_take_table_and_indices_in_the_order_of_old():
+    def function(t):
+        return F.embedding_bag(t, BAGS)
+
+    with pytest.warns(UserWarning, match="Argument order of nn.functional.embedding_bag"):
+        found = followed(function)
+    torch.testing.assert_close(found, F.embedding_bag(BAGS, TABLE))
+
+
+def test_targets_that_cross_one_gain_stirlings_term():
+    targets = torch.tensor([0.8, 1.2, 3.0, 0.0])
+
+    def function(b):
+        return F.poisson_nll_loss(torch.zeros_like(b), b, full=True, reduction="none")
+
+    assert of_rule(function, (targets,), 0.5)[2] < 1e-5

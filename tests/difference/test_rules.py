@@ -96,6 +96,8 @@ CASES = {
     "nan_to_num": (lambda a: torch.nan_to_num(a * like(a, torch.tensor([1.0, torch.inf, 1.0, 1.0]))), (A,)),
     "frac": (lambda a: torch.frac(a * 3), (A,)),
     "remainder": (lambda a: a % 0.7, (A,)),
+    "remainder_by_infinity": (lambda a: a.abs() % torch.inf, (A,)),
+    "remainder_by_a_tensor": (lambda a: torch.remainder(a[:, :1], like(a, ROW)), (A,)),
     "fmod": (lambda a: torch.fmod(a, 0.7), (A,)),
     "clamp": (lambda a: a.clamp(-0.5, 0.5), (A,)),
     "clamp_min": (lambda a: a.clamp(min=0.1), (A,)),

@@ -77,6 +77,25 @@ def test_memory_budget_cuts_into_chunks_and_the_plan_remembers(model, monkeypatc
     torch.testing.assert_close(second[:2], whole, rtol=1e-5, atol=0)
 
 
+def test_differences_that_grow_little_by_little_start_again_a_few_times(monkeypatch):
+    weight, start, begun = torch.eye(4), torch.randn(2, 4), []
+
+    def closure():
+        begun.append(1)
+        written = start.new_zeros(2, 400)
+        for _ in range(100):
+            written = torch.cat([written, start @ weight], 1)
+        return written.square().mean()
+
+    directions = zo.Directions(seed=1, step=0, num=64)
+    whole = differences(closure, [weight], directions, 1e-3)
+    monkeypatch.setattr(run_module, "BUDGET_CPU", 64 * 2 * 404 * 4)  # all directions, at first
+    begun.clear()
+    parts = differences(closure, [weight], directions, 1e-3)
+    assert len(begun) <= 1 + run_module.CUTS + 6
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=0)
+
+
 def test_one_direction_over_the_budget_still_runs(model, monkeypatch):
     monkeypatch.setattr(run_module, "BUDGET_CPU", 1)
     model.eval()

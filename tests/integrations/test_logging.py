@@ -1,3 +1,4 @@
+import pickle
 from contextlib import nullcontext
 from copy import deepcopy
 
@@ -147,6 +148,21 @@ def test_directions_that_a_trainer_left_out_do_not_enter_its_slope(fused):
         trainer.step(torch.ones(4, 2), torch.full((4, 1), -r))
     assert told[0]["left_out"] == 32 - len(used) > 0
     assert told[0]["slope"] == pytest.approx(2 * r * used.square().mean().sqrt().item(), rel=1e-4)
+
+
+def test_a_copy_of_a_trainer_tells_nobody_and_goes_on_as_it_would():
+    trainer, batch = trainer_of()
+    told = []
+    handle = log_steps(trainer, lambda step, figures: told.append(step))
+    trainer.step(*batch)
+    for copy in (deepcopy(trainer), pickle.loads(pickle.dumps(trainer))):
+        told.clear()
+        copy.step(*batch)
+        assert told == []
+    trainer.step(*batch)
+    assert told == [2]
+    assert all(torch.equal(*both) for both in zip(copy.params, trainer.params, strict=True))
+    handle.remove()
 
 
 def test_a_trainer_with_hooks_writes_no_log_and_one_with_a_log_gets_none(tmp_path):

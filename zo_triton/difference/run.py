@@ -41,6 +41,13 @@ The whole memory is divided, not what is free at the moment: a run's chunks, and
 same each time. Where too little is free, they are halved until they fit.
 """
 
+CUTS = 3
+"""How often a run takes just as many directions at once as the budget holds; from then on half as many at most.
+
+Where differences grow little by little, as those of a sequence that is written on, it would else start again for
+each direction.
+"""
+
 APPLICATIONS = 2**20
 """Layers' applications that a part of a batch may have: the numbers of the next part's follow."""
 
@@ -158,7 +165,7 @@ def propagate(
     start = None if engines.is_replayable() else StartState.capture(closure, device)
     first, value, nodes = 0, None, None
     # The largest chunk that did not fit; whether the last attempt failed for it, or found out about layers.
-    too_many, short, scouted = 0, False, False
+    too_many, short, scouted, cuts = 0, False, False, 0
     parts: list[Tensor] = []
     with torch.no_grad(), engines.whole_step(device), BasePass(closure, start, device) as base_pass:
         runs = _Runs(base_pass, params, whole or directions, evaluation, part)
@@ -187,6 +194,9 @@ def propagate(
                 if start is None:
                     raise _too_much_for_a_record(directions.num) from None
                 plan = restart.plan
+                if plan.chunk < some.num:
+                    cuts += 1
+                    plan = plan if cuts <= CUTS else replace(plan, chunk=min(plan.chunk, some.num // 2))
                 continue
             except BaseException as error:
                 if start is None or not is_out_of_memory(error):

@@ -101,6 +101,10 @@ class GradientStep:
         self.step_post_hooks[handle.id] = hook
         return handle
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy, which leaves the hooks behind, as those of torch's optimizers do."""
+        return {**self.__dict__, "step_post_hooks": OrderedDict()}
+
     def next_directions(self) -> Directions:
         """The directions that the next step walks."""
         directions = Directions(self.seed, self.steps_done, self.directions, self.distribution)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zo_triton.difference import fallback
-from zo_triton.difference.registry import register
-
-if TYPE_CHECKING:
-    from zo_triton.difference.mode import DifferenceMode
+from zo_triton.difference.rules.composed import in_pieces
 
 
 def _in_bags(
@@ -28,10 +23,8 @@ def _in_bags(
     per_sample_weights: Tensor | None = None,
     include_last_offset: bool = False,
     padding_idx: int | None = None,
-) -> Tensor | None:
-    """[bags, features], or None for what is left to torch's own function.
-
-    These are renormed tables, the maximum but over bags of one length, and arguments that torch refuses.
+) -> Any:
+    """[bags, features], or ``NotImplemented`` for renormed tables and the maximum but over bags of one length.
 
     Args:
         input: [bags, length] indices, or [n] of which ``offsets`` [bags] says where each bag begins.
@@ -46,11 +39,11 @@ def _in_bags(
         include_last_offset: As above.
         padding_idx: Rows that count nowhere.
     """
+    if input.is_floating_point():  # the order of old
+        input, weight = weight, input
     of_one_length = input.dim() == 2
-    largest = mode == "max" and (padding_idx is not None or not of_one_length)
-    misused = of_one_length != (offsets is None) or (mode != "sum" and per_sample_weights is not None)
-    if max_norm is not None or largest or misused or mode not in ("sum", "mean", "max"):
-        return None
+    if max_norm is not None or (mode == "max" and (padding_idx is not None or not of_one_length)):
+        return NotImplemented
     rows = F.embedding(input, weight)
     if mode == "max":
         return rows.amax(1) if input.shape[1] else rows.sum(1)
@@ -62,7 +55,7 @@ def _in_bags(
         def total(each: Tensor) -> Tensor:
             return each.sum(1)
     else:
-        assert offsets is not None  # as asked above
+        assert offsets is not None  # or torch has refused it
         bags = len(offsets) - include_last_offset
         place = torch.arange(len(input), device=input.device, dtype=offsets.dtype)
         bag = torch.bucketize(place, offsets[:bags], right=True) - 1
@@ -78,12 +71,4 @@ def _in_bags(
     return sums / total(kept).clamp_min(1).unsqueeze(-1) if mode == "mean" else sums
 
 
-def _handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
-    if not mode.carries(args, kwargs):
-        return function(*args, **kwargs)
-    with mode:
-        found = _in_bags(*args, **kwargs)
-    return fallback.handle(mode, function, args, kwargs) if found is None else found
-
-
-register([F.embedding_bag], _handle)
+in_pieces([F.embedding_bag], _in_bags)

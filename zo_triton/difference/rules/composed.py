@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zo_triton.difference import fallback
 from zo_triton.difference.registry import Handler, named, register
 
 if TYPE_CHECKING:
@@ -39,19 +40,32 @@ def _without_question(function: Any) -> Callable:
     return copy
 
 
-def in_pieces(targets: list[Any], body: Callable | None = None) -> None:
-    """Registers functions whose body, their own unless given, runs under the mode."""
+def in_pieces(targets: list[Any], body: Callable | None = None, asks_torch: bool = True) -> None:
+    """Registers functions whose body, their own unless given, runs under the mode.
+
+    Args:
+        targets: The functions.
+        body: Takes what they take, and returns ``NotImplemented`` for what is left to the subtraction.
+        asks_torch: Whether torch's own function runs before a given body, which does not look for what torch
+            refuses. False for one that draws numbers.
+    """
     for target in targets:
-        register([target], _under_the_mode(body or _without_question(target)))
+        if body is None:
+            register([target], _under_the_mode(_without_question(target), False))
+        else:
+            register([target], _under_the_mode(body, asks_torch))
 
 
-def _under_the_mode(body: Callable) -> Handler:
+def _under_the_mode(body: Callable, asks_torch: bool) -> Handler:
     @wraps(body)
     def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
         if not mode.carries(args, kwargs):
             return function(*args, **kwargs)
+        if asks_torch:
+            function(*args, **kwargs)
         with mode:
-            return body(*args, **kwargs)
+            found = body(*args, **kwargs)
+        return fallback.handle(mode, function, args, kwargs) if found is NotImplemented else found
 
     return handle
 

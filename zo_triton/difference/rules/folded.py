@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,10 +19,18 @@ if TYPE_CHECKING:
 
 
 def on_every(function: Callable[[Tensor], Tensor], delta: Tensor, sample_axes: int) -> Tensor:
-    """A function of one batch axis before ``sample_axes`` others, or of none, on [P, …]."""
-    if delta.dim() - 1 == sample_axes:
+    """A function of one batch axis before ``sample_axes`` others, or of none, on [P, …].
+
+    In float32 where torch has none for the differences' own type, as for averages in space on a CPU.
+    """
+    if delta.dim() - 1 != sample_axes:
+        return on_every(function, delta.flatten(0, 1), sample_axes).unflatten(0, delta.shape[:2])
+    try:
         return function(delta)
-    return function(delta.flatten(0, 1)).unflatten(0, delta.shape[:2])
+    except NotImplementedError:
+        if delta.dtype == torch.float32:
+            raise
+        return function(delta.float())
 
 
 def _register(name: str, sample_axes: int | None) -> None:

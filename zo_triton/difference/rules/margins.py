@@ -78,8 +78,9 @@ def _poisson_nll_loss(
     """``full`` adds Stirling's term where the target is above 1."""
     losses = input.exp() - target * input if log_input else input - target * (input + eps).log()
     if full:
-        stirling = target * target.log() - target + 0.5 * (2 * torch.pi * target).log()
-        losses = losses + torch.where(target > 1, stirling, 0.0)
+        counts, is_above = target.clamp_min(1), (target - 1).ceil().clamp(0, 1)  # it may cross 1
+        stirling = counts * counts.log() - counts + 0.5 * (2 * torch.pi * counts).log()
+        losses = losses + (is_above * stirling).to(losses.dtype)
     return _reduced(losses, size_average, reduce, reduction)
 
 
@@ -118,7 +119,7 @@ def _multi_margin_loss(
     inside = inside.masked_fill(F.one_hot(labels, scores.shape[1]).bool(), 0.0)
     losses = (inside if p == 1 else inside * inside).mean(1)
     losses = losses if weight is None else losses * weight[labels]
-    return _reduced(losses if input.dim() == 2 else losses[0], size_average, reduce, reduction)
+    return _reduced(losses.reshape(target.shape), size_average, reduce, reduction)
 
 
 in_pieces([F.margin_ranking_loss], _margin_ranking_loss)

@@ -111,13 +111,14 @@ def jointly(mode: DifferenceMode, function: Callable, base: Tensor, /, *args: An
     if any(isinstance(leaf, float) for leaf in leaves):
         return NotImplemented
     deltas = [mode.difference(leaf) if isinstance(leaf, Tensor) else None for leaf in leaves]
+    wide = torch.promote_types(base.dtype, torch.float32)
     values = [
-        torch.zeros_like(leaf)
+        torch.zeros_like(leaf, dtype=wide)
         if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
         else leaf
         for leaf in leaves
     ]
-    replaced = {place: delta.to(base.dtype) for place, delta in enumerate(deltas) if delta is not None}
+    replaced = {place: delta.to(wide) for place, delta in enumerate(deltas) if delta is not None}
     return _on_every(function, structure, values, list(replaced), replaced)
 
 

@@ -191,8 +191,11 @@ def mish(mode: DifferenceMode, base: Tensor, input: Tensor, inplace: bool = Fals
 
 @rule("nan_to_num")
 def nan_to_num(mode: DifferenceMode, base: Tensor, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """δ where the base is a finite number; what took its place elsewhere does not move."""
-    return torch.where(input.isfinite(), needed(mode, base, input), 0.0)
+    """δ; a number that ceases to be finite is replaced too, and what was replaced before does not move."""
+    delta = needed(mode, base, input)
+    moved = wide(input) + delta
+    replaced = torch.nan_to_num(moved.to(base.dtype), *args, **kwargs) - wide(base)
+    return torch.where(input.isfinite(), torch.where(moved.isfinite(), delta, replaced), 0.0)
 
 
 @rule("frac")
@@ -203,15 +206,20 @@ def frac(mode: DifferenceMode, base: Tensor, input: Tensor) -> Tensor:
 
 
 def _remainders(rounded: Any, *names: str) -> None:
-    """a − b·q, q = a/b rounded: δ − b·Δq; a moving divisor is left to the subtraction."""
+    """a − b·q, q = a/b rounded: δ − b·Δq; subtracted for an infinite b, a moving one is left to the fallback."""
+    function = getattr(torch, names[0])
 
     @rule(*names)
     def _(mode: DifferenceMode, base: Tensor, input: Any, other: Any) -> Any:
         delta = operand(mode, base, input)
         if delta is None or mode.carries((other,)):
             return NotImplemented
-        a, b = input.double(), other.double() if isinstance(other, Tensor) else other
-        return spread(mode, base, delta - b * (rounded((a + delta) / b) - rounded(a / b)))
+        a = input.double()
+        b = other.double() if isinstance(other, Tensor) else torch.full_like(a, other)
+        moved = a + delta
+        passed = rounded(moved / b) - rounded(a / b)
+        change = torch.where(b.isinf(), function(moved, b) - function(a, b), delta - b * passed)
+        return spread(mode, base, change)
 
 
 _remainders(torch.floor, "remainder", "__mod__")

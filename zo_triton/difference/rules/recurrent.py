@@ -150,7 +150,7 @@ for _name, _cell in (
     ("rnn_tanh", _plain_cell(torch.tanh)),
     ("rnn_relu", _plain_cell(torch.relu)),
 ):
-    in_pieces(named(_name, owner=torch), _unrolled(_cell))
+    in_pieces(named(_name, owner=torch), _unrolled(_cell), asks_torch=False)
     in_pieces(named(f"{_name}_cell", owner=torch), _single(_cell))
 
 
