@@ -39,7 +39,7 @@ def same_numbers(one_thread, monkeypatch):
 def tools(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "tools"))
     yield
-    for name in ("generated", "docstrings", "hooks"):
+    for name in ("generated", "docstrings", "hooks", "notebooks"):
         sys.modules.pop(name, None)
 
 
@@ -132,6 +132,12 @@ def test_links_to_outside_lead_to_the_sites_copies(tools):
         hooks.on_page_markdown(text, page)
         == "[a](reports/latest/report.md#memory) [b](CONTRIBUTING.md) [c](api/index.md)"
     )
+    assert (
+        hooks.on_page_markdown("[d](../examples/first_steps.ipynb#any-torch-model)", page)
+        == "[d](examples/first_steps.md#any-torch-model)"
+    )
+    notebook = SimpleNamespace(file=SimpleNamespace(src_uri="examples/first_steps.md"))
+    assert hooks.on_page_markdown("[e](../docs/theory.md)", notebook) == "[e](../theory.md)"
     copied = {path.name for pattern in hooks.OUTSIDE for path in ROOT.glob(pattern)}
     assert {"report.md", "race_time.svg", "CONTRIBUTING.md", "CHANGELOG.md"} <= copied
 
