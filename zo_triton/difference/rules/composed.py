@@ -47,7 +47,7 @@ def in_pieces(targets: list[Any], body: Callable | None = None, asks_torch: bool
         targets: The functions.
         body: Takes what they take, and returns ``NotImplemented`` for what is left to the subtraction.
         asks_torch: Whether torch's own function runs before a given body, which does not look for what torch
-            refuses. False for one that draws numbers.
+            refuses. False for one that draws numbers, and for one that takes long.
     """
     for target in targets:
         if body is None:

@@ -151,7 +151,7 @@ for _name, _cell in (
     ("rnn_relu", _plain_cell(torch.relu)),
 ):
     in_pieces(named(_name, owner=torch), _unrolled(_cell), asks_torch=False)
-    in_pieces(named(f"{_name}_cell", owner=torch), _single(_cell))
+    in_pieces(named(f"{_name}_cell", owner=torch), _single(_cell), asks_torch=False)
 
 
 @rule("_pack_padded_sequence", owner=torch)
