@@ -1,4 +1,4 @@
-"""The default kernels compiled for sm_90, no GPU needed: they fit the registers and use the tensor cores.
+"""The default kernels compiled, most for sm_90, no GPU needed: they fit the registers and use the tensor cores.
 
 In processes of their own: under the interpreter the kernels of this one are Python functions.
 """
@@ -63,8 +63,8 @@ COMPILE = """
 import json, sys
 from zo_triton.compilation.compiler import Job, compile_row
 from zo_triton.compilation.variants import VARIANTS
-for name in sys.argv[1:]:
-    print(json.dumps(compile_row(Job(name, VARIANTS[name], None, "sm_90"))))
+for name in sys.argv[2:]:
+    print(json.dumps(compile_row(Job(name, VARIANTS[name], None, sys.argv[1]))))
 """
 
 BROKEN = """
@@ -109,7 +109,11 @@ def environment(tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def rows(environment) -> dict[str, dict]:
-    command = [sys.executable, "-c", COMPILE, *VARIANTS]
+    return _compiled("sm_90", VARIANTS, environment)
+
+
+def _compiled(chip: str, variants: list[str], environment: dict[str, str]) -> dict[str, dict]:
+    command = [sys.executable, "-c", COMPILE, chip, *variants]
     lines = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     return {row["variant"]: row for row in map(json.loads, lines.splitlines())}
 
@@ -120,6 +124,14 @@ def test_default_tiles_compile_and_neither_spill_nor_use_a_stack(variant, rows):
     assert row["error"] is None
     assert (row["spills"], row["stack"]) == (0, 0)
     assert row["unknown"] == []
+
+
+@pytest.mark.parametrize("chip", ["sm_80", "sm_100", "gfx942"])
+def test_a_whole_network_fits_the_registers_of_each_chip(chip, environment):
+    """A program holds a whole layer, so that the most samples without a spill are other ones on each."""
+    (row,) = _compiled(chip, ["mlp 784-128-128-10"], environment).values()
+    assert row["error"] is None
+    assert (row["spills"], row["stack"]) == (0, 0)
 
 
 NO_PRODUCT = ("depthwise", "stochastic", "epilogue")
