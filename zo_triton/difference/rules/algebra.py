@@ -89,8 +89,12 @@ def _addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alp
     return _scaled_sum(input, torch.bmm(batch1, batch2).sum(0), beta, alpha)
 
 
+def _matmul(input: Tensor, other: Tensor) -> Tensor:
+    return input @ other
+
+
 def _multi_dot(tensors: Sequence[Tensor]) -> Tensor:
-    return reduce(torch.matmul, tensors)
+    return reduce(_matmul, tensors)
 
 
 def _chain_matmul(*matrices: Any) -> Tensor:
@@ -118,4 +122,4 @@ in_pieces([torch.linalg.multi_dot], _multi_dot)
 in_pieces([torch.chain_matmul], _chain_matmul)
 in_pieces([torch.linalg.vecdot], _vecdot)
 in_pieces([torch.linalg.diagonal], _diagonal)
-in_pieces([torch.linalg.matmul], torch.matmul)
+in_pieces([torch.linalg.matmul], _matmul)

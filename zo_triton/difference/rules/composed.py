@@ -53,11 +53,10 @@ def in_pieces(targets: list[Any], body: Callable | None = None, asks_torch: bool
         if body is None:
             register([target], _under_the_mode(_without_question(target), False))
         else:
-            register([target], _under_the_mode(body, asks_torch))
+            register([target], wraps(body)(_under_the_mode(body, asks_torch)))
 
 
 def _under_the_mode(body: Callable, asks_torch: bool) -> Handler:
-    @wraps(body)
     def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
         if not mode.carries(args, kwargs):
             return function(*args, **kwargs)
