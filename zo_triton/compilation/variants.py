@@ -90,7 +90,8 @@ def _call_captured(case: Case, options: dict[str, Any], config: Config | None) -
 
 def _call_parts(config: Config | None) -> None:
     """What comes before a whole network: its base inputs and a weight taken apart."""
-    inputs, weight = torch.empty(128, 784, device="cpu"), torch.empty(100, 100, device="cpu")
+    inputs = torch.empty(128, 784, dtype=torch.float32, device="cpu")
+    weight = torch.empty(100, 100, dtype=torch.float32, device="cpu")
     write_parts([inputs, weight], [(128, 832), (128, 128)])
 
 

@@ -49,7 +49,7 @@ def routed(hidden):
 OUTCOMES = [
     (torch.sigmoid, check.STRICT),
     (lambda hidden: hidden.topk(8, dim=1).values.repeat(1, 4), check.STRICT),
-    (torch.atan, check.ANNOUNCED),
+    (torch.special.bessel_j1, check.ANNOUNCED),
     (lambda hidden: hidden.to_sparse().to_dense(), check.REFUSED),
     (lambda hidden: hidden + lost(hidden), check.WRONG),
     (broken, check.CRASHED),
