@@ -136,14 +136,14 @@ def _grouped_mm(
     return result if out_dtype is None else result.to(out_dtype)
 
 
-in_pieces(named("_weight_norm"), _weight_norm)
+in_pieces(named("_weight_norm"), _weight_norm, asks_torch=False)
 in_pieces(named("addcmul"), _addcmul)
 in_pieces(named("addcdiv"), _addcdiv)
 in_pieces(named("glu"), _glu)
 in_pieces(named("cosine_similarity"), _cosine_similarity)
 in_pieces(named("pairwise_distance"), _pairwise_distance)
-in_pieces(named("_grouped_mm", owner=torch), _grouped_mm)
-in_pieces([F.grouped_mm] if hasattr(F, "grouped_mm") else [], _grouped_mm)
+in_pieces(named("_grouped_mm", owner=torch), _grouped_mm, asks_torch=False)
+in_pieces([F.grouped_mm] if hasattr(F, "grouped_mm") else [], _grouped_mm, asks_torch=False)
 in_pieces(named("hstack"), _stacked(1, 1))
 in_pieces(named("vstack", "row_stack"), _stacked(0, 2))
 in_pieces(named("dstack"), _stacked(2, 3))
