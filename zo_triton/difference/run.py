@@ -193,10 +193,8 @@ def propagate(
             except RestartError as restart:
                 if start is None:
                     raise _too_much_for_a_record(directions.num) from None
-                plan = restart.plan
-                if plan.chunk < some.num:
-                    cuts += 1
-                    plan = plan if cuts <= CUTS else replace(plan, chunk=min(plan.chunk, some.num // 2))
+                plan = _again(restart.plan, some.num, cuts)
+                cuts += plan.chunk < some.num
                 continue
             except BaseException as error:
                 if start is None or not is_out_of_memory(error):
@@ -215,6 +213,13 @@ def propagate(
     if too_many:
         report_shrunk(too_many, plan.chunk)
     return Propagation(value, found, plan, nodes)
+
+
+def _again(plan: Plan, num: int, cuts: int) -> Plan:
+    """What a run of so many directions starts again with after so many cuts: see :data:`CUTS`."""
+    if cuts < CUTS or plan.chunk >= num:
+        return plan
+    return replace(plan, chunk=min(plan.chunk, num // 2))
 
 
 def _first_plan(plan: Plan | None, num: int, period: int | None, chunk: int | None) -> Plan:

@@ -144,22 +144,15 @@ def launch_mlp_differences(
         config["BLOCK_I"] * blocks(widths[0], config["BLOCK_I"]),
         *(max(LEAST.value, int(triton.next_power_of_2(width))) for width in widths[1:]),
     )
-    parts = write_parts(
-        [*packed(inputs), *packed(weights[1:])],
-        [
-            *((samples, tile) for tile in tiles[:-1]),
-            *((outer, inner) for inner, outer in pairwise(tiles[1:])),
-        ],
-    )
+    of_inputs, of_weights = _operands(inputs, weights, tiles)
     launch(
         _mlp_kernel,
         len(out) * sample_tiles,
         out,
         out_ptr=out,
-        input_ptrs=tuple(parts[: len(inputs)]),
+        input_ptrs=of_inputs,
         output_ptrs=packed(outputs),
-        # Nobody reads the first layer's.
-        weight_ptrs=(parts[0], *parts[len(inputs) :]),
+        weight_ptrs=of_weights,
         target_ptr=packed([target])[0] if squared else target.contiguous(),
         signed_eps_ptr=signed_eps.contiguous(),
         samples=samples,
@@ -181,6 +174,21 @@ def launch_mlp_differences(
         SETTLED=chip_of(out) == "sm_90",
         **config,
     )
+
+
+def _operands(
+    inputs: list[Tensor], weights: list[Tensor], tiles: tuple[int, ...]
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Inputs and weights in parts, padded to the kernel's tiles; nobody reads the first layer's weight."""
+    samples = inputs[0].shape[0]
+    parts = write_parts(
+        [*packed(inputs), *packed(weights[1:])],
+        [
+            *((samples, tile) for tile in tiles[:-1]),
+            *((outer, inner) for inner, outer in pairwise(tiles[1:])),
+        ],
+    )
+    return tuple(parts[: len(inputs)]), (parts[0], *parts[len(inputs) :])
 
 
 def packed(tensors: list[Tensor]) -> tuple[Tensor, ...]:
