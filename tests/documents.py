@@ -3,6 +3,7 @@
 import doctest
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,13 @@ ROOT = Path(__file__).resolve().parents[1]
 _FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _INDENTED = re.compile(r"^ {4}(\S.*)$", re.MULTILINE)
 _LINK = re.compile(r"(?<!`)\]\((?!https?:)([^)#]*)(?:#[^)]*)?\)")
+
+
+def committed(path):
+    """A file as it was committed: `make report` writes another in its place."""
+    command = ["git", "show", f"HEAD:{path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", check=False)
+    return done.stdout if done.returncode == 0 else (ROOT / path).read_text(encoding="utf-8")
 
 
 class Block(NamedTuple):

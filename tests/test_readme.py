@@ -1,11 +1,10 @@
 """The README stays true: its code runs, its commands exist, its links lead somewhere."""
 
 import re
-import subprocess
 
 import pytest
 import torch
-from documents import ROOT, broken_links, check_targets, python_blocks, run
+from documents import ROOT, broken_links, check_targets, committed, python_blocks, run
 
 README = ROOT / "README.md"
 BLOCKS = python_blocks(README)
@@ -39,13 +38,6 @@ def test_the_front_page_of_the_documentation_has_the_same_example():
     index = ROOT / "docs" / "index.md"
     assert BLOCKS[0].code == python_blocks(index)[0].code
     assert f"```text\n{OUTPUT}```" in index.read_text(encoding="utf-8")
-
-
-def committed(path):
-    """A file as it was committed: `make report` writes another in its place."""
-    command = ["git", "show", f"HEAD:{path}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", check=False)
-    return done.stdout if done.returncode == 0 else (ROOT / path).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

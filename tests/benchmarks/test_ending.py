@@ -3,16 +3,17 @@
 from pathlib import Path
 
 import pytest
+from documents import committed
 
 from benchmarks.commands.ending import tell_end
 from benchmarks.report import read
 
-LATEST = Path(__file__).resolve().parents[2] / "reports" / "latest"
-
 
 @pytest.fixture
-def record():
-    return read(LATEST / "results.json")
+def record(tmp_path):
+    target = tmp_path / "results.json"
+    target.write_text(committed("reports/latest/results.json"), encoding="utf-8")
+    return read(target)
 
 
 def test_what_was_found_how_long_it_took_and_where_it_is(record, capsys):
