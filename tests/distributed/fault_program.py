@@ -1,8 +1,8 @@
 """``python fault_program.py``: groups of ranks side by side, of each of which one stops or ends at some moment.
 
 All are forked from here, for a rank's imports take longer than what is tested; those of one moment at a time, for
-on a busy machine a rank that waits long for its turn is taken for one that is gone. Prints, by case and rank, whom a
-rank named, what it said and how many seconds after the fault.
+on a busy machine a rank that waits long for its turn is taken for one that is gone. Prints, by case and rank,
+whom a rank named, what it said and how many seconds after the fault.
 """
 
 from __future__ import annotations
