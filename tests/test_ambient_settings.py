@@ -4,6 +4,8 @@ Each program takes two steps inside a setting and one after it: what a step reme
 wherever that is taken.
 """
 
+from functools import cache
+
 import numpy as np
 import pytest
 import step_programs
@@ -79,12 +81,17 @@ def test_steps_are_the_same_bits(name, engine, tmp_path):
     assert [key for key, state in found.items() if state != expected] == []
 
 
+@cache
+def triton_s_steps(folder):
+    """Outside of any setting; once, for the interpreter takes its time."""
+    return steps(step_programs.zosgd(momentum=0.9), folder / "plain", torch.no_grad)
+
+
 @pytest.mark.parametrize("setting", AMBIENT)
-def test_triton_s_steps_are_the_same_bits(setting, tmp_path, monkeypatch):
-    make = step_programs.zosgd(momentum=0.9)
+def test_triton_s_steps_are_the_same_bits(setting, tmp_path, tmp_path_factory):
     with zo.use_engine("triton"):
-        expected = steps(make, tmp_path / "plain", torch.no_grad)
-        assert steps(make, tmp_path / "inside", AMBIENT[setting]) == expected
+        expected = triton_s_steps(tmp_path_factory.getbasetemp())
+        assert steps(step_programs.zosgd(momentum=0.9), tmp_path / "inside", AMBIENT[setting]) == expected
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

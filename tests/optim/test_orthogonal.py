@@ -22,7 +22,11 @@ def smallest_order(params):
 
 def small_model(kind):
     generator = torch.Generator().manual_seed(5)
-    layers = {"linear": [nn.Linear(11, 3)], "mlp": [nn.Linear(7, 3), nn.Tanh(), nn.Linear(3, 2)]}[kind]
+    layers = {
+        "matrix": [nn.Linear(11, 2, bias=False)],
+        "linear": [nn.Linear(11, 3)],
+        "mlp": [nn.Linear(7, 3), nn.Tanh(), nn.Linear(3, 2)],
+    }[kind]
     model = nn.Sequential(*layers)
     with torch.no_grad():
         for param in model.parameters():
@@ -42,8 +46,8 @@ def distance(found, wanted):
 
 @pytest.mark.parametrize(
     ("kind", "engine"),
-    # The interpreter walks the network's 256 directions for minutes, and one layer's with the same kernels.
-    [("linear", "cpu"), ("linear", "reference"), ("linear", "triton"), ("mlp", "cpu"), ("mlp", "reference")],
+    # The interpreter walks the network's 256 directions for minutes, and one matrix's with the same kernels.
+    [("linear", "cpu"), ("linear", "reference"), ("matrix", "triton"), ("mlp", "cpu"), ("mlp", "reference")],
 )
 def test_all_rows_of_the_matrix_give_the_gradient(kind, engine):
     model, loss = small_model(kind)
