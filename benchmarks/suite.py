@@ -121,7 +121,9 @@ PROFILES: dict[str, Callable[[int], list[Part]]] = {"quick": quick, "full": full
 """From a profile's name to its parts for the first of the races' seeds."""
 
 
-def one_race(name: str, seed: int, guests: Sequence[str] = (), tiny: bool = False) -> list[Part]:
+def one_race(
+    name: str, seed: int, guests: Sequence[str] = (), tiny: bool = False, only: Sequence[str] = ()
+) -> list[Part]:
     """The gate and one race.
 
     Args:
@@ -129,13 +131,17 @@ def one_race(name: str, seed: int, guests: Sequence[str] = (), tiny: bool = Fals
         seed: First of its seeds.
         guests: Contenders that are no part of the suite, each FILE.py:NAME; they start with the race's own.
         tiny: In seconds: proves that it runs, measures nothing.
+        only: Methods of the suite that race instead of the race's own; empty for these.
 
     Raises:
-        ValueError: There is no such race, or no such contender.
+        ValueError: There is no such race, no such contender, or one is named twice.
     """
     entered = races.RACES[name]
     short = races.TINY_ON_DEVICE if entered.on_device else races.TINY
-    config, methods = short if tiny else entered.config, [*entered.methods, *guests]
+    config, methods = short if tiny else entered.config, [*(only or entered.methods), *guests]
+    twice = sorted({each for each in methods if methods.count(each) > 1})
+    if twice:
+        raise ValueError(f"{twice[0]!r} is named twice; a method races once.")
     seconds = 10 if tiny else most_seconds(config, len(methods)) / 2  # most runs end at the last target
     race = _race(name, seconds, config, seed, methods, tiny)
     return [Part("gate", 20, partial(gates.run_gate, 20 if tiny else 300)), replace(race, section="race")]

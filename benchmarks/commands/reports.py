@@ -48,6 +48,13 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     race.add_argument("--out", help="folder, replaced whole (default reports/RACE, with --tiny reports/tiny)")
     race.add_argument(
+        "--method",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="race this method instead of the race's own, which a wrong name lists; repeatable",
+    )
+    race.add_argument(
         "--contender", action="append", default=[], metavar="FILE.py:NAME",
         help="also race this one: a Method there, or what builds a contender from (model, setting); repeatable",
     )  # fmt: skip
@@ -94,7 +101,7 @@ def _race(options: argparse.Namespace) -> int:
     profile = "tiny" if options.tiny else options.race
 
     def parts(seed: int) -> list[Part]:
-        return one_race(options.race, seed, options.contender, options.tiny)
+        return one_race(options.race, seed, options.contender, options.tiny, options.method)
 
     return _measure(options.seed, folder, profile, parts)
 

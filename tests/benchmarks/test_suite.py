@@ -62,6 +62,26 @@ def test_an_unknown_race_is_told_before_anything_runs():
         suite.one_race("digit", 0)
 
 
+def test_methods_that_are_named_race_instead_of_the_races_own(monkeypatch):
+    entered = []
+    monkeypatch.setattr(suite.races, "run_race", lambda *arguments: entered.extend(arguments[3]))
+    for part in suite.one_race("mnist-cnn", 0, tiny=True, only=("zo-activations", "sgd"))[1:]:
+        part.run(print)
+    assert [method.name for method in entered] == ["zo-activations", "sgd"]
+
+
+@pytest.mark.parametrize(
+    ("only", "message"),
+    [
+        (("adma",), r"unknown contender 'adma'; choose one of \('zo', 'zo-central'"),
+        (("adam", "sgd", "adam"), r"'adam' is named twice; a method races once"),
+    ],
+)
+def test_a_wrong_method_is_told_before_anything_runs(only, message):
+    with pytest.raises(ValueError, match=message):
+        suite.one_race("mnist-cnn", 0, only=only)
+
+
 @pytest.mark.parametrize("profile", suite.PROFILES)
 def test_every_profile_begins_with_the_gate_and_names_each_section_once(profile):
     sections = [part.section for part in suite.PROFILES[profile](0)]
