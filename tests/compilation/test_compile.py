@@ -26,7 +26,8 @@ VARIANTS = [
     "linear fp32 rank 4 transposed",
     "linear bf16 inline both sides ragged",
     "linear fp32 inline both sides",
-    "linear tf32x3 inline",
+    "linear fp32 staged gelu",
+    "linear fp32 gaussian",
     "linear fp32 rank 4 both sides",
     "conv bf16 staged",
     "conv bf16 inline both sides",
@@ -179,6 +180,17 @@ def test_no_register_is_written_that_a_product_still_reads(variant, rows):
     assert rows[variant]["overwritten"] == 0
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_sum_is_touched_before_its_product_is_done(variant, rows):
+    assert rows[variant]["touched"] == 0
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_warp_groups_are_joined_before_shared_memory_is_written(variant, rows):
+    """A product's wait is its own group's: another group may still read what is written next."""
+    assert rows[variant]["unjoined"] == 0
+
+
 @pytest.mark.parametrize("variant", ["linear bf16 staged gelu", "linear bf16 staged both sides ragged"])
 def test_signs_are_stored_in_vectors(variant, rows):
     """In tiles of two words a row; those of one word, 32 in-features, are stored by halves."""
@@ -190,6 +202,11 @@ def test_signs_are_stored_in_vectors(variant, rows):
     [
         "mlp 784-128-128-10",
         "mlp 784-128-128-10 both sides",
+        "linear fp32 staged gelu",
+        "linear fp32 inline both sides",
+        "linear fp32 gaussian",
+        "linear fp32 rank 4 both sides",
+        "nodes linear fp32",
         "nodes mlp 784-128-128-10",
         "nodes gradient 64 directions",
     ],

@@ -164,3 +164,16 @@ def test_the_work_of_a_layer():
     first = {**arguments, "HAS_DIFFERENCE": False}
     assert work_of("_perturbed_linear_kernel", first).multiply_adds == 128 * 64 * 32
     assert work_of("_mlp_kernel", arguments) is None
+
+
+@pytest.mark.parametrize(("distribution", "of_u"), [("rademacher", 3), ("gaussian", 6)])
+def test_the_work_of_float32_in_parts(distribution, of_u):
+    arguments = {
+        "BLOCK_N": 64, "BLOCK_F": 128, "BLOCK_I": 32, "SIDES": 1, "HAS_DIFFERENCE": True, "RANK": 0,
+        "PRECISION": "bf16x6", "DISTRIBUTION": distribution,
+    }  # fmt: skip
+    assert work_of("_perturbed_linear_kernel", arguments).multiply_adds == (6 + of_u) * 64 * 128 * 32
+    of_rank = {**arguments, "RANK": 4, "RANK_BLOCK": 16}
+    wanted = 6 * 64 * 128 * 32 + of_u * 64 * 32 * 16
+    assert work_of("_perturbed_linear_kernel", of_rank).multiply_adds == wanted
+    assert work_of("_node_linear_kernel", arguments).multiply_adds == 6 * 64 * 128 * 32

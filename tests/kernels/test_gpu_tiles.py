@@ -38,7 +38,9 @@ def dtype_of(key) -> torch.dtype:
 def configs(op: str) -> Iterable:
     """Every tile that an operation's launcher may take, and every candidate for tuning, once each."""
     module = import_module(f"zo_triton.kernels.{MODULES[op]}")
-    single = (getattr(module, name, {}) for name in ("TRANSPOSED", "INVOLVED"))
+    single = (
+        getattr(module, name, {}) for name in ("TRANSPOSED", "INVOLVED", "TENSOR_CORES", "TENSOR_CORES_SM_80")
+    )
     others = (*getattr(module, "OVERRIDES", {}).values(), *single)
     found = [(dtype_of(key), config) for table in (module.CONFIGS, *others) for key, config in table.items()]
     for dtype in (FLOAT, HALF):

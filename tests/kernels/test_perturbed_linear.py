@@ -86,7 +86,11 @@ def rms(tensor):
 
 
 @pytest.mark.parametrize("transposed", [False, True], ids=["stored out-in", "stored in-out"])
-@pytest.mark.parametrize("dtype", [FLOAT, HALF], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("dtype", "precision"),
+    [(FLOAT, "ieee"), (FLOAT, "bf16x6"), (HALF, None)],
+    ids=["fp32", "fp32 in parts", "bf16"],
+)
 @pytest.mark.parametrize("first", [False, True], ids=["hidden", "first"])
 @pytest.mark.parametrize("sides", [1, 2])
 @pytest.mark.parametrize(
@@ -94,11 +98,14 @@ def rms(tensor):
     [("rademacher", None, "inline"), ("rademacher", None, "staged"), ("gaussian", None, "inline"),
      ("rademacher", 3, "inline"), ("gaussian", 2, "inline")],
 )  # fmt: skip
-def test_error_is_at_most_twice_torchs(distribution, rank, bits, sides, first, dtype, transposed, device):
+def test_error_is_at_most_twice_torchs(
+    distribution, rank, bits, sides, first, dtype, precision, transposed, device
+):
     """Ragged everywhere: one row past a tile, a prime number of outputs, features that no block divides."""
     directions = Directions(7, 3, 1, distribution, rank=rank, first=1)
     layer = Layer(directions, 33, 77, 37, dtype=dtype, sides=sides, first=first, transposed=transposed)
-    error = layer.run(device, bias_id=-1, bits=bits, config=tiles(32, 64, 64)) - layer.expected(bias_id=-1)
+    choices = {"bits": bits, "precision": precision, "config": tiles(32, 64, 64)}
+    error = layer.run(device, bias_id=-1, **choices) - layer.expected(bias_id=-1)
     assert rms(error) <= 2 * rms(layer.torch_result() - layer.expected(bias_id=-1))
 
 

@@ -156,6 +156,8 @@ def figures(launch: Launch, chip: Chip) -> dict[str, Any]:
         "busiest": dict(body.names.most_common(12)),
         "unknown": sorted({item.name for item in machine.code if classify(item) == "unknown"}),
         "overwritten": body.overwritten,
+        "touched": body.touched,
+        "unjoined": body.unjoined,
         "narrow_stores": sum(body.names[name] for name in ("STS.U16", "STS.U8")),
         "drains": body.gaps.drains if body.gaps else None,
         "roofline": roofline(body, chip, work_of(kernel.__name__, arguments), held["programs"]),

@@ -29,7 +29,7 @@ from typing import Any
 from zo_triton.compilation.instructions import MatrixWork, classify, matrix_work, memory_bytes, reaches_l2
 from zo_triton.compilation.machine_code import Block, Instruction, blocks, inner_loop
 from zo_triton.compilation.targets import Chip
-from zo_triton.compilation.waits import drains, overwritten, under_way
+from zo_triton.compilation.waits import drains, overwritten, touched, under_way, unjoined
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ class Body:
         once: Instructions that one warp issues for the program.
         gaps: Between the products of sm_90's warp groups, or None where there are none.
         overwritten: Writes to registers that a product under way still reads.
+        touched: Reads and writes of a product's sums before it is waited for, in the whole kernel.
+        unjoined: Writes to shared memory that other warp groups' products may still read, in the whole kernel.
     """
 
     region: str
@@ -87,6 +89,8 @@ class Body:
     once: int = 0
     gaps: Gaps | None = None
     overwritten: int = 0
+    touched: int = 0
+    unjoined: int = 0
 
     @property
     def instructions(self) -> int:
@@ -125,6 +129,9 @@ def read_body(code: Sequence[Instruction], warps: int, warp_size: int) -> Body:
     text = [instruction for block in loop for instruction in block.instructions] if loop else code
     body.gaps = _gaps(text, bool(loop), warps, warp_size)
     body.overwritten = len(overwritten(text, bool(loop)))
+    # Sums are read behind the loop: in the order of the text, then again where the loop begins anew.
+    body.touched = len(touched(code, loop=False)) + len(touched(text, bool(loop)))
+    body.unjoined = len(unjoined(code, loop=False)) + len(unjoined(text, bool(loop)))
     return body
 
 

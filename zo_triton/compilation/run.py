@@ -6,7 +6,8 @@ registers, spilling instructions (AMD: spilled registers), bytes of stack and sh
 ``occupancy``, the launch's ``programs`` and the share of the chip that they keep busy (``filled``), the inner
 loop's ``matrix`` instructions and instructions by class, its waits for all products (``drains``, None where no warp
 group multiplies), its stores of single halves or bytes to shared memory (``narrow_stores``), its writes to
-registers that a product under way still reads (``overwritten``), and its ``roofline``.
+registers that a product under way still reads (``overwritten``), accesses to the sums of one (``touched``), writes
+to shared memory that other warp groups' products may still read (``unjoined``), and its ``roofline``.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def _call_parts(config: Config | None) -> None:
 
 def _variant(case: Case, configs: Sequence[Config] = (), **options: Any) -> Variant:
     # AMD's matrix units multiply float32 themselves.
-    backends = ("cuda",) if options.get("precision") == "tf32x3" else ("cuda", "hip")
+    backends = ("cuda",) if options.get("precision") in ("bf16x6", "tf32") else ("cuda", "hip")
     return Variant(case.op, partial(_call, case, options), configs, backends)
 
 
@@ -204,7 +204,11 @@ VARIANTS: dict[str, Variant] = {
     "linear fp32 inline both sides": _variant(_linear(SINGLE, sides=2), LINEAR_SINGLE, bits="inline"),
     "linear fp32 gaussian": _variant(_linear(SINGLE, "gaussian"), bits="inline"),
     "linear fp32 rank 4 both sides": _variant(_linear(SINGLE, rank=4, sides=2), bits="inline"),
-    "linear tf32x3 inline": _variant(_linear(SINGLE), bits="inline", precision="tf32x3"),
+    "linear fp32 staged": _variant(_linear(SINGLE), bits="staged"),
+    "linear fp32 staged gelu": _variant(_linear(SINGLE, activation="gelu"), bits="staged"),
+    "linear fp32 first layer": _variant(_linear(SINGLE, sides=2, first=True), bits="staged"),
+    "linear fp32 ieee": _variant(_linear(SINGLE), bits="inline", precision="ieee"),
+    "linear fp32 tf32": _variant(_linear(SINGLE), bits="inline", precision="tf32"),
     "linear bf16 staged transposed": _variant(_linear(HALF, transposed=True), bits="staged"),
     "linear bf16 inline transposed both sides": _variant(_linear(HALF, sides=2, transposed=True), bits="inline"),
     "linear bf16 gaussian transposed": _variant(_linear(HALF, "gaussian", transposed=True), bits="inline"),
@@ -249,14 +253,14 @@ VARIANTS: dict[str, Variant] = {
     "nodes linear bf16 captured": Variant("node_linear", partial(_call_captured, _node_linear(HALF), {})),
     "nodes linear bf16 rademacher": _variant(_node_linear(HALF, "rademacher")),
     "nodes linear fp32": _variant(_node_linear(SINGLE), CANDIDATES["node_linear", "float32"]),
-    "nodes linear tf32x3": _variant(_node_linear(SINGLE), precision="tf32x3"),
+    "nodes linear fp32 ieee": _variant(_node_linear(SINGLE), precision="ieee"),
     "nodes conv bf16": _variant(_node_image(HALF), CANDIDATES["node_conv2d", "bfloat16"]),
     "nodes conv bf16 7x7 gelu": _variant(_node_image(HALF, side=7, activation="gelu")),
     "nodes conv bf16 groups of 6": _variant(_node_image(HALF, channels=(12, 12), groups=2)),
     "nodes conv fp32": _variant(_node_image(SINGLE), CANDIDATES["node_conv2d", "float32"]),
     "nodes depthwise bf16": _variant(_node_image(HALF, groups=64)),
     "nodes mlp 784-128-128-10": _variant(
-        _node_network(784, 128, 128, 10), CANDIDATES["node_mlp_differences", "float32"], precision="tf32x3"
+        _node_network(784, 128, 128, 10), CANDIDATES["node_mlp_differences", "float32"]
     ),
     "nodes mlp 784-128-128-10 bf16": _variant(
         _node_network(784, 128, 128, 10), CANDIDATES["node_mlp_differences", "float32"], precision="bf16"

@@ -3,7 +3,10 @@
 On sm_90 an HGMMA multiplies behind its warps' backs. Those up to one that carries ``gsb0`` are a group, and
 ``WARPGROUP.DEPBAR.LE gsb0, n`` waits until no more than the last n groups are under way. While there is none, the
 tensor cores stand still, unless another program keeps them busy. A product that is under way reads the registers
-that its left factor lies in: nobody may write them before the wait.
+that its left factor lies in, and writes those of its sums: nobody may touch them before the wait.
+
+A wait is one warp group's own. Where a program has several, another one's products may still read the shared memory
+that this one thinks is free: a barrier behind the wait joins the groups before anything is written there.
 """
 
 from __future__ import annotations
@@ -15,6 +18,9 @@ from zo_triton.compilation.machine_code import Instruction
 
 _WAIT = re.compile(r"gsb0, (0x[0-9a-f]+)")
 _PRODUCT = re.compile(r"R(\d+), (?:R(\d+), )?gdesc")
+_COLUMNS = re.compile(r"HGMMA\.64x(\d+)x")
+_REGISTER = re.compile(r"(?<![A-Za-z])R(\d+)")
+_TO_SHARED = ("STS", "STSM", "LDGSTS", "UTMALDG", "UBLKCP")
 
 
 def drains(instruction: Instruction) -> bool:
@@ -57,6 +63,49 @@ def overwritten(code: Sequence[Instruction], loop: bool) -> list[tuple[Instructi
         written = _written(instruction)
         found += [(product, instruction) for product in products if written & _left_factor(product)]
     return found
+
+
+def touched(code: Sequence[Instruction], loop: bool) -> list[tuple[Instruction, Instruction]]:
+    """Products whose sums are read or written before they are waited for, each with who does it.
+
+    Products that add to the same sums take turns by themselves.
+    """
+    found = []
+    for instruction, products in under_way(code, loop):
+        if products and not instruction.name.startswith("HGMMA") and not instruction.idle:
+            named = {int(number) for number in _REGISTER.findall(instruction.operands)}
+            named |= _written(instruction)
+            found += [(product, instruction) for product in products if named & _sums(product)]
+    return found
+
+
+def unjoined(code: Sequence[Instruction], loop: bool) -> list[Instruction]:
+    """Writes to shared memory that other warp groups' products may still read.
+
+    Such a product has been waited for by the writer's own group, and the only barrier since it began came before
+    that wait. Where there was none, the compiler has found that the write and the product don't meet.
+    """
+    found: list[Instruction] = []
+    before: list[Instruction] = []
+    passed: set[int] = set()
+    alone = False
+    for instruction, products in under_way([*code, *code] if loop else code, False):
+        left = {id(product) for product in products}
+        alone |= any(id(product) in passed - left for product in before)
+        if instruction.name.startswith("BAR."):
+            alone, passed = False, left
+        if alone and instruction.name.split(".")[0] in _TO_SHARED and not instruction.idle:
+            found.append(instruction)
+        before = products
+    return list({id(instruction): instruction for instruction in found}.values())
+
+
+def _sums(product: Instruction) -> set[int]:
+    """Registers: a thread holds a half of one row's columns, in float32."""
+    operands, columns = _PRODUCT.match(product.operands), _COLUMNS.match(product.name)
+    if not operands or not columns:
+        return set()
+    return set(range(int(operands[1]), int(operands[1]) + int(columns[1]) // 2))
 
 
 def _left_factor(product: Instruction) -> set[int]:

@@ -22,16 +22,22 @@ def work_of(kernel: str, arguments: Mapping[str, Any]) -> Work | None:
     return rule(arguments) if rule else None
 
 
+def _products(arguments: Mapping[str, Any], drawn: bool = False) -> int:
+    """How many products of the tensor cores one product is; where the other factor is drawn, signs are one part."""
+    if arguments["PRECISION"] != "bf16x6":
+        return 1
+    return 3 if drawn and arguments["DISTRIBUTION"] == "rademacher" else 6
+
+
 def _layer(arguments: Mapping[str, Any], rows: int) -> Work:
     columns, terms, sides = arguments["BLOCK_F"], arguments["BLOCK_I"], arguments["SIDES"]
     differs = arguments["HAS_DIFFERENCE"]
-    # tf32x3 takes three products of rounded parts for one.
-    parts = 3 if arguments["PRECISION"] == "tf32x3" else 1
+    of_weight, of_u = _products(arguments), _products(arguments, drawn=True)
     tile = rows * columns * terms
     if arguments["RANK"]:
-        low = rows * terms * arguments["RANK_BLOCK"]
-        return Work(terms * arguments["RANK"], parts * ((low + tile) * sides if differs else low))
-    return Work(columns * terms, parts * tile * (2 * sides if differs else 1))
+        low = rows * terms * arguments["RANK_BLOCK"] * of_u
+        return Work(terms * arguments["RANK"], (low + tile * of_weight) * sides if differs else low)
+    return Work(columns * terms, tile * ((of_weight + of_u) * sides if differs else of_u))
 
 
 def _linear(arguments: Mapping[str, Any]) -> Work:
@@ -56,8 +62,8 @@ def _convolution(arguments: Mapping[str, Any]) -> Work | None:
 def _node_layer(arguments: Mapping[str, Any]) -> Work | None:
     if arguments.get("DEPTHWISE"):
         return Work(0, arguments["BLOCK_N"] * arguments["BLOCK_F"])
-    parts = 3 if arguments["PRECISION"] == "tf32x3" else 1
-    return Work(0, parts * arguments["BLOCK_N"] * arguments["BLOCK_F"] * arguments["BLOCK_I"])
+    tile = arguments["BLOCK_N"] * arguments["BLOCK_F"] * arguments["BLOCK_I"]
+    return Work(0, _products(arguments) * tile)
 
 
 def _accumulate(arguments: Mapping[str, Any]) -> Work:

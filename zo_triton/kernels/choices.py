@@ -34,6 +34,7 @@ CANDIDATES: dict[tuple[str, str], tuple[Config, ...]] = {
         tiles(64, 128, 64, 8, 3),
     ),
     ("perturbed_linear", "float32"): (
+        tiles(64, 128, 32, 4, 2),
         tiles(64, 64, 32, 8, 2),
         tiles(64, 64, 32, 4, 2),
         tiles(32, 64, 32, 8, 1),
@@ -62,6 +63,7 @@ CANDIDATES: dict[tuple[str, str], tuple[Config, ...]] = {
         tiles(64, 128, 64, 4, 3),
     ),
     ("node_linear", "float32"): (
+        tiles(128, 64, 32, 4, 2),
         tiles(64, 64, 32, 8, 2),
         tiles(64, 64, 32, 4, 2),
         tiles(128, 64, 32, 8, 2),
@@ -76,7 +78,8 @@ CANDIDATES: dict[tuple[str, str], tuple[Config, ...]] = {
         tiles(32, 64, 32, 8, 1),
     ),
     ("node_mlp_differences", "float32"): tuple(
-        {"BLOCK_N": rows, "num_warps": warps, "num_stages": 1} for rows, warps in ((64, 8), (64, 4), (32, 4))
+        {"BLOCK_N": rows, "num_warps": warps, "num_stages": 1}
+        for rows, warps in ((128, 8), (64, 8), (64, 4), (32, 4))
     ),
     ("accumulate", "float32"): (
         {"ROWS": 32, "COLS": 128, "num_warps": 4},

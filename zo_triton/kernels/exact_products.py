@@ -46,16 +46,37 @@ def add_product_with_memory(left, ptr, part_stride, offsets, total):
 
 @triton.jit
 def add_product(left, right, total):
-    """total + left·right in float32; left: a tile of signs, or the parts of a tile; right: the parts of a tile."""
-    high, middle, low = right
+    """total + left·right in float32; left, right: a tile that bfloat16 holds, of signs say, or the parts of one."""
     if isinstance(left, tl.tensor):
-        total = dot(left, low, total, "ieee")
-        return dot(left, high, dot(left, middle, total, "ieee"), "ieee")
+        high, middle, low = right
+        return dot(left, high, dot(left, middle, dot(left, low, total, "ieee"), "ieee"), "ieee")
+    elif isinstance(right, tl.tensor):
+        high, middle, low = left
+        return dot(high, right, dot(middle, right, dot(low, right, total, "ieee"), "ieee"), "ieee")
     else:
+        high, middle, low = right
         left_high, left_middle, left_low = left
         total = dot(left_middle, middle, dot(left_low, high, total, "ieee"), "ieee")
         total = dot(left_high, low, dot(left_middle, high, total, "ieee"), "ieee")
         return dot(left_high, high, dot(left_high, middle, total, "ieee"), "ieee")
+
+
+@triton.jit
+def _taken_apart(tile):
+    """The parts of a float32 tile; a bfloat16 tile is one."""
+    if tile.dtype == tl.bfloat16:
+        return tile
+    else:
+        return in_parts(tile)
+
+
+@triton.jit
+def add_float32_product(left, right, total, PRECISION: tl.constexpr):
+    """total + left·right in a way of :mod:`zo_triton.kernels.precision`; in ``"bf16x6"`` signs may be bfloat16."""
+    if PRECISION == "bf16x6":
+        return add_product(_taken_apart(left), _taken_apart(right), total)
+    else:
+        return dot(left, right, total, PRECISION)
 
 
 @triton.jit

@@ -9,6 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from zo_triton.kernels.exact_products import add_float32_product
 from zo_triton.kernels.field import factor_tile
 from zo_triton.kernels.folding import moved
 from zo_triton.kernels.numeric import INTERPRETED, bound, dot, narrow, settled
@@ -18,12 +19,12 @@ from zo_triton.kernels.operand_tiles import spread_signs, tile_of_u
 @triton.jit
 def _low_rank_product(low, left, accumulator, PRECISION: tl.constexpr):
     """Adds low·left to the accumulator; beside a bfloat16 factor, low goes in as two bfloat16 parts."""
-    if left.dtype == tl.bfloat16:
+    if left.dtype == tl.bfloat16 and PRECISION != "bf16x6":
         high = narrow(low, tl.bfloat16)
         rest = narrow(low - high.to(tl.float32), tl.bfloat16)
         return dot(rest, left, dot(high, left, accumulator, PRECISION), PRECISION)
     else:
-        return dot(low, left, accumulator, PRECISION)
+        return add_float32_product(low, left, accumulator, PRECISION)
 
 
 @triton.jit
@@ -55,6 +56,24 @@ def _scaled(u, scale, DTYPE: tl.constexpr):
 
 
 @triton.jit
+def _add_side(
+        total, weight, u, base, difference, scale, share,
+        FOLDED: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """total + (share·W + scale·U)δᵀ + scale·Uaᵀ.
+
+    In bfloat16 parts Wδᵀ + U(scale·(a+δ))ᵀ: signs that no scale touches are one part.
+    """
+    if PRECISION == "bf16x6":
+        total = add_float32_product(weight, difference, total, PRECISION)
+        return add_float32_product(u, scale * (base + difference), total, PRECISION)
+    else:
+        u = _scaled(u, scale, DTYPE)
+        total = dot(_perturbed(weight, u, share, FOLDED, DTYPE), difference, total, PRECISION)
+        return dot(u, base, total, PRECISION)
+
+
+@triton.jit
 def full_rank_products(
         base_ptr, difference0_ptr, difference1_ptr, weight_ptr, staged_ptr, row_n, row_f, offs_i, staged_offsets,
         stride_an, stride_ai, stride_dn, stride_di, stride_wf, stride_wi,
@@ -74,6 +93,7 @@ def full_rank_products(
     base_offsets = offs_i[:, None] * stride_ai + row_n[None, :] * stride_an
     difference_offsets = offs_i[:, None] * stride_di + row_n[None, :] * stride_dn
     weight_offsets = row_f[:, None] * stride_wf + offs_i[None, :] * stride_wi
+    U_DTYPE: tl.constexpr = tl.bfloat16 if PRECISION == "bf16x6" and DISTRIBUTION == "rademacher" else DTYPE
     change0 = tl.zeros((BLOCK_F, BLOCK_N), tl.float32)
     change1 = change0
     # A loop that may not run at all has the assembler wait after every single instruction of the products.
@@ -85,22 +105,22 @@ def full_rank_products(
             if STAGED and TRANSPOSED:
                 words = load_tile(staged_ptr, staged_offsets, inside[:, None], RAGGED)
                 staged_ptr += BLOCK_I * tl.cast((out_features + 31) // 32, tl.int64)
-                u = spread_signs(words.to(tl.uint32, bitcast=True), BLOCK_I, BLOCK_F, DTYPE)
+                u = spread_signs(words.to(tl.uint32, bitcast=True), BLOCK_I, BLOCK_F, U_DTYPE)
             elif STAGED:
                 words_inside = i + 32 * tl.arange(0, BLOCK_I // 32) < in_features
                 words = load_tile(staged_ptr, staged_offsets, words_inside[None, :], RAGGED)
                 staged_ptr += BLOCK_I // 32
-                u = spread_signs(words.to(tl.uint32, bitcast=True), BLOCK_F, BLOCK_I, DTYPE)
+                u = spread_signs(words.to(tl.uint32, bitcast=True), BLOCK_F, BLOCK_I, U_DTYPE)
             elif TRANSPOSED:
                 u = tile_of_u(
                     i // 4, feature_tile * BLOCK_F, out_features, weight_ptr, out_features,
                     whole_word, counter,
-                    DISTRIBUTION, ROUNDS, BLOCK_I, BLOCK_F, DTYPE)  # fmt: skip
+                    DISTRIBUTION, ROUNDS, BLOCK_I, BLOCK_F, U_DTYPE)  # fmt: skip
             else:
                 u = tile_of_u(
                     feature_tile * (BLOCK_F // 4), i, in_features, weight_ptr, in_features,
                     whole_word, counter,
-                    DISTRIBUTION, ROUNDS, BLOCK_F, BLOCK_I, DTYPE)  # fmt: skip
+                    DISTRIBUTION, ROUNDS, BLOCK_F, BLOCK_I, U_DTYPE)  # fmt: skip
             if TRANSPOSED:
                 u = tl.trans(u)
         if HAS_DIFFERENCE:
@@ -109,24 +129,22 @@ def full_rank_products(
             difference0 = load_tile(difference0_ptr, difference_offsets, inside[:, None], RAGGED)
             difference0_ptr += BLOCK_I * tl.cast(stride_di, tl.int64)
             if PERTURB_WEIGHT:
-                u0 = _scaled(u, scale0, DTYPE)
-                change0 = dot(_perturbed(weight, u0, share, FOLDED, DTYPE), difference0, change0, PRECISION)
-                change0 = dot(u0, base, change0, PRECISION)
+                change0 = _add_side(
+                    change0, weight, u, base, difference0, scale0, share, FOLDED, DTYPE, PRECISION
+                )
             else:
-                change0 = dot(weight, difference0, change0, PRECISION)
+                change0 = add_float32_product(weight, difference0, change0, PRECISION)
             if SIDES == 2:
                 difference1 = load_tile(difference1_ptr, difference_offsets, inside[:, None], RAGGED)
                 difference1_ptr += BLOCK_I * tl.cast(stride_di, tl.int64)
                 if PERTURB_WEIGHT:
-                    u1 = _scaled(u, scale1, DTYPE)
-                    change1 = dot(
-                        _perturbed(weight, u1, share, FOLDED, DTYPE), difference1, change1, PRECISION
+                    change1 = _add_side(
+                        change1, weight, u, base, difference1, scale1, share, FOLDED, DTYPE, PRECISION
                     )
-                    change1 = dot(u1, base, change1, PRECISION)
                 else:
-                    change1 = dot(weight, difference1, change1, PRECISION)
+                    change1 = add_float32_product(weight, difference1, change1, PRECISION)
         else:
-            change0 = dot(u, base, change0, PRECISION)
+            change0 = add_float32_product(u, base, change0, PRECISION)
         if SETTLED:
             change0, change1 = settled(change0), settled(change1)
     if not HAS_DIFFERENCE:
@@ -148,6 +166,7 @@ def low_rank_products(
 
     Ranks above RANK_BLOCK take another pass over the in-features for every RANK_BLOCK columns of the factors.
     """
+    FACTOR: tl.constexpr = tl.bfloat16 if PRECISION == "bf16x6" and DISTRIBUTION == "rademacher" else DTYPE
     base_offsets = row_n[:, None] * stride_an + offs_i[None, :] * stride_ai
     difference_offsets = row_n[:, None] * stride_dn + offs_i[None, :] * stride_di
     weight_offsets = offs_i[:, None] * stride_wi + row_f[None, :] * stride_wf
@@ -160,7 +179,7 @@ def low_rank_products(
             inside = i + tl.arange(0, BLOCK_I) < in_features
             column = tl.cast(i, tl.int64)
             right = factor_tile(
-                i // 4, start, right_word, counter, DISTRIBUTION, ROUNDS, RANK, BLOCK_I, RANK_BLOCK, DTYPE
+                i // 4, start, right_word, counter, DISTRIBUTION, ROUNDS, RANK, BLOCK_I, RANK_BLOCK, FACTOR
             )
             base = load_tile(base_ptr + column * stride_ai, base_offsets, inside[None, :], RAGGED).to(
                 tl.float32
@@ -168,24 +187,24 @@ def low_rank_products(
             if HAS_DIFFERENCE:
                 delta = column * stride_di
                 difference0 = load_tile(difference0_ptr + delta, difference_offsets, inside[None, :], RAGGED)
-                low0 = dot(moved(base, difference0, 1.0, DTYPE), right, low0, PRECISION)
+                low0 = add_float32_product(moved(base, difference0, 1.0, DTYPE), right, low0, PRECISION)
                 if SIDES == 2:
                     difference1 = load_tile(
                         difference1_ptr + delta, difference_offsets, inside[None, :], RAGGED
                     )
-                    low1 = dot(moved(base, difference1, 1.0, DTYPE), right, low1, PRECISION)
+                    low1 = add_float32_product(moved(base, difference1, 1.0, DTYPE), right, low1, PRECISION)
                 if start == 0:
                     weight = load_tile(
                         weight_ptr + column * stride_wi, weight_offsets, inside[:, None], RAGGED
                     )
                     weight = narrow(weight, DTYPE)
-                    change0 = dot(difference0, weight, change0, PRECISION)
+                    change0 = add_float32_product(difference0, weight, change0, PRECISION)
                     if SIDES == 2:
-                        change1 = dot(difference1, weight, change1, PRECISION)
+                        change1 = add_float32_product(difference1, weight, change1, PRECISION)
             else:
-                low0 = dot(narrow(base, DTYPE), right, low0, PRECISION)
+                low0 = add_float32_product(narrow(base, DTYPE), right, low0, PRECISION)
         left = factor_tile(
-            row_block, start, left_word, counter, DISTRIBUTION, ROUNDS, RANK, BLOCK_F, RANK_BLOCK, DTYPE
+            row_block, start, left_word, counter, DISTRIBUTION, ROUNDS, RANK, BLOCK_F, RANK_BLOCK, FACTOR
         )
         left = tl.trans(left)
         if HAS_DIFFERENCE:

@@ -18,17 +18,24 @@ from zo_triton.directions import Directions
 from zo_triton.kernels.arguments import check_arguments, strides
 from zo_triton.kernels.choices import pick, situation, upper
 from zo_triton.kernels.epilogue import finish_sides
+from zo_triton.kernels.exact_products import add_float32_product
 from zo_triton.kernels.field import as_word, counter_of
-from zo_triton.kernels.launch import blocks, compute_dtype, launch
+from zo_triton.kernels.launch import blocks, chip_of, compute_dtype, launch
 from zo_triton.kernels.layer import tiles
 from zo_triton.kernels.linear_products import load_tile
 from zo_triton.kernels.node_signs import NODE_UNSPECIALISED, node_arguments, noise_tile
-from zo_triton.kernels.numeric import INTERPRETED, bound, dot
+from zo_triton.kernels.numeric import INTERPRETED, bound
+from zo_triton.kernels.precision import precision_for
 
 CONFIGS = {
     # Rows × out features × in features of a program's tiles, warps, stages; none timed yet.
     torch.bfloat16: tiles(128, 128, 64, 8, 3),
     torch.float32: tiles(64, 64, 32, 4, 2),
+}
+TENSOR_CORES = {
+    # Of float32 operands, by chip: on sm_80 both factors lie in registers.
+    "sm_80": tiles(32, 64, 32, 4, 2),
+    "": tiles(128, 64, 32, 4, 2),
 }
 INTERPRETER_CONFIG = tiles(64, 64, 64, warps=4, stages=1)
 
@@ -36,9 +43,13 @@ BAND = tl.constexpr(8)
 """Tiles of rows that take turns at one tile of the weight, so that both stay in the cache."""
 
 
-def default_config(dtype: torch.dtype) -> Mapping[str, int]:
+def default_config(dtype: torch.dtype, chip: str = "", precision: str = "ieee") -> Mapping[str, int]:
     """Tile sizes and launch options unless the caller says."""
-    return INTERPRETER_CONFIG if INTERPRETED else CONFIGS[dtype]
+    if INTERPRETED:
+        return INTERPRETER_CONFIG
+    if precision == "ieee":
+        return CONFIGS[dtype]
+    return TENSOR_CORES.get(chip, TENSOR_CORES[""])
 
 
 @triton.jit
@@ -64,7 +75,7 @@ def plain_product(
         right = load_tile(right_ptr, right_offsets, inside[:, None], RAGGED)
         left_ptr += BLOCK_I * tl.cast(stride_li, tl.int64)
         right_ptr += BLOCK_I * tl.cast(stride_ri, tl.int64)
-        total = dot(left, right, total, PRECISION)
+        total = add_float32_product(left, right, total, PRECISION)
     return total
 
 
@@ -131,7 +142,7 @@ def node_linear(
     activation: str,
     transposed: bool = False,
     *,
-    precision: str = "ieee",
+    precision: str | None = None,
     config: Mapping[str, int] | None = None,
 ) -> None:
     """Difference of ``activation(x Wᵀ + noise)`` for every evaluation.
@@ -148,7 +159,7 @@ def node_linear(
         signed_eps: [P].
         activation: Its name.
         transposed: The weight is stored as [in_features, out_features].
-        precision: How float32 operands are multiplied: ``"ieee"`` or ``"tf32x3"``.
+        precision: How float32 operands are multiplied, as :mod:`zo_triton.kernels.precision` names it.
         config: Tile sizes and launch options, as in :data:`CONFIGS`.
 
     Raises:
@@ -156,7 +167,7 @@ def node_linear(
         ValueError: The activation is unknown or lacks its ``base_output``; P is not a multiple of K up to 2K; the
             samples don't divide the rows; or nodes are not perturbed by this distribution.
     """
-    dtype = compute_dtype(out.dtype)
+    dtype, precision = compute_dtype(out.dtype), precision_for(out, precision)
     sides = check_arguments(out, base_output, directions, signed_eps, activation)
     _, sample_rows, out_features = out.shape
     tokens = rows_of_a_sample(sample_rows, samples)
@@ -168,8 +179,11 @@ def node_linear(
     before = result[0] if base_output is None else base_output
     config = config or pick(
         out.device,
-        situation("node_linear", out.dtype, distribution=directions.distribution, rows=upper(len(tall), 128, 2048)),
-        default_config(out.dtype),
+        situation(
+            "node_linear", out.dtype, distribution=directions.distribution, precision=precision,
+            rows=upper(len(tall), 128, 2048),
+        ),
+        default_config(out.dtype, chip_of(out), precision),
     )  # fmt: skip
     row_tiles, feature_tiles = blocks(len(tall), config["BLOCK_N"]), blocks(out_features, config["BLOCK_F"])
     in_features = moved.shape[1]

@@ -19,12 +19,14 @@ from zo_triton.directions import Directions
 from zo_triton.kernels.activation import activation_change, check_activation
 from zo_triton.kernels.arguments import check_arguments
 from zo_triton.kernels.choices import pick, situation, upper
+from zo_triton.kernels.exact_products import add_float32_product
 from zo_triton.kernels.field import as_word, counter_of
 from zo_triton.kernels.launch import blocks, chip_of, compute_dtype, launch
 from zo_triton.kernels.mlp import MAX_DEPTH, MAX_WIDTH, check_loss, packed
 from zo_triton.kernels.mlp_loss import sample_losses
 from zo_triton.kernels.node_signs import NODE_UNSPECIALISED, noise_tile, place_of, step_of_nodes
 from zo_triton.kernels.numeric import dot, narrow
+from zo_triton.kernels.precision import precision_for
 
 LEAST_WIDTH = 32
 """Of a layer's tile: a word of signs."""
@@ -38,12 +40,17 @@ def node_mlp_fits(widths: Sequence[int]) -> bool:
     return len(widths) <= MAX_DEPTH and max(widths) <= MAX_WIDTH
 
 
-def default_config(widest: int, chip: str) -> dict[str, int]:
+def default_config(widest: int, chip: str, precision: str) -> dict[str, int]:
     """Rows of a program and launch options, for a network whose widest output is this; none timed yet.
 
-    On AMD's chips an activation of 64 rows spills.
+    Eight warps that take float32 products in parts, one after another, share no rows, so that on Hopper 64 rows
+    would be multiplied twice. On AMD's chips an activation of 64 rows spills.
     """
-    return {"BLOCK_N": 32 if chip == "gfx942" else 64, "num_warps": 8 if widest > 32 else 4, "num_stages": 1}
+    if chip == "sm_90" and precision != "bf16":
+        rows, warps = (128, 8) if widest > 64 else (64, 4)
+    else:
+        rows, warps = 32 if chip == "gfx942" else 64, 8 if widest > 32 else 4
+    return {"BLOCK_N": rows, "num_warps": warps, "num_stages": 1}
 
 
 @triton.jit
@@ -73,8 +80,7 @@ def _add_product(
 ):  # fmt: skip
     """Adds left·Wᵀ to total [ROWS, OUTER_TILE]; left [ROWS, INNER_TILE] float32, W [OUTER, INNER] in DTYPE.
 
-    In float32 a chunk of the inner features at a time: the parts that tf32x3 makes of whole operands don't fit the
-    registers.
+    In float32 a chunk of the inner features at a time: the parts of whole operands don't fit the registers.
     """
     outer = tl.arange(0, OUTER_TILE)
     if DTYPE.primitive_bitwidth == 16:
@@ -87,7 +93,8 @@ def _add_product(
             inner = start + tl.arange(0, CHUNK)
             inside = (inner < INNER)[:, None] & (outer < OUTER)[None, :]
             weight = tl.load(weight_ptr + (outer * INNER)[None, :] + inner[:, None], mask=inside, other=0.0)
-            total = dot(_chunk_of(left, start // CHUNK, ROWS, INNER_TILE), weight, total, PRECISION)
+            chunk = _chunk_of(left, start // CHUNK, ROWS, INNER_TILE)
+            total = add_float32_product(chunk, weight, total, PRECISION)
         return total
 
 
@@ -200,14 +207,14 @@ def node_mlp_differences(
         firsts: Column index of each one's first node.
         signed_eps: [P].
         label_smoothing: In [0, 1]; of cross-entropy alone.
-        precision: How the products are taken: ``"tf32x3"``, ``"ieee"``, or ``"bf16"`` of operands that are rounded
-            to it; None: as float32 is taken on this chip.
+        precision: How float32 operands are multiplied, as :mod:`zo_triton.kernels.precision` names it, or
+            ``"bf16"`` of operands that are rounded to it.
         config: Tile sizes and launch options, as from :func:`default_config`.
 
     Raises:
-        ValueError: The network doesn't fit (see :func:`node_mlp_fits`), an activation is unknown or stands after
-            the last layer, the target doesn't belong to the logits, the label smoothing is no share, P is not K or
-            2K, or nodes are not perturbed by this distribution.
+        ValueError: The network doesn't fit (see :func:`node_mlp_fits`), an activation or the precision is unknown,
+            an activation stands after the last layer, the target doesn't belong to the logits, the label smoothing
+            is no share, P is not K or 2K, or nodes are not perturbed by this distribution.
     """
     sides = check_arguments(out, None, directions, signed_eps, "none")
     widths = tuple(output.shape[1] for output in outputs)
@@ -215,13 +222,13 @@ def node_mlp_differences(
     check_loss(outputs[-1], target, label_smoothing)
     places = [place_of(*place) for place in zip(applications, firsts, strict=True)]
     squared, samples = target.is_floating_point(), out.shape[1]
-    precision = precision or ("ieee" if chip_of(out) == "gfx942" else "tf32x3")
+    precision = "bf16" if precision == "bf16" else precision_for(out, precision)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     key = situation(
         "node_mlp_differences", torch.float32, distribution=directions.distribution, precision=precision,
         widest=upper(max(widths), 32, 64, 128),
     )  # fmt: skip
-    config = config or pick(out.device, key, default_config(max(widths), chip_of(out)))
+    config = config or pick(out.device, key, default_config(max(widths), chip_of(out), precision))
     launch(
         _node_mlp_kernel,
         blocks(out.numel(), config["BLOCK_N"]),

@@ -107,6 +107,15 @@ def log2(x):
 
 
 @triton.jit
+def power_of_two(x):
+    """2ˣ: on NVIDIA one instruction, with 0 for what is no normal number (relative error 2⁻²²)."""
+    if NVIDIA:
+        return tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, True, 1)
+    else:
+        return tl.exp2(x)
+
+
+@triton.jit
 def expm1(x):
     """eˣ - 1, accurate relative to itself: the series to x⁸ inside [-½, ½], the plain difference outside."""
     series = tl.fma(x, 2.48015873e-5, 1.98412698e-4)

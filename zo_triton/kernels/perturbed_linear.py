@@ -29,6 +29,7 @@ from zo_triton.kernels.launch import blocks, chip_of, launch
 from zo_triton.kernels.layer import Layer, prepare_layer, tiles
 from zo_triton.kernels.linear_products import full_rank_products, low_rank_products
 from zo_triton.kernels.numeric import INTERPRETED
+from zo_triton.kernels.precision import precision_for
 
 CONFIGS = {
     # (sides, compute dtype, where U comes from): samples × out features × in features of a program's tiles,
@@ -86,6 +87,31 @@ OVERRIDES: dict[str, dict[tuple[int, torch.dtype, str], dict[str, int]]] = {
 }
 """Chips that the configs above don't fit, whose registers or memory run out."""
 
+TENSOR_CORES = {
+    (1, torch.float32, "staged"): tiles(64, 128, 32, 4, 2),
+    (1, torch.float32, "inline"): tiles(64, 128, 32, 4, 2),
+    (1, torch.float32, "real"): tiles(64, 64, 32, 4, 2),
+    (1, torch.float32, "low_rank"): tiles(64, 64, 32, 4, 2),
+    (2, torch.float32, "staged"): tiles(32, 128, 32, 4, 2),
+    (2, torch.float32, "inline"): tiles(32, 128, 32, 4, 2),
+    (2, torch.float32, "real"): tiles(64, 64, 32, 4, 2),
+    (2, torch.float32, "low_rank"): tiles(64, 64, 32, 4, 2),
+}
+"""Of float32 operands that NVIDIA's tensor cores multiply. Warps that take several products in turn are laid along
+a tile's features: eight of them would take 64 features twice."""
+
+TENSOR_CORES_SM_80 = {
+    (1, torch.float32, "staged"): tiles(64, 64, 32, 4, 2),
+    (1, torch.float32, "inline"): tiles(64, 64, 32, 4, 2),
+    (1, torch.float32, "real"): tiles(32, 64, 32, 4, 2),
+    (1, torch.float32, "low_rank"): tiles(32, 32, 32, 4, 2),
+    (2, torch.float32, "staged"): tiles(32, 64, 32, 4, 2),
+    (2, torch.float32, "inline"): tiles(32, 64, 32, 4, 2),
+    (2, torch.float32, "real"): tiles(32, 64, 32, 4, 2),
+    (2, torch.float32, "low_rank"): tiles(16, 64, 32, 4, 2),
+}
+"""There both factors lie in registers."""
+
 INVOLVED = {
     (1, torch.bfloat16, "staged"): tiles(128, 128, 64, 8, 3),
     (1, torch.bfloat16, "real"): tiles(128, 64, 32, 4, 3),
@@ -119,10 +145,9 @@ def default_config(
         return INTERPRETER_CONFIG
     involved = {} if activation in ("none", "relu") else INVOLVED
     configs = {**CONFIGS, **involved, **OVERRIDES.get(chip, {}), **(TRANSPOSED if transposed else {})}
+    if precision != "ieee":
+        configs |= TENSOR_CORES_SM_80 if chip == "sm_80" else TENSOR_CORES
     chosen = configs[sides, dtype, source]
-    if precision == "tf32x3" and dtype == torch.float32:
-        # Three products of parts leave no registers for a second stage: Triton 3.6 spills.
-        return {**chosen, "num_stages": 1}
     return configs[sides, dtype, "inline"] if chosen["BLOCK_N"] > samples <= FEW_SAMPLES else chosen
 
 
@@ -250,7 +275,7 @@ def launch_perturbed_linear(
     transposed: bool = False,
     *,
     bits: str | None = None,
-    precision: str = "ieee",
+    precision: str | None = None,
     config: Mapping[str, int] | None = None,
 ) -> None:
     """Difference of ``activation(x Wᵀ + v)`` for every evaluation; of ``activation(x W + v)`` if ``transposed``.
@@ -271,7 +296,7 @@ def launch_perturbed_linear(
         transposed: The weight and its direction are stored as [in_features, out_features].
         bits: ``"inline"`` (every tile runs the generator), ``"staged"`` (packed signs written first; only
             full-rank Rademacher) or None for :func:`zo_triton.kernels.layer.default_bits`.
-        precision: How float32 operands are multiplied: ``"ieee"`` or ``"tf32x3"``.
+        precision: How float32 operands are multiplied, as :mod:`zo_triton.kernels.precision` names it.
         config: Tile sizes and launch options, as in :data:`CONFIGS`.
 
     Raises:
@@ -281,6 +306,7 @@ def launch_perturbed_linear(
     """
     _, samples, out_features = out.shape
     in_features = base.shape[1]
+    precision = precision_for(out, precision)
     base, weight, folded = fold(out, base, difference, weight, directions, weight_id, signed_eps)
     layer = prepare_layer(
         out, base, difference, weight, base_output, directions, weight_id, bias_id, signed_eps, activation,
@@ -296,7 +322,7 @@ def launch_perturbed_linear(
         out.device,
         situation(
             "perturbed_linear", out.dtype, sides=layer.sides, distribution=directions.elementwise, bits=source,
-            samples=upper(samples, 32, 64, FEW_SAMPLES),
+            precision=precision, samples=upper(samples, 32, 64, FEW_SAMPLES),
         ),
         default_config(
             layer.sides, out.dtype, source, samples, chip_of(out), transposed, precision, activation

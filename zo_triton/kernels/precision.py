@@ -1,0 +1,41 @@
+"""How float32 operands are multiplied, unless the caller says: torch's own switch decides, where there is a choice.
+
+* ``"bf16x6"``: on tensor cores, each operand taken apart into three bfloat16 numbers (see
+  :mod:`zo_triton.kernels.exact_products`), with float32's 24 digits.
+* ``"tf32"``: on tensor cores, operands cut to 11 digits.
+* ``"ieee"``: as the chip multiplies float32 numbers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from zo_triton.kernels.launch import chip_of
+
+PRECISIONS = ("bf16x6", "tf32", "ieee")
+
+
+def precision_for(out: Tensor, asked: str | None) -> str:
+    """What is asked for, or what suits the output's device and dtype.
+
+    NVIDIA's tensor cores do not multiply float32 numbers, AMD's matrix units do. After
+    ``torch.set_float32_matmul_precision("high")`` or ``"medium"`` torch takes its own products in TF32 on a GPU,
+    and so do the kernels.
+
+    Args:
+        out: Its dtype is the compute dtype: bfloat16 operands have one product only, ``"ieee"``.
+        asked: One of :data:`PRECISIONS`, or None.
+
+    Raises:
+        ValueError: The name is unknown.
+    """
+    if asked is not None and asked not in PRECISIONS:
+        raise ValueError(f"unknown precision {asked!r}; choose one of {PRECISIONS}, or None for the chip's.")
+    if out.dtype != torch.float32:
+        return "ieee"
+    if asked is not None:
+        return asked
+    if not chip_of(out).startswith("sm_"):
+        return "ieee"
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "bf16x6"
