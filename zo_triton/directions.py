@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import accumulate
 from math import ceil, prod
+from typing import Any
 
 from zo_triton.distributions import DISTRIBUTIONS, name_of
 
@@ -145,7 +146,7 @@ class Directions:
         start, stop, stride = item.indices(self.num)
         if stride != 1 or stop <= start:
             raise ValueError(f"directions are sliced in runs of at least one, got {item} of {self.num}.")
-        return replace(self, num=stop - start, first=self.first + start)
+        return self._with(num=stop - start, first=self.first + start)
 
     @property
     def elementwise(self) -> str:
@@ -160,6 +161,12 @@ class Directions:
     def one(self, index: int) -> Directions:
         """The single direction with this absolute index."""
         return replace(self, num=1, first=index)
+
+    def _with(self, **changes: Any) -> Directions:
+        """A copy with changes that need no check: small steps would feel all the others made again."""
+        copy = object.__new__(Directions)
+        vars(copy).update(vars(self), **changes)
+        return copy
 
     def offset(self, tensor_id: int) -> int:
         """Column index of a tensor's first element.
@@ -207,7 +214,11 @@ class Directions:
                 f"these 'hadamard' directions have the columns of {len(self.offsets)} other tensors than these "
                 f"{len(offsets)}; name the directions anew, without offsets."
             )
-        return replace(self, offsets=offsets)
+        return self._with(offsets=offsets)
+
+    def with_offsets(self, offsets: tuple[int, ...]) -> Directions:
+        """These directions with column indices that :meth:`over` has found before; others as they are."""
+        return self if self.order is None or self.offsets == offsets else self._with(offsets=offsets)
 
     def encode(self) -> list[int]:
         """The integers that cross the boundary of a torch custom op; the seed as a signed 64-bit one."""

@@ -1,4 +1,4 @@
-"""A trained table: only the rows that a batch looks up are drawn, and they are those of the whole."""
+"""Of a large trained table only the rows that a batch looks up are drawn, and they are those of the whole."""
 
 import pytest
 import torch
@@ -11,28 +11,32 @@ from zo_triton import cpu
 from zo_triton.difference import differences
 
 TOKENS = torch.tensor([[12, 0, 5, 5], [6, 9, 0, 12]])
+# With more look-ups than rows a small table is drawn whole.
+BATCHES = pytest.mark.parametrize("tokens", [TOKENS, TOKENS.repeat(2, 1)], ids=["few tokens", "many tokens"])
 
 
 def _table(rows=13, cols=6):
     return torch.randn(rows, cols, generator=torch.Generator().manual_seed(3))
 
 
+@BATCHES
 @pytest.mark.parametrize("sides", [1, 2])
 @pytest.mark.parametrize("compute_dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("distribution", "rank"), [("rademacher", None), ("gaussian", None), ("sphere", None), ("gaussian", 2)]
 )
-def test_the_rows_are_those_of_the_whole_table(distribution, rank, compute_dtype, sides):
+def test_the_rows_are_those_of_the_whole_table(distribution, rank, compute_dtype, sides, tokens):
     table, directions = _table(), zo.Directions(1, 2, 5, distribution, rank=rank)
 
     def measured(lookup):
         return differences(lookup, [table], directions, 1e-3, sides, compute_dtype, strict=True)[1]
 
-    found = measured(lambda: F.embedding(TOKENS, table))
+    found = measured(lambda: F.embedding(tokens, table))
     # A table computed from the parameter is no parameter: its difference is that of every row.
-    assert torch.equal(found, measured(lambda: F.embedding(TOKENS, table * 1)))
+    assert torch.equal(found, measured(lambda: F.embedding(tokens, table * 1)))
 
 
+@BATCHES
 @pytest.mark.parametrize(
     "lookup",
     [
@@ -62,10 +66,10 @@ def test_the_rows_are_those_of_the_whole_table(distribution, rank, compute_dtype
         "transposed table", "vector", "mask", "index_select", "index_select by name", "index_select of columns",
     ],
 )  # fmt: skip
-def test_every_way_to_look_up_matches_the_oracle(lookup):
+def test_every_way_to_look_up_matches_the_oracle(lookup, tokens):
     table, directions = _table(), zo.Directions(1, 2, 3, "gaussian")
-    _, found = differences(lambda: lookup(TOKENS, table), [table], directions, 1e-3, 2, strict=True)
-    expected = expected_differences(lambda weight: lookup(TOKENS, weight), [table], directions, 1e-3, 2)
+    _, found = differences(lambda: lookup(tokens, table), [table], directions, 1e-3, 2, strict=True)
+    expected = expected_differences(lambda weight: lookup(tokens, weight), [table], directions, 1e-3, 2)
     assert relative_error(found, expected) < 1e-5
 
 

@@ -7,6 +7,7 @@ import torch
 
 import zo_triton as zo
 from zo_triton import ops
+from zo_triton.ops import grid
 from zo_triton.optim import ZOSGD
 
 ENGINES = ("reference", "cpu", "triton")
@@ -120,6 +121,14 @@ def test_the_grid_is_the_same_in_any_order_and_taken_twice():
         assert torch.equal(ops.on_grid(raw[order]), exact[order])
         assert torch.equal(ops.on_grid(exact), exact)
         assert torch.equal(ops.on_grid(exact[7:30]), exact[7:30])
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-42, 1e-30, 1.0, 1e33])
+def test_the_host_and_a_device_round_to_the_same_grid(scale, monkeypatch, bits):
+    raw = [scale * coefficients(count, seed) for count in COUNTS for seed in range(20)]
+    on_host = [ops.on_grid(each) for each in raw]
+    monkeypatch.setattr(grid, "dispatcher_is_watched", lambda: True)
+    assert bits(on_host) == bits([ops.on_grid(each) for each in raw])
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-45, 1e-38, 1.0, 3e38])

@@ -60,13 +60,22 @@ def draw_factors(
 
 
 def draw_several(
-    directions: Directions, tensor_id: int, part: int, shape: tuple[int, int], dtype: torch.dtype
+    directions: Directions,
+    tensor_id: int,
+    part: int,
+    shape: tuple[int, int],
+    dtype: torch.dtype,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """All K matrices of the field as float32 [K, rows, cols], for small ones; in bfloat16 rounded to it."""
-    out = torch.empty(directions.num, *shape, dtype=torch.float32, device="cpu")
+    """All K matrices of the field as float32 [K, rows, cols], for small ones; in bfloat16 rounded to it.
+
+    They are written to the memory of ``out`` if it is given, contiguous float32 of as many elements.
+    """
+    if out is None:
+        out = torch.empty(directions.num, *shape, dtype=torch.float32, device="cpu")
     fill_matrices(
-        out.numpy(), tensor_word(tensor_id, part), directions.first, key_of(directions), code_of(directions),
-        dtype == torch.bfloat16,
+        out.view(directions.num, *shape).numpy(), tensor_word(tensor_id, part), directions.first,
+        key_of(directions), code_of(directions), dtype == torch.bfloat16,
     )  # fmt: skip
     return out
 

@@ -6,8 +6,7 @@ run of samples. Threads share the pieces.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,11 +51,10 @@ def node_epilogue(
     if out.numel() == 0:
         return
     result = out if out.is_contiguous() else out.contiguous()
-    samples = out.shape[1]
-    layer = _layer(
-        result, base_output, directions, application, first, samples, signed_eps, activation, samples
-    )
-    items = len(out) * -(-samples // layer.run)
+    evaluations, samples = out.shape[:2]
+    cut = _cut(evaluations, samples, out.numel() // evaluations, out.numel())
+    layer = _layer(result, base_output, directions, application, first, signed_eps, activation, cut)
+    items = evaluations * -(-samples // cut.run)
     together(finish_nodes, layer.arguments(layer.out, 0, 0), items, alone=out.numel() < SMALL_RESULT)
     if result is not out:
         out.copy_(result)
@@ -79,27 +77,27 @@ def node_linear(
     if out.numel() == 0:
         return
     result = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device="cpu")
-    rows = out.shape[1]
-    each = rows * min(out.shape[2], PIECE // PIECE_ROWS)
-    layer = _layer(
-        result, base_output, directions, application, first, samples, signed_eps, activation, each // samples
-    )
+    evaluations, rows, features = out.shape
+    cut = _cut(evaluations, samples, rows * min(features, PIECE // PIECE_ROWS), out.numel())
+    layer = _layer(result, base_output, directions, application, first, signed_eps, activation, cut)
     turned = weight.detach() if transposed else weight.detach().T
     turned, difference = turned.to(_product_dtype(out.dtype)), difference.detach()
     per_sample = rows // samples
 
     def run(start: int, stop: int) -> None:
-        for p, last, n, final in layer.pieces(each, start, stop):
-            here = slice(n * per_sample, final * per_sample)
-            given = difference[p:last, here].reshape(-1, difference.shape[2])
-            target = result[p:last, here].view(-1, out.shape[2])
+        for p, last, n, final in cut.pieces[start:stop]:
+            given, target = difference, result
+            if len(cut.pieces) > 1:
+                here = slice(n * per_sample, final * per_sample)
+                given, target = given[p:last, here], target[p:last, here]
+            given, target = given.reshape(-1, given.shape[2]), target.view(-1, features)
             if turned.dtype == out.dtype:
                 torch.mm(given, turned, out=target)
             else:
                 target.copy_(given.to(turned.dtype) @ turned)
             layer.finish(layer.out, 0, 0, p, last, n)
 
-    parallel(run, layer.count(each))
+    parallel(run, len(cut.pieces))
     if result is not out:
         out.copy_(result)
 
@@ -123,28 +121,56 @@ def node_conv2d(
     if out.numel() == 0:
         return
     result = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device="cpu")
-    samples = out.shape[1]
-    each = out[0].numel()
-    layer = _layer(
-        result, base_output, directions, application, first, samples, signed_eps, activation, each // samples
-    )
+    evaluations, samples = out.shape[:2]
+    cut = _cut(evaluations, samples, out.numel() // evaluations, out.numel())
+    layer = _layer(result, base_output, directions, application, first, signed_eps, activation, cut)
     dtype = _product_dtype(out.dtype)
     matrix, difference = weight.detach().to(dtype), difference.detach()
     convolve = partial(torch.conv2d, stride=stride, padding=padding, dilation=dilation, groups=groups)
 
     def run(start: int, stop: int) -> None:
-        for p, last, n, final in layer.pieces(each, start, stop):
+        for p, last, n, final in cut.pieces[start:stop]:
             given = difference[p:last, n:final].flatten(0, 1).to(dtype)
             product = convolve(given, matrix).to(out.dtype).contiguous()
             layer.finish(as_array(product.view(last - p, final - n, -1)), p, n, p, last, n)
 
-    parallel(run, layer.count(each))
+    parallel(run, len(cut.pieces))
     if result is not out:
         out.copy_(result)
 
 
+class _Cut(NamedTuple):
+    """How a layer's result falls into pieces.
+
+    Attributes:
+        run: Samples in a piece.
+        pieces: Evaluations p … last - 1 of samples n … final - 1, each as (p, last, n, final).
+    """
+
+    run: int
+    pieces: tuple[tuple[int, int, int, int], ...]
+
+
+@lru_cache(maxsize=64)
+def _cut(evaluations: int, samples: int, each: int, size: int) -> _Cut:
+    """How a result of ``size`` values falls into pieces, if an evaluation has ``each`` on its way, at most."""
+    run = min(-(-samples // 4) * 4, max(4, PIECE // max(1, each // samples) // 4 * 4))
+    if evaluations == 1 and samples > 4:
+        run = min(run, -(-samples // 8) * 4)  # two runs at least, for two threads
+    together = 1
+    if run >= samples:  # of a large result another thread gets its part
+        worthy = evaluations if size < SMALL_RESULT else (evaluations + 1) // 2
+        together = max(1, min(PIECE // max(1, each), worthy))
+    pieces = tuple(
+        (p, min(evaluations, p + together), n, min(samples, n + run))
+        for n in range(0, samples, run)
+        for p in range(0, evaluations, together)
+    )
+    return _Cut(run, pieces)
+
+
 class _Layer(NamedTuple):
-    """One call: what :func:`finish_nodes` takes, and how it is cut."""
+    """One call: what :func:`finish_nodes` takes."""
 
     out: np.ndarray  # [P, N, Q]
     noise: NodeNoise
@@ -160,28 +186,6 @@ class _Layer(NamedTuple):
             self.out, source, p, n, *self.noise, self.signed_eps, self.sides, *self.terms, self.kind, self.run,
         )  # fmt: skip
 
-    def together(self, each: int) -> int:
-        """Evaluations in a piece, where one has ``each`` values; no more than leave another thread its part."""
-        evaluations = len(self.out)
-        return max(1, min(PIECE // max(1, each), (evaluations + 1) // 2)) if self.runs == 1 else 1
-
-    @property
-    def runs(self) -> int:
-        """Runs of samples in an evaluation."""
-        return -(-self.out.shape[1] // self.run)
-
-    def count(self, each: int) -> int:
-        """How many pieces there are."""
-        return self.runs * -(-len(self.out) // self.together(each))
-
-    def pieces(self, each: int, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-        """Pieces start … stop - 1: their evaluations p … last - 1 and samples n … final - 1."""
-        evaluations, together = len(self.out), self.together(each)
-        groups = -(-evaluations // together)
-        for piece in range(start, stop):
-            p, n = piece % groups * together, piece // groups * self.run
-            yield p, min(evaluations, p + together), n, min(self.out.shape[1], n + self.run)
-
     def finish(self, source: np.ndarray, source_p: int, source_n: int, p: int, last: int, n: int) -> None:
         """What follows the product of the evaluations p … last - 1, for the run that begins at sample n."""
         at = n // self.run * len(self.out)
@@ -194,13 +198,13 @@ def _layer(
     directions: Directions,
     application: int,
     first: int,
-    samples: int,
     signed_eps: Tensor,
     activation: str,
-    each: int,
+    cut: _Cut,
 ) -> _Layer:
-    """One call; a sample has ``each`` values at most on its way."""
-    flat = as_array(out.view(len(out), samples, -1))
+    """One call: out [P, N, *] or [P, R, *], contiguous."""
+    samples = cut.pieces[-1][3]
+    flat = as_array(out.view(out.shape[0], samples, -1))
     terms = [_NOTHING] * 3
     if activation != "none":
         assert base_output is not None
@@ -208,14 +212,11 @@ def _layer(
         terms = [term.contiguous().numpy() for term in (z, *base_terms(z, activation))]
     noise = node_noise(directions, application, first, *flat.shape[1:])
     steps = signed_eps.detach().float().contiguous().numpy()
-    run = min(-(-samples // 4) * 4, max(4, PIECE // max(1, each) // 4 * 4))
-    if len(out) == 1 and samples > 4:
-        run = min(run, -(-samples // 8) * 4)  # two runs at least, for two threads
-    sides = steps.size // directions.num
     first_term, second_term, third_term = terms
     return _Layer(
-        flat, noise, steps, sides, (first_term, second_term, third_term), NAMES.index(activation), run
-    )
+        flat, noise, steps, steps.size // directions.num, (first_term, second_term, third_term),
+        NAMES.index(activation), cut.run,
+    )  # fmt: skip
 
 
 def _product_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -32,7 +32,11 @@ def sample(
     height, width = matrix_shape(shape)
     last = height if rows is None else int(rows.max()) + 1 if rows.numel() else 0
     if last * width <= SMALL_ELEMENTS:
-        several = draw_several(directions, tensor_id, PART_WHOLE, (last, width), drawn)
+        size = last, width
+        if rows is None and out.dtype == torch.float32 and out.is_contiguous():
+            draw_several(directions, tensor_id, PART_WHOLE, size, drawn, out)
+            return
+        several = draw_several(directions, tensor_id, PART_WHOLE, size, drawn)
         out.copy_((several if rows is None else several[:, rows]).view(out.shape))
         return
 

@@ -123,7 +123,7 @@ class Nodes:
         self.losses: Losses | None = None
         columns = [shape if i in self.weights else (0,) for i, shape in enumerate(self.shapes)]
         # The nodes' columns follow those of the parameters that are perturbed themselves.
-        self.directions = replace(self.directions, offsets=()).over([*columns, (0,)])
+        self.directions = self.directions.with_offsets(()).over([*columns, (0,)])
         self._column = self.directions.offset(len(columns))
 
     def met(self, function: Callable, args: tuple, kwargs: dict) -> None:

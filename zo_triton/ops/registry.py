@@ -76,7 +76,7 @@ def call(name: str, device: torch.device, *values: Any) -> None:
 
     The dispatcher turns every list and number over, which a small model's step can feel.
     """
-    if _dispatcher_is_watched():
+    if dispatcher_is_watched():
         encoded = (value.encode() if isinstance(value, Directions) else value for value in values)
         getattr(torch.ops.zo_triton, name)(*encoded)
     else:
@@ -84,7 +84,7 @@ def call(name: str, device: torch.device, *values: Any) -> None:
             getattr(engine_on(device), name)(*values)
 
 
-def _dispatcher_is_watched() -> bool:
+def dispatcher_is_watched() -> bool:
     """Whether a compiler, a dispatch mode (fake tensors, functorch) or a profiler must see the ops."""
     return (
         torch.compiler.is_compiling()

@@ -135,8 +135,7 @@ class _Step:
 
         def accept(value: Tensor, found: Tensor) -> None:
             """Refuses what no step can use, while the closure's writes can still be taken back."""
-            usable = usable_samples(self.evaluation.slopes(found))
-            loss, whole = _loss_of(value, usable, self.evaluation.eps)
+            loss, whole = _loss_of(value, self.evaluation.slopes(found), self.evaluation.eps)
             losses.append(loss)
             self.whole = whole if some is self.directions and not part else None
 
@@ -163,13 +162,13 @@ class _Step:
     def measured(self, loss: float, found: Tensor) -> NodeMeasurement:
         """The measurement of what all directions have found."""
         slopes = self.evaluation.slopes(found)
-        usable = usable_samples(slopes)
+        usable = None if self.whole else usable_samples(slopes)
         nodes = self.nodes
         assert nodes is not None
         with engines.uncast(slopes.device):
             gradients = gradient_of(self.params, nodes, self.directions, slopes, usable, self.evaluation)
         on_nodes = frozenset(each for a in nodes.applications for each in a.ids)
-        if not (bool(usable.all()) if self.whole is None else self.whole):
+        if usable is not None and not bool(usable.all()):
             tell_left_out(int((~usable).sum()), usable.numel(), self.evaluation.eps)
         return NodeMeasurement(
             loss, gradients, found, on_nodes, self.directions, self.evaluation.compute_dtype, self.plan
@@ -222,7 +221,7 @@ def gradient_of(
     nodes: Nodes,
     directions: Directions,
     slopes: Tensor,
-    usable: Tensor,
+    usable: Tensor | None,
     evaluation: Evaluation,
 ) -> list[Tensor | None]:
     """The gradient's estimate for each parameter.
@@ -235,20 +234,22 @@ def gradient_of(
         nodes: What the run remembers.
         directions: Names the K directions.
         slopes: Projected gradients of each loss, [K, N] or [K, N, T].
-        usable: [N] bool: the others' losses count nothing.
+        usable: [N] bool: the others' losses count nothing; None where all are.
         evaluation: Of the compute dtype.
     """
     losses = nodes.losses
     assert losses is not None
     num, samples = slopes.shape[0], nodes.applications[0].node.samples
     per_token = slopes.reshape(num, samples, -1) * (losses.share / num)
-    whole_samples = usable if usable.numel() == samples else usable.view(samples, -1).all(1)
-    per_token = torch.where(whole_samples[None, :, None], per_token, torch.zeros_like(per_token))
-    per_sample = per_token.sum(2)
-    bad = ~whole_samples if engines.any_set(~whole_samples) else None
+    bad = None
+    if usable is not None:
+        whole_samples = usable if usable.numel() == samples else usable.view(samples, -1).all(1)
+        per_token = torch.where(whole_samples[None, :, None], per_token, torch.zeros_like(per_token))
+        bad = ~whole_samples if engines.any_set(~whole_samples) else None
+    per_sample = per_token.sum(2) if per_token.shape[2] > 1 else per_token.squeeze(2)
     causal = nodes.causal
     later = per_token.flip(2).cumsum(2).flip(2).reshape(num, -1) if causal else per_sample
-    directions = replace(directions, offsets=nodes.directions.offsets)
+    directions = directions.with_offsets(nodes.directions.offsets)
     gradients: list[Tensor | None] = [None] * len(params)
     for number, application in enumerate(nodes.applications):
         coefficients = later if number in causal else per_sample
@@ -275,29 +276,41 @@ def _dense(gradient: Tensor | None, param: Tensor) -> Tensor:
 
 def usable_samples(slopes: Tensor) -> Tensor:
     """Which losses' first axis, [N] bool, have finite slopes of a sensible size along all directions."""
-    within = slopes.abs() < LARGEST_SLOPE  # which a NaN is not
+    within = _are_usable(slopes)
     return within.flatten(2).all(2).all(0) if within.dim() > 2 else within.all(0)
 
 
-def _loss_of(value: Tensor, usable: Tensor, eps: float) -> tuple[float, bool]:
+def _are_usable(slopes: Tensor) -> Tensor:
+    return slopes.abs() < LARGEST_SLOPE  # which a NaN is not
+
+
+def _loss_of(value: Tensor, slopes: Tensor, eps: float) -> tuple[float, bool]:
     """The mean base loss over the samples that are usable, and whether all are; refuses what no step can use."""
-    if value.dim() > 0:
-        rows = value.flatten(1).mean(1) if value.dim() > 1 else value
-        kept = torch.where(usable, rows, torch.zeros_like(rows)).sum() / usable.sum()
-        value = torch.where(usable.any(), kept, rows.mean())
-    loss, some, whole = engines.read(value, usable.any(), usable.all())
+    loss, whole = engines.read(value.mean() if value.dim() else value, _are_usable(slopes).all())
+    if not whole:
+        loss = _loss_of_some(value, usable_samples(slopes), eps)
     if not isfinite(loss):
         raise NonFiniteLossError(
             f"the loss is {loss}: the step is refused and the weights stay as they are; look for overflow in the "
             "model, restart from a checkpoint with a lower lr, or return the samples' losses (reduction='none') so "
             "that a bad sample can be left out."
         )
-    if not some:
+    return loss, bool(whole)
+
+
+def _loss_of_some(value: Tensor, usable: Tensor, eps: float) -> float:
+    """The same where samples are left out, perhaps all of them."""
+    if value.dim() > 0:
+        rows = value.flatten(1).mean(1) if value.dim() > 1 else value
+        kept = torch.where(usable, rows, torch.zeros_like(rows)).sum() / usable.sum()
+        value = torch.where(usable.any(), kept, rows.mean())
+    loss, some = engines.read(value, usable.any())
+    if isfinite(loss) and not some:
         raise NonFiniteLossError(
             f"the loss is {loss} but the differences of each of the {usable.numel()} samples' losses are NaN or "
             "infinite: the step is refused and the weights stay as they are; " + remedy(eps)
         )
-    return loss, bool(whole)
+    return loss
 
 
 def tell_left_out(missing: int, samples: int, eps: float) -> None:

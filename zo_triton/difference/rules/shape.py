@@ -18,6 +18,10 @@ from zo_triton.ops import engines
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
 
+SMALL_TABLE = 1 << 14
+"""Elements up to which a table is drawn whole if it has no more rows than are looked up: finding out which are
+wanted takes longer."""
+
 
 def _axis(dim: int) -> int:
     """The same axis behind the P axis; negative ones count from the end anyway."""
@@ -138,6 +142,8 @@ def _look_up(mode: DifferenceMode, table: Tensor, indices: Tensor) -> Tensor:
             return mode.needed(table)[:, indices]
         rows = mode.materialise(tensor_id, table, indices.reshape(-1).long() % len(table))
         return rows.view(mode.evaluations, *indices.shape, *table.shape[1:])
+    if len(table) <= indices.numel() and table.numel() <= SMALL_TABLE:
+        return mode.needed(table)[:, indices]
     rows, places = torch.unique(indices.long() % max(1, len(table)), return_inverse=True)
     return mode.materialise(tensor_id, table, rows)[:, places]
 
