@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zo_triton._precision import convolution_factor, factor
 from zo_triton.cpu.activation import NAMES, base_terms
 from zo_triton.cpu.arrays import as_array
 from zo_triton.cpu.bfloat16 import is_emulated
@@ -85,7 +86,7 @@ def node_linear(
         result, base_output, directions, application, first, samples, signed_eps, activation, each // samples
     )
     turned = weight.detach() if transposed else weight.detach().T
-    turned, difference = turned.to(_product_dtype(out.dtype)), difference.detach()
+    turned, difference = factor(turned.to(_product_dtype(out.dtype))), difference.detach()
     per_sample = rows // samples
 
     def run(start: int, stop: int) -> None:
@@ -94,7 +95,7 @@ def node_linear(
             given = difference[p:last, here].reshape(-1, difference.shape[2])
             target = result[p:last, here].view(-1, out.shape[2])
             if turned.dtype == out.dtype:
-                torch.mm(given, turned, out=target)
+                torch.mm(factor(given), turned, out=target)
             else:
                 target.copy_(given.to(turned.dtype) @ turned)
             layer.finish(layer.out, 0, 0, p, last, n)
@@ -129,12 +130,12 @@ def node_conv2d(
         result, base_output, directions, application, first, samples, signed_eps, activation, each // samples
     )
     dtype = _product_dtype(out.dtype)
-    matrix, difference = weight.detach().to(dtype), difference.detach()
+    matrix, difference = convolution_factor(weight.detach().to(dtype)), difference.detach()
     convolve = partial(torch.conv2d, stride=stride, padding=padding, dilation=dilation, groups=groups)
 
     def run(start: int, stop: int) -> None:
         for p, last, n, final in layer.pieces(each, start, stop):
-            given = difference[p:last, n:final].flatten(0, 1).to(dtype)
+            given = convolution_factor(difference[p:last, n:final].flatten(0, 1).to(dtype))
             product = convolve(given, matrix).to(out.dtype).contiguous()
             layer.finish(as_array(product.view(last - p, final - n, -1)), p, n, p, last, n)
 
