@@ -26,8 +26,8 @@ def medium() -> Iterator[None]:
 class RoundedSGD(FusedSGD):
     """:class:`FusedSGD` in float32, whose steps alone are taken under :func:`medium`.
 
-    No subtraction follows its products. Who subtracts two losses would lose the difference in the rounding, so that
-    no other contender is measured so.
+    No subtraction follows its products. Who subtracts two losses loses ever more of the difference in the rounding
+    as ε falls, so that no other contender is measured so.
     """
 
     def __init__(self, model: nn.Module, setting: Setting) -> None:

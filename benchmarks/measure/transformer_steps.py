@@ -123,7 +123,7 @@ _NOTE = (
     "`functional_call` over perturbed copies of the weights, four at once. *Passes an evaluation* is what a step "
     "takes beyond one plain forward pass, over K and over that pass. *float32, medium* is ours under "
     '`torch.set_float32_matmul_precision("medium")`: factors of products are rounded to bfloat16. All others stay '
-    'at "highest": a subtraction of two losses that are rounded so leaves little of their difference.'
+    'at "highest": of the difference of two losses that are rounded so, ever less is left as ε falls.'
 )
 
 
