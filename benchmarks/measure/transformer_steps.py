@@ -31,8 +31,8 @@ from zo_triton._threads import torch_threads
 
 Say = Callable[[str], None]
 
-OURS = ("zo-float32", "zo")
-"""In the dtype of all others, and in the one that the processor multiplies in hardware where that is another."""
+OURS = ("zo-float32", "zo", "zo-medium")
+"""In the dtype of all others; where the processor multiplies another one, in that, and with such products."""
 
 RIVALS = ("mezo-1", "vmap-chunked")
 
@@ -121,12 +121,14 @@ _NOTE = (
     "the other, so that one is timed and multiplied by K. *As many evaluations* sets an evaluation of ours beside "
     "a pass of the loop, perturbation and update included in both. *vmap* is torch.func's `vmap` of "
     "`functional_call` over perturbed copies of the weights, four at once. *Passes an evaluation* is what a step "
-    "takes beyond one plain forward pass, over K and over that pass."
+    "takes beyond one plain forward pass, over K and over that pass. *float32, medium* is ours under "
+    '`torch.set_float32_matmul_precision("medium")`: factors of products are rounded to bfloat16. All others stay '
+    'at "highest": of the difference of two losses that are rounded so, ever less is left as ε falls.'
 )
 
 
 def methods(case: TransformerCase) -> list[Method]:
-    """Who is timed, ours first: its second dtype only where it is another."""
+    """Who is timed, ours first: another dtype than float32 only where the processor has one."""
     ours = OURS if hardware_dtype() != torch.float32 else OURS[:1]
     return [METHODS[name] for name in (*ours, *case.rivals)]
 

@@ -217,3 +217,17 @@ def activation_difference(out: Tensor, base: Tensor, difference: Tensor, activat
     target, kind = as_array(result.view(evaluations, -1)), NAMES.index(activation)
     together(_activation_kernel, (target, moved, *terms, kind), evaluations)
     out.copy_(result if source is difference else result.transpose(-2, -1))
+
+
+@routine
+def activate_rows(out, first, a, first_term, second_term, kind):
+    """Pre-activation differences [n, rows] become the activation's; the base's terms begin at row ``first``."""
+    samples, rows = out.shape
+    steps = np.empty(rows, np.float32)
+    for j in range(samples):
+        line = out[j]
+        for row in range(rows):
+            steps[row] = load(line[row])
+        activate(steps, a[first + j], first_term[first + j], second_term[first + j], np.uintp(0), rows, kind)
+        for row in range(rows):
+            store(line, row, steps[row])

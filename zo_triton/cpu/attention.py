@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from zo_triton._memory import empty
+from zo_triton._precision import factor
+from zo_triton.cpu.batched_product import sum_of_products
 from zo_triton.cpu.softmax import move_rows
 from zo_triton.cpu.threads import parallel, together
 
@@ -146,13 +148,11 @@ class _Share:
             None if each is None else each[(*place, *cut)].float()
             for each, cut in zip(self._moving, self._cuts, strict=True)
         )
-        moves = dq is not None
-        if dq is not None:
-            torch.baddbmm(change, dq, self._k.mT, beta=0, alpha=scale, out=change)
+        pairs = [] if dq is None else [(dq, self._k.mT)]
         if dk is not None:
-            query = self._q if dq is None else self._q + dq
-            torch.baddbmm(change, query, dk.mT, beta=int(moves), alpha=scale, out=change)
-            moves = True
+            pairs.append((self._q if dq is None else self._q + dq, dk.mT))
+        if moves := bool(pairs):
+            sum_of_products(change, pairs, scale)
         if dmask is not None:
             change.add_(dmask) if moves else change.copy_(dmask)
             moves = True
@@ -164,9 +164,10 @@ class _Share:
             together(move_rows, arguments, count, count, alone=True)
             if self._kept is not None:
                 change.mul_(self._kept)
-            torch.bmm(change, self._v if dv is None else self._v + dv, out=result)
+        pairs = [(change, self._v if dv is None else self._v + dv)] if moves else []
         if dv is not None:
-            torch.baddbmm(result, self._weights, dv, beta=int(moves), out=result)
+            pairs.append((self._weights, dv))
+        sum_of_products(result, pairs, 1.0)
         out[(*place, *self._cuts[0])].copy_(result)
 
     def _prepare(self, place: Place, rows: slice, count: int) -> None:
@@ -182,7 +183,7 @@ class _Share:
         seen = slice(0, keys)
         self._cuts = (rows,), (seen,), (seen,), (rows, seen)
         query, key, value = query[:, rows].float(), key[:, seen].float(), value[:, seen].float()
-        scores = torch.bmm(query, key.mT).mul_(self._scale)
+        scores = torch.bmm(factor(query), factor(key).mT).mul_(self._scale)
         if self._is_causal:
             visible = torch.ones(scores.shape[1:], dtype=torch.bool, device="cpu").tril_(rows.start)
             scores.masked_fill_(~visible, -math.inf)

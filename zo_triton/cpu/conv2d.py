@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zo_triton._precision import convolution_factor, factor
 from zo_triton.cpu.activation import NAMES, NONE, base_terms
 from zo_triton.cpu.arrays import as_array, draw_factors, draw_whole
 from zo_triton.cpu.compiling import kernel
@@ -145,7 +146,7 @@ def _draw_weights(c: Convolution, first: int, last: int) -> Tensor | None:
         return None
     if d.rank is not None:
         left, right = draw_factors(d[first:last], c.weight_id, shape, c.out.dtype)
-        return (left @ right.mT).view(-1, *shape)
+        return (factor(left) @ factor(right).mT).view(-1, *shape)
     indices = range(d.first + first, d.first + last)
     drawn = [draw_whole(d, index, c.weight_id, shape, c.out.dtype) for index in indices]
     return torch.stack(drawn).float().view(-1, *shape)
@@ -165,10 +166,11 @@ def _moved_weights(c: Convolution, noise: Tensor | None, first: int) -> Tensor |
     if c.difference is None:
         return None
     if noise is None:
-        return c.weight.to(c.out.dtype)[None]
+        return convolution_factor(c.weight.to(c.out.dtype))[None]
     steps = torch.from_numpy(c.signed_eps[first * c.sides : (first + noise.shape[0]) * c.sides])
     noise = noise.repeat_interleave(c.sides, 0)
-    return torch.addcmul(c.weight, noise, steps.view(-1, 1, 1, 1, 1)).to(c.out.dtype)
+    moved = torch.addcmul(c.weight, noise, steps.view(-1, 1, 1, 1, 1)).to(c.out.dtype)
+    return convolution_factor(moved)
 
 
 def _dense_sums(c: Convolution, noise: Tensor | None, k: int, samples: slice) -> Tensor:
@@ -176,7 +178,9 @@ def _dense_sums(c: Convolution, noise: Tensor | None, k: int, samples: slice) ->
     shift = _draw_bias(c, k)
     if noise is None:
         return shift[:, None, None].expand(c.out[:1, samples].shape)
-    return torch.conv2d(c.base[samples], noise[0], shift, **c.options)[None]
+    return torch.conv2d(
+        convolution_factor(c.base[samples]), convolution_factor(noise[0]), shift, **c.options
+    )[None]
 
 
 def _terms(c: Convolution, samples: slice) -> list[np.ndarray]:
@@ -192,7 +196,8 @@ def _evaluate(
         product = out[:, :0]
     else:
         assert c.difference is not None
-        product = torch.conv2d(c.difference[p, samples], weight, **c.options).contiguous().view(1, -1)
+        given = convolution_factor(c.difference[p, samples])
+        product = torch.conv2d(given, weight, **c.options).contiguous().view(1, -1)
     _finish_kernel(
         as_array(out), as_array(product), sums.reshape(1, 1, -1).numpy(), c.signed_eps[p], *terms, c.kind
     )

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zo_triton._precision import factor
 from zo_triton.cpu.arrays import as_array
 from zo_triton.cpu.compiling import kernel
 from zo_triton.cpu.field import code_of, fill_matrix, key_of
@@ -66,9 +67,9 @@ def _times_direction(moved: Tensor, inputs: Tensor, layer: Layer, index: int) ->
         part, some = tile[: rows - row], slice(row, row + height)
         fill_matrix(as_array(part), row, tensor_word(layer.weight_id), index, key_of(d), code_of(d))
         if layer.transposed:
-            torch.addmm(moved, part.T, inputs[some], beta=0 if row == 0 else 1, out=moved)
+            torch.addmm(moved, factor(part.T), factor(inputs[some]), beta=0 if row == 0 else 1, out=moved)
         else:
-            torch.mm(part, inputs, out=moved[some])
+            torch.mm(factor(part), factor(inputs), out=moved[some])
 
 
 @kernel

@@ -14,6 +14,7 @@ import torch
 from numba import uintp
 from torch import Tensor
 
+from zo_triton._precision import factor
 from zo_triton.cpu.activation import NONE, RELU, activate
 from zo_triton.cpu.arrays import as_array
 from zo_triton.cpu.bfloat16 import is_emulated
@@ -153,14 +154,14 @@ def carry(product: Tensor, layer: Layer, first: int, last: int, share: int) -> N
     for row in range(0, rows, tile):
         weight = layer.stack
         if weight is None:
-            cast = layer.weight[row : row + tile].to(layer.dtype)
+            cast = factor(layer.weight[row : row + tile].to(layer.dtype))
             copies = count
             if layer.dtype != torch.float32:
                 result_bytes = share * layer.sides * layer.evaluation_bytes
                 copies = copies_of(cast.nbytes, layer.samples, result_bytes)
             weight = cast.expand(copies, -1, -1)
         for p in range(0, count, weight.shape[0]):
-            some = moved[p : p + weight.shape[0]]
+            some = factor(moved[p : p + weight.shape[0]])
             torch.bmm(weight[: some.shape[0]], some, out=product[p : p + some.shape[0], row : row + tile])
 
 
@@ -169,7 +170,7 @@ def _carry_widened(product: Tensor, weight: Tensor, moved: Tensor, tile: int) ->
     for made, each in zip(product, moved, strict=False):
         wide = each.float()
         for row in range(0, weight.shape[0], tile):
-            made[row : row + tile] = weight[row : row + tile].float() @ wide
+            made[row : row + tile] = factor(weight[row : row + tile].float()) @ wide
 
 
 def difference_or_none(difference: Tensor | None, dtype: torch.dtype) -> np.ndarray:

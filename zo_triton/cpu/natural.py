@@ -15,14 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zo_triton.cpu.activation import NAMES, NONE, activate, base_terms
+from zo_triton._precision import factor, rounds_factors
+from zo_triton.cpu.activation import NAMES, NONE, activate_rows, base_terms
 from zo_triton.cpu.arrays import as_array, draw, draw_factors
 from zo_triton.cpu.bfloat16 import is_emulated
-from zo_triton.cpu.compiling import kernel, routine
+from zo_triton.cpu.compiling import kernel
 from zo_triton.cpu.field import code_of, fill_matrix, key_of, sign_words
 from zo_triton.cpu.fixed_point import fixed_sign_product, to_fixed_point
 from zo_triton.cpu.layer import TILE_ELEMENTS
-from zo_triton.cpu.scalars import load, store
+from zo_triton.cpu.matrix_unit import has_matrix_unit, padded
+from zo_triton.cpu.natural_tiles import noise_tiles, packed, tiles_kernel
+from zo_triton.cpu.scalars import store
 from zo_triton.cpu.signs import TABLES, draw_signs, line_of_floats, sign_product
 from zo_triton.cpu.threads import parallel
 from zo_triton.cpu.turning import add_to_rows, sum_of_rows
@@ -119,15 +122,19 @@ def natural_linear(
         terms = tuple(term.contiguous().numpy() for term in (a, *base_terms(a, activation)))  # type: ignore[assignment]
     wide = out.dtype == torch.float32 or is_emulated()
     matrix = weight.detach().to(torch.float32 if wide else out.dtype)
+    turned, full = matrix if transposed else matrix.T, directions.rank is None
+    signs = full and directions.signs
+    in_tiles = signs and out.dtype == torch.float32 and rounds_factors() and has_matrix_unit()
     layer = NaturalLayer(
-        out, base.detach().float().contiguous(), difference.detach(), matrix if transposed else matrix.T,
+        out, base.detach().float().contiguous(), difference.detach(), turned if in_tiles else factor(turned),
         directions, weight_id, bias_id, signed_eps.numpy(), terms, NAMES.index(activation), transposed,
     )  # fmt: skip
-    full = directions.rank is None
-    if full and weight_id >= 0 and not directions.signs:
+    if in_tiles:
+        parallel(partial(_run_tiles, layer, packed(turned)), layer.runs)
+    elif full and weight_id >= 0 and not signs:
         parallel(partial(_run_dense, layer), directions.num)
     else:
-        parallel(partial(_run_signs if full and directions.signs else _run_thin, layer), layer.runs)
+        parallel(partial(_run_signs if signs else _run_thin, layer), layer.runs)
 
 
 _NO_TERMS = np.empty((0, 0), np.float32)
@@ -152,6 +159,24 @@ def _run_signs(layer: NaturalLayer, start: int, stop: int) -> None:
         )
 
 
+def _run_tiles(layer: NaturalLayer, weight: np.ndarray, start: int, stop: int) -> None:
+    """The same in the matrix unit."""
+    d, (inner, rows), drawn = layer.directions, layer.weight.shape, -1
+    out, base, key = as_array(layer.out), layer.base.numpy(), key_of(d)
+    words = np.zeros((1, padded(rows) if layer.weight_id >= 0 else 0, -(-inner // 32)), np.uint32)
+    noise, bias = noise_tiles(inner, words.shape[1]), np.zeros(rows, np.float32)
+    ids = [tensor_word(i) if i >= 0 else -1 for i in (layer.weight_id, layer.bias_id)]
+    for p, first, given, _ in layer.pieces(start, stop):
+        fresh = p // layer.sides != drawn
+        if fresh:
+            drawn = p // layer.sides
+            _draw_kernel(words, bias, layer.transposed, inner, *ids, d.first + drawn, key)
+        tiles_kernel(
+            out, p, first, len(given), base, given.numpy(), weight, words, fresh, noise, bias,
+            layer.signed_eps, *layer.terms, layer.kind,
+        )  # fmt: skip
+
+
 def _run_thin(layer: NaturalLayer, start: int, stop: int) -> None:
     """The same for U = A·Bᵀ/√r, (a+δ)Uᵀ being two thin products, and for any direction that leaves W alone."""
     d, drawn = layer.directions, -1
@@ -166,8 +191,8 @@ def _run_thin(layer: NaturalLayer, start: int, stop: int) -> None:
         _product(given, layer.weight, target)
         sums = target.float()
         if layer.weight_id >= 0:
-            thin = torch.mm(layer.base[first : first + len(given)] + given, into)
-            torch.addmm(sums, thin, onto.T, alpha=float(layer.signed_eps[p]), out=sums)
+            thin = torch.mm(factor(layer.base[first : first + len(given)] + given), factor(into))
+            torch.addmm(sums, factor(thin), factor(onto.T), alpha=float(layer.signed_eps[p]), out=sums)
         _finish_kernel(
             as_array(target), sums.numpy(), first, bias, layer.signed_eps[p], *layer.terms, layer.kind
         )
@@ -207,15 +232,15 @@ def _run_dense(layer: NaturalLayer, start: int, stop: int) -> None:
 def _product(x: Tensor, matrix: Tensor, out: Tensor) -> None:
     """``out = x @ matrix``; out and x float32 or bfloat16, matrix in the dtype to multiply in."""
     if matrix.dtype == out.dtype:
-        torch.mm(x, matrix, out=out)
+        torch.mm(factor(x), matrix, out=out)
     else:
-        out.copy_(x.to(matrix.dtype) @ matrix)
+        out.copy_(factor(x.to(matrix.dtype)) @ matrix)
 
 
 def _add_product(total: Tensor, x: Tensor, matrix: Tensor, step: np.float32) -> None:
     """``total += step·(x @ matrix)``, total and x float32, matrix in the dtype to multiply in."""
     if matrix.dtype == torch.float32:
-        torch.addmm(total, x, matrix, alpha=float(step), out=total)
+        torch.addmm(total, factor(x), factor(matrix), alpha=float(step), out=total)
     else:
         total.add_(torch.mm(x.to(matrix.dtype), matrix), alpha=float(step))
 
@@ -279,7 +304,7 @@ def _signs_kernel(
                 sign_product(totals.reshape(1, block, LANES), 0, signs, x, tables, LANES)
             add_to_rows(ours, sample, lanes, row, totals[:count], bias[row : row + count], step)
         if kind != NONE:
-            _activate_rows(ours[sample : sample + lanes], first + sample, a, first_term, second_term, kind)
+            activate_rows(ours[sample : sample + lanes], first + sample, a, first_term, second_term, kind)
 
 
 @kernel
@@ -291,18 +316,4 @@ def _finish_kernel(out, sums, first, bias, step, a, first_term, second_term, kin
         for row in range(rows):
             store(target, row, source[row] + step * bias[row])
     if kind != NONE:
-        _activate_rows(out, first, a, first_term, second_term, kind)
-
-
-@routine
-def _activate_rows(out, first, a, first_term, second_term, kind):
-    """Pre-activation differences [n, rows] become the activation's; the base's terms begin at row ``first``."""
-    samples, rows = out.shape
-    steps = np.empty(rows, np.float32)
-    for j in range(samples):
-        line = out[j]
-        for row in range(rows):
-            steps[row] = load(line[row])
-        activate(steps, a[first + j], first_term[first + j], second_term[first + j], np.uintp(0), rows, kind)
-        for row in range(rows):
-            store(line, row, steps[row])
+        activate_rows(out, first, a, first_term, second_term, kind)

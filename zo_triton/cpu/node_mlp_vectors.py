@@ -8,7 +8,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from zo_triton.cpu.node_signs import mask
-from zo_triton.cpu.turning import _turned
+from zo_triton.cpu.turning import turned_square
 from zo_triton.cpu.vectors import LANES, WIDTH, broadcast, load_vector, store_vector
 
 _I64 = ir.IntType(64)
@@ -99,7 +99,7 @@ def turn_square(context, out, out_bytes, source, source_bytes):
         for _ in range(WIDTH):
             rows.append(load_vector(builder, source))
             source = builder.add(source, source_bytes)
-        for row in _turned(builder, rows):
+        for row in turned_square(builder, rows):
             store_vector(builder, row, out)
             out = builder.add(out, out_bytes)
         return context.get_dummy_value()

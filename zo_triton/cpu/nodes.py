@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zo_triton._precision import convolution_factor, factor
 from zo_triton.cpu.activation import NAMES, base_terms
 from zo_triton.cpu.arrays import as_array
 from zo_triton.cpu.bfloat16 import is_emulated
@@ -81,7 +82,7 @@ def node_linear(
     cut = _cut(evaluations, samples, rows * min(features, PIECE // PIECE_ROWS), out.numel())
     layer = _layer(result, base_output, directions, application, first, signed_eps, activation, cut)
     turned = weight.detach() if transposed else weight.detach().T
-    turned, difference = turned.to(_product_dtype(out.dtype)), difference.detach()
+    turned, difference = factor(turned.to(_product_dtype(out.dtype))), difference.detach()
     per_sample = rows // samples
 
     def run(start: int, stop: int) -> None:
@@ -92,7 +93,7 @@ def node_linear(
                 given, target = given[p:last, here], target[p:last, here]
             given, target = given.reshape(-1, given.shape[2]), target.view(-1, features)
             if turned.dtype == out.dtype:
-                torch.mm(given, turned, out=target)
+                torch.mm(factor(given), turned, out=target)
             else:
                 target.copy_(given.to(turned.dtype) @ turned)
             layer.finish(layer.out, 0, 0, p, last, n)
@@ -125,12 +126,12 @@ def node_conv2d(
     cut = _cut(evaluations, samples, out.numel() // evaluations, out.numel())
     layer = _layer(result, base_output, directions, application, first, signed_eps, activation, cut)
     dtype = _product_dtype(out.dtype)
-    matrix, difference = weight.detach().to(dtype), difference.detach()
+    matrix, difference = convolution_factor(weight.detach().to(dtype)), difference.detach()
     convolve = partial(torch.conv2d, stride=stride, padding=padding, dilation=dilation, groups=groups)
 
     def run(start: int, stop: int) -> None:
         for p, last, n, final in cut.pieces[start:stop]:
-            given = difference[p:last, n:final].flatten(0, 1).to(dtype)
+            given = convolution_factor(difference[p:last, n:final].flatten(0, 1).to(dtype))
             product = convolve(given, matrix).to(out.dtype).contiguous()
             layer.finish(as_array(product.view(last - p, final - n, -1)), p, n, p, last, n)
 

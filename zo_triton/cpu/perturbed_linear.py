@@ -12,6 +12,7 @@ from numba import float32, intp, uint32
 from torch import Tensor
 
 from zo_triton._memory import empty, in_natural_order
+from zo_triton._precision import factor
 from zo_triton.cpu.activation import NAMES, base_terms
 from zo_triton.cpu.arrays import as_array
 from zo_triton.cpu.bfloat16 import NOTHING, is_emulated, is_native, pack_run, pack_weight, pair_product
@@ -153,7 +154,7 @@ def _stack(weight: Tensor, out: Tensor) -> Tensor | None:
     if weight.numel() > TILE_ELEMENTS or (out.dtype != torch.float32 and is_emulated()):
         return None
     if out.dtype == weight.dtype == torch.float32:
-        return weight.expand(out.shape[0], -1, -1)
+        return factor(weight).expand(out.shape[0], -1, -1)
     copies = min(out.shape[0], copies_of(weight.numel() * out.itemsize, out.shape[1], out.nbytes))
     return torch.empty(copies, *weight.shape, dtype=out.dtype, device="cpu").copy_(weight)
 

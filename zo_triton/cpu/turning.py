@@ -93,7 +93,7 @@ def turn_signs(words, strip, drawn):
         words[row, strip] = drawn[row % 32, row // 32]
 
 
-def _turned(builder, rows):
+def turned_square(builder, rows):
     """Emits a square of 16 vectors turned over: halves change places, then quarters, then ever smaller blocks."""
     rows, block = list(rows), WIDTH // 2
     while block:
@@ -123,7 +123,7 @@ def _turn_sum(context, x, base, base_bytes, moved, moved_bytes, like):
         for _ in range(WIDTH):
             sums.append(builder.fadd(load_vector(builder, base), load_moved(builder, moved)))
             base, moved = builder.add(base, base_bytes), builder.add(moved, moved_bytes)
-        for i, row in enumerate(_turned(builder, sums)):
+        for i, row in enumerate(turned_square(builder, sums)):
             store_vector(builder, row, builder.add(x, _I64(4 * LANES * i)))
         return context.get_dummy_value()
 
@@ -143,7 +143,7 @@ def _add_turned(context, out, row_bytes, totals, bias, step, like):
         out, row_bytes, totals, bias, step, _ = arguments
         rows = [load_vector(builder, builder.add(totals, _I64(4 * LANES * i))) for i in range(WIDTH)]
         wide, shift = broadcast(builder, step), load_vector(builder, bias)
-        for row in _turned(builder, rows):
+        for row in turned_square(builder, rows):
             change = builder.fmul(wide, builder.fadd(row, shift))
             store_out(builder, builder.fadd(load_out(builder, out), change), out)
             out = builder.add(out, row_bytes)

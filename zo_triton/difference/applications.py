@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from zo_triton._memory import check_rest
+from zo_triton._precision import factor
 from zo_triton.ops import Node
 
 
@@ -102,8 +103,8 @@ class Application:
         if self.convolution is None:
             rows = of_nodes.reshape(-1, self.shape[-1])
             if self.weight_id >= 0:
-                given = input.to(rows.dtype)
-                yield self.weight_id, given.mT @ rows if self.transposed else rows.mT @ given
+                given, rounded = factor(input.to(rows.dtype)), factor(rows)
+                yield self.weight_id, given.mT @ rounded if self.transposed else rounded.mT @ given
             if self.bias_id >= 0:
                 yield self.bias_id, rows.sum(0)
             return

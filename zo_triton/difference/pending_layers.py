@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zo_triton import ops
 from zo_triton._memory import check_rest
+from zo_triton._precision import convolution_factor, factor
 from zo_triton.difference.entries import Entry
 from zo_triton.ops import Node
 
@@ -166,7 +167,7 @@ class PendingLinear(PendingLayer):
                 )
             else:
                 matrix = self.weight if self.transposed else self.weight.mT
-                change = given @ matrix.to(given.dtype)
+                change = factor(given) @ factor(matrix.to(given.dtype))
             whole = slice(None)
             result = mode.nodes.add_noise(
                 mode.directions, mode.signed_eps, node, change, still, activation, whole
@@ -277,7 +278,11 @@ class PendingConvolution(PendingLayer):
             shape = (steps.numel(), *self.shape)
             change = torch.zeros(shape, dtype=mode.compute_dtype, device=self.weight.device)
         else:
-            moved = F.conv2d(given.flatten(0, 1).float(), self.weight, **self.options)
+            moved = F.conv2d(
+                convolution_factor(given.flatten(0, 1).float()),
+                convolution_factor(self.weight),
+                **self.options,
+            )
             change = moved.view(given.shape[0], *self.shape).to(given.dtype)
         return mode.nodes.add_noise(directions, steps, node, change, base_output, activation, evaluations)
 

@@ -8,6 +8,7 @@ import torch
 
 from benchmarks.contenders.contender import Setting
 from benchmarks.contenders.fused import hardware_dtype
+from benchmarks.contenders.registry import METHODS
 from benchmarks.contenders.vmap_ensemble import VmapEnsemble
 from benchmarks.measure import transformer_steps
 from benchmarks.measure.step_time import TinyGPTCase, contenders, example
@@ -34,7 +35,7 @@ def section():
 
 def test_every_case_has_ours_the_rivals_and_a_plain_pass(section):
     names = [[one["name"] for one in case["contenders"]] for case in section["cases"]]
-    ours = ["zo-float32"] if hardware_dtype() == torch.float32 else ["zo-float32", "zo"]
+    ours = ["zo-float32"] if hardware_dtype() == torch.float32 else ["zo-float32", "zo", "zo-medium"]
     whole = [*ours, "mezo-1", "vmap-chunked", "forward"]
     assert names == [whole, whole, [*ours, "mezo-1", "forward"]]
     evaluations = {one["name"]: one["evaluations"] for one in section["cases"][0]["contenders"]}
@@ -82,6 +83,18 @@ def test_the_decoders_are_those_that_the_table_names(make, weights):
     whole, last = model(torch.zeros(2, 5)), make(1000, 256, 4, 4, 128, last=True)(torch.zeros(2, 5))
     assert whole.shape == (2, 5, 1000)
     torch.testing.assert_close(last, whole[:, -1], rtol=1e-5, atol=1e-6)
+
+
+def test_only_the_steps_of_the_rounded_method_are_rounded(monkeypatch):
+    model, x, y = TINY_CASES[0].example()
+    contender = METHODS["zo-medium"].build(model, Setting(0.1, 0, 2, loss=next_token_loss))
+    seen = []
+    monkeypatch.setattr(
+        contender.optimizer, "step", lambda closure: seen.append(torch.get_float32_matmul_precision())
+    )
+    contender.step(x, y)
+    assert seen == ["medium"]
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_targets_are_the_tokens_that_follow():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zo_triton import ops
+from zo_triton._precision import factor
 from zo_triton.difference import fallback
 from zo_triton.difference.matrices import defer, fused, matrix_of
 from zo_triton.difference.registry import handler, is_dense
@@ -99,10 +100,10 @@ def product(
     result = None
     if da is not None:
         da = mode.align(da.to(dtype), rank)
-        result = _times_shared(da, b.to(dtype))
+        result = _times_shared(factor(da), factor(b.to(dtype)))
     if db is not None:
         moved = a.to(dtype) if da is None else a.to(dtype) + da
-        second = moved @ mode.align(db.to(dtype), rank)
+        second = factor(moved) @ factor(mode.align(db.to(dtype), rank))
         result = second if result is None else result.add_(second)
     return None if result is None else result.reshape(mode.evaluations, *base.shape)
 

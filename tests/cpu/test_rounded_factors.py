@@ -1,0 +1,271 @@
+"""Where torch allows it, all factors of products are rounded to bfloat16, whatever sizes come together."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import zo_triton as zo
+from zo_triton import cpu, reference
+from zo_triton._precision import convolution_factor, factor, rounds_factors
+from zo_triton.cpu import batched_product, natural, natural_tiles
+from zo_triton.cpu.matrix_unit import has_matrix_unit
+from zo_triton.reference.operations import ACTIVATIONS
+
+BACKEND = torch.backends.mkldnn
+supported = pytest.mark.skipif(
+    not (BACKEND.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()),
+    reason="torch rounds no factor on this processor",
+)
+unit = pytest.mark.skipif(not has_matrix_unit(), reason="this processor has no matrix unit")
+
+
+@pytest.fixture(autouse=True)
+def _precision():
+    yield
+    torch.set_float32_matmul_precision("highest")
+    BACKEND.conv.fp32_precision = "none"
+
+
+@pytest.fixture
+def medium():
+    torch.set_float32_matmul_precision("medium")
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def exactly(tensor):
+    """What a rounded factor is, in float64."""
+    return tensor.bfloat16().double()
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_only_medium_rounds(precision):
+    torch.set_float32_matmul_precision(precision)
+    tensor = normal(5)
+    assert not rounds_factors()
+    assert factor(tensor) is tensor
+    assert convolution_factor(tensor) is tensor
+
+
+@supported
+def test_each_of_torchs_two_switches_is_heeded():
+    tensor = normal(1000)
+    torch.set_float32_matmul_precision("medium")
+    assert torch.equal(factor(tensor), tensor.bfloat16().float())
+    assert convolution_factor(tensor) is tensor
+    torch.set_float32_matmul_precision("highest")
+    BACKEND.matmul.fp32_precision = BACKEND.conv.fp32_precision = "bf16"
+    assert torch.equal(factor(tensor), tensor.bfloat16().float())
+    assert torch.equal(convolution_factor(tensor), tensor.bfloat16().float())
+
+
+@supported
+@pytest.mark.usefixtures("medium")
+def test_other_dtypes_enter_as_they_are():
+    for dtype in (torch.float64, torch.bfloat16):
+        tensor = normal(5).to(dtype)
+        assert factor(tensor) is tensor
+
+
+@supported
+@pytest.mark.usefixtures("medium")
+@pytest.mark.parametrize("has_unit", [pytest.param(True, marks=unit), False])
+@pytest.mark.parametrize("shape", [(3, 5, 7, 9), (2, 64, 32, 32), (2, 33, 100, 65)], ids=str)
+def test_small_products_are_those_of_rounded_factors(shape, has_unit, monkeypatch):
+    monkeypatch.setattr(batched_product, "has_matrix_unit", lambda: has_unit)
+    count, rows, inner, columns = shape
+    shared = normal(1, columns, inner, seed=1).mT.expand(count, -1, -1)
+    apart = normal(count, inner, columns, seed=2)
+    pairs = [(normal(count, rows, 2, inner)[:, :, 0], shared), (normal(count, rows, inner, seed=3), apart)]
+    out = torch.full((count, rows, columns), torch.nan)
+    batched_product.sum_of_products(out, pairs, 0.25)
+    expected = 0.25 * sum(exactly(left) @ exactly(right) for left, right in pairs)
+    assert (out - expected).norm() <= 1e-6 * expected.norm()
+
+
+LYING = {
+    "turned-left": lambda left, right: (left.mT.contiguous().mT, right),
+    "turned-right": lambda left, right: (left, right.mT.contiguous().mT),
+    "every-other": lambda left, right: (
+        left.repeat_interleave(2, 2)[..., ::2],
+        right.repeat_interleave(2, 2)[..., ::2],
+    ),
+    "one-row-for-all": lambda left, right: (left[:, :1].expand(-1, 40, -1), right[:, :1].expand(-1, 40, -1)),
+    "one-matrix-for-all": lambda left, right: (left[:1].expand(3, -1, -1), right[:1].expand(3, -1, -1)),
+    "one-column": lambda left, right: (left, right[..., 5:6]),
+}
+
+
+@unit
+@supported
+@pytest.mark.usefixtures("medium")
+@pytest.mark.parametrize("lie", LYING.values(), ids=LYING)
+def test_small_products_are_the_same_however_the_factors_lie(lie):
+    left, right = lie(normal(3, 40, 40), normal(3, 40, 40, seed=1))
+    out = torch.full((3, left.shape[1], right.shape[2]), torch.nan)
+    batched_product.sum_of_products(out, [(left, right)], 1.0)
+    expected = exactly(left) @ exactly(right)
+    assert (out - expected).norm() <= 1e-6 * expected.norm()
+
+
+CASES = {
+    "primes": {},
+    "transposed": {"transposed": True},
+    "two-sided-gelu": {"sides": 2, "activation": "gelu"},
+    "frozen-weight": {"weight_id": -1},
+    "frozen-bias": {"bias_id": -1},
+    "whole-squares": {"shape": (64, 64, 96)},
+    "less-than-a-square": {"shape": (5, 3, 2)},
+    "several-runs": {"shape": (700, 40, 24)},
+    "eps-below-float16": {"eps": 2.0**-100},
+}
+
+
+def layer(
+    shape=(45, 71, 37), sides=1, activation="none", weight_id=4, bias_id=5, transposed=False, eps=1e-2, num=3
+):
+    """A layer's arguments, and its difference in float64 with rounded factors."""
+    samples, inputs, outputs = shape
+    directions = zo.Directions(2**40 + 3, 11, num)
+    base, weight = normal(samples, inputs), normal(outputs, inputs, seed=1) / inputs**0.5
+    difference = eps * normal(num * sides, samples, inputs, seed=2)
+    signed_eps = eps * torch.tensor([1.0, -1.0])[:sides].repeat(num)
+    z = base @ weight.T
+    out = torch.full((num * sides, samples, outputs), torch.nan)
+    stored = weight.T.contiguous() if transposed else weight
+
+    def drawn(tensor_id, like):
+        values = torch.zeros(num, *like, dtype=torch.float64)
+        if tensor_id >= 0:
+            reference.sample(values, directions, tensor_id, torch.float32)
+        return values.repeat_interleave(sides, 0)
+
+    u, v = drawn(weight_id, stored.shape), drawn(bias_id, (outputs,))
+    u = u if transposed else u.mT
+    steps = signed_eps[:, None, None]
+    change = exactly(difference) @ exactly(weight).T + exactly(steps * (base + difference)) @ u
+    change += steps.double() * v[:, None]
+    function = ACTIVATIONS[activation]
+    # Where the step is far below float64's resolution the activation is its identity.
+    expected = change if activation == "none" else function(z.double() + change) - function(z.double())
+    given = (base, difference, stored, z, directions, weight_id, bias_id, signed_eps, activation, transposed)
+    return out, given, expected
+
+
+@unit
+@supported
+@pytest.mark.usefixtures("medium")
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_layers_in_the_matrix_unit_are_those_of_rounded_factors(case):
+    out, given, expected = layer(**case)
+    cpu.perturbed_linear(out, *given)
+    assert (out - expected).norm() <= 2e-6 * expected.norm()
+
+
+@unit
+@supported
+@pytest.mark.usefixtures("medium")
+@pytest.mark.parametrize("shape", [(300, 40, 200), (600, 33, 70)], ids=str)
+def test_signs_in_parts_have_the_same_bits(shape, monkeypatch):
+    whole, given, _ = layer(shape)
+    cpu.perturbed_linear(whole, *given)
+    monkeypatch.setattr(natural_tiles, "NOISE_ELEMENTS", 64 * 64)
+    parts = torch.full_like(whole, torch.nan)
+    cpu.perturbed_linear(parts, *given)
+    assert torch.equal(whole, parts)
+
+
+@supported
+@pytest.mark.usefixtures("medium")
+@pytest.mark.parametrize("has_unit", [pytest.param(True, marks=unit), False])
+def test_neither_threads_nor_chunks_change_a_bit_of_a_layer(has_unit, monkeypatch):
+    monkeypatch.setattr(natural, "has_matrix_unit", lambda: has_unit)
+    out, given, _ = layer((600, 71, 37), activation="gelu", num=4)
+    cpu.perturbed_linear(out, *given)
+    base, difference, weight, z, directions, weight_id, bias_id, signed_eps, *rest = given
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            for k in range(4):
+                one = torch.full_like(out[:1], torch.nan)
+                cpu.perturbed_linear(
+                    one, base, difference[k : k + 1], weight, z, directions[k : k + 1], weight_id, bias_id,
+                    signed_eps[k : k + 1], *rest,
+                )  # fmt: skip
+                assert torch.equal(one[0], out[k])
+    finally:
+        torch.set_num_threads(before)
+
+
+# 12 · 16 · 16 products are too few for torch to round their factors; those of eight evaluations are enough.
+MODELS = {
+    "signs": (lambda: nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16)), {}),
+    "gaussian": (
+        lambda: nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16)),
+        {"distribution": "gaussian"},
+    ),
+    "low-rank": (lambda: nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16)), {"rank": 2}),
+    "attention": (lambda: nn.TransformerEncoderLayer(16, 2, 16, dropout=0.0, batch_first=True), {}),
+}
+
+
+@supported
+@pytest.mark.usefixtures("medium")
+@pytest.mark.parametrize(("make", "settings"), MODELS.values(), ids=MODELS)
+def test_a_chunk_changes_float32s_rounding_and_no_more(make, settings):
+    torch.manual_seed(0)
+    model, x, directions = make(), normal(3, 4, 16), zo.Directions(0, 0, 8, **settings)
+    run = partial(
+        zo.differences, lambda: model(x).square().mean(), list(model.parameters()), directions, 1e-3
+    )
+    (_, together), (_, apart) = run(), run(chunk=1)
+    assert (together - apart).norm() <= 1e-5 * together.norm()
+
+
+@supported
+def test_rounding_costs_a_difference_less_than_a_subtraction_of_losses():
+    torch.manual_seed(0)
+    model, x = nn.TransformerEncoderLayer(64, 2, 128, dropout=0.0, batch_first=True), normal(8, 16, 64)
+    params, eps, directions = list(model.parameters()), 1e-3, zo.Directions(0, 0, 8)
+
+    def loss():
+        return F.huber_loss(model(x), x)
+
+    def moved(k):
+        values = [p.detach() + eps * zo.sample(directions, i, p.shape)[k] for i, p in enumerate(params)]
+        names = [name for name, _ in model.named_parameters()]
+        return F.huber_loss(torch.func.functional_call(model, dict(zip(names, values, strict=True)), (x,)), x)
+
+    def error(found):
+        return float((found - exact).norm() / exact.norm())
+
+    _, exact = zo.differences(loss, params, directions, eps)
+    torch.set_float32_matmul_precision("medium")
+    _, rounded = zo.differences(loss, params, directions, eps)
+    with torch.no_grad():
+        subtracted = torch.stack([moved(k) - loss() for k in range(8)])
+    assert error(rounded) < 0.02
+    assert error(subtracted) > 2 * error(rounded)
+
+
+@supported
+def test_a_log_written_with_rounded_factors_is_replayed_without(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 3))
+    initial = {name: value.clone() for name, value in model.state_dict().items()}
+    x, y = normal(40, 16), torch.randint(3, (40,))
+    opt = zo.ZOSGD(model.named_parameters(), lr=0.02, directions=4, rank=2, aggregator="align")
+    torch.set_float32_matmul_precision("medium")
+    with zo.ReplayLog.start(tmp_path / "log.zo", opt):
+        for _ in range(3):
+            opt.step(lambda: F.cross_entropy(model(x), y))
+    torch.set_float32_matmul_precision("highest")
+    replayed = zo.replay(tmp_path / "log.zo", initial)
+    for name, value in model.state_dict().items():
+        assert torch.equal(replayed[name], value)
