@@ -36,7 +36,7 @@ def load_tile(ptr, offsets, mask, MASKED: tl.constexpr):
 
 
 @triton.jit
-def _perturbed(weight, scaled, share, DIVIDED: tl.constexpr, DTYPE: tl.constexpr):
+def perturbed(weight, scaled, share, DIVIDED: tl.constexpr, DTYPE: tl.constexpr):
     """share·W + scale·U in DTYPE; DIVIDED: W has been multiplied by its share."""
     if DIVIDED and not INTERPRETED:
         return weight + scaled
@@ -46,7 +46,7 @@ def _perturbed(weight, scaled, share, DIVIDED: tl.constexpr, DTYPE: tl.constexpr
 
 
 @triton.jit
-def _scaled(u, scale, DTYPE: tl.constexpr):
+def scaled(u, scale, DTYPE: tl.constexpr):
     """scale·U in DTYPE: exact in bfloat16, where the scale is a power of two."""
     if INTERPRETED:
         return narrow(scale * u.to(tl.float32), DTYPE)
@@ -109,8 +109,8 @@ def full_rank_products(
             difference0 = load_tile(difference0_ptr, difference_offsets, inside[:, None], RAGGED)
             difference0_ptr += BLOCK_I * tl.cast(stride_di, tl.int64)
             if PERTURB_WEIGHT:
-                u0 = _scaled(u, scale0, DTYPE)
-                change0 = dot(_perturbed(weight, u0, share, FOLDED, DTYPE), difference0, change0, PRECISION)
+                u0 = scaled(u, scale0, DTYPE)
+                change0 = dot(perturbed(weight, u0, share, FOLDED, DTYPE), difference0, change0, PRECISION)
                 change0 = dot(u0, base, change0, PRECISION)
             else:
                 change0 = dot(weight, difference0, change0, PRECISION)
@@ -118,9 +118,9 @@ def full_rank_products(
                 difference1 = load_tile(difference1_ptr, difference_offsets, inside[:, None], RAGGED)
                 difference1_ptr += BLOCK_I * tl.cast(stride_di, tl.int64)
                 if PERTURB_WEIGHT:
-                    u1 = _scaled(u, scale1, DTYPE)
+                    u1 = scaled(u, scale1, DTYPE)
                     change1 = dot(
-                        _perturbed(weight, u1, share, FOLDED, DTYPE), difference1, change1, PRECISION
+                        perturbed(weight, u1, share, FOLDED, DTYPE), difference1, change1, PRECISION
                     )
                     change1 = dot(u1, base, change1, PRECISION)
                 else:
