@@ -30,6 +30,11 @@ VARIANTS = [
     "linear fp32 gaussian",
     "linear fp32 rank 4 both sides",
     "conv bf16 staged",
+    "conv bf16 staged both sides",
+    "conv bf16 staged 128 channels",
+    "conv bf16 staged 40 channels gelu",
+    "conv bf16 gaussian",
+    "conv bf16 first layer of 3 channels",
     "conv bf16 inline both sides",
     "conv bf16 groups of 6 gelu",
     "conv fp32 staged both sides",
@@ -45,6 +50,7 @@ VARIANTS = [
     "nodes linear bf16 captured",
     "nodes linear fp32",
     "nodes conv bf16",
+    "nodes conv bf16 128 channels",
     "nodes conv bf16 7x7 gelu",
     "nodes conv fp32",
     "nodes mlp 784-128-128-10",
@@ -54,6 +60,7 @@ VARIANTS = [
     "nodes gradient 64 directions",
     "nodes gradient of tokens",
     "nodes gradient rademacher",
+    "stage signs by taps",
     "accumulate rademacher",
     "gram rademacher",
     "gram rank 4",
@@ -152,7 +159,14 @@ def test_bfloat16_products_run_on_warpgroup_tensor_cores(variant, rows):
 
 @pytest.mark.parametrize(
     ("variant", "bound"),
-    [("linear bf16 staged", 0.55), ("linear bf16 inline", 0.65), ("linear bf16 gaussian", 1.2)],
+    [
+        ("linear bf16 staged", 0.55),
+        ("linear bf16 inline", 0.65),
+        ("linear bf16 gaussian", 1.2),
+        ("conv bf16 staged 128 channels", 0.65),
+        ("conv bf16 staged", 0.75),
+        ("conv bf16 gaussian", 1.3),
+    ],
 )
 def test_the_generator_fits_beside_the_tensor_cores(variant, bound, rows):
     """Clocks in which the schedulers issue all else, for each clock of the tensor cores in the inner loop."""
@@ -169,10 +183,25 @@ def test_perturbed_outputs_leave_the_product_what_it_is(rows):
     assert lines["other_per_tensor"] <= 0.35
 
 
-@pytest.mark.parametrize("variant", ["linear bf16 staged", "linear bf16 staged both sides ragged"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "linear bf16 staged",
+        "linear bf16 staged both sides ragged",
+        "conv bf16 staged 128 channels",
+        "nodes conv bf16 128 channels",
+    ],
+)
 def test_a_middle_layer_may_reach_six_tenths_of_the_peak(variant, rows):
     """By every bound that is in the model, shared memory, L2 cache and waits among them."""
     assert rows[variant]["roofline"]["overlapped"] >= 0.6
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name.startswith("conv bf16 staged")])
+def test_a_tap_is_loaded_in_vectors_and_signs_stay_in_registers(variant, rows):
+    """Straight into shared memory, 16 bytes a thread."""
+    assert any(name.startswith("LDGSTS") and name.endswith(".128") for name in rows[variant]["busiest"])
+    assert rows[variant]["narrow_stores"] == 0
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -26,6 +26,13 @@ WINDOWS = {
     "depthwise-of-two-channels-each": ((1, 5, 9, 8), 10, (7, 5), (2, 1), (3, 2), (1, 1), 5),
     "window-beyond-the-input": ((67, 2, 1, 1), 1, (3, 3), (1, 1), (1, 1), (1, 1), 1),
 }
+TAP_WINDOWS = {
+    "taps-of-a-word-and-a-channel": ((3, 33, 7, 6), 20, (3, 2), (1, 2), (2, 1), (2, 1), 1),
+    "taps-of-groups-inside-a-block": ((2, 34, 5, 4), 14, (2, 3), (1, 1), (0, 1), (1, 1), 2),
+    "taps-beyond-the-input": ((67, 16, 1, 1), 1, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+}
+"""Channels enough for a sum tap by tap."""
+WINDOWS |= TAP_WINDOWS
 
 
 class Layer:
@@ -96,20 +103,28 @@ def test_error_is_at_most_twice_torchs(first, sides, window, device):
     layer = Layer(window, Directions(7, 3, 3)[1:3], sides=sides, first=first)
     exact = layer.products(torch.float64)
     torch.testing.assert_close(layer.expected(bias_id=-1), exact, rtol=1e-12, atol=1e-18)
-    error = layer.run(device, bias_id=-1, bits="inline") - exact
+    error = layer.run(device, bias_id=-1, bits="staged" if window in TAP_WINDOWS else "inline") - exact
     assert rms(error) <= 2 * rms(layer.products(FLOAT) - exact)
 
 
-@pytest.mark.parametrize("window", ["primes", "groups-2-inside-a-block", "depthwise"])
+@pytest.mark.parametrize("window", ["primes", "groups-2-inside-a-block", "depthwise", *TAP_WINDOWS])
 @pytest.mark.parametrize("first", [False, True], ids=["hidden", "first"])
 def test_bfloat16_error_is_at_most_twice_torchs(first, window, device):
     layer = Layer(window, Directions(7, 3, 1), dtype=HALF, sides=2, first=first)
     exact = layer.products(torch.float64)
-    error = layer.run(device, bias_id=-1) - exact
+    error = layer.run(device, bias_id=-1, bits="staged") - exact
     assert rms(error) <= 2 * rms(layer.products(HALF) - exact)
 
 
-@pytest.mark.parametrize("window", ["stride-2", "groups-2-inside-a-block", "depthwise-of-two-channels-each"])
+@pytest.mark.parametrize(
+    "window",
+    [
+        "stride-2",
+        "depthwise-of-two-channels-each",
+        "groups-2-inside-a-block",
+        "taps-of-groups-inside-a-block",
+    ],
+)
 @pytest.mark.parametrize(
     ("distribution", "rank"), [("gaussian", None), ("laplace", None), ("rademacher", 2), ("uniform", 1)]
 )
@@ -125,7 +140,7 @@ def test_every_field_with_bias_and_activation(distribution, rank, window, device
     "trained", [{"weight_id": -1}, {"bias_id": -1}, {"weight_id": -1, "bias_id": -1}], ids=str
 )
 @pytest.mark.parametrize("first", [False, True], ids=["hidden", "first"])
-@pytest.mark.parametrize("window", ["groups-2-inside-a-block", "depthwise"])
+@pytest.mark.parametrize("window", ["groups-2-inside-a-block", "taps-of-groups-inside-a-block", "depthwise"])
 def test_untrained_parts_stay_put(window, first, trained, device):
     layer = Layer(window, Directions(1, 0, 2), first=first)
     expected = layer.expected(activation="relu", **trained)
@@ -153,11 +168,32 @@ def test_tiles_and_chunks_never_change_z(bits, device):
         assert torch.equal(z[..., 0, 0].mT, layer.field(0, (33, 37)))
 
 
-@pytest.mark.parametrize("window", ["stride-2", "depthwise"])
-def test_any_strides_are_read_and_written_where_they_lie(window, device):
+@pytest.mark.parametrize("distribution", ["rademacher", "hadamard", "gaussian"])
+@pytest.mark.parametrize("window", TAP_WINDOWS)
+def test_a_sum_by_taps_has_the_fields_z(window, distribution, device):
+    """An image as large as the window with a single one at a time writes z out, whole groups at once."""
+    channels, outputs, kernel = WINDOWS[window][0][1], WINDOWS[window][1], WINDOWS[window][2]
+    groups, area = WINDOWS[window][-1], kernel[0] * kernel[1]
+    directions = Directions(2, 0, 3, distribution).over([(outputs, channels // groups, *kernel)])
+    layer = Layer(window, directions, first=True)
+    layer.window = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": groups}
+    one = torch.eye(channels // groups * area).reshape(-1, channels // groups, *kernel)
+    layer.base = one.repeat(1, groups, 1, 1)
+    layer.before, layer.epsilon = torch.zeros(len(one), outputs, 1, 1), torch.ones(3)
+    bits = "inline" if distribution == "gaussian" else "staged"
+    z = layer.run(device, bias_id=-1, bits=bits)[..., 0, 0].mT.reshape(3, *layer.weight.shape)
+    # Gaussian draws agree to 1e-5 with float64's, signs exactly.
+    torch.testing.assert_close(
+        z, layer.field(0, layer.weight.shape), rtol=0, atol=1e-5 if bits == "inline" else 0
+    )
+
+
+@pytest.mark.parametrize("bits", ["inline", "staged"])
+@pytest.mark.parametrize("window", ["stride-2", "taps-of-a-word-and-a-channel", "depthwise"])
+def test_any_strides_are_read_and_written_where_they_lie(window, bits, device):
     """Channels last everywhere, a sliced difference and a transposed weight; equal to a contiguous call."""
     layer = Layer(window, Directions(0, 0, 2), sides=2)
-    wanted = layer.run(device, activation="relu")
+    wanted = layer.run(device, activation="relu", bits=bits)
     shape = (*wanted.shape[:2], *wanted.shape[3:], wanted.shape[2])
     out = torch.full(shape, NAN, device=device).permute(0, 1, 4, 2, 3)
     layer.base, layer.before, layer.weight = (
@@ -165,15 +201,16 @@ def test_any_strides_are_read_and_written_where_they_lie(window, device):
     )
     layer.difference = torch.cat([layer.difference, layer.difference], -1)[..., : layer.base.shape[3]]
     layer.weight = layer.weight.transpose(2, 3).contiguous().transpose(2, 3)
-    assert torch.equal(layer.run(device, out=out, activation="relu"), wanted)
+    assert torch.equal(layer.run(device, out=out, activation="relu", bits=bits), wanted)
 
 
-def test_addresses_beyond_32_bits_are_computed_in_64(device, monkeypatch):
+@pytest.mark.parametrize("window", ["groups-2-inside-a-block", "taps-of-groups-inside-a-block"])
+def test_addresses_beyond_32_bits_are_computed_in_64(window, device, monkeypatch):
     """The 64-bit variant, forced where the tensors would not need it, gives the same numbers."""
-    layer = Layer("groups-2-inside-a-block", Directions(0, 0, 1), sides=2)
-    wanted = layer.run(device, activation="relu")
+    layer = Layer(window, Directions(0, 0, 1), sides=2)
+    wanted = layer.run(device, activation="relu", bits="staged")
     monkeypatch.setattr("zo_triton.kernels.conv2d.offset_dtype", lambda *tensors: tl.int64)
-    assert torch.equal(layer.run(device, activation="relu"), wanted)
+    assert torch.equal(layer.run(device, activation="relu", bits="staged"), wanted)
     huge = torch.empty(2**20, 2**12, device="meta")
     assert offset_dtype(huge) == tl.int64
 
@@ -193,6 +230,24 @@ def test_the_op_reaches_the_kernel(device):
             layer.epsilon.to(device), **layer.window, weight_id=0, bias_id=1,
         )  # fmt: skip
     assert torch.equal(result.cpu().double(), layer.run(device))
+
+
+@pytest.mark.parametrize("window", ["stride-2", "taps-of-groups-inside-a-block"])
+def test_the_result_has_its_channels_last_where_the_base_has(window, device):
+    """As torch's own convolutions: a network that is channels-last stays so, and nothing is copied in between."""
+    layer = Layer(window, Directions(3, 1, 2, "gaussian"), sides=2)
+
+    def result(base):
+        return ops.perturbed_conv2d(
+            base.to(device), layer.difference.to(device), layer.weight.to(device), layer.directions,
+            layer.epsilon.to(device), **layer.window, weight_id=0, bias_id=1,
+        )  # fmt: skip
+
+    with ops.use_engine("triton"):
+        first, last = result(layer.base), result(layer.base.contiguous(memory_format=torch.channels_last))
+    assert first.is_contiguous()
+    assert last.movedim(2, -1).is_contiguous()
+    assert torch.equal(first, last)
 
 
 def test_an_empty_batch_launches_nothing(device):

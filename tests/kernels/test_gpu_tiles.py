@@ -8,24 +8,48 @@ import torch
 
 import zo_triton as zo
 from zo_triton.directions import Directions
+from zo_triton.kernels import convolution_tiles
 from zo_triton.kernels.choices import CANDIDATES, asking, trying
 from zo_triton.kernels.launch import recording
 from zo_triton.opcases import ConvolutionCase, LinearCase, NodeConvolutionCase, NodeLinearCase, RandomOperands
 
+# The package's names of these two are their launchers.
+linear_tiles = import_module("zo_triton.kernels.perturbed_linear")
+node_linear_tiles = import_module("zo_triton.kernels.node_linear")
+
 FLOAT, HALF = torch.float32, torch.bfloat16
 WINDOW = {"samples": 3, "channels": (6, 14), "size": (5, 4), "kernel": (3, 2), "padding": (1, 1), "groups": 2}
+TAPS = {**WINDOW, "samples": 6, "channels": (34, 14)}
+"""Channels enough for a sum tap by tap, and positions for staged signs."""
 ROWS = {"samples": 33, "inputs": 77, "outputs": 37}
 """Ragged in every direction of every tile."""
 
 CASES = {
     "perturbed_linear": lambda **options: LinearCase(**ROWS, **options),
     "perturbed_conv2d": lambda **options: ConvolutionCase(**WINDOW, **options),
+    "perturbed_conv2d by taps": lambda **options: ConvolutionCase(**TAPS, **options),
     "node_linear": lambda **options: NodeLinearCase(**ROWS, **options),
     "node_conv2d": lambda **options: NodeConvolutionCase(**WINDOW, **options),
+    "node_conv2d by taps": lambda **options: NodeConvolutionCase(**TAPS, **options),
 }
-MODULES = {
-    "perturbed_linear": "perturbed_linear", "perturbed_conv2d": "conv2d", "node_linear": "node_linear",
-    "node_conv2d": "node_conv2d",
+TABLES = {
+    "perturbed_linear": (
+        linear_tiles.CONFIGS, linear_tiles.TRANSPOSED, linear_tiles.INVOLVED, *linear_tiles.OVERRIDES.values(),
+        linear_tiles.TENSOR_CORES, linear_tiles.TENSOR_CORES_SM_80,
+    ),
+    "perturbed_conv2d": (convolution_tiles.TERMS, *convolution_tiles.TERMS_OVERRIDES.values()),
+    "perturbed_conv2d by taps": (
+        convolution_tiles.TAPS, convolution_tiles.NARROW_TAPS,
+        *convolution_tiles.TAPS_OVERRIDES.values(),
+    ),
+    "node_linear": (
+        node_linear_tiles.CONFIGS, *({FLOAT: config} for config in node_linear_tiles.TENSOR_CORES.values()),
+    ),
+    "node_conv2d": (convolution_tiles.NODE_TERMS, *convolution_tiles.NODE_TERMS_OVERRIDES.values()),
+    "node_conv2d by taps": (
+        convolution_tiles.NODE_TAPS, convolution_tiles.NARROW_NODE_TAPS,
+        *convolution_tiles.NODE_TAPS_OVERRIDES.values(),
+    ),
 }  # fmt: skip
 SIZES = ("BLOCK_N", "BLOCK_F", "BLOCK_I")
 
@@ -37,14 +61,9 @@ def dtype_of(key) -> torch.dtype:
 
 def configs(op: str) -> Iterable:
     """Every tile that an operation's launcher may take, and every candidate for tuning, once each."""
-    module = import_module(f"zo_triton.kernels.{MODULES[op]}")
-    single = (
-        getattr(module, name, {}) for name in ("TRANSPOSED", "INVOLVED", "TENSOR_CORES", "TENSOR_CORES_SM_80")
-    )
-    others = (*getattr(module, "OVERRIDES", {}).values(), *single)
-    found = [(dtype_of(key), config) for table in (module.CONFIGS, *others) for key, config in table.items()]
+    found = [(dtype_of(key), config) for table in TABLES[op] for key, config in table.items()]
     for dtype in (FLOAT, HALF):
-        found += [(dtype, config) for config in CANDIDATES[op, str(dtype).removeprefix("torch.")]]
+        found += [(dtype, config) for config in CANDIDATES[op.split()[0], str(dtype).removeprefix("torch.")]]
     # Warps and stages mean nothing to the interpreter.
     sizes = ((dtype, *(config[name] for name in SIZES)) for dtype, config in found)
     for dtype, *tile in dict.fromkeys(sizes):

@@ -23,6 +23,8 @@ SHAPES = {
     "an image larger than a tile": (1, (2, 2), (13, 17), (3, 3), window(padding=(1, 1))),
     "images of fewer positions than a run": (5, (2, 18), (2, 3), (2, 3), window()),
     "stride, dilation and groups": (2, (6, 14), (11, 13), (3, 2), window((1, 2), (1, 2), (2, 1), 2)),
+    "taps of groups": (2, (34, 14), (7, 6), (3, 2), window((1, 2), (1, 2), (2, 1), 2)),
+    "taps of a word and a channel": (1, (33, 3), (5, 4), (2, 3), window()),
     "depthwise": (2, (5, 10), (7, 6), (3, 3), window(padding=(1, 1), groups=5)),
     "one of everything": (1, (1, 1), (1, 1), (1, 1), window()),
 }
@@ -107,8 +109,9 @@ def test_tiles_change_only_the_rounding(device):
     torch.testing.assert_close(layer.run(device), layer.run(device, config=tiles), rtol=1e-5, atol=1e-9)
 
 
-def test_any_strides(device):
-    layer = Layer(SHAPES["an image of whole words"], Directions(1, 0, 2, "hadamard"))
+@pytest.mark.parametrize("shape", ["an image of whole words", "taps of groups"])
+def test_any_strides(shape, device):
+    layer = Layer(SHAPES[shape], Directions(1, 0, 2, "hadamard"))
     wanted = layer.run(device, "relu")
     layer.difference = layer.difference.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
     layer.before = layer.before.contiguous(memory_format=torch.channels_last)

@@ -18,6 +18,7 @@ from zo_triton.kernels.choices import CANDIDATES, Config
 from zo_triton.kernels.exact_products import write_parts
 from zo_triton.kernels.field import step_on_device
 from zo_triton.kernels.launch import Launch, recording
+from zo_triton.kernels.stage_taps import stage_taps
 from zo_triton.opcases import (
     ActivationCase,
     BlankOperands,
@@ -93,6 +94,11 @@ def _call_parts(config: Config | None) -> None:
     inputs = torch.empty(128, 784, dtype=torch.float32, device="cpu")
     weight = torch.empty(100, 100, dtype=torch.float32, device="cpu")
     write_parts([inputs, weight], [(128, 832), (128, 128)])
+
+
+def _call_stage_taps(config: Config | None) -> None:
+    """What comes before a convolution that sums tap by tap."""
+    stage_taps(_few(), 0, torch.Size((64, 64, 3, 3)), torch.device("cpu"))
 
 
 def _variant(case: Case, configs: Sequence[Config] = (), **options: Any) -> Variant:
@@ -217,6 +223,17 @@ VARIANTS: dict[str, Variant] = {
     ),
     "linear fp32 rank 4 transposed": _variant(_linear(SINGLE, rank=4, transposed=True), bits="inline"),
     "conv bf16 staged": _variant(_image(HALF), CONVOLUTION_HALF, bits="staged"),
+    "conv bf16 staged both sides": _variant(_image(HALF, sides=2), bits="staged"),
+    "conv bf16 staged 128 channels": _variant(_image(HALF, channels=(128, 128)), bits="staged"),
+    "conv bf16 staged 128 channels both sides": _variant(
+        _image(HALF, sides=2, channels=(128, 128)), bits="staged"
+    ),
+    "conv bf16 staged 40 channels gelu": _variant(
+        _image(HALF, channels=(40, 72), activation="gelu"), bits="staged"
+    ),
+    "conv bf16 first layer of 3 channels": _variant(
+        _image(HALF, sides=2, channels=(3, 64), first=True), bits="staged"
+    ),
     "conv bf16 inline both sides": _variant(_image(HALF, sides=2), bits="inline"),
     "conv bf16 staged both sides 1x1": _variant(_image(HALF, sides=2, kernel=1), bits="staged"),
     "conv bf16 gaussian": _variant(_image(HALF, "gaussian"), bits="inline"),
@@ -227,6 +244,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "depthwise bf16 both sides": _variant(_image(HALF, sides=2, groups=64), bits="staged"),
     "depthwise fp32 gaussian": _variant(_image(SINGLE, "gaussian", groups=64), bits="inline"),
+    "conv tf32x3 staged both sides": _variant(_image(SINGLE, sides=2), bits="staged", precision="tf32x3"),
     "conv fp32 inline": _variant(_image(SINGLE), bits="inline"),
     "conv fp32 orthogonal both sides": _variant(_image(SINGLE, "hadamard", sides=2), bits="inline"),
     "conv fp32 staged both sides": _variant(_image(SINGLE, sides=2), bits="staged"),
@@ -255,6 +273,7 @@ VARIANTS: dict[str, Variant] = {
     "nodes linear fp32": _variant(_node_linear(SINGLE), CANDIDATES["node_linear", "float32"]),
     "nodes linear fp32 ieee": _variant(_node_linear(SINGLE), precision="ieee"),
     "nodes conv bf16": _variant(_node_image(HALF), CANDIDATES["node_conv2d", "bfloat16"]),
+    "nodes conv bf16 128 channels": _variant(_node_image(HALF, channels=(128, 128))),
     "nodes conv bf16 7x7 gelu": _variant(_node_image(HALF, side=7, activation="gelu")),
     "nodes conv bf16 groups of 6": _variant(_node_image(HALF, channels=(12, 12), groups=2)),
     "nodes conv fp32": _variant(_node_image(SINGLE), CANDIDATES["node_conv2d", "float32"]),
@@ -294,6 +313,7 @@ VARIANTS: dict[str, Variant] = {
     "sample laplace": _variant(_sample("laplace")),
     "sample gaussian": _variant(_sample("gaussian")),
     "stage signs": _variant(StageCase(directions=_few(), rows=512, cols=1024)),
+    "stage signs by taps": Variant("stage", _call_stage_taps),
     "stage orthogonal signs": _variant(StageCase(directions=_few("hadamard"), rows=512, cols=1024)),
     "stochastic add bf16": _variant(_rounded(torch.bfloat16)),
     "stochastic add fp16": _variant(_rounded(torch.float16)),

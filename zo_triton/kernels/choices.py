@@ -45,9 +45,14 @@ CANDIDATES: dict[tuple[str, str], tuple[Config, ...]] = {
         tiles(128, 64, 32, 8, 1),
         tiles(64, 64, 32, 4, 2),
         tiles(64, 64, 32, 8, 1),
+        tiles(128, 128, 64, 8, 3),
+        tiles(128, 64, 64, 4, 2),
+        tiles(64, 64, 64, 4, 3),
+        tiles(256, 64, 32, 4, 3),
     ),
     ("perturbed_conv2d", "float32"): (
         tiles(64, 64, 32, 8, 1),
+        tiles(64, 64, 32, 4, 1),
         tiles(32, 64, 32, 8, 1),
         tiles(32, 32, 32, 8, 1),
         tiles(32, 32, 32, 4, 1),
@@ -72,9 +77,13 @@ CANDIDATES: dict[tuple[str, str], tuple[Config, ...]] = {
         tiles(128, 64, 32, 8, 2),
         tiles(128, 64, 32, 4, 2),
         tiles(64, 64, 32, 4, 2),
+        tiles(128, 128, 64, 8, 3),
+        tiles(128, 64, 64, 4, 3),
+        tiles(256, 64, 64, 8, 3),
     ),
     ("node_conv2d", "float32"): (
         tiles(64, 64, 32, 8, 1),
+        tiles(64, 64, 32, 4, 1),
         tiles(32, 64, 32, 8, 1),
     ),
     ("node_mlp_differences", "float32"): tuple(

@@ -1,9 +1,13 @@
 """Differences of a perturbed convolution, all directions and both their sides in one launch.
 
 Δz = δ*W + sε·(a+δ)*U + sε·v with U, v drawn inside the kernel, then the activation's exact difference: an implicit
-GEMM (Chetlur et al., "cuDNN: efficient primitives for deep learning", 2014) whose second factor is the field. A
-program owns one tile [output positions, output channels of a group] of one direction; both sides share its tile
-of U. Positions count through (sample, row, column), so small images fill a tile together.
+GEMM (Chetlur et al., "cuDNN: efficient primitives for deep learning", 2014) one of whose factors is the field. A
+program owns one tile of output positions and output channels of a group, of one direction; both sides share its
+tile of U. Positions count through (sample, row, column), so small images fill a tile together.
+
+Two orders of the sum: tap by tap over images with their channels last, where a tile is loaded in vectors
+(:mod:`zo_triton.kernels.tap_products`); and term by term in the field's order, element by element, for few channels
+and where U comes in that order alone (:mod:`zo_triton.kernels.window_products`).
 
 The field's blocks cover four output channels. Where a group starts inside a block, its first tile starts at the
 block's first channel, and what belongs to the group before is not stored.
@@ -13,69 +17,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from zo_triton.directions import Directions, matrix_shape
 from zo_triton.kernels.choices import pick, situation, upper
+from zo_triton.kernels.convolution_tiles import no_wider, order_of, perturbed_tiles
 from zo_triton.kernels.epilogue import evaluations_of, finish_sides, vector_from
 from zo_triton.kernels.field import UNSPECIALISED, as_word, counter_of
 from zo_triton.kernels.folding import fold, fraction_of
 from zo_triton.kernels.launch import blocks, chip_of, launch
-from zo_triton.kernels.layer import Layer, prepare_layer, tiles
-from zo_triton.kernels.numeric import INTERPRETED
-from zo_triton.kernels.window_arguments import check_window, offset_dtype, window_arguments
+from zo_triton.kernels.layer import Layer, default_bits, prepare_layer
+from zo_triton.kernels.tap_products import tap_products
+from zo_triton.kernels.window_arguments import (
+    channels_last,
+    check_window,
+    divisor_of,
+    offset_dtype,
+    pixel_by_pixel,
+    window_arguments,
+)
 from zo_triton.kernels.window_products import depthwise_products, window_products
-
-CONFIGS = {
-    # (sides, compute dtype): positions × channels × terms of a program's tiles, warps, stages; none timed yet.
-    (1, torch.bfloat16): tiles(128, 64, 32, 8, 2),
-    (2, torch.bfloat16): tiles(128, 64, 32, 8, 2),
-    (1, torch.float32): tiles(64, 64, 32, 8, 1),
-    (2, torch.float32): tiles(32, 32, 32, 8, 1),
-}
-OVERRIDES = {
-    "sm_80": {(2, torch.bfloat16): tiles(64, 64, 32, 8, 2)},
-    # With two stages ptxas takes eight bytes of stack there, and more clocks.
-    "sm_100": dict.fromkeys([(1, torch.bfloat16), (2, torch.bfloat16)], tiles(128, 64, 32, 8, 1)),
-    "gfx942": dict.fromkeys([(1, torch.bfloat16), (2, torch.bfloat16)], tiles(64, 64, 32, 8, 1)),
-}
-"""Chips that the configs above don't fit."""
-
-DEPTHWISE_CONFIG = tiles(64, 16, 32, 4, 1)
-INTERPRETER_CONFIG = tiles(128, 32, 64, warps=4, stages=1)
-INTERPRETER_DEPTHWISE_CONFIG = tiles(128, 16, 32, warps=4, stages=1)
-
-SMALLEST_CHANNELS = 16
-"""Of a tile: what a dot asks for."""
-
-
-def default_config(sides: int, dtype: torch.dtype, depthwise: bool, chip: str) -> Mapping[str, int]:
-    """Tile sizes and launch options unless the caller says."""
-    if INTERPRETED:
-        return INTERPRETER_DEPTHWISE_CONFIG if depthwise else INTERPRETER_CONFIG
-    return DEPTHWISE_CONFIG if depthwise else {**CONFIGS, **OVERRIDES.get(chip, {})}[sides, dtype]
-
-
-def no_wider(config: Mapping[str, int], channels: int) -> dict[str, int]:
-    """A config with no more channels a tile than a group has use for."""
-    wanted = max(SMALLEST_CHANNELS, int(triton.next_power_of_2(channels)))
-    return {**config, "BLOCK_F": min(config["BLOCK_F"], wanted)}
 
 
 def _chosen_config(
-    out: Tensor, layer: Layer, directions: Directions, depthwise: bool, channels: int
+    out: Tensor, layer: Layer, directions: Directions, order: str, channels: int, precision: str
 ) -> Mapping[str, int]:
     """The launcher's own config or what was found faster, for a tile of at most so many channels."""
     key = situation(
-        "depthwise_conv2d" if depthwise else "perturbed_conv2d", out.dtype, sides=layer.sides,
+        "depthwise_conv2d" if order == "depthwise" else "perturbed_conv2d", out.dtype, sides=layer.sides,
         distribution=directions.elementwise, bits="low_rank" if layer.rank else layer.bits,
-        channels=upper(channels, 16, 32),
+        channels=upper(channels, 16, 32, 64), order=order,
     )  # fmt: skip
-    own = default_config(layer.sides, out.dtype, depthwise, chip_of(out))
-    return no_wider(pick(out.device, key, own), channels)
+    source = "signs" if directions.signs else "real"
+    own = perturbed_tiles(order, layer.sides, out.dtype, source, channels, chip_of(out), precision)
+    return no_wider(pick(out.device, key, own), order, channels, out.dtype)
 
 
 @triton.jit
@@ -106,8 +83,9 @@ def _perturbed_conv2d_kernel(
         PERTURB_WEIGHT: tl.constexpr, PERTURB_BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
         DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, RANK: tl.constexpr, RANK_BLOCK: tl.constexpr,
         STAGED: tl.constexpr, FOLDED: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr,
-        KERNEL_HEIGHT: tl.constexpr, KERNEL_WIDTH: tl.constexpr, DEPTHWISE: tl.constexpr,
-        PADDED: tl.constexpr, RAGGED: tl.constexpr, OFFSETS: tl.constexpr,
+        KERNEL_HEIGHT: tl.constexpr, KERNEL_WIDTH: tl.constexpr, DEPTHWISE: tl.constexpr, BY_TAPS: tl.constexpr,
+        PADDED: tl.constexpr, RAGGED: tl.constexpr, SETTLED: tl.constexpr, DIVISOR: tl.constexpr,
+        OFFSETS: tl.constexpr,
         BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_I: tl.constexpr,
 ):  # fmt: skip
     """Program = ((direction·groups + group)·channel_tiles + channel tile)·position_tiles + position tile.
@@ -115,7 +93,9 @@ def _perturbed_conv2d_kernel(
     base [N, C, height, width], difference [P, N, C, height, width], weight [O, columns] contiguous, base_output
     [N, O, out_height, out_width], out [P, N, O, out_height, out_width], signed_eps [P], P = SIDES·K; staged
     [K, 4·ceil(O/4), ceil(columns/32)]. DEPTHWISE: one input channel a group; a tile then spans groups, groups = 1.
-    Counters: (block, tensor word, first + k, step).
+    BY_TAPS: a pixel's channels lie side by side everywhere, and the pixels of out and base_output without a gap;
+    columns are [taps, channels] and staged words [taps, ceil(channels/32)]; sizes and strides are multiples of
+    DIVISOR. Counters: (block, tensor word, first + k, step).
     """
     pid = tl.program_id(0)
     position_tile = pid % position_tiles
@@ -124,6 +104,13 @@ def _perturbed_conv2d_kernel(
     k = pid // position_tiles // channel_tiles // groups
     counter = counter_of(first + k, step, key0, key1)
     p0, p1, epsilon0, epsilon1 = evaluations_of(k, signed_eps_ptr, SIDES)
+
+    # Triton notices sizes and strides that 16 divides; 8 channels are a vector too.
+    group_inputs, columns = group_inputs // DIVISOR * DIVISOR, columns // DIVISOR * DIVISOR
+    stride_dp, stride_dn = stride_dp // DIVISOR * DIVISOR, stride_dn // DIVISOR * DIVISOR
+    stride_dy, stride_dx = stride_dy // DIVISOR * DIVISOR, stride_dx // DIVISOR * DIVISOR
+    stride_an, stride_ay = stride_an // DIVISOR * DIVISOR, stride_ay // DIVISOR * DIVISOR
+    stride_ax = stride_ax // DIVISOR * DIVISOR
 
     f0, start, stop = _channels_of(group, channel_tile, group_outputs, out_channels, DEPTHWISE, BLOCK_F)
     # Rows beyond the edge read the last one instead: never stored, and no load needs a mask for them.
@@ -138,9 +125,11 @@ def _perturbed_conv2d_kernel(
     difference_rows = n * stride_dn + corner[0] * stride_dy + corner[1] * stride_dx
     difference0_ptr, difference1_ptr = difference_ptr + p0 * stride_dp, difference_ptr + p1 * stride_dp
     row_words, padded_rows = (columns + 31) // 32, (out_channels + 3) // 4 * 4
+    if BY_TAPS:
+        row_words = KERNEL_HEIGHT * KERNEL_WIDTH * ((group_inputs + 31) // 32)
     staged_ptr += tl.cast(k, tl.int64) * padded_rows * row_words
     if not (HAS_DIFFERENCE or PERTURB_WEIGHT):
-        change0 = tl.zeros((BLOCK_N, BLOCK_F), tl.float32)
+        change0 = tl.zeros((BLOCK_F, BLOCK_N) if BY_TAPS else (BLOCK_N, BLOCK_F), tl.float32)
         change1 = change0
     elif DEPTHWISE:
         change0, change1 = depthwise_products(
@@ -151,6 +140,21 @@ def _perturbed_conv2d_kernel(
             (whole_word, left_word, right_word), counter, SIDES, HAS_DIFFERENCE, PERTURB_WEIGHT, DISTRIBUTION,
             ROUNDS, RANK, RANK_BLOCK, STAGED, DTYPE, KERNEL_WIDTH, PADDED, OFFSETS,
             BLOCK_N, BLOCK_F, BLOCK_I)  # fmt: skip
+    elif BY_TAPS:
+        # In bfloat16 ε's power of two goes into U, which loses nothing, and its fraction by W and the sums.
+        fraction = fraction_of(
+            signed_eps_ptr + p0, DTYPE.primitive_bitwidth == 16 and HAS_DIFFERENCE and PERTURB_WEIGHT
+        )
+        skipped = tl.cast(group, tl.int64) * group_inputs
+        change0, change1 = tap_products(
+            base_ptr + skipped, difference0_ptr + skipped, difference1_ptr + skipped, weight_ptr, staged_ptr,
+            (base_rows, difference_rows), corner, channel * columns, channel * row_words,
+            (stride_ay, stride_ax), (stride_dy, stride_dx), (height, width), (dilation_y, dilation_x),
+            f0 // 4, group_inputs, epsilon0 / fraction, epsilon1 / fraction, 1.0 / fraction,
+            as_word(whole_word), counter, SIDES, HAS_DIFFERENCE, PERTURB_WEIGHT, DISTRIBUTION,
+            ROUNDS, STAGED, FOLDED, DTYPE, PRECISION, KERNEL_HEIGHT, KERNEL_WIDTH, PADDED, RAGGED, SETTLED,
+            OFFSETS, BLOCK_N, BLOCK_F, BLOCK_I)  # fmt: skip
+        change0, change1 = change0 * fraction, change1 * fraction
     else:
         fraction = fraction_of(signed_eps_ptr, FOLDED)
         skipped = tl.cast(group, tl.int64) * group_inputs
@@ -170,14 +174,24 @@ def _perturbed_conv2d_kernel(
         bias = vector_from(
             f0, out_channels, as_word(bias_word), counter, DISTRIBUTION, ROUNDS, BLOCK_F, DTYPE
         )
-    out_rows = n * stride_on + y * stride_oy + x * stride_ox
-    before_rows = n * stride_zn + y * stride_zy + x * stride_zx
-    out_ptr += tl.cast(f0, tl.int64) * stride_oc
-    before_ptr = base_output_ptr + tl.cast(f0, tl.int64) * stride_zc
-    finish_sides(
-        change0, change1, bias[None, :], epsilon0, epsilon1, out_ptr + p0 * stride_op, out_ptr + p1 * stride_op,
-        before_ptr, out_rows, before_rows, stride_oc, stride_zc, positions - m0, start, stop,
-        SIDES, HAS_DIFFERENCE, PERTURB_BIAS, ACTIVATION, DTYPE, OFFSETS, BLOCK_N, BLOCK_F)  # fmt: skip
+    if BY_TAPS:
+        # A tile's rows are channels out, side by side, and its columns positions, one after the other.
+        local_f = tl.arange(0, BLOCK_F)
+        first_place = m0 * tl.cast(out_channels, tl.int64) + f0
+        finish_sides(
+            change0, change1, bias[:, None], epsilon0, epsilon1, out_ptr + p0 * stride_op + first_place,
+            out_ptr + p1 * stride_op + first_place, base_output_ptr + first_place,
+            local_f, local_f, out_channels, out_channels, tl.where(local_f >= start, stop, 0), 0, positions - m0,
+            SIDES, HAS_DIFFERENCE, PERTURB_BIAS, ACTIVATION, DTYPE, OFFSETS, BLOCK_F, BLOCK_N)  # fmt: skip
+    else:
+        out_rows = n * stride_on + y * stride_oy + x * stride_ox
+        before_rows = n * stride_zn + y * stride_zy + x * stride_zx
+        out_ptr += tl.cast(f0, tl.int64) * stride_oc
+        before_ptr = base_output_ptr + tl.cast(f0, tl.int64) * stride_zc
+        finish_sides(
+            change0, change1, bias[None, :], epsilon0, epsilon1, out_ptr + p0 * stride_op, out_ptr + p1 * stride_op,
+            before_ptr, out_rows, before_rows, stride_oc, stride_zc, positions - m0, start, stop,
+            SIDES, HAS_DIFFERENCE, PERTURB_BIAS, ACTIVATION, DTYPE, OFFSETS, BLOCK_N, BLOCK_F)  # fmt: skip
 
 
 def launch_perturbed_conv2d(
@@ -234,17 +248,26 @@ def launch_perturbed_conv2d(
     check_window(out, base, weight, stride, padding, dilation, groups)
     out_channels, columns = matrix_shape(weight.shape)
     positions = out.shape[1] * out.shape[3] * out.shape[4]
-    depthwise, group_outputs = groups > 1 and weight.shape[1] == 1, out_channels // groups
-    folded = False
+    low_rank = weight_id >= 0 and directions.is_low_rank(weight.shape)
+    bits = bits or default_bits(directions, low_rank, positions)
+    # A word of drawn signs has 32 of the field's columns, which no tap meets together.
+    only_terms = low_rank or (directions.signs and bits == "inline" and weight_id >= 0)
+    order = order_of(weight.shape, groups, out.dtype, chip_of(out), only_terms)
+    by_taps, depthwise, group_outputs = order == "taps", order == "depthwise", out_channels // groups
+    result, folded = out, False
+    if by_taps:
+        out, base = pixel_by_pixel(out), channels_last(base)
+        difference = None if difference is None else channels_last(difference)
+        base_output = None if base_output is None else pixel_by_pixel(base_output, copied=True)
     if not depthwise:
         base, weight, folded = fold(out, base, difference, weight, directions, weight_id, signed_eps)
     layer = prepare_layer(
         out, base, difference, weight, base_output, directions, weight_id, bias_id, signed_eps, activation,
-        bits, precision, positions,
+        bits, precision, positions, by_taps,
     )  # fmt: skip
     # The first tile of a group starts up to three channels early.
     covered = out_channels if depthwise else group_outputs + (3 if groups > 1 and group_outputs % 4 else 0)
-    config = config or _chosen_config(out, layer, directions, depthwise, covered)
+    config = config or _chosen_config(out, layer, directions, order, covered, precision)
     position_tiles, channel_tiles = blocks(positions, config["BLOCK_N"]), blocks(covered, config["BLOCK_F"])
     tiled_groups = 1 if depthwise else groups
     launch(
@@ -252,7 +275,7 @@ def launch_perturbed_conv2d(
         directions.num * tiled_groups * channel_tiles * position_tiles,
         out,
         **layer.arguments,
-        **window_arguments(out, base, layer, stride, padding, dilation),
+        **window_arguments(out, base, layer, stride, padding, dilation, by_taps),
         positions=positions,
         columns=columns,
         group_outputs=group_outputs,
@@ -260,8 +283,13 @@ def launch_perturbed_conv2d(
         position_tiles=position_tiles,
         channel_tiles=channel_tiles,
         DEPTHWISE=depthwise,
+        BY_TAPS=by_taps,
         FOLDED=folded,
-        RAGGED=columns % config["BLOCK_I"] != 0,
+        RAGGED=(weight.shape[1] if by_taps else columns) % config["BLOCK_I"] != 0,
+        SETTLED=chip_of(out) == "sm_90",
+        DIVISOR=divisor_of(weight.shape[1], base, layer.moved) if by_taps else 1,
         OFFSETS=offset_dtype(out[0], base, layer.moved[0], layer.weight, layer.before),
         **config,
     )
+    if out is not result:
+        result.copy_(out)

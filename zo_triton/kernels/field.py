@@ -243,9 +243,10 @@ def real_tile(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
     DTYPE: tl.constexpr,
+    APART: tl.constexpr = 1,
 ):
-    """:func:`draw_tile` of real values; row_blocks is uint32 [ROWS/4, 1] or [ROWS/4, COLS]."""
-    block = row_blocks * tl.cast(cols, tl.uint32) + (col + tl.arange(0, COLS)).to(tl.uint32)[None, :]
+    """:func:`draw_tile` of real values, of columns that lie APART; row_blocks is uint32 [ROWS/4, 1 or COLS]."""
+    block = row_blocks * tl.cast(cols, tl.uint32) + (col + APART * tl.arange(0, COLS)).to(tl.uint32)[None, :]
     direction, step, key0, key1 = counter
     word0, word1, word2, word3 = philox(block, word, direction, step, key0, key1, ROUNDS)
     if DISTRIBUTION == "gaussian" and tl.bfloat16 == DTYPE:

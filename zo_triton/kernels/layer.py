@@ -11,6 +11,7 @@ from zo_triton.kernels.arguments import check_arguments, field_constants
 from zo_triton.kernels.field import counter_arguments, word_argument, word_arguments
 from zo_triton.kernels.launch import compute_dtype
 from zo_triton.kernels.stage import stage
+from zo_triton.kernels.stage_taps import stage_taps
 
 BITS = ("inline", "staged")
 TILE = 128
@@ -85,6 +86,7 @@ def prepare_layer(
     bits: str | None,
     precision: str,
     samples: int,
+    by_taps: bool = False,
 ) -> Layer:
     """Checks the arguments, decides on the bits, and writes the signs if they are staged: the one extra launch.
 
@@ -102,6 +104,7 @@ def prepare_layer(
         bits: ``"inline"``, ``"staged"`` or None for :func:`default_bits`.
         precision: How float32 operands are multiplied: ``"ieee"`` or ``"tf32x3"``.
         samples: Rows that share the weight's signs: samples, or positions of a window.
+        by_taps: Staged signs of a convolution are wanted in the order of its taps.
 
     Raises:
         TypeError: ``out`` is neither float32 nor bfloat16.
@@ -114,7 +117,10 @@ def prepare_layer(
     bits = check_bits(bits or default_bits(directions, bool(rank), samples), directions, rank)
     staged = None
     if bits == "staged" and perturbed and out.numel():
-        staged = stage(directions, weight_id, *matrix_shape(weight.shape), out.device)
+        if by_taps:
+            staged = stage_taps(directions, weight_id, weight.shape, out.device)
+        else:
+            staged = stage(directions, weight_id, *matrix_shape(weight.shape), out.device)
     if difference is not None:
         # One rounding of W for all directions: its tiles reach the tensor cores without passing registers.
         difference, weight = difference.to(out.dtype), weight.to(out.dtype)

@@ -37,7 +37,7 @@ def load_tile(ptr, offsets, mask, MASKED: tl.constexpr):
 
 
 @triton.jit
-def _perturbed(weight, scaled, share, DIVIDED: tl.constexpr, DTYPE: tl.constexpr):
+def perturbed(weight, scaled, share, DIVIDED: tl.constexpr, DTYPE: tl.constexpr):
     """share·W + scale·U in DTYPE; DIVIDED: W has been multiplied by its share."""
     if DIVIDED and not INTERPRETED:
         return weight + scaled
@@ -47,7 +47,7 @@ def _perturbed(weight, scaled, share, DIVIDED: tl.constexpr, DTYPE: tl.constexpr
 
 
 @triton.jit
-def _scaled(u, scale, DTYPE: tl.constexpr):
+def scaled(u, scale, DTYPE: tl.constexpr):
     """scale·U in DTYPE: exact in bfloat16, where the scale is a power of two."""
     if INTERPRETED:
         return narrow(scale * u.to(tl.float32), DTYPE)
@@ -56,7 +56,7 @@ def _scaled(u, scale, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def _add_side(
+def add_side(
         total, weight, u, base, difference, scale, share,
         FOLDED: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -68,8 +68,8 @@ def _add_side(
         total = add_float32_product(weight, difference, total, PRECISION)
         return add_float32_product(u, scale * (base + difference), total, PRECISION)
     else:
-        u = _scaled(u, scale, DTYPE)
-        total = dot(_perturbed(weight, u, share, FOLDED, DTYPE), difference, total, PRECISION)
+        u = scaled(u, scale, DTYPE)
+        total = dot(perturbed(weight, u, share, FOLDED, DTYPE), difference, total, PRECISION)
         return dot(u, base, total, PRECISION)
 
 
@@ -129,7 +129,7 @@ def full_rank_products(
             difference0 = load_tile(difference0_ptr, difference_offsets, inside[:, None], RAGGED)
             difference0_ptr += BLOCK_I * tl.cast(stride_di, tl.int64)
             if PERTURB_WEIGHT:
-                change0 = _add_side(
+                change0 = add_side(
                     change0, weight, u, base, difference0, scale0, share, FOLDED, DTYPE, PRECISION
                 )
             else:
@@ -138,7 +138,7 @@ def full_rank_products(
                 difference1 = load_tile(difference1_ptr, difference_offsets, inside[:, None], RAGGED)
                 difference1_ptr += BLOCK_I * tl.cast(stride_di, tl.int64)
                 if PERTURB_WEIGHT:
-                    change1 = _add_side(
+                    change1 = add_side(
                         change1, weight, u, base, difference1, scale1, share, FOLDED, DTYPE, PRECISION
                     )
                 else:

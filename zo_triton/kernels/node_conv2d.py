@@ -19,11 +19,10 @@ from torch import Tensor
 from zo_triton.directions import Directions
 from zo_triton.kernels.arguments import check_arguments, strides
 from zo_triton.kernels.choices import pick, situation, upper
-from zo_triton.kernels.conv2d import no_wider
+from zo_triton.kernels.convolution_tiles import no_wider, node_tiles, order_of
 from zo_triton.kernels.epilogue import finish_sides
 from zo_triton.kernels.field import as_word, counter_of
 from zo_triton.kernels.launch import blocks, chip_of, compute_dtype, launch
-from zo_triton.kernels.layer import tiles
 from zo_triton.kernels.node_signs import (
     NODE_UNSPECIALISED,
     drawn_signs,
@@ -31,37 +30,23 @@ from zo_triton.kernels.node_signs import (
     node_arguments,
     turned_by_entries,
 )
-from zo_triton.kernels.numeric import INTERPRETED, complement
-from zo_triton.kernels.window_arguments import check_window, offset_dtype, window_of
+from zo_triton.kernels.numeric import complement
+from zo_triton.kernels.tap_products import tap_products
+from zo_triton.kernels.window_arguments import (
+    channels_last,
+    check_window,
+    divisor_of,
+    matrix_of,
+    offset_dtype,
+    window_of,
+)
 from zo_triton.kernels.window_products import depthwise_products, window_products
-
-CONFIGS = {
-    # Positions × channels × terms of a program's tiles, warps, stages; none timed yet.
-    torch.bfloat16: tiles(128, 64, 32, 8, 2),
-    torch.float32: tiles(64, 64, 32, 8, 1),
-}
-OVERRIDES = {
-    # With two stages ptxas takes eight bytes of stack there.
-    "sm_100": {torch.bfloat16: tiles(128, 64, 32, 8, 1)},
-}
-"""Chips that the configs above don't fit."""
-
-DEPTHWISE_CONFIG = tiles(64, 16, 32, 4, 1)
-INTERPRETER_CONFIG = tiles(128, 32, 64, warps=4, stages=1)
-INTERPRETER_DEPTHWISE_CONFIG = tiles(128, 16, 32, warps=4, stages=1)
 
 RUNS = (32, 16, 8, 4)
 """Positions that a word of signs is drawn for."""
 
 MOST_FILLED = 1 / 8
 """Of an image's places: a longer run is worth no more of them that are no positions."""
-
-
-def default_config(dtype: torch.dtype, depthwise: bool, chip: str) -> Mapping[str, int]:
-    """Tile sizes and launch options unless the caller says."""
-    if INTERPRETED:
-        return INTERPRETER_DEPTHWISE_CONFIG if depthwise else INTERPRETER_CONFIG
-    return DEPTHWISE_CONFIG if depthwise else {**CONFIGS, **OVERRIDES.get(chip, {})}[dtype]
 
 
 def run_length(area: int) -> int:
@@ -100,8 +85,8 @@ def _node_conv2d_kernel(
         key0, key1, step, first, node_word, column,
         SIDES: tl.constexpr, ACTIVATION: tl.constexpr, ROUNDS: tl.constexpr,
         DTYPE: tl.constexpr, PRECISION: tl.constexpr, KERNEL_HEIGHT: tl.constexpr, KERNEL_WIDTH: tl.constexpr,
-        DEPTHWISE: tl.constexpr, PADDED: tl.constexpr, RAGGED: tl.constexpr, WHOLE_WORDS: tl.constexpr,
-        RUN: tl.constexpr, OFFSETS: tl.constexpr,
+        DEPTHWISE: tl.constexpr, BY_TAPS: tl.constexpr, PADDED: tl.constexpr, RAGGED: tl.constexpr,
+        DIVISOR: tl.constexpr, WHOLE_WORDS: tl.constexpr, RUN: tl.constexpr, OFFSETS: tl.constexpr,
         BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_I: tl.constexpr,
 ):  # fmt: skip
     """Program = (group·channel_tiles + channel tile)·place_tiles + place tile.
@@ -110,7 +95,12 @@ def _node_conv2d_kernel(
     image p·samples + n is sample n of evaluation p: out [images, O, out_height, out_width], difference [images, C,
     height, width], base_output [samples, O, out_height, out_width], weight [O, columns] contiguous, signed_eps [P].
     DEPTHWISE: one input channel a group; a tile then spans groups, groups = 1. WHOLE_WORDS: no run crosses a word.
+    BY_TAPS: a pixel's channels lie side by side, columns are [taps, channels], strides multiples of DIVISOR.
     """
+    # As in the other kernel: 8 channels are a vector too.
+    group_inputs, columns = group_inputs // DIVISOR * DIVISOR, columns // DIVISOR * DIVISOR
+    stride_dn, stride_dy = stride_dn // DIVISOR * DIVISOR, stride_dy // DIVISOR * DIVISOR
+    stride_dx = stride_dx // DIVISOR * DIVISOR
     pid = tl.program_id(0)
     place_tile = pid % place_tiles
     channel_tile = pid // place_tiles % channel_tiles
@@ -144,6 +134,15 @@ def _node_conv2d_kernel(
             input_strides, input_strides, (height, width), (dilation_y, dilation_x), 0, columns, 0.0, 0.0,
             nothing, nothing, 1, True, False, "none", ROUNDS, 0, 0, False, DTYPE, KERNEL_WIDTH, PADDED, OFFSETS,
             BLOCK_N, BLOCK_F, BLOCK_I)  # fmt: skip
+    elif BY_TAPS:
+        own_ptr = difference_ptr + tl.cast(group, tl.int64) * group_inputs
+        change, _ = tap_products(
+            own_ptr, own_ptr, own_ptr, weight_ptr, weight_ptr, (rows, rows), corner, channel * columns, channel,
+            input_strides[1:], input_strides[1:], (height, width), (dilation_y, dilation_x),
+            0, group_inputs, 0.0, 0.0, 1.0, 0, nothing, 1, True, False, "none", ROUNDS, False, False,
+            DTYPE, PRECISION, KERNEL_HEIGHT, KERNEL_WIDTH, PADDED, RAGGED, False, OFFSETS,
+            BLOCK_N, BLOCK_F, BLOCK_I)  # fmt: skip
+        change = tl.trans(change)
     else:
         own_ptr = difference_ptr + tl.cast(group, tl.int64) * group_inputs * stride_dc
         change, _ = window_products(
@@ -218,20 +217,24 @@ def node_conv2d(
     sides = check_arguments(out, base_output, directions, signed_eps, activation)
     check_window(out, difference[0], weight, stride, padding, dilation, groups)
     noise = node_arguments(directions, application, first)
-    result = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
-    images, moved = result.flatten(0, 1), difference.to(out.dtype).flatten(0, 1)
+    # The images of all evaluations are to follow one another.
+    adjoining = out.stride(0) == out.shape[1] * out.stride(1)
+    result = out if adjoining else torch.empty_like(out, memory_format=torch.contiguous_format)
+    order = order_of(weight.shape, groups, out.dtype, chip_of(out))
+    depthwise, by_taps = order == "depthwise", order == "taps"
+    moved = difference.to(out.dtype)
+    images, moved = result.flatten(0, 1), (channels_last(moved) if by_taps else moved).flatten(0, 1)
     weight = weight.to(out.dtype)
     before = result[0] if base_output is None else base_output
     out_channels, (columns, area) = weight.shape[0], (weight[0].numel(), out.shape[3] * out.shape[4])
-    depthwise, group_outputs = groups > 1 and weight.shape[1] == 1, out_channels // groups
+    group_outputs = out_channels // groups
     covered = out_channels if depthwise else group_outputs
     key = situation(
         "depthwise_node_conv2d" if depthwise else "node_conv2d", out.dtype, distribution=directions.distribution,
-        channels=upper(covered, 16, 32),
+        channels=upper(covered, 16, 32, 64), order=order,
     )  # fmt: skip
-    config = config or no_wider(
-        pick(out.device, key, default_config(out.dtype, depthwise, chip_of(out))), covered
-    )
+    own = node_tiles(order, out.dtype, covered, chip_of(out))
+    config = config or no_wider(pick(out.device, key, own), order, covered, out.dtype)
     run = run_length(area)
     places = run * blocks(area, run)
     place_tiles = blocks(len(images) * places, config["BLOCK_N"])
@@ -243,7 +246,7 @@ def node_conv2d(
         out,
         out_ptr=images,
         difference_ptr=moved,
-        weight_ptr=weight.flatten(1).contiguous(),
+        weight_ptr=matrix_of(weight, by_taps),
         base_output_ptr=before,
         signed_eps_ptr=signed_eps.contiguous(),
         images=len(images),
@@ -264,7 +267,9 @@ def node_conv2d(
         DTYPE=dtype,
         PRECISION=precision,
         DEPTHWISE=depthwise,
-        RAGGED=columns % config["BLOCK_I"] != 0,
+        BY_TAPS=by_taps,
+        RAGGED=(weight.shape[1] if by_taps else columns) % config["BLOCK_I"] != 0,
+        DIVISOR=divisor_of(weight.shape[1], moved) if by_taps else 1,
         WHOLE_WORDS=area % run == 0,
         RUN=run,
         OFFSETS=_offset_dtype(images[: config["BLOCK_N"] // max(1, places) + 2], moved, weight, before),

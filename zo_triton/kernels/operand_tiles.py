@@ -109,6 +109,17 @@ def tile_of_u(
         )
         return spread_signs(words, ROWS, COLS, DTYPE)
     else:
-        offsets = tl.zeros((ROWS // 4, 1), tl.int32) + tl.arange(0, COLS)[None, :]
-        row_blocks = row_blocks_like(row_block, ptr, offsets, size, 1)
-        return real_tile(row_blocks, col, cols, word, counter, DISTRIBUTION, ROUNDS, ROWS, COLS, DTYPE)
+        return real_tile_of_u(
+            row_block, col, cols, ptr, size, word, counter, DISTRIBUTION, ROUNDS, 1, ROWS, COLS, DTYPE
+        )
+
+
+@triton.jit
+def real_tile_of_u(
+        row_block, col, cols, ptr, size, word, counter, DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr,
+        APART: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """:func:`tile_of_u` of real values and of columns that lie APART, from ``col`` on."""
+    offsets = tl.zeros((ROWS // 4, 1), tl.int32) + tl.arange(0, COLS)[None, :]
+    row_blocks = row_blocks_like(row_block, ptr, offsets, size, 1)
+    return real_tile(row_blocks, col, cols, word, counter, DISTRIBUTION, ROUNDS, ROWS, COLS, DTYPE, APART)

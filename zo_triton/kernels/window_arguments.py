@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from math import gcd
+
+import torch
 import triton.language as tl
 from torch import Tensor
 
@@ -43,11 +46,17 @@ def check_window(
 
 
 def window_arguments(
-    out: Tensor, base: Tensor, layer: Layer, stride: list[int], padding: list[int], dilation: list[int]
+    out: Tensor,
+    base: Tensor,
+    layer: Layer,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    by_taps: bool,
 ) -> dict[str, object]:
-    """Sizes, strides and the window: what doesn't depend on groups and tiles."""
+    """Weight, sizes, strides and the window: what doesn't depend on groups and tiles."""
     return {
-        "weight_ptr": layer.weight.flatten(1).contiguous(),
+        "weight_ptr": matrix_of(layer.weight, by_taps),
         **window_of(out[0], base, layer.weight, stride, padding, dilation),
         **strides("o", "pncyx", out),
         **strides("a", "ncyx", base),
@@ -86,3 +95,40 @@ def offset_dtype(*tensors: Tensor) -> tl.dtype:
         for tensor in tensors
     )
     return tl.int32 if 2 * reach < 2**31 else tl.int64
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """[…, C, H, W] with a pixel's channels side by side in memory, copied only if they are not."""
+    return images if images.stride(-3) == 1 else images.movedim(-3, -1).contiguous().movedim(-1, -3)
+
+
+def pixel_by_pixel(images: Tensor, copied: bool = False) -> Tensor:
+    """[…, C, H, W] whose pixels follow one another without a gap: the tensor itself, a copy or memory for one."""
+    pixels = images.movedim(-3, -1)
+    if pixels.is_contiguous():
+        return images
+    contiguous = (
+        pixels.contiguous() if copied else torch.empty_like(pixels, memory_format=torch.contiguous_format)
+    )
+    return contiguous.movedim(-1, -3)
+
+
+def matrix_of(weight: Tensor, by_taps: bool) -> Tensor:
+    """[O, terms] in the order of the sum: the field's, or a tap's channels side by side."""
+    return (weight.movedim(1, -1) if by_taps else weight).flatten(1).contiguous()
+
+
+def divisor_of(channels: int, *images: Tensor) -> int:
+    """The power of two up to 16 at whose multiples channels begin: as many are a vector, if memory has it so.
+
+    Args:
+        channels: In of a group.
+        images: [..., C, H, W], a pixel's channels side by side.
+    """
+    strides = (
+        stride
+        for each in images
+        for axis, (size, stride) in enumerate(zip(each.shape, each.stride(), strict=True))
+        if size > 1 and axis != each.ndim - 3
+    )
+    return gcd(16, channels, *strides)

@@ -43,7 +43,7 @@ def _change_of_weight(
 
 
 @triton.jit
-def _inside(top, left, row, column, height, width):
+def inside_image(top, left, row, column, height, width):
     """Which of the input's places (top + row, left + column) exist."""
     y, x = (top + row).to(tl.uint32), (left + column).to(tl.uint32)
     return (y < tl.cast(height, tl.uint32)) & (x < tl.cast(width, tl.uint32))
@@ -78,7 +78,7 @@ def window_products(
         inside = (term < columns)[None, :]
         mask = inside
         if PADDED:
-            mask = inside & _inside(top, left, row[None, :], column[None, :], size[0], size[1])
+            mask = inside & inside_image(top, left, row[None, :], column[None, :], size[0], size[1])
         if PERTURB_WEIGHT:
             terms = channel * base_strides[0] + row * base_strides[1] + column * base_strides[2]
             base = load_tile(base_ptr, rows[0][:, None] + terms[None, :], mask, PADDED or RAGGED)
@@ -138,7 +138,7 @@ def depthwise_products(
         for term in range(i, bound(tl.minimum(i + BLOCK_I, columns))):
             row = tl.cast(term // KERNEL_WIDTH, OFFSETS) * dilation[0]
             column = tl.cast(term % KERNEL_WIDTH, OFFSETS) * dilation[1]
-            mask = _inside(corner[0], corner[1], row, column, size[0], size[1])[:, None]
+            mask = inside_image(corner[0], corner[1], row, column, size[0], size[1])[:, None]
             if PERTURB_WEIGHT:
                 here = row * base_strides[1] + column * base_strides[2]
                 base = load_tile(base_ptr, base_offsets + here, mask, PADDED).to(tl.float32)

@@ -13,6 +13,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 from zo_triton._memory import empty, in_natural_order
 from zo_triton.directions import Directions
 from zo_triton.ops.engines import engine_for, load_engine
+from zo_triton.ops.images import image_memory
 from zo_triton.ops.registry import call
 
 
@@ -148,7 +149,8 @@ def perturbed_conv2d(
         out: Memory for the result, if there is some to be used again.
 
     Returns:
-        [P, N, O, H', W'] in ``dtype``.
+        [P, N, O, H', W'] in ``dtype``; on Triton's engine with the channels last where torch's own convolution has
+        them there.
 
     Raises:
         ValueError: ``hadamard`` directions lack the columns of weight or bias (:meth:`Directions.over`).
@@ -162,7 +164,7 @@ def perturbed_conv2d(
     )
     shape = (signed_eps.numel(), base.shape[0], weight.shape[0], height, width)
     if out is None:
-        out = empty(shape, dtype, base.device)
+        out = image_memory(shape, dtype, base, weight)
     call(
         "perturbed_conv2d", base.device, out, base, difference, weight, base_output, directions, weight_id,
         bias_id, signed_eps, list(stride), list(padding), list(dilation), groups, activation,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zo_triton._memory import empty
 from zo_triton.directions import Directions
+from zo_triton.ops.images import image_memory
 from zo_triton.ops.registry import call
 
 NODE_DISTRIBUTIONS = ("hadamard", "rademacher")
@@ -151,7 +152,8 @@ def node_conv2d(
             difference.shape[3:], padding, dilation, weight.shape[2:], stride, strict=True
         )
     )
-    out = empty((*difference.shape[:2], weight.shape[0], height, width), difference.dtype, difference.device)
+    shape = (*difference.shape[:2], weight.shape[0], height, width)
+    out = image_memory(shape, difference.dtype, difference[0], weight)
     call(
         "node_conv2d", out.device, out, difference, weight, base_output, directions, node.application, node.first,
         signed_eps, list(stride), list(padding), list(dilation), groups, activation,

@@ -1,0 +1,162 @@
+"""Which tiles a perturbed convolution takes, by how it sums: plain data, and the rules that pick from it.
+
+``taps`` is the sum tap by tap (:mod:`zo_triton.kernels.tap_products`), ``terms`` the one through the field's
+columns (:mod:`zo_triton.kernels.window_products`), ``depthwise`` is for one input channel a group. Tiles are
+positions × channels out × terms, or channels in; then warps and stages. They are those that the static model bounds
+least among what compiles without spilling a register; none has been timed yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import triton
+
+from zo_triton.kernels.layer import tiles
+from zo_triton.kernels.numeric import INTERPRETED
+
+HALF, SINGLE = torch.bfloat16, torch.float32
+
+TERMS = {
+    (1, HALF): tiles(128, 64, 32, 8, 2),
+    (2, HALF): tiles(128, 64, 32, 8, 2),
+    (1, SINGLE): tiles(64, 64, 32, 8, 1),
+    (2, SINGLE): tiles(32, 32, 32, 8, 1),
+}
+"""By sides and compute dtype."""
+
+TERMS_OVERRIDES = {
+    "sm_80": {(2, HALF): tiles(64, 64, 32, 8, 2)},
+    # With two stages ptxas takes eight bytes of stack there, and more clocks.
+    "sm_100": dict.fromkeys([(1, HALF), (2, HALF)], tiles(128, 64, 32, 8, 1)),
+    "gfx942": dict.fromkeys([(1, HALF), (2, HALF)], tiles(64, 64, 32, 8, 1)),
+}
+"""Chips that the configs above don't fit."""
+
+TAPS = {
+    (1, HALF, "signs"): tiles(128, 128, 64, 8, 3),
+    (2, HALF, "signs"): tiles(128, 128, 64, 8, 3),
+    (1, HALF, "real"): tiles(256, 64, 32, 4, 3),
+    (2, HALF, "real"): tiles(128, 64, 32, 4, 3),
+    (1, SINGLE, "ieee"): tiles(64, 64, 32, 4, 1),
+    (2, SINGLE, "ieee"): tiles(64, 64, 32, 8, 1),
+    (1, SINGLE, "tf32x3"): tiles(64, 64, 32, 4, 1),
+    (2, SINGLE, "tf32x3"): tiles(32, 64, 32, 4, 1),
+}
+"""By sides and compute dtype; what U's values are in bfloat16, how they are multiplied in float32."""
+
+NARROW_TAPS = {
+    (1, HALF, "signs"): tiles(128, 64, 64, 4, 2),
+    (2, HALF, "signs"): tiles(64, 64, 64, 4, 3),
+}
+"""Of up to 64 channels out: a tile of more would be half empty."""
+
+TAPS_OVERRIDES = {
+    "sm_80": {
+        (1, HALF, "signs"): tiles(64, 128, 64, 8, 3),
+        (2, HALF, "signs"): tiles(64, 128, 32, 8, 3),
+        (1, HALF, "real"): tiles(128, 64, 32, 8, 3),
+        (2, HALF, "real"): tiles(64, 64, 32, 8, 3),
+        (2, SINGLE, "ieee"): tiles(32, 32, 32, 8, 1),
+        (1, SINGLE, "tf32x3"): tiles(32, 64, 32, 8, 1),
+        (2, SINGLE, "tf32x3"): tiles(32, 64, 32, 8, 1),
+    },
+    "sm_100": {
+        (2, HALF, "signs"): tiles(64, 128, 64, 8, 3),
+    },
+    "gfx942": dict.fromkeys(
+        [(sides, HALF, source) for sides in (1, 2) for source in ("signs", "real")], tiles(64, 64, 32, 8, 1)
+    ),
+}
+"""Chips that those don't fit."""
+
+NODE_TERMS = {HALF: tiles(128, 64, 32, 8, 2), SINGLE: tiles(64, 64, 32, 8, 1)}
+NODE_TERMS_OVERRIDES = {
+    # With two stages ptxas takes eight bytes of stack there.
+    "sm_100": {HALF: tiles(128, 64, 32, 8, 1)},
+}
+NODE_TAPS = {HALF: tiles(128, 128, 64, 8, 3), SINGLE: tiles(64, 64, 32, 4, 1)}
+NARROW_NODE_TAPS = {HALF: tiles(128, 64, 64, 4, 3)}
+NODE_TAPS_OVERRIDES = {"gfx942": {HALF: tiles(64, 64, 32, 8, 1)}}
+"""The same where outputs are perturbed, by compute dtype."""
+
+DEPTHWISE = tiles(64, 16, 32, 4, 1)
+
+INTERPRETED_TILES = {
+    "taps": tiles(128, 32, 32, 4, 1),
+    "terms": tiles(128, 32, 64, 4, 1),
+    "depthwise": tiles(128, 16, 32, 4, 1),
+}
+"""In Triton's interpreter."""
+
+FEWEST_INPUTS = 16
+"""Channels in of a group that a tap's tile is worth: what a dot asks for."""
+
+NARROW = 64
+FEWEST_OUTPUTS = {"taps": 64, "terms": 16, "depthwise": 16}
+"""Channels out of a tile: a dot asks for 16, Hopper's tensor cores for 64 rows of a left factor."""
+
+
+TERMS_ONLY = {("sm_100", SINGLE)}
+"""Chips and dtypes without a sum tap by tap: its tiles spill, or Triton 3.6 multiplies them in tf32 unasked."""
+
+
+def order_of(weight: torch.Size, groups: int, dtype: torch.dtype, chip: str, only_terms: bool = False) -> str:
+    """How a convolution sums: ``"taps"``, ``"terms"`` or ``"depthwise"``.
+
+    Args:
+        weight: Its shape, [O, C / groups, kernel height, kernel width].
+        groups: Into which the channels fall.
+        dtype: The compute dtype.
+        chip: Its name.
+        only_terms: U is to be had in the field's order alone.
+    """
+    if groups > 1 and weight[1] == 1:
+        return "depthwise"
+    few = weight[1] < FEWEST_INPUTS
+    return "terms" if only_terms or few or (chip, dtype) in TERMS_ONLY else "taps"
+
+
+def perturbed_tiles(
+    order: str, sides: int, dtype: torch.dtype, source: str, outputs: int, chip: str, precision: str = "ieee"
+) -> Mapping[str, int]:
+    """Of :mod:`zo_triton.kernels.conv2d`, unless the caller says.
+
+    Args:
+        order: From :func:`order_of`.
+        sides: Of each direction.
+        dtype: The compute dtype.
+        source: ``"signs"`` or ``"real"``, what U's values are.
+        outputs: Channels out of a group.
+        chip: Its name.
+        precision: How float32 operands are multiplied.
+    """
+    if INTERPRETED:
+        return INTERPRETED_TILES[order]
+    if order == "depthwise":
+        return DEPTHWISE
+    if order == "terms":
+        return {**TERMS, **TERMS_OVERRIDES.get(chip, {})}[sides, dtype]
+    narrow = NARROW_TAPS if outputs <= NARROW else {}
+    kind = precision if dtype == SINGLE else source
+    return {**TAPS, **narrow, **TAPS_OVERRIDES.get(chip, {})}[sides, dtype, kind]
+
+
+def node_tiles(order: str, dtype: torch.dtype, outputs: int, chip: str) -> Mapping[str, int]:
+    """Of :mod:`zo_triton.kernels.node_conv2d`, as :func:`perturbed_tiles`."""
+    if INTERPRETED:
+        return INTERPRETED_TILES[order]
+    if order == "depthwise":
+        return DEPTHWISE
+    if order == "terms":
+        return {**NODE_TERMS, **NODE_TERMS_OVERRIDES.get(chip, {})}[dtype]
+    narrow = NARROW_NODE_TAPS if outputs <= NARROW else {}
+    return {**NODE_TAPS, **narrow, **NODE_TAPS_OVERRIDES.get(chip, {})}[dtype]
+
+
+def no_wider(config: Mapping[str, int], order: str, channels: int, dtype: torch.dtype) -> dict[str, int]:
+    """A config with no more channels a tile than a group has use for."""
+    fewest = FEWEST_OUTPUTS["terms" if dtype == SINGLE else order]
+    wanted = max(fewest, int(triton.next_power_of_2(channels)))
+    return {**config, "BLOCK_F": min(config["BLOCK_F"], wanted)}
