@@ -143,10 +143,10 @@ def default_config(
     """Tile sizes and launch options unless the caller says; ``source`` as in :data:`CONFIGS`."""
     if INTERPRETED:
         return INTERPRETER_CONFIG
+    if precision != "ieee":
+        return (TENSOR_CORES_SM_80 if chip == "sm_80" else TENSOR_CORES)[sides, dtype, source]
     involved = {} if activation in ("none", "relu") else INVOLVED
     configs = {**CONFIGS, **involved, **OVERRIDES.get(chip, {}), **(TRANSPOSED if transposed else {})}
-    if precision != "ieee":
-        configs |= TENSOR_CORES_SM_80 if chip == "sm_80" else TENSOR_CORES
     chosen = configs[sides, dtype, source]
     return configs[sides, dtype, "inline"] if chosen["BLOCK_N"] > samples <= FEW_SAMPLES else chosen
 
