@@ -39,7 +39,7 @@ def configs(op: str) -> Iterable:
     """Every tile that an operation's launcher may take, and every candidate for tuning, once each."""
     module = import_module(f"zo_triton.kernels.{MODULES[op]}")
     single = (
-        getattr(module, name, {}) for name in ("TRANSPOSED", "INVOLVED", "TENSOR_CORES", "TENSOR_CORES_SM_80")
+        getattr(module, name, {}) for name in ("TRANSPOSED", "INVOLVED", "TENSOR_CORES", "SMALL_TENSOR_CORES")
     )
     others = (*getattr(module, "OVERRIDES", {}).values(), *single)
     found = [(dtype_of(key), config) for table in (module.CONFIGS, *others) for key, config in table.items()]
