@@ -35,7 +35,7 @@ CASES = {
 TABLES = {
     "perturbed_linear": (
         linear_tiles.CONFIGS, linear_tiles.TRANSPOSED, linear_tiles.INVOLVED, *linear_tiles.OVERRIDES.values(),
-        linear_tiles.TENSOR_CORES, linear_tiles.TENSOR_CORES_SM_80,
+        linear_tiles.TENSOR_CORES, linear_tiles.SMALL_TENSOR_CORES,
     ),
     "perturbed_conv2d": (convolution_tiles.TERMS, *convolution_tiles.TERMS_OVERRIDES.values()),
     "perturbed_conv2d by taps": (

@@ -6,6 +6,7 @@ import torch
 from zo_triton import kernels
 from zo_triton.directions import Directions
 from zo_triton.kernels.launch import launching_for, recording
+from zo_triton.kernels.perturbed_linear import SMALL_TENSOR_CORES, TENSOR_CORES, default_config
 from zo_triton.kernels.precision import PRECISIONS, precision_for
 from zo_triton.opcases import BlankOperands, LinearCase, NodeLinearCase, NodeNetworkCase, RandomOperands
 
@@ -55,6 +56,15 @@ def test_every_launcher_asks_the_same_question(case):
         with recording() as launches, launching_for(chip):
             getattr(kernels, case.op)(*case.arguments(BlankOperands()))
         assert launches[-1].arguments["PRECISION"] == precision
+
+
+@pytest.mark.parametrize("samples", [1, 256])
+@pytest.mark.parametrize(("chip", "table"), [("sm_90", TENSOR_CORES), ("sm_80", SMALL_TENSOR_CORES)])
+def test_each_kind_of_values_keeps_its_own_tile(chip, table, samples, monkeypatch):
+    """Signs' tiles spill where real values are taken apart, however few the samples."""
+    monkeypatch.setitem(default_config.__globals__, "INTERPRETED", False)
+    for (sides, dtype, source), tile in table.items():
+        assert default_config(sides, dtype, source, samples, chip, precision="bf16x6") == tile
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

@@ -102,7 +102,7 @@ def prepare_layer(
         signed_eps: [P].
         activation: Its name.
         bits: ``"inline"``, ``"staged"`` or None for :func:`default_bits`.
-        precision: How float32 operands are multiplied: ``"ieee"`` or ``"tf32x3"``.
+        precision: How float32 operands are multiplied, in the launcher's words.
         samples: Rows that share the weight's signs: samples, or positions of a window.
         by_taps: Staged signs of a convolution are wanted in the order of its taps.
 

@@ -100,7 +100,7 @@ TENSOR_CORES = {
 """Of float32 operands that NVIDIA's tensor cores multiply. Warps that take several products in turn are laid along
 a tile's features: eight of them would take 64 features twice."""
 
-TENSOR_CORES_SM_80 = {
+SMALL_TENSOR_CORES = {
     (1, torch.float32, "staged"): tiles(64, 64, 32, 4, 2),
     (1, torch.float32, "inline"): tiles(64, 64, 32, 4, 2),
     (1, torch.float32, "real"): tiles(32, 64, 32, 4, 2),
@@ -110,7 +110,8 @@ TENSOR_CORES_SM_80 = {
     (2, torch.float32, "real"): tiles(32, 64, 32, 4, 2),
     (2, torch.float32, "low_rank"): tiles(16, 64, 32, 4, 2),
 }
-"""There both factors lie in registers."""
+"""The same on sm_80, where both factors lie in registers, and for weights stored as [in_features, out_features]
+on sm_100, where those above spill."""
 
 INVOLVED = {
     (1, torch.bfloat16, "staged"): tiles(128, 128, 64, 8, 3),
@@ -143,10 +144,11 @@ def default_config(
     """Tile sizes and launch options unless the caller says; ``source`` as in :data:`CONFIGS`."""
     if INTERPRETED:
         return INTERPRETER_CONFIG
+    if precision != "ieee":
+        small = chip == "sm_80" or (transposed and chip == "sm_100")
+        return (SMALL_TENSOR_CORES if small else TENSOR_CORES)[sides, dtype, source]
     involved = {} if activation in ("none", "relu") else INVOLVED
     configs = {**CONFIGS, **involved, **OVERRIDES.get(chip, {}), **(TRANSPOSED if transposed else {})}
-    if precision != "ieee":
-        configs |= TENSOR_CORES_SM_80 if chip == "sm_80" else TENSOR_CORES
     chosen = configs[sides, dtype, source]
     return configs[sides, dtype, "inline"] if chosen["BLOCK_N"] > samples <= FEW_SAMPLES else chosen
 
