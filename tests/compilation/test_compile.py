@@ -51,6 +51,7 @@ VARIANTS = [
     "nodes linear fp32",
     "nodes conv bf16",
     "nodes conv bf16 128 channels",
+    "nodes conv bf16 128 channels gelu",
     "nodes conv bf16 7x7 gelu",
     "nodes conv fp32",
     "nodes mlp 784-128-128-10",

@@ -222,6 +222,35 @@ def test_one_launch_and_one_more_for_staged_bits(bits, device):
     assert len(launches) == (2 if bits == "staged" else 1)
 
 
+@pytest.mark.parametrize(
+    ("window", "distribution"),
+    [
+        ("primes", "rademacher"),
+        ("stride-2", "gaussian"),
+        ("dilation-2-uneven", "hadamard"),
+        ("window-beyond-the-input", "rademacher"),
+    ],
+)
+def test_a_first_layer_of_few_channels_is_a_linear_one_on_patches(window, distribution, device):
+    """For directions enough that the patches are no more than the result."""
+    shape, outputs, kernel = WINDOWS[window][:3]
+    directions = Directions(7, 3, 9, distribution).over([(outputs, shape[1], *kernel), (outputs,)])
+    layer = Layer(window, directions, sides=2, first=True)
+    with recording() as launches:
+        layer.run(device)
+    assert "sample_tiles" in launches[-1].arguments
+    expected = layer.expected(activation="tanh")
+    error = layer.run(device, activation="tanh") - expected
+    # Gaussian draws agree to 1e-5 with float64's, the rest to the rounding of float32.
+    assert error.abs().max() <= (1e-5 if distribution == "gaussian" else 1e-6) * expected.abs().max()
+
+
+def test_patches_larger_than_the_result_are_not_made(device):
+    with recording() as launches:
+        Layer("primes", Directions(0, 0, 2), first=True).run(device)
+    assert "position_tiles" in launches[-1].arguments
+
+
 def test_the_op_reaches_the_kernel(device):
     layer = Layer("primes", Directions(3, 1, 2), sides=2)
     with ops.use_engine("triton"):

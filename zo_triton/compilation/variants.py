@@ -274,6 +274,9 @@ VARIANTS: dict[str, Variant] = {
     "nodes linear fp32 ieee": _variant(_node_linear(SINGLE), precision="ieee"),
     "nodes conv bf16": _variant(_node_image(HALF), CANDIDATES["node_conv2d", "bfloat16"]),
     "nodes conv bf16 128 channels": _variant(_node_image(HALF, channels=(128, 128))),
+    "nodes conv bf16 128 channels gelu": _variant(
+        _node_image(HALF, channels=(128, 128), side=7, activation="gelu")
+    ),
     "nodes conv bf16 7x7 gelu": _variant(_node_image(HALF, side=7, activation="gelu")),
     "nodes conv bf16 groups of 6": _variant(_node_image(HALF, channels=(12, 12), groups=2)),
     "nodes conv fp32": _variant(_node_image(SINGLE), CANDIDATES["node_conv2d", "float32"]),

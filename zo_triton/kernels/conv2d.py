@@ -7,7 +7,8 @@ tile of U. Positions count through (sample, row, column), so small images fill a
 
 Two orders of the sum: tap by tap over images with their channels last, where a tile is loaded in vectors
 (:mod:`zo_triton.kernels.tap_products`); and term by term in the field's order, element by element, for few channels
-and where U comes in that order alone (:mod:`zo_triton.kernels.window_products`).
+and where U comes in that order alone (:mod:`zo_triton.kernels.window_products`). A first layer of few channels is a
+linear one on patches (:mod:`zo_triton.kernels.first_conv2d`).
 
 The field's blocks cover four output channels. Where a group starts inside a block, its first tile starts at the
 block's first channel, and what belongs to the group before is not stored.
@@ -26,6 +27,7 @@ from zo_triton.kernels.choices import pick, situation, upper
 from zo_triton.kernels.convolution_tiles import no_wider, order_of, perturbed_tiles
 from zo_triton.kernels.epilogue import evaluations_of, finish_sides, vector_from
 from zo_triton.kernels.field import UNSPECIALISED, as_word, counter_of
+from zo_triton.kernels.first_conv2d import is_worth_patches, launch_on_patches
 from zo_triton.kernels.folding import fold, fraction_of
 from zo_triton.kernels.launch import blocks, chip_of, launch
 from zo_triton.kernels.layer import Layer, default_bits, prepare_layer
@@ -253,6 +255,12 @@ def launch_perturbed_conv2d(
     # A word of drawn signs has 32 of the field's columns, which no tap meets together.
     only_terms = low_rank or (directions.signs and bits == "inline" and weight_id >= 0)
     order = order_of(weight.shape, groups, out.dtype, chip_of(out), only_terms)
+    if order == "terms" and config is None and is_worth_patches(out, difference, weight, weight_id, groups):
+        launch_on_patches(
+            out, base, weight, base_output, directions, weight_id, bias_id, signed_eps, stride, padding, dilation,
+            activation, bits=bits, precision=precision,
+        )  # fmt: skip
+        return
     by_taps, depthwise, group_outputs = order == "taps", order == "depthwise", out_channels // groups
     result, folded = out, False
     if by_taps:

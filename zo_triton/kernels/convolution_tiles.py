@@ -77,7 +77,7 @@ NODE_TERMS_OVERRIDES = {
     "sm_100": {HALF: tiles(128, 64, 32, 8, 1)},
 }
 NODE_TAPS = {HALF: tiles(128, 128, 64, 8, 3), SINGLE: tiles(64, 64, 32, 4, 1)}
-NARROW_NODE_TAPS = {HALF: tiles(128, 64, 64, 4, 3)}
+NARROW_NODE_TAPS = {HALF: tiles(128, 64, 64, 8, 3)}
 NODE_TAPS_OVERRIDES = {"gfx942": {HALF: tiles(64, 64, 32, 8, 1)}}
 """The same where outputs are perturbed, by compute dtype."""
 
@@ -92,6 +92,9 @@ INTERPRETED_TILES = {
 
 FEWEST_INPUTS = 16
 """Channels in of a group that a tap's tile is worth: what a dot asks for."""
+
+SIMPLE = ("none", "relu")
+"""Activations whose differences take few registers."""
 
 NARROW = 64
 FEWEST_OUTPUTS = {"taps": 64, "terms": 16, "depthwise": 16}
@@ -143,15 +146,20 @@ def perturbed_tiles(
     return {**TAPS, **narrow, **TAPS_OVERRIDES.get(chip, {})}[sides, dtype, kind]
 
 
-def node_tiles(order: str, dtype: torch.dtype, outputs: int, chip: str) -> Mapping[str, int]:
-    """Of :mod:`zo_triton.kernels.node_conv2d`, as :func:`perturbed_tiles`."""
+def node_tiles(
+    order: str, dtype: torch.dtype, outputs: int, chip: str, activation: str = "none"
+) -> Mapping[str, int]:
+    """Of :mod:`zo_triton.kernels.node_conv2d`, as :func:`perturbed_tiles`.
+
+    An involved activation takes the narrow tiles: beside wide ones its intermediates don't fit the registers.
+    """
     if INTERPRETED:
         return INTERPRETED_TILES[order]
     if order == "depthwise":
         return DEPTHWISE
     if order == "terms":
         return {**NODE_TERMS, **NODE_TERMS_OVERRIDES.get(chip, {})}[dtype]
-    narrow = NARROW_NODE_TAPS if outputs <= NARROW else {}
+    narrow = NARROW_NODE_TAPS if outputs <= NARROW or activation not in SIMPLE else {}
     return {**NODE_TAPS, **narrow, **NODE_TAPS_OVERRIDES.get(chip, {})}[dtype]
 
 

@@ -233,7 +233,7 @@ def node_conv2d(
         "depthwise_node_conv2d" if depthwise else "node_conv2d", out.dtype, distribution=directions.distribution,
         channels=upper(covered, 16, 32, 64), order=order,
     )  # fmt: skip
-    own = node_tiles(order, out.dtype, covered, chip_of(out))
+    own = node_tiles(order, out.dtype, covered, chip_of(out), activation)
     config = config or no_wider(pick(out.device, key, own), order, covered, out.dtype)
     run = run_length(area)
     places = run * blocks(area, run)
