@@ -114,6 +114,11 @@ def test_help_needs_nothing_heavy():
     assert "--method" in python(suite, "train", "--help")
 
 
+def test_a_replay_that_lacks_a_file_is_told_so_without_a_framework():
+    code = "import sys; from zo_triton.cli import main; print(main(sys.argv[1:]))"
+    assert python(code, "replay", "log.zo") == "2\n"
+
+
 def test_the_command_is_installed():
     (command,) = entry_points(group="console_scripts", name="zo-triton")
     assert command.value == "zo_triton.cli:main"

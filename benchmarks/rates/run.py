@@ -16,7 +16,9 @@ from benchmarks.rates.networks import Network
 
 DIRECTIONS = 64
 BATCH = 32
-STEPS = 400
+TRIAL = 200
+"""Steps of a trial."""
+
 MOMENTA = (0.0, 0.9)
 
 LATE = 20
@@ -46,6 +48,7 @@ class Row:
         start: η* at the first weights.
         limit: The smallest η* on the way.
         advised: The learning rate that held.
+        steps: Of the runs at half of it and, at most, at four times the limit.
         first: Loss of the first step.
         late: Mean loss of the last steps at half the advised rate.
         highest: The largest loss over the first, at four times the limit; infinite if it was not finite.
@@ -59,6 +62,7 @@ class Row:
     start: float
     limit: float
     advised: float
+    steps: int
     first: float
     late: float
     highest: float
@@ -80,22 +84,21 @@ class Row:
         return self.highest >= GROWN
 
 
-def measure(network: Network, way: str, momentum: float, steps: int = STEPS) -> Row:
+def measure(network: Network, way: str, momentum: float) -> Row:
     """One row; nothing of it depends on time.
 
     Args:
         network: Which.
         way: Where it is perturbed.
         momentum: b.
-        steps: Of each run.
     """
-    x, y = network.data()
+    (x, y), steps = network.data(), network.steps
     model, optimizer = _fresh(network, way, momentum, 1.0)
-    advice = zo.nzk.advise_lr(optimizer, model, x, y, network.loss, steps=min(steps, 200), batch=BATCH)
+    advice = zo.nzk.advise_lr(optimizer, model, x, y, network.loss, steps=TRIAL, batch=BATCH)
     half = _losses(network, way, momentum, advice.lr / 2, steps)
     above = _losses(network, way, momentum, 4 * advice.limit, steps)
     return Row(
-        network.name, count_parameters(model), way, momentum, advice.start, advice.limit, advice.lr, half[0],
+        network.name, count_parameters(model), way, momentum, advice.start, advice.limit, advice.lr, steps, half[0],
         sum(half[-LATE:]) / len(half[-LATE:]), max(above) / half[0],
     )  # fmt: skip
 

@@ -3,12 +3,15 @@
 from dataclasses import replace
 
 import pytest
+import torch
+import torch.nn.functional as F
 
+import zo_triton as zo
 from benchmarks import __main__ as cli
 from benchmarks.race.networks import count_parameters
 from benchmarks.rates import page
 from benchmarks.rates.networks import NETWORKS
-from benchmarks.rates.run import MOMENTA, measure
+from benchmarks.rates.run import BATCH, DIRECTIONS, MOMENTA, measure
 
 ROWS = page.read(page.PAGE.read_text(encoding="utf-8"))
 
@@ -27,20 +30,66 @@ def test_every_network_stands_there_with_and_without_momentum():
     }
 
 
-SLOW = {
-    ("LeNet-5", "weights", 0.0), ("LeNet-5", "weights", 0.9),
-    ("tiny GPT", "weights", 0.0), ("tiny GPT", "weights", 0.9),
-}  # fmt: skip
+SLOW = {("LeNet-5", "weights", 0.0), ("LeNet-5", "weights", 0.9), ("tiny GPT", "weights", 0.9)}
 """Whose loss falls too, but in so many steps not to half."""
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.network}-{row.way}-{row.momentum:g}")
 def test_half_the_advised_rate_converges_and_four_times_the_limit_diverges(row):
     assert row.falls
+    assert row.steps == NETWORKS[row.network].steps or row.earlier
     assert row.converges or (row.network, row.way, row.momentum) in SLOW
     assert row.advised <= row.limit / 2 * 1.01  # of three digits
     assert row.limit <= row.start
     assert row.diverges or row.way == "activations"
+
+
+class Run:
+    """A softmax regression of the digits along activations, and its loss over all of them."""
+
+    def __init__(self):
+        network = NETWORKS["softmax regression"]
+        self.x, self.y = network.data()
+        self.model = network.make(0)
+        self.optimizer = zo.ZOSGD(
+            self.model.parameters(), 1.0, DIRECTIONS, momentum=0.0, perturb="activations", seed=1
+        )
+        self.generator = torch.Generator().manual_seed(1)
+
+    def loss(self, chosen=slice(None)):
+        return F.cross_entropy(self.model(self.x[chosen]), self.y[chosen])
+
+    def limit(self):
+        return 2 / zo.nzk.probe_lr(self.model, self.x[:64], 1.0, DIRECTIONS).largest
+
+    def train(self, lr, steps):
+        """The loss after each step."""
+        self.optimizer.param_groups[0]["lr"] = lr
+        losses = []
+        for _ in range(steps):
+            batch = torch.randint(len(self.x), (BATCH,), generator=self.generator)
+            self.optimizer.step(lambda batch=batch: self.loss(batch))
+            losses.append(self.loss().item())
+        return losses
+
+
+SOFTMAX = next(row for row in ROWS if (row.network, row.way) == ("softmax regression", "activations"))
+
+
+def test_a_softmax_regression_settles_where_the_loss_is_flatter():
+    run = Run()
+    first = run.loss().item()
+    losses = run.train(58 * SOFTMAX.start, 200)
+    assert max(losses) > 3 * first
+    assert losses[-1] < 0.4 * first
+
+
+def test_it_leaves_where_half_the_advised_rate_has_led_at_four_times_the_limit_there():
+    run = Run()
+    there = run.train(SOFTMAX.advised / 2, SOFTMAX.steps)[-1]
+    limit = run.limit()
+    assert f"{limit:.1f}" == "2.2"
+    assert max(run.train(4 * limit, 100)) > 10 * there
 
 
 @pytest.mark.parametrize("momentum", MOMENTA)

@@ -35,11 +35,11 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from zo_triton.runlog import check_weights, load_weights, read
-
     telling = options.inspect or options.verify
     if not telling and (options.start is None or options.out is None):
         raise ValueError("replay needs --from FILE and --out FILE; or --inspect, or --verify.")
+    from zo_triton.runlog import check_weights, load_weights, read
+
     if options.inspect:
         print(_description(read(options.log, intact_prefix=True)))
         return 0

@@ -103,7 +103,7 @@ def advise_lr(
         x: Samples to train on [n, …], floating-point; some hundreds do.
         y: Their targets, of the outputs' shape; for cross-entropy labels [n], or probabilities [n, classes].
         loss: One of :data:`zo_triton.nzk.probe.LOSSES`.
-        steps: Of a trial.
+        steps: Of a trial; more before a run of thousands, whose noise has longer to lead it astray.
         batch: Samples of a step, drawn from x.
         samples: Of x, the first, whose curvature is measured; shuffle x and y if they are sorted.
         seed: Of the drawing, and of what chance the model itself takes from torch, such as dropout, in
