@@ -33,7 +33,7 @@ QUICK_RACES = dict.fromkeys(
 
 
 QUICK_TRIALS = 12
-"""Of each method: four learning rates with each of three K's, or twelve."""
+"""Of each method: four learning rates with each of three K's, six with each of two, or twelve."""
 
 
 @dataclass(frozen=True)
