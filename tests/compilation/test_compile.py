@@ -37,7 +37,11 @@ VARIANTS = [
     "conv bf16 first layer of 3 channels",
     "conv bf16 inline both sides",
     "conv bf16 groups of 6 gelu",
+    "conv fp32 staged",
     "conv fp32 staged both sides",
+    "conv fp32 staged both sides tf32",
+    "conv fp32 inline both sides",
+    "conv fp32 gaussian both sides",
     "conv fp32 6 to 16 channels",
     "depthwise bf16 both sides",
     "mlp 64-32-10",
@@ -145,6 +149,14 @@ def test_a_whole_network_fits_the_registers_of_each_chip(chip, environment):
     assert (row["spills"], row["stack"]) == (0, 0)
 
 
+def test_exact_products_of_float32_are_no_tf32_on_blackwell(environment):
+    """Triton 3.6 takes TF32 for "ieee" there, in tiles that launchers must not choose."""
+    variants = ["conv fp32 ieee", "linear fp32 ieee", "nodes linear fp32 ieee", "nodes conv fp32 ieee"]
+    for row in _compiled("sm_100", variants, environment).values():
+        assert row["error"] is None
+        assert not row["matrix"]
+
+
 NO_PRODUCT = ("depthwise", "stochastic", "epilogue")
 
 
@@ -236,7 +248,11 @@ def test_signs_are_stored_in_vectors(variant, rows):
         "linear fp32 inline both sides",
         "linear fp32 gaussian",
         "linear fp32 rank 4 both sides",
+        "conv fp32 staged",
+        "conv fp32 staged both sides",
+        "conv fp32 gaussian both sides",
         "nodes linear fp32",
+        "nodes conv fp32",
         "nodes mlp 784-128-128-10",
         "nodes gradient 64 directions",
     ],

@@ -2,6 +2,7 @@
 
 import pytest
 
+from zo_triton.compilation.compiler import less_exact
 from zo_triton.compilation.instructions import classify, matrix_work, memory_bytes
 from zo_triton.compilation.machine_code import Instruction, blocks, inner_loop, loops, parse_gcn, parse_sass
 
@@ -197,3 +198,18 @@ def test_a_descriptor_that_is_no_constant_is_refused():
 )  # fmt: skip
 def test_bytes_of_memory_instructions(name, size):
     assert memory_bytes(Instruction(name)) == size
+
+
+@pytest.mark.parametrize(
+    ("asked", "name", "expected"),
+    [
+        ({"PRECISION": "ieee"}, "HMMA.1688.F32.TF32", "multiplies in TF32, asked for 'ieee'"),
+        ({"PRECISION": "bf16x6"}, "HMMA.1688.F32.TF32", "multiplies in TF32, asked for 'bf16x6'"),
+        ({}, "HGMMA.64x64x8.F32.TF32", "multiplies in TF32, asked for 'ieee'"),
+        ({"PRECISION": "tf32"}, "HMMA.1688.F32.TF32", None),
+        ({"PRECISION": "bf16x6"}, "HMMA.16816.F32.BF16", None),
+        ({"PRECISION": "ieee"}, "FFMA", None),
+    ],
+)
+def test_products_less_exact_than_asked_are_found(asked, name, expected):
+    assert less_exact(asked, [Instruction("MOV"), Instruction(name)]) == expected

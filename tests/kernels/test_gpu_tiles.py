@@ -37,7 +37,10 @@ TABLES = {
         linear_tiles.CONFIGS, linear_tiles.TRANSPOSED, linear_tiles.INVOLVED, *linear_tiles.OVERRIDES.values(),
         linear_tiles.TENSOR_CORES, linear_tiles.SMALL_TENSOR_CORES,
     ),
-    "perturbed_conv2d": (convolution_tiles.TERMS, *convolution_tiles.TERMS_OVERRIDES.values()),
+    "perturbed_conv2d": (
+        convolution_tiles.TERMS, {FLOAT: convolution_tiles.IN_PARTS},
+        *convolution_tiles.TERMS_OVERRIDES.values(),
+    ),
     "perturbed_conv2d by taps": (
         convolution_tiles.TAPS, convolution_tiles.NARROW_TAPS,
         *convolution_tiles.TAPS_OVERRIDES.values(),
@@ -45,10 +48,14 @@ TABLES = {
     "node_linear": (
         node_linear_tiles.CONFIGS, *({FLOAT: config} for config in node_linear_tiles.TENSOR_CORES.values()),
     ),
-    "node_conv2d": (convolution_tiles.NODE_TERMS, *convolution_tiles.NODE_TERMS_OVERRIDES.values()),
+    "node_conv2d": (
+        convolution_tiles.NODE_TERMS, {FLOAT: convolution_tiles.IN_PARTS},
+        *convolution_tiles.NODE_TERMS_OVERRIDES.values(),
+    ),
     "node_conv2d by taps": (
         convolution_tiles.NODE_TAPS, convolution_tiles.NARROW_NODE_TAPS,
         *convolution_tiles.NODE_TAPS_OVERRIDES.values(),
+        *({FLOAT: config} for config in convolution_tiles.NODE_TENSOR_CORES.values()),
     ),
 }  # fmt: skip
 SIZES = ("BLOCK_N", "BLOCK_F", "BLOCK_I")

@@ -8,7 +8,15 @@ from zo_triton.directions import Directions
 from zo_triton.kernels.launch import launching_for, recording
 from zo_triton.kernels.perturbed_linear import SMALL_TENSOR_CORES, TENSOR_CORES, default_config
 from zo_triton.kernels.precision import PRECISIONS, precision_for
-from zo_triton.opcases import BlankOperands, LinearCase, NodeLinearCase, NodeNetworkCase, RandomOperands
+from zo_triton.opcases import (
+    BlankOperands,
+    ConvolutionCase,
+    LinearCase,
+    NodeConvolutionCase,
+    NodeLinearCase,
+    NodeNetworkCase,
+    RandomOperands,
+)
 
 SINGLE = torch.empty(1)
 
@@ -41,9 +49,16 @@ def test_without_a_chip_nothing_is_taken_apart():
 
 SIGNS, NODES = Directions(7, 3, 2), Directions(7, 3, 2, "hadamard")
 SHAPE = {"samples": 9, "inputs": 40, "outputs": 37}
+IMAGE = {"samples": 6, "size": (5, 4), "kernel": (3, 2), "padding": (1, 1)}
+TAPS, FEW = {**IMAGE, "channels": (34, 14)}, {**IMAGE, "channels": (6, 14)}
 CASES = {
     "perturbed_linear": LinearCase(directions=SIGNS, **SHAPE),
     "perturbed_linear, low rank": LinearCase(directions=Directions(7, 3, 2, rank=3), **SHAPE),
+    "perturbed_conv2d, by taps": ConvolutionCase(directions=SIGNS, sides=2, **TAPS),
+    "perturbed_conv2d, real by taps": ConvolutionCase(directions=Directions(7, 3, 2, "gaussian"), **TAPS),
+    "perturbed_conv2d, by terms": ConvolutionCase(directions=SIGNS, sides=2, **FEW),
+    "node_conv2d, by taps": NodeConvolutionCase(directions=NODES, **TAPS),
+    "node_conv2d, by terms": NodeConvolutionCase(directions=NODES, **FEW),
     "node_linear": NodeLinearCase(directions=NODES, **SHAPE),
     "node_mlp_differences": NodeNetworkCase(directions=NODES, widths=(40, 33, 10), samples=9),
 }
@@ -56,6 +71,16 @@ def test_every_launcher_asks_the_same_question(case):
         with recording() as launches, launching_for(chip):
             getattr(kernels, case.op)(*case.arguments(BlankOperands()))
         assert launches[-1].arguments["PRECISION"] == precision
+
+
+@pytest.mark.parametrize("directions", [Directions(7, 3, 2, "gaussian"), Directions(7, 3, 2, rank=3)])
+def test_term_by_term_real_values_are_not_taken_apart(directions):
+    """In parts they don't fit the registers; TF32 has no parts."""
+    case = ConvolutionCase(directions=directions, **FEW)
+    for asked, taken in ((None, "ieee"), ("bf16x6", "ieee"), ("tf32", "tf32")):
+        with recording() as launches, launching_for("sm_90"):
+            kernels.perturbed_conv2d(*case.arguments(BlankOperands()), precision=asked)
+        assert launches[-1].arguments["PRECISION"] == taken
 
 
 @pytest.mark.parametrize("samples", [1, 256])

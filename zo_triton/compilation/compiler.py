@@ -6,7 +6,7 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from zo_triton.compilation.instructions import classify
+from zo_triton.compilation.instructions import classify, matrix_work
 from zo_triton.compilation.machine_code import Instruction, parse_gcn, parse_sass
 from zo_triton.compilation.occupancy import filled, occupancy
 from zo_triton.compilation.roofline import read_body, roofline
@@ -110,7 +110,9 @@ def _figures(job: Job, chip: Chip) -> dict[str, Any]:
 
 
 def figures(launch: Launch, chip: Chip) -> dict[str, Any]:
-    """What one launch compiles to: a row's figures, and ``error`` if the chip has no room for it.
+    """What one launch compiles to: a row's figures.
+
+    ``error`` is among them if the chip has no room for it, or if its products are less exact than asked.
 
     Args:
         launch: As recorded.
@@ -141,7 +143,7 @@ def figures(launch: Launch, chip: Chip) -> dict[str, Any]:
     return {
         "function": kernel.__name__,
         "config": options_of(arguments),
-        "error": f"does not fit: needs {short[0]}" if short else None,
+        "error": f"does not fit: needs {short[0]}" if short else less_exact(arguments, machine.code),
         "registers": machine.registers,
         "spills": machine.spills,
         "stack": machine.stack,
@@ -162,6 +164,16 @@ def figures(launch: Launch, chip: Chip) -> dict[str, Any]:
         "drains": body.gaps.drains if body.gaps else None,
         "roofline": roofline(body, chip, work_of(kernel.__name__, arguments), held["programs"]),
     }
+
+
+def less_exact(arguments: Mapping[str, object], code: Sequence[Instruction]) -> str | None:
+    """What is wrong with a kernel that multiplies in TF32 though its launch did not ask for it, if it does.
+
+    Triton 3.6 makes such products of float32 operands for sm_100, in some tiles, whatever precision it is told.
+    """
+    asked = arguments.get("PRECISION", "ieee")
+    formats = {work.format for work in matrix_work(code).values()}
+    return f"multiplies in TF32, asked for {asked!r}" if "tf32" in formats and asked != "tf32" else None
 
 
 def _reason(error: BaseException) -> str:

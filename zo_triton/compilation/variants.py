@@ -244,11 +244,15 @@ VARIANTS: dict[str, Variant] = {
     ),
     "depthwise bf16 both sides": _variant(_image(HALF, sides=2, groups=64), bits="staged"),
     "depthwise fp32 gaussian": _variant(_image(SINGLE, "gaussian", groups=64), bits="inline"),
-    "conv tf32x3 staged both sides": _variant(_image(SINGLE, sides=2), bits="staged", precision="tf32x3"),
+    "conv fp32 staged": _variant(_image(SINGLE), bits="staged"),
+    "conv fp32 staged both sides": _variant(_image(SINGLE, sides=2), bits="staged"),
+    "conv fp32 ieee": _variant(_image(SINGLE), bits="inline", precision="ieee"),
+    "conv fp32 staged both sides ieee": _variant(_image(SINGLE, sides=2), bits="staged", precision="ieee"),
+    "conv fp32 staged both sides tf32": _variant(_image(SINGLE, sides=2), bits="staged", precision="tf32"),
     "conv fp32 inline": _variant(_image(SINGLE), bits="inline"),
     "conv fp32 orthogonal both sides": _variant(_image(SINGLE, "hadamard", sides=2), bits="inline"),
-    "conv fp32 staged both sides": _variant(_image(SINGLE, sides=2), bits="staged"),
     "conv fp32 inline both sides": _variant(_image(SINGLE, sides=2), bits="inline"),
+    "conv fp32 gaussian": _variant(_image(SINGLE, "gaussian"), bits="inline"),
     "conv fp32 gaussian both sides": _variant(_image(SINGLE, "gaussian", sides=2), bits="inline"),
     "conv fp32 rank 4 both sides": _variant(_image(SINGLE, rank=4, sides=2), bits="inline"),
     "conv fp32 6 to 16 channels": _variant(
@@ -280,6 +284,7 @@ VARIANTS: dict[str, Variant] = {
     "nodes conv bf16 7x7 gelu": _variant(_node_image(HALF, side=7, activation="gelu")),
     "nodes conv bf16 groups of 6": _variant(_node_image(HALF, channels=(12, 12), groups=2)),
     "nodes conv fp32": _variant(_node_image(SINGLE), CANDIDATES["node_conv2d", "float32"]),
+    "nodes conv fp32 ieee": _variant(_node_image(SINGLE), precision="ieee"),
     "nodes depthwise bf16": _variant(_node_image(HALF, groups=64)),
     "nodes mlp 784-128-128-10": _variant(
         _node_network(784, 128, 128, 10), CANDIDATES["node_mlp_differences", "float32"]

@@ -24,13 +24,14 @@ from torch import Tensor
 
 from zo_triton.directions import Directions, matrix_shape
 from zo_triton.kernels.choices import pick, situation, upper
-from zo_triton.kernels.convolution_tiles import no_wider, order_of, perturbed_tiles
+from zo_triton.kernels.convolution_tiles import no_wider, order_of, perturbed_tiles, precision_in
 from zo_triton.kernels.epilogue import evaluations_of, finish_sides, vector_from
 from zo_triton.kernels.field import UNSPECIALISED, as_word, counter_of
 from zo_triton.kernels.first_conv2d import is_worth_patches, launch_on_patches
 from zo_triton.kernels.folding import fold, fraction_of
 from zo_triton.kernels.launch import blocks, chip_of, launch
 from zo_triton.kernels.layer import Layer, default_bits, prepare_layer
+from zo_triton.kernels.precision import precision_for
 from zo_triton.kernels.tap_products import tap_products
 from zo_triton.kernels.window_arguments import (
     channels_last,
@@ -50,11 +51,11 @@ def _chosen_config(
     key = situation(
         "depthwise_conv2d" if order == "depthwise" else "perturbed_conv2d", out.dtype, sides=layer.sides,
         distribution=directions.elementwise, bits="low_rank" if layer.rank else layer.bits,
-        channels=upper(channels, 16, 32, 64), order=order,
+        channels=upper(channels, 16, 32, 64), order=order, precision=precision,
     )  # fmt: skip
     source = "signs" if directions.signs else "real"
     own = perturbed_tiles(order, layer.sides, out.dtype, source, channels, chip_of(out), precision)
-    return no_wider(pick(out.device, key, own), order, channels, out.dtype)
+    return no_wider(pick(out.device, key, own), order, channels, out.dtype, precision)
 
 
 @triton.jit
@@ -213,7 +214,7 @@ def launch_perturbed_conv2d(
     activation: str,
     *,
     bits: str | None = None,
-    precision: str = "ieee",
+    precision: str | None = None,
     config: Mapping[str, int] | None = None,
 ) -> None:
     """Difference of ``activation(conv2d(x, W) + v)`` for every evaluation.
@@ -238,7 +239,7 @@ def launch_perturbed_conv2d(
         bits: ``"inline"`` (every tile runs the generator), ``"staged"`` (packed signs written first; only
             full-rank Rademacher) or None for :func:`zo_triton.kernels.layer.default_bits` with positions for
             samples.
-        precision: How float32 operands are multiplied: ``"ieee"`` or ``"tf32x3"``.
+        precision: How float32 operands are multiplied, as :mod:`zo_triton.kernels.precision` names it.
         config: Tile sizes and launch options, as in :data:`CONFIGS`.
 
     Raises:
@@ -254,13 +255,16 @@ def launch_perturbed_conv2d(
     bits = bits or default_bits(directions, low_rank, positions)
     # A word of drawn signs has 32 of the field's columns, which no tap meets together.
     only_terms = low_rank or (directions.signs and bits == "inline" and weight_id >= 0)
-    order = order_of(weight.shape, groups, out.dtype, chip_of(out), only_terms)
+    precision = precision_for(out, precision)
+    order = order_of(weight.shape, groups, out.dtype, chip_of(out), precision, only_terms)
     if order == "terms" and config is None and is_worth_patches(out, difference, weight, weight_id, groups):
         launch_on_patches(
             out, base, weight, base_output, directions, weight_id, bias_id, signed_eps, stride, padding, dilation,
             activation, bits=bits, precision=precision,
         )  # fmt: skip
         return
+    source = "signs" if directions.signs and not low_rank else "real"
+    precision = precision_in(order, precision, source)
     by_taps, depthwise, group_outputs = order == "taps", order == "depthwise", out_channels // groups
     result, folded = out, False
     if by_taps:

@@ -26,10 +26,18 @@ TERMS = {
 }
 """By sides and compute dtype."""
 
+IN_PARTS = tiles(32, 32, 32, 8, 1)
+"""Of the same sum where float32 numbers are taken apart for NVIDIA's tensor cores."""
+
 TERMS_OVERRIDES = {
     "sm_80": {(2, HALF): tiles(64, 64, 32, 8, 2)},
     # With two stages ptxas takes eight bytes of stack there, and more clocks.
-    "sm_100": dict.fromkeys([(1, HALF), (2, HALF)], tiles(128, 64, 32, 8, 1)),
+    "sm_100": {
+        (1, HALF): tiles(128, 64, 32, 8, 1),
+        (2, HALF): tiles(128, 64, 32, 8, 1),
+        # In larger ones Triton 3.6 has the tensor cores multiply float32 numbers, in TF32.
+        (1, SINGLE): tiles(32, 32, 32, 8, 1),
+    },
     "gfx942": dict.fromkeys([(1, HALF), (2, HALF)], tiles(64, 64, 32, 8, 1)),
 }
 """Chips that the configs above don't fit."""
@@ -39,16 +47,20 @@ TAPS = {
     (2, HALF, "signs"): tiles(128, 128, 64, 8, 3),
     (1, HALF, "real"): tiles(256, 64, 32, 4, 3),
     (2, HALF, "real"): tiles(128, 64, 32, 4, 3),
+    (1, SINGLE, "signs"): tiles(64, 128, 32, 4, 1),
+    (2, SINGLE, "signs"): tiles(32, 128, 32, 4, 2),
+    (1, SINGLE, "real"): tiles(64, 64, 32, 4, 1),
+    (2, SINGLE, "real"): tiles(64, 64, 32, 4, 1),
     (1, SINGLE, "ieee"): tiles(64, 64, 32, 4, 1),
     (2, SINGLE, "ieee"): tiles(64, 64, 32, 8, 1),
-    (1, SINGLE, "tf32x3"): tiles(64, 64, 32, 4, 1),
-    (2, SINGLE, "tf32x3"): tiles(32, 64, 32, 4, 1),
 }
-"""By sides and compute dtype; what U's values are in bfloat16, how they are multiplied in float32."""
+"""By sides, compute dtype and what U's values are; ``ieee``: float32 without NVIDIA's tensor cores."""
 
 NARROW_TAPS = {
     (1, HALF, "signs"): tiles(128, 64, 64, 4, 2),
     (2, HALF, "signs"): tiles(64, 64, 64, 4, 3),
+    (1, SINGLE, "signs"): tiles(64, 64, 32, 4, 1),
+    (2, SINGLE, "signs"): tiles(64, 64, 32, 4, 1),
 }
 """Of up to 64 channels out: a tile of more would be half empty."""
 
@@ -58,12 +70,17 @@ TAPS_OVERRIDES = {
         (2, HALF, "signs"): tiles(64, 128, 32, 8, 3),
         (1, HALF, "real"): tiles(128, 64, 32, 8, 3),
         (2, HALF, "real"): tiles(64, 64, 32, 8, 3),
+        (1, SINGLE, "signs"): tiles(32, 128, 32, 4, 2),
+        (2, SINGLE, "signs"): tiles(32, 128, 32, 4, 2),
+        (2, SINGLE, "real"): tiles(32, 64, 32, 4, 1),
         (2, SINGLE, "ieee"): tiles(32, 32, 32, 8, 1),
-        (1, SINGLE, "tf32x3"): tiles(32, 64, 32, 8, 1),
-        (2, SINGLE, "tf32x3"): tiles(32, 64, 32, 8, 1),
     },
     "sm_100": {
         (2, HALF, "signs"): tiles(64, 128, 64, 8, 3),
+        (1, SINGLE, "signs"): tiles(64, 128, 32, 4, 2),
+        (2, SINGLE, "signs"): tiles(64, 128, 32, 4, 2),
+        (1, SINGLE, "real"): tiles(64, 64, 32, 4, 2),
+        (2, SINGLE, "real"): tiles(64, 64, 32, 4, 2),
     },
     "gfx942": dict.fromkeys(
         [(sides, HALF, source) for sides in (1, 2) for source in ("signs", "real")], tiles(64, 64, 32, 8, 1)
@@ -80,6 +97,13 @@ NODE_TAPS = {HALF: tiles(128, 128, 64, 8, 3), SINGLE: tiles(64, 64, 32, 4, 1)}
 NARROW_NODE_TAPS = {HALF: tiles(128, 64, 64, 8, 3)}
 NODE_TAPS_OVERRIDES = {"gfx942": {HALF: tiles(64, 64, 32, 8, 1)}}
 """The same where outputs are perturbed, by compute dtype."""
+
+NODE_TENSOR_CORES = {
+    "sm_80": tiles(32, 128, 32, 4, 2),
+    "sm_100": tiles(128, 128, 32, 8, 2),
+    "": tiles(64, 128, 32, 4, 2),
+}
+"""Of float32 operands that NVIDIA's tensor cores multiply tap by tap, by chip."""
 
 DEPTHWISE = tiles(64, 16, 32, 4, 1)
 
@@ -101,11 +125,18 @@ FEWEST_OUTPUTS = {"taps": 64, "terms": 16, "depthwise": 16}
 """Channels out of a tile: a dot asks for 16, Hopper's tensor cores for 64 rows of a left factor."""
 
 
-TERMS_ONLY = {("sm_100", SINGLE)}
-"""Chips and dtypes without a sum tap by tap: its tiles spill, or Triton 3.6 multiplies them in tf32 unasked."""
+TERMS_ONLY = {("sm_100", SINGLE, "ieee")}
+"""Chips, dtypes and precisions without a sum tap by tap: its tiles spill, or Triton 3.6 takes TF32 unasked."""
 
 
-def order_of(weight: torch.Size, groups: int, dtype: torch.dtype, chip: str, only_terms: bool = False) -> str:
+def order_of(
+    weight: torch.Size,
+    groups: int,
+    dtype: torch.dtype,
+    chip: str,
+    precision: str = "ieee",
+    only_terms: bool = False,
+) -> str:
     """How a convolution sums: ``"taps"``, ``"terms"`` or ``"depthwise"``.
 
     Args:
@@ -113,12 +144,27 @@ def order_of(weight: torch.Size, groups: int, dtype: torch.dtype, chip: str, onl
         groups: Into which the channels fall.
         dtype: The compute dtype.
         chip: Its name.
+        precision: How float32 operands are multiplied.
         only_terms: U is to be had in the field's order alone.
     """
     if groups > 1 and weight[1] == 1:
         return "depthwise"
     few = weight[1] < FEWEST_INPUTS
-    return "terms" if only_terms or few or (chip, dtype) in TERMS_ONLY else "taps"
+    return "terms" if only_terms or few or (chip, dtype, precision) in TERMS_ONLY else "taps"
+
+
+def precision_in(order: str, precision: str, source: str) -> str:
+    """How an order of the sum multiplies float32 operands, when it is asked for a precision.
+
+    Term by term real values don't fit the registers in parts beside those of the images, so that such a layer takes
+    the chip's own float32 products.
+
+    Args:
+        order: From :func:`order_of`.
+        precision: Of :mod:`zo_triton.kernels.precision`.
+        source: ``"signs"`` or ``"real"``, what U's values are.
+    """
+    return "ieee" if order == "terms" and precision == "bf16x6" and source == "real" else precision
 
 
 def perturbed_tiles(
@@ -140,14 +186,19 @@ def perturbed_tiles(
     if order == "depthwise":
         return DEPTHWISE
     if order == "terms":
-        return {**TERMS, **TERMS_OVERRIDES.get(chip, {})}[sides, dtype]
+        return IN_PARTS if precision == "bf16x6" else {**TERMS, **TERMS_OVERRIDES.get(chip, {})}[sides, dtype]
     narrow = NARROW_TAPS if outputs <= NARROW else {}
-    kind = precision if dtype == SINGLE else source
+    kind = "ieee" if dtype == SINGLE and precision == "ieee" else source
     return {**TAPS, **narrow, **TAPS_OVERRIDES.get(chip, {})}[sides, dtype, kind]
 
 
 def node_tiles(
-    order: str, dtype: torch.dtype, outputs: int, chip: str, activation: str = "none"
+    order: str,
+    dtype: torch.dtype,
+    outputs: int,
+    chip: str,
+    precision: str = "ieee",
+    activation: str = "none",
 ) -> Mapping[str, int]:
     """Of :mod:`zo_triton.kernels.node_conv2d`, as :func:`perturbed_tiles`.
 
@@ -158,13 +209,18 @@ def node_tiles(
     if order == "depthwise":
         return DEPTHWISE
     if order == "terms":
-        return {**NODE_TERMS, **NODE_TERMS_OVERRIDES.get(chip, {})}[dtype]
+        own = {**NODE_TERMS, **NODE_TERMS_OVERRIDES.get(chip, {})}
+        return IN_PARTS if precision == "bf16x6" else own[dtype]
+    if dtype == SINGLE and precision != "ieee":
+        return NODE_TENSOR_CORES.get(chip, NODE_TENSOR_CORES[""])
     narrow = NARROW_NODE_TAPS if outputs <= NARROW or activation not in SIMPLE else {}
     return {**NODE_TAPS, **narrow, **NODE_TAPS_OVERRIDES.get(chip, {})}[dtype]
 
 
-def no_wider(config: Mapping[str, int], order: str, channels: int, dtype: torch.dtype) -> dict[str, int]:
+def no_wider(
+    config: Mapping[str, int], order: str, channels: int, dtype: torch.dtype, precision: str = "ieee"
+) -> dict[str, int]:
     """A config with no more channels a tile than a group has use for."""
-    fewest = FEWEST_OUTPUTS["terms" if dtype == SINGLE else order]
+    fewest = FEWEST_OUTPUTS["terms" if dtype == SINGLE and precision == "ieee" else order]
     wanted = max(fewest, int(triton.next_power_of_2(channels)))
     return {**config, "BLOCK_F": min(config["BLOCK_F"], wanted)}

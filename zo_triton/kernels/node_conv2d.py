@@ -31,6 +31,7 @@ from zo_triton.kernels.node_signs import (
     turned_by_entries,
 )
 from zo_triton.kernels.numeric import complement
+from zo_triton.kernels.precision import precision_for
 from zo_triton.kernels.tap_products import tap_products
 from zo_triton.kernels.window_arguments import (
     channels_last,
@@ -185,7 +186,7 @@ def node_conv2d(
     groups: int,
     activation: str,
     *,
-    precision: str = "ieee",
+    precision: str | None = None,
     config: Mapping[str, int] | None = None,
 ) -> None:
     """Difference of ``activation(conv2d(x, W) + noise)`` for every evaluation.
@@ -204,7 +205,7 @@ def node_conv2d(
         dilation: Of the kernel.
         groups: Into which the channels fall.
         activation: Its name.
-        precision: How float32 operands are multiplied: ``"ieee"`` or ``"tf32x3"``.
+        precision: How float32 operands are multiplied, as :mod:`zo_triton.kernels.precision` names it.
         config: Tile sizes and launch options, as in :data:`CONFIGS`.
 
     Raises:
@@ -213,14 +214,14 @@ def node_conv2d(
             channels don't fall into such groups; ``out`` is not what the window leaves of the difference; or nodes
             are not perturbed by this distribution.
     """
-    dtype = compute_dtype(out.dtype)
+    dtype, precision = compute_dtype(out.dtype), precision_for(out, precision)
     sides = check_arguments(out, base_output, directions, signed_eps, activation)
     check_window(out, difference[0], weight, stride, padding, dilation, groups)
     noise = node_arguments(directions, application, first)
     # The images of all evaluations are to follow one another.
     adjoining = out.stride(0) == out.shape[1] * out.stride(1)
     result = out if adjoining else torch.empty_like(out, memory_format=torch.contiguous_format)
-    order = order_of(weight.shape, groups, out.dtype, chip_of(out))
+    order = order_of(weight.shape, groups, out.dtype, chip_of(out), precision)
     depthwise, by_taps = order == "depthwise", order == "taps"
     moved = difference.to(out.dtype)
     images, moved = result.flatten(0, 1), (channels_last(moved) if by_taps else moved).flatten(0, 1)
@@ -231,10 +232,10 @@ def node_conv2d(
     covered = out_channels if depthwise else group_outputs
     key = situation(
         "depthwise_node_conv2d" if depthwise else "node_conv2d", out.dtype, distribution=directions.distribution,
-        channels=upper(covered, 16, 32, 64), order=order,
+        channels=upper(covered, 16, 32, 64), order=order, precision=precision,
     )  # fmt: skip
-    own = node_tiles(order, out.dtype, covered, chip_of(out), activation)
-    config = config or no_wider(pick(out.device, key, own), order, covered, out.dtype)
+    own = node_tiles(order, out.dtype, covered, chip_of(out), precision, activation)
+    config = config or no_wider(pick(out.device, key, own), order, covered, out.dtype, precision)
     run = run_length(area)
     places = run * blocks(area, run)
     place_tiles = blocks(len(images) * places, config["BLOCK_N"])

@@ -14,8 +14,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from zo_triton.kernels.linear_products import load_tile, perturbed, scaled
-from zo_triton.kernels.numeric import bound, dot, narrow, settled
+from zo_triton.kernels.exact_products import add_float32_product
+from zo_triton.kernels.linear_products import add_side, load_tile
+from zo_triton.kernels.numeric import bound, narrow, settled
 from zo_triton.kernels.operand_tiles import real_tile_of_u, spread_signs
 from zo_triton.kernels.window_products import inside_image
 
@@ -41,6 +42,7 @@ def tap_products(
     :func:`zo_triton.kernels.numeric.settled`).
     """
     TAPS: tl.constexpr = KERNEL_HEIGHT * KERNEL_WIDTH
+    SIGN_DTYPE: tl.constexpr = tl.bfloat16 if PRECISION == "bf16x6" else DTYPE
     inputs = tl.arange(0, BLOCK_I)
     local_words = tl.arange(0, BLOCK_I // 32)
     base_offsets = inputs.to(OFFSETS)[:, None] + rows[0][None, :]
@@ -69,7 +71,7 @@ def tap_products(
                 packed = load_tile(
                     staged_ptr + (tap * words + start // 32), staged_offsets,
                     (start // 32 + local_words < words)[None, :], RAGGED)  # fmt: skip
-                u = spread_signs(packed.to(tl.uint32, bitcast=True), BLOCK_F, BLOCK_I, DTYPE)
+                u = spread_signs(packed.to(tl.uint32, bitcast=True), BLOCK_F, BLOCK_I, SIGN_DTYPE)
             else:
                 u = real_tile_of_u(
                     row_block, start * TAPS + tap, channels * TAPS, weight_ptr, channels, whole_word, counter,
@@ -83,23 +85,21 @@ def tap_products(
             place += tl.cast(column, tl.int64) * difference_strides[1] + start
             difference0 = load_tile(difference0_ptr + place, difference_offsets, mask, PADDED or RAGGED)
             if PERTURB_WEIGHT:
-                u0 = scaled(u, scale0, DTYPE)
-                change0 = dot(perturbed(weight, u0, share, FOLDED, DTYPE), difference0, change0, PRECISION)
-                change0 = dot(u0, base, change0, PRECISION)
+                change0 = add_side(
+                    change0, weight, u, base, difference0, scale0, share, FOLDED, DTYPE, PRECISION
+                )
             else:
-                change0 = dot(weight, difference0, change0, PRECISION)
+                change0 = add_float32_product(weight, difference0, change0, PRECISION)
             if SIDES == 2:
                 difference1 = load_tile(difference1_ptr + place, difference_offsets, mask, PADDED or RAGGED)
                 if PERTURB_WEIGHT:
-                    u1 = scaled(u, scale1, DTYPE)
-                    change1 = dot(
-                        perturbed(weight, u1, share, FOLDED, DTYPE), difference1, change1, PRECISION
+                    change1 = add_side(
+                        change1, weight, u, base, difference1, scale1, share, FOLDED, DTYPE, PRECISION
                     )
-                    change1 = dot(u1, base, change1, PRECISION)
                 else:
-                    change1 = dot(weight, difference1, change1, PRECISION)
+                    change1 = add_float32_product(weight, difference1, change1, PRECISION)
         else:
-            change0 = dot(u, base, change0, PRECISION)
+            change0 = add_float32_product(u, base, change0, PRECISION)
         start += BLOCK_I
         tap += start >= channels
         start = tl.where(start >= channels, 0, start)

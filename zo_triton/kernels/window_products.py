@@ -11,10 +11,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from zo_triton.kernels.exact_products import add_float32_product
 from zo_triton.kernels.field import as_word, direction_tile, draw_tile, expand_signs
 from zo_triton.kernels.folding import operand
 from zo_triton.kernels.linear_products import load_tile
-from zo_triton.kernels.numeric import bound, dot, narrow
+from zo_triton.kernels.numeric import bound, narrow
 
 
 @triton.jit
@@ -67,6 +68,8 @@ def window_products(
     input; weight_rows and staged_rows [BLOCK_F]: where a channel's row starts. PADDED: windows reach beyond the
     input. RAGGED: the columns of the weight are no multiple of BLOCK_I.
     """
+    SIGNS: tl.constexpr = RANK == 0 and DISTRIBUTION == "rademacher"
+    U_DTYPE: tl.constexpr = tl.bfloat16 if PRECISION == "bf16x6" and SIGNS else DTYPE
     change0 = tl.zeros((BLOCK_N, BLOCK_F), tl.float32)
     change1 = change0
     top, left = corner[0][:, None], corner[1][:, None]
@@ -84,7 +87,7 @@ def window_products(
             base = load_tile(base_ptr, rows[0][:, None] + terms[None, :], mask, PADDED or RAGGED)
             u = _change_of_weight(
                 staged_ptr, staged_rows, row_block, i, columns, words, counter, DISTRIBUTION, ROUNDS,
-                RANK, RANK_BLOCK, STAGED, BLOCK_F, BLOCK_I, DTYPE)  # fmt: skip
+                RANK, RANK_BLOCK, STAGED, BLOCK_F, BLOCK_I, U_DTYPE)  # fmt: skip
             u = tl.trans(u)
         if HAS_DIFFERENCE:
             terms = (
@@ -96,16 +99,20 @@ def window_products(
             )
             weight = narrow(weight, DTYPE)
             difference0 = load_tile(difference0_ptr, offsets, mask, PADDED or RAGGED)
-            change0 = dot(difference0, weight, change0, PRECISION)
+            change0 = add_float32_product(difference0, weight, change0, PRECISION)
             if PERTURB_WEIGHT:
-                change0 = dot(operand(base, difference0, epsilon0, FOLDED, DTYPE), u, change0, PRECISION)
+                change0 = add_float32_product(
+                    operand(base, difference0, epsilon0, FOLDED, DTYPE), u, change0, PRECISION
+                )
             if SIDES == 2:
                 difference1 = load_tile(difference1_ptr, offsets, mask, PADDED or RAGGED)
-                change1 = dot(difference1, weight, change1, PRECISION)
+                change1 = add_float32_product(difference1, weight, change1, PRECISION)
                 if PERTURB_WEIGHT:
-                    change1 = dot(operand(base, difference1, epsilon1, FOLDED, DTYPE), u, change1, PRECISION)
+                    change1 = add_float32_product(
+                        operand(base, difference1, epsilon1, FOLDED, DTYPE), u, change1, PRECISION
+                    )
         else:
-            change0 = dot(narrow(base, DTYPE), u, change0, PRECISION)
+            change0 = add_float32_product(narrow(base, DTYPE), u, change0, PRECISION)
     if not HAS_DIFFERENCE:
         change1 = change0
     return change0, change1
