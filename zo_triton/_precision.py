@@ -28,8 +28,13 @@ def rounds_factors() -> bool:
     return _BACKEND.matmul.fp32_precision == "bf16" and _is_heeded()
 
 
-@cache
 def _is_heeded() -> bool:
+    """oneDNN does the rounding for torch, and can be switched off."""
+    return _BACKEND.enabled and _can_round()
+
+
+@cache
+def _can_round() -> bool:
     return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 

@@ -65,6 +65,20 @@ def test_each_of_torchs_two_switches_is_heeded():
 
 
 @supported
+def test_nothing_is_rounded_where_torch_may_not_use_onednn():
+    BACKEND.matmul.fp32_precision = BACKEND.conv.fp32_precision = "bf16"
+    tensor = normal(1000)
+    before = BACKEND.enabled
+    try:
+        BACKEND.enabled = False
+        assert factor(tensor) is tensor
+        assert convolution_factor(tensor) is tensor
+    finally:
+        BACKEND.enabled = before
+    assert factor(tensor) is not tensor
+
+
+@supported
 @pytest.mark.usefixtures("medium")
 def test_other_dtypes_enter_as_they_are():
     for dtype in (torch.float64, torch.bfloat16):

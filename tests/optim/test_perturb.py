@@ -56,6 +56,37 @@ def test_with_enough_directions_training_is_gradient_descent(perturb):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
+def convolutional():
+    torch.manual_seed(1)
+    layers = nn.Conv2d(1, 4, 2), nn.Tanh(), nn.Flatten(), nn.Linear(8, CLASSES)
+    return nn.Sequential(nn.Unflatten(1, (1, 2, 3)), *layers)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("make", [network, convolutional])
+@pytest.mark.parametrize("perturb", ["activations", "auto"])
+def test_a_first_batch_is_used_without_its_bad_sample(perturb, make, value):
+    ours, theirs, x = make(), make(), X.clone()
+    x[4] = value
+    good = torch.arange(N) != 4
+    opt = optimizer(ours, directions=128, perturb=perturb)
+    with pytest.warns(RuntimeWarning, match=f"1 of {N} samples are NaN or infinite"):
+        opt.step(lambda: F.cross_entropy(ours(x), Y, reduction="none"))
+    (F.cross_entropy(theirs(X[good]), Y[good], reduction="sum") / N).backward()
+    torch.optim.SGD(theirs.parameters(), lr=0.1).step()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", [network, convolutional])
+def test_inputs_that_are_all_bad_are_refused_as_a_loss(make):
+    model = make()
+    with pytest.raises(zo.NonFiniteLossError, match="the loss is nan"):
+        optimizer(model, perturb="auto").step(
+            lambda: F.cross_entropy(model(X * torch.nan), Y, reduction="none")
+        )
+
+
 def test_what_the_latest_step_has_found():
     model = network()
     opt = optimizer(model)

@@ -23,7 +23,7 @@ class LayerSize(NamedTuple):
         nodes: Q, nodes of a sample, in all its applications; 0 of a parameter that is perturbed itself anyhow.
         elements: Weights and biases.
         input_square: Mean over the nodes of the squared inputs that a node's weights meet, plus 1 for a trained
-            bias.
+            bias. A sample that is not finite, and so will be left out, has no part in it.
     """
 
     ids: tuple[int, ...]
@@ -79,15 +79,15 @@ class Application:
         return tuple(each for each in (self.weight_id, self.bias_id) if each >= 0)
 
     def input_square(self) -> float:
-        """Mean over the nodes of the squared inputs that a node's weights meet, plus 1 for a trained bias."""
+        """As :attr:`LayerSize.input_square`, for this application."""
         square = 1.0 if self.bias_id >= 0 else 0.0
         if self.weight_id < 0:
             return square
         squares = self.input.float().square()
         if self.convolution is None:
-            return square + float(squares.sum(-1).mean())
+            return square + _finite_mean(squares.sum(-1))
         met = torch.ops.aten.convolution(squares, torch.ones_like(self.weight), None, *self.convolution)
-        return square + float(met.mean())
+        return square + _finite_mean(met)
 
     def gradients(self, of_nodes: Tensor, bad: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
         """The layer's share of the gradient, id by id, as backpropagation has it of ∂L/∂output.
@@ -151,3 +151,9 @@ def layer_sizes(
         for ids, together in layers
     ]
     return found + [LayerSize((i,), 0, sizes[i], 1.0) for i in sorted(themselves)]
+
+
+def _finite_mean(values: Tensor) -> float:
+    """Of the values that are finite; 0 where none is."""
+    kept = values[values.isfinite()]
+    return float(kept.mean()) if kept.numel() else 0.0
