@@ -197,6 +197,32 @@ def _perturbed_conv2d_kernel(
             SIDES, HAS_DIFFERENCE, PERTURB_BIAS, ACTIVATION, DTYPE, OFFSETS, BLOCK_N, BLOCK_F)  # fmt: skip
 
 
+def _way(
+    out: Tensor,
+    weight: Tensor,
+    weight_id: int,
+    directions: Directions,
+    groups: int,
+    on_patches: bool,
+    bits: str | None,
+    precision: str | None,
+) -> tuple[str, str, str]:
+    """How a call sums, where its signs come from and how it multiplies, by what is asked for.
+
+    The order is one of :func:`order_of`'s, or ``"patches"`` for ``"terms"`` if they are worth it.
+    """
+    low_rank = weight_id >= 0 and directions.is_low_rank(weight.shape)
+    bits = bits or default_bits(directions, low_rank, out.shape[1] * out.shape[3] * out.shape[4])
+    # A word of drawn signs has 32 of the field's columns, which no tap meets together.
+    only_terms = low_rank or (directions.signs and bits == "inline" and weight_id >= 0)
+    precision = precision_for(out, precision)
+    order = order_of(weight.shape, groups, out.dtype, chip_of(out), precision, only_terms)
+    if order == "terms" and on_patches:
+        order = "patches"
+    source = "signs" if directions.signs and not low_rank else "real"
+    return order, bits, precision_in(order, precision, source)
+
+
 def launch_perturbed_conv2d(
     out: Tensor,
     base: Tensor,
@@ -251,20 +277,14 @@ def launch_perturbed_conv2d(
     check_window(out, base, weight, stride, padding, dilation, groups)
     out_channels, columns = matrix_shape(weight.shape)
     positions = out.shape[1] * out.shape[3] * out.shape[4]
-    low_rank = weight_id >= 0 and directions.is_low_rank(weight.shape)
-    bits = bits or default_bits(directions, low_rank, positions)
-    # A word of drawn signs has 32 of the field's columns, which no tap meets together.
-    only_terms = low_rank or (directions.signs and bits == "inline" and weight_id >= 0)
-    precision = precision_for(out, precision)
-    order = order_of(weight.shape, groups, out.dtype, chip_of(out), precision, only_terms)
-    if order == "terms" and config is None and is_worth_patches(out, difference, weight, weight_id, groups):
+    on_patches = config is None and is_worth_patches(out, difference, weight, weight_id, groups)
+    order, bits, precision = _way(out, weight, weight_id, directions, groups, on_patches, bits, precision)
+    if order == "patches":
         launch_on_patches(
             out, base, weight, base_output, directions, weight_id, bias_id, signed_eps, stride, padding, dilation,
             activation, bits=bits, precision=precision,
         )  # fmt: skip
         return
-    source = "signs" if directions.signs and not low_rank else "real"
-    precision = precision_in(order, precision, source)
     by_taps, depthwise, group_outputs = order == "taps", order == "depthwise", out_channels // groups
     result, folded = out, False
     if by_taps:

@@ -124,7 +124,6 @@ NARROW = 64
 FEWEST_OUTPUTS = {"taps": 64, "terms": 16, "depthwise": 16}
 """Channels out of a tile: a dot asks for 16, Hopper's tensor cores for 64 rows of a left factor."""
 
-
 TERMS_ONLY = {("sm_100", SINGLE, "ieee")}
 """Chips, dtypes and precisions without a sum tap by tap: its tiles spill, or Triton 3.6 takes TF32 unasked."""
 
@@ -156,8 +155,8 @@ def order_of(
 def precision_in(order: str, precision: str, source: str) -> str:
     """How an order of the sum multiplies float32 operands, when it is asked for a precision.
 
-    Term by term real values don't fit the registers in parts beside those of the images, so that such a layer takes
-    the chip's own float32 products.
+    Term by term the parts of real values take registers that the images' own leave in few tiles (for low rank with
+    both sides in none that was tried), so that such a layer takes the chip's own float32 products.
 
     Args:
         order: From :func:`order_of`.

@@ -55,6 +55,19 @@ def run_length(area: int) -> int:
     return next((run for run in RUNS if -area % run <= MOST_FILLED * area), RUNS[-1])
 
 
+def _chosen_config(
+    out: Tensor, directions: Directions, order: str, channels: int, precision: str, activation: str
+) -> Mapping[str, int]:
+    """The launcher's own config or what was found faster, for a tile of at most so many channels."""
+    op = "depthwise_node_conv2d" if order == "depthwise" else "node_conv2d"
+    key = situation(
+        op, out.dtype, distribution=directions.distribution, channels=upper(channels, 16, 32, 64), order=order,
+        precision=precision,
+    )  # fmt: skip
+    own = node_tiles(order, out.dtype, channels, chip_of(out), precision, activation)
+    return no_wider(pick(out.device, key, own), order, channels, out.dtype, precision)
+
+
 @triton.jit
 def _noise(
         epsilon, sample, position, channel, area, nodes, word, column, counter,
@@ -230,12 +243,7 @@ def node_conv2d(
     out_channels, (columns, area) = weight.shape[0], (weight[0].numel(), out.shape[3] * out.shape[4])
     group_outputs = out_channels // groups
     covered = out_channels if depthwise else group_outputs
-    key = situation(
-        "depthwise_node_conv2d" if depthwise else "node_conv2d", out.dtype, distribution=directions.distribution,
-        channels=upper(covered, 16, 32, 64), order=order, precision=precision,
-    )  # fmt: skip
-    own = node_tiles(order, out.dtype, covered, chip_of(out), precision, activation)
-    config = config or no_wider(pick(out.device, key, own), order, covered, out.dtype, precision)
+    config = config or _chosen_config(out, directions, order, covered, precision, activation)
     run = run_length(area)
     places = run * blocks(area, run)
     place_tiles = blocks(len(images) * places, config["BLOCK_N"])

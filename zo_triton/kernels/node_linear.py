@@ -61,6 +61,15 @@ def tile_in_band(pid, row_tiles, feature_tiles):
     return first + place % height, place // height
 
 
+def _chosen_config(out: Tensor, directions: Directions, rows: int, precision: str) -> Mapping[str, int]:
+    """The launcher's own config or what was found faster."""
+    key = situation(
+        "node_linear", out.dtype, distribution=directions.distribution, precision=precision,
+        rows=upper(rows, 128, 2048),
+    )  # fmt: skip
+    return pick(out.device, key, default_config(out.dtype, chip_of(out), precision))
+
+
 @triton.jit
 def plain_product(
         left_ptr, right_ptr, left_offsets, right_offsets, stride_li, stride_ri, terms,
@@ -177,14 +186,7 @@ def node_linear(
     # W is rounded, and turned, once for all directions: its tiles reach the tensor cores without passing registers.
     weight = (weight.mT if transposed else weight).to(out.dtype).contiguous()
     before = result[0] if base_output is None else base_output
-    config = config or pick(
-        out.device,
-        situation(
-            "node_linear", out.dtype, distribution=directions.distribution, precision=precision,
-            rows=upper(len(tall), 128, 2048),
-        ),
-        default_config(out.dtype, chip_of(out), precision),
-    )  # fmt: skip
+    config = config or _chosen_config(out, directions, len(tall), precision)
     row_tiles, feature_tiles = blocks(len(tall), config["BLOCK_N"]), blocks(out_features, config["BLOCK_F"])
     in_features = moved.shape[1]
     reach = max(config["BLOCK_N"], config["BLOCK_F"], config["BLOCK_I"])

@@ -263,6 +263,21 @@ def _source(layer: Layer, directions: Directions) -> str:
     return "real" if layer.bits == "inline" and not directions.signs else layer.bits
 
 
+def _chosen_config(
+    out: Tensor, layer: Layer, directions: Directions, transposed: bool, precision: str, activation: str
+) -> Mapping[str, int]:
+    """The launcher's own config or what was found faster."""
+    source, samples = _source(layer, directions), out.shape[1]
+    key = situation(
+        "perturbed_linear", out.dtype, sides=layer.sides, distribution=directions.elementwise, bits=source,
+        precision=precision, samples=upper(samples, 32, 64, FEW_SAMPLES),
+    )  # fmt: skip
+    own = default_config(
+        layer.sides, out.dtype, source, samples, chip_of(out), transposed, precision, activation
+    )
+    return pick(out.device, key, own)
+
+
 def launch_perturbed_linear(
     out: Tensor,
     base: Tensor,
@@ -319,17 +334,7 @@ def launch_perturbed_linear(
         weight = weight.mT
         words = {"left_word": arguments["right_word"], "right_word": arguments["left_word"]}
         arguments = {**arguments, **words}
-    source = _source(layer, directions)
-    config = config or pick(
-        out.device,
-        situation(
-            "perturbed_linear", out.dtype, sides=layer.sides, distribution=directions.elementwise, bits=source,
-            precision=precision, samples=upper(samples, 32, 64, FEW_SAMPLES),
-        ),
-        default_config(
-            layer.sides, out.dtype, source, samples, chip_of(out), transposed, precision, activation
-        ),
-    )  # fmt: skip
+    config = config or _chosen_config(out, layer, directions, transposed, precision, activation)
     sample_tiles, feature_tiles = blocks(samples, config["BLOCK_N"]), blocks(out_features, config["BLOCK_F"])
     launch(
         _perturbed_linear_kernel,

@@ -8,8 +8,8 @@ chunk, thread, engine or number of ranks changes a bit. This is the reproducible
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import frexp
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,24 +41,20 @@ def on_grid(coefficients: Tensor) -> Tensor:
         [K] float32.
     """
     if coefficients.is_cpu and not dispatcher_is_watched():
-        return torch.from_numpy(_on_grid_of_host(coefficients.detach().numpy()))
-    exact = coefficients.double()
-    size = exact.abs()
+        # In torch these few operations take as long as a small step's products.
+        host = coefficients.detach().numpy()
+        return torch.from_numpy(_rounded(host.astype(np.float64), np, max).astype(host.dtype))
+    return _rounded(coefficients.double(), torch, torch.clamp).to(coefficients.dtype)
+
+
+def _rounded(exact: Any, library: Any, at_least: Callable[[Any, float], Any]) -> Any:
+    """:func:`on_grid` of float64 coefficients in torch or in NumPy, with the same words for all but bounds."""
+    size = abs(exact)
     # Sizes as integers below 2²⁹, whose float64 sum is exact and therefore the same in any order.
-    unit = (_power_below(size.amax()) * 2.0**-28).clamp(min=2.0**-200)
-    total = (size / unit).ceil().sum() * unit
-    step = (_power_below(total) * 2.0**-23).clamp(min=_LEAST_STEP)
-    return ((exact / step).trunc() * step).to(coefficients.dtype)
-
-
-def _on_grid_of_host(coefficients: np.ndarray) -> np.ndarray:
-    """The same in NumPy, with the same bits: twenty operations of torch take as long as a small step's products."""
-    exact = coefficients.astype(np.float64)
-    size = np.abs(exact)
-    unit = max(_host_power_below(size.max()) * 2.0**-28, 2.0**-200)
-    total = np.ceil(size / unit).sum() * unit
-    step = max(_host_power_below(total) * 2.0**-23, _LEAST_STEP)
-    return (np.trunc(exact / step) * step).astype(coefficients.dtype)
+    unit = at_least(_power_below(size.max(), library) * 2.0**-28, 2.0**-200)
+    total = library.ceil(size / unit).sum() * unit
+    step = at_least(_power_below(total, library) * 2.0**-23, _LEAST_STEP)
+    return library.trunc(exact / step) * step
 
 
 def accumulate_on_grid(
@@ -77,11 +73,6 @@ def accumulate_on_grid(
     accumulate(tensors, tensor_ids, exact, directions, dtype)
 
 
-def _power_below(value: Tensor) -> Tensor:
+def _power_below(value: Any, library: Any) -> Any:
     """The largest power of two that is not above a float64; 0 for 0."""
-    return (value.view(torch.int64) & _EXPONENT).view(torch.float64)
-
-
-def _host_power_below(value: float) -> float:
-    """The same of a number."""
-    return 2.0 ** (frexp(value)[1] - 1) if value else 0.0
+    return (value.view(library.int64) & _EXPONENT).view(library.float64)
