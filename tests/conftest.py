@@ -14,6 +14,10 @@ if shutil.which("nvidia-smi") is None and shutil.which("rocm-smi") is None:
 # Modules that tests share are imported by name, which pytest's importlib mode needs help with.
 sys.path.insert(0, str(Path(__file__).parent))
 
+import quick_interpreter
+
+quick_interpreter.install()
+
 # Properties try the same 100 inputs in every run; the nightly profile draws new ones, twenty times as many.
 CALM = {
     "deadline": None,
