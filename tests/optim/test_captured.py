@@ -64,7 +64,7 @@ def both(build, **settings):
     made = []
     for _ in range(2):
         model, closure = task(build)
-        made.append((zo.ZOSGD(model.parameters(), lr=0.05, directions=4, seed=3, **settings), closure, model))
+        made.append((zo.ZOSGD(model.parameters(), lr=0.05, directions=2, seed=3, **settings), closure, model))
     (captured, closure, mine), (plain, same_closure, other) = made
     plain.step(same_closure)
     return Replayed(captured, closure), mine, lambda: plain.step(same_closure), other, plain
@@ -154,7 +154,7 @@ def test_a_loaded_state_goes_on_in_the_tensors_that_were_recorded(build):
 
 def test_a_loaded_state_without_buffers_starts_them_anew():
     replay, mine, step, other, plain = both(perceptron, momentum=0.9)
-    fresh = zo.ZOSGD(perceptron().parameters(), lr=0.05, directions=4, seed=3, momentum=0.9).state_dict()
+    fresh = zo.ZOSGD(perceptron().parameters(), lr=0.05, directions=2, seed=3, momentum=0.9).state_dict()
     replay()
     other.load_state_dict(mine.state_dict())
     for optimizer in (replay.optimizer, plain):
@@ -208,8 +208,8 @@ def looked_up():
 def test_only_the_rows_of_a_long_table_that_are_looked_up_are_drawn(monkeypatch):
     monkeypatch.setattr(run_module, "BUDGET_CPU", 4 * 1000 * 6)  # a quarter of the table's four directions
     (mine, closure), (other, same) = looked_up(), looked_up()
-    plain = zo.ZOSGD(other.parameters(), lr=0.05, directions=4, seed=3)
-    replay = Replayed(zo.ZOSGD(mine.parameters(), lr=0.05, directions=4, seed=3), closure)
+    plain = zo.ZOSGD(other.parameters(), lr=0.05, directions=2, seed=3)
+    replay = Replayed(zo.ZOSGD(mine.parameters(), lr=0.05, directions=2, seed=3), closure)
     plain.step(same)
     replay(), plain.step(same)
     close(mine, other)
@@ -277,9 +277,9 @@ def test_a_graph_replays_the_step():
     model, x, y = perceptron().cuda(), torch.randn(6, 7).cuda(), torch.randint(3, (6,)).cuda()
     twin = perceptron().cuda()
     twin.load_state_dict(model.state_dict())
-    plain = zo.ZOSGD(twin.parameters(), lr=0.05, directions=4, seed=3)
+    plain = zo.ZOSGD(twin.parameters(), lr=0.05, directions=2, seed=3)
     step = zo.CapturedStep(
-        zo.ZOSGD(model.parameters(), lr=0.05, directions=4, seed=3), lambda: F.cross_entropy(model(x), y)
+        zo.ZOSGD(model.parameters(), lr=0.05, directions=2, seed=3), lambda: F.cross_entropy(model(x), y)
     )
     for _ in range(3):
         plain.step(lambda: F.cross_entropy(twin(x), y))
