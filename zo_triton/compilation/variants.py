@@ -18,6 +18,7 @@ from zo_triton.kernels.choices import CANDIDATES, Config
 from zo_triton.kernels.exact_products import write_parts
 from zo_triton.kernels.field import step_on_device
 from zo_triton.kernels.launch import Launch, recording
+from zo_triton.kernels.low_rank import project
 from zo_triton.kernels.stage_taps import stage_taps
 from zo_triton.opcases import (
     ActivationCase,
@@ -94,6 +95,13 @@ def _call_parts(config: Config | None) -> None:
     inputs = torch.empty(128, 784, dtype=torch.float32, device="cpu")
     weight = torch.empty(100, 100, dtype=torch.float32, device="cpu")
     write_parts([inputs, weight], [(128, 832), (128, 128)])
+
+
+def _call_projection(dtype: torch.dtype, precision: str, config: Config | None) -> None:
+    """What comes before a linear layer of low rank, both sides."""
+    base = torch.empty(256, 1024, dtype=torch.float32, device="cpu")
+    difference = torch.empty(4, 256, 1024, dtype=dtype, device="cpu")
+    project(base, difference, _few(rank=4), 0, 4, sides=2, dtype=dtype, precision=precision, config=config)
 
 
 def _call_stage_taps(config: Config | None) -> None:
@@ -207,9 +215,16 @@ VARIANTS: dict[str, Variant] = {
         "perturbed_linear", partial(_call_captured, _linear(HALF), {"bits": "inline"})
     ),
     "linear bf16 rank 4": _variant(_linear(HALF, rank=4, sides=2), bits="inline"),
+    "linear bf16 rank 4 one side": _variant(_linear(HALF, rank=4), bits="inline"),
+    "linear bf16 rank 4 first launch": Variant(
+        "perturbed_linear", partial(_call_projection, HALF, "ieee")
+    ),
     "linear fp32 inline both sides": _variant(_linear(SINGLE, sides=2), LINEAR_SINGLE, bits="inline"),
     "linear fp32 gaussian": _variant(_linear(SINGLE, "gaussian"), bits="inline"),
     "linear fp32 rank 4 both sides": _variant(_linear(SINGLE, rank=4, sides=2), bits="inline"),
+    "linear fp32 rank 4 first launch": Variant(
+        "perturbed_linear", partial(_call_projection, SINGLE, "bf16x6"), backends=("cuda",)
+    ),
     "linear fp32 staged": _variant(_linear(SINGLE), bits="staged"),
     "linear fp32 staged gelu": _variant(_linear(SINGLE, activation="gelu"), bits="staged"),
     "linear fp32 first layer": _variant(_linear(SINGLE, sides=2, first=True), bits="staged"),

@@ -34,14 +34,21 @@ def _layer(arguments: Mapping[str, Any], rows: int) -> Work:
     differs = arguments["HAS_DIFFERENCE"]
     of_weight, of_u = _products(arguments), _products(arguments, drawn=True)
     tile = rows * columns * terms
-    if arguments["RANK"]:
-        low = rows * terms * arguments["RANK_BLOCK"] * of_u
-        return Work(terms * arguments["RANK"], (low + tile * of_weight) * sides if differs else low)
     return Work(columns * terms, tile * ((of_weight + of_u) * sides if differs else of_u))
 
 
 def _linear(arguments: Mapping[str, Any]) -> Work:
+    if arguments["RANK"]:
+        # What is drawn is added behind the loop.
+        tile = arguments["BLOCK_N"] * arguments["BLOCK_F"] * arguments["BLOCK_I"]
+        return Work(0, tile * _products(arguments) * arguments["SIDES"] * arguments["HAS_DIFFERENCE"])
     return _layer(arguments, arguments["BLOCK_N"])
+
+
+def _projection(arguments: Mapping[str, Any]) -> Work:
+    sums = 1 + arguments["SIDES"] * arguments["HAS_DIFFERENCE"]
+    tile = arguments["BLOCK_N"] * arguments["RANK_BLOCK"] * arguments["BLOCK_I"]
+    return Work(arguments["BLOCK_I"] * arguments["RANK"], tile * _products(arguments, drawn=True) * sums)
 
 
 def _convolution(arguments: Mapping[str, Any]) -> Work | None:
@@ -88,6 +95,7 @@ def _stage(arguments: Mapping[str, Any]) -> Work:
 
 _RULES: dict[str, Callable[[Mapping[str, Any]], Work | None]] = {
     "_perturbed_linear_kernel": _linear,
+    "_projection_kernel": _projection,
     "_perturbed_conv2d_kernel": _convolution,
     "_node_linear_kernel": _node_layer,
     "_node_conv2d_kernel": _node_layer,

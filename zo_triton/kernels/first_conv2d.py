@@ -55,9 +55,8 @@ def launch_on_patches(
 ) -> None:
     """As :func:`zo_triton.kernels.conv2d.launch_perturbed_conv2d`, without a difference and with one group."""
     low_rank = directions.is_low_rank(weight.shape)
-    rounded = base if low_rank else base.to(out.dtype)
     kernel, window = weight.shape[2:], (tuple(dilation), tuple(padding), tuple(stride))
-    patches = F.unfold(rounded, kernel, *window).mT.flatten(0, 1)
+    patches = F.unfold(base.to(out.dtype), kernel, *window).mT.flatten(0, 1)
     matrix = weight.flatten(1)
     if directions.signs:
         # Whole words of 32 columns are the same field, and patches of as many are loaded in vectors.

@@ -1,7 +1,8 @@
 """The products of a perturbed linear layer, (W+sεU)δᵀ and sεUaᵀ, accumulated over the in-features.
 
 One tile of U serves both sides of a direction. Where the input carries no difference only Uaᵀ is left, which is
-accumulated once and unscaled: the sides differ by sε alone. Low rank takes δWᵀ and (a+δ)B instead.
+accumulated once and unscaled: the sides differ by sε alone. Of low rank the loop takes Wδᵀ alone, and
+:mod:`zo_triton.kernels.low_rank` adds the rest.
 """
 
 from __future__ import annotations
@@ -10,21 +11,8 @@ import triton
 import triton.language as tl
 
 from zo_triton.kernels.exact_products import add_float32_product
-from zo_triton.kernels.field import factor_tile
-from zo_triton.kernels.folding import moved
 from zo_triton.kernels.numeric import INTERPRETED, bound, dot, narrow, settled
 from zo_triton.kernels.operand_tiles import spread_signs, tile_of_u
-
-
-@triton.jit
-def _low_rank_product(low, left, accumulator, PRECISION: tl.constexpr):
-    """Adds low·left to the accumulator; beside a bfloat16 factor, low goes in as two bfloat16 parts."""
-    if left.dtype == tl.bfloat16 and PRECISION != "bf16x6":
-        high = narrow(low, tl.bfloat16)
-        rest = narrow(low - high.to(tl.float32), tl.bfloat16)
-        return dot(rest, left, dot(high, left, accumulator, PRECISION), PRECISION)
-    else:
-        return add_float32_product(low, left, accumulator, PRECISION)
 
 
 @triton.jit
@@ -147,72 +135,6 @@ def full_rank_products(
             change0 = add_float32_product(u, base, change0, PRECISION)
         if SETTLED:
             change0, change1 = settled(change0), settled(change1)
-    if not HAS_DIFFERENCE:
-        change1 = change0
-    return change0, change1
-
-
-@triton.jit
-def low_rank_products(
-        base_ptr, difference0_ptr, difference1_ptr, weight_ptr, row_n, row_f, offs_i,
-        stride_an, stride_ai, stride_dn, stride_di, stride_wf, stride_wi,
-        row_block, in_features, epsilon0, epsilon1, left_word, right_word, counter,
-        SIDES: tl.constexpr, HAS_DIFFERENCE: tl.constexpr,
-        DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, RANK: tl.constexpr, RANK_BLOCK: tl.constexpr,
-        DTYPE: tl.constexpr, PRECISION: tl.constexpr, RAGGED: tl.constexpr,
-        BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_I: tl.constexpr,
-):  # fmt: skip
-    """Each side's δWᵀ + sε·(a+δ)BAᵀ/√RANK, [BLOCK_N, BLOCK_F]: (a+δ)B over the in-features, then times Aᵀ.
-
-    Ranks above RANK_BLOCK take another pass over the in-features for every RANK_BLOCK columns of the factors.
-    """
-    FACTOR: tl.constexpr = tl.bfloat16 if PRECISION == "bf16x6" and DISTRIBUTION == "rademacher" else DTYPE
-    base_offsets = row_n[:, None] * stride_an + offs_i[None, :] * stride_ai
-    difference_offsets = row_n[:, None] * stride_dn + offs_i[None, :] * stride_di
-    weight_offsets = offs_i[:, None] * stride_wi + row_f[None, :] * stride_wf
-    change0 = tl.zeros((BLOCK_N, BLOCK_F), tl.float32)
-    change1 = change0
-    for start in tl.static_range(0, RANK, RANK_BLOCK):
-        low0 = tl.zeros((BLOCK_N, RANK_BLOCK), tl.float32)
-        low1 = low0
-        for i in range(0, bound(in_features), BLOCK_I):
-            inside = i + tl.arange(0, BLOCK_I) < in_features
-            column = tl.cast(i, tl.int64)
-            right = factor_tile(
-                i // 4, start, right_word, counter, DISTRIBUTION, ROUNDS, RANK, BLOCK_I, RANK_BLOCK, FACTOR
-            )
-            base = load_tile(base_ptr + column * stride_ai, base_offsets, inside[None, :], RAGGED).to(
-                tl.float32
-            )
-            if HAS_DIFFERENCE:
-                delta = column * stride_di
-                difference0 = load_tile(difference0_ptr + delta, difference_offsets, inside[None, :], RAGGED)
-                low0 = add_float32_product(moved(base, difference0, 1.0, DTYPE), right, low0, PRECISION)
-                if SIDES == 2:
-                    difference1 = load_tile(
-                        difference1_ptr + delta, difference_offsets, inside[None, :], RAGGED
-                    )
-                    low1 = add_float32_product(moved(base, difference1, 1.0, DTYPE), right, low1, PRECISION)
-                if start == 0:
-                    weight = load_tile(
-                        weight_ptr + column * stride_wi, weight_offsets, inside[:, None], RAGGED
-                    )
-                    weight = narrow(weight, DTYPE)
-                    change0 = add_float32_product(difference0, weight, change0, PRECISION)
-                    if SIDES == 2:
-                        change1 = add_float32_product(difference1, weight, change1, PRECISION)
-            else:
-                low0 = add_float32_product(narrow(base, DTYPE), right, low0, PRECISION)
-        left = factor_tile(
-            row_block, start, left_word, counter, DISTRIBUTION, ROUNDS, RANK, BLOCK_F, RANK_BLOCK, FACTOR
-        )
-        left = tl.trans(left)
-        if HAS_DIFFERENCE:
-            change0 = _low_rank_product(low0 * (epsilon0 / RANK**0.5), left, change0, PRECISION)
-            if SIDES == 2:
-                change1 = _low_rank_product(low1 * (epsilon1 / RANK**0.5), left, change1, PRECISION)
-        else:
-            change0 = _low_rank_product(low0 * (1.0 / RANK**0.5), left, change0, PRECISION)
     if not HAS_DIFFERENCE:
         change1 = change0
     return change0, change1

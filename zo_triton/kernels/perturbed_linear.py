@@ -5,8 +5,9 @@ program owns one tile [out_features, samples] of one direction; both sides of a 
 rounded to the compute dtype as W alone would be, and what is lost belongs to δ, never to the part of first order.
 
 W+sεU and U are the left factors of the products: made in registers, they go from there into the tensor cores, and
-the right ones, δ and a, come as they lie in memory. Without δ one product is left, which serves both sides. With
-low rank, U = ABᵀ/√r, a program accumulates (a+δ)B and multiplies by Aᵀ at the end, on [samples, out_features].
+the right ones, δ and a, come as they lie in memory. Without δ one product is left, which serves both sides. Of low
+rank, U = ABᵀ/√r, a launch beforehand takes (a+δ)B, and the loop's sums are Wδᵀ alone (see
+:mod:`zo_triton.kernels.low_rank`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from zo_triton.kernels.field import UNSPECIALISED, as_word, counter_of
 from zo_triton.kernels.folding import fold, fraction_of
 from zo_triton.kernels.launch import blocks, chip_of, launch
 from zo_triton.kernels.layer import Layer, prepare_layer, tiles
-from zo_triton.kernels.linear_products import full_rank_products, low_rank_products
+from zo_triton.kernels.linear_products import full_rank_products
+from zo_triton.kernels.low_rank import add_low_rank, project
 from zo_triton.kernels.numeric import INTERPRETED
 from zo_triton.kernels.precision import precision_for
 
@@ -38,12 +40,12 @@ CONFIGS = {
     # been timed yet. Four warps leave room for two programs on a multiprocessor: one multiplies while one waits.
     (1, torch.bfloat16, "staged"): tiles(128, 128, 32, 4, 4),
     (1, torch.bfloat16, "inline"): tiles(128, 128, 64, 8, 3),
-    (1, torch.bfloat16, "low_rank"): tiles(128, 128, 64, 8, 3),
+    (1, torch.bfloat16, "low_rank"): tiles(256, 128, 64, 8, 3),
     (2, torch.bfloat16, "staged"): tiles(128, 128, 64, 8, 3),
     (1, torch.bfloat16, "real"): tiles(256, 64, 32, 4, 3),
     (2, torch.bfloat16, "inline"): tiles(64, 128, 64, 8, 3),
     (2, torch.bfloat16, "real"): tiles(128, 128, 64, 8, 2),
-    (2, torch.bfloat16, "low_rank"): tiles(128, 128, 32, 8, 3),
+    (2, torch.bfloat16, "low_rank"): tiles(128, 128, 64, 8, 3),
     (1, torch.float32, "staged"): tiles(64, 64, 32, 8, 2),
     (1, torch.float32, "inline"): tiles(64, 64, 32, 8, 2),
     (1, torch.float32, "real"): tiles(64, 64, 32, 4, 2),
@@ -91,11 +93,11 @@ TENSOR_CORES = {
     (1, torch.float32, "staged"): tiles(64, 128, 32, 4, 2),
     (1, torch.float32, "inline"): tiles(64, 128, 32, 4, 2),
     (1, torch.float32, "real"): tiles(64, 64, 32, 4, 2),
-    (1, torch.float32, "low_rank"): tiles(64, 64, 32, 4, 2),
+    (1, torch.float32, "low_rank"): tiles(64, 128, 32, 4, 2),
     (2, torch.float32, "staged"): tiles(32, 128, 32, 4, 2),
     (2, torch.float32, "inline"): tiles(32, 128, 32, 4, 2),
     (2, torch.float32, "real"): tiles(64, 64, 32, 4, 2),
-    (2, torch.float32, "low_rank"): tiles(64, 64, 32, 4, 2),
+    (2, torch.float32, "low_rank"): tiles(64, 128, 32, 4, 2),
 }
 """Of float32 operands that NVIDIA's tensor cores multiply. Warps that take several products in turn are laid along
 a tile's features: eight of them would take 64 features twice."""
@@ -119,9 +121,7 @@ INVOLVED = {
 }
 """Before an activation whose intermediates don't fit the registers beside 128 sums a thread."""
 
-TRANSPOSED = {
-    (2, torch.bfloat16, source): tiles(64, 128, 32, 8, 3) for source in ("inline", "real", "low_rank")
-}
+TRANSPOSED = {(2, torch.bfloat16, source): tiles(64, 128, 32, 8, 3) for source in ("inline", "real")}
 """Of weights stored as [in_features, out_features], where those above spill."""
 
 INTERPRETER_CONFIG = tiles(64, 64, 64, warps=4, stages=1)
@@ -155,11 +155,11 @@ def default_config(
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def _perturbed_linear_kernel(
-        out_ptr, base_ptr, difference_ptr, weight_ptr, base_output_ptr, signed_eps_ptr, staged_ptr,
+        out_ptr, base_ptr, difference_ptr, weight_ptr, base_output_ptr, signed_eps_ptr, staged_ptr, projected_ptr,
         samples, in_features, out_features, sample_tiles, feature_tiles,
         stride_op, stride_on, stride_of, stride_an, stride_ai, stride_dp, stride_dn, stride_di,
         stride_wf, stride_wi, stride_zn, stride_zf,
-        key0, key1, step, first, whole_word, left_word, right_word, bias_word,
+        key0, key1, step, first, whole_word, left_word, bias_word,
         SIDES: tl.constexpr, HAS_DIFFERENCE: tl.constexpr,
         PERTURB_WEIGHT: tl.constexpr, PERTURB_BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
         DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, RANK: tl.constexpr, RANK_BLOCK: tl.constexpr,
@@ -171,7 +171,8 @@ def _perturbed_linear_kernel(
 
     base [samples, in_features], difference [P, samples, in_features], weight [out_features, in_features],
     base_output [samples, out_features], out [P, samples, out_features], signed_eps [P], P = SIDES·K;
-    staged [K, 4·ceil(out_features/4), ceil(in_features/32)]. Counters: (block, tensor word, first + k, step).
+    staged [K, 4·ceil(out_features/4), ceil(in_features/32)]; projected [P or K, RANK, samples] is that of
+    :func:`zo_triton.kernels.low_rank.project`. Counters: (block, tensor word, first + k, step).
     TRANSPOSED: the field's matrix is [in_features, out_features], its rows those of the sum, and so is staged.
     """
     pid = tl.program_id(0)
@@ -201,14 +202,8 @@ def _perturbed_linear_kernel(
     weight_ptr += f0 * stride_wf
     difference0_ptr = difference_ptr + p0 * stride_dp + n0 * stride_dn
     difference1_ptr = difference_ptr + p1 * stride_dp + n0 * stride_dn
-    if RANK > 0:
-        change0, change1 = low_rank_products(
-            base_ptr, difference0_ptr, difference1_ptr, weight_ptr, row_n, row_f, offs_i,
-            stride_an, stride_ai, stride_dn, stride_di, stride_wf, stride_wi, row_block, in_features,
-            epsilon0, epsilon1, as_word(left_word), as_word(right_word), counter,
-            SIDES, HAS_DIFFERENCE, DISTRIBUTION, ROUNDS, RANK, RANK_BLOCK, DTYPE, PRECISION, RAGGED,
-            BLOCK_N, BLOCK_F, BLOCK_I)  # fmt: skip
-    elif HAS_DIFFERENCE or PERTURB_WEIGHT:
+    FULL_RANK: tl.constexpr = PERTURB_WEIGHT and RANK == 0
+    if HAS_DIFFERENCE or FULL_RANK:
         if TRANSPOSED:
             padded_rows, words = (in_features + 3) // 4 * 4, (out_features + 31) // 32
             staged_ptr += tl.cast(k, tl.int64) * padded_rows * words
@@ -220,19 +215,24 @@ def _perturbed_linear_kernel(
             staged_offsets = row_f[:, None] * words + tl.arange(0, BLOCK_I // 32)[None, :]
         # In bfloat16 ε's power of two goes into U, which loses nothing, and its fraction by W and the sums.
         fraction = fraction_of(
-            signed_eps_ptr + p0, DTYPE.primitive_bitwidth == 16 and HAS_DIFFERENCE and PERTURB_WEIGHT
+            signed_eps_ptr + p0, DTYPE.primitive_bitwidth == 16 and HAS_DIFFERENCE and FULL_RANK
         )
         scale0, scale1 = epsilon0 / fraction, epsilon1 / fraction
         change0, change1 = full_rank_products(
             base_ptr, difference0_ptr, difference1_ptr, weight_ptr, staged_ptr,
             row_n, row_f, offs_i, staged_offsets, stride_an, stride_ai, stride_dn, stride_di, stride_wf, stride_wi,
             feature_tile, in_features, out_features, scale0, scale1, 1.0 / fraction, as_word(whole_word), counter,
-            SIDES, HAS_DIFFERENCE, PERTURB_WEIGHT, DISTRIBUTION, ROUNDS, STAGED, FOLDED, DTYPE, PRECISION,
+            SIDES, HAS_DIFFERENCE, FULL_RANK, DISTRIBUTION, ROUNDS, STAGED, FOLDED, DTYPE, PRECISION,
             TRANSPOSED, RAGGED, SETTLED, BLOCK_N, BLOCK_F, BLOCK_I)  # fmt: skip
         change0, change1 = change0 * fraction, change1 * fraction
     else:
         change0 = tl.zeros((BLOCK_F, BLOCK_N), tl.float32)
         change1 = change0
+    if RANK > 0:
+        change0, change1 = add_low_rank(
+            change0, change1, projected_ptr, k, epsilon0, epsilon1, n0, samples, row_block, as_word(left_word),
+            counter, SIDES, HAS_DIFFERENCE, DISTRIBUTION, ROUNDS, RANK, RANK_BLOCK, DTYPE, PRECISION,
+            BLOCK_N, BLOCK_F)  # fmt: skip
     bias = tl.zeros((BLOCK_F,), tl.float32)
     if PERTURB_BIAS:
         bias_word = as_word(bias_word)
@@ -242,18 +242,11 @@ def _perturbed_linear_kernel(
     out_ptr += n0 * stride_on + f0 * stride_of
     before_ptr = base_output_ptr + n0 * stride_zn + f0 * stride_zf
     out0_ptr, out1_ptr = out_ptr + p0 * stride_op, out_ptr + p1 * stride_op
-    if RANK > 0:
-        finish_sides(
-            change0, change1, bias[None, :], epsilon0, epsilon1, out0_ptr, out1_ptr, before_ptr,
-            local_n.to(OFFSETS) * stride_on, local_n.to(OFFSETS) * stride_zn, stride_of, stride_zf,
-            samples - n0, 0, out_features - f0,
-            SIDES, HAS_DIFFERENCE, PERTURB_BIAS, ACTIVATION, DTYPE, OFFSETS, BLOCK_N, BLOCK_F)  # fmt: skip
-    else:
-        finish_sides(
-            change0, change1, bias[:, None], epsilon0, epsilon1, out0_ptr, out1_ptr, before_ptr,
-            local_f.to(OFFSETS) * stride_of, local_f.to(OFFSETS) * stride_zf, stride_on, stride_zn,
-            out_features - f0, 0, samples - n0,
-            SIDES, HAS_DIFFERENCE, PERTURB_BIAS, ACTIVATION, DTYPE, OFFSETS, BLOCK_F, BLOCK_N)  # fmt: skip
+    finish_sides(
+        change0, change1, bias[:, None], epsilon0, epsilon1, out0_ptr, out1_ptr, before_ptr,
+        local_f.to(OFFSETS) * stride_of, local_f.to(OFFSETS) * stride_zf, stride_on, stride_zn,
+        out_features - f0, 0, samples - n0,
+        SIDES, HAS_DIFFERENCE, PERTURB_BIAS, ACTIVATION, DTYPE, OFFSETS, BLOCK_F, BLOCK_N)  # fmt: skip
 
 
 def _source(layer: Layer, directions: Directions) -> str:
@@ -329,11 +322,19 @@ def launch_perturbed_linear(
         out, base, difference, weight, base_output, directions, weight_id, bias_id, signed_eps, activation,
         bits, precision, samples,
     )  # fmt: skip
-    arguments, weight = layer.arguments, layer.weight
+    arguments, weight = dict(layer.arguments), layer.weight
+    left_word, right_word = arguments.pop("left_word"), arguments.pop("right_word")
     if transposed:  # the strides make up for W's order; of low rank, U = (BAᵀ)ᵀ: the factors change places
-        weight = weight.mT
-        words = {"left_word": arguments["right_word"], "right_word": arguments["left_word"]}
-        arguments = {**arguments, **words}
+        weight, left_word, right_word = weight.mT, right_word, left_word
+    projected = base
+    if layer.rank:
+        # Nothing is added to W: turned once, its tiles reach the tensor cores without passing registers.
+        weight, transposed = weight.contiguous(), False
+        carried = None if difference is None else layer.moved
+        projected = project(
+            base, carried, directions, right_word, layer.rank, sides=layer.sides, dtype=out.dtype,
+            precision=precision,
+        )  # fmt: skip
     config = config or _chosen_config(out, layer, directions, transposed, precision, activation)
     sample_tiles, feature_tiles = blocks(samples, config["BLOCK_N"]), blocks(out_features, config["BLOCK_F"])
     launch(
@@ -342,6 +343,8 @@ def launch_perturbed_linear(
         out,
         **arguments,
         weight_ptr=weight,
+        projected_ptr=projected,
+        left_word=left_word,
         FOLDED=folded,
         TRANSPOSED=transposed,
         samples=samples,
@@ -355,7 +358,7 @@ def launch_perturbed_linear(
         **strides("w", "fi", weight),
         **strides("z", "nf", layer.before),
         RAGGED=in_features % config["BLOCK_I"] != 0 or in_features == 0,
-        SETTLED=chip_of(out) == "sm_90",
+        SETTLED=chip_of(out) == "sm_90" and not (layer.rank and layer.weight.dtype == torch.bfloat16),
         ALIGNED=gcd(16, in_features, base.stride(0), layer.weight.stride(0), *layer.moved.stride()[:-1]),
         OFFSETS=_offset_dtype(config, out, base, layer.moved, weight, layer.before),
         **config,
