@@ -44,9 +44,36 @@ METHODS = Named("method", {
 })  # fmt: skip
 """By name, what ``train`` trains with."""
 
+NETWORKS = Named("network", {
+    "linear regression": "digits as numbers",
+    "softmax regression": "digits, on weights and on activations",
+    "MLP 64-32-10, ReLU": "digits, on weights and on activations",
+    "MLP of four layers, tanh": "digits",
+    "MLP, LayerNorm, GELU": "digits",
+    "MLP, BatchNorm, ReLU": "digits",
+    "CNN, max pooling": "digits, enlarged",
+    "CNN of the races": "digits, enlarged, on weights and on activations",
+    "LeNet-5": "digits, enlarged",
+    "LSTM": "digits, row by row",
+    "tiny GPT": "generated sentences",
+})  # fmt: skip
+"""By name, what ``rates`` lets it learn."""
+
 ENGINES = Named("engine", {
     "reference": "NumPy and torch in float64: short and slow",
     "cpu": "Numba and torch",
     "triton": "Triton's kernels",
 })  # fmt: skip
 """By name, what they are written in."""
+
+READINGS = Named("reading", {
+    "columns": "along a row of the tensor",
+    "rows": "the four rows of a block, block after block",
+    "directions": "one element in 64 successive directions",
+    "tensors": "one element of 64 successive tensors",
+    "steps": "one element in 64 successive steps",
+    "seeds": "one element under 64 successive seeds",
+    "seed halves": "one element under seeds that differ in their upper half",
+    "7 rounds": "as directions, with 7 rounds of Philox instead of 10",
+})  # fmt: skip
+"""By name, what follows what in a reading of the field."""

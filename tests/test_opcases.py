@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from zo_triton import Directions, kernels, ops
+from zo_triton.compilation.names import KERNELS
 from zo_triton.compilation.variants import VARIANTS
 from zo_triton.opcases import CASES, BlankOperands, LargestCase, LinearCase, RandomOperands, RoundingCase
 from zo_triton.opcases.sizes import TINY
@@ -42,6 +43,7 @@ def test_every_op_has_a_case():
 
 def test_every_op_is_compiled():
     assert {variant.kernel for variant in VARIANTS.values()} == {case.op for case in CASES}
+    assert [*KERNELS.items()] == [(name, variant.kernel) for name, variant in VARIANTS.items()]
 
 
 @pytest.mark.parametrize("case", TIMED, ids=lambda case: case.op)

@@ -105,6 +105,23 @@ def test_a_step_loads_neither_torchs_compiler_nor_triton():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("compile", "--kernel", "attention"),
+            "no kernel's name has 'attention' in it; known are ('linear bf16",
+        ),
+        (("compile", "--target", "sm_91"), "unknown target 'sm_91'; choose among ('sm_80', 'sm_90'"),
+        (("compile", "--figure", "clocks.pdf"), "a figure is a .png or a .svg, got 'clocks.pdf'"),
+        (("warmup", "rnn"), "there is no program 'rnn' to warm up for; choose among mlp, fused"),
+    ],
+)
+def test_a_wrong_name_is_answered_before_anything_heavy_is_loaded(arguments, message):
+    code = "sys.stderr = sys.stdout; from zo_triton.cli import main; assert main(sys.argv[1:]) == 2"
+    assert message in python(code, *arguments)
+
+
 def test_help_needs_nothing_heavy():
     run = "sys.argv[0] = 'zo-triton'; from zo_triton.cli import main; main()"
     assert "replay" in python(run, "--help")

@@ -5,11 +5,16 @@ import re
 import pytest
 
 from zo_triton import cli, warmup
+from zo_triton._first_steps import STEPS
 
 
-@pytest.mark.parametrize("name", warmup.PROGRAMS)
+def test_each_program_that_is_named_has_a_step():
+    assert STEPS.keys() == warmup.PROGRAMS.keys()
+
+
+@pytest.mark.parametrize("name", STEPS)
 def test_each_program_takes_its_step(name):
-    assert 0 < warmup.PROGRAMS[name].step() < 10
+    assert 0 < STEPS[name]() < 10
 
 
 def test_what_is_done_and_what_is_left_is_told(capsys, monkeypatch):
@@ -33,9 +38,7 @@ def test_a_step_is_taken_in_a_process_of_its_own():
 
 
 def test_a_failed_step_says_why(monkeypatch):
-    monkeypatch.setitem(
-        warmup.PROGRAMS, "gone", warmup.Program("a program of no other process", lambda: None)
-    )
+    monkeypatch.setitem(warmup.PROGRAMS, "gone", "a program of no other process")
     with pytest.raises(
         RuntimeError, match=r"(?s)first step of a program of no other process failed: .*KeyError"
     ):

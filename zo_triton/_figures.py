@@ -64,6 +64,18 @@ STYLE: Any = {
 }
 
 
+def check_figure(path: str | os.PathLike[str]) -> Path:
+    """The figure's resolved path.
+
+    Raises:
+        ValueError: Its name ends in neither .png nor .svg.
+    """
+    target = Path(path).resolve()
+    if target.suffix not in (".png", ".svg"):
+        raise ValueError(f"a figure is a .png or a .svg, got {str(path)!r}.")
+    return target
+
+
 def check_matplotlib() -> None:
     """Raises ModuleNotFoundError with the remedy where there is no matplotlib, which only figures need."""
     if find_spec("matplotlib") is None:

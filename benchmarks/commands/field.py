@@ -6,6 +6,7 @@ import argparse
 import sys
 from time import monotonic
 
+from benchmarks.catalogue import READINGS
 from benchmarks.commands.ending import tell_end
 from zo_triton.commands.shared import Parser
 from zo_triton.directions import check_seed
@@ -47,6 +48,7 @@ def _field(options: argparse.Namespace) -> int:
 
 
 def _stream(reading: str, seed: int) -> int:
+    READINGS[reading]  # an unknown one is told before anything is loaded
     from benchmarks.field.words import stream
 
     try:

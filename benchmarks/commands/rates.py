@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from benchmarks.catalogue import NETWORKS as NAMES
+from benchmarks.commands.listing import add_list
 from zo_triton.commands.shared import FAILED, Parser
 
 
@@ -17,10 +19,13 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     rates.add_argument(
         "--update", action="store_true", help="put the rows of the named networks in the place of the page's"
     )
+    add_list(rates, networks=NAMES)
     rates.set_defaults(run=_rates)
 
 
 def _rates(options: argparse.Namespace) -> int:
+    for name in options.networks:
+        NAMES[name]  # an unknown one is told before torch is loaded
     from pathlib import Path
 
     from benchmarks.rates import page

@@ -18,17 +18,19 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _start(options: argparse.Namespace) -> int:
-    from benchmarks.measure.first_step import measure
-    from zo_triton._tables import lay_out
     from zo_triton.warmup import PROGRAMS, check_names
 
+    names = check_names(options.programs)
+    from benchmarks.measure.first_step import measure
+    from zo_triton._tables import lay_out
+
     rows = []
-    for start in measure(check_names(options.programs)):
+    for start in measure(names):
         slowest = ", ".join(f"{name} {seconds:.1f}" for name, seconds in start.slowest)
         print(f"{start.program}, {start.cache}: {start.seconds:.1f} s", flush=True)
         rows.append(
             [
-                PROGRAMS[start.program].title, start.cache, f"{start.seconds:.1f}", f"{start.cpu_seconds:.1f}",
+                PROGRAMS[start.program], start.cache, f"{start.seconds:.1f}", f"{start.cpu_seconds:.1f}",
                 start.kernels, slowest,
             ]
         )  # fmt: skip

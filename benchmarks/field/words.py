@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 import zo_triton as zo
+from benchmarks.catalogue import READINGS as READINGS
 from zo_triton import ops
 from zo_triton.directions import seed_after
 
@@ -28,18 +29,6 @@ _MATRIX = 4, 32 * _BLOCKS
 
 Source = Callable[[str, int, int], np.ndarray]
 """From (reading, seed, number of the chunk) to its words, uint32 [CHUNK]."""
-
-READINGS = {
-    "columns": "along a row of the tensor",
-    "rows": "the four rows of a block, block after block",
-    "directions": "one element in 64 successive directions",
-    "tensors": "one element of 64 successive tensors",
-    "steps": "one element in 64 successive steps",
-    "seeds": "one element under 64 successive seeds",
-    "seed halves": "one element under seeds that differ in their upper half",
-    "7 rounds": "as directions, with 7 rounds of Philox instead of 10",
-}
-"""What follows what in each reading."""
 
 
 def read_field(reading: str, seed: int, number: int) -> np.ndarray:
@@ -56,8 +45,7 @@ def read_field(reading: str, seed: int, number: int) -> np.ndarray:
     Raises:
         ValueError: There is no such reading.
     """
-    if reading not in READINGS:
-        raise ValueError(f"there is no reading {reading!r}; choose one of {tuple(READINGS)}.")
+    READINGS[reading]  # an unknown one is refused
     # Every reading has a range of steps of its own.
     step = (list(READINGS).index(reading) << 28) + number
     many = zo.Directions(seed, step, NEIGHBOURS)

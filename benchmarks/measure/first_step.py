@@ -82,9 +82,9 @@ def _take_step(program: str) -> dict[str, Any]:
     """The step, in this process."""
     compilations = Compilations()
     event.register("numba:compile", compilations)
-    from zo_triton.warmup import PROGRAMS
+    from zo_triton._first_steps import STEPS
 
-    PROGRAMS[program].step()
+    STEPS[program]()
     slowest = sorted(compilations.found, key=lambda each: -each[1])[:3]
     return {
         "ended": time.monotonic(),

@@ -24,11 +24,13 @@ def without_frameworks(*arguments):
 def test_the_catalogue_is_complete():
     from benchmarks.race.races import DEFAULT_RATES, RACES
     from benchmarks.race.tasks import TASKS
+    from benchmarks.rates.networks import NETWORKS
     from zo_triton.ops.engines import ENGINES
 
     assert list(catalogue.RACES) == list(RACES)
     assert catalogue.TASKS.keys() == TASKS.keys()
     assert list(catalogue.METHODS) == list(DEFAULT_RATES)
+    assert list(catalogue.NETWORKS) == list(NETWORKS)
     assert set(catalogue.ENGINES) == set(ENGINES)
 
 
@@ -40,6 +42,9 @@ def test_the_catalogue_is_complete():
         (("train", "--method", "lbfgs"), "unknown method 'lbfgs'; choose one of ('zo-adam'"),
         (("train", "--engine", "abacus"), "unknown engine 'abacus'; choose one of ('reference'"),
         (("nzk", "minst"), "invalid choice: 'minst'"),
+        (("rates", "LeNet-6"), "unknown network 'LeNet-6'; choose one of ('linear regression'"),
+        (("field", "--stream", "diagonals"), "unknown reading 'diagonals'; choose one of ('columns'"),
+        (("start", "rnn"), "there is no program 'rnn' to warm up for; choose among mlp, fused"),
     ],
 )
 def test_a_wrong_name_loads_nothing(arguments, message):
@@ -54,6 +59,7 @@ def test_a_wrong_name_loads_nothing(arguments, message):
     [
         ("race", (catalogue.RACES,)),
         ("train", (catalogue.TASKS, catalogue.METHODS, catalogue.ENGINES)),
+        ("rates", (catalogue.NETWORKS,)),
     ],
 )
 def test_the_list_loads_nothing(command, tables):

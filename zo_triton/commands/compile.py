@@ -29,21 +29,26 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _compile(options: argparse.Namespace) -> int:
+    # Wrong names are told before anything is loaded that takes seconds.
+    from zo_triton._figures import check_figure, check_matplotlib
+    from zo_triton.compilation.names import check_parts, check_targets
+
+    check_targets(options.target)
+    check_parts(options.kernel)
+    if options.figure:
+        check_figure(options.figure)
+    if options.figure or options.out:
+        check_matplotlib()
     try:
         import triton  # noqa: F401
     except ImportError as error:
         raise ModuleNotFoundError(
             "compile needs Triton, which runs on Linux: pip install triton; all else works without it."
         ) from error
-    from zo_triton._figures import check_matplotlib
     from zo_triton._files import write_text
     from zo_triton.compilation import render, run
     from zo_triton.compilation.variants import VARIANTS
 
-    if options.figure:
-        render.check_figure(options.figure)
-    if options.figure or options.out:
-        check_matplotlib()
     jobs = run.choose(VARIANTS, options.target, options.kernel, options.defaults)
     from time import monotonic
 

@@ -20,17 +20,19 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _warmup(options: argparse.Namespace) -> int:
+    from zo_triton.warmup import PROGRAMS, check_names, warm_up
+
+    names = check_names(options.programs)
     from time import monotonic
 
     from zo_triton._progress import monitor
-    from zo_triton.warmup import PROGRAMS, check_names, warm_up
 
-    names, start = check_names(options.programs), monotonic()
+    start = monotonic()
     with monitor() as told:
         told.say("compiling the CPU kernels")
         for done, (name, seconds) in enumerate(warm_up(names), 1):
             left = (monotonic() - start) / done * (len(names) - done)
             rest = f", about {left:.0f} s left" if left else ""
-            told.say(f"{done} of {len(names)}: {PROGRAMS[name].title}, {seconds:.0f} s{rest}")
+            told.say(f"{done} of {len(names)}: {PROGRAMS[name]}, {seconds:.0f} s{rest}")
     print("all compiled; later runs load them from the cache")
     return 0

@@ -10,7 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from zo_triton._figures import COLOURS, QUIET, RULE, WIDTH, save_figure
+from zo_triton._figures import COLOURS, QUIET, RULE, WIDTH, check_figure, save_figure
 from zo_triton._files import write_text
 from zo_triton._tables import environment, lay_out
 from zo_triton.compilation import roofline
@@ -71,18 +71,6 @@ def draw(record: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}.") as folder:
         name = save_figure(_dots, dict(record), folder, target.stem, target.suffix[1:])
         os.replace(Path(folder) / name, target)
-
-
-def check_figure(path: str | os.PathLike[str]) -> Path:
-    """The figure's resolved path.
-
-    Raises:
-        ValueError: Its name ends in neither .png nor .svg.
-    """
-    target = Path(path).resolve()
-    if target.suffix not in (".png", ".svg"):
-        raise ValueError(f"a figure is a .png or a .svg, got {str(path)!r}.")
-    return target
 
 
 def _title(record: Mapping[str, Any]) -> str:

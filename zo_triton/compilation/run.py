@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from zo_triton.compilation.compiler import Job, compile_row, interpreted, options_of
+from zo_triton.compilation.names import check_parts, check_targets
 from zo_triton.compilation.table import FORMAT, SCHEMA
 from zo_triton.compilation.targets import TARGETS
 from zo_triton.compilation.variants import Variant
@@ -50,12 +51,8 @@ def choose(
     Raises:
         ValueError: No chip is called so, or no variant's name has the part; all known ones are listed.
     """
-    for target in targets:
-        if target not in TARGETS:
-            raise ValueError(f"unknown target {target!r}; choose among {tuple(TARGETS)}.")
-    for part in kernels:
-        if not any(part in name or part in variant.kernel for name, variant in variants.items()):
-            raise ValueError(f"no kernel's name has {part!r} in it; known are {tuple(variants)}.")
+    check_targets(targets)
+    check_parts(kernels, {name: variant.kernel for name, variant in variants.items()})
     chosen = {
         name: variant
         for name, variant in variants.items()

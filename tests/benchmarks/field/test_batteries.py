@@ -142,5 +142,5 @@ def test_the_chances_of_ranks_are_the_published_ones():
 
 
 def test_an_unknown_reading_is_refused():
-    with pytest.raises(ValueError, match=r"no reading 'diagonals'; choose one of \('columns', "):
+    with pytest.raises(ValueError, match=r"unknown reading 'diagonals'; choose one of \('columns', "):
         read_field("diagonals", 0, 0)

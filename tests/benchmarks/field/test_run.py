@@ -81,7 +81,7 @@ def test_mistakes_are_errors_recorded_in_a_line(capsys):
     assert cli.main(["field", "--seed", "-1"]) == USER_ERROR
     assert "seed must be in [0, 2**64), got -1" in capsys.readouterr().err
     assert cli.main(["field", "--stream", "diagonals"]) == USER_ERROR
-    assert "there is no reading 'diagonals'" in capsys.readouterr().err
+    assert "unknown reading 'diagonals'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

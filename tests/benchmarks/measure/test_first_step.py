@@ -5,8 +5,8 @@ from numba.core import event
 
 from benchmarks.measure import first_step
 from zo_triton._files import cache_folder
+from zo_triton._first_steps import STEPS
 from zo_triton.cpu.compiling import device
-from zo_triton.warmup import PROGRAMS
 
 
 @device
@@ -28,7 +28,7 @@ def test_kernels_count_that_are_compiled_and_not_what_they_call():
 
 
 def test_a_warm_start_compiles_nothing():
-    PROGRAMS["mlp"].step()
+    STEPS["mlp"]()
     start = first_step.start("mlp", "warm", str(cache_folder()))
     assert (start.program, start.cache, start.kernels, start.slowest) == ("mlp", "warm", 0, [])
     assert start.cpu_seconds > 0
