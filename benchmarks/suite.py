@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.contenders.registry import METHODS, guest
 from benchmarks.field import run as field_quality
 from benchmarks.measure import accuracy, curves, gates, memory, scaling, step_time, transformer_steps
-from benchmarks.measure.quiet import wait_for_quiet
+from benchmarks.measure.quiet import Neighbours, wait_for_quiet
 from benchmarks.race import races
 from benchmarks.race.decoders import missing
 from benchmarks.race.settings import RaceConfig, log_uniform
@@ -207,7 +207,7 @@ def run_parts(parts: Sequence[Part], seed: int, profile: str, told: Monitor) -> 
     origin = {**environment(seed), "profile": profile}
     if profile != "tiny" and (busy := wait_for_quiet(told.say)) is not None:
         origin |= {"cores": os.cpu_count(), "cores busy before": busy}
-    start = monotonic()
+    start, neighbours = monotonic(), Neighbours()
     sections: dict[str, Any] = {}
     errors: dict[str, Exception] = {}
     try:
@@ -229,6 +229,8 @@ def run_parts(parts: Sequence[Part], seed: int, profile: str, told: Monitor) -> 
             raise next(iter(errors.values()))
         texts = (f"{name}: {type(error).__name__}: {error}" for name, error in errors.items())
         origin["failed"] = "; ".join(text.splitlines()[0] for text in texts)
+    if "cores busy before" in origin:
+        origin["cores busy meanwhile"] = neighbours.cores()
     origin["run time"] = f"{monotonic() - start:.0f} s"
     return new_record(origin, sections, profile == "tiny")
 

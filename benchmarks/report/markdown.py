@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.report import first_screen
 from benchmarks.report.anchors import Anchors
 from benchmarks.report.literal import quoted
-from benchmarks.report.load import was_busy
+from benchmarks.report.load import cores_of_others, was_busy
 from benchmarks.report.records import Record, check_record
 from benchmarks.report.registry import parts
 from benchmarks.report.section import Section, Show
@@ -75,9 +75,8 @@ def _warnings(record: Record) -> list[str]:
     if facts.get("interrupted"):
         found.append("> **Interrupted.** What was finished by then is here, the rest is missing.")
     if was_busy(facts):
-        cores = facts["cores busy before"]
         found.append(
-            f"> **The machine was busy** when this began: other programs kept {cores:.1f} of {facts['cores']} "
+            f"> **The machine was busy**: other programs kept {cores_of_others(facts):.1f} of {facts['cores']} "
             "cores. Times, and the choices that a cap on the clock made, can't be trusted: no conclusion is drawn "
             "from them, and the history leaves them out. Repeat this on a quiet machine."
         )

@@ -1,7 +1,10 @@
 import os
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from benchmarks.measure import quiet
@@ -22,6 +25,35 @@ def test_only_others_count():
         loop.wait()
 
 
+def spin(seconds):
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine whose other programs have taken so many seconds; this one's time is the real one."""
+    me, taken = psutil.Process(), {"others": 0.0}
+
+    def cpu_times():
+        mine = sum(me.cpu_times()[:4])
+        return SimpleNamespace(_asdict=lambda: {"user": mine + taken["others"], "idle": 1e9, "guest": 5.0})
+
+    monkeypatch.setattr("psutil.cpu_times", cpu_times)
+    return taken
+
+
+def test_what_others_take_meanwhile_is_counted_and_what_this_one_takes_is_not(machine, monkeypatch):
+    clock = iter([100.0, 110.0])
+    monkeypatch.setattr(quiet, "monotonic", lambda: next(clock))
+    neighbours = quiet.Neighbours()
+    spin(0.3)
+    subprocess.run([sys.executable, "-c", "sum(range(10**7))"], check=True)
+    machine["others"] = 15.0
+    assert neighbours.cores() == pytest.approx(1.5, abs=0.02)
+
+
 def test_it_waits_until_they_have_ended(monkeypatch):
     looks(monkeypatch, [0.9, 0.8, 0.01])
     said = []
@@ -39,3 +71,4 @@ def test_without_psutil_nobody_knows(monkeypatch):
     monkeypatch.setitem(sys.modules, "psutil", None)
     assert quiet.cores_of_others(0.1) is None
     assert quiet.wait_for_quiet(pytest.fail) is None
+    assert quiet.Neighbours().cores() is None

@@ -36,7 +36,11 @@ def test_a_busy_machine_is_told(record):
     record["environment"] |= {"cores": 2, "cores busy before": 0.1}
     assert "machine was busy" not in render(record, [])
     record["environment"]["cores busy before"] = 1.7
-    assert "began: other programs kept 1.7 of 2 cores" in render(record, [])
+    assert "busy**: other programs kept 1.7 of 2 cores" in render(record, [])
+    record["environment"] |= {"cores busy before": 0.1, "cores busy meanwhile": 0.9}
+    assert "busy**: other programs kept 0.9 of 2 cores" in render(record, [])
+    record["environment"]["cores busy meanwhile"] = 0.2
+    assert "machine was busy" not in render(record, [])
 
 
 def test_invalid_records_are_not_rendered(record):
