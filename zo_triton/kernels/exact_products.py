@@ -3,6 +3,11 @@
 A float32 number is the sum of three bfloat16 numbers, whose 24 digits are its own. Beside signs, which bfloat16
 holds, that makes three products, and each is exact; of two such sums the six products are taken that reach into
 the 24 digits.
+
+bfloat16 ends where float32's normal numbers do, at 2⁻¹²⁶, and has seven digits more below, 2⁻¹³³ being the last. So
+numbers from 2⁻¹¹⁰ = 8·10⁻³⁴ on keep all digits, and smaller ones are off by 2⁻¹³⁴ at most: 10⁻³⁶ has four decimal
+digits. What bfloat16 rounds to infinity, from 3.39·10³⁸ on, has NaN among its parts, and a product that would be
+infinite in float32 is NaN: either is no usable difference.
 """
 
 from __future__ import annotations
