@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from operator import index
 from time import monotonic
 from typing import TYPE_CHECKING, Any, SupportsIndex
@@ -117,10 +117,11 @@ class _Listener(RemovableHandle):
 
 def _audience_of(optimizer: ZOOptimizer | FusedTrainer) -> _Audience:
     """The optimizer's audience, which becomes a hook where there is none yet."""
-    if isinstance(optimizer, FusedTrainer):
-        hooks = optimizer.step_post_hooks
-    else:
-        hooks = optimizer._optimizer_step_post_hooks
+    hooks: Mapping[int, Any] = (
+        optimizer.step_post_hooks
+        if isinstance(optimizer, FusedTrainer)
+        else optimizer._optimizer_step_post_hooks
+    )
     for hook in hooks.values():
         if isinstance(hook, _Audience):
             return hook
