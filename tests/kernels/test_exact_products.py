@@ -35,6 +35,7 @@ def test_below_the_least_bfloat16_digits_go_one_by_one(scale, bound, device):
     assert (off > 0) == (bound > 0)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # NumPy's, in the interpreter
 @pytest.mark.parametrize("number", [float("inf"), -float("inf"), float("nan"), 3.4e38])
 def test_what_bfloat16_does_not_hold_is_no_number(number, device):
     source = torch.zeros(16, 64)

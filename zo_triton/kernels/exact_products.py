@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from zo_triton.kernels.launch import blocks, launch
-from zo_triton.kernels.numeric import bound, dot, narrow
+from zo_triton.kernels.numeric import bound, dot, narrow, widen
 
 PARTS = 3
 CONFIG = {"ROWS": 16, "COLS": 64, "num_warps": 4}
@@ -28,9 +28,9 @@ CONFIG = {"ROWS": 16, "COLS": 64, "num_warps": 4}
 def in_parts(x):
     """Three bfloat16 tiles, the largest first, whose sum is the float32 tile."""
     high = narrow(x, tl.bfloat16)
-    rest = x - high.to(tl.float32)
+    rest = x - widen(high)
     middle = narrow(rest, tl.bfloat16)
-    return high, middle, narrow(rest - middle.to(tl.float32), tl.bfloat16)
+    return high, middle, narrow(rest - widen(middle), tl.bfloat16)
 
 
 @triton.jit
