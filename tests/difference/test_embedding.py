@@ -79,6 +79,51 @@ def test_an_empty_batch_of_tokens():
     assert found.shape == (2, 0, 4, 6)
 
 
+BAGS = {
+    "empty bags": ([0, 3, 3, 5, 5], False),
+    "the last one ends": ([0, 0, 2, 5], True),
+    "one bag": ([0], False),
+}
+
+
+@pytest.mark.filterwarnings("ignore:zo_triton has no difference rule for .*embedding_bag")  # of the maximum
+@pytest.mark.parametrize("reduce", ["sum", "mean", "max"])
+@pytest.mark.parametrize("name", BAGS)
+def test_bags_may_be_empty(name, reduce):
+    offsets, ends = BAGS[name]
+    table, directions, tokens = _table(), zo.Directions(1, 2, 3, "gaussian"), TOKENS.flatten()[:5]
+
+    def bags(table):
+        return F.embedding_bag(tokens, table, torch.tensor(offsets), mode=reduce, include_last_offset=ends)
+
+    value, found = differences(lambda: bags(table), [table], directions, 1e-3, 2, strict=reduce != "max")
+    torch.testing.assert_close(value, bags(table))
+    assert relative_error(found, expected_differences(bags, [table], directions, 1e-3, 2)) < 1e-5
+
+
+@pytest.mark.parametrize("reduce", ["sum", "mean", "max"])
+@pytest.mark.parametrize(
+    ("offsets", "match"),
+    [
+        ([0, 3, 1], r"offsets that descend, \[0, 3, 1\].*one behind the other"),
+        ([0, 5, 2], "offsets that descend"),
+        ([], "no offsets, so there is no bag.*leave empty batches out"),
+        ([0, 3], r"offsets that end at 3, but 4 indices: .*pass input\[:3\]"),
+    ],
+)
+def test_offsets_that_torch_reads_one_way_and_another_are_refused(offsets, match, reduce):
+    table, bags = _table(), torch.tensor(offsets, dtype=torch.int64)
+    with pytest.raises(ValueError, match=match):
+        differences(
+            lambda: F.embedding_bag(
+                TOKENS[0], table, bags, mode=reduce, include_last_offset=offsets == [0, 3]
+            ),
+            [table],
+            zo.Directions(0, 0, 2),
+            1e-3,
+        )
+
+
 class _Largest(TorchDispatchMode):
     """The most elements of any tensor that an operation gives back."""
 

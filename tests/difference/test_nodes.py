@@ -241,3 +241,19 @@ def test_a_closure_without_layers_is_refused():
     weight = noise(8)
     with pytest.raises(ValueError, match="needs linear layers or convolutions"):
         measured(lambda: (noise(N, 8) * weight).sum(1).square(), [weight], 8)
+
+
+EMPTY: dict[str, Callable[[Tensor], Tensor]] = {
+    "losses": lambda z: F.cross_entropy(z, LABELS[:0], reduction="none"),
+    "a mean": lambda z: F.cross_entropy(z, LABELS[:0]),
+    "a sum": lambda z: z.square().sum(),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_an_empty_batch_is_refused_as_such(name):
+    model = made(MODELS["ReLU network"][0]())
+    with pytest.raises(
+        ValueError, match=r"the batch is empty: its losses have shape \(0.*leave empty batches out"
+    ):
+        measured(lambda: EMPTY[name](model(noise(0, 8))), model.parameters(), 8)

@@ -150,6 +150,44 @@ def test_directions_that_a_trainer_left_out_do_not_enter_its_slope(fused):
     assert told[0]["slope"] == pytest.approx(2 * r * used.square().mean().sqrt().item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["optimizer", "compiled", "general"])
+def test_one_who_raises_keeps_no_other_from_being_told(kind):
+    if kind == "optimizer":
+        opt, closure = quadratic()
+        step = [closure]
+    else:
+        opt, step = trainer_of(fused=kind == "compiled")
+    told = []
+
+    def full(step, figures):
+        raise OSError(f"no space for step {step}")
+
+    def broken(step, figures):
+        raise KeyError("loss")
+
+    handles = [log_steps(opt, tell) for tell in (full, broken, lambda step, figures: told.append(step))]
+    with pytest.raises(OSError, match="no space for step 1") as caught:
+        opt.step(*step)
+    assert caught.value.__notes__ == ["Another one who was told of this step raised KeyError('loss')."]
+    assert told == [1] == [opt.steps_done]
+    handles[0].remove()
+    with pytest.raises(KeyError, match="loss"):
+        opt.step(*step)
+    handles[1].remove()
+    opt.step(*step)
+    assert told == [1, 2, 3]
+
+
+def test_with_the_last_listener_the_hook_goes(tmp_path):
+    opt, _ = quadratic()
+    first, second = (log_steps(opt, print) for _ in range(2))
+    first.remove()
+    with pytest.raises(ValueError, match="step post-hook log_steps may change"):
+        zo.ReplayLog.start(tmp_path / "log.zo", opt)
+    second.remove()
+    zo.ReplayLog.start(tmp_path / "log.zo", opt).close()
+
+
 def test_a_copy_of_a_trainer_tells_nobody_and_goes_on_as_it_would():
     trainer, batch = trainer_of()
     told = []
@@ -168,7 +206,7 @@ def test_a_copy_of_a_trainer_tells_nobody_and_goes_on_as_it_would():
 def test_a_trainer_with_hooks_writes_no_log_and_one_with_a_log_gets_none(tmp_path):
     trainer, batch = trainer_of()
     handle = log_steps(trainer, print)
-    with pytest.raises(ValueError, match=r"the trainer's step post-hook .*after_step may change"):
+    with pytest.raises(ValueError, match=r"the trainer's step post-hook log_steps may change"):
         zo.ReplayLog.start(tmp_path / "log.zo", trainer)
     handle.remove()
     with zo.ReplayLog.start(tmp_path / "log.zo", trainer):

@@ -147,10 +147,15 @@ class Nodes:
         """The loss differences [P, N] or [P, N, T] of the closure's value: the run is over.
 
         Raises:
-            ValueError: It can't be told apart what each sample has contributed.
+            ValueError: It can't be told apart what each sample has contributed, or there is no sample.
         """
         self.losses = self._losses_of(mode, value)
         self._reduced.clear()
+        if self.losses.differences.numel() == 0:
+            raise ValueError(
+                f"the batch is empty: its losses have shape {tuple(self.losses.differences.shape[1:])}, and with "
+                "noise on activations each sample is judged by its own; leave empty batches out."
+            )
         return self.losses.differences
 
     def is_node(self, tensor_id: int) -> bool:
@@ -215,10 +220,10 @@ class Nodes:
         Raises:
             ValueError: It can't be told apart what each sample has contributed.
         """
-        if value.dim() in (1, 2) and value.numel():
+        if value.dim() in (1, 2):
             difference = mode.difference(value)
             if difference is not None:
-                return Losses(ref(value), difference.float(), 1.0 / value.numel())
+                return Losses(ref(value), difference.float(), 1.0 / max(1, value.numel()))
         found = self._reduced.get(id(value))
         if found is None or found.of() is not value:
             raise ValueError(

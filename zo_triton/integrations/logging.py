@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from operator import index
 from time import monotonic
 from typing import TYPE_CHECKING, Any, SupportsIndex
@@ -31,7 +32,8 @@ def log_steps(optimizer: ZOOptimizer | FusedTrainer, tell: Tell, every: Supports
     Args:
         optimizer: A :class:`zo_triton.ZOSGD`, :class:`zo_triton.ZOAdam` or :class:`zo_triton.FusedTrainer`, whose
             steps stay compiled.
-        tell: Gets the number of steps done and the figures. What it raises, the step raises, which is done by then.
+        tell: Gets the number of steps done and the figures. What it raises, the step raises, which is done by then
+            and which all others that were to be told have heard of.
         every: Steps from one telling to the next; an integer of any kind, NumPy's too.
 
     Returns:
@@ -66,14 +68,66 @@ def log_steps(optimizer: ZOOptimizer | FusedTrainer, tell: Tell, every: Supports
 
     began, evaluations = monotonic(), 0
 
-    def after_step(stepped: Any, arguments: Any, options: Any) -> None:
+    def after_step(stepped: ZOOptimizer | FusedTrainer) -> None:
         nonlocal evaluations
         evaluations += stepped.directions * stepped.sides
         if stepped.steps_done % period == 0:
             since = {"evaluations": float(evaluations), "seconds": monotonic() - began}
             tell(stepped.steps_done, {**_figures(stepped), **since})
 
-    return optimizer.register_step_post_hook(after_step)
+    return _Listener(_audience_of(optimizer), after_step)
+
+
+class _Audience:
+    """The one hook of all who are told of an optimizer's steps: who raises keeps nobody else from being told."""
+
+    def __init__(self) -> None:
+        self.__qualname__ = log_steps.__qualname__  # by which an error names it that refuses hooks
+        self.listeners: OrderedDict[int, Callable[[Any], None]] = OrderedDict()
+        self.hook: RemovableHandle | None = None
+
+    def __call__(self, stepped: Any, arguments: Any, options: Any) -> None:
+        """Tells everybody, then raises what came first."""
+        errors = []
+        for listener in tuple(self.listeners.values()):
+            try:
+                listener(stepped)
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            for other in errors[1:]:
+                errors[0].add_note(f"Another one who was told of this step raised {other!r}.")
+            raise errors[0]
+
+
+class _Listener(RemovableHandle):
+    """One who is told; the last one's removal takes the hook along, which a replay log would refuse."""
+
+    def __init__(self, audience: _Audience, listener: Callable[[Any], None]) -> None:
+        super().__init__(audience.listeners)
+        audience.listeners[self.id] = listener
+        self._audience = audience
+
+    def remove(self) -> None:
+        """Ends the telling."""
+        super().remove()
+        if not self._audience.listeners and self._audience.hook is not None:
+            self._audience.hook.remove()
+
+
+def _audience_of(optimizer: ZOOptimizer | FusedTrainer) -> _Audience:
+    """The optimizer's audience, which becomes a hook where there is none yet."""
+    hooks: Mapping[int, Any] = (
+        optimizer.step_post_hooks
+        if isinstance(optimizer, FusedTrainer)
+        else optimizer._optimizer_step_post_hooks
+    )
+    for hook in hooks.values():
+        if isinstance(hook, _Audience):
+            return hook
+    audience = _Audience()
+    audience.hook = optimizer.register_step_post_hook(audience)
+    return audience
 
 
 def to_tensorboard(writer: SummaryWriter, prefix: str = "zo/") -> Tell:

@@ -3,6 +3,11 @@
 A float32 number is the sum of three bfloat16 numbers, whose 24 digits are its own. Beside signs, which bfloat16
 holds, that makes three products, and each is exact; of two such sums the six products are taken that reach into
 the 24 digits.
+
+bfloat16 ends where float32's normal numbers do, at 2⁻¹²⁶, and has seven digits more below, 2⁻¹³³ being the last. So
+numbers from 2⁻¹¹⁰ = 8·10⁻³⁴ on keep all digits, and smaller ones are off by 2⁻¹³⁴ at most: 10⁻³⁶ has four decimal
+digits. What bfloat16 rounds to infinity, from 3.39·10³⁸ on, has NaN among its parts, and a product that would be
+infinite in float32 is NaN: either is no usable difference.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from zo_triton.kernels.launch import blocks, launch
-from zo_triton.kernels.numeric import bound, dot, narrow
+from zo_triton.kernels.numeric import bound, dot, narrow, widen
 
 PARTS = 3
 CONFIG = {"ROWS": 16, "COLS": 64, "num_warps": 4}
@@ -23,9 +28,9 @@ CONFIG = {"ROWS": 16, "COLS": 64, "num_warps": 4}
 def in_parts(x):
     """Three bfloat16 tiles, the largest first, whose sum is the float32 tile."""
     high = narrow(x, tl.bfloat16)
-    rest = x - high.to(tl.float32)
+    rest = x - widen(high)
     middle = narrow(rest, tl.bfloat16)
-    return high, middle, narrow(rest - middle.to(tl.float32), tl.bfloat16)
+    return high, middle, narrow(rest - widen(middle), tl.bfloat16)
 
 
 @triton.jit

@@ -1,7 +1,8 @@
 """Arithmetic that every kernel shares: rounding to bfloat16, dots, and functions that keep tiny arguments.
 
-Triton's interpreter truncates where hardware rounds to bfloat16, and multiplies bfloat16 tiles as if their
-bits were integers. :func:`narrow` and :func:`dot` hide that: a kernel's interpreted result is the hardware's.
+Triton's interpreter truncates where hardware rounds to bfloat16, takes its subnormal numbers for zeros, and
+multiplies bfloat16 tiles as if their bits were integers. :func:`narrow`, :func:`widen` and :func:`dot` hide that: a
+kernel's interpreted result is the hardware's.
 """
 
 from __future__ import annotations
@@ -28,6 +29,15 @@ def narrow(x, DTYPE: tl.constexpr):
         return tl.where(x == x, rounded, 0x7FC0).to(tl.uint16).to(tl.bfloat16, bitcast=True)
     else:
         return x.to(DTYPE)
+
+
+@triton.jit
+def widen(x):
+    """bfloat16 → float32, subnormal numbers too."""
+    if INTERPRETED and x.dtype == tl.bfloat16:
+        return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    else:
+        return x.to(tl.float32)
 
 
 @triton.jit
@@ -79,7 +89,7 @@ def multiply_add(a, b, c):
 def dot(a, b, accumulator, PRECISION: tl.constexpr):
     """Adds a·b to the accumulator in float32; a and b are float32 or bfloat16."""
     if INTERPRETED and a.dtype == tl.bfloat16:
-        return tl.dot(a.to(tl.float32), b.to(tl.float32), accumulator)
+        return tl.dot(widen(a), widen(b), accumulator)
     else:
         return tl.dot(a, b, accumulator, input_precision=PRECISION)
 

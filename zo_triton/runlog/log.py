@@ -147,7 +147,9 @@ class ReplayLog:
         self.check()
         step = self._target.steps_done
         if self._file.closed:
-            raise ValueError(f"the log {self.path} is closed.")
+            raise ValueError(
+                f"the log {self.path} is closed; resume it, or set the optimizer's log to None to go on without."
+            )
         if step != self.next_step:
             raise ValueError(
                 f"the log {self.path} goes on with step {self.next_step}, the optimizer is at step {step}; resume "

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zo_triton.difference.rules.composed import in_pieces
+from zo_triton.difference.registry import register
+from zo_triton.difference.rules.composed import under_the_mode
+
+if TYPE_CHECKING:
+    from zo_triton.difference.mode import DifferenceMode
 
 
 def _in_bags(
@@ -71,4 +76,50 @@ def _in_bags(
     return sums / total(kept).clamp_min(1).unsqueeze(-1) if mode == "mean" else sums
 
 
-in_pieces([F.embedding_bag], _in_bags)
+_in_pieces = under_the_mode(_in_bags, True)
+
+
+def embedding_bag(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
+    """``F.embedding_bag``."""
+    if mode.carries(args, kwargs):
+        _check_offsets(*args, **kwargs)
+    return _in_pieces(mode, function, args, kwargs)
+
+
+def _check_offsets(
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    include_last_offset: bool = False,
+    **others: Any,
+) -> None:
+    """Refuses offsets of which torch makes one thing in one of its ways and another in others.
+
+    Not those on a GPU, which the host would have to wait for.
+
+    Raises:
+        ValueError: They descend, there are none, or they end before the indices do.
+    """
+    if offsets is None:
+        return
+    if offsets.numel() == 0:
+        raise ValueError(
+            "embedding_bag got no offsets, so there is no bag: torch may read memory that is not the table's then; "
+            "leave empty batches out, or pass [0] for one bag."
+        )
+    if offsets.device.type != "cpu":
+        return
+    if bool((offsets[1:] < offsets[:-1]).any()):
+        raise ValueError(
+            f"embedding_bag got offsets that descend, {offsets.tolist()[:16]}: torch reads memory that is not the "
+            "table's then; bags lie one behind the other, and an empty one begins where the next one does."
+        )
+    end, indices = int(offsets[-1]), (weight if input.is_floating_point() else input).numel()
+    if include_last_offset and end < indices:
+        raise ValueError(
+            f"embedding_bag got offsets that end at {end}, but {indices} indices: torch counts the rest into the "
+            f"last bag in float64 and means, and nowhere in float32 sums; pass input[:{end}]."
+        )
+
+
+register([F.embedding_bag], embedding_bag)

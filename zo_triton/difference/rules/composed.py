@@ -1,8 +1,8 @@
 """Functions that torch writes in Python out of others: they run under the mode, piece by piece.
 
-``F.multi_head_attention_forward`` and its like ask first whether somebody overrides them. A copy of such a
-function, in which that question is answered with no, is the function's own source in the installed version
-of torch, and each torch function inside it meets its rule.
+``F.normalize`` and its like ask first whether somebody overrides them. A copy of such a function, in which that
+question is answered with no, is the function's own source in the installed version of torch, and each torch
+function inside it meets its rule.
 """
 
 from __future__ import annotations
@@ -23,15 +23,19 @@ if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
 
 FROM_TORCH = (
-    "multi_head_attention_forward", "normalize", "cosine_embedding_loss", "lp_pool1d", "lp_pool2d", "lp_pool3d",
-    "gumbel_softmax", "tanhshrink", "triplet_margin_with_distance_loss", "gaussian_nll_loss",
-    "local_response_norm", "multilabel_soft_margin_loss",
+    "normalize", "cosine_embedding_loss", "lp_pool1d", "lp_pool2d", "lp_pool3d", "gumbel_softmax", "tanhshrink",
+    "triplet_margin_with_distance_loss", "gaussian_nll_loss", "local_response_norm", "multilabel_soft_margin_loss",
 )  # fmt: skip
 
 
-def _without_question(function: Any) -> Callable:
-    """A copy of a Python function of torch whose check for overrides finds none."""
-    settings = dict(function.__globals__)
+def without_question(function: Any, **others: Callable) -> Callable:
+    """A copy of a Python function of torch whose check for overrides finds none.
+
+    Args:
+        function: Torch's.
+        others: By name, what it calls in place of its module's functions.
+    """
+    settings = {**function.__globals__, **others}
     for name in ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"):
         settings[name] = lambda *_: False
     copy = FunctionType(function.__code__, settings, function.__name__, function.__defaults__,
@@ -51,12 +55,14 @@ def in_pieces(targets: list[Any], body: Callable | None = None, asks_torch: bool
     """
     for target in targets:
         if body is None:
-            register([target], _under_the_mode(_without_question(target), False))
+            register([target], under_the_mode(without_question(target), False))
         else:
-            register([target], wraps(body)(_under_the_mode(body, asks_torch)))
+            register([target], wraps(body)(under_the_mode(body, asks_torch)))
 
 
-def _under_the_mode(body: Callable, asks_torch: bool) -> Handler:
+def under_the_mode(body: Callable, asks_torch: bool) -> Handler:
+    """The handler that runs a body as :func:`in_pieces` says."""
+
     def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
         if not mode.carries(args, kwargs):
             return function(*args, **kwargs)

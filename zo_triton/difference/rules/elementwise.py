@@ -45,6 +45,10 @@ def _unary(formula: Callable[[Any, Any], Any], *names: str) -> None:
         return formula(wide(input), needed(mode, base, input))
 
 
+LONG = 20.0
+"""Of an exponent's step: what was there before is no part of the result any more, and the factor may overflow."""
+
+
 def wide(a: Tensor) -> Tensor:
     """The tensor in float32, or in its own dtype if that is float64."""
     return a if a.dtype in (torch.float32, torch.float64) else a.float()
@@ -56,12 +60,36 @@ def root_difference(a: Any, d: Any) -> Any:
 
 
 def _reciprocal(a: Any, d: Any) -> Any:
-    return -d / (a * (a + d))
+    return -d / a / (a + d)  # one after the other: the product may leave float32's range
 
 
 def _rsqrt(a: Any, d: Any) -> Any:
     root, moved = a.sqrt(), (a + d).sqrt()
-    return -d / (root * moved * (root + moved))
+    return -d / (root * moved) / (root + moved)
+
+
+def _log(a: Any, d: Any) -> Any:
+    return torch.where(a < 0, a.log(), _log_ratio(a, d))
+
+
+def _log_ratio(a: Any, d: Any) -> Any:
+    """ln((a+δ)/a) = log1p(δ/a); of the quotient itself where so little of a is left that its sum is exact."""
+    quotient = (a + d) / a
+    return torch.where(quotient < 0.5, quotient.log(), torch.log1p(d / a))
+
+
+def _exp(a: Any, d: Any) -> Any:
+    return grown(a.exp(), d, (a + d).exp())
+
+
+def grown(value: Any, growth: Any, moved: Any) -> Any:
+    """v·expm1(g), the difference of what grows by the factor eᵍ; v' − v where that factor may overflow."""
+    return torch.where(growth > LONG, moved - value, value * torch.expm1(growth))
+
+
+def _are_of_one_sign(a: Any, b: Any) -> Any:
+    """Whether both are positive or both negative; their product may vanish."""
+    return ((a > 0) & (b > 0)) | ((a < 0) & (b < 0))
 
 
 def _square(a: Any, d: Any) -> Any:
@@ -93,13 +121,11 @@ def _is_moderate(odds: Any) -> Any:
 _unary(lambda a, d: -d, "neg", "negative")
 _unary(lambda a, d: d * (math.pi / 180), "deg2rad")
 _unary(lambda a, d: d * (180 / math.pi), "rad2deg")
-_unary(lambda a, d: a.exp() * torch.expm1(d), "exp")
-_unary(lambda a, d: a.exp() * torch.expm1(d), "expm1")
-_unary(lambda a, d: a.exp2() * torch.expm1(d * math.log(2.0)), "exp2")
-_unary(lambda a, d: torch.log1p(d / a), "log")
-_unary(lambda a, d: torch.log1p(d / (1 + a)), "log1p")
-_unary(lambda a, d: torch.log1p(d / a) / math.log(2.0), "log2")
-_unary(lambda a, d: torch.log1p(d / a) / math.log(10.0), "log10")
+_unary(_exp, "exp", "expm1")
+_unary(lambda a, d: grown(a.exp2(), d * math.log(2.0), (a + d).exp2()), "exp2")
+_unary(_log, "log")
+_unary(lambda a, d: _log(a, d) / math.log(2.0), "log2")
+_unary(lambda a, d: _log(a, d) / math.log(10.0), "log10")
 _unary(root_difference, "sqrt")
 _unary(_rsqrt, "rsqrt")
 _unary(_reciprocal, "reciprocal")
@@ -171,7 +197,7 @@ def rdiv(mode: DifferenceMode, base: Tensor, input: Any, other: Any) -> Any:
 
 @rule("pow", "__pow__", chain=True)
 def power(mode: DifferenceMode, base: Tensor, input: Any, exponent: Any) -> Any:
-    """A sum of products for small whole n; aⁿ·expm1(n·log1p(δ/a)) where a and a + δ are of one sign."""
+    """A sum of products for small whole n; aⁿ·expm1(n·ln((a+δ)/a)) where a and a + δ are of one sign."""
     delta = operand(mode, base, input)
     if isinstance(exponent, Tensor):
         return _moved_exponent(mode, base, input, delta, exponent)
@@ -188,8 +214,9 @@ def power(mode: DifferenceMode, base: Tensor, input: Any, exponent: Any) -> Any:
     if exponent == -1:
         return _reciprocal(a, delta)
     moved = a + delta
-    exact = a**exponent * torch.expm1(exponent * torch.log1p(delta / a))
-    return torch.where(a * moved > 0, exact, moved**exponent - a**exponent)
+    now, then = a**exponent, moved**exponent
+    exact = grown(now, exponent * _log_ratio(a, delta), then)
+    return torch.where(_are_of_one_sign(a, moved), exact, then - now)
 
 
 def _whole_power(a: Tensor, delta: Tensor, exponent: int) -> Tensor:
@@ -204,18 +231,24 @@ def _whole_power(a: Tensor, delta: Tensor, exponent: int) -> Tensor:
 def _moved_exponent(
     mode: DifferenceMode, base: Tensor, input: Any, delta: Tensor | None, exponent: Tensor
 ) -> Any:
-    """Δ(aᵉ) = aᵉ·expm1(e·log1p(δ/a) + Δe·ln(a + δ)) where both are of one sign, else subtracted."""
+    """Δ(aᵉ) = aᵉ·expm1(e·ln((a+δ)/a) + Δe·ln(a+δ)) where both are positive, else subtracted.
+
+    Or both negative and the exponent stays: moved, it makes NaN of all but whole numbers.
+    """
     if not isinstance(input, Tensor):
         if input <= 0:
             return NotImplemented
-        return base * torch.expm1(needed(mode, base, exponent) * math.log(input))
+        n, step = wide(exponent), needed(mode, base, exponent)
+        return grown(input**n, step * math.log(input), input ** (n + step))
     zero = torch.zeros((), dtype=torch.float32, device=base.device)
     change = operand(mode, base, exponent)
     a, n = wide(input), wide(exponent)
-    moved, growth = (a, zero) if delta is None else (a + delta, n * torch.log1p(delta / a))
-    power, growth = (n, growth) if change is None else (n + change, growth + change * moved.log())
-    exact = wide(base) * torch.expm1(growth)
-    return spread(mode, base, torch.where(a * moved > 0, exact, moved**power - a**n))
+    moved, growth = (a, zero) if delta is None else (a + delta, n * _log_ratio(a, delta))
+    now, smooth = a**n, _are_of_one_sign(a, moved)
+    if change is not None:
+        smooth, growth, n = smooth & (moved > 0), growth + change * moved.log(), n + change
+    then = moved**n
+    return spread(mode, base, torch.where(smooth, grown(now, growth, then), then - now))
 
 
 @rule("__rpow__", chain=True)

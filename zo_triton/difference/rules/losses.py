@@ -34,7 +34,8 @@ def reduced(mode: DifferenceMode, base: Tensor, losses: Tensor, reduction: str, 
     if reduction == "none":
         return losses
     if mode.nodes is not None:
-        mode.nodes.note(base, losses, 1 if reduction == "sum" else 1 / total)
+        # Of an empty batch there is no mean, and no step that could need it.
+        mode.nodes.note(base, losses, 1 if reduction == "sum" or losses.numel() == 0 else 1 / total)
     rows = losses if losses.dim() == 2 else losses.reshape(losses.shape[0], -1)
     if reduction == "sum":
         return rows.sum(1)

@@ -8,13 +8,18 @@ import torch
 from torch import Tensor
 
 from zo_triton.difference.registry import rule
-from zo_triton.difference.rules.elementwise import needed, of_two, operand, softplus_difference, spread, wide
+from zo_triton.difference.rules.elementwise import (
+    LONG,
+    needed,
+    of_two,
+    operand,
+    softplus_difference,
+    spread,
+    wide,
+)
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
-
-_LONG = 20.0
-"""Of an exponent's step: what was there before is no part of the sum any more, and may have underflowed."""
 
 
 @rule("clamp", "clip", chain=True)
@@ -109,7 +114,7 @@ def _exponential_below(name: str, scale: float = 1.0, scaled_input: bool = False
         width = alpha if scaled_input else 1.0
         above, below = halves(mode, base, input)
         floor, step = wide(input).clamp(max=0) / width, below / width
-        grown = torch.where(step > _LONG, (floor + step).exp(), floor.exp() * torch.expm1(step))
+        grown = torch.where(step > LONG, (floor + step).exp(), floor.exp() * torch.expm1(step))
         return scale * (above + alpha * grown)
 
 
@@ -173,8 +178,8 @@ def softsign(mode: DifferenceMode, base: Tensor, input: Tensor) -> Tensor:
     delta = needed(mode, base, input)
     a = wide(input)
     moved = a + delta
-    scale = (1 + a.abs()) * (1 + moved.abs())
-    return torch.where(a * moved >= 0, delta, moved * (1 + a.abs()) - a * (1 + moved.abs())) / scale
+    before, after = 1 + a.abs(), 1 + moved.abs()
+    return torch.where(a * moved >= 0, delta / before / after, moved / after - a / before)
 
 
 @rule("mish", chain=True)

@@ -62,30 +62,5 @@ _smooth("lgamma", "gammaln", derivative=torch.digamma, length=lambda a: a / 8)
 # Each of the next has its nearest singularity in the complex plane at a distance that bounds the step.
 _smooth("atan", "arctan", derivative=lambda t: 1 / (1 + t * t), length=lambda a: 0.25)
 _smooth("asinh", "arcsinh", derivative=lambda t: torch.rsqrt(1 + t * t), length=lambda a: 0.25)
-_smooth("atanh", "arctanh", derivative=lambda t: 1 / ((1 - t) * (1 + t)), length=lambda a: (1 - a.abs()) / 8)
-_smooth("acosh", "arccosh", derivative=lambda t: torch.rsqrt((t - 1) * (t + 1)), length=lambda a: (a - 1) / 8)
 _smooth("digamma", "psi", derivative=lambda t: torch.polygamma(1, t), length=lambda a: a / 8)
 _smooth("i0", derivative=torch.special.i1, length=lambda a: 0.25)
-
-
-def _arc(mode: DifferenceMode, base: Tensor, input: Tensor) -> Tensor:
-    """Δ asin(a): the angle between (√(1−a²), a) and (√(1−b²), b), b = a + δ; no two angles are subtracted."""
-    a, delta = wide(input), needed(mode, base, input)
-    b = a + delta
-    before, after = ((1 - each) * (1 + each) for each in (a, b))
-    before, after = before.sqrt(), after.sqrt()
-    tiny = torch.finfo(a.dtype).tiny
-    across = delta * (before + a * (a + b) / (before + after).clamp_min(tiny))
-    return torch.atan2(across, before * after + a * b)
-
-
-@rule("asin", "arcsin")
-def asin(mode: DifferenceMode, base: Tensor, input: Tensor) -> Tensor:
-    """The angle that the point on the circle turns by."""
-    return _arc(mode, base, input)
-
-
-@rule("acos", "arccos")
-def acos(mode: DifferenceMode, base: Tensor, input: Tensor) -> Tensor:
-    """Its mirror image: acos = π/2 − asin."""
-    return -_arc(mode, base, input)
