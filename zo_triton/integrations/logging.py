@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from torch.utils.hooks import RemovableHandle
 
+from zo_triton._warn import warn
 from zo_triton.optim import FusedTrainer
 from zo_triton.optim.measure import Learned, Measurement
 from zo_triton.optim.optimizer import ZOOptimizer
@@ -87,8 +88,8 @@ class _Audience:
         self.hook: RemovableHandle | None = None
 
     def __call__(self, stepped: Any, arguments: Any, options: Any) -> None:
-        """Tells everybody, then raises what came first."""
-        errors = []
+        """Tells everybody, then raises what came first, and warns of what else was raised."""
+        errors: list[Exception] = []
         for listener in tuple(self.listeners.values()):
             try:
                 listener(stepped)
@@ -96,7 +97,7 @@ class _Audience:
                 errors.append(error)
         if errors:
             for other in errors[1:]:
-                errors[0].add_note(f"Another one who was told of this step raised {other!r}.")
+                warn(f"Another one who was told of this step raised {other!r}.", RuntimeWarning)
             raise errors[0]
 
 
