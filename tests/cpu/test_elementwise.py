@@ -100,6 +100,24 @@ def test_cross_entropy_of_a_sample_has_nothing_to_do_with_its_neighbours(dtype):
     assert torch.equal(together, alone)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(
+    ("samples", "classes"), [(53, 37), (600, 16)]
+)  # less than a square beside whole ones
+def test_cross_entropy_has_the_same_bits_in_either_order_of_memory(samples, classes, smoothing, dtype):
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(samples, classes, generator=generator)
+    target = torch.randint(0, classes, (samples,), generator=generator)
+    step = torch.randn(3, samples, classes, generator=generator) * torch.logspace(-6, 2, samples)[:, None]
+    step = step.to(dtype)
+    by_rows, by_columns = torch.full((3, samples), torch.nan), torch.full((3, samples), torch.nan)
+    cpu.cross_entropy_difference(by_rows, logits, step, target, smoothing)
+    turned = step.transpose(1, 2).contiguous().transpose(1, 2)
+    cpu.cross_entropy_difference(by_columns, logits, turned, target, smoothing)
+    assert torch.equal(by_rows, by_columns)
+
+
 @pytest.mark.parametrize("samples", [2, 33])
 def test_not_a_number_stays_one(samples):
     step = torch.zeros(1, samples, 3)
