@@ -42,6 +42,19 @@ def test_steps_from_one_saturated_end_to_the_other(activation):
     assert ((ours - expected).abs() <= 3e-6 * expected.abs() + 3e-7 * step.abs()).all()
 
 
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "silu"])
+def test_short_steps_have_the_same_bits_beside_longer_ones(activation):
+    # 0.17 and 0.34 are the longest that take no multiple of ln 2 off their exponents.
+    generator = torch.Generator().manual_seed(5)
+    base = torch.randn(200, generator=generator) * 3
+    short = torch.cat([torch.linspace(-0.17, 0.17, 100), torch.logspace(-30, -1, 100)])
+    step = short.repeat(4, 1)
+    step[1:, 0] = torch.tensor([0.3, 1.0, 50.0])
+    ours = torch.full_like(step, torch.nan)
+    cpu.activation_difference(ours, base, step, activation)
+    assert torch.equal(ours[1:, 1:], ours[:1, 1:].expand(3, -1))
+
+
 def test_long_steps_of_gelu_are_differences_of_float64():
     base = torch.linspace(-9.0, -3.0, 97)  # where all the difference is in the tail
     step = torch.full((1, 97), 2.0)

@@ -18,7 +18,7 @@ from torch import Tensor
 from zo_triton._memory import in_natural_order
 from zo_triton.cpu.arrays import as_array
 from zo_triton.cpu.compiling import device, routine
-from zo_triton.cpu.scalars import EXPM1, expm1, load, log1p
+from zo_triton.cpu.scalars import EXPM1, SHORT, expm1, load, log1p
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.threads import together
 from zo_triton.cpu.turning import turn_rows
@@ -32,9 +32,6 @@ FEW_ITEMS = 16
 
 SMALL_ELEMENTS = 1 << 13
 """Below this many logit differences a second thread costs more than it gives."""
-
-SHORT = 0.34
-"""Exponents of which ``expm1`` takes off no multiple of ln 2."""
 
 _LARGE, _NEARLY_ALL = np.float32(30.0), np.float32(-0.5)
 
@@ -128,7 +125,7 @@ def _short_steps(context, out, moved, moved_bytes, own, probabilities, probabili
             builder.store(builder.select(builder.icmp_unsigned(">", size, before), size, before), largest)
         store_vector(builder, builder.load(total), out)
         # Bits of floats are in order like the floats, and those of what is not a number come after all others.
-        limit = int(np.float32(SHORT).view(np.uint32))
+        limit = int(SHORT.view(np.uint32))
         long = builder.icmp_unsigned(">", builder.load(largest), words([limit] * WIDTH))
         return builder.icmp_unsigned("==", builder.bitcast(long, ir.IntType(WIDTH)), ir.IntType(WIDTH)(0))
 
