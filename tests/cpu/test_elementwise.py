@@ -42,6 +42,19 @@ def test_steps_from_one_saturated_end_to_the_other(activation):
     assert ((ours - expected).abs() <= 3e-6 * expected.abs() + 3e-7 * step.abs()).all()
 
 
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "silu"])
+def test_short_steps_have_the_same_bits_beside_longer_ones(activation):
+    # 0.17 and 0.34 are the longest that take no multiple of ln 2 off their exponents.
+    generator = torch.Generator().manual_seed(5)
+    base = torch.randn(200, generator=generator) * 3
+    short = torch.cat([torch.linspace(-0.17, 0.17, 100), torch.logspace(-30, -1, 100)])
+    step = short.repeat(4, 1)
+    step[1:, 0] = torch.tensor([0.3, 1.0, 50.0])
+    ours = torch.full_like(step, torch.nan)
+    cpu.activation_difference(ours, base, step, activation)
+    assert torch.equal(ours[1:, 1:], ours[:1, 1:].expand(3, -1))
+
+
 def test_long_steps_of_gelu_are_differences_of_float64():
     base = torch.linspace(-9.0, -3.0, 97)  # where all the difference is in the tail
     step = torch.full((1, 97), 2.0)
@@ -98,6 +111,24 @@ def test_cross_entropy_of_a_sample_has_nothing_to_do_with_its_neighbours(dtype):
         cpu.cross_entropy_difference(one, logits[n : n + 1], step[:, n : n + 1], target[n : n + 1], 0.0)
         alone[:, n] = one[:, 0]
     assert torch.equal(together, alone)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(
+    ("samples", "classes"), [(53, 37), (600, 16)]
+)  # less than a square beside whole ones
+def test_cross_entropy_has_the_same_bits_in_either_order_of_memory(samples, classes, smoothing, dtype):
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(samples, classes, generator=generator)
+    target = torch.randint(0, classes, (samples,), generator=generator)
+    step = torch.randn(3, samples, classes, generator=generator) * torch.logspace(-6, 2, samples)[:, None]
+    step = step.to(dtype)
+    by_rows, by_columns = torch.full((3, samples), torch.nan), torch.full((3, samples), torch.nan)
+    cpu.cross_entropy_difference(by_rows, logits, step, target, smoothing)
+    turned = step.transpose(1, 2).contiguous().transpose(1, 2)
+    cpu.cross_entropy_difference(by_columns, logits, turned, target, smoothing)
+    assert torch.equal(by_rows, by_columns)
 
 
 @pytest.mark.parametrize("samples", [2, 33])

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from zo_triton.cpu.arrays import as_array
 from zo_triton.cpu.compiling import device, routine
-from zo_triton.cpu.scalars import exp, expm1, load, store
+from zo_triton.cpu.scalars import SHORT, exp, expm1, load, short_expm1, store
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.threads import together
+from zo_triton.cpu.vectors import wide_vectors
 
 NAMES = ("none", "relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh")
 NONE, RELU, TANH, SIGMOID, SILU, GELU, GELU_TANH = range(len(NAMES))
@@ -61,12 +62,16 @@ def _tanh(x):
 
 @device
 def _short_tanh_step(step, t, rest):
-    """u(1-t²)/(1+tu) with u = e/(e+2) and 1-|t| = ``rest``, above and below times e+2.
+    return _moved_tanh(step, expm1(min(abs(step) + abs(step), float32(60.0))), t, rest)
+
+
+@device
+def _moved_tanh(step, e, t, rest):
+    """u(1-t²)/(1+tu) with u = e/(e+2), e = exp(2|step|) - 1 and 1-|t| = ``rest``, above and below times e+2.
 
     Where t and u have opposite signs, 1+tu is the sum of their distances from ±1.
     """
     size, two = abs(t), float32(2.0)
-    e = expm1(min(abs(step) + abs(step), float32(60.0)))
     together = (e + two) + size * e
     apart = rest * (e + two) + (size + size)
     change = rest * (two - rest) * e / (together if t * step >= float32(0.0) else apart)
@@ -91,7 +96,12 @@ def _count_far(steps, count, far):
 @device
 def _sigmoid_step(step, s, complement):
     """s(1-s)u/(1+su) for a step up; a step down is the mirrored function's step up, so nothing cancels."""
-    u = expm1(min(abs(step), float32(80.0)))
+    return _moved_sigmoid(step, expm1(min(abs(step), float32(80.0))), s, complement)
+
+
+@device
+def _moved_sigmoid(step, u, s, complement):
+    """The same with u = exp(|step|) - 1 known."""
     up = step >= float32(0.0)
     change = s * complement * u / (float32(1.0) + (s if up else complement) * u)
     return change if up else -change
@@ -108,6 +118,20 @@ def _long_sigmoid_steps(steps, a, first, second, at, count, kind):
             size = float32(1.0) / (float32(1.0) + exp(-(start + abs(step))))
             change = size if step >= float32(0.0) else -size
         steps[j] = change if kind == SIGMOID else step * (s + change) + a[at + uintp(j)] * change
+
+
+@routine
+def _short_sigmoid_steps(steps, a, first, second, at, count, kind):
+    """Sigmoid and SiLU where no step is longer than ``SHORT``."""
+    if kind == SIGMOID:
+        for j in range(count):
+            u = short_expm1(abs(steps[j]))
+            steps[j] = _moved_sigmoid(steps[j], u, first[at + uintp(j)], second[at + uintp(j)])
+    else:
+        for j in range(count):
+            s, u = first[at + uintp(j)], short_expm1(abs(steps[j]))
+            change = _moved_sigmoid(steps[j], u, s, second[at + uintp(j)])
+            steps[j] = steps[j] * (s + change) + a[at + uintp(j)] * change
 
 
 @device
@@ -138,6 +162,10 @@ def activate_simply(steps, a, first, second, at, count, kind):
         for j in range(count):
             x = a[at + uintp(j)]
             steps[j] = max(steps[j], -x) if x > zero else max(x + steps[j], zero)
+    elif kind == TANH and _count_far(steps, count, float32(0.5) * SHORT) == 0:
+        for j in range(count):
+            e = short_expm1(abs(steps[j]) + abs(steps[j]))
+            steps[j] = _moved_tanh(steps[j], e, first[at + uintp(j)], second[at + uintp(j)])
     elif kind == TANH and _count_far(steps, count, _FAR) == 0:
         for j in range(count):
             steps[j] = _short_tanh_step(steps[j], first[at + uintp(j)], second[at + uintp(j)])
@@ -146,6 +174,8 @@ def activate_simply(steps, a, first, second, at, count, kind):
             steps[j] = _tanh_step(steps[j], a[at + uintp(j)], first[at + uintp(j)], second[at + uintp(j)])
     elif kind in (SIGMOID, SILU) and _count_far(steps, count, _LONG_SIGMOID) > 0:
         _long_sigmoid_steps(steps, a, first, second, at, count, kind)
+    elif kind in (SIGMOID, SILU) and _count_far(steps, count, SHORT) == 0:
+        _short_sigmoid_steps(steps, a, first, second, at, count, kind)
     elif kind == SIGMOID:
         for j in range(count):
             steps[j] = _sigmoid_step(steps[j], first[at + uintp(j)], second[at + uintp(j)])
@@ -192,6 +222,7 @@ def activate(steps, a, first, second, at, count, kind):
 @shared
 def _activation_kernel(out, difference, a, first, second, kind, start, stop):
     """Evaluations start … stop - 1 of out, difference [P, M]; a, first, second float32 [M]."""
+    wide_vectors()
     n = a.shape[0]
     steps = np.empty(n, np.float32)
     for p in range(start, stop):

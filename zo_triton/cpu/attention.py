@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from zo_triton._memory import empty
-from zo_triton._precision import factor
+from zo_triton._precision import factor, rounds_factors
+from zo_triton.cpu.attention_tiles import attention_in_tiles
 from zo_triton.cpu.batched_product import sum_of_products
+from zo_triton.cpu.matrix_unit import has_matrix_unit
 from zo_triton.cpu.softmax import move_rows
 from zo_triton.cpu.threads import parallel, together
 
@@ -60,6 +62,10 @@ def attention_difference(
     lying = empty((evaluations, *(output.shape[axis] for axis in order)), dtype)
     result = lying.permute(0, *(1 + order.index(axis) for axis in range(output.dim())))
     out = result if groups == 1 else result.unflatten(-3, batch[-2:])
+    plain = still[3] is still[4] is moving[3] is None
+    if plain and rounds_factors() and has_matrix_unit() and _are_float32([out, *still, *moving]):
+        attention_in_tiles(out, still[:3], moving[:3], scale, is_causal)  # type: ignore[arg-type]
+        return result
     strides = next(each for each in moving if each is not None).stride()
     blocks = list(_blocks(shape, strides, is_causal))
 
@@ -71,6 +77,10 @@ def attention_difference(
 
     parallel(run, len(blocks))
     return result
+
+
+def _are_float32(tensors: Sequence[Tensor | None]) -> bool:
+    return all(each is None or each.dtype == torch.float32 for each in tensors)
 
 
 def _spread(tensor: Tensor, shape: Sequence[int], groups: int, of_scores: bool) -> Tensor:

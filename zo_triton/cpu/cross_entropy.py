@@ -15,21 +15,23 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
+from zo_triton._memory import in_natural_order
 from zo_triton.cpu.arrays import as_array
 from zo_triton.cpu.compiling import device, routine
-from zo_triton.cpu.scalars import EXPM1, expm1, load, log1p
+from zo_triton.cpu.scalars import EXPM1, SHORT, expm1, load, log1p
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.threads import together
-from zo_triton.cpu.vectors import WIDTH, load_bfloat16, load_vector, store_vector
+from zo_triton.cpu.turning import turn_rows
+from zo_triton.cpu.vectors import LANES, WIDTH, load_bfloat16, load_vector, store_vector
 
 GRAIN = 4
 """Evaluations that a thread takes at a time."""
 
+FEW_ITEMS = 16
+"""With fewer runs of samples the evaluations are shared out as well."""
+
 SMALL_ELEMENTS = 1 << 13
 """Below this many logit differences a second thread costs more than it gives."""
-
-SHORT = 0.34
-"""Exponents of which ``expm1`` takes off no multiple of ln 2."""
 
 _LARGE, _NEARLY_ALL = np.float32(30.0), np.float32(-0.5)
 
@@ -37,30 +39,36 @@ _LARGE, _NEARLY_ALL = np.float32(30.0), np.float32(-0.5)
 def cross_entropy_difference(
     out: Tensor, logits: Tensor, difference: Tensor, target: Tensor, label_smoothing: float
 ) -> None:
-    """Same contract as the reference; fastest if ``difference`` lies in memory as [P, C, N]."""
+    """Same contract as the reference; fastest if ``difference`` lies in memory as [P, C, N] or as [P, N, C]."""
     if difference.numel() == 0:
         return
-    logits = logits.detach().float()
-    probabilities = as_array(torch.softmax(logits, dim=-1).t().contiguous())
+    logits, smoothing = logits.detach().float().contiguous(), np.float32(label_smoothing)
+    shares = torch.softmax(logits, dim=-1)
+    fits = out.is_contiguous() and out.dtype == torch.float32
+    result = out if fits else torch.empty(out.shape, dtype=torch.float32, device="cpu")
+    labels, alone = target.contiguous().numpy(), difference.numel() < SMALL_ELEMENTS
+    if difference.is_contiguous() and in_natural_order(difference):
+        evaluations, runs = difference.shape[0], -(-difference.shape[1] // LANES)
+        groups = min(evaluations, -(-FEW_ITEMS // runs))
+        given = result.numpy(), logits.numpy(), shares.numpy(), as_array(difference), labels, smoothing
+        together(_rows_kernel, (*given, groups), runs * groups, alone=alone)
+    else:
+        base, probabilities = (each.t().contiguous().numpy() for each in (logits, shares))
+        given = result.numpy(), base, probabilities, _slots(difference), labels, smoothing
+        together(_kernel, given, difference.shape[0], GRAIN, alone=alone)
+    if result is not out:
+        out.copy_(result)
+
+
+def _slots(difference: Tensor) -> np.ndarray:
+    """[P, N, C] as the memory [P, at least C, N] it lies in, or as a copy that lies so."""
     lying = difference.transpose(1, 2)
     evaluations, classes, samples = lying.shape
     inner = lying.stride()[1:] == (samples, 1)
     slot = lying.stride(0) // samples if evaluations > 1 else classes
     if not inner or (evaluations > 1 and (lying.stride(0) % samples or slot < classes)):
         lying, slot = lying.contiguous(), classes
-    moved = as_array(lying.as_strided((evaluations, slot, samples), (slot * samples, samples, 1)))
-    fits = out.is_contiguous() and out.dtype == torch.float32
-    result = out if fits else torch.empty(out.shape, dtype=torch.float32, device="cpu")
-    target_array, result_array, smoothing = (
-        target.contiguous().numpy(),
-        result.numpy(),
-        np.float32(label_smoothing),
-    )
-    base = as_array(logits.t().contiguous())
-    arguments = result_array, base, probabilities, moved, target_array, smoothing
-    together(_kernel, arguments, evaluations, GRAIN, alone=lying.numel() < SMALL_ELEMENTS)
-    if result is not out:
-        out.copy_(result)
+    return as_array(lying.as_strided((evaluations, slot, samples), (slot * samples, samples, 1)))
 
 
 @device
@@ -117,7 +125,7 @@ def _short_steps(context, out, moved, moved_bytes, own, probabilities, probabili
             builder.store(builder.select(builder.icmp_unsigned(">", size, before), size, before), largest)
         store_vector(builder, builder.load(total), out)
         # Bits of floats are in order like the floats, and those of what is not a number come after all others.
-        limit = int(np.float32(SHORT).view(np.uint32))
+        limit = int(SHORT.view(np.uint32))
         long = builder.icmp_unsigned(">", builder.load(largest), words([limit] * WIDTH))
         return builder.icmp_unsigned("==", builder.bitcast(long, ir.IntType(WIDTH)), ir.IntType(WIDTH)(0))
 
@@ -193,3 +201,23 @@ def _kernel(out, logits, probabilities, difference, target, smoothing, start, st
     work = np.empty((4, samples), np.float32)
     for p in range(start, stop):
         sample_losses(out[p], difference[p], logits, probabilities, target, 0, samples, smoothing, work)
+
+
+@shared
+def _rows_kernel(out, logits, probabilities, difference, target, smoothing, groups, start, stop):
+    """The same for logits and probabilities [N, C], difference [P, N, C]: 32 samples are turned over at a time.
+
+    Items start … stop - 1, each a run of samples and a group of evaluations.
+    """
+    evaluations, samples, classes = difference.shape
+    shares, moved = np.empty((classes, LANES), np.float32), np.empty((classes, LANES), np.float32)
+    work = np.empty((4, LANES), np.float32)
+    for item in range(start, stop):
+        first, group = item // groups * LANES, item % groups
+        count = min(LANES, samples - first)
+        some, labels = logits[first : first + count].T, target[first : first + count]
+        turn_rows(shares, probabilities, first, count)
+        for p in range(group * evaluations // groups, (group + 1) * evaluations // groups):
+            turn_rows(moved, difference[p], first, count)
+            losses = out[p, first : first + count]
+            sample_losses(losses, moved, some, shares, labels, 0, count, smoothing, work)

@@ -132,9 +132,8 @@ def pack_rows(tiles, source, first, rows, inner, factor):
 
 
 @routine
-def pack_sums(tiles, base, first, moved, moved_first, rows, factor):
+def pack_sums(tiles, base, first, moved, moved_first, rows, inner, factor):
     """The same of ``factor·(base + moved)``, whose rows begin at ``first`` and at ``moved_first``."""
-    inner = base.shape[1]
     for row in range(16 * tiles.shape[0]):
         lines, whole = tiles[row // 16, :, row % 16], inner // DEPTH if row < rows else 0
         ours, theirs = base[first + row if row < rows else 0], moved[moved_first + row if row < rows else 0]

@@ -81,7 +81,7 @@ def tiles_kernel(
         rows = min(together, samples - row)
         pack_rows(change, moved, row, rows, moved.shape[1], np.float32(1.0))
         if trained:
-            pack_sums(total, base, first + row, moved, row, rows, step)
+            pack_sums(total, base, first + row, moved, row, rows, moved.shape[1], step)
         for start in range(0, all_blocks, group):
             blocks = min(group, all_blocks - start)
             if trained and (fresh or group < all_blocks):

@@ -19,7 +19,7 @@ from zo_triton.cpu.addresses import pointer
 from zo_triton.cpu.compiling import device, routine
 from zo_triton.cpu.scalars import EXP_HIGHEST, exp, expm1, load, log, store
 from zo_triton.cpu.sharing import shared
-from zo_triton.cpu.vectors import fma, sum_of_32_doubles
+from zo_triton.cpu.vectors import fma, sum_of_32_doubles, wide_vectors
 
 OPERATIONS = (
     "constant", "copy", "add", "sub", "mul", "div", "fma", "maximum", "minimum", "add_number", "mul_number",
@@ -103,6 +103,7 @@ def _execute(code, numbers, first, last, where, rows, features):
 
     No target is one of its sources: the loops would not be vectorised.
     """
+    wide_vectors()
     for i in range(first, last):
         op, count = code[i, 0], rows * features if code[i, WIDE] else rows
         out = _floats(where[code[i, 1]], count)
@@ -218,6 +219,7 @@ def _execute(code, numbers, first, last, where, rows, features):
 @routine
 def _with_column(out_at, a_at, column_at, rows, features, op):
     """Adds one value a row to a row's elements, or multiplies them by it."""
+    wide_vectors()
     column = _floats(column_at, rows)
     for row in range(rows):
         step = uintp(4 * row * features)
@@ -248,6 +250,7 @@ def _row_sums(out_at, values_at, rows, features):
 @routine
 def _gather(target, source, offsets, rows, features, stride, way, size):
     """Copies rows to ``target``, each from its offset on, elements ``stride`` apart; addresses, and elements."""
+    wide_vectors()
     out = _floats(target, rows * features)
     if stride == 1 and way != BYTES:
         for row in range(rows):
@@ -276,6 +279,7 @@ def _element(at, way):
 @routine
 def _round(target, source, count):
     """Writes float32 as bfloat16, to the nearest, ties to even; addresses."""
+    wide_vectors()
     out, values = carray(pointer(target), count, np.uint16), _floats(source, count)
     for j in range(count):
         store(out, j, values[j] if values[j] == values[j] else _NAN)  # another's bits may round to a number

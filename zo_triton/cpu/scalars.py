@@ -38,6 +38,19 @@ EXPM1 = tuple(
 """Of (e^x - 1 - x)/x² where |x| is at most ln(2)/2, highest power first."""
 
 
+SHORT = np.float32(0.34)
+"""Exponents of which ``expm1`` takes off no multiple of ln 2."""
+
+
+@device
+def short_expm1(x):
+    """What ``expm1`` makes of exponents up to :data:`SHORT`, bit for bit unless subnormal, in half the steps."""
+    p = EXPM1[0]
+    for i in range(1, len(EXPM1)):
+        p = fma(p, x, EXPM1[i])
+    return fma(p * x, x, x)
+
+
 @device
 def expm1(x):
     """e^x - 1, relative error below 2e-7 for tiny arguments too; saturates outside [-87, 88]."""

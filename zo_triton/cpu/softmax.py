@@ -17,16 +17,13 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from zo_triton.cpu.compiling import device, routine
-from zo_triton.cpu.scalars import EXPM1, expm1
+from zo_triton.cpu.scalars import EXPM1, SHORT, expm1
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.threads import together
 from zo_triton.cpu.vectors import WIDTH, load_vector, store_vector
 
 GRAIN_ELEMENTS = 1 << 14
 """Elements that a thread takes at a time, in whole rows."""
-
-SHORT = 0.34
-"""Exponents of which ``expm1`` takes off no multiple of ln 2."""
 
 _LONG, _NEARLY_ALL, _HUGE = np.float32(30.0), np.float32(-0.5), np.float32(1e6)
 
@@ -82,7 +79,7 @@ def _short_terms(context, terms, change, shares, count):
             before = builder.load(largest)
             builder.store(builder.select(builder.icmp_unsigned(">", size, before), size, before), largest)
         # Bits of floats are in order like the floats, and those of what is not a number come after all others.
-        limit = int(np.float32(SHORT).view(np.uint32))
+        limit = int(SHORT.view(np.uint32))
         long = builder.icmp_unsigned(">", builder.load(largest), words([limit] * WIDTH))
         total = builder.load(total)
         parts = [builder.extract_element(total, ir.IntType(32)(i)) for i in range(WIDTH)]

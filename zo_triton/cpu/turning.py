@@ -47,6 +47,28 @@ def sum_of_rows(x, base, moved, first, lanes):
 
 
 @routine
+def turn_rows(x, source, first, lanes):
+    """``x[i, j] = source[first + j, i]`` for ``lanes`` samples j, at most 32.
+
+    x: float32 [at least features, 32]. source: float32 or bfloat16 bits [N, features], contiguous.
+    """
+    features = source.shape[1]
+    whole, wide = lanes // WIDTH * WIDTH, features // WIDTH * WIDTH
+    size = uintp(source.itemsize)
+    row_bytes = size * uintp(features)
+    for lane in range(0, whole, WIDTH):
+        target = uintp(x.ctypes.data) + uintp(4 * lane)
+        at = uintp(source.ctypes.data) + uintp(first + lane) * row_bytes
+        for _ in range(0, wide, WIDTH):
+            _turn(target, at, row_bytes, source)
+            target, at = target + uintp(4 * LANES * WIDTH), at + size * uintp(WIDTH)
+    for lane in range(lanes):
+        line = source[first + lane]
+        for i in range(wide if lane < whole else 0, features):
+            x[i, lane] = load(line[i])
+
+
+@routine
 def add_to_rows(out, first, lanes, column, totals, bias, step):
     """``out[first + j, column + r] += step·(totals[r, j] + bias[r])`` for ``lanes`` samples j, at most 32.
 
@@ -107,6 +129,27 @@ def turned_square(builder, rows):
                 )
         block //= 2
     return rows
+
+
+@intrinsic
+def _turn(context, x, source, row_bytes, like):
+    """``x[i, j] = source[j, i]`` for 16 × 16 elements, by address: rows of x are 32 float32 apart.
+
+    ``like`` is an array of the dtype that ``source`` has.
+    """
+    load_source = load_bfloat16 if like.dtype.bitwidth == 16 else load_vector
+
+    def codegen(context, builder, signature, arguments):
+        x, source, row_bytes, _ = arguments
+        rows = []
+        for _ in range(WIDTH):
+            rows.append(load_source(builder, source))
+            source = builder.add(source, row_bytes)
+        for i, row in enumerate(turned_square(builder, rows)):
+            store_vector(builder, row, builder.add(x, _I64(4 * LANES * i)))
+        return context.get_dummy_value()
+
+    return types.void(*(types.uintp,) * 3, like), codegen
 
 
 @intrinsic

@@ -1,0 +1,153 @@
+"""Attention's differences in the matrix unit, against float64 with the same factors rounded."""
+
+import math
+
+import pytest
+import torch
+
+from zo_triton import cpu
+from zo_triton._precision import rounds_factors
+from zo_triton.cpu import attention, attention_tiles
+from zo_triton.cpu.matrix_unit import has_matrix_unit
+
+pytestmark = [
+    pytest.mark.skipif(not has_matrix_unit(), reason="this processor has no matrix unit"),
+    pytest.mark.usefixtures("medium"),
+]
+
+
+@pytest.fixture
+def medium():
+    torch.set_float32_matmul_precision("medium")
+    if not rounds_factors():
+        pytest.skip("torch rounds no factor here")
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def exactly(tensor):
+    """What a rounded factor is, in float64."""
+    return tensor.float().bfloat16().double()
+
+
+def rounded_attention(values, changes, scale, is_causal):
+    """The result's difference in float64, each factor of a product rounded where the engine rounds it."""
+    q, k, v = (each.double() for each in values)
+    dq, dk, dv = (
+        torch.zeros_like(value).unsqueeze(0) if change is None else change.double()
+        for value, change in zip(values, changes, strict=True)
+    )
+    groups = q.shape[-3] // k.shape[-3]
+    k, v, dk, dv = (each.repeat_interleave(groups, -3) for each in (k, v, dk, dv))
+    scores = scale * (exactly(q) @ exactly(k).mT)
+    if is_causal:
+        scores = scores.masked_fill(torch.ones(scores.shape[-2:]).triu(1).bool(), -math.inf)
+    change = exactly(scale * dq) @ exactly(k).mT + exactly(scale * (q + dq)) @ exactly(dk).mT
+    shares = scores.softmax(-1)
+    total = (shares * change.expm1()).sum(-1, keepdim=True)
+    moved = shares * (change.expm1() - total) / (1 + total)
+    return exactly(moved) @ exactly(v + dv) + exactly(shares) @ exactly(dv)
+
+
+def heads(*shape, count, width, seed):
+    """As a projection leaves them: [*shape, rows, count·width] seen as [*shape, count, rows, width]."""
+    *batch, rows = shape
+    return normal(*batch, rows, count * width, seed=seed).unflatten(-1, (count, width)).transpose(-3, -2)
+
+
+def inputs(batch=2, count=3, queries=40, keys=40, inner=16, columns=24, groups=1, evaluations=4, eps=1e-2):
+    values = [
+        heads(batch, queries, count=count * groups, width=inner, seed=1),
+        heads(batch, keys, count=count, width=inner, seed=2),
+        heads(batch, keys, count=count, width=columns, seed=3),
+    ]
+    sizes = [(queries, inner, count * groups), (keys, inner, count), (keys, columns, count)]
+    changes = [
+        eps * heads(evaluations, batch, rows, count=number, width=width, seed=4 + i)
+        for i, (rows, width, number) in enumerate(sizes)
+    ]
+    return values, changes
+
+
+def run(values, changes, scale=0.3, is_causal=False):
+    query, value = values[0], values[2]
+    output = torch.empty(*query.shape[:-1], value.shape[-1])
+    evaluations = next(each for each in changes if each is not None).shape[0]
+    return cpu.attention_difference(
+        output, (*values, None, None), (*changes, None), evaluations, scale, is_causal, torch.float32
+    )
+
+
+CASES = {
+    "whole-squares": {"queries": 64, "keys": 32, "inner": 64, "columns": 32},
+    "less-than-a-square": {"queries": 5, "keys": 3, "inner": 7, "columns": 2},
+    "several-pieces": {"queries": 300, "keys": 300, "batch": 1, "count": 2},
+    "few-keys": {"queries": 130, "keys": 20},
+    "many-keys": {"queries": 20, "keys": 130},
+    "one-query": {"queries": 1, "keys": 33},
+    "grouped": {"groups": 2},
+    "long-steps": {"eps": 3.0},
+}
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_it_is_that_of_rounded_factors(case, is_causal):
+    values, changes = inputs(**case)
+    found = run(values, changes, is_causal=is_causal)
+    expected = rounded_attention(values, changes, 0.3, is_causal)
+    # A factor that is another float32 by its last bit may be rounded the other way.
+    assert (found - expected).norm() <= 3e-4 * expected.norm()
+
+
+@pytest.mark.parametrize("moving", [(0,), (1,), (2,), (0, 1), (1, 2)], ids=str)
+def test_any_of_the_three_may_stand_still(moving):
+    values, changes = inputs()
+    changes = [each if i in moving else None for i, each in enumerate(changes)]
+    expected = rounded_attention(values, changes, 0.3, True)
+    assert (run(values, changes, is_causal=True) - expected).norm() <= 3e-4 * expected.norm()
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_neither_threads_nor_chunks_nor_pieces_of_work_change_a_bit(is_causal, monkeypatch):
+    values, changes = inputs(queries=300, keys=300, batch=1, count=1)
+    whole, before = run(values, changes, is_causal=is_causal), torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            for p in range(len(whole)):
+                one = run(values, [each[p : p + 1] for each in changes], is_causal=is_causal)
+                assert torch.equal(one[0], whole[p])
+        monkeypatch.setattr(attention_tiles, "FEW_ITEMS", 1)
+        assert torch.equal(run(values, changes, is_causal=is_causal), whole)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_memory_in_another_order_changes_nothing():
+    values, changes = inputs()
+    turned = [each.mT.contiguous().mT for each in changes]
+    assert torch.equal(run(values, turned), run(values, changes))
+
+
+def test_what_is_not_a_number_stays_so():
+    values, changes = inputs()
+    values[0][0, 0, 0, 0] = math.nan
+    found = run(values, changes)
+    assert found[:, 0, 0, 0].isnan().all()
+    assert found[:, 1].isfinite().all()
+
+
+def test_a_mask_takes_the_other_way(monkeypatch):
+    monkeypatch.setattr(attention, "attention_in_tiles", lambda *_: pytest.fail("it knows of no mask"))
+    values, changes = inputs()
+    output, mask = torch.empty(*values[2].shape), torch.ones(40, 40).tril().bool()
+    found = cpu.attention_difference(
+        output, (*values, mask, None), (*changes, None), 4, 0.3, False, torch.float32
+    )
+    expected = rounded_attention(values, changes, 0.3, True)
+    assert (found - expected).norm() <= 3e-4 * expected.norm()
