@@ -183,7 +183,10 @@ def test_the_largest_tiles_fit_each_chip(chip, environment):
 
 def test_exact_products_of_float32_are_no_tf32_on_blackwell(environment):
     """Triton 3.6 takes TF32 for "ieee" there, in tiles that launchers must not choose."""
-    variants = ["conv fp32 ieee", "linear fp32 ieee", "nodes linear fp32 ieee", "nodes conv fp32 ieee"]
+    variants = [
+        "conv fp32 ieee", "linear fp32 ieee", "nodes linear fp32 ieee", "nodes conv fp32 ieee",
+        "nodes mlp 784-128-128-10 ieee",
+    ]  # fmt: skip
     for row in _compiled("sm_100", variants, environment).values():
         assert row["error"] is None
         assert not row["matrix"]

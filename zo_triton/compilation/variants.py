@@ -308,6 +308,7 @@ VARIANTS: dict[str, Variant] = {
     "nodes mlp 784-128-128-10": _variant(
         _node_network(784, 128, 128, 10), CANDIDATES["node_mlp_differences", "float32"]
     ),
+    "nodes mlp 784-128-128-10 ieee": _variant(_node_network(784, 128, 128, 10), precision="ieee"),
     "nodes mlp 784-128-128-10 bf16": _variant(
         _node_network(784, 128, 128, 10), CANDIDATES["node_mlp_differences", "float32"], precision="bf16"
     ),
