@@ -29,6 +29,10 @@ VARIANTS = [
     "linear fp32 staged gelu",
     "linear fp32 gaussian",
     "linear fp32 rank 4 both sides",
+    "linear bf16 rank 4",
+    "linear bf16 rank 4 one side",
+    "linear bf16 rank 4 first launch",
+    "linear fp32 rank 4 first launch",
     "conv bf16 staged",
     "conv bf16 staged both sides",
     "conv bf16 staged 128 channels",
@@ -149,9 +153,40 @@ def test_a_whole_network_fits_the_registers_of_each_chip(chip, environment):
     assert (row["spills"], row["stack"]) == (0, 0)
 
 
+LOW_RANK = ["linear bf16 rank 4", "linear bf16 rank 4 one side", "linear bf16 rank 4 first launch"]
+TIGHT = {
+    "sm_80": LOW_RANK,
+    "sm_100": [
+        *LOW_RANK,
+        "conv fp32 staged 128 channels both sides gelu",
+        "conv fp32 staged both sides tf32",
+        "conv fp32 inline tf32",
+    ],
+    "gfx942": [
+        *LOW_RANK,
+        "conv fp32 ieee",
+        "conv fp32 staged both sides ieee",
+        "conv fp32 inline both sides",
+        "conv fp32 gaussian both sides",
+    ],
+}
+"""By chip, variants whose tiles are as large as its registers or its shared memory allow."""
+
+
+@pytest.mark.skipif(not NIGHTLY, reason="a minute a chip: in the nightly run")
+@pytest.mark.parametrize("chip", TIGHT)
+def test_the_largest_tiles_fit_each_chip(chip, environment):
+    for row in _compiled(chip, TIGHT[chip], environment).values():
+        assert row["error"] is None
+        assert (row["spills"], row["stack"]) == (0, 0)
+
+
 def test_exact_products_of_float32_are_no_tf32_on_blackwell(environment):
     """Triton 3.6 takes TF32 for "ieee" there, in tiles that launchers must not choose."""
-    variants = ["conv fp32 ieee", "linear fp32 ieee", "nodes linear fp32 ieee", "nodes conv fp32 ieee"]
+    variants = [
+        "conv fp32 ieee", "linear fp32 ieee", "nodes linear fp32 ieee", "nodes conv fp32 ieee",
+        "nodes mlp 784-128-128-10 ieee",
+    ]  # fmt: skip
     for row in _compiled("sm_100", variants, environment).values():
         assert row["error"] is None
         assert not row["matrix"]
@@ -176,6 +211,8 @@ def test_bfloat16_products_run_on_warpgroup_tensor_cores(variant, rows):
         ("linear bf16 staged", 0.55),
         ("linear bf16 inline", 0.65),
         ("linear bf16 gaussian", 1.2),
+        ("linear bf16 rank 4", 0.25),
+        ("linear bf16 rank 4 one side", 0.25),
         ("conv bf16 staged 128 channels", 0.65),
         ("conv bf16 staged", 0.75),
         ("conv bf16 gaussian", 1.3),
@@ -201,6 +238,8 @@ def test_perturbed_outputs_leave_the_product_what_it_is(rows):
     [
         "linear bf16 staged",
         "linear bf16 staged both sides ragged",
+        "linear bf16 rank 4",
+        "linear bf16 rank 4 one side",
         "conv bf16 staged 128 channels",
         "nodes conv bf16 128 channels",
     ],

@@ -43,7 +43,7 @@ TABLES = {
     ),
     "perturbed_conv2d by taps": (
         convolution_tiles.TAPS, convolution_tiles.NARROW_TAPS,
-        *convolution_tiles.TAPS_OVERRIDES.values(),
+        *convolution_tiles.TAPS_OVERRIDES.values(), *convolution_tiles.SMALLER_TAPS.values(),
     ),
     "node_linear": (
         node_linear_tiles.CONFIGS, *({FLOAT: config} for config in node_linear_tiles.TENSOR_CORES.values()),

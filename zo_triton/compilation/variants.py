@@ -264,7 +264,11 @@ VARIANTS: dict[str, Variant] = {
     "conv fp32 ieee": _variant(_image(SINGLE), bits="inline", precision="ieee"),
     "conv fp32 staged both sides ieee": _variant(_image(SINGLE, sides=2), bits="staged", precision="ieee"),
     "conv fp32 staged both sides tf32": _variant(_image(SINGLE, sides=2), bits="staged", precision="tf32"),
+    "conv fp32 staged 128 channels both sides gelu": _variant(
+        _image(SINGLE, sides=2, channels=(128, 128), activation="gelu"), bits="staged"
+    ),
     "conv fp32 inline": _variant(_image(SINGLE), bits="inline"),
+    "conv fp32 inline tf32": _variant(_image(SINGLE), bits="inline", precision="tf32"),
     "conv fp32 orthogonal both sides": _variant(_image(SINGLE, "hadamard", sides=2), bits="inline"),
     "conv fp32 inline both sides": _variant(_image(SINGLE, sides=2), bits="inline"),
     "conv fp32 gaussian": _variant(_image(SINGLE, "gaussian"), bits="inline"),
@@ -304,6 +308,7 @@ VARIANTS: dict[str, Variant] = {
     "nodes mlp 784-128-128-10": _variant(
         _node_network(784, 128, 128, 10), CANDIDATES["node_mlp_differences", "float32"]
     ),
+    "nodes mlp 784-128-128-10 ieee": _variant(_node_network(784, 128, 128, 10), precision="ieee"),
     "nodes mlp 784-128-128-10 bf16": _variant(
         _node_network(784, 128, 128, 10), CANDIDATES["node_mlp_differences", "float32"], precision="bf16"
     ),

@@ -45,7 +45,13 @@ from zo_triton.kernels.window_products import depthwise_products, window_product
 
 
 def _chosen_config(
-    out: Tensor, layer: Layer, directions: Directions, order: str, channels: int, precision: str
+    out: Tensor,
+    layer: Layer,
+    directions: Directions,
+    order: str,
+    channels: int,
+    precision: str,
+    activation: str,
 ) -> Mapping[str, int]:
     """The launcher's own config or what was found faster, for a tile of at most so many channels."""
     key = situation(
@@ -54,7 +60,9 @@ def _chosen_config(
         channels=upper(channels, 16, 32, 64), order=order, precision=precision,
     )  # fmt: skip
     source = "signs" if directions.signs else "real"
-    own = perturbed_tiles(order, layer.sides, out.dtype, source, channels, chip_of(out), precision)
+    own = perturbed_tiles(
+        order, layer.sides, out.dtype, source, channels, chip_of(out), precision, activation
+    )
     return no_wider(pick(out.device, key, own), order, channels, out.dtype, precision)
 
 
@@ -299,7 +307,7 @@ def launch_perturbed_conv2d(
     )  # fmt: skip
     # The first tile of a group starts up to three channels early.
     covered = out_channels if depthwise else group_outputs + (3 if groups > 1 and group_outputs % 4 else 0)
-    config = config or _chosen_config(out, layer, directions, order, covered, precision)
+    config = config or _chosen_config(out, layer, directions, order, covered, precision, activation)
     position_tiles, channel_tiles = blocks(positions, config["BLOCK_N"]), blocks(covered, config["BLOCK_F"])
     tiled_groups = 1 if depthwise else groups
     launch(

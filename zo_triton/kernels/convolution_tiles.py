@@ -88,6 +88,11 @@ TAPS_OVERRIDES = {
 }
 """Chips that those don't fit."""
 
+SMALLER_TAPS = {
+    "sm_100": {(2, SINGLE, "signs"): tiles(32, 128, 32, 4, 2)},
+}
+"""By chip, in TF32 and before an activation whose intermediates take many registers: those above spill there."""
+
 NODE_TERMS = {HALF: tiles(128, 64, 32, 8, 2), SINGLE: tiles(64, 64, 32, 8, 1)}
 NODE_TERMS_OVERRIDES = {
     # With two stages ptxas takes eight bytes of stack there.
@@ -167,7 +172,14 @@ def precision_in(order: str, precision: str, source: str) -> str:
 
 
 def perturbed_tiles(
-    order: str, sides: int, dtype: torch.dtype, source: str, outputs: int, chip: str, precision: str = "ieee"
+    order: str,
+    sides: int,
+    dtype: torch.dtype,
+    source: str,
+    outputs: int,
+    chip: str,
+    precision: str = "ieee",
+    activation: str = "none",
 ) -> Mapping[str, int]:
     """Of :mod:`zo_triton.kernels.conv2d`, unless the caller says.
 
@@ -179,16 +191,22 @@ def perturbed_tiles(
         outputs: Channels out of a group.
         chip: Its name.
         precision: How float32 operands are multiplied.
+        activation: That follows.
     """
     if INTERPRETED:
         return INTERPRETED_TILES[order]
     if order == "depthwise":
         return DEPTHWISE
     if order == "terms":
-        return IN_PARTS if precision == "bf16x6" else {**TERMS, **TERMS_OVERRIDES.get(chip, {})}[sides, dtype]
+        if precision == "bf16x6":
+            return IN_PARTS
+        # The overrides of float32 are for products that must not be TF32; it spills in them.
+        overrides = {} if precision == "tf32" else TERMS_OVERRIDES.get(chip, {})
+        return {**TERMS, **overrides}[sides, dtype]
     narrow = NARROW_TAPS if outputs <= NARROW else {}
     kind = "ieee" if dtype == SINGLE and precision == "ieee" else source
-    return {**TAPS, **narrow, **TAPS_OVERRIDES.get(chip, {})}[sides, dtype, kind]
+    smaller = SMALLER_TAPS.get(chip, {}) if precision == "tf32" or activation not in SIMPLE else {}
+    return {**TAPS, **narrow, **TAPS_OVERRIDES.get(chip, {}), **smaller}[sides, dtype, kind]
 
 
 def node_tiles(
