@@ -118,7 +118,7 @@ _NETWORKS = (
     Network("LeNet-5", make_lenet, _enlarged),
     Network("LSTM", _seeded(RowReader), _digits),
     # With 64 directions its largest stable rate is so small that 400 steps do not halve the loss.
-    Network("tiny GPT", lambda seed: TinyGPT(_characters(), CONTEXT, seed), _text, steps=1500),
+    Network("tiny GPT", lambda seed: TinyGPT(_characters(), CONTEXT, seed), _text, steps=2000),
 )
 NETWORKS = Named("network", {network.name: network for network in _NETWORKS})
 """By name."""

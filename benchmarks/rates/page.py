@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from math import inf
+from math import inf, nan
 from pathlib import Path
 
-from benchmarks.rates.run import BATCH, DIRECTIONS, FALLEN, GROWN, TRIAL, Row
+from benchmarks.rates.run import BATCH, BEYOND, DIRECTIONS, FALLEN, GROWN, LATE, SAMPLES, TRIAL, Row
 from zo_triton._tables import lay_out, number
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "learning-rates.md"
 
-EARLIER = " †"
-"""Behind the network's name in a row of an earlier rule."""
-
 HEADERS = [
     "network", "weights", "perturbed", "momentum", "first η*", "lowest η*", "advised", "steps", "first loss",
-    "at half of it", "highest at 4 × η*",
+    "at half of it", "η* there", "then at half of it", "then at 4 × η*",
 ]  # fmt: skip
+
+INFINITE, UNKNOWN = "∞", "–"
 
 
 def told(rows: Sequence[Row]) -> str:
@@ -29,7 +28,7 @@ def told(rows: Sequence[Row]) -> str:
 def read(page: str) -> list[Row]:
     """The rows of a page, as exactly as it tells them."""
     return [
-        _row(line.strip("|").split("|")) for line in page.splitlines() if re.match(r"\| .*[×∞] +\|$", line)
+        _row(line.strip("|").split("|")) for line in page.splitlines() if re.match(r"\| .* [×–] +\|$", line)
     ]
 
 
@@ -40,23 +39,25 @@ def merged(kept: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
 
 
 def _cells(row: Row) -> list[str]:
-    highest = "∞ ×" if row.highest == inf else f"{row.highest:.3g} ×"
     return [
-        row.network + EARLIER * row.earlier, str(row.weights), row.way, f"{row.momentum:g}",
-        *map(number, (row.start, row.limit, row.advised)), str(row.steps), *map(number, (row.first, row.late)),
-        highest,
+        row.network, str(row.weights), row.way, f"{row.momentum:g}",
+        *map(number, (row.start, row.limit, row.advised)), str(row.steps),
+        *map(number, (row.first, row.late)),
+        *([UNKNOWN] * 3 if row.earlier else [number(row.there), *map(_times, (row.calm, row.highest))]),
     ]  # fmt: skip
 
 
+def _times(ratio: float) -> str:
+    return f"{INFINITE} ×" if ratio == inf else f"{ratio:.3g} ×"
+
+
 def _row(cells: list[str]) -> Row:
-    network, weights, way, *figures, last = (cell.strip() for cell in cells)
-    times = last.removesuffix(" ×")
-    momentum, start, limit, advised, steps, first, late = map(float, figures)
-    highest = inf if times == "∞" else float(times)
-    return Row(
-        network.removesuffix(EARLIER), int(weights), way, momentum, start, limit, advised, int(steps), first, late,
-        highest, network.endswith(EARLIER),
-    )  # fmt: skip
+    network, weights, way, *figures = (cell.strip().removesuffix(" ×") for cell in cells)
+    named = {INFINITE: inf, UNKNOWN: nan}
+    momentum, start, limit, advised, steps, *found = (
+        named[figure] if figure in named else float(figure) for figure in figures
+    )
+    return Row(network, int(weights), way, momentum, start, limit, advised, int(steps), *found)
 
 
 def _before(rows: Sequence[Row]) -> list[str]:
@@ -81,48 +82,57 @@ def _before(rows: Sequence[Row]) -> list[str]:
         'opt.param_groups[0]["lr"] = advice.lr / 2\n'
         "```",
         "Momentum b brings the limit down by about 1 − b where the noise of the directions sets it, and "
-        "less where curvature does. Yet a run's noise walks its weights by η/(1 − b), to where there is "
-        "more curvature, so that a rate may hold for hundreds of steps and fail later. Begin a long run "
-        "with half the advised rate, after trials that are longer too (`steps=`): the tiny GPT below, with "
-        "momentum 0.9 and half of what had held for 200 steps, went from a loss of 2.9 to 1.7 in 800 steps, and to "
-        "5.7 by the 4000th.",
+        "less where curvature does. Yet a run's noise walks its weights by η/(1 − b) a step, to where there is "
+        "more curvature, so that a rate may hold for hundreds of steps and fail later.",
+        "## How long a trial must be",
+        "After t steps at the rate η a run has gone ηt along its path, and noise has led it η√t away from it,"
+        " times what neither η nor t has a part in. At half the rate and in twice the steps it goes as far "
+        "along the path, and is led 1/√2 as far away. So **a trial of half of a run's steps vouches for the "
+        "run at half the advised rate**, with any momentum: `steps=1000` before a run of 2000. `str(advice)` "
+        "says for how many steps its half is advised. In four times the trial's steps noise leads as far away"
+        " as it led the trial, which may have ended just in time: the tiny GPT below, with momentum 0.9 and "
+        "half of what held for 1000 steps, had a loss of 0.64 after 3000 steps, 0.97 after 3500 and 0.62 "
+        "after 4000; half of what an earlier rule advised, after trials of 200, had led it to 5.7.",
         "## Measured",
         f"Made by `python -m benchmarks rates`: ZO-SGD with {DIRECTIONS} directions and batches of "
-        f"{BATCH} on digits, enlarged for the convolutions, and on generated sentences. A trial has {TRIAL} "
-        "steps, and another seed than the runs. The lowest η\\* is the smallest on the way of the "
-        "trial that held. The last columns are the mean loss of the last steps at half the advised rate, "
-        "and, at four times the lowest η\\*, the highest loss over the first.",
+        f"{BATCH} on digits, enlarged for the convolutions, and on generated sentences. A trial has half of "
+        f"its run's steps and at least {TRIAL}, and another seed. The lowest η\\* is the smallest on the way of "
+        "the trial that held. Losses are those over all samples, in eval mode: at the first weights, and where "
+        f"half the advised rate has led, as a mean over {LATE} steps. There η\\* is measured again, on {SAMPLES} "
+        f"samples, and {BEYOND} further steps are taken twice, with half the advised rate and with four times "
+        "that η\\*, on the same batches and directions. The last columns are the highest loss in each over what "
+        "it was.",
     ]
 
 
 def _after(rows: Sequence[Row]) -> list[str]:
-    weights = [row for row in rows if row.way == "weights"]
-    others = [row for row in rows if row.way != "weights"]
-    fell, converged, grew, passed = (
+    tried = [row for row in rows if not row.earlier]
+    fell, converged, grew = (
         f"{sum(holds)} of {len(holds)}"
         for holds in (
             [row.falls for row in rows],
             [row.converges for row in rows],
-            [row.diverges for row in weights],
-            [row.diverges for row in others],
+            [row.diverges for row in tried],
         )
     )
+    slow = [f"{row.network}, {row.way}, momentum {row.momentum:g}" for row in rows if not row.converges]
     earlier = (
-        f"Rows with{EARLIER} were measured when one failed trial could divide the rate by more than four. "
-        if any(row.earlier for row in rows)
+        f"Rows with {UNKNOWN} are of earlier rules: a trial had {TRIAL} steps and went on while its loss was below "
+        "twice the first, and their losses are those of the first step and the last. "
+        if len(tried) < len(rows)
         else ""
     )
-    slow = [f"{row.network}, {row.way}, momentum {row.momentum:g}" for row in rows if not row.converges]
     return [
         f"{earlier}Half the advised rate brings the loss down in {fell} runs, and to at most {FALLEN:g} of the "
         f"first within its steps in {converged}"
         + (f"; it fell less with {'; '.join(slow)}" if slow else "")
-        + f". Four times the limit diverges, to {GROWN:g} times the first loss and mostly without end, in {grew} "
-        f"on weights and {passed} on activations.",
+        + f". Four times the limit diverges in {grew}: the loss over all samples comes to be {GROWN:g} times what "
+        f"it was, and {GROWN:g} times what half the advised rate lets it become in as many steps, so that noise is "
+        "not taken for growth.",
         "The limit is that of the weights where it was measured. From the first weights a run may pass it, and "
         "settle where the loss is flatter. A softmax regression always does where its classes can be told apart by "
         "linear functions: the surer it is, the less curvature there is. Along activations, whose directions bring "
         "little noise, and without momentum, even 58 times the first limit lets the loss only rise to some times "
-        "the first, and after 200 steps it is a third of it. Where half the advised rate has led, the limit is "
-        "2.2, and from there four times as much does make the loss grow, more than tenfold.",
+        "the first, and after 600 steps it is less than half of it. So four times the limit is tried "
+        "where a run has led.",
     ]

@@ -1,44 +1,59 @@
-"""Asks for a learning rate, trains with half of it, and with four times the limit."""
+"""Asks for a learning rate, trains with half of it, and from there with four times the limit that is met there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
-from math import inf
+from math import inf, isfinite, isnan, nan
+from statistics import fmean
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 import zo_triton as zo
 from benchmarks.race.networks import count_parameters
 from benchmarks.rates.networks import Network
+from zo_triton.nzk.advice import COVERED
 
 DIRECTIONS = 64
 BATCH = 32
 TRIAL = 200
-"""Steps of a trial."""
+"""Steps of a trial at least; half of those of a run that a trial of so many does not vouch for."""
 
 MOMENTA = (0.0, 0.9)
 
+LOOK = 5
+"""Steps from one look at the loss over all samples to the next."""
+
 LATE = 20
-"""The last so many steps are averaged."""
+"""The looks in a run's last so many steps are averaged."""
+
+BEYOND = 100
+"""Steps taken from where the run at half the advised rate has led."""
+
+SAMPLES = 128
+"""Whose curvature is measured there; few are left there that are not known well, and those few make it."""
 
 ENOUGH = 100.0
-"""A run whose loss is so many times its first has shown what it does."""
+"""A run whose loss is so many times what it was has shown what it does."""
 
 FALLEN = 0.5
 """A run converges if its late loss is at most this share of the first."""
 
 GROWN = 1.5
-"""A run diverges if its loss is ever so many times the first."""
+"""A run diverges if its loss is ever so many times what it was, and what the run at half the advised rate has."""
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cross_entropy": F.cross_entropy, "mse": F.mse_loss}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One network, momentum and way.
+    """One network, momentum and way. Losses are those over all samples.
+
+    Nothing of the last three is known of a row of an earlier rule.
 
     Attributes:
         network: Its name.
@@ -46,13 +61,14 @@ class Row:
         way: weights or activations.
         momentum: b.
         start: η* at the first weights.
-        limit: The smallest η* on the way.
+        limit: The smallest η* on the way of the trial that held.
         advised: The learning rate that held.
-        steps: Of the runs at half of it and, at most, at four times the limit.
-        first: Loss of the first step.
-        late: Mean loss of the last steps at half the advised rate.
-        highest: The largest loss over the first, at four times the limit; infinite if it was not finite.
-        earlier: Whether the advice was that of an earlier rule.
+        steps: Of the run at half of it.
+        first: Loss at the first weights.
+        late: Loss where half the advised rate has led, the mean of the last steps.
+        there: η* there.
+        calm: The largest loss over ``late`` in further steps at half the advised rate.
+        highest: The same at four times ``there``; infinite if it was not finite.
     """
 
     network: str
@@ -65,8 +81,14 @@ class Row:
     steps: int
     first: float
     late: float
-    highest: float
-    earlier: bool = False
+    there: float = nan
+    calm: float = nan
+    highest: float = nan
+
+    @property
+    def earlier(self) -> bool:
+        """Whether it was measured by an earlier rule."""
+        return isnan(self.there)
 
     @property
     def falls(self) -> bool:
@@ -80,8 +102,8 @@ class Row:
 
     @property
     def diverges(self) -> bool:
-        """Whether four times the limit did."""
-        return self.highest >= GROWN
+        """Whether four times the limit did, by more than noise can."""
+        return self.highest >= GROWN * max(1.0, self.calm)
 
 
 def measure(network: Network, way: str, momentum: float) -> Row:
@@ -92,39 +114,77 @@ def measure(network: Network, way: str, momentum: float) -> Row:
         way: Where it is perturbed.
         momentum: b.
     """
-    (x, y), steps = network.data(), network.steps
-    model, optimizer = _fresh(network, way, momentum, 1.0)
-    advice = zo.nzk.advise_lr(optimizer, model, x, y, network.loss, steps=TRIAL, batch=BATCH)
-    half = _losses(network, way, momentum, advice.lr / 2, steps)
-    above = _losses(network, way, momentum, 4 * advice.limit, steps)
+    run = Run(network, way, momentum)
+    x, y = network.data()
+    trial = max(TRIAL, -(-network.steps // COVERED))
+    advice = zo.nzk.advise_lr(run.optimizer, run.model, x, y, network.loss, steps=trial, batch=BATCH)
+    half, first = advice.lr / 2, run.loss()
+    run.train(half, network.steps - LATE)
+    late = fmean(run.losses(half, LATE))
+    there = zo.nzk.max_stable_lr_of(run.optimizer, run.model, x[:SAMPLES], network.loss)
+    calm, highest = (deepcopy(run).highest(lr, late) / late for lr in (half, 4 * there))
     return Row(
-        network.name, count_parameters(model), way, momentum, advice.start, advice.limit, advice.lr, steps, half[0],
-        sum(half[-LATE:]) / len(half[-LATE:]), max(above) / half[0],
+        network.name, count_parameters(run.model), way, momentum, advice.start, advice.limit, advice.lr,
+        network.steps, first, late, there, calm, highest,
     )  # fmt: skip
 
 
-def _fresh(network: Network, way: str, momentum: float, lr: float) -> tuple[nn.Module, zo.ZOSGD]:
-    model = network.make(0)
-    return model, zo.ZOSGD(model.parameters(), lr, DIRECTIONS, momentum=momentum, perturb=way)
+class Run:
+    """A network that is trained; the seed is not that of the trials.
 
+    Args:
+        network: Which.
+        way: Where it is perturbed.
+        momentum: b.
+    """
 
-def _losses(network: Network, way: str, momentum: float, lr: float, steps: int) -> list[float]:
-    """Of a run's steps, up to where it has shown what it does; the seed is not that of the trials."""
-    (x, y), loss = network.data(), LOSSES[network.loss]
-    model, optimizer = _fresh(network, way, momentum, lr)
-    generator = torch.Generator().manual_seed(1)
-    optimizer.seed = 1
-    found: list[float] = []
-    for _ in range(steps):
-        batch = torch.randint(len(x), (BATCH,), generator=generator)
+    def __init__(self, network: Network, way: str, momentum: float) -> None:
+        self.network, self.model = network, network.make(0)
+        self.optimizer = zo.ZOSGD(
+            self.model.parameters(), 1.0, DIRECTIONS, seed=1, momentum=momentum, perturb=way
+        )
+        self.draws = np.random.default_rng(1)
 
-        def closure(inputs: Tensor = x[batch], targets: Tensor = y[batch]) -> Tensor:
-            return loss(model(inputs), targets)
+    def loss(self) -> float:
+        """Over all samples, in eval mode; infinite if it is not finite."""
+        x, y = self.network.data()
+        self.model.eval()
+        with torch.no_grad():
+            found = LOSSES[self.network.loss](self.model(x), y).item()
+        self.model.train()
+        return found if isfinite(found) else inf
 
-        try:
-            found.append(optimizer.step(closure))
-        except zo.NonFiniteLossError:
-            return [*found, inf]
-        if found[-1] > ENOUGH * found[0]:
-            break
-    return found
+    def train(self, lr: float, steps: int) -> None:
+        """Steps on batches.
+
+        Raises:
+            NonFiniteLossError: A batch's loss is not finite.
+        """
+        self.optimizer.param_groups[0]["lr"] = lr
+        x, y = self.network.data()
+        for _ in range(steps):
+            batch = self.draws.integers(len(x), size=BATCH)
+
+            def closure(inputs: Tensor = x[batch], targets: Tensor = y[batch]) -> Tensor:
+                return LOSSES[self.network.loss](self.model(inputs), targets)
+
+            self.optimizer.step(closure)
+
+    def losses(self, lr: float, steps: int) -> Iterator[float]:
+        """The loss at each look; the last one is infinite where a step's is not finite."""
+        for _ in range(steps // LOOK):
+            try:
+                self.train(lr, LOOK)
+            except zo.NonFiniteLossError:
+                yield inf
+                return
+            yield self.loss()
+
+    def highest(self, lr: float, loss: float) -> float:
+        """The largest loss in :data:`BEYOND` steps, up to where it is :data:`ENOUGH` times ``loss``."""
+        found = 0.0
+        for each in self.losses(lr, BEYOND):
+            found = max(found, each)
+            if found > ENOUGH * loss:
+                break
+        return found

@@ -8,6 +8,7 @@ from torch import nn
 import zo_triton as zo
 from benchmarks.race.networks import make_mlp
 from zo_triton.nzk import Advice, advise_lr, probe_lr
+from zo_triton.nzk.advice import COVERED, STEPS
 
 X = torch.randn(96, 6, generator=torch.Generator().manual_seed(0))
 Y = X.sum(1, keepdim=True)
@@ -111,6 +112,40 @@ def test_a_loss_that_rose_is_told():
     advice = Advice(lr=0.1, limit=0.3, start=0.5, steps=20, first=1.01, last=1.09)
     assert "held for 20 steps, but the loss did not fall: from 1.01 to 1.09; the" in str(advice)
     assert "in which the loss went from 1.01 to 0.9; the" in str(replace(advice, last=0.9))
+
+
+def test_half_of_it_is_advised_for_twice_the_steps_of_a_trial():
+    advice = Advice(lr=0.1, limit=0.3, start=0.5, steps=20, first=1.01, last=1.09)
+    assert advice.covered == 40
+    assert "Begin a run of up to 40 steps with 0.05, a longer one after trials of half its steps." in str(
+        advice
+    )
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_at_half_the_rate_noise_leads_less_far_in_twice_the_steps(momentum):
+    """Losses without a gradient in the mean: each step's is along another vector, drawn anew."""
+    size, few, seeds = 256, 50, 4
+
+    def square(lr, steps, seed):
+        generator, weight = torch.Generator().manual_seed(seed), torch.zeros(size)
+        opt = zo.ZOSGD([weight], lr=lr, directions=4, momentum=momentum, seed=seed)
+        for _ in range(steps):
+            pull = torch.randn(size, generator=generator)
+            opt.step(lambda pull=pull: weight @ pull)
+        return float(weight.square().sum())
+
+    def walk(steps):
+        """Of one coordinate, lr 1 and noise 1: what the n-th last step has come to, squared and summed."""
+        return sum(((1 - momentum**n) / (1 - momentum)) ** 2 for n in range(1, steps + 1))
+
+    whole, half = (
+        sum(square(lr, steps, seed) for seed in range(seeds)) / (lr**2 * walk(steps))
+        for lr, steps in ((2.0, few), (1.0, 2 * few))
+    )
+    # The square of a normal vector of n coordinates varies by the share √(2/n).
+    assert half / whole == pytest.approx(1, abs=4 * (2 * 2 / (size * seeds)) ** 0.5)
+    assert walk(COVERED * STEPS) / (2**2 * walk(STEPS)) == pytest.approx(0.5, rel=0.06)
 
 
 def test_the_curvature_is_that_of_what_is_trained():
@@ -239,15 +274,16 @@ def test_a_failed_trial_divides_the_rate_by_two_to_four(monkeypatch, met, losses
         tried.append(trial.lr)
         return losses if len(tried) == 2 else 1.0
 
-    monkeypatch.setattr("zo_triton.nzk.advice._limit", limit)
-    monkeypatch.setattr("zo_triton.nzk.advice._Trial._step", step)
+    for module in ("advice", "trial"):
+        monkeypatch.setattr(f"zo_triton.nzk.{module}.max_stable_lr_of", limit)
+    monkeypatch.setattr("zo_triton.nzk.trial.Trial._step", step)
     model = make_mlp((6, 3), 1)
     assert advise_lr(sgd(model), model, X, CLASSES, steps=3).lr == second
     assert sorted({*tried}, reverse=True) == [4.0, second]
 
 
 def test_no_rate_holds_where_the_loss_jumps_whatever_is_done(monkeypatch):
-    monkeypatch.setattr("zo_triton.nzk.advice.MARGIN", 1.0)
+    monkeypatch.setattr("zo_triton.nzk.trial.MARGIN", 1.0)
     model = make_mlp((6, 1), 1)
     opt = sgd(model)
     found = iter(range(1, 10**6))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from zo_triton.nzk.forecast import Prediction, predict
     from zo_triton.nzk.function_space import Factors, factors, measured_factor, recursion, simulate
     from zo_triton.nzk.gate import CheckResult, MeanResult, check, check_mean, mean_z_scores
+    from zo_triton.nzk.limit import max_stable_lr_of
     from zo_triton.nzk.measured_squares import layer_squares
     from zo_triton.nzk.node_gate import check_nodes
     from zo_triton.nzk.node_linearize import linearize_nodes
@@ -92,6 +93,7 @@ __all__ = [
     "max_stable_lr",
     "max_stable_lr_linear",
     "max_stable_lr_nodes",
+    "max_stable_lr_of",
     "max_stable_lr_preconditioned",
     "mean_z_scores",
     "measured_factor",
@@ -118,6 +120,7 @@ _NAMES = {
     "forecast": ("Prediction", "predict"),
     "function_space": ("Factors", "factors", "measured_factor", "recursion", "simulate"),
     "gate": ("CheckResult", "MeanResult", "check", "check_mean", "mean_z_scores"),
+    "limit": ("max_stable_lr_of",),
     "measured_squares": ("layer_squares",),
     "node_gate": ("check_nodes",),
     "node_linearize": ("linearize_nodes",),

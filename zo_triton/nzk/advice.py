@@ -3,25 +3,27 @@
 η* at a network's first weights misleads. Curvature grows while a network learns, twentyfold and more in a small
 convolutional one, and a run's own noise walks its weights to where there is more of it: with momentum b that walk
 goes by η/(1-b), which the limit 2(1+b)/λ_max of many directions lets grow large. So the run itself is tried.
+
+How long? After t steps a run has gone ηt along its path, and its walk η√t from it. At half the learning rate and in
+twice the steps it goes as far along the path, and its walk 1/√2 as far: a trial of t steps vouches for 2t at half
+its rate. In four times the steps the walk is as long as the trial's, which may have ended just in time.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from math import isfinite
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zo_triton.directions import check_seed
 from zo_triton.nzk.arrays import check_choice, check_count
-from zo_triton.nzk.probe import LOSSES, check_finite, check_known, outputs_of, probe_lr, trained_by
-from zo_triton.optim import ZOSGD, NonFiniteLossError
+from zo_triton.nzk.limit import at_rest, max_stable_lr_of
+from zo_triton.nzk.probe import LOSSES, check_finite, check_known, outputs_of, trained_by
+from zo_triton.nzk.trial import MARGIN, Trial, seeded
+from zo_triton.optim import ZOSGD
 
 STEPS = 200
 """Of a trial, unless told otherwise."""
@@ -32,8 +34,8 @@ SAMPLES = 16
 BATCH = 64
 """Samples of a step, unless told otherwise."""
 
-MARGIN = 2.0
-"""A learning rate holds as long as η* is so many times larger, and the loss not so many times its first."""
+COVERED = 2
+"""Steps of a run at half the advised rate that each step of the trial vouches for."""
 
 TRIES = 16
 """Trials at most; each has a half to a quarter of the learning rate of the one before."""
@@ -51,12 +53,12 @@ class Advice:
     """What trials found.
 
     Attributes:
-        lr: The largest learning rate tried that held for a whole trial. Begin a long run with half of it.
+        lr: The largest learning rate tried that held for a whole trial.
         limit: The smallest η* met on the way.
         start: η* at the present weights.
         steps: Of a trial.
         first: Loss of the first step.
-        last: Loss of the last step at ``lr``.
+        last: Mean loss of the last steps at ``lr``.
     """
 
     lr: float
@@ -71,9 +73,14 @@ class Advice:
         return (
             f"lr = {self.lr:.3g} held for {self.steps} steps, {did} from "
             f"{self.first:.3g} to {self.last:.3g}; the largest stable one is {self.start:.3g} at these "
-            f"weights and at its lowest {self.limit:.3g} on the way. Begin a long run with "
-            f"{self.lr / 2:.3g}."
+            f"weights and at its lowest {self.limit:.3g} on the way. Begin a run of up to {self.covered} "
+            f"steps with {self.lr / 2:.3g}, a longer one after trials of half its steps."
         )
+
+    @property
+    def covered(self) -> int:
+        """Steps of a run at half of ``lr`` that the trial vouches for: it goes as far, and its noise less far."""
+        return COVERED * self.steps
 
 
 def advise_lr(
@@ -90,8 +97,9 @@ def advise_lr(
     """Finds a learning rate that holds while the model learns, by trials on copies; changes nothing.
 
     The first trial has half of η* at the present weights. A trial ends early where η* falls below twice its
-    learning rate, or the loss more than doubles, and the next one has half the rate, or half of that η* if it is
-    smaller, but no less than a quarter of the rate. η* is that of
+    learning rate, a step's loss is more than twice the first one's, or the mean loss of a tenth of the steps, of
+    20 at least, comes to be above its lowest by a quarter of the first loss. The next one has half the rate, or
+    half of that η* if it is smaller, but no less than a quarter of the rate. η* is that of
     :func:`zo_triton.nzk.probe_lr`, with momentum; under ``perturb="activations"`` or ``"auto"`` it is gradient
     descent's 2(1+b)/λ_max, above which nothing holds, and what noise there is shows in the loss.
 
@@ -103,7 +111,7 @@ def advise_lr(
         x: Samples to train on [n, …], floating-point; some hundreds do.
         y: Their targets, of the outputs' shape; for cross-entropy labels [n], or probabilities [n, classes].
         loss: One of :data:`zo_triton.nzk.probe.LOSSES`.
-        steps: Of a trial; more before a run of thousands, whose noise has longer to lead it astray.
+        steps: Of a trial: half of those of the run that is to come.
         batch: Samples of a step, drawn from x.
         samples: Of x, the first, whose curvature is measured; shuffle x and y if they are sorted.
         seed: Of the drawing, and of what chance the model itself takes from torch, such as dropout, in
@@ -133,16 +141,16 @@ def advise_lr(
         check_count(value, name)
     check_seed(seed)
     _check_samples(optimizer, model, x, y, loss, samples)
-    start = _limit(optimizer, model, x[:samples], loss)
+    start = max_stable_lr_of(optimizer, model, x[:samples], loss)
     if not isfinite(start):
         raise ValueError(
             "the curvature is zero: there is nothing to learn here, so no learning rate is best."
         )
     lr = start / MARGIN
     for _ in range(TRIES):
-        trial = _Trial(*deepcopy((model, optimizer)), lr)
-        with _seeded(seed, model):
-            trial.run(x, y, loss, steps, batch, samples, seed)
+        trial = Trial(*deepcopy((model, optimizer)), lr, steps)
+        with seeded(seed, model):
+            trial.run(x, y, loss, batch, samples, seed)
         trial.check_first()
         if trial.held:
             return Advice(lr, min(start, trial.limit), start, steps, trial.first, trial.last)
@@ -153,115 +161,6 @@ def advise_lr(
     )
 
 
-class _Trial:
-    """A run at one learning rate.
-
-    Args:
-        model: A copy, which is trained.
-        optimizer: Trains it.
-        lr: The learning rate.
-    """
-
-    def __init__(self, model: nn.Module, optimizer: ZOSGD, lr: float) -> None:
-        self.model, self.optimizer, self.lr = model, optimizer, lr
-        optimizer.param_groups[0]["lr"] = lr
-        self.limit = self.first = self.last = float("inf")
-
-    def run(self, x: Tensor, y: Tensor, loss: str, steps: int, batch: int, samples: int, seed: int) -> None:
-        """Trains as long as the learning rate holds; η* is measured after 1, 2, 4, … steps and at the end."""
-        generator = torch.Generator("cpu").manual_seed(seed)
-        for step in range(1, steps + 1):
-            drawn = torch.randint(len(x), (batch,), generator=generator, dtype=torch.int64, device="cpu").to(
-                x.device
-            )
-            self.last = self._step(x[drawn], y[drawn], loss)
-            self.first = self.last if step == 1 else self.first
-            if self.last <= MARGIN * self.first and (step & (step - 1) == 0 or step == steps):
-                self._follow(x[:samples], loss)
-            if not self.held:
-                return
-
-    def check_first(self) -> None:
-        """Refuses a first loss beside which no other can be told to have grown; it knows no learning rate.
-
-        Raises:
-            ValueError: It is 0, or not finite.
-        """
-        if self.first == 0:
-            raise ValueError(
-                "the loss of the first step is 0 already, so there is nothing to learn; pass samples that the "
-                "model does not fit yet, or ask before it is trained."
-            )
-        if not isfinite(self.first):
-            raise ValueError(
-                "the loss of the first step is not finite, whatever the learning rate; look at the model's "
-                "weights and at y, and lower the optimizer's eps."
-            )
-
-    @property
-    def held(self) -> bool:
-        """Whether the learning rate was far enough from η*, and the loss did not grow."""
-        return self.limit >= MARGIN * self.lr and self.last <= MARGIN * self.first < float("inf")
-
-    def _follow(self, x: Tensor, loss: str) -> None:
-        """Takes η* at the present weights into account; a step may have left none."""
-        try:
-            self.limit = min(self.limit, _limit(self.optimizer, self.model, x, loss))
-        except NonFiniteLossError:
-            self.last = float("inf")
-
-    def _step(self, x: Tensor, y: Tensor, loss: str) -> float:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # directions left out, by a run that diverges
-            try:
-                return self.optimizer.step(lambda: _loss(self.model(x), y, loss))
-            except NonFiniteLossError:
-                return float("inf")
-
-
-def _loss(outputs: Tensor, y: Tensor, loss: str) -> Tensor:
-    if loss == "cross_entropy":
-        return F.cross_entropy(outputs, y)
-    if loss == "mse":
-        return F.mse_loss(outputs, y)
-    return F.mse_loss(outputs, y, reduction="sum") / (2 * len(y))
-
-
-@contextmanager
-def _seeded(seed: int, model: nn.Module) -> Iterator[None]:
-    """Begins torch's own generators at the seed, and puts them back where they were."""
-    devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.is_cuda})
-    with torch.random.fork_rng(devices):
-        for generator in (torch.default_generator, *(torch.cuda.default_generators[i] for i in devices)):
-            generator.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def _at_rest(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode, and afterwards each module in its own."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def _limit(optimizer: ZOSGD, model: nn.Module, x: Tensor, loss: str) -> float:
-    """η* at the model's present weights, in eval mode, or its lower bound where only bounds can be had."""
-    group, on_weights = optimizer.param_groups[0], optimizer.perturb == "weights"
-    with trained_by(optimizer, model), _at_rest(model):
-        probe = probe_lr(
-            model, x, 1.0, optimizer.directions, loss,
-            optimizer.distribution if on_weights else "gaussian", group["momentum"],
-        )  # fmt: skip
-    if on_weights:
-        return probe.lower
-    return 2 * (1 + group["momentum"]) / probe.largest if probe.largest > 0 else float("inf")
-
-
 def _check_samples(optimizer: ZOSGD, model: nn.Module, x: Tensor, y: Tensor, loss: str, samples: int) -> None:
     """Refuses samples that the loss does not take, or takes for others."""
     for value, name in ((x, "x"), (y, "y")):
@@ -270,7 +169,7 @@ def _check_samples(optimizer: ZOSGD, model: nn.Module, x: Tensor, y: Tensor, los
     if x.shape[:1] != y.shape[:1]:
         raise ValueError(f"x has {len(x)} samples, but y has {len(y)} targets; pass as many of both.")
     check_finite(x, "x")
-    with trained_by(optimizer, model), _at_rest(model):
+    with trained_by(optimizer, model), at_rest(model):
         outputs = outputs_of(model, x[:samples], loss)
     shape = (len(x), *outputs.shape[1:])
     if loss == "cross_entropy" and not (y.is_floating_point() and y.shape == shape):
