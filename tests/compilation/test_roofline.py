@@ -174,6 +174,7 @@ def test_the_work_of_float32_in_parts(distribution, of_u):
     }  # fmt: skip
     assert work_of("_perturbed_linear_kernel", arguments).multiply_adds == (6 + of_u) * 64 * 128 * 32
     of_rank = {**arguments, "RANK": 4, "RANK_BLOCK": 16}
-    wanted = 6 * 64 * 128 * 32 + of_u * 64 * 32 * 16
-    assert work_of("_perturbed_linear_kernel", of_rank).multiply_adds == wanted
+    assert work_of("_perturbed_linear_kernel", of_rank) == Work(0, 6 * 64 * 128 * 32)
+    # Of the inputs and of their differences, in a launch of its own.
+    assert work_of("_projection_kernel", of_rank) == Work(32 * 4, 2 * of_u * 64 * 16 * 32)
     assert work_of("_node_linear_kernel", arguments).multiply_adds == 6 * 64 * 128 * 32
