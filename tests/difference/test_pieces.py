@@ -150,13 +150,6 @@ def followed(function, table=TABLE):
         return zo.differences(lambda: function(table), [table], zo.Directions(seed=1, step=0, num=1), 1e-3)[0]
 
 
-def test_what_lies_past_the_last_bag_counts_nowhere():
-    def function(t):
-        return F.embedding_bag(STREAM, t, torch.tensor([0, 3, 5]), mode="sum", include_last_offset=True)
-
-    torch.testing.assert_close(followed(function), function(TABLE))
-
-
 def test_bags_of_many_lengths_are_compared_by_subtraction():
     def function(t):
         return F.embedding_bag(STREAM, t, STARTS, mode="max")
