@@ -3,7 +3,7 @@
 import numba
 import numpy as np
 
-from zo_triton.cpu.vectors import wide_vectors
+from zo_triton.cpu.compiling import wide_vectors
 
 
 @numba.njit

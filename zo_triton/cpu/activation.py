@@ -20,11 +20,10 @@ from numba import float32, float64, uintp
 from torch import Tensor
 
 from zo_triton.cpu.arrays import as_array
-from zo_triton.cpu.compiling import device, routine
+from zo_triton.cpu.compiling import device, routine, wide_vectors
 from zo_triton.cpu.scalars import SHORT, exp, expm1, load, short_expm1, store
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.threads import together
-from zo_triton.cpu.vectors import wide_vectors
 
 NAMES = ("none", "relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh")
 NONE, RELU, TANH, SIGMOID, SILU, GELU, GELU_TANH = range(len(NAMES))

@@ -11,8 +11,10 @@ from time import monotonic
 from typing import Any
 
 import numba
+from numba import types
 from numba.core.compiler import Compiler
 from numba.core.compiler_lock import global_compiler_lock
+from numba.extending import intrinsic
 
 from zo_triton._memory import check_room
 from zo_triton.cpu import kept
@@ -105,3 +107,18 @@ def kernel(function: Callable[..., Any]) -> Any:
     if kept.folder() is not None:
         compiled._cache = kept.Results(function)
     return compiled
+
+
+@intrinsic
+def wide_vectors(context):
+    """Has LLVM use the widest registers there are in the loops of the function, or kernel, that calls this.
+
+    By itself it takes half of AVX-512's, since the first processors that had it slowed down for whole ones.
+    """
+
+    def codegen(context, builder, signature, arguments):
+        # llvmlite knows attributes of one word alone, and refuses this one in its own ``add``.
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        return context.get_dummy_value()
+
+    return types.void(), codegen

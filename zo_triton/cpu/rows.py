@@ -16,10 +16,10 @@ from numba import carray, float32, int64, uintp
 from zo_triton.cpu.activation import _tanh as tanh
 from zo_triton.cpu.activation import activate_simply
 from zo_triton.cpu.addresses import pointer
-from zo_triton.cpu.compiling import device, routine
+from zo_triton.cpu.compiling import device, routine, wide_vectors
 from zo_triton.cpu.scalars import EXP_HIGHEST, exp, expm1, load, log, store
 from zo_triton.cpu.sharing import shared
-from zo_triton.cpu.vectors import fma, sum_of_32_doubles, wide_vectors
+from zo_triton.cpu.vectors import fma, sum_of_32_doubles
 
 OPERATIONS = (
     "constant", "copy", "add", "sub", "mul", "div", "fma", "maximum", "minimum", "add_number", "mul_number",

@@ -19,21 +19,6 @@ _RUN_BYTES = 4 * LANES
 
 
 @intrinsic
-def wide_vectors(context):
-    """Has LLVM use the widest registers there are in the loops of the function, or kernel, that calls this.
-
-    By itself it takes half of AVX-512's, since the first processors that had it slowed down for whole ones.
-    """
-
-    def codegen(context, builder, signature, arguments):
-        # llvmlite knows attributes of one word alone, and refuses this one in its own ``add``.
-        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
-        return context.get_dummy_value()
-
-    return types.void(), codegen
-
-
-@intrinsic
 def float_from_bits(context, bits):
     """The float32 with these uint32 bits."""
 
