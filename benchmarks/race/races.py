@@ -273,14 +273,17 @@ def _note(entered: Race, config: RaceConfig, task: LoadedTask) -> str:
     drawn = "" if entered.on_device else f", drawn log-uniformly from {low:g} to {high:g}"
     seconds, target, tries = config.trial_seconds, config.targets[-1], len(config.tuning_seeds)
     count = len(config.learning_rates)
+    held = "on a fifth of the training examples held out"
+    if tries > 1:
+        held += ", for each seed its own"
     walks = ", ".join(str(each) for each in config.directions)
     note = (
         f"{task.prepared}Every method had the same number of trials, {count}: backpropagation, and whoever's K is "
         f"fixed, one with each of {count} learning rates{drawn} ({rates}); whoever has a K to choose, "
         f"{count // len(config.directions)} of these rates with each K of {walks}. A trial is at most "
         f"{seconds / 4:g} s of training, and the {FINALISTS} best are tried again with {tries} "
-        f"{'seed' if tries == 1 else 'seeds'} for at most {seconds:g} s, on a fifth of the training examples held "
-        "out (the test examples are never seen). Soonest is best: steps, times what a step with that K takes in "
+        f"{'seed' if tries == 1 else 'seeds'} for at most {seconds:g} s, {held} "
+        "(the test examples are never seen). Soonest is best: steps, times what a step with that K takes in "
         "the median. Each method has one thread or all, whichever its steps are quicker with. The table gives "
         f"the steps to {100 * target:.0f} % validation accuracy, of the best the "
         "median over the seeds, or in brackets the best accuracy where it did not get there. Momentum is fixed "

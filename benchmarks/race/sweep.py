@@ -1,4 +1,4 @@
-"""How a method's learning rate and K are chosen: by as many trials for everybody, on a validation split."""
+"""How a method's learning rate and K are chosen: by as many trials for everybody, on validation splits."""
 
 from __future__ import annotations
 
@@ -31,29 +31,30 @@ def most_seconds(config: RaceConfig, methods: int) -> float:
 def tune(
     method: Method, task: LoadedTask, config: RaceConfig, clock: RaceClock | None = None
 ) -> tuple[Choice, list[dict[str, Any]]]:
-    """The sweep: the learning rate, and K, that get to the last target soonest on a validation split.
+    """The sweep: the learning rate, and K, that get to the last target soonest on validation splits.
 
     Every choice has a trial of a quarter of ``trial_seconds`` with the first tuning seed; the best
     :data:`FINALISTS` are tried with every tuning seed in full length, and the median decides, because a rate
-    that is too high reaches any target by luck now and then. Soonest is by steps times what a step with that K
+    that is too high reaches any target by luck now and then. Each tuning seed holds out examples of its own: of
+    one split, all would learn together whether it is an easy one. Soonest is by steps times what a step with that K
     takes in the median over all of its trials, so that the choice depends little on the machine's load. Among
     choices whose median did not reach the target the lowest training loss decides.
 
     Returns:
         The choice, and one row a trial.
     """
-    first, *others = config.tuning_seeds
-    validation = replace(task, data=task.data.validation(seed=first))
+    splits = {seed: replace(task, data=task.data.validation(seed=seed)) for seed in config.tuning_seeds}
+    first = config.tuning_seeds[0]
     attempts: Attempts = {
-        choice: [run(method, validation, config, first, choice, config.trial_seconds / 4, clock)]
+        choice: [run(method, splits[first], config, first, choice, config.trial_seconds / 4, clock)]
         for choice in choices(method, config)
     }
     trials = _rows(attempts)
     finalists = sorted(trials, key=lambda choice: _rank(trials[choice]))[:FINALISTS]
     for choice in finalists:
         attempts[choice] = [
-            run(method, validation, config, seed, choice, config.trial_seconds, clock)
-            for seed in (first, *others)
+            run(method, split, config, seed, choice, config.trial_seconds, clock)
+            for seed, split in splits.items()
         ]
     trials = _rows(attempts)
     return min(finalists, key=lambda choice: _rank(trials[choice])), list(trials.values())

@@ -119,6 +119,20 @@ def test_tuning_takes_the_fewest_steps_and_never_sees_the_test_examples(task, mo
     assert all(len(used.train_x) + len(used.test_x) == len(task.data.train_x) for used in seen)
 
 
+def test_each_tuning_seed_holds_out_examples_of_its_own(task, monkeypatch):
+    """On one split, an easy one say, all seeds would agree on a choice that others don't bear out."""
+    held = {}
+
+    def run(_method, used, _config, seed, _choice, *_):
+        held.setdefault(seed, []).append(used.data.test_x)
+        return {"reached": {"0.6": None}, "curve": [[0, 0.0, 0, 1.0, 0.5]], "diverged": False, "step_ms": 1.0}
+
+    monkeypatch.setattr(sweep, "run", run)
+    tune(ADAM, task, replace(SHORT, tuning_seeds=(1, 2, 3)))
+    assert all((each == images[0]).all() for images in held.values() for each in images)
+    assert len({images[0].tobytes() for images in held.values()}) == 3
+
+
 def test_without_a_finisher_the_lowest_loss_wins(task):
     impossible = replace(SHORT, targets=(1.01,), trial_seconds=0.05)
     choice, trials = tune(ADAM, task, impossible)
