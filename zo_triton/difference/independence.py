@@ -47,7 +47,9 @@ def is_due(step: int) -> bool:
     return step % CHECKED_EVERY == 0 or step in CHECKED_EARLY
 
 
-def settle(mode: DifferenceMode, nodes: Nodes, directions: Directions, probe: Probe, again: bool) -> NodePlan:
+def settle(
+    mode: DifferenceMode, nodes: Nodes, directions: Directions, probe: Probe, again: bool, scouting: bool
+) -> NodePlan:
     """What is known after a run that was what it should be: samples told apart, layers where they belong.
 
     Args:
@@ -56,6 +58,7 @@ def settle(mode: DifferenceMode, nodes: Nodes, directions: Directions, probe: Pr
         directions: Of the whole step.
         probe: Measures what depends on what.
         again: Look once more at a program that is known.
+        scouting: The run's differences are not wanted.
 
     Raises:
         RestartError: It was not; with what is known now.
@@ -64,7 +67,10 @@ def settle(mode: DifferenceMode, nodes: Nodes, directions: Directions, probe: Pr
     plan, losses = nodes.plan, nodes.losses
     assert losses is not None
     if nodes.weights != plan.weights:
-        _again(mode, replace(plan, weights=frozenset(nodes.weights)))
+        plan = replace(plan, weights=frozenset(nodes.weights))
+        applied = {i for application in nodes.applications for i in application.ids}
+        if not scouting or not applied.isdisjoint(nodes.weights):
+            _again(mode, plan)
     if not nodes.applications:
         raise ValueError(
             "perturb='activations' needs linear layers or convolutions whose outputs can be perturbed, and the "
