@@ -2,10 +2,8 @@
 
 A layer's noise on one sample is credited with that sample's loss alone, so nothing may mix samples behind it. That
 is measured, not assumed: some samples' nodes are moved, and the other samples' losses must stay where they are.
-Masks
-that follow the bits of a sample's number tell every pair apart. Layers whose noise goes astray (before a
-normalisation
-by the batch's statistics, or with the batch in another axis) are perturbed in their weights instead.
+Masks that follow the bits of a sample's number tell every pair apart. Layers whose noise goes astray (before a
+normalisation by the batch's statistics, or with the batch in another axis) are perturbed in their weights instead.
 """
 
 from __future__ import annotations
@@ -32,8 +30,11 @@ ASTRAY = 1e-5
 CHECKED_EVERY = 64
 """Steps between two looks at whether it is still so, for masks and routing may change with the data."""
 
-CHECKED_EARLY = (1, 4, 16)
-"""Steps before that which look as well: a model that mixes samples now and then should be told soon."""
+CHECKED_EARLY = (2, 8, 32)
+"""Steps before that which look as well: a model that mixes samples now and then should be told soon.
+
+Each look costs a third to a half of a small model's step. The first one comes after a step that has looked at all.
+"""
 
 MOST_TOKENS = 512
 """Tokens of a sample up to which it is measured whether a token reaches the loss of an earlier one."""
