@@ -35,7 +35,7 @@ def measured(
     eps: float = 1e-4, sides: int = 1, perturb: str = "activations", **settings,
 ) -> NodeMeasurement:  # fmt: skip
     """What one step finds, along ``num`` orthogonal directions."""
-    directions = zo.Directions(3, 1, num, "hadamard")
+    directions = zo.Directions(3, 2, num, "hadamard")
     plan = plan or start_plan(perturb, num)
     with torch.no_grad():
         return measure_nodes(closure, list(params), directions, Evaluation(eps, sides, **settings), plan)

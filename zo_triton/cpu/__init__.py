@@ -19,6 +19,7 @@ from zo_triton.cpu.perturbed_linear import perturbed_linear
 from zo_triton.cpu.rounding import stochastic_add
 from zo_triton.cpu.row_program import Leaf, Operation, RowProgram
 from zo_triton.cpu.sample import sample, stage
+from zo_triton.cpu.small_products import product_difference
 from zo_triton.cpu.softmax import softmax_difference
 from zo_triton.cpu.threads import one_pool
 from zo_triton.cpu.windows import largest_difference
@@ -49,6 +50,7 @@ __all__ = [
     "one_pool",
     "perturbed_conv2d",
     "perturbed_linear",
+    "product_difference",
     "sample",
     "softmax_difference",
     "stage",

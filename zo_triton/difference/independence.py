@@ -2,10 +2,8 @@
 
 A layer's noise on one sample is credited with that sample's loss alone, so nothing may mix samples behind it. That
 is measured, not assumed: some samples' nodes are moved, and the other samples' losses must stay where they are.
-Masks
-that follow the bits of a sample's number tell every pair apart. Layers whose noise goes astray (before a
-normalisation
-by the batch's statistics, or with the batch in another axis) are perturbed in their weights instead.
+Masks that follow the bits of a sample's number tell every pair apart. Layers whose noise goes astray (before a
+normalisation by the batch's statistics, or with the batch in another axis) are perturbed in their weights instead.
 """
 
 from __future__ import annotations
@@ -32,8 +30,11 @@ ASTRAY = 1e-5
 CHECKED_EVERY = 64
 """Steps between two looks at whether it is still so, for masks and routing may change with the data."""
 
-CHECKED_EARLY = (1, 4, 16)
-"""Steps before that which look as well: a model that mixes samples now and then should be told soon."""
+CHECKED_EARLY = (2, 8, 32)
+"""Steps before that which look as well: a model that mixes samples now and then should be told soon.
+
+Each look costs a third to a half of a small model's step. The first one comes after a step that has looked at all.
+"""
 
 MOST_TOKENS = 512
 """Tokens of a sample up to which it is measured whether a token reaches the loss of an earlier one."""
@@ -47,7 +48,9 @@ def is_due(step: int) -> bool:
     return step % CHECKED_EVERY == 0 or step in CHECKED_EARLY
 
 
-def settle(mode: DifferenceMode, nodes: Nodes, directions: Directions, probe: Probe, again: bool) -> NodePlan:
+def settle(
+    mode: DifferenceMode, nodes: Nodes, directions: Directions, probe: Probe, again: bool, scouting: bool
+) -> NodePlan:
     """What is known after a run that was what it should be: samples told apart, layers where they belong.
 
     Args:
@@ -56,6 +59,7 @@ def settle(mode: DifferenceMode, nodes: Nodes, directions: Directions, probe: Pr
         directions: Of the whole step.
         probe: Measures what depends on what.
         again: Look once more at a program that is known.
+        scouting: The run's differences are not wanted.
 
     Raises:
         RestartError: It was not; with what is known now.
@@ -64,7 +68,10 @@ def settle(mode: DifferenceMode, nodes: Nodes, directions: Directions, probe: Pr
     plan, losses = nodes.plan, nodes.losses
     assert losses is not None
     if nodes.weights != plan.weights:
-        _again(mode, replace(plan, weights=frozenset(nodes.weights)))
+        plan = replace(plan, weights=frozenset(nodes.weights))
+        applied = {i for application in nodes.applications for i in application.ids}
+        if not scouting or not applied.isdisjoint(nodes.weights):
+            _again(mode, plan)
     if not nodes.applications:
         raise ValueError(
             "perturb='activations' needs linear layers or convolutions whose outputs can be perturbed, and the "

@@ -176,13 +176,16 @@ def propagate(
                 short = False
             # What is known of nothing yet starts again and again: along one direction that costs little.
             scouting = start is not None and plan.nodes is not None and not plan.nodes.known
+            scouting &= first + 1 < directions.num
             stop = _stop(first, 1 if scouting else plan.chunk, directions.num, period)
             some = directions if stop - first == directions.num else directions[first:stop]
             steps = signed_eps[first * sides : stop * sides]
             try:
                 again = first == 0 and not scouted and is_due(some.step)
-                base, piece, nodes, plan = runs.evaluate(some, steps, plan, again, stop < directions.num)
-                if scouting and stop < directions.num:
+                base, piece, nodes, plan = runs.evaluate(
+                    some, steps, plan, again, stop < directions.num, scouting
+                )
+                if scouting:
                     scouted = True
                     continue
                 value = base if value is None else _check_same(value, base)
@@ -265,7 +268,7 @@ class _Runs(NamedTuple):
     part: int
 
     def evaluate(
-        self, some: Directions, signed_eps: Tensor, plan: Plan, again: bool, more: bool
+        self, some: Directions, signed_eps: Tensor, plan: Plan, again: bool, more: bool, scouting: bool
     ) -> tuple[Tensor, Tensor, Nodes | None, Plan]:
         """Base value, differences, what is remembered of layers' outputs, and the plan with what was learned.
 
@@ -275,6 +278,7 @@ class _Runs(NamedTuple):
             plan: How to go about it.
             again: Look whether what is known of the layers still holds.
             more: Whether other directions will follow.
+            scouting: The plan alone is wanted.
 
         Raises:
             RestartError: With another plan it would go.
@@ -285,7 +289,8 @@ class _Runs(NamedTuple):
             looks = known is not None and (again or not known.known)
             base, found = self.base_pass.run(mode, more or looks)
             if nodes is not None and known is not None and not engines.is_replayable():
-                nodes.plan = settle(mode, nodes, self.whole, partial(self._probe, some, plan, known), again)
+                probe = partial(self._probe, some, plan, known)
+                nodes.plan = settle(mode, nodes, self.whole, probe, again, scouting)
                 plan = replace(plan, nodes=nodes.plan)
         return base, found, nodes, plan
 

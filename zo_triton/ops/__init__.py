@@ -29,6 +29,7 @@ from zo_triton.ops.nodes import (
     node_linear,
     node_sample,
 )
+from zo_triton.ops.products import product_difference
 from zo_triton.ops.registry import SCHEMAS
 from zo_triton.ops.rows import activation_terms, offers_rows, row_program
 
@@ -66,6 +67,7 @@ __all__ = [
     "on_grid",
     "perturbed_conv2d",
     "perturbed_linear",
+    "product_difference",
     "row_program",
     "sample",
     "softmax_difference",

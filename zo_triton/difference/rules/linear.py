@@ -91,6 +91,10 @@ def product(
         right: B and its difference.
     """
     (a, da), (b, db) = left, right
+    if da is not None and db is not None and min(a.dim(), b.dim()) > 2:
+        found = ops.product_difference(a, da, b, db)
+        if found is not None:
+            return found
     dtype = torch.promote_types(a.dtype, torch.float32)
     if a.dim() == 1:
         a, da = a.unsqueeze(0), None if da is None else da.unsqueeze(1)
