@@ -184,6 +184,22 @@ def test_layers_in_the_matrix_unit_are_those_of_rounded_factors(case):
 @unit
 @supported
 @pytest.mark.usefixtures("medium")
+@pytest.mark.parametrize("wider", [0, 5], ids=["one-row-for-all", "rows-apart"])
+def test_layers_read_differences_however_their_rows_lie(wider):
+    expected, (base, difference, *rest), _ = layer()
+    if wider:
+        lying = F.pad(difference, (0, wider))[..., : difference.shape[2]]
+    else:
+        lying = difference[:, :1].expand_as(difference)
+    cpu.perturbed_linear(expected, base, lying.contiguous(), *rest)
+    out = torch.full_like(expected, torch.nan)
+    cpu.perturbed_linear(out, base, lying, *rest)
+    assert torch.equal(out, expected)
+
+
+@unit
+@supported
+@pytest.mark.usefixtures("medium")
 @pytest.mark.parametrize("shape", [(300, 40, 200), (600, 33, 70)], ids=str)
 def test_signs_in_parts_have_the_same_bits(shape, monkeypatch):
     whole, given, _ = layer(shape)

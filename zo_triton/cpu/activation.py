@@ -93,6 +93,21 @@ def _count_far(steps, count, far):
 
 
 @device
+def _cubic_step(d, x):
+    """The difference of what GELU's tanh form takes the tanh of."""
+    return _SCALE * d * (float32(1.0) + _CUBIC * (float32(3.0) * x * (x + d) + d * d))
+
+
+@device
+def _count_far_cubics(steps, a, at, count):
+    """The same as :func:`_count_far` of these differences."""
+    found = 0
+    for j in range(count):
+        found += 1 if abs(_cubic_step(steps[j], a[at + uintp(j)])) > _FAR else 0
+    return found
+
+
+@device
 def _sigmoid_step(step, s, complement):
     """s(1-s)u/(1+su) for a step up; a step down is the mirrored function's step up, so nothing cancels."""
     return _moved_sigmoid(step, expm1(min(abs(step), float32(80.0))), s, complement)
@@ -182,13 +197,17 @@ def activate_simply(steps, a, first, second, at, count, kind):
         for j in range(count):
             change = _sigmoid_step(steps[j], first[at + uintp(j)], second[at + uintp(j)])
             steps[j] = steps[j] * (first[at + uintp(j)] + change) + a[at + uintp(j)] * change
+    elif kind == GELU_TANH and _count_far_cubics(steps, a, at, count) == 0:
+        for j in range(count):
+            d, x, t = steps[j], a[at + uintp(j)], first[at + uintp(j)]
+            change = _short_tanh_step(_cubic_step(d, x), t, second[at + uintp(j)])
+            steps[j] = float32(0.5) * (d * (one + t) + (x + d) * change)
     elif kind == GELU_TANH:
         for j in range(count):
-            d, x = steps[j], a[at + uintp(j)]
-            inner = _SCALE * d * (one + _CUBIC * (float32(3.0) * x * (x + d) + d * d))
+            d, x, t = steps[j], a[at + uintp(j)], first[at + uintp(j)]
             base = _SCALE * x * (one + _CUBIC * x * x)
-            change = _tanh_step(inner, base, first[at + uintp(j)], second[at + uintp(j)])
-            steps[j] = float32(0.5) * (d * (one + first[at + uintp(j)]) + (x + d) * change)
+            change = _tanh_step(_cubic_step(d, x), base, t, second[at + uintp(j)])
+            steps[j] = float32(0.5) * (d * (one + t) + (x + d) * change)
 
 
 @device

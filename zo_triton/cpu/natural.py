@@ -20,13 +20,13 @@ from zo_triton.cpu.activation import NAMES, NONE, activate_rows, base_terms
 from zo_triton.cpu.arrays import as_array, draw, draw_factors
 from zo_triton.cpu.bfloat16 import is_emulated
 from zo_triton.cpu.compiling import kernel
-from zo_triton.cpu.field import code_of, fill_matrix, key_of, sign_words
+from zo_triton.cpu.field import code_of, fill_matrix, key_of
 from zo_triton.cpu.fixed_point import fixed_sign_product, to_fixed_point
 from zo_triton.cpu.layer import TILE_ELEMENTS
 from zo_triton.cpu.matrix_unit import has_matrix_unit, padded
 from zo_triton.cpu.natural_tiles import noise_tiles, packed, tiles_kernel
 from zo_triton.cpu.scalars import store
-from zo_triton.cpu.signs import TABLES, draw_signs, line_of_floats, sign_product
+from zo_triton.cpu.signs import TABLES, draw_layer, line_of_floats, sign_product
 from zo_triton.cpu.threads import parallel
 from zo_triton.cpu.turning import add_to_rows, sum_of_rows
 from zo_triton.cpu.vectors import LANES
@@ -160,21 +160,20 @@ def _run_signs(layer: NaturalLayer, start: int, stop: int) -> None:
 
 
 def _run_tiles(layer: NaturalLayer, weight: np.ndarray, start: int, stop: int) -> None:
-    """The same in the matrix unit."""
-    d, (inner, rows), drawn = layer.directions, layer.weight.shape, -1
-    out, base, key = as_array(layer.out), layer.base.numpy(), key_of(d)
-    words = np.zeros((1, padded(rows) if layer.weight_id >= 0 else 0, -(-inner // 32)), np.uint32)
-    noise, bias = noise_tiles(inner, words.shape[1]), np.zeros(rows, np.float32)
+    """The same in the matrix unit, all runs in one call: a small layer's product takes no longer than one."""
+    d, (inner, rows), given = layer.directions, layer.weight.shape, _in_rows(layer.difference)
+    noise = noise_tiles(inner, padded(rows) if layer.weight_id >= 0 else 0)
     ids = [tensor_word(i) if i >= 0 else -1 for i in (layer.weight_id, layer.bias_id)]
-    for p, first, given, _ in layer.pieces(start, stop):
-        fresh = p // layer.sides != drawn
-        if fresh:
-            drawn = p // layer.sides
-            _draw_kernel(words, bias, layer.transposed, inner, *ids, d.first + drawn, key)
-        tiles_kernel(
-            out, p, first, len(given), base, given.numpy(), weight, words, fresh, noise, bias,
-            layer.signed_eps, *layer.terms, layer.kind,
-        )  # fmt: skip
+    lying = np.array([given.data_ptr(), given.stride(0), given.stride(1)], np.int64)
+    tiles_kernel(
+        as_array(layer.out), layer.base.numpy(), lying, weight, noise, *ids, layer.transposed, key_of(d), d.first,
+        layer.sides, layer.run, layer.signed_eps, *layer.terms, layer.kind, start, stop,
+    )  # fmt: skip
+
+
+def _in_rows(tensor: Tensor) -> Tensor:
+    """The tensor [P, N, features], or a copy if its rows lie on one another."""
+    return tensor if tensor.stride(1) >= tensor.shape[2] else tensor.contiguous()
 
 
 def _run_thin(layer: NaturalLayer, start: int, stop: int) -> None:
@@ -256,15 +255,7 @@ def _bias(layer: NaturalLayer, index: int) -> np.ndarray:
 
 @kernel
 def _draw_kernel(words, bias, transposed, inner, weight_word, bias_word, index, key):
-    """Signs of one direction: words uint32 [1, at least out, words a row], bias float32 [out]; -1 for neither."""
-    if weight_word >= 0:
-        draw_signs(words, transposed, inner, weight_word, index, key)
-    if bias_word >= 0:
-        drawn = np.empty((1, 4, (bias.size + 31) // 32), np.uint32)
-        sign_words(drawn, 0, bias_word, index, key)
-        for row in range(bias.size):
-            bit = (drawn[0, 0, row // 32] >> np.uint32(row % 32)) & np.uint32(1)
-            bias[row] = np.float32(1.0) if bit else np.float32(-1.0)
+    draw_layer(words, bias, transposed, inner, weight_word, bias_word, index, key)
 
 
 @kernel

@@ -7,10 +7,12 @@ are exact in bfloat16, and the step sε, which might not be, is multiplied in be
 from __future__ import annotations
 
 import numpy as np
+from numba import uintp
 from torch import Tensor
 
 from zo_triton.cpu.activation import NONE, activate_rows
-from zo_triton.cpu.compiling import kernel
+from zo_triton.cpu.addresses import matrix_at
+from zo_triton.cpu.compiling import kernel, routine
 from zo_triton.cpu.matrix_unit import (
     DEPTH,
     add_to_square,
@@ -25,6 +27,7 @@ from zo_triton.cpu.matrix_unit import (
     right_tiles,
     store_square,
 )
+from zo_triton.cpu.signs import draw_layer
 from zo_triton.cpu.vectors import LANES
 
 NOISE_ELEMENTS = 1 << 20
@@ -57,18 +60,47 @@ def noise_tiles(inner: int, columns: int) -> np.ndarray:
 
 @kernel
 def tiles_kernel(
-    out, p, first, samples, base, moved, weight, words, fresh, noise, bias, signed_eps, a,
-    first_term, second_term, kind,
+    out, base, lying, weight, noise, weight_word, bias_word, transposed, key, first_direction, sides, length,
+    signed_eps, a, first_term, second_term, kind, start, stop,
 ):  # fmt: skip
-    """``out = activation(δWᵀ + step·((a+δ)Uᵀ + v))`` for the samples ``first`` … of evaluation ``p``.
+    """``out[p] = activation(δWᵀ + step·((a+δ)Uᵀ + v))`` for the runs start … stop - 1, an evaluation's in turn.
 
-    out: float32 [P, N, columns]. base: float32 [N, in]. moved: δ of these samples, float32 [samples, in]. weight:
-    Wᵀ as a right factor. words: packed signs uint32 [1, columns of the right factor, words a row], or without rows
-    for a weight that is not trained. noise: memory for Uᵀ as a right factor, of all columns or of a part; ``fresh``
-    says that it does not hold these signs yet. bias: float32 [columns].
+    A run is ``length`` samples of an evaluation, or what is left of it. out: float32 [P, N, columns]. base: float32
+    [N, in]. lying: where δ is, int64 [3]: its address, and how many values evaluations and rows are apart. weight:
+    Wᵀ as a right factor. noise: memory for Uᵀ as a right factor, of all columns or of a part; without any for a
+    weight that is not trained. weight_word, bias_word: their tensors', -1 where they are not trained.
     """
-    ours, step = out[p, first : first + samples], signed_eps[p]
-    trained, all_blocks = words.shape[1] > 0, weight.shape[0] // 2
+    samples, inner = base.shape
+    runs, trained = (samples + length - 1) // length, noise.shape[0] > 0
+    address, between, pitch = lying
+    words = np.zeros((1, LANES * (weight.shape[0] // 2) if trained else 0, (inner + 31) // 32), np.uint32)
+    bias, drawn = np.zeros(out.shape[2], np.float32), -1
+    begin_tiles()
+    for each in range(start, stop):
+        p, first = each // runs, each % runs * length
+        fresh, count = p // sides != drawn, min(length, samples - first)
+        if fresh:
+            drawn = p // sides
+            draw_layer(words, bias, transposed, inner, weight_word, bias_word, first_direction + drawn, key)
+        moved = matrix_at(uintp(address + 4 * (p * between + first * pitch)), count, pitch)
+        _run(
+            out[p, first : first + count], first, base, moved, weight, words[0], fresh, noise, bias,
+            signed_eps[p], a, first_term, second_term, kind,
+        )  # fmt: skip
+    end_tiles()
+
+
+@routine
+def _run(
+    out, first, base, moved, weight, words, fresh, noise, bias, step, a, first_term, second_term, kind
+):  # fmt: skip
+    """One run, the samples from ``first`` on: out [samples, columns], moved δ [samples, at least in].
+
+    words: packed signs uint32 [columns of the right factor, words a row]; if ``fresh``, ``noise`` does not yet
+    hold them. bias: float32 [columns].
+    """
+    samples, inner, all_blocks = out.shape[0], base.shape[1], weight.shape[0] // 2
+    trained = words.shape[0] > 0
     group = noise.shape[0] // 2 if trained else all_blocks
     together = min(samples, ROWS_TOGETHER) if group == all_blocks else samples
     shape = 2 * ((together + LANES - 1) // LANES), weight.shape[1], 16, DEPTH
@@ -76,16 +108,15 @@ def tiles_kernel(
     scratch, shift = np.empty((LANES, LANES), np.float32), np.zeros(LANES * all_blocks, np.float32)
     for column in range(bias.size):
         shift[column] = step * bias[column]
-    begin_tiles()
     for row in range(0, samples, together):
         rows = min(together, samples - row)
-        pack_rows(change, moved, row, rows, moved.shape[1], np.float32(1.0))
+        pack_rows(change, moved, row, rows, inner, np.float32(1.0))
         if trained:
-            pack_sums(total, base, first + row, moved, row, rows, moved.shape[1], step)
+            pack_sums(total, base, first + row, moved, row, rows, inner, step)
         for start in range(0, all_blocks, group):
             blocks = min(group, all_blocks - start)
             if trained and (fresh or group < all_blocks):
-                pack_signs(noise[: 2 * blocks], words[0, LANES * start :])
+                pack_signs(noise[: 2 * blocks], words[LANES * start :])
                 fresh = False
             for block in range((rows + LANES - 1) // LANES):
                 for column_block in range(blocks):
@@ -93,7 +124,6 @@ def tiles_kernel(
                     add_to_square(change, block, weight, start + column_block)
                     if trained:
                         add_to_square(total, block, noise, column_block)
-                    store_square(ours, row + LANES * block, start + column_block, scratch)
+                    store_square(out, row + LANES * block, start + column_block, scratch)
         if kind != NONE:
-            activate_rows(ours[row : row + rows], first + row, a, first_term, second_term, kind)
-    end_tiles()
+            activate_rows(out[row : row + rows], first + row, a, first_term, second_term, kind)

@@ -10,7 +10,7 @@ apart would take longer than the additions.
 from __future__ import annotations
 
 import numpy as np
-from numba import intp, uintp
+from numba import intp, uint32, uintp
 
 from zo_triton.cpu.compiling import device, routine
 from zo_triton.cpu.field import sign_words
@@ -87,6 +87,19 @@ def draw_signs(words, transposed, inner, word, index, key):
         for strip in range((inner + 31) // 32):
             sign_words(drawn, 8 * strip, word, index + k, key)
             turn_signs(words[k], strip, drawn[0])
+
+
+@routine
+def draw_layer(words, bias, transposed, inner, weight_word, bias_word, index, key):
+    """Signs of one direction: words uint32 [1, at least out, words a row], bias float32 [out]; -1 for neither."""
+    if weight_word >= 0:
+        draw_signs(words, transposed, inner, weight_word, index, key)
+    if bias_word >= 0:
+        drawn = np.empty((1, 4, (bias.size + 31) // 32), np.uint32)
+        sign_words(drawn, 0, bias_word, index, key)
+        for row in range(bias.size):
+            bit = (drawn[0, 0, row // 32] >> uint32(row % 32)) & uint32(1)
+            bias[row] = np.float32(1.0) if bit else np.float32(-1.0)
 
 
 @device
