@@ -71,6 +71,9 @@ VARIANTS = [
     "nodes gradient rademacher",
     "stage signs by taps",
     "accumulate rademacher",
+    "accumulate rademacher of many",
+    "accumulate rademacher of many vectors",
+    "accumulate orthogonal of many",
     "gram rademacher",
     "gram rank 4",
     "activation gelu",
@@ -298,6 +301,12 @@ def test_signs_are_stored_in_vectors(variant, rows):
 )
 def test_float32_on_warpgroup_tensor_cores_where_they_are_promised(variant, rows):
     assert any("GMMA" in name for name in rows[variant]["matrix"])
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name.startswith("accumulate")])
+def test_four_programs_of_an_update_run_at_once(variant, rows):
+    """As many as its parts are counted for (``ENOUGH_PROGRAMS``)."""
+    assert rows[variant]["occupancy"]["programs"] >= 4
 
 
 def test_the_tensor_cores_do_what_the_source_says(rows):
