@@ -59,15 +59,17 @@ def launching_for(chip: str) -> Iterator[None]:
         _chip.reset(token)
 
 
+FAMILIES = {"sm_8": "sm_80", "sm_10": "sm_100", "gfx": "gfx942"}
+"""Beginnings of chips' names, and the chip whose tiles suit all of them."""
+
+
 def chip_of(tensor: Tensor) -> str:
-    """The chip whose tiles suit the tensor's device: ``sm_80`` stands for all of 8.x, ``gfx942`` for AMD's.
+    """The chip whose tiles suit the tensor's device: one for each of :data:`FAMILIES`.
 
     Others go by their own name, ``sm_90`` for instance; a CPU has none.
     """
     name = _chip.get() or (_chip_name(tensor.device.index or 0) if tensor.is_cuda else "")
-    if name.startswith("sm_8"):
-        return "sm_80"
-    return "gfx942" if name.startswith("gfx") else name
+    return next((chip for begin, chip in FAMILIES.items() if name.startswith(begin)), name)
 
 
 @cache
