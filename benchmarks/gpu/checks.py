@@ -7,6 +7,7 @@ tests: none for signs, twice torch's own for products in the same dtype, a few r
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import isfinite
 from typing import Any
 
@@ -35,6 +36,7 @@ from zo_triton.opcases import (
     StageCase,
     UpdateCase,
 )
+from zo_triton.ops import on_grid
 
 FLOAT, HALF = torch.float32, torch.bfloat16
 Run = Callable[[Trial], tuple[float, float]]
@@ -122,9 +124,9 @@ def _stage(trial: Trial) -> tuple[float, float]:
     return share_of_unequal(*trial.compare(case)), 0.0
 
 
-def _accumulate(distribution: str) -> Run:
+def _accumulate(distribution: str, *shapes: tuple[int, ...]) -> Run:
     def run(trial: Trial) -> tuple[float, float]:
-        case = UpdateCase(directions=trial.directions(distribution), shapes=[(37, 67), (97,)])
+        case = UpdateCase(directions=trial.directions(distribution), shapes=shapes)
         arguments = case.arguments(trial.operands)
         wanted, total = case.exact(arguments), arguments[2].abs().sum().item()
         drawn = 0.0 if distribution == "rademacher" else FIELD_ERROR * total
@@ -132,6 +134,15 @@ def _accumulate(distribution: str) -> Run:
         return absolute_error(trial.run(case, arguments), wanted), round_digits(rounded + drawn, 3)
 
     return run
+
+
+def _accumulate_in_parts(trial: Trial) -> tuple[float, float]:
+    """Sums of signs on a grid are exact, however many programs share them, and round once."""
+    directions = replace(trial.directions("rademacher"), num=33 if trial.tiny else 1000)
+    case = UpdateCase(directions=directions, shapes=[(37, 67), (97,), (10, 33)])
+    tensors, ids, coefficients, *rest = case.arguments(trial.operands)
+    arguments = (tensors, ids, on_grid(coefficients), *rest)
+    return share_of_unequal(trial.run(case, arguments), case.exact(arguments).float()), 0.0
 
 
 def _stochastic_add(dtype: torch.dtype) -> Run:
@@ -222,8 +233,10 @@ _FIELDS = (
     Check("sample", "signs of rank 3", FLOAT, _sample("rademacher", rank=3)),
     Check("sample", "signs, only some rows", FLOAT, _sample("rademacher", listed=9)),
     Check("stage", "signs", FLOAT, _stage),
-    Check("accumulate", "signs", FLOAT, _accumulate("rademacher")),
-    Check("accumulate", "Gaussian", FLOAT, _accumulate("gaussian")),
+    Check("accumulate", "signs", FLOAT, _accumulate("rademacher", (37, 67), (97,))),
+    Check("accumulate", "signs, one tensor", FLOAT, _accumulate("rademacher", (37, 67))),
+    Check("accumulate", "signs, many directions", FLOAT, _accumulate_in_parts),
+    Check("accumulate", "Gaussian", FLOAT, _accumulate("gaussian", (37, 67), (97,))),
     Check("stochastic_add", "bfloat16", HALF, _stochastic_add(HALF)),
     Check("stochastic_add", "float16", FLOAT, _stochastic_add(torch.float16)),
     Check("gram", "signs", FLOAT, _gram("rademacher")),

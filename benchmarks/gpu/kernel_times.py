@@ -116,6 +116,7 @@ ROWS = (
     Row("sample", "Gaussian, K = 4", FLOAT, lambda sizes, _: sizes.sample("gaussian")),
     Row("accumulate", ACCUMULATE, FLOAT, lambda sizes, _: sizes.accumulate("rademacher")),
     Row("accumulate", "Gaussian, K = 8", FLOAT, lambda sizes, _: sizes.accumulate("gaussian")),
+    Row("accumulate", "whole network, signs", FLOAT, lambda sizes, _: sizes.network_update()),
     Row("gram", "signs, K = 32", FLOAT, lambda sizes, _: sizes.gram()),
     _linear("middle, signs, bfloat16", HALF),
     _linear("middle, signs staged, bfloat16", HALF, "staged"),

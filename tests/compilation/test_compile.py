@@ -71,6 +71,9 @@ VARIANTS = [
     "nodes gradient rademacher",
     "stage signs by taps",
     "accumulate rademacher",
+    "accumulate rademacher of many",
+    "accumulate rademacher of many vectors",
+    "accumulate orthogonal of many",
     "gram rademacher",
     "gram rank 4",
     "activation gelu",
@@ -272,10 +275,21 @@ def test_warp_groups_are_joined_before_shared_memory_is_written(variant, rows):
     assert rows[variant]["unjoined"] == 0
 
 
-@pytest.mark.parametrize("variant", ["linear bf16 staged gelu", "linear bf16 staged both sides ragged"])
-def test_signs_are_stored_in_vectors(variant, rows):
-    """In tiles of two words a row; those of one word, 32 in-features, are stored by halves."""
-    assert rows[variant]["narrow_stores"] == 0
+HALVES = {
+    "linear bf16 staged": 32, "linear bf16 staged transposed": 32, "linear bf16 gaussian transposed": 16,
+    "linear bf16 rank 4 first launch": 16, "linear fp32 inline both sides": 32, "linear fp32 staged gelu": 32,
+    "linear fp32 rank 4 first launch": 8, "conv bf16 inline both sides": 72, "conv bf16 groups of 6 gelu": 68,
+    "conv fp32 inline both sides": 28, "conv fp32 6 to 16 channels": 26, "mlp 64-32-10": 8,
+    "nodes mlp 784-128-128-10 bf16": 1, "nodes mlp 784-128-128-10 bf16 gelu both sides": 1,
+    "nodes gradient 64 directions": 32, "nodes gradient of tokens": 32, "gram rademacher": 128, "gram rank 4": 32,
+}  # fmt: skip
+"""Where bfloat16 numbers go into shared memory one by one, and how many a thread and iteration at most: in tiles of
+one word of signs a row, of images that are summed term by term, and of factors."""
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_nothing_else_is_stored_by_halves(variant, rows):
+    assert rows[variant]["narrow_stores"] <= HALVES.get(variant, 0)
 
 
 @pytest.mark.parametrize(
@@ -298,6 +312,12 @@ def test_signs_are_stored_in_vectors(variant, rows):
 )
 def test_float32_on_warpgroup_tensor_cores_where_they_are_promised(variant, rows):
     assert any("GMMA" in name for name in rows[variant]["matrix"])
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name.startswith("accumulate")])
+def test_four_programs_of_an_update_run_at_once(variant, rows):
+    """As many as its parts are counted for (``ENOUGH_PROGRAMS``)."""
+    assert rows[variant]["occupancy"]["programs"] >= 4
 
 
 def test_the_tensor_cores_do_what_the_source_says(rows):

@@ -1,8 +1,10 @@
 """Short disassemblies, as the tools print them: which loop is found, and what its instructions are."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from zo_triton.compilation.compiler import less_exact
+from zo_triton.compilation.compiler import _read_amd, less_exact
 from zo_triton.compilation.instructions import classify, matrix_work, memory_bytes
 from zo_triton.compilation.machine_code import Instruction, blocks, inner_loop, loops, parse_gcn, parse_sass
 
@@ -129,6 +131,14 @@ def test_amd_assembly_is_read_without_its_directives():
     assert ".loc" not in names
     assert len(names) == 6
     assert len(loop_of(parse_gcn(CDNA))) == 4
+
+
+def test_scalar_registers_that_lie_in_lanes_of_vector_registers_are_not_spilled():
+    notes = " .private_segment_fixed_size: 0\n .sgpr_spill_count: 2\n .vgpr_count: 96\n .vgpr_spill_count: "
+    for spilled in (0, 3):
+        asm = {"amdgcn": f"{CDNA}{notes}{spilled}\n"}
+        read = _read_amd(SimpleNamespace(asm=asm, metadata=SimpleNamespace(shared=64)))
+        assert (read.registers, read.spills, read.stack) == (96, spilled, 0)
 
 
 @pytest.mark.parametrize("read", [parse_sass, parse_gcn])

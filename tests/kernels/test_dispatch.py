@@ -49,7 +49,11 @@ def test_tiles_follow_the_chip():
 
     tensor = torch.empty(1)
     assert chip_of(tensor) == ""
-    for name, family in (("sm_80", "sm_80"), ("sm_89", "sm_80"), ("sm_90", "sm_90"), ("gfx950", "gfx942")):
+    families = {
+        "sm_80": "sm_80", "sm_89": "sm_80", "sm_90": "sm_90", "sm_103": "sm_100", "sm_120": "sm_120",
+        "gfx950": "gfx942",
+    }  # fmt: skip
+    for name, family in families.items():
         with launching_for(name):
             assert chip_of(tensor) == family
     assert set(OVERRIDES) == {"sm_80", "sm_100", "gfx942"}

@@ -43,6 +43,18 @@ def test_torchs_switch_decides_where_tensor_cores_need_parts(chip, of_torch, exp
         assert [precision_for(SINGLE, name) for name in PRECISIONS] == list(PRECISIONS)
 
 
+@pytest.mark.parametrize("chip", ["sm_100", "sm_103"])
+def test_chips_without_room_for_parts_multiply_float32_numbers_themselves(chip, monkeypatch, torchs_own):
+    """An old Triton's on Blackwell, whichever Triton runs this."""
+    for without, expected in (((), "bf16x6"), (("sm_100",), "ieee")):
+        monkeypatch.setattr("zo_triton.kernels.precision.WITHOUT_PARTS", without)
+        torch.set_float32_matmul_precision("highest")
+        with launching_for(chip):
+            assert precision_for(SINGLE, None) == expected
+            torch.set_float32_matmul_precision("high")
+            assert precision_for(SINGLE, None) == "tf32"
+
+
 def test_without_a_chip_nothing_is_taken_apart():
     assert precision_for(SINGLE, None) == "ieee"
 

@@ -233,7 +233,8 @@ def _read_amd(compiled: Any) -> _Machine:
     return _Machine(
         code=parse_gcn(text),
         registers=_number(r"\.vgpr_count:\s*(\d+)", text),
-        spills=_number(r"\.vgpr_spill_count:\s*(\d+)", text) + _number(r"\.sgpr_spill_count:\s*(\d+)", text),
+        # Scalar registers without room lie in lanes of vector registers, whose own want of room is what counts.
+        spills=_number(r"\.vgpr_spill_count:\s*(\d+)", text),
         stack=_number(r"\.private_segment_fixed_size:\s*(\d+)", text),
         shared=compiled.metadata.shared,
         tensor_memory=0,

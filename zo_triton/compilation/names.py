@@ -60,7 +60,9 @@ _OF_KERNEL = {
     "node_sample": ("nodes sample",),
     "accumulate": (
         "accumulate rademacher", "accumulate orthogonal", "accumulate gaussian", "accumulate uniform",
-        "accumulate rank 4", "accumulate gaussian rank 4",
+        "accumulate rank 4", "accumulate gaussian rank 4", "accumulate rademacher of many",
+        "accumulate rademacher of many vectors", "accumulate orthogonal of many", "accumulate gaussian of many",
+        "accumulate rank 4 of many",
     ),
     "gram": ("gram rademacher", "gram gaussian", "gram rank 4"),
     "sample": ("sample laplace", "sample gaussian"),

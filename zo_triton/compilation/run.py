@@ -1,13 +1,14 @@
 """All variants, their configs and the chips: chosen, compiled in a pool of processes, and put into a record.
 
 The record is ``{"format", "schema", "environment", "rows"}``. A row names kernel, variant, target, config and
-whether that is the launcher's own (``default``), its ``error`` or None, and unless it failed to compile: a thread's
-registers, spilling instructions (AMD: spilled registers), bytes of stack and shared memory, tensor memory columns,
-``occupancy``, the launch's ``programs`` and the share of the chip that they keep busy (``filled``), the inner
-loop's ``matrix`` instructions and instructions by class, its waits for all products (``drains``, None where no warp
-group multiplies), its stores of single halves or bytes to shared memory (``narrow_stores``), its writes to
-registers that a product under way still reads (``overwritten``), accesses to the sums of one (``touched``), writes
-to shared memory that other warp groups' products may still read (``unjoined``), and its ``roofline``.
+whether that is the launcher's own (``default``), its ``error`` or None, and unless it failed to compile: a
+thread's registers, spilling instructions (AMD: spilled vector registers), bytes of stack and shared memory,
+tensor memory columns, ``occupancy``, the launch's ``programs`` and the share of the chip that they keep busy
+(``filled``), the inner loop's ``matrix`` instructions and instructions by class, its waits for all products
+(``drains``, None where no warp group multiplies), its stores of single halves or bytes to shared memory
+(``narrow_stores``), its writes to registers that a product under way still reads (``overwritten``), accesses to
+the sums of one (``touched``), writes to shared memory that other warp groups' products may still read
+(``unjoined``), and its ``roofline``.
 """
 
 from __future__ import annotations

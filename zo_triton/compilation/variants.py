@@ -46,6 +46,7 @@ HALF, SINGLE = torch.bfloat16, torch.float32
 LINEAR_HALF = CANDIDATES["perturbed_linear", "bfloat16"]
 LINEAR_SINGLE = CANDIDATES["perturbed_linear", "float32"]
 CONVOLUTION_HALF = CANDIDATES["perturbed_conv2d", "bfloat16"]
+LAYERS = [(128, 784), (128, 128), (10, 128)]
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,13 @@ def _node_network(*widths: int, **shape: Any) -> NodeNetworkCase:
 
 def _update(distribution: str = "rademacher", rank: int | None = None) -> UpdateCase:
     return UpdateCase(directions=_few(distribution, rank), shapes=[(1024, 1024)])
+
+
+def _update_of_many(
+    shapes: Sequence[Sequence[int]] = LAYERS, distribution: str = "rademacher", rank: int | None = None
+) -> UpdateCase:
+    """Several tensors and thousands of directions."""
+    return UpdateCase(directions=_few(distribution, rank, 4096), shapes=shapes)
 
 
 def _gram(distribution: str = "rademacher", rank: int | None = None) -> GramCase:
@@ -335,6 +343,11 @@ VARIANTS: dict[str, Variant] = {
     "accumulate uniform": _variant(_update("uniform")),
     "accumulate rank 4": _variant(_update(rank=4)),
     "accumulate gaussian rank 4": _variant(_update("gaussian", rank=4)),
+    "accumulate rademacher of many": _variant(_update_of_many()),
+    "accumulate rademacher of many vectors": _variant(_update_of_many([(128,), (128,), (10,)])),
+    "accumulate orthogonal of many": _variant(_update_of_many(distribution="hadamard")),
+    "accumulate gaussian of many": _variant(_update_of_many(distribution="gaussian")),
+    "accumulate rank 4 of many": _variant(_update_of_many(rank=4)),
     "gram rademacher": _variant(_gram(), CANDIDATES["gram", "float32"]),
     "gram gaussian": _variant(_gram("gaussian")),
     "gram rank 4": _variant(_gram(rank=4)),

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import triton
 
+from zo_triton.kernels.launch import power_of_two
 from zo_triton.kernels.layer import tiles
 from zo_triton.kernels.numeric import INTERPRETED
 
@@ -239,5 +239,5 @@ def no_wider(
 ) -> dict[str, int]:
     """A config with no more channels a tile than a group has use for."""
     fewest = FEWEST_OUTPUTS["terms" if dtype == SINGLE and precision == "ieee" else order]
-    wanted = max(fewest, int(triton.next_power_of_2(channels)))
+    wanted = max(fewest, power_of_two(channels))
     return {**config, "BLOCK_F": min(config["BLOCK_F"], wanted)}

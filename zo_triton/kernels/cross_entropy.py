@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from zo_triton.kernels.launch import TRITON_DTYPES, blocks, launch
+from zo_triton.kernels.launch import TRITON_DTYPES, blocks, launch, power_of_two
 from zo_triton.kernels.numeric import bound, expm1, log1p, narrow
 
 CONFIG = {"BLOCK_N": 8, "num_warps": 4}
@@ -127,6 +127,6 @@ def cross_entropy_difference(
         stride_dc=difference.stride(2),
         smoothing=label_smoothing,
         OUT_DTYPE=TRITON_DTYPES[out.dtype],
-        BLOCK_C=min(MAX_BLOCK_C, triton.next_power_of_2(classes)),
+        BLOCK_C=min(MAX_BLOCK_C, power_of_two(classes)),
         **CONFIG,
     )

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from zo_triton.directions import PART_LEFT, PART_RIGHT, PART_WHOLE, Directions, tensor_word
 from zo_triton.distributions import check_drawn
+from zo_triton.kernels.launch import power_of_two
 from zo_triton.kernels.numeric import complement, dot, narrow
 from zo_triton.kernels.orthogonal import (
     first_column_of,
@@ -112,7 +113,7 @@ def word_arguments(directions: Directions, tensor_id: int) -> dict[str, int]:
 
 def padded_rank(rank: int, signs: bool) -> int:
     """Columns of a factor's tile, at most 128: a power of two that holds whole blocks and suits a dot."""
-    return min(128, triton.next_power_of_2(max(rank, 32 if signs else 16)))
+    return min(128, power_of_two(max(rank, 32 if signs else 16)))
 
 
 def tile_sizes(rows: int, signs: bool, rank: int) -> dict[str, int]:

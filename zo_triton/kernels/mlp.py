@@ -21,7 +21,7 @@ from zo_triton.kernels.arguments import check_arguments
 from zo_triton.kernels.choices import pick, situation, upper
 from zo_triton.kernels.exact_products import write_parts
 from zo_triton.kernels.field import UNSPECIALISED, counter_arguments, counter_of, drawn_by, word_argument
-from zo_triton.kernels.launch import blocks, chip_of, launch
+from zo_triton.kernels.launch import blocks, chip_of, launch, power_of_two
 from zo_triton.kernels.mlp_layer import LEAST, layer_difference
 from zo_triton.kernels.mlp_loss import losses_of_columns
 
@@ -142,7 +142,7 @@ def launch_mlp_differences(
     sample_tiles = blocks(samples, config["BLOCK_N"])
     tiles = (
         config["BLOCK_I"] * blocks(widths[0], config["BLOCK_I"]),
-        *(max(LEAST.value, int(triton.next_power_of_2(width))) for width in widths[1:]),
+        *(max(LEAST.value, power_of_two(width)) for width in widths[1:]),
     )
     of_inputs, of_weights = _operands(inputs, weights, tiles)
     launch(

@@ -16,7 +16,7 @@ from torch import Tensor
 from zo_triton.directions import Directions
 from zo_triton.kernels.arguments import strides
 from zo_triton.kernels.field import as_word, counter_of, expand_signs
-from zo_triton.kernels.launch import blocks, chip_of, launch
+from zo_triton.kernels.launch import blocks, chip_of, launch, power_of_two
 from zo_triton.kernels.node_signs import (
     NODE_UNSPECIALISED,
     drawn_signs,
@@ -195,4 +195,4 @@ def node_gradient(
 
 
 def _fitting(size: int, least: int, most: int) -> int:
-    return min(most, max(least, int(triton.next_power_of_2(size))))
+    return min(most, max(least, power_of_two(size)))

@@ -21,7 +21,7 @@ from zo_triton.kernels.arguments import check_arguments
 from zo_triton.kernels.choices import pick, situation, upper
 from zo_triton.kernels.exact_products import add_float32_product
 from zo_triton.kernels.field import as_word, counter_of
-from zo_triton.kernels.launch import blocks, chip_of, compute_dtype, launch
+from zo_triton.kernels.launch import blocks, chip_of, compute_dtype, launch, power_of_two
 from zo_triton.kernels.mlp import MAX_DEPTH, MAX_WIDTH, check_loss, packed
 from zo_triton.kernels.mlp_loss import sample_losses
 from zo_triton.kernels.node_signs import NODE_UNSPECIALISED, noise_tile, place_of, step_of_nodes
@@ -245,7 +245,7 @@ def node_mlp_differences(
         stride_on=out.stride(1),
         **step_of_nodes(directions),
         WIDTHS=widths,
-        TILES=tuple(max(LEAST_WIDTH, int(triton.next_power_of_2(width))) for width in widths),
+        TILES=tuple(max(LEAST_WIDTH, power_of_two(width)) for width in widths),
         WORDS=tuple(word for word, _ in places),
         COLUMNS=tuple(column for _, column in places),
         ACTIVATIONS=tuple(activations),

@@ -9,11 +9,16 @@
 from __future__ import annotations
 
 import torch
+import triton
 from torch import Tensor
 
 from zo_triton.kernels.launch import chip_of
 
 PRECISIONS = ("bf16x6", "tf32", "ieee")
+
+WITHOUT_PARTS = ("sm_100",) if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9) else ()
+"""Chips that have no room for products in parts: up to some Triton behind 3.6 and before 3.9, each of the six has
+tensor memory of its own there, and most layers' tiles need more than there is."""
 
 
 def precision_for(out: Tensor, asked: str | None) -> str:
@@ -36,6 +41,9 @@ def precision_for(out: Tensor, asked: str | None) -> str:
         return "ieee"
     if asked is not None:
         return asked
-    if not chip_of(out).startswith("sm_"):
+    chip = chip_of(out)
+    if not chip.startswith("sm_"):
         return "ieee"
-    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "bf16x6"
+    if torch.backends.cuda.matmul.fp32_precision == "tf32":
+        return "tf32"
+    return "ieee" if chip in WITHOUT_PARTS else "bf16x6"

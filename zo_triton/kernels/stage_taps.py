@@ -20,7 +20,7 @@ from zo_triton.kernels.field import (
     sign_words,
     word_argument,
 )
-from zo_triton.kernels.launch import blocks, launch
+from zo_triton.kernels.launch import blocks, launch, power_of_two
 from zo_triton.kernels.stage import stage
 
 CONFIG = {"ROWS": 32, "num_warps": 4}
@@ -102,7 +102,7 @@ def stage_taps(directions: Directions, tensor_id: int, weight: torch.Size, devic
         **counter_arguments(directions),
         ROUNDS=directions.rounds,
         TAPS=taps,
-        PLACES=triton.next_power_of_2(taps),
+        PLACES=power_of_two(taps),
         **CONFIG,
     )
     return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -36,7 +37,7 @@ class Sizes:
         update: Rows and columns of the tensor that ``accumulate`` moves; beyond any cache.
         field: Rows and columns of drawn matrices.
         images: (samples, channels, side) of convolution and pooling.
-        network: Widths of the network that is evaluated in one launch.
+        network: Widths of the network that is evaluated in one launch, and updated.
         network_directions: Its K.
         classes: Of the loss.
     """
@@ -85,6 +86,12 @@ class Sizes:
         """The update of one matrix."""
         shape = (self.update, self.update)
         return UpdateCase(directions=Directions(0, 0, UPDATE_DIRECTIONS, distribution), shapes=[shape])
+
+    def network_update(self) -> UpdateCase:
+        """The update of all tensors of the network that is evaluated in one launch."""
+        pairs = pairwise(self.network)
+        shapes = [shape for inputs, outputs in pairs for shape in ((outputs, inputs), (outputs,))]
+        return UpdateCase(directions=Directions(0, 0, self.network_directions), shapes=shapes)
 
     def sample(self, distribution: str) -> SampleCase:
         """Directions of one matrix, written out."""
