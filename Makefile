@@ -70,5 +70,5 @@ $(STAMP): pyproject.toml constraints.txt
 $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 	$(PYTHON_OLDEST) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt torch
-	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt -e '.[suite]' hypothesis expecttest
+	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt -e '.[suite,triton]' hypothesis expecttest
 	@touch $@

@@ -91,8 +91,11 @@ def with_borrowed_dependencies(package, folder, *options):
 
 
 def with_own_dependencies(package, folder, version):
-    """An environment as a user makes it: everything comes from the package index, gigabytes of it."""
+    """An environment as a user makes it: everything comes from the package index, gigabytes of it.
+
+    With Triton, which torch brings along for GPUs only.
+    """
     python = interpreter(version)
     assert python is not None, f"there is no Python {version} on the path or among pyenv's versions"
-    install(package, empty(folder, python))
+    install(f"{package}[triton]", empty(folder, python))
     return Environment(folder, version)

@@ -13,6 +13,7 @@ from environments import Environment, ask, empty, install, interpreter, run, wit
 OPTIONAL = {
     "PIL": "pillow", "sklearn": "scikit-learn", "matplotlib": "matplotlib", "pytest": "pytest", "rich": "rich",
     "accelerate": "accelerate", "transformers": "transformers", "argcomplete": "argcomplete",
+    "triton": "triton",
 }  # fmt: skip
 """What only some functions need, which say so: the name under which it is imported, and the one that pip knows."""
 
