@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._C import _is_torch_function_mode_enabled
@@ -27,6 +29,9 @@ INCOMPARABLE = {
     "grid_sampler_3d": "minutes of samples; nn.functional.grid_sample has them too",
 }
 """Entries without a value to compare with, and why."""
+
+SEED = 1234
+"""That of torch's own tests: samples are drawn from the global generators of Python, NumPy and torch."""
 
 TORCH_CRASHES = ("_chunk_cat",)
 """On 0-dim tensors, with no help of ours."""
@@ -64,8 +69,20 @@ def samples(op: Any, number: int) -> list[Any]:
     """Up to ``number`` float32 samples of an entry of ``op_db``; none where it takes no float32 on a CPU."""
     if torch.float32 not in op.supported_dtypes("cpu"):
         return []
-    torch.manual_seed(0)
-    return list(islice(op.sample_inputs("cpu", torch.float32), number))
+    return list(islice(_each_seeded(op.sample_inputs_func(op, "cpu", torch.float32, False)), number))
+
+
+def _each_seeded(drawn: Iterable[Any]) -> Iterator[Any]:
+    """What ``op.sample_inputs`` makes of them, which looks through the whole stack for a unittest, twice a call."""
+    one_by_one = iter(drawn)
+    while True:
+        torch.default_generator.manual_seed(SEED)
+        random.seed(SEED)
+        np.random.seed(SEED)  # noqa: NPY002
+        try:
+            yield next(one_by_one)
+        except StopIteration:
+            return
 
 
 def _by_keyword(op: Any) -> Callable | None:

@@ -26,6 +26,14 @@ ROOT = Path(__file__).resolve().parents[3]
 PYTHON = sys.executable
 NO_CHIP = Chip("", "none", True)
 HIDE = "import os, sys\nfor name in os.environ['HIDDEN'].split():\n    sys.modules[name] = None\n"
+QUICK = f"""
+import sys
+if "benchmarks.gpu.stage" in sys.orig_argv:
+    sys.path.append({str(ROOT / "tests")!r})
+    import quick_interpreter
+    quick_interpreter.install()
+"""
+"""For a ``sitecustomize.py``: stages take the interpreter that the tests take."""
 
 
 @pytest.fixture
@@ -55,10 +63,11 @@ def command(arguments, seconds, folders=(), **variables):
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU takes the real path")
 def test_a_tiny_run_walks_the_whole_path(tmp_path, mnist_folder):
-    out = tmp_path / "report"
-    done = command(
-        ["gpu", "--tiny", "--out", str(out), "--seed", "5"], 1200, ZO_TRITON_DATA=str(mnist_folder)
-    )
+    out, quick = tmp_path / "report", tmp_path / "quick"
+    quick.mkdir()
+    (quick / "sitecustomize.py").write_text(QUICK)
+    arguments = ["gpu", "--tiny", "--out", str(out), "--seed", "5"]
+    done = command(arguments, 1200, [quick], ZO_TRITON_DATA=str(mnist_folder))
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     record = read(out / "results.json")
     sections = record["sections"]
@@ -83,7 +92,7 @@ def test_a_tiny_run_walks_the_whole_path(tmp_path, mnist_folder):
 
 
 def test_what_is_not_installed_is_left_out_and_named(tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(HIDE)
+    (tmp_path / "sitecustomize.py").write_text(HIDE + QUICK)
     script = (
         "from benchmarks import __main__ as cli\nfrom benchmarks.gpu import run\n"
         "full, stages = run.run_gpu, ('checks', 'ceilings', 'steps', 'digits')\n"
