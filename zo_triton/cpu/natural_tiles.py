@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from zo_triton.cpu.activation import NONE, activate_rows
+from zo_triton.cpu.activating import activate_rows
+from zo_triton.cpu.activation import NONE
 from zo_triton.cpu.compiling import kernel
 from zo_triton.cpu.matrix_unit import (
     DEPTH,
