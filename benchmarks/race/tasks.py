@@ -151,7 +151,7 @@ _TASKS = (
     Task("digits", "digits", (32,), 64, 128, 500, 200),
     Task("mnist-mlp", "mnist", (32,), 128, 512, 1000, 100, _IMAGE_RATES),
     Task("mnist-cnn", "mnist", None, 64, 128, 2000, 1000, _CONVOLUTIONAL_RATES),
-    Task("cifar-cnn", "cifar10", None, 64, 128, 1000, 1000, _CONVOLUTIONAL_RATES),
+    Task("cifar-cnn", "cifar10", None, 64, 128, 1000, 250, _CONVOLUTIONAL_RATES),
     Task("tiny-imagenet-cnn", "tiny_imagenet", None, 64, 128, 500, 500, _CONVOLUTIONAL_RATES),
     Task("mnist-gelu", "mnist", (128, 128), 128, 4096, 1000, 300, _IMAGE_RATES, nn.GELU),
     PairTask("nzk-linear", "mnist", (), 64, 64, 300, 50),

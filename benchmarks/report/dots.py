@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from math import inf
 from typing import Any, NamedTuple
@@ -12,6 +13,9 @@ from zo_triton._tables import number
 
 ROW = 0.47
 """Inches of a row: its label, and below it the dot."""
+
+LETTERS = 44
+"""Of a label in a line; a longer one would run into the value at the other end, and goes on in a second line."""
 
 MARGIN = 1.25
 """The axis reaches so many times beyond the smallest and the largest value."""
@@ -62,7 +66,9 @@ def dots(figure: Any, panels: Sequence[tuple[str, Sequence[Dot]]], unit: str, le
 def _draw_row(axes: Any, place: int, row: Dot, unit: str, limits: tuple[float, float], least: float) -> None:
     weight = "bold" if row.bold else "normal"
     written: Any = {"transform": axes.get_yaxis_transform(), "va": "center", "fontweight": weight}
-    axes.text(0.0, place - 0.38, row.label, color=row.colour, **written)
+    lines = textwrap.wrap(row.label, LETTERS)
+    height = 0.38 if len(lines) < 2 else 0.48
+    axes.text(0.0, place - height, "\n".join(lines), color=row.colour, **written)
     axes.axhline(place, color=RULE, linewidth=0.8, zorder=1)
     if row.value is None:
         axes.text(1.0, place - 0.38, row.instead, ha="right", **written | {"color": QUIET})

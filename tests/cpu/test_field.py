@@ -108,7 +108,7 @@ def test_bfloat16_is_the_rounded_value():
 
 def test_bfloat16_rounding_is_torch_rounding():
     values = torch.tensor([1.0, 1.0 + 2**-8, 1.0 + 3 * 2**-8, 1.0 + 2**-8 + 2**-20, -0.0, 3.0e38, 1e-40])
-    from zo_triton.cpu.activation import activation_difference
+    from zo_triton.cpu.activating import activation_difference
 
     out = torch.full((1, 7), torch.nan, dtype=torch.bfloat16)
     activation_difference(out, torch.full((7,), 1e30), values.view(1, 7).clamp_min(0), "relu")

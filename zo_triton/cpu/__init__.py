@@ -2,7 +2,8 @@
 
 from zo_triton._memory import keep_freed_memory
 from zo_triton.cpu.accumulate import accumulate
-from zo_triton.cpu.activation import activation_difference, base_terms
+from zo_triton.cpu.activating import activation_difference
+from zo_triton.cpu.activation import base_terms
 from zo_triton.cpu.attention import attention_difference
 from zo_triton.cpu.base import linear
 from zo_triton.cpu.conv2d import perturbed_conv2d

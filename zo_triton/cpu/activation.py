@@ -19,11 +19,8 @@ import torch
 from numba import float32, float64, uintp
 from torch import Tensor
 
-from zo_triton.cpu.arrays import as_array
-from zo_triton.cpu.compiling import device, routine, wide_vectors
-from zo_triton.cpu.scalars import SHORT, exp, expm1, load, short_expm1, store
-from zo_triton.cpu.sharing import shared
-from zo_triton.cpu.threads import together
+from zo_triton.cpu.compiling import device, routine
+from zo_triton.cpu.scalars import SHORT, exp, expm1, short_expm1
 
 NAMES = ("none", "relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh")
 NONE, RELU, TANH, SIGMOID, SILU, GELU, GELU_TANH = range(len(NAMES))
@@ -166,43 +163,73 @@ def _long_normal_step(a, step):
 
 
 @device
-def activate_simply(steps, a, first, second, at, count, kind):
-    """The same as :func:`activate` for all but GELU, whose code is as long as the others' together.
+def relu_steps(steps, a, at, count):
+    """:func:`activate_simply` for ReLU."""
+    zero = float32(0.0)
+    for j in range(count):
+        x = a[at + uintp(j)]
+        steps[j] = max(steps[j], -x) if x > zero else max(x + steps[j], zero)
 
-    steps: float32 [count or more]; a, first, second: float32, read from the unsigned offset ``at`` on.
-    """
-    one, zero = float32(1.0), float32(0.0)
-    if kind == RELU:
-        for j in range(count):
-            x = a[at + uintp(j)]
-            steps[j] = max(steps[j], -x) if x > zero else max(x + steps[j], zero)
-    elif kind == TANH and _count_far(steps, count, float32(0.5) * SHORT) == 0:
+
+@device
+def tanh_steps(steps, a, first, second, at, count):
+    """:func:`activate_simply` for tanh: the longer the longest step, the more operations each takes."""
+    if _count_far(steps, count, float32(0.5) * SHORT) == 0:
         for j in range(count):
             e = short_expm1(abs(steps[j]) + abs(steps[j]))
             steps[j] = _moved_tanh(steps[j], e, first[at + uintp(j)], second[at + uintp(j)])
-    elif kind == TANH and _count_far(steps, count, _FAR) == 0:
+    elif _count_far(steps, count, _FAR) == 0:
         for j in range(count):
             steps[j] = _short_tanh_step(steps[j], first[at + uintp(j)], second[at + uintp(j)])
-    elif kind == TANH:
+    else:
         for j in range(count):
             steps[j] = _tanh_step(steps[j], a[at + uintp(j)], first[at + uintp(j)], second[at + uintp(j)])
-    elif kind in (SIGMOID, SILU) and _count_far(steps, count, _LONG_SIGMOID) > 0:
+
+
+@device
+def sigmoid_steps(steps, a, first, second, at, count, kind):
+    """:func:`activate_simply` for sigmoid and SiLU."""
+    if _count_far(steps, count, _LONG_SIGMOID) > 0:
         _long_sigmoid_steps(steps, a, first, second, at, count, kind)
-    elif kind in (SIGMOID, SILU) and _count_far(steps, count, SHORT) == 0:
+    elif _count_far(steps, count, SHORT) == 0:
         _short_sigmoid_steps(steps, a, first, second, at, count, kind)
     elif kind == SIGMOID:
         for j in range(count):
             steps[j] = _sigmoid_step(steps[j], first[at + uintp(j)], second[at + uintp(j)])
-    elif kind == SILU:
+    else:
         for j in range(count):
             change = _sigmoid_step(steps[j], first[at + uintp(j)], second[at + uintp(j)])
             steps[j] = steps[j] * (first[at + uintp(j)] + change) + a[at + uintp(j)] * change
-    elif kind == GELU_TANH and _count_far_cubics(steps, a, at, count) == 0:
+
+
+@device
+def gelu_steps(steps, a, first, at, count):
+    """The same for GELU, whose code is as long as that of all others together."""
+    # Two loops: with erf, a call, in it none would be vectorised.
+    if _count_far(steps, count, _LONG_STEP) == 0:
+        for j in range(count):
+            x = a[at + uintp(j)]
+            change = _normal_step(x, steps[j])
+            steps[j] = steps[j] * (first[at + uintp(j)] + change) + x * change
+    else:
+        for j in range(count):
+            x = a[at + uintp(j)]
+            change = _normal_step(x, steps[j])
+            if abs(steps[j]) > _LONG_STEP:
+                change = _long_normal_step(x, steps[j])
+            steps[j] = steps[j] * (first[at + uintp(j)] + change) + x * change
+
+
+@device
+def gelu_tanh_steps(steps, a, first, second, at, count):
+    """:func:`activate_simply` for GELU's tanh form."""
+    one = float32(1.0)
+    if _count_far_cubics(steps, a, at, count) == 0:
         for j in range(count):
             d, x, t = steps[j], a[at + uintp(j)], first[at + uintp(j)]
             change = _short_tanh_step(_cubic_step(d, x), t, second[at + uintp(j)])
             steps[j] = float32(0.5) * (d * (one + t) + (x + d) * change)
-    elif kind == GELU_TANH:
+    else:
         for j in range(count):
             d, x, t = steps[j], a[at + uintp(j)], first[at + uintp(j)]
             base = _SCALE * x * (one + _CUBIC * x * x)
@@ -211,72 +238,17 @@ def activate_simply(steps, a, first, second, at, count, kind):
 
 
 @device
-def activate(steps, a, first, second, at, count, kind):
-    """Replaces pre-activation differences by the activation's.
+def activate_simply(steps, a, first, second, at, count, kind):
+    """Replaces pre-activation differences by the activation's, for all but GELU.
 
-    steps: float32 [count or more]; a, first, second: float32, read from the unsigned offset ``at`` on.
+    steps: float32 [count or more]; a, first, second: float32, read from the unsigned offset ``at`` on. kind: the
+    place of its name in :data:`NAMES`.
     """
-    if kind == GELU:
-        long = 0
-        for j in range(count):
-            long += 1 if abs(steps[j]) > _LONG_STEP else 0
-        # Two loops: with erf, a call, in it none would be vectorised.
-        if long == 0:
-            for j in range(count):
-                x = a[at + uintp(j)]
-                change = _normal_step(x, steps[j])
-                steps[j] = steps[j] * (first[at + uintp(j)] + change) + x * change
-        else:
-            for j in range(count):
-                x = a[at + uintp(j)]
-                change = _normal_step(x, steps[j])
-                if abs(steps[j]) > _LONG_STEP:
-                    change = _long_normal_step(x, steps[j])
-                steps[j] = steps[j] * (first[at + uintp(j)] + change) + x * change
-    else:
-        activate_simply(steps, a, first, second, at, count, kind)
-
-
-@shared
-def _activation_kernel(out, difference, a, first, second, kind, start, stop):
-    """Evaluations start … stop - 1 of out, difference [P, M]; a, first, second float32 [M]."""
-    wide_vectors()
-    n = a.shape[0]
-    steps = np.empty(n, np.float32)
-    for p in range(start, stop):
-        source, target = difference[p], out[p]
-        for j in range(n):
-            steps[j] = load(source[j])
-        activate(steps, a, first, second, uintp(0), n, kind)
-        for j in range(n):
-            store(target, j, steps[j])
-
-
-def activation_difference(out: Tensor, base: Tensor, difference: Tensor, activation: str) -> None:
-    """``out[p] = f(base + difference[p]) - f(base)``; same contract as the reference."""
-    evaluations = difference.shape[0]
-    base = base.float()
-    first, second = base_terms(base, activation)
-    source = difference
-    if base.dim() == 2 and source.stride(1) == 1 and source.stride(2) == base.shape[0]:  # [P, F, N] in memory
-        source, base, first, second = (t.transpose(-2, -1) for t in (source, base, first, second))
-    terms = [term.contiguous().view(-1).numpy() for term in (base, first, second)]
-    moved = as_array(source.contiguous().view(evaluations, base.numel()))
-    result = torch.empty(source.shape, dtype=out.dtype, device="cpu")
-    target, kind = as_array(result.view(evaluations, -1)), NAMES.index(activation)
-    together(_activation_kernel, (target, moved, *terms, kind), evaluations)
-    out.copy_(result if source is difference else result.transpose(-2, -1))
-
-
-@routine
-def activate_rows(out, first, a, first_term, second_term, kind):
-    """Pre-activation differences [n, rows] become the activation's; the base's terms begin at row ``first``."""
-    samples, rows = out.shape
-    steps = np.empty(rows, np.float32)
-    for j in range(samples):
-        line = out[j]
-        for row in range(rows):
-            steps[row] = load(line[row])
-        activate(steps, a[first + j], first_term[first + j], second_term[first + j], np.uintp(0), rows, kind)
-        for row in range(rows):
-            store(line, row, steps[row])
+    if kind == RELU:
+        relu_steps(steps, a, at, count)
+    elif kind == TANH:
+        tanh_steps(steps, a, first, second, at, count)
+    elif kind in (SIGMOID, SILU):
+        sigmoid_steps(steps, a, first, second, at, count, kind)
+    elif kind == GELU_TANH:
+        gelu_tanh_steps(steps, a, first, second, at, count)

@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any
 
 import numba
+from llvmlite import ir
 from numba import types
 from numba.core.compiler import Compiler
 from numba.core.compiler_lock import global_compiler_lock
@@ -117,8 +118,13 @@ def wide_vectors(context):
     """
 
     def codegen(context, builder, signature, arguments):
-        # llvmlite knows attributes of one word alone, and refuses this one in its own ``add``.
-        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        widen(builder.function)
         return context.get_dummy_value()
 
     return types.void(), codegen
+
+
+def widen(function: ir.Function) -> None:
+    """The same for a function that is being written."""
+    # llvmlite knows attributes of one word alone, and refuses this one in its own ``add``.
+    set.add(function.attributes, '"prefer-vector-width"="512"')

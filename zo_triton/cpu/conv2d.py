@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from zo_triton._precision import convolution_factor, factor
-from zo_triton.cpu.activation import NAMES, NONE, base_terms
+from zo_triton.cpu.activating import kind_of
+from zo_triton.cpu.activation import NONE, base_terms
 from zo_triton.cpu.arrays import as_array, draw_factors, draw_whole
 from zo_triton.cpu.compiling import kernel
 from zo_triton.cpu.conv2d_signs import sign_convolution
@@ -90,7 +91,7 @@ def perturbed_conv2d(
         difference=difference,
         weight=weight.detach().float(),
         terms=(z, *base_terms(z, activation)),
-        kind=NAMES.index(activation),
+        kind=kind_of(activation),
         directions=directions,
         weight_id=weight_id,
         bias_id=bias_id,

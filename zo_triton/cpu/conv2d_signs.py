@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numba import float32, uint32, uintp
 
-from zo_triton.cpu.activation import NONE, RELU, activate
+from zo_triton.cpu.activating import activate
+from zo_triton.cpu.activation import NONE, RELU
 from zo_triton.cpu.compiling import device, kernel
 from zo_triton.cpu.field import sign_words
 from zo_triton.cpu.patches import copy_vector, find_pieces, gather, spread

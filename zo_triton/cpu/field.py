@@ -1,9 +1,9 @@
 """The perturbation field: Philox words in SIMD, and what each distribution makes of them.
 
 Everything here is one routine for forward pass, update, Gram matrix and sampling. Arguments that travel
-together: ``key`` is uint32 [4], the two halves of the seed, the step and the number of rounds, and longer for
-orthogonal signs (:mod:`zo_triton.cpu.orthogonal`); ``word`` is the tensor's counter word; ``index`` the direction's
-absolute index.
+together: ``key`` is uint32 [4], the two halves of the seed, the step and the number of rounds, and one long row for
+orthogonal signs (:mod:`zo_triton.cpu.orthogonal`): of another type, so that a kernel is compiled for those it draws
+alone; ``word`` is the tensor's counter word; ``index`` the direction's absolute index.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numba import float32, int32, types, uint32, uint64, uintp
 from numba.extending import overload
 
 from zo_triton.cpu.compiling import device, kernel, routine
-from zo_triton.cpu.orthogonal import GENERATOR, first_column, inverted, orthogonal_key, rows_of
+from zo_triton.cpu.orthogonal import first_column, inverted, orthogonal_key, rows_of
 from zo_triton.cpu.scalars import log, round_bfloat16, sincos_turns, store
 from zo_triton.cpu.vectors import float_from_bits
 from zo_triton.directions import PHILOX_MULTIPLIERS, PHILOX_WEYL, Directions
@@ -37,7 +37,7 @@ SHARED = np.uint32(SHARED_DIRECTION)
 
 
 def key_of(directions: Directions) -> np.ndarray:
-    """What the generator needs of ``directions`` beside the counter: uint32 [4], or longer.
+    """What the generator needs of ``directions`` beside the counter: uint32 [4], or [1, more].
 
     Raises:
         ValueError: This engine has no routine for the distribution.
@@ -83,15 +83,23 @@ def _counter_of(source, i):
 
 
 @device
+def _row_of_numbers(key):
+    if key.ndim == 2:
+        return key[0]
+    return key
+
+
+@device
 def philox_words(out, count, blocks, indices, word, key):
     """Four words of each of ``count`` blocks: out uint32 [4, at least count].
 
     ``blocks``, ``indices`` (the directions') and ``word`` (the tensor's) are what :func:`_counter` takes.
     """
     o0, o1, o2, o3 = out[0], out[1], out[2], out[3]
-    step, k0, k1 = key[2], key[0], key[1]
+    numbers = _row_of_numbers(key)
+    step, k0, k1 = numbers[2], numbers[0], numbers[1]
     # The number of rounds is a constant in each loop, so that LLVM unrolls the rounds and vectorises blocks.
-    if key[3] == 7:
+    if numbers[3] == 7:
         for i in range(count):
             o0[i], o1[i], o2[i], o3[i] = _rounds(
                 7, _counter(blocks, i), _counter(word, i), _counter(indices, i), step, k0, k1
@@ -110,8 +118,8 @@ def sign_words(out, row_block, word, index, key):
     Rows begin at ``row_block``. Directions of few blocks share a run of the generator; if each has fewer than there
     are directions in it, it goes block by block and not direction by direction: inner loops must be long.
     """
-    if key.size > GENERATOR:
-        _orthogonal_words(out, row_block, word, index, key)
+    if key.ndim == 2:
+        _orthogonal_words(out, row_block, word, index, key[0])
         return
     count, rows, width = out.shape
     each, start = rows // 4 * width, uint32(row_block * width)

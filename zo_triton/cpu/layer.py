@@ -15,7 +15,8 @@ from numba import uintp
 from torch import Tensor
 
 from zo_triton._precision import factor
-from zo_triton.cpu.activation import NONE, RELU, activate
+from zo_triton.cpu.activating import activate
+from zo_triton.cpu.activation import NONE, RELU
 from zo_triton.cpu.arrays import as_array
 from zo_triton.cpu.bfloat16 import is_emulated
 from zo_triton.cpu.compiling import routine

@@ -12,7 +12,8 @@ from numba import float32, uintp
 from numba.extending import register_jitable
 from torch import Tensor
 
-from zo_triton.cpu.activation import NONE, RELU, activate, base_terms
+from zo_triton.cpu.activating import activate
+from zo_triton.cpu.activation import NONE, RELU, base_terms
 from zo_triton.cpu.addresses import addresses_of, matrix_at
 from zo_triton.cpu.atomics import leave_place, take_place
 from zo_triton.cpu.compiling import device, kernel, routine

@@ -8,10 +8,10 @@ import numpy as np
 from numba import float32, uint32, uintp
 from numba.extending import register_jitable
 
-from zo_triton.cpu.activation import NAMES
+from zo_triton.cpu.activating import kind_of
 from zo_triton.cpu.compiling import device
 from zo_triton.cpu.field import SHARED, philox_words
-from zo_triton.cpu.orthogonal import GENERATOR, first_column, inverted, pattern_of, row_of
+from zo_triton.cpu.orthogonal import first_column, inverted, pattern_of, row_of
 from zo_triton.cpu.vectors import LANES, add_signs
 from zo_triton.directions import tensor_word
 
@@ -49,7 +49,7 @@ def plan(
     words = np.array(
         [[tensor_word(i) if i >= 0 else -1 for i in ids] for ids in (weight_ids, bias_ids)], np.int64
     )
-    kinds = np.array([NAMES.index(activation) for activation in activations], np.int64)
+    kinds = np.array([kind_of(activation) for activation in activations], np.int64)
     draws = []
     for k in range(GROUP):
         for sizes, (weight_word, bias_word) in zip(layout[:-1].tolist(), words.T.tolist(), strict=True):
@@ -93,8 +93,8 @@ def draw_group(signs, bias, drawn, layout, ids, draws, first_index, count, key, 
     And bias [GROUP, padded rows of all layers and 32 more], ±1 where a bias is trained, else 0. drawn: scratch,
     uint32 like the draws. zeros: float32 [32].
     """
-    if key.size > GENERATOR:
-        _draw_orthogonal(signs, drawn, draws, first_index, count, key)
+    if key.ndim == 2:
+        _draw_orthogonal(signs, drawn, draws, first_index, count, key[0])
     else:
         blocks, indices = draws.shape[1] // GROUP * count, drawn[4]
         for i in range(blocks):

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from zo_triton._precision import factor, rounds_factors
-from zo_triton.cpu.activation import NAMES, NONE, activate_rows, base_terms
+from zo_triton.cpu.activating import activate_rows, kind_of
+from zo_triton.cpu.activation import NONE, base_terms
 from zo_triton.cpu.arrays import as_array, draw, draw_factors
 from zo_triton.cpu.bfloat16 import is_emulated
 from zo_triton.cpu.compiling import kernel
@@ -127,7 +128,7 @@ def natural_linear(
     in_tiles = signs and out.dtype == torch.float32 and rounds_factors() and has_matrix_unit()
     layer = NaturalLayer(
         out, base.detach().float().contiguous(), difference.detach(), turned if in_tiles else factor(turned),
-        directions, weight_id, bias_id, signed_eps.numpy(), terms, NAMES.index(activation), transposed,
+        directions, weight_id, bias_id, signed_eps.numpy(), terms, kind_of(activation), transposed,
     )  # fmt: skip
     if in_tiles:
         parallel(partial(_run_tiles, layer, packed(turned)), layer.runs)

@@ -10,7 +10,8 @@ import numpy as np
 from numba import uintp
 from torch import Tensor
 
-from zo_triton.cpu.activation import NONE, activate_rows
+from zo_triton.cpu.activating import activate_rows
+from zo_triton.cpu.activation import NONE
 from zo_triton.cpu.addresses import matrix_at
 from zo_triton.cpu.compiling import kernel, routine
 from zo_triton.cpu.matrix_unit import (

@@ -16,10 +16,11 @@ from numba import float32, types, uint32, uint64, uintp
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from zo_triton.cpu.activation import NONE, RELU, activate
+from zo_triton.cpu.activating import activate
+from zo_triton.cpu.activation import NONE, RELU
 from zo_triton.cpu.compiling import device, kernel, routine
 from zo_triton.cpu.field import key_of, philox_words, sign_words
-from zo_triton.cpu.orthogonal import pattern_of, row_of
+from zo_triton.cpu.orthogonal import GENERATOR, pattern_of, row_of
 from zo_triton.cpu.scalars import load, store
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.vectors import (
@@ -78,7 +79,8 @@ def rows_and_key(directions: Directions) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the Hadamard matrix, uint32 [K], and the generator's key; a step's layers share them."""
     rows, key = np.zeros(directions.num, np.uint32), key_of(directions)
     if directions.order is not None:
-        _rows_kernel(rows, directions.first, key)
+        _rows_kernel(rows, directions.first, key[0])
+        key = key[0, :GENERATOR]
     return rows, key
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from zo_triton._precision import convolution_factor, factor
-from zo_triton.cpu.activation import NAMES, base_terms
+from zo_triton.cpu.activating import kind_of
+from zo_triton.cpu.activation import base_terms
 from zo_triton.cpu.arrays import as_array
 from zo_triton.cpu.bfloat16 import is_emulated
 from zo_triton.cpu.node_signs import NodeNoise, finish_nodes, node_noise
@@ -216,7 +217,7 @@ def _layer(
     first_term, second_term, third_term = terms
     return _Layer(
         flat, noise, steps, steps.size // directions.num, (first_term, second_term, third_term),
-        NAMES.index(activation), cut.run,
+        kind_of(activation), cut.run,
     )  # fmt: skip
 
 

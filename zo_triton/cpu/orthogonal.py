@@ -35,7 +35,7 @@ _LOWEST_BIT = (
 
 
 def orthogonal_key(directions: Directions) -> np.ndarray:
-    """The whole key: uint32 [11 + tensors]. Nothing may write to it."""
+    """The whole key: uint32 [1, 11 + tensors], of which functions here take the row. Nothing may write to it."""
     assert directions.order is not None
     return _key(
         directions.seed, directions.step, directions.rounds, directions.order, directions.offsets,
@@ -50,7 +50,9 @@ def _key(
     shift = max(1, order.bit_length() // 2)
     columns = [offset % 2**32 for offset in offsets]
     generator = seed & 0xFFFFFFFF, seed >> 32, step, rounds
-    return np.array([*generator, order - 1, shift, *row_key, hadamard.fold_shift(order), *columns], np.uint32)
+    return np.array(
+        [[*generator, order - 1, shift, *row_key, hadamard.fold_shift(order), *columns]], np.uint32
+    )
 
 
 @device

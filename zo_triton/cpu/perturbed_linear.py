@@ -13,7 +13,8 @@ from torch import Tensor
 
 from zo_triton._memory import empty, in_natural_order
 from zo_triton._precision import factor
-from zo_triton.cpu.activation import NAMES, base_terms
+from zo_triton.cpu.activating import kind_of
+from zo_triton.cpu.activation import base_terms
 from zo_triton.cpu.arrays import as_array
 from zo_triton.cpu.bfloat16 import NOTHING, is_emulated, is_native, pack_run, pack_weight, pair_product
 from zo_triton.cpu.dense import run_dense
@@ -99,7 +100,7 @@ def perturbed_linear(
         weight_id=weight_id,
         bias_id=bias_id,
         terms=(z.numpy(), first.numpy(), second.numpy()),
-        kind=NAMES.index(activation),
+        kind=kind_of(activation),
         dtype=out.dtype,
         samples=base.shape[0],
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -165,6 +166,18 @@ def test_a_dot_without_a_value_says_why_and_a_tiny_one_is_an_arrow():
     assert {"2 s", "not reached", "0 s"} <= {text.get_text() for text in axes.texts}
     assert [line.get_marker() for line in axes.get_lines() if len(line.get_xdata()) == 1] == ["o", "<"]
     figure.draw_without_rendering()
+
+
+def test_a_long_label_goes_on_below_itself_and_not_into_the_value():
+    name = "fused, one-sided, rounded factors, float32, medium"
+    with rc_context(house.STYLE):
+        figure = empty_figure()
+        rows = [Dot(name, value, house.BLUE, bold=True) for value in (393.0, 1234.0)]
+        axes = dots(figure, [("steps", rows)], "ms")
+        figure.draw_without_rendering()
+        boxes = [Text.get_window_extent(text) for text in axes.texts]
+    assert [" ".join(text.get_text().split()) for text in axes.texts[::2]] == [name, name]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
 def test_a_figure_of_another_kind_is_refused(record, tmp_path):
