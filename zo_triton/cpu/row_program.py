@@ -81,6 +81,7 @@ class RowProgram:
         operations: In an order in which they can be run.
         outputs: For each result its value, whether it has one value a row, and whether it is bfloat16.
         evaluations: P.
+        given: The leaf, contiguous float32 [P, *shape], in whose memory the last result is written; -1 for none.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class RowProgram:
         operations: Sequence[Operation],
         outputs: Sequence[tuple[int | float, bool, bool]],
         evaluations: int,
+        given: int = -1,
     ) -> None:
         by_rows = any(leaf.narrow for leaf in leaves) or any(each.name == "row_sum" for each in operations)
         sizes, strides = _collapsed(shape, [leaf.strides for leaf in leaves], whole=not by_rows)
@@ -104,11 +106,12 @@ class RowProgram:
         groups = 1 if blocks >= FEW_BLOCKS else min(evaluations, -(-FEW_BLOCKS // max(1, blocks)))
         table = np.zeros((len(leaves), rows.STRIDES + len(sizes) - 1), np.int64)
         direct = []
-        for row, leaf, its in zip(table, leaves, strides, strict=True):
+        for place, (row, leaf, its) in enumerate(zip(table, leaves, strides, strict=True)):
             lying = its[-1] == 1 or (leaf.narrow and len(sizes) == 2 and its[0] == 1)
             in_order = len(sizes) == 1 or block == 1 or (len(sizes) == 2 and its[0] == features)
             in_order = in_order or (leaf.narrow and features > 1)
-            direct.append(lying and in_order and leaf.kind == "float32")
+            # A block of what is overwritten is copied first: it may be read after the result's first element.
+            direct.append(lying and in_order and leaf.kind == "float32" and place != given)
             way, size = (rows.DIRECT, 4) if direct[-1] else _GATHERED[leaf.kind]
             row[: rows.STRIDES] = (
                 max(-1, leaf.per_evaluation * size), its[-1], way, leaf.narrow and features > 1, size,

@@ -22,11 +22,12 @@ def row_program(
     operations: Sequence[tuple[str, tuple[int | float, ...]]],
     outputs: Sequence[tuple[int | float, bool, bool]],
     evaluations: int,
+    given: int = -1,
 ) -> Any:
     """The CPU engine's ``RowProgram``; see there."""
     engine = load_engine("cpu")
     lying, steps = [engine.Leaf(*leaf) for leaf in leaves], [engine.Operation(*each) for each in operations]
-    return engine.RowProgram(shape, lying, steps, outputs, evaluations)
+    return engine.RowProgram(shape, lying, steps, outputs, evaluations, given)
 
 
 def activation_terms(base: Tensor, activation: str) -> tuple[Tensor, Tensor]:

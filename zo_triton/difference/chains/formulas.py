@@ -157,10 +157,30 @@ def formula_of(
             return _known[key]
     except TypeError:  # an argument that has no hash
         return None
+    _make_room()
+    found = _known[key] = _traced(mode.evaluations, mode.carries, compute, base, args, kwargs)
+    return found
+
+
+def formula_of_one(evaluations: int, compute: Callable, base: Tensor, form: tuple) -> Formula | None:
+    """The formula of a rule of one tensor that carries a difference and has the result's shape.
+
+    Args:
+        evaluations: P.
+        compute: The rule.
+        base: The tensor, float32.
+        form: Tells the rule from others.
+    """
+    key = (*form, evaluations, base.shape)
+    if key not in _known:
+        _make_room()
+        _known[key] = _traced(evaluations, lambda values: True, compute, base, (base,), {})
+    return _known[key]
+
+
+def _make_room() -> None:
     if len(_known) >= MOST_FORMULAS:
         _known.clear()
-    found = _known[key] = _traced(mode, compute, base, args, kwargs)
-    return found
 
 
 def fits(tensor: Tensor) -> bool:
@@ -176,11 +196,16 @@ def fits(tensor: Tensor) -> bool:
 
 
 def _traced(
-    mode: DifferenceMode, compute: Callable, base: Tensor, args: tuple, kwargs: dict
+    evaluations: int,
+    carries: Callable[[tuple], bool],
+    compute: Callable,
+    base: Tensor,
+    args: tuple,
+    kwargs: dict,
 ) -> Formula | None:
     """Runs a rule on symbols; None if that does not work, and it has to run on tensors."""
     trace = Trace()
-    tracer = _Tracer(trace, mode.evaluations)
+    tracer = _Tracer(trace, evaluations)
     slots = 0
 
     def stand_in(value: Any) -> Any:
@@ -188,7 +213,7 @@ def _traced(
         if not isinstance(value, Tensor):
             return value
         slots += 1
-        return tracer.stand_in(slots - 1, value, mode.carries((value,)))
+        return tracer.stand_in(slots - 1, value, carries((value,)))
 
     symbols = [stand_in(value) for value in args]
     named = {name: stand_in(value) for name, value in kwargs.items()}
@@ -197,7 +222,7 @@ def _traced(
         result = compute(tracer, of_base, *symbols, **named)
         if not isinstance(result, Symbolic) or not result.varies or tracer.passed_over:
             return None
-        if result.shape != (mode.evaluations, *base.shape) or result.mask:
+        if result.shape != (evaluations, *base.shape) or result.mask:
             return None
     except (UntraceableError, UncoveredError, AttributeError, TypeError, ValueError, RuntimeError):
         return None  # on tensors it may go, or fail for the user to see
