@@ -164,6 +164,13 @@ TIGHT = {
         "conv fp32 staged 128 channels both sides gelu",
         "conv fp32 staged both sides tf32",
         "conv fp32 inline tf32",
+        "linear fp32 staged",
+        "linear fp32 gaussian",
+        "linear fp32 rank 4 both sides",
+        "conv fp32 staged",
+        "nodes linear fp32",
+        "nodes conv fp32",
+        "nodes mlp 784-128-128-10",
     ],
     "gfx942": [
         *LOW_RANK,
@@ -188,7 +195,8 @@ def test_exact_products_of_float32_are_no_tf32_on_blackwell(environment):
     """Triton 3.6 takes TF32 for "ieee" there, in tiles that launchers must not choose."""
     variants = [
         "conv fp32 ieee", "linear fp32 ieee", "nodes linear fp32 ieee", "nodes conv fp32 ieee",
-        "nodes mlp 784-128-128-10 ieee",
+        "nodes mlp 784-128-128-10 ieee", "linear fp32 gaussian ieee", "linear fp32 rank 4 both sides ieee",
+        "linear fp32 rank 4 first launch ieee",
     ]  # fmt: skip
     for row in _compiled("sm_100", variants, environment).values():
         assert row["error"] is None

@@ -50,7 +50,7 @@ def test_tiles_follow_the_chip():
     tensor = torch.empty(1)
     assert chip_of(tensor) == ""
     families = {
-        "sm_80": "sm_80", "sm_89": "sm_80", "sm_90": "sm_90", "sm_103": "sm_100", "sm_120": "sm_120",
+        "sm_80": "sm_80", "sm_89": "sm_80", "sm_90": "sm_90", "sm_103": "sm_100", "sm_120": "sm_80",
         "gfx950": "gfx942",
     }  # fmt: skip
     for name, family in families.items():

@@ -237,6 +237,13 @@ VARIANTS: dict[str, Variant] = {
     "linear fp32 staged gelu": _variant(_linear(SINGLE, activation="gelu"), bits="staged"),
     "linear fp32 first layer": _variant(_linear(SINGLE, sides=2, first=True), bits="staged"),
     "linear fp32 ieee": _variant(_linear(SINGLE), bits="inline", precision="ieee"),
+    "linear fp32 gaussian ieee": _variant(_linear(SINGLE, "gaussian"), bits="inline", precision="ieee"),
+    "linear fp32 rank 4 both sides ieee": _variant(
+        _linear(SINGLE, rank=4, sides=2), bits="inline", precision="ieee"
+    ),
+    "linear fp32 rank 4 first launch ieee": Variant(
+        "perturbed_linear", partial(_call_projection, SINGLE, "ieee")
+    ),
     "linear fp32 tf32": _variant(_linear(SINGLE), bits="inline", precision="tf32"),
     "linear bf16 staged transposed": _variant(_linear(HALF, transposed=True), bits="staged"),
     "linear bf16 inline transposed both sides": _variant(_linear(HALF, sides=2, transposed=True), bits="inline"),

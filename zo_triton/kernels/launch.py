@@ -59,8 +59,8 @@ def launching_for(chip: str) -> Iterator[None]:
         _chip.reset(token)
 
 
-FAMILIES = {"sm_8": "sm_80", "sm_10": "sm_100", "gfx": "gfx942"}
-"""Beginnings of chips' names, and the chip whose tiles suit all of them."""
+FAMILIES = {"sm_8": "sm_80", "sm_10": "sm_100", "sm_12": "sm_80", "gfx": "gfx942"}
+"""Beginnings of chips' names, and the chip whose tiles suit all of them: 12.x multiplies as A100 does."""
 
 
 def chip_of(tensor: Tensor) -> str:

@@ -73,10 +73,15 @@ OVERRIDES: dict[str, dict[tuple[int, torch.dtype, str], dict[str, int]]] = {
     "sm_100": {
         (2, torch.bfloat16, "staged"): tiles(64, 128, 64, 8, 3),
         (2, torch.bfloat16, "real"): tiles(64, 128, 64, 8, 2),
+        # In 64 features Triton 3.6 has the tensor cores multiply float32 numbers, in TF32.
         (1, torch.float32, "staged"): tiles(64, 32, 32, 8, 2),
         (1, torch.float32, "inline"): tiles(64, 32, 32, 8, 2),
+        (1, torch.float32, "real"): tiles(64, 32, 32, 8, 2),
+        (1, torch.float32, "low_rank"): tiles(64, 32, 32, 8, 1),
         (2, torch.float32, "staged"): tiles(32, 32, 32, 8, 2),
         (2, torch.float32, "inline"): tiles(32, 32, 32, 8, 2),
+        (2, torch.float32, "real"): tiles(32, 32, 32, 8, 2),
+        (2, torch.float32, "low_rank"): tiles(32, 32, 32, 8, 1),
     },
     "gfx942": {
         (1, torch.bfloat16, "staged"): tiles(128, 128, 32, 4, 2),
