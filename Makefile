@@ -14,7 +14,7 @@ OLDEST        := .venv-oldest
 WHEEL_PYTHONS ?= 3.10 3.12 3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help report report-full test test-oldest test-wheel lint docs bench gpu format clean
+.PHONY: help report report-full test test-oldest test-wheel lint types docs bench gpu format clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,9 +46,11 @@ gpu: ## Check and measure everything on this machine's GPU (eight minutes); says
 lint: $(STAMP) ## Check style, types, the import layers and the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@$(MAKE) --no-print-directory docs
+	@$(MAKE) --no-print-directory -j2 types docs
+
+types: $(STAMP)
+	$(BIN)/mypy
 
 # The first variable keeps a notice about the tool's successor out of the output; pages tell the suite's commands.
 docs: $(STAMP) ## Build the documentation into site/; a warning is an error

@@ -11,10 +11,13 @@ import mmap
 from collections.abc import Sequence
 from contextlib import suppress
 from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 LARGE = 4 << 20
 """Bytes from which NumPy asks for large pages."""
@@ -35,6 +38,8 @@ def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device | str =
     Raises:
         MemoryError: There is too little on the CPU, or next to nothing would be left.
     """
+    import torch  # compiled kernels, which only ask for room, do without it
+
     size = prod(shape) * dtype.itemsize
     if size < LARGE or torch.device(device).type != "cpu":
         return torch.empty(*shape, dtype=dtype, device=device)
@@ -95,6 +100,8 @@ def keep_freed_memory() -> None:
     glibc returns a freed block to the system if it is larger than any freed before, up to 32 MiB: the first
     large one it meets raises that limit (mallopt(3), "dynamic mmap threshold"). Elsewhere this does nothing.
     """
+    import torch
+
     torch.empty(31 << 20, dtype=torch.uint8, device="cpu")
 
 

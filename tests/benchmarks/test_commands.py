@@ -1,10 +1,8 @@
-import json
 import re
 
 import pytest
 
 from benchmarks import __main__ as cli
-from benchmarks.report import read
 
 
 def test_help_lists_the_commands(capsys):
@@ -97,21 +95,6 @@ def test_train_shows_a_bar_on_a_terminal(capsys, monkeypatch):
     text = capsys.readouterr().out
     assert "5/5" in text
     assert "loss" in text
-
-
-def test_a_tiny_report_from_end_to_end(tmp_path, tmp_path_factory, capsys, monkeypatch):
-    monkeypatch.setenv("ZO_TRITON_DATA", str(tmp_path_factory.mktemp("data")))
-    out = tmp_path / "latest"
-    assert cli.main(["report", "--tiny", "--out", str(out)]) == 0
-    assert str(out / "report.md") in capsys.readouterr().out
-    record = read(out / "results.json")
-    assert record["tiny"] is True
-    assert {"race", "step_time", "transformers", "step_split", "accuracy"} <= set(record["sections"])
-    text = (out / "report.md").read_text()
-    assert "Where fused lost" in text
-    assert sorted(entry.suffix for entry in out.iterdir()).count(".svg") >= 5
-    assert json.loads((out / "results.json").read_text())["environment"]["commit"] in text
-    assert [entry.name for entry in tmp_path.iterdir()] == ["latest"]
 
 
 def test_a_tiny_experiment_from_end_to_end(tmp_path, capsys, monkeypatch):

@@ -28,7 +28,7 @@ def doubled_twice(x):
 def odd(x):
     return doubled_twice(x) + 1
 """
-PROGRAM = "from zo_triton.cpu.small import odd; print(odd(3))"
+PROGRAM = "import sys; from zo_triton.cpu.small import odd; print(odd(3)); assert 'torch' not in sys.modules"
 COMPILING = "zo_triton: compiling CPU kernels, once; later runs load them from the cache …"
 
 

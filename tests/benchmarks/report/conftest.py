@@ -2,7 +2,7 @@ import copy
 
 import pytest
 
-from benchmarks.report import new_record
+from benchmarks.report import new_record, publish
 
 ENVIRONMENT = {
     "commit": "0123456789abcdef",
@@ -230,10 +230,20 @@ SECTIONS = {
 }  # fmt: skip
 
 
+def whole_record():
+    return new_record(copy.deepcopy(ENVIRONMENT), copy.deepcopy(SECTIONS))
+
+
 @pytest.fixture
 def record():
     """A small record that has every section."""
-    return new_record(copy.deepcopy(ENVIRONMENT), copy.deepcopy(SECTIONS))
+    return whole_record()
+
+
+@pytest.fixture(scope="session")
+def whole_report(tmp_path_factory):
+    """The folder of that record's report, for what only reads it: its figures take seconds."""
+    return publish(whole_record(), tmp_path_factory.mktemp("whole") / "report").parent
 
 
 @pytest.fixture

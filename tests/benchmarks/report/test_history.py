@@ -31,13 +31,13 @@ def test_reports_of_other_commits_stay_and_the_same_one_is_replaced(record, tmp_
 
 
 @pytest.mark.parametrize("content", ["[{", "{}x", "[1]", '[{"commit": "a"}]'])
-def test_a_damaged_history_is_named_and_nothing_changes(record, tmp_path, content):
+def test_a_damaged_history_is_named_and_nothing_changes(short_record, tmp_path, content):
     folder = tmp_path / "report"
-    publish(record, folder)
+    publish(short_record, folder)
     (folder / history.NAME).write_text(content)
     before = (folder / "report.md").read_bytes()
     with pytest.raises(ValueError, match=r"history\.json is no history of reports"):
-        publish(record, folder)
+        publish(short_record, folder)
     assert (folder / "report.md").read_bytes() == before
 
 

@@ -26,24 +26,24 @@ class Elements(HTMLParser):
         return [attributes for tag, attributes in self.found if tag == name]
 
 
-def test_a_published_page_needs_no_other_file(record, tmp_path):
-    folder = publish(record, tmp_path / "report").parent
-    text = (folder / "report.html").read_text()
+def test_a_published_page_needs_no_other_file(whole_report):
+    text = (whole_report / "report.html").read_text()
     elements = Elements(text)
     pictures = elements.all("img")
-    assert len(pictures) == len(list(folder.glob("*.svg"))) > 0
+    assert len(pictures) == len(list(whole_report.glob("*.svg"))) > 0
     assert all(picture["src"].startswith("data:image/svg+xml;base64,") for picture in pictures)
     assert all(picture["alt"] for picture in pictures)
     assert not {"script", "link", "iframe"} & {tag for tag, _ in elements.found}
     assert not re.search(r"""(src|href)=["']http""", text)
-    assert len(elements.all("table")) == (folder / "report.md").read_text().count("|--") // 2 or elements.all(
-        "table"
+    assert len(elements.all("table")) == (whole_report / "report.md").read_text().count(
+        "|--"
+    ) // 2 or elements.all("table")
+
+
+def test_a_page_has_what_the_text_has(whole_report):
+    words = re.sub(
+        r"<style>.*?</style>|<[^>]+>", " ", (whole_report / "report.html").read_text(), flags=re.DOTALL
     )
-
-
-def test_a_page_has_what_the_text_has(record, tmp_path):
-    folder = publish(record, tmp_path / "report").parent
-    words = re.sub(r"<style>.*?</style>|<[^>]+>", " ", (folder / "report.html").read_text(), flags=re.DOTALL)
     for part in ("fused ZO + Adam", "MeZO loop, K = 1", "not reached", "The race: digits", "0123456789ab"):
         assert part in words
 
@@ -63,9 +63,9 @@ def test_a_figure_that_is_not_there_is_an_error(tmp_path):
         page("![Curves](race_time.svg)\n", tmp_path)
 
 
-def test_without_markdown_there_is_no_page_and_all_else(record, tmp_path, monkeypatch):
+def test_without_markdown_there_is_no_page_and_all_else(short_record, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "markdown", None)
-    folder = publish(record, tmp_path / "report").parent
+    folder = publish(short_record, tmp_path / "report").parent
     assert not (folder / "report.html").exists()
     assert (folder / "report.md").is_file()
 
@@ -108,8 +108,8 @@ def test_every_link_within_a_page_leads_to_one_heading(record, tmp_path):
     assert {"#the-race-digits", "#the-race-digits-1", "#where-a-steps-time-goes"} <= set(links)
 
 
-def test_tables_scroll_in_boxes_of_their_own(record, tmp_path):
-    text = (publish(record, tmp_path / "report").parent / "report.html").read_text()
+def test_tables_scroll_in_boxes_of_their_own(whole_report):
+    text = (whole_report / "report.html").read_text()
     boxes = Boxes(text).found
     assert len(boxes) > 10
     assert set(boxes) == {"table"}
@@ -124,8 +124,8 @@ def test_columns_of_numbers_stand_to_the_right(tmp_path):
     ]  # fmt: skip
 
 
-def test_the_first_screens_table_and_figure_share_a_box(record, tmp_path):
-    text = (publish(record, tmp_path / "report").parent / "report.html").read_text()
+def test_the_first_screens_table_and_figure_share_a_box(whole_report):
+    text = (whole_report / "report.html").read_text()
     box = text[text.index('<div class="beside">') : text.index('<h2 id="contents">')]
     assert box.index('<div class="facts">') < box.index("seconds to 95 % on digits") < box.index("<figure>")
     assert "<figcaption>Seconds to the hardest target, and their quartiles</figcaption>" in box
@@ -166,7 +166,7 @@ def test_a_wide_tables_rows_can_become_cards(tmp_path):
     assert "table>" in page("| name | ms |\n|---|---|\n| a | 1 |\n", tmp_path)
 
 
-def test_figures_that_follow_each_other_share_a_box(record, tmp_path):
-    text = (publish(record, tmp_path / "report").parent / "report.html").read_text()
+def test_figures_that_follow_each_other_share_a_box(whole_report):
+    text = (whole_report / "report.html").read_text()
     box = text[text.index('<div class="figures">') :]
     assert box.index("training time") < box.index("forward evaluations") < box.index("</div>")

@@ -10,17 +10,16 @@ def contents(folder):
     return {entry.name: entry.read_bytes() for entry in folder.iterdir()}
 
 
-def test_publishing_twice_gives_the_same_bytes(record, tmp_path):
-    publish(record, tmp_path / "first")
-    publish(read(tmp_path / "first" / "results.json"), tmp_path / "second")
-    first = contents(tmp_path / "first")
+def test_publishing_twice_gives_the_same_bytes(whole_report, tmp_path):
+    publish(read(whole_report / "results.json"), tmp_path / "second")
+    first = contents(whole_report)
     assert first == contents(tmp_path / "second")
     assert {"report.md", "results.json", "race_time.svg", "race_evaluations.svg"} <= set(first)
 
 
-def test_every_figure_is_shown_and_every_shown_one_exists(record, tmp_path):
-    text = publish(record, tmp_path / "out").read_text()
-    for name in contents(tmp_path / "out"):
+def test_every_figure_is_shown_and_every_shown_one_exists(whole_report):
+    text = (whole_report / "report.md").read_text()
+    for name in contents(whole_report):
         assert not name.endswith(".svg") or f"]({name})" in text
 
 
