@@ -1,6 +1,6 @@
 import warnings
 from dataclasses import replace
-from time import sleep
+from itertools import count
 
 import numpy as np
 import pytest
@@ -33,8 +33,15 @@ def task():
     return TASKS["digits"].prepare()
 
 
+@pytest.fixture(autouse=True)
+def even_time(monkeypatch):
+    """Each step takes a millisecond by the clock, however busy the machine is."""
+    ticks = count()
+    monkeypatch.setattr("benchmarks.race.clocks.perf_counter", lambda: 1e-3 * next(ticks))
+
+
 class Recorder(Contender):
-    """Trains nothing, in the time of a short step, or a run of no work has no end; keeps what it was given."""
+    """Trains nothing and keeps what it was given."""
 
     evaluations_per_step = 7
 
@@ -44,7 +51,6 @@ class Recorder(Contender):
 
     def step(self, x, y):
         self.seen.append((x, y))
-        sleep(1e-3)
         return self.loss
 
 
