@@ -103,12 +103,22 @@ def test_a_block_of_a_transformer_takes_two_launches():
 
 
 def test_groups_end_where_they_are_full():
-    few = list(groups([torch.zeros(3)] * (MOST_TENSORS + 2), range(MOST_TENSORS + 2), 1 << 20))
+    many = [torch.zeros(3) for _ in range(MOST_TENSORS + 2)]
+    few = list(groups(many, range(len(many)), 1 << 20))
     assert [len(group.tensors) for group in few] == [MOST_TENSORS, 2]
     assert few[1].ids == [MOST_TENSORS, MOST_TENSORS + 1]
     sizes = [40, 30, 60, 30, 0, 30, 50]
     found = list(groups([torch.zeros(size) for size in sizes], range(len(sizes)), 100))
     assert sorted(group.ids for group in found) == [[0, 1, 3], [2], [5, 6]]
+
+
+def test_a_tensor_that_comes_twice_is_moved_twice(device):
+    (moved, *_), (expected, *_) = tensors(device), tensors("cpu")
+    directions = Directions(7, 1, 3)
+    accumulate([moved, moved], [0, 5], coefficients(3).to(device), directions, torch.float32)
+    reference.accumulate([expected, expected], [0, 5], coefficients(3), directions, torch.float32)
+    assert torch.equal(moved.cpu(), expected)
+    assert [group.ids for group in groups([moved, moved], [0, 5], 1 << 20)] == [[0], [5]]
 
 
 def test_a_recorded_step_finds_the_table_on_the_device():

@@ -77,6 +77,10 @@ class Group(NamedTuple):
         """Of all tensors together."""
         return sum(tensor.numel() for tensor in self.tensors)
 
+    def takes(self, tensor: Tensor) -> bool:
+        """Whether one more may join; one that is in it already may not: what it gets would be added at once."""
+        return len(self.tensors) < MOST_TENSORS and all(tensor is not other for other in self.tensors)
+
     def alike(self, directions: Directions) -> list[list[int]]:
         """Positions of those for which a kernel is the same code: of low rank or full, matrices or vectors."""
         kinds: dict[tuple[bool, bool], list[int]] = {}
@@ -113,21 +117,20 @@ def groups(tensors: Sequence[Tensor], ids: Sequence[int], most_elements: int) ->
         most_elements: Of a group; a tensor of more than half of it is one by itself.
     """
     unfinished: dict[torch.dtype, Group] = {}
-    elements: dict[torch.dtype, int] = {}
+    room: dict[torch.dtype, int] = {}
     for tensor, tensor_id in zip(tensors, ids, strict=True):
         dtype, size = tensor.dtype, tensor.numel()
         if 2 * size > most_elements:
             yield Group([tensor], [tensor_id])
         elif size:
-            group = unfinished.get(dtype)
-            if group is None or len(group.ids) == MOST_TENSORS or elements[dtype] + size > most_elements:
-                if group is not None:
-                    yield group
+            group = unfinished.setdefault(dtype, Group([], []))
+            if size > room.setdefault(dtype, most_elements) or not group.takes(tensor):
+                yield group
                 group = unfinished[dtype] = Group([], [])
-                elements[dtype] = 0
+                room[dtype] = most_elements
             group.tensors.append(tensor)
             group.ids.append(tensor_id)
-            elements[dtype] += size
+            room[dtype] -= size
     yield from unfinished.values()
 
 
