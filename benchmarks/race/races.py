@@ -35,7 +35,7 @@ CONFIG = RaceConfig(
     trial_seconds=0.6,
     run_seconds=4.0,
     seeds=(0, 1, 2, 3, 4),
-    tuning_seeds=(100, 101, 102),
+    tuning_seeds=tuple(range(100, 107)),
     targets=(0.90, 0.95),
 )
 """The main race's settings."""
