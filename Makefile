@@ -22,7 +22,7 @@ help: ## Show this list
 report: $(STAMP) ## Race fused ZO against MeZO and backprop on digits (three minutes); write reports/latest
 	$(BIN)/python -m benchmarks report
 
-report-full: $(STAMP) ## Run the whole suite (fifteen minutes); write reports/full
+report-full: $(STAMP) ## Run the whole suite (twenty minutes); write reports/full
 	$(BIN)/python -m benchmarks report --full
 
 test: $(STAMP) ## Run the tests

@@ -27,7 +27,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     report.add_argument("--seed", type=int, default=0, help="first of the seeds (default 0)")
     size = report.add_mutually_exclusive_group()
-    size.add_argument("--full", action="store_true", help="the whole suite (fifteen minutes)")
+    size.add_argument("--full", action="store_true", help="the whole suite (twenty minutes)")
     size.add_argument("--tiny", action="store_true", help="prove that everything works, in seconds")
     report.add_argument(
         "--compare",
