@@ -24,6 +24,14 @@ BROKEN = """() => [
     ...[...document.querySelectorAll('a[href^="#"]')].map((link) => link.getAttribute("href").slice(1))
         .filter((name) => !document.getElementById(decodeURIComponent(name))),
 ]"""
+TORN = """() => [...document.querySelectorAll("td:first-child")].filter((cell) => {
+    const range = document.createRange();
+    range.selectNodeContents(cell);
+    const tops = [...range.getClientRects()].map((each) => each.top).sort((one, other) => one - other);
+    const lines = tops.filter((top, place) => place === 0 || top - tops[place - 1] > 8).length;
+    return lines > cell.innerText.split(/[^\\w.,()]+/).length;
+}).map((cell) => cell.innerText)"""
+"""What stands first in a table's rows and goes on in a new line within a word."""
 BRIGHTNESS = """() => getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3)
     .reduce((sum, each) => sum + Number(each), 0)"""
 
@@ -51,6 +59,7 @@ def test_a_page_fits_and_all_its_links_and_figures_work(browser, path):
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)
             assert page.evaluate(TOO_WIDE) == [], f"{width} px, {scheme}"
+            assert page.evaluate(TORN) == [], f"{width} px"
             assert (page.evaluate(BRIGHTNESS) > 384) == (scheme == "light")
     assert errors == []
     page.close()
