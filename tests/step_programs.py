@@ -96,13 +96,14 @@ def zosgd(
     dtype: torch.dtype = torch.float32,
     between: Sequence[Callable[[], nn.Module]] = (),
     kind: type[zo.ZOSGD] | type[zo.ZOAdam] = zo.ZOSGD,
+    directions: int = 8,
     **settings: Any,
 ) -> Callable[[Path], Program]:
     """A program of ``zo.ZOSGD``, or of another optimizer of this library."""
 
     def make(folder: Path) -> Program:
         model, (x, y) = network(dtype, between), batch(dtype)
-        opt = kind(model.parameters(), lr=0.1, directions=8, seed=1, **settings)
+        opt = kind(model.parameters(), lr=0.1, directions=directions, seed=1, **settings)
         return Program(lambda: opt.step(lambda: F.cross_entropy(model(x).float(), y)), (model, opt))
 
     return make
