@@ -5,46 +5,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from chain_programs import DIRECTIONS, error_of, new_gelu, numbers, on_cpu
 from difference_oracle import expected_differences, relative_error
 from test_rules import CASES
 
 import zo_triton as zo
 from zo_triton.difference.chains import pending
-
-DIRECTIONS = zo.Directions(seed=1, step=2, num=3, distribution="gaussian")
-GENERATOR = torch.Generator().manual_seed(0)
-
-
-def numbers(*shape):
-    return torch.randn(shape, generator=GENERATOR)
-
-
-@pytest.fixture
-def programs(monkeypatch):
-    """The results of the programs that run: how many of each."""
-    counted = []
-    run = pending._Linked.run
-
-    def counting(self):
-        counted.append(self)
-        return run(self)
-
-    monkeypatch.setattr(pending._Linked, "run", counting)
-    return counted
-
-
-def on_cpu(function, params, eps=1e-2, **options):
-    with zo.use_engine("cpu"):
-        return zo.differences(lambda: function(*params), params, DIRECTIONS, eps, strict=True, **options)[1]
-
-
-def error_of(function, params, eps=1e-2, **options):
-    found = on_cpu(function, params, eps, **options)
-    return relative_error(found, expected_differences(function, params, DIRECTIONS, eps))
-
-
-def new_gelu(x):
-    return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * torch.pow(x, 3.0))))
 
 
 def rms_norm(x, weight):
@@ -141,56 +107,6 @@ def test_many_operations_are_one_program(programs):
 
     assert error_of(residual, (numbers(4, 8), numbers(8))) < 1e-5
     assert len(programs) == 2  # the norm with the stream, and the sum
-
-
-GATES = {
-    "silu": F.silu,
-    "relu": F.relu,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "gelu-tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu": F.gelu,
-}
-
-
-@pytest.mark.parametrize("eps", [1e-5, 1e-2, 0.3])
-@pytest.mark.parametrize("name", GATES)
-def test_the_activation_of_a_gate_runs_with_what_it_multiplies(name, eps, programs):
-    """Not at the end of its layer: but for GELU, whose error function no program has."""
-    inputs, params = numbers(3, 33), (0.2 * numbers(33, 17), 0.2 * numbers(33, 17), numbers(17, 5))
-
-    def function(gate, up, down):
-        x = inputs.to(gate.dtype)
-        return (GATES[name](x @ gate) * (x @ up)) @ down
-
-    assert error_of(function, params, eps) < 1e-5
-    assert len(programs) == 1
-    assert any(operation.startswith("activation") for operation in operations_of(programs[0])) == (
-        name != "gelu"
-    )
-
-
-def operations_of(program):
-    return [name for formula, _ in program._parts for name, _ in formula.operations]
-
-
-def test_an_activation_of_another_shape_stays_with_its_layer(programs):
-    inputs, params = numbers(3, 33), (0.2 * numbers(33, 17), numbers(4, 3, 17))
-    assert error_of(lambda weight, other: F.silu(inputs.to(weight.dtype) @ weight) * other, params) < 1e-5
-    assert len(programs) == 1
-    assert all("activation" not in " ".join(operations_of(program)) for program in programs)
-
-
-def test_a_gate_that_is_read_again_is_computed_once():
-    inputs, weight = numbers(3, 33), 0.2 * numbers(33, 17)
-
-    def function(weight):
-        before = inputs.to(weight.dtype) @ weight
-        gate = F.silu(before)
-        product = gate * before
-        return product + gate - before
-
-    assert error_of(function, (weight,)) < 1e-5
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(40, 17), (300, 130), (5, 1500)])

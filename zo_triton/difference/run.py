@@ -175,21 +175,18 @@ def propagate(
                 make_room(device)
                 short = False
             # What is known of nothing yet starts again and again: along one direction that costs little.
-            scouting = start is not None and plan.nodes is not None and not plan.nodes.known
-            scouting &= first + 1 < directions.num
+            scouting = start is not None and _is_new(plan) and first + 1 < directions.num
             stop = _stop(first, 1 if scouting else plan.chunk, directions.num, period)
             some = directions if stop - first == directions.num else directions[first:stop]
-            steps = signed_eps[first * sides : stop * sides]
+            steps, more = signed_eps[first * sides : stop * sides], stop < directions.num
             try:
                 again = first == 0 and not scouted and is_due(some.step)
-                base, piece, nodes, plan = runs.evaluate(
-                    some, steps, plan, again, stop < directions.num, scouting
-                )
+                base, piece, nodes, plan = runs.evaluate(some, steps, plan, again, more, scouting)
                 if scouting:
                     scouted = True
                     continue
                 value = base if value is None else _check_same(value, base)
-                if stop == directions.num:
+                if not more:
                     found = _joined([*parts, piece], directions.num, sides)
                     if accept is not None:
                         accept(value, found)
@@ -216,6 +213,11 @@ def propagate(
     if too_many:
         report_shrunk(too_many, plan.chunk)
     return Propagation(value, found, plan, nodes)
+
+
+def _is_new(plan: Plan) -> bool:
+    """Whether it perturbs layers' outputs and does not know yet which."""
+    return plan.nodes is not None and not plan.nodes.known
 
 
 def _again(plan: Plan, num: int, cuts: int) -> Plan:
