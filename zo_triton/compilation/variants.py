@@ -19,6 +19,7 @@ from zo_triton.kernels.exact_products import write_parts
 from zo_triton.kernels.field import step_on_device
 from zo_triton.kernels.launch import Launch, recording
 from zo_triton.kernels.low_rank import project
+from zo_triton.kernels.low_rank_conv2d import project_windows
 from zo_triton.kernels.stage_taps import stage_taps
 from zo_triton.opcases import (
     ActivationCase,
@@ -103,6 +104,16 @@ def _call_projection(dtype: torch.dtype, precision: str, config: Config | None) 
     base = torch.empty(256, 1024, dtype=torch.float32, device="cpu")
     difference = torch.empty(4, 256, 1024, dtype=dtype, device="cpu")
     project(base, difference, _few(rank=4), 0, 4, sides=2, dtype=dtype, precision=precision, config=config)
+
+
+def _call_window_projection(dtype: torch.dtype, precision: str, config: Config | None) -> None:
+    """What comes before a convolution of low rank, both sides."""
+    base = torch.empty(8, 64, 28, 28, dtype=torch.float32, device="cpu")
+    difference = torch.empty(4, 8, 28, 28, 64, dtype=dtype, device="cpu").movedim(-1, 2)
+    project_windows(
+        difference[0], base, difference, torch.empty(64, 64, 3, 3, device="cpu"), _few(rank=4), 0, stride=[1, 1],
+        padding=[1, 1], dilation=[1, 1], groups=1, sides=2, precision=precision, config=config,
+    )  # fmt: skip
 
 
 def _call_stage_taps(config: Config | None) -> None:
@@ -269,6 +280,14 @@ VARIANTS: dict[str, Variant] = {
     "conv bf16 gaussian": _variant(_image(HALF, "gaussian"), bits="inline"),
     "conv bf16 gaussian both sides": _variant(_image(HALF, "gaussian", sides=2), bits="inline"),
     "conv bf16 rank 4 both sides": _variant(_image(HALF, rank=4, sides=2), bits="inline"),
+    "conv bf16 rank 4 one side": _variant(_image(HALF, rank=4), bits="inline"),
+    "conv bf16 rank 4 128 channels both sides": _variant(
+        _image(HALF, rank=4, sides=2, channels=(128, 128)), bits="inline"
+    ),
+    "conv bf16 rank 4 first launch": Variant("perturbed_conv2d", partial(_call_window_projection, HALF, "ieee")),
+    "conv bf16 rank 4 6 to 16 channels": _variant(
+        _image(HALF, rank=4, sides=2, channels=(6, 16), kernel=5), bits="inline"
+    ),
     "conv bf16 groups of 6 gelu": _variant(
         _image(HALF, sides=2, channels=(12, 12), groups=2, activation="gelu"), bits="inline"
     ),
@@ -289,6 +308,18 @@ VARIANTS: dict[str, Variant] = {
     "conv fp32 gaussian": _variant(_image(SINGLE, "gaussian"), bits="inline"),
     "conv fp32 gaussian both sides": _variant(_image(SINGLE, "gaussian", sides=2), bits="inline"),
     "conv fp32 rank 4 both sides": _variant(_image(SINGLE, rank=4, sides=2), bits="inline"),
+    "conv fp32 rank 4 both sides ieee": _variant(
+        _image(SINGLE, rank=4, sides=2), bits="inline", precision="ieee"
+    ),
+    "conv fp32 rank 4 first launch": Variant(
+        "perturbed_conv2d", partial(_call_window_projection, SINGLE, "bf16x6"), backends=("cuda",)
+    ),
+    "conv fp32 rank 4 first launch ieee": Variant(
+        "perturbed_conv2d", partial(_call_window_projection, SINGLE, "ieee")
+    ),
+    "conv fp32 rank 4 6 to 16 channels": _variant(
+        _image(SINGLE, rank=4, sides=2, channels=(6, 16), kernel=5), bits="inline"
+    ),
     "conv fp32 6 to 16 channels": _variant(
         _image(SINGLE, sides=2, channels=(6, 16), kernel=5), bits="staged"
     ),

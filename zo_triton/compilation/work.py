@@ -57,6 +57,8 @@ def _convolution(arguments: Mapping[str, Any]) -> Work | None:
         # One place of the window an iteration.
         products = 2 * arguments["SIDES"] if arguments["HAS_DIFFERENCE"] else 1
         return Work(arguments["BLOCK_F"], products * rows * arguments["BLOCK_F"])
+    if arguments["RANK"] and arguments["BY_TAPS"]:
+        return _linear(arguments)
     if arguments["RANK"]:
         # The factors' products come on top of the layer's own.
         columns, terms, block = arguments["BLOCK_F"], arguments["BLOCK_I"], arguments["RANK_BLOCK"]
@@ -97,6 +99,7 @@ _RULES: dict[str, Callable[[Mapping[str, Any]], Work | None]] = {
     "_perturbed_linear_kernel": _linear,
     "_projection_kernel": _projection,
     "_perturbed_conv2d_kernel": _convolution,
+    "_window_projection_kernel": _projection,
     "_node_linear_kernel": _node_layer,
     "_node_conv2d_kernel": _node_layer,
     "_accumulate_kernel": _accumulate,

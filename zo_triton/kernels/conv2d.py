@@ -8,7 +8,8 @@ tile of U. Positions count through (sample, row, column), so small images fill a
 Two orders of the sum: tap by tap over images with their channels last, where a tile is loaded in vectors
 (:mod:`zo_triton.kernels.tap_products`); and term by term in the field's order, element by element, for few channels
 and where U comes in that order alone (:mod:`zo_triton.kernels.window_products`). A first layer of few channels is a
-linear one on patches (:mod:`zo_triton.kernels.first_conv2d`).
+linear one on patches (:mod:`zo_triton.kernels.first_conv2d`). Of low rank, U = ABᵀ/√r, a sum by taps is δ*W alone,
+and a launch beforehand takes (a+δ)*B (see :mod:`zo_triton.kernels.low_rank_conv2d`).
 
 The field's blocks cover four output channels. Where a group starts inside a block, its first tile starts at the
 block's first channel, and what belongs to the group before is not stored.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -31,6 +33,8 @@ from zo_triton.kernels.first_conv2d import is_worth_patches, launch_on_patches
 from zo_triton.kernels.folding import fold, fraction_of
 from zo_triton.kernels.launch import blocks, chip_of, launch
 from zo_triton.kernels.layer import Layer, default_bits, prepare_layer
+from zo_triton.kernels.low_rank import add_low_rank
+from zo_triton.kernels.low_rank_conv2d import project_windows
 from zo_triton.kernels.precision import precision_for
 from zo_triton.kernels.tap_products import tap_products
 from zo_triton.kernels.window_arguments import (
@@ -59,7 +63,7 @@ def _chosen_config(
         distribution=directions.elementwise, bits="low_rank" if layer.rank else layer.bits,
         channels=upper(channels, 16, 32, 64), order=order, precision=precision,
     )  # fmt: skip
-    source = "signs" if directions.signs else "real"
+    source = "low_rank" if layer.rank else "signs" if directions.signs else "real"
     own = perturbed_tiles(
         order, layer.sides, out.dtype, source, channels, chip_of(out), precision, activation
     )
@@ -83,9 +87,9 @@ def _channels_of(
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def _perturbed_conv2d_kernel(
-        out_ptr, base_ptr, difference_ptr, weight_ptr, base_output_ptr, signed_eps_ptr, staged_ptr,
+        out_ptr, base_ptr, difference_ptr, weight_ptr, base_output_ptr, signed_eps_ptr, staged_ptr, projected_ptr,
         positions, out_height, out_width, height, width, out_channels, group_outputs, group_inputs, columns,
-        position_tiles, channel_tiles, groups,
+        position_tiles, channel_tiles, groups, stride_tg,
         stride_op, stride_on, stride_oc, stride_oy, stride_ox, stride_an, stride_ac, stride_ay, stride_ax,
         stride_dp, stride_dn, stride_dc, stride_dy, stride_dx, stride_zn, stride_zc, stride_zy, stride_zx,
         step_y, step_x, padding_y, padding_x, dilation_y, dilation_x,
@@ -103,10 +107,11 @@ def _perturbed_conv2d_kernel(
 
     base [N, C, height, width], difference [P, N, C, height, width], weight [O, columns] contiguous, base_output
     [N, O, out_height, out_width], out [P, N, O, out_height, out_width], signed_eps [P], P = SIDES·K; staged
-    [K, 4·ceil(O/4), ceil(columns/32)]. DEPTHWISE: one input channel a group; a tile then spans groups, groups = 1.
-    BY_TAPS: a pixel's channels lie side by side everywhere, and the pixels of out and base_output without a gap;
-    columns are [taps, channels] and staged words [taps, ceil(channels/32)]; sizes and strides are multiples of
-    DIVISOR. Counters: (block, tensor word, first + k, step).
+    [K, 4·ceil(O/4), ceil(columns/32)]; projected [groups, P or K, RANK, positions] is, where BY_TAPS, that of
+    :func:`zo_triton.kernels.low_rank_conv2d.project_windows`. DEPTHWISE: one input channel a group; a tile then
+    spans groups, groups = 1. BY_TAPS: a pixel's channels lie side by side everywhere, and the pixels of out and
+    base_output without a gap; columns are [taps, channels] and staged words [taps, ceil(channels/32)]; sizes and
+    strides are multiples of DIVISOR. Counters: (block, tensor word, first + k, step).
     """
     pid = tl.program_id(0)
     position_tile = pid % position_tiles
@@ -139,7 +144,9 @@ def _perturbed_conv2d_kernel(
     if BY_TAPS:
         row_words = KERNEL_HEIGHT * KERNEL_WIDTH * ((group_inputs + 31) // 32)
     staged_ptr += tl.cast(k, tl.int64) * padded_rows * row_words
-    if not (HAS_DIFFERENCE or PERTURB_WEIGHT):
+    PROJECTED: tl.constexpr = BY_TAPS and RANK > 0
+    DRAWN: tl.constexpr = PERTURB_WEIGHT and not PROJECTED
+    if not (HAS_DIFFERENCE or DRAWN):
         change0 = tl.zeros((BLOCK_F, BLOCK_N) if BY_TAPS else (BLOCK_N, BLOCK_F), tl.float32)
         change1 = change0
     elif DEPTHWISE:
@@ -154,7 +161,7 @@ def _perturbed_conv2d_kernel(
     elif BY_TAPS:
         # In bfloat16 ε's power of two goes into U, which loses nothing, and its fraction by W and the sums.
         fraction = fraction_of(
-            signed_eps_ptr + p0, DTYPE.primitive_bitwidth == 16 and HAS_DIFFERENCE and PERTURB_WEIGHT
+            signed_eps_ptr + p0, DTYPE.primitive_bitwidth == 16 and HAS_DIFFERENCE and DRAWN
         )
         skipped = tl.cast(group, tl.int64) * group_inputs
         change0, change1 = tap_products(
@@ -162,7 +169,7 @@ def _perturbed_conv2d_kernel(
             (base_rows, difference_rows), corner, channel * columns, channel * row_words,
             (stride_ay, stride_ax), (stride_dy, stride_dx), (height, width), (dilation_y, dilation_x),
             f0 // 4, group_inputs, epsilon0 / fraction, epsilon1 / fraction, 1.0 / fraction,
-            as_word(whole_word), counter, SIDES, HAS_DIFFERENCE, PERTURB_WEIGHT, DISTRIBUTION,
+            as_word(whole_word), counter, SIDES, HAS_DIFFERENCE, DRAWN, DISTRIBUTION,
             ROUNDS, STAGED, FOLDED, DTYPE, PRECISION, KERNEL_HEIGHT, KERNEL_WIDTH, PADDED, RAGGED, SETTLED,
             OFFSETS, BLOCK_N, BLOCK_F, BLOCK_I)  # fmt: skip
         change0, change1 = change0 * fraction, change1 * fraction
@@ -180,6 +187,11 @@ def _perturbed_conv2d_kernel(
             OFFSETS, BLOCK_N, BLOCK_F, BLOCK_I)  # fmt: skip
         if FOLDED:
             change0, change1 = change0 * fraction, change1 * fraction
+    if PROJECTED:
+        change0, change1 = add_low_rank(
+            change0, change1, projected_ptr + tl.cast(group, tl.int64) * stride_tg, k, epsilon0, epsilon1,
+            m0, positions, f0 // 4, as_word(left_word), counter, SIDES, HAS_DIFFERENCE, DISTRIBUTION, ROUNDS,
+            RANK, RANK_BLOCK, DTYPE, PRECISION, BLOCK_N, BLOCK_F)  # fmt: skip
     bias = tl.zeros((BLOCK_F,), tl.float32)
     if PERTURB_BIAS:
         bias = vector_from(
@@ -222,7 +234,7 @@ def _way(
     low_rank = weight_id >= 0 and directions.is_low_rank(weight.shape)
     bits = bits or default_bits(directions, low_rank, out.shape[1] * out.shape[3] * out.shape[4])
     # A word of drawn signs has 32 of the field's columns, which no tap meets together.
-    only_terms = low_rank or (directions.signs and bits == "inline" and weight_id >= 0)
+    only_terms = directions.signs and not low_rank and bits == "inline" and weight_id >= 0
     precision = precision_for(out, precision)
     order = order_of(weight.shape, groups, out.dtype, chip_of(out), precision, only_terms)
     if order == "terms" and on_patches:
@@ -308,6 +320,12 @@ def launch_perturbed_conv2d(
     # The first tile of a group starts up to three channels early.
     covered = out_channels if depthwise else group_outputs + (3 if groups > 1 and group_outputs % 4 else 0)
     config = config or _chosen_config(out, layer, directions, order, covered, precision, activation)
+    projected = None
+    if by_taps and layer.rank:
+        projected = project_windows(
+            out[0], base, difference, weight, directions, layer.arguments["right_word"], stride=stride,
+            padding=padding, dilation=dilation, groups=groups, sides=layer.sides, precision=precision,
+        )  # fmt: skip
     position_tiles, channel_tiles = blocks(positions, config["BLOCK_N"]), blocks(covered, config["BLOCK_F"])
     tiled_groups = 1 if depthwise else groups
     launch(
@@ -316,6 +334,8 @@ def launch_perturbed_conv2d(
         out,
         **layer.arguments,
         **window_arguments(out, base, layer, stride, padding, dilation, by_taps),
+        projected_ptr=base if projected is None else projected,
+        stride_tg=0 if projected is None else projected.stride(0),
         positions=positions,
         columns=columns,
         group_outputs=group_outputs,
@@ -326,7 +346,7 @@ def launch_perturbed_conv2d(
         BY_TAPS=by_taps,
         FOLDED=folded,
         RAGGED=(weight.shape[1] if by_taps else columns) % config["BLOCK_I"] != 0,
-        SETTLED=chip_of(out) == "sm_90",
+        SETTLED=chip_of(out) == "sm_90" and not (layer.rank and layer.weight.dtype == torch.bfloat16),
         DIVISOR=divisor_of(weight.shape[1], base, layer.moved) if by_taps else 1,
         OFFSETS=offset_dtype(out[0], base, layer.moved[0], layer.weight, layer.before),
         **config,

@@ -51,10 +51,17 @@ TAPS = {
     (2, SINGLE, "signs"): tiles(32, 128, 32, 4, 2),
     (1, SINGLE, "real"): tiles(64, 64, 32, 4, 1),
     (2, SINGLE, "real"): tiles(64, 64, 32, 4, 1),
+    (1, HALF, "low_rank"): tiles(256, 128, 64, 8, 3),
+    (2, HALF, "low_rank"): tiles(128, 128, 64, 8, 3),
+    (1, SINGLE, "low_rank"): tiles(64, 128, 32, 4, 2),
+    (2, SINGLE, "low_rank"): tiles(64, 64, 32, 4, 2),
     (1, SINGLE, "ieee"): tiles(64, 64, 32, 4, 1),
     (2, SINGLE, "ieee"): tiles(64, 64, 32, 8, 1),
+    (1, SINGLE, "low_rank ieee"): tiles(64, 64, 32, 4, 1),
+    (2, SINGLE, "low_rank ieee"): tiles(32, 64, 32, 8, 1),
 }
-"""By sides, compute dtype and what U's values are; ``ieee``: float32 without NVIDIA's tensor cores."""
+"""By sides, compute dtype and what U's values are, or that it is no factor of the sum but of low rank; ``ieee``:
+float32 without NVIDIA's tensor cores."""
 
 NARROW_TAPS = {
     (1, HALF, "signs"): tiles(128, 64, 64, 4, 2),
@@ -74,6 +81,10 @@ TAPS_OVERRIDES = {
         (2, SINGLE, "signs"): tiles(32, 128, 32, 4, 2),
         (2, SINGLE, "real"): tiles(32, 64, 32, 4, 1),
         (2, SINGLE, "ieee"): tiles(32, 32, 32, 8, 1),
+        (1, HALF, "low_rank"): tiles(128, 128, 32, 8, 3),
+        (2, HALF, "low_rank"): tiles(64, 128, 32, 8, 3),
+        (1, SINGLE, "low_rank"): tiles(32, 64, 32, 4, 2),
+        (2, SINGLE, "low_rank"): tiles(32, 64, 32, 4, 2),
     },
     "sm_100": {
         (2, HALF, "signs"): tiles(64, 128, 64, 8, 3),
@@ -82,9 +93,14 @@ TAPS_OVERRIDES = {
         (1, SINGLE, "real"): tiles(64, 64, 32, 4, 2),
         (2, SINGLE, "real"): tiles(64, 64, 32, 4, 2),
     },
-    "gfx942": dict.fromkeys(
-        [(sides, HALF, source) for sides in (1, 2) for source in ("signs", "real")], tiles(64, 64, 32, 8, 1)
-    ),
+    "gfx942": {
+        **dict.fromkeys(
+            [(sides, HALF, source) for sides in (1, 2) for source in ("signs", "real")],
+            tiles(64, 64, 32, 8, 1),
+        ),
+        (1, HALF, "low_rank"): tiles(128, 128, 64, 8, 2),
+        (2, HALF, "low_rank"): tiles(64, 128, 64, 8, 2),
+    },
 }
 """Chips that those don't fit."""
 
@@ -187,7 +203,7 @@ def perturbed_tiles(
         order: From :func:`order_of`.
         sides: Of each direction.
         dtype: The compute dtype.
-        source: ``"signs"`` or ``"real"``, what U's values are.
+        source: ``"signs"`` or ``"real"``, what U's values are, or ``"low_rank"``.
         outputs: Channels out of a group.
         chip: Its name.
         precision: How float32 operands are multiplied.
@@ -204,7 +220,9 @@ def perturbed_tiles(
         overrides = {} if precision == "tf32" else TERMS_OVERRIDES.get(chip, {})
         return {**TERMS, **overrides}[sides, dtype]
     narrow = NARROW_TAPS if outputs <= NARROW else {}
-    kind = "ieee" if dtype == SINGLE and precision == "ieee" else source
+    kind = source
+    if dtype == SINGLE and precision == "ieee":
+        kind = "low_rank ieee" if source == "low_rank" else "ieee"
     smaller = SMALLER_TAPS.get(chip, {}) if precision == "tf32" or activation not in SIMPLE else {}
     return {**TAPS, **narrow, **TAPS_OVERRIDES.get(chip, {}), **smaller}[sides, dtype, kind]
 

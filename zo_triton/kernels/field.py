@@ -185,9 +185,11 @@ def sign_words(
 
 
 @triton.jit
-def expand_signs(words, ROWS: tl.constexpr, COLS: tl.constexpr, DTYPE: tl.constexpr):
-    """[ROWS, COLS/32] packed signs → [ROWS, COLS] of ±1: the inverted bit becomes the sign bit of a one."""
-    lanes = tl.arange(0, 32).to(tl.uint32)
+def expand_signs(
+    words, ROWS: tl.constexpr, COLS: tl.constexpr, DTYPE: tl.constexpr, LANES: tl.constexpr = 32
+):
+    """[ROWS, COLS/LANES] packed signs → [ROWS, COLS] of ±1: the inverted bit becomes the sign bit of a one."""
+    lanes = tl.arange(0, LANES).to(tl.uint32)
     inverted = complement(words[:, :, None] >> lanes[None, None, :])
     if DTYPE.primitive_bitwidth == 16:
         ones = ((inverted.to(tl.uint16) << 15) | 0x3F80).to(tl.uint16)
@@ -280,6 +282,42 @@ def factor_tile(
     """[ROWS, RANK_BLOCK] of a factor from row group row_block and column start; beyond the rank it is 0."""
     row_blocks = row_block + tl.arange(0, ROWS // 4)
     tile = draw_tile(row_blocks, start, RANK, word, counter, DISTRIBUTION, ROUNDS, ROWS, RANK_BLOCK, DTYPE)
+    inside = start + tl.arange(0, RANK_BLOCK) < RANK
+    return tl.where(inside[None, :], tile.to(tl.float32), 0.0).to(DTYPE)
+
+
+@triton.jit
+def factor_rows(
+        rows, start, word, counter, DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr, RANK: tl.constexpr,
+        ROWS: tl.constexpr, RANK_BLOCK: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """:func:`factor_tile` of any rows, [ROWS]: each makes the call of its four and keeps its own share of it."""
+    block = (rows // 4).to(tl.uint32)[:, None]
+    odd, late = (rows % 2 == 1)[:, None], (rows % 4 >= 2)[:, None]
+    direction, step, key0, key1 = counter
+    if DISTRIBUTION == "rademacher":
+        # Up to 32 columns are one word's, of which fewer may be wanted.
+        LANES: tl.constexpr = RANK_BLOCK if RANK_BLOCK < 32 else 32
+        columns = start // 32 + tl.arange(0, RANK_BLOCK // LANES)
+        block = block * ((RANK + 31) // 32) + columns.to(tl.uint32)[None, :]
+    else:
+        block = block * RANK + (start + tl.arange(0, RANK_BLOCK)).to(tl.uint32)[None, :]
+    word0, word1, word2, word3 = philox(block, word, direction, step, key0, key1, ROUNDS)
+    even_word, odd_word = tl.where(late, word2, word0), tl.where(late, word3, word1)
+    own = tl.where(odd, odd_word, even_word)
+    if DISTRIBUTION == "rademacher":
+        tile = expand_signs(own, ROWS, RANK_BLOCK, DTYPE, LANES)
+    elif DISTRIBUTION == "gaussian":
+        if tl.bfloat16 == DTYPE:
+            z0, z1 = rough_gaussian_pair(even_word, odd_word)
+        else:
+            z0, z1 = gaussian_pair(even_word, odd_word)
+        tile = narrow(tl.where(odd, z1, z0), DTYPE)
+    elif DISTRIBUTION == "uniform":
+        tile = narrow(uniform(own), DTYPE)
+    else:
+        tl.static_assert(DISTRIBUTION == "laplace", "unknown distribution")
+        tile = narrow(laplace(own), DTYPE)
     inside = start + tl.arange(0, RANK_BLOCK) < RANK
     return tl.where(inside[None, :], tile.to(tl.float32), 0.0).to(DTYPE)
 
