@@ -25,8 +25,9 @@ report: $(STAMP) ## Race fused ZO against MeZO and backprop on digits (three min
 report-full: $(STAMP) ## Run the whole suite (twenty minutes); write reports/full
 	$(BIN)/python -m benchmarks report --full
 
+# Each worker has half of the files until one runs short: what the tests of a file share is made once.
 test: $(STAMP) ## Run the tests
-	$(BIN)/python -m pytest -p no:benchmark -n 2
+	$(BIN)/python -m pytest -p no:benchmark -n 2 --dist worksteal
 
 # The interpreter runs the kernels, the compiler reads them, and the stages of `make gpu` go through it all.
 test-oldest: $(OLDEST)/.installed ## Run what concerns the kernels on the oldest torch, Triton and NumPy that are supported

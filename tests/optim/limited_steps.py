@@ -33,6 +33,8 @@ from zo_triton.cpu.sharing import SLOT_WORDS, serve, watch
 SECONDS = 120.0
 UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 NOBODY = 65534
+DIRECTIONS = 16
+"""Enough for a step in pieces; with more, a child only takes longer."""
 
 
 def images() -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,18 +61,18 @@ def convolutional() -> nn.Sequential:
 
 
 def zosgd(model: nn.Module, x: torch.Tensor, y: torch.Tensor, **settings: Any) -> Program:
-    opt = zo.ZOSGD(model.parameters(), lr=0.05, directions=64, momentum=0.9, **settings)
+    opt = zo.ZOSGD(model.parameters(), lr=0.05, directions=DIRECTIONS, momentum=0.9, **settings)
     return Program(lambda: opt.step(lambda: F.cross_entropy(model(x), y)), (model, opt))
 
 
 def black_box() -> Program:
     model, (x, y) = mlp(), rows()
-    opt = zo.ZOSGD(model.parameters(), lr=0.05, directions=16, eps=1e-3, momentum=0.9)
+    opt = zo.ZOSGD(model.parameters(), lr=0.05, directions=DIRECTIONS, eps=1e-3, momentum=0.9)
     return Program(lambda: opt.step(zo.BlackBox(lambda: float(F.cross_entropy(model(x), y)))), (model, opt))
 
 
 def trainer(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Program:
-    made = zo.FusedTrainer(model, torch.optim.Adam(model.parameters(), lr=0.01), directions=64)
+    made = zo.FusedTrainer(model, torch.optim.Adam(model.parameters(), lr=0.01), directions=DIRECTIONS)
     return Program(lambda: made.step(x, y), (model, made))
 
 
@@ -79,7 +81,7 @@ def estimate() -> Program:
     params = list(model.parameters())
     for param in params:
         param.grad = torch.full_like(param, 0.5)
-    directions = zo.Directions(0, 0, 64)
+    directions = zo.Directions(0, 0, DIRECTIONS)
     return Program(
         lambda: zo.estimate_gradient(lambda: F.cross_entropy(model(x), y), params, directions, 1e-3), (model,)
     )
