@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -19,6 +20,7 @@ from unittest import mock
 import torch
 from host_reads import WAITING
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
@@ -162,6 +164,24 @@ class Graph:
             call()
 
 
+class Event:
+    """In the place of ``torch.cuda.Event``: what was queued before it is done at once."""
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        self._time = 0.0
+
+    def record(self) -> None:
+        """Reads the host's clock."""
+        self._time = perf_counter()
+
+    def synchronize(self) -> None:
+        """There is nothing to wait for."""
+
+    def elapsed_time(self, end: Event) -> float:
+        """Milliseconds."""
+        return 1000 * (end._time - self._time)
+
+
 def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
@@ -199,6 +219,8 @@ def cuda() -> Iterator[StandIn]:
         "set_rng_state": set_state,
         "get_device_properties": lambda *_: SimpleNamespace(total_memory=1 << 34),
         "empty_cache": lambda: None,
+        "synchronize": lambda _=None: device.refuse_capturing("synchronize"),
+        "Event": Event,
         "Stream": lambda *_: stream,
         "current_stream": lambda *_: stream,
         "stream": lambda _: nullcontext(),
@@ -235,13 +257,36 @@ def _device_guard() -> Iterator[None]:
         registry[1] = before
 
 
-def to_cuda(model: nn.Module) -> nn.Module:
+@contextmanager
+def cuda_without_values() -> Iterator[None]:
+    """Inside, tensors on ``cuda:0`` have shapes and no values, so that nothing can depend on one."""
+    cuda = {
+        "_lazy_init": lambda: None,
+        "get_rng_state": lambda *_: torch.get_rng_state(),
+        "set_rng_state": lambda *_: None,
+        "get_device_properties": lambda *_: SimpleNamespace(total_memory=1 << 34),
+    }
+    without = torch.backends.cudnn.flags(enabled=False)
+    with mock.patch.multiple(torch.cuda, **cuda), without, _device_guard(), FakeTensorMode():
+        yield
+
+
+def without_values(tensor: Tensor) -> Tensor:
+    """On ``cuda:0``, for :func:`cuda_without_values`."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=CUDA)
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return Far(tensor.detach().clone())
+
+
+def to_cuda(model: nn.Module, make: Callable[[Tensor], Tensor] = _copied) -> nn.Module:
     """The model with its parameters and buffers on ``cuda:0``, the tied ones still tied."""
     moved: dict[int, Tensor] = {}
 
     def there(tensor: Tensor) -> Tensor:
         if id(tensor) not in moved:
-            far = Far(tensor.detach().clone())
+            far = make(tensor)
             moved[id(tensor)] = nn.Parameter(far) if isinstance(tensor, nn.Parameter) else far
         return moved[id(tensor)]
 

@@ -33,6 +33,8 @@ VARIANTS = [
     "conv bf16 gaussian",
     "conv bf16 first layer of 3 channels",
     "conv bf16 inline both sides",
+    "conv bf16 rank 4 128 channels both sides",
+    "conv bf16 rank 4 first launch",
     "conv bf16 groups of 6 gelu",
     "conv fp32 staged",
     "conv fp32 staged both sides tf32",
@@ -75,6 +77,8 @@ AT_NIGHT = [
     "conv bf16 staged both sides",
     "conv fp32 staged both sides",
     "conv fp32 inline both sides",
+    "conv fp32 rank 4 both sides",
+    "conv fp32 rank 4 first launch",
     "mlp 784-128-128-10",
     "nodes linear bf16 tokens of 1000 features",
     "nodes linear bf16 captured",
@@ -160,7 +164,13 @@ def test_a_whole_network_fits_the_registers_of_each_chip(chip, environment):
     assert (row["spills"], row["stack"]) == (0, 0)
 
 
-LOW_RANK = ["linear bf16 rank 4", "linear bf16 rank 4 one side", "linear bf16 rank 4 first launch"]
+LOW_RANK = [
+    "linear bf16 rank 4",
+    "linear bf16 rank 4 one side",
+    "linear bf16 rank 4 first launch",
+    "conv bf16 rank 4 128 channels both sides",
+    "conv bf16 rank 4 first launch",
+]
 TIGHT = {
     "sm_80": LOW_RANK,
     "sm_100": [
@@ -171,6 +181,8 @@ TIGHT = {
         "linear fp32 staged",
         "linear fp32 gaussian",
         "linear fp32 rank 4 both sides",
+        "conv fp32 rank 4 both sides",
+        "conv fp32 rank 4 first launch",
         "conv fp32 staged",
         "nodes linear fp32",
         "nodes conv fp32",
@@ -228,6 +240,7 @@ def test_bfloat16_products_run_on_warpgroup_tensor_cores(variant, rows):
         ("linear bf16 gaussian", 1.2),
         ("linear bf16 rank 4", 0.25),
         ("linear bf16 rank 4 one side", 0.25),
+        ("conv bf16 rank 4 128 channels both sides", 0.4),
         ("conv bf16 staged 128 channels", 0.65),
         ("conv bf16 staged", 0.75),
         ("conv bf16 gaussian", 1.3),
@@ -256,6 +269,7 @@ def test_perturbed_outputs_leave_the_product_what_it_is(rows):
         "linear bf16 rank 4",
         "linear bf16 rank 4 one side",
         "conv bf16 staged 128 channels",
+        "conv bf16 rank 4 128 channels both sides",
         "nodes conv bf16 128 channels",
     ],
 )
@@ -292,6 +306,7 @@ HALVES = {
     "linear bf16 rank 4 first launch": 16, "linear fp32 inline both sides": 32, "linear fp32 staged gelu": 32,
     "linear fp32 rank 4 first launch": 8, "conv bf16 inline both sides": 72, "conv bf16 groups of 6 gelu": 68,
     "conv fp32 inline both sides": 28, "conv fp32 6 to 16 channels": 26, "mlp 64-32-10": 8,
+    "conv bf16 rank 4 first launch": 4, "conv fp32 rank 4 first launch": 4,
     "nodes mlp 784-128-128-10 bf16": 1, "nodes mlp 784-128-128-10 bf16 gelu both sides": 1,
     "nodes gradient 64 directions": 32, "nodes gradient of tokens": 32, "gram rademacher": 128, "gram rank 4": 32,
 }  # fmt: skip
@@ -308,7 +323,12 @@ def test_nothing_else_is_stored_by_halves(variant, rows):
     "variant",
     [
         *(
-            ["mlp 784-128-128-10", "linear fp32 inline both sides", "conv fp32 staged both sides"]
+            [
+                "mlp 784-128-128-10",
+                "linear fp32 inline both sides",
+                "conv fp32 staged both sides",
+                "conv fp32 rank 4 both sides",
+            ]
             if NIGHTLY
             else []
         ),

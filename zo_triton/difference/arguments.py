@@ -125,8 +125,12 @@ def check_apart(params: Sequence[Tensor], names: Sequence[str] = ()) -> None:
     Raises:
         ValueError: Two of them overlap.
     """
-    reach = [(param.data_ptr(), param.data_ptr() + _extent(param), i) for i, param in enumerate(params)]
-    placed = sorted(each for each in reach if each[0] < each[1])
+    # A tensor of the meta device or of torch's FakeTensorMode has a shape, and no memory that two could share.
+    placed = sorted(
+        (param.data_ptr(), param.data_ptr() + _extent(param), i)
+        for i, param in enumerate(params)
+        if param.numel() and param.untyped_storage().device.type != "meta"
+    )
     for (_, stop, first), (start, _, second) in pairwise(placed):
         if start < stop and _is_dense(params[first]) and _is_dense(params[second]):
             first, second = sorted((first, second))
@@ -138,7 +142,7 @@ def check_apart(params: Sequence[Tensor], names: Sequence[str] = ()) -> None:
 
 def _extent(param: Tensor) -> int:
     """Bytes from the first element to the end of the last."""
-    if param.numel() == 0 or param.device.type == "meta":
+    if param.numel() == 0:
         return 0
     last = sum((size - 1) * stride for size, stride in zip(param.shape, param.stride(), strict=True))
     return (last + 1) * param.element_size()
