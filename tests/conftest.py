@@ -36,6 +36,11 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+def pytest_sessionfinish():
+    """Libraries that look at the end for what was left behind find nothing."""
+    gc.unfreeze()
+
+
 @pytest.fixture
 def one_thread():
     """For tiny tensors: a second thread only spins, and for long where the processor is shared."""
