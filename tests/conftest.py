@@ -1,5 +1,6 @@
 """Without a GPU the Triton kernels run in the interpreter, which must be chosen before Triton is imported."""
 
+import gc
 import os
 import shutil
 import sys
@@ -27,6 +28,17 @@ settings.register_profile("ci", max_examples=100, derandomize=True, **CALM)
 settings.register_profile("nightly", max_examples=2000, print_blob=True, **CALM)
 NIGHTLY = os.environ.get("ZO_TRITON_NIGHTLY") == "1"
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("nightly" if NIGHTLY else "ci"))
+
+
+def pytest_collection_finish():
+    """Tests and libraries are here to stay: a collection that looks through them again takes half a second."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish():
+    """Libraries that look at the end for what was left behind find nothing."""
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -27,29 +27,24 @@ def benchmark(*arguments):
     )  # fmt: skip
 
 
-def test_the_option_alone_selects_every_benchmark():
-    done = benchmark("--benchmark", "--benchmark-tiny", "--collect-only", "-q")
+def test_without_the_option_benchmarks_are_no_tests():
+    done = benchmark("benchmarks", "--collect-only", "-q")
+    assert "no tests collected" in done.stdout
+
+
+def test_the_option_alone_runs_every_benchmark_and_makes_a_report(tmp_path):
+    out = tmp_path / "latest"
+    done = benchmark("--benchmark", "--benchmark-tiny", "-v", "--report-dir", str(out))
     assert done.returncode == 0, done.stdout + done.stderr
+    assert f"refreshed {out / 'report.md'}" in done.stdout
+    assert "tests/" not in done.stdout
+    entries = read(out / "results.json")["sections"]["benchmarks"]["entries"]
     for name in (
         "bench_step.py::bench_step",
         "bench_ops.py::bench_op[gram-torch-K=8]",
         "bench_field.py::bench_sample",
     ):
         assert name in done.stdout
-    assert "tests/" not in done.stdout
-
-
-def test_without_the_option_benchmarks_are_no_tests():
-    done = benchmark("benchmarks", "--collect-only", "-q")
-    assert "no tests collected" in done.stdout
-
-
-def test_a_tiny_session_makes_a_report(tmp_path):
-    out = tmp_path / "latest"
-    done = benchmark("--benchmark", "--benchmark-tiny", "--report-dir", str(out))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"refreshed {out / 'report.md'}" in done.stdout
-    entries = read(out / "results.json")["sections"]["benchmarks"]["entries"]
     groups = {entry["group"] for entry in entries}
     assert {"field", "op: hidden layer, middle", "op: NZK draws, middle"} <= groups
     assert all(

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 
-from benchmarks.report import new_record, publish
+from benchmarks.report import figures, new_record, publish
 
 ENVIRONMENT = {
     "commit": "0123456789abcdef",
@@ -249,5 +249,21 @@ def whole_report(tmp_path_factory):
 @pytest.fixture
 def short_record(record):
     """One quick figure: for what does not depend on the figures."""
+    return shortened(record)
+
+
+def shortened(record):
     record["sections"] = {name: record["sections"][name] for name in ("step_split", "accuracy")}
     return record
+
+
+@pytest.fixture(scope="session")
+def short_report(tmp_path_factory):
+    """The folder of the short record's report, of which tests take copies."""
+    return publish(shortened(whole_record()), tmp_path_factory.mktemp("short") / "report").parent
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Reports without figures: for what is said in words."""
+    monkeypatch.setattr(figures, "draw_all", lambda record, folder: [])

@@ -14,6 +14,7 @@ def test_an_entry_has_the_headlines(record):
     assert history.entry_of(record) is None
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_reports_of_other_commits_stay_and_the_same_one_is_replaced(record, tmp_path):
     folder = tmp_path / "report"
     publish(record, folder)
@@ -30,6 +31,7 @@ def test_reports_of_other_commits_stay_and_the_same_one_is_replaced(record, tmp_
     assert read(folder / "results.json") == later
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("content", ["[{", "{}x", "[1]", '[{"commit": "a"}]'])
 def test_a_damaged_history_is_named_and_nothing_changes(short_record, tmp_path, content):
     folder = tmp_path / "report"

@@ -1,4 +1,5 @@
 import os
+import shutil
 import sys
 
 import pytest
@@ -32,9 +33,9 @@ def test_a_new_report_replaces_the_old_one_whole(short_record, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["drawing", "exchange", "first rename", "second rename"])
-def test_a_crash_leaves_the_old_report(short_record, tmp_path, monkeypatch, where):
+def test_a_crash_leaves_the_old_report(short_record, short_report, tmp_path, monkeypatch, where):
     target = tmp_path / "out"
-    publish(short_record, target)
+    shutil.copytree(short_report, target)
     before = contents(target)
     short_record["environment"]["device"] = "another"
     calls = []
