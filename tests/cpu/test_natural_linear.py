@@ -7,7 +7,11 @@ import torch
 
 import zo_triton as zo
 from zo_triton import cpu, ops, reference
+from zo_triton.cpu import natural
 from zo_triton.reference.operations import ACTIVATIONS
+
+BY_TORCH, BY_ITSELF = 0, 1 << 40
+"""Up to which size a layer of signs makes its products itself: none of them, or all."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +128,20 @@ CASES["transposed-several-runs"] = replace(CASES["several-runs"], transposed=Tru
 CASES["transposed-frozen-weight-first-layer"] = Case(weight_id=-1, transposed=True, carried=False)
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_agrees_with_float64(case):
+CASES["several-runs-bfloat16"] = replace(CASES["several-runs"], dtype=torch.bfloat16)
+CASES["directions-in-several-pieces"] = Case(samples=40, inputs=64, outputs=65, num=9)
+
+
+RUNS = {name: (case, BY_TORCH) for name, case in CASES.items()} | {
+    f"{name}-by-itself": (case, BY_ITSELF)
+    for name, case in CASES.items()
+    if case.natural and case.carried and case.directions.signs and case.rank is None
+}
+
+
+@pytest.mark.parametrize(("case", "small"), RUNS.values(), ids=RUNS)
+def test_agrees_with_float64(case, small, monkeypatch):
+    monkeypatch.setattr(natural, "SMALL_PRODUCT", small)
     out, expected = case.run()
     error = (out.double() - expected).norm() / expected.norm()
     # float32 sums of many terms; bfloat16 rounds inputs, product and result to 8 bits, each 2⁻⁹ relative.
@@ -134,9 +150,13 @@ def test_agrees_with_float64(case):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("way", ["signs", "gaussian", "low-rank"])
+@pytest.mark.parametrize(
+    ("way", "small"),
+    [("signs", BY_TORCH), ("signs", BY_ITSELF), ("gaussian", BY_TORCH), ("low-rank", BY_TORCH)],
+)
 @pytest.mark.parametrize("transposed", [False, True])
-def test_neither_threads_nor_chunks_change_a_bit(dtype, way, transposed):
+def test_neither_threads_nor_chunks_change_a_bit(dtype, way, small, transposed, monkeypatch):
+    monkeypatch.setattr(natural, "SMALL_PRODUCT", small)
     case = replace(WAYS[way], samples=600, dtype=dtype, transposed=transposed, activation="gelu", num=4)
     base, difference, weight, z, signed_eps = case.tensors()
     threads = torch.get_num_threads()
@@ -161,7 +181,9 @@ def test_neither_threads_nor_chunks_change_a_bit(dtype, way, transposed):
     assert torch.equal(several, parts)
 
 
-def test_error_is_at_most_twice_that_of_torch():
+@pytest.mark.parametrize("small", [BY_TORCH, BY_ITSELF], ids=["by-torch", "by-itself"])
+def test_error_is_at_most_twice_that_of_torch(small, monkeypatch):
+    monkeypatch.setattr(natural, "SMALL_PRODUCT", small)
     case = Case(samples=300, inputs=256, outputs=256, eps=1e-3)
     base, difference, weight, _, signed_eps = case.tensors()
     u = zo.sample(case.directions, 4, weight.shape).repeat_interleave(2, 0)

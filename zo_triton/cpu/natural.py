@@ -22,22 +22,24 @@ from zo_triton.cpu.arrays import as_array, draw, draw_factors
 from zo_triton.cpu.bfloat16 import is_emulated
 from zo_triton.cpu.compiling import kernel
 from zo_triton.cpu.field import code_of, fill_matrix, key_of
-from zo_triton.cpu.fixed_point import fixed_sign_product, to_fixed_point
 from zo_triton.cpu.layer import TILE_ELEMENTS
 from zo_triton.cpu.matrix_unit import has_matrix_unit, padded
+from zo_triton.cpu.natural_signs import (
+    SMALL_PIECE,
+    SMALL_PRODUCT,
+    draw_kernel,
+    in_whole_lines,
+    signs_kernel,
+    small_kernel,
+)
 from zo_triton.cpu.natural_tiles import noise_tiles, packed, tiles_kernel
 from zo_triton.cpu.scalars import store
-from zo_triton.cpu.signs import TABLES, draw_layer, line_of_floats, sign_product
-from zo_triton.cpu.threads import parallel
-from zo_triton.cpu.turning import add_to_rows, sum_of_rows
+from zo_triton.cpu.threads import parallel, together
 from zo_triton.cpu.vectors import LANES
 from zo_triton.directions import PART_WHOLE, Directions, tensor_word
 
 RUN_SAMPLES = 512
 """Of an evaluation at a time: in shorter runs the product, which packs all of W for each, takes a tenth longer."""
-
-ROWS_TOGETHER = 1024
-"""Rows of U whose float32 totals for 32 samples are made before they are added: 128 KiB."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,8 @@ def natural_linear(
     )  # fmt: skip
     if in_tiles:
         parallel(partial(_run_tiles, layer, packed(turned)), layer.runs)
+    elif signs and not rounds_factors() and layer.run * weight.numel() <= SMALL_PRODUCT:
+        _run_small(layer)
     elif full and weight_id >= 0 and not signs:
         parallel(partial(_run_dense, layer), directions.num)
     else:
@@ -152,12 +156,26 @@ def _run_signs(layer: NaturalLayer, start: int, stop: int) -> None:
     for p, first, given, target in layer.pieces(start, stop):
         if p // layer.sides != drawn:
             drawn = p // layer.sides
-            _draw_kernel(words, bias, layer.transposed, inner, *ids, d.first + drawn, key)
+            draw_kernel(words, bias, layer.transposed, inner, *ids, d.first + drawn, key)
         _product(given, layer.weight, target)
         where = (as_array(given[None]), 0, 0) if moved is None else (moved, p, first)
-        _signs_kernel(
+        signs_kernel(
             out, p, first, len(given), base, *where, words, bias, layer.signed_eps, *layer.terms, layer.kind
         )
+
+
+def _run_small(layer: NaturalLayer) -> None:
+    """The same for all runs of a layer whose products are no work for torch."""
+    d, count = layer.directions, layer.runs
+    ids = [tensor_word(i) if i >= 0 else -1 for i in (layer.weight_id, layer.bias_id)]
+    arguments = (
+        as_array(layer.out), layer.base.numpy(), as_array(layer.difference.contiguous()),
+        in_whole_lines(layer.weight), *ids, layer.transposed, key_of(d), d.first, layer.sides, layer.run,
+        layer.signed_eps, *layer.terms, layer.kind,
+    )  # fmt: skip
+    work, each = max(1, layer.run * layer.weight.numel()), count // d.num
+    grain = each * max(1, SMALL_PIECE // (each * work))
+    together(small_kernel, arguments, count, grain, alone=count * work < 2 * SMALL_PIECE)
 
 
 def _run_tiles(layer: NaturalLayer, weight: np.ndarray, start: int, stop: int) -> None:
@@ -252,51 +270,6 @@ def _bias(layer: NaturalLayer, index: int) -> np.ndarray:
         return np.zeros(shape[1], np.float32)
     drawn = draw(layer.directions, index, layer.bias_id, PART_WHOLE, shape, layer.out.dtype)
     return drawn.float().numpy()[0]
-
-
-@kernel
-def _draw_kernel(words, bias, transposed, inner, weight_word, bias_word, index, key):
-    draw_layer(words, bias, transposed, inner, weight_word, bias_word, index, key)
-
-
-@kernel
-def _signs_kernel(
-    out, p, first, samples, base, moved, source, source_first, words, bias, signed_eps, a, first_term, second_term,
-    kind,
-):  # fmt: skip
-    """``out += step·((a+δ)Uᵀ + v)`` and the activation, for the samples ``first`` … of evaluation ``p``.
-
-    out [P, N, rows], moved [any, any, in]: float32 or bfloat16 bits; of ``moved`` the evaluation ``source``, from
-    the sample ``source_first`` on. base: float32 [N, in]. words: uint32 [1, at least rows, words a row], or without
-    rows for a weight that is not trained. bias: float32 [rows].
-    """
-    ours, theirs, rows = out[p, first : first + samples], moved[source, source_first:], out.shape[2]
-    beneath, step = base[first:], signed_eps[p]
-    narrow, trained = out.itemsize == 2, words.shape[1] > 0
-    x = np.zeros((32 * words.shape[2], LANES), np.float32)
-    block = min(rows, ROWS_TOGETHER)
-    totals = line_of_floats(block * LANES)
-    totals[:] = np.float32(0.0)
-    totals = totals.reshape(block, LANES)
-    tables = line_of_floats(TABLES)
-    short = np.zeros((x.shape[0] if narrow else 0, LANES), np.int16)
-    scale, inverse = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
-    for sample in range(0, samples, LANES):
-        lanes = min(LANES, samples - sample)
-        if trained:
-            sum_of_rows(x, beneath, theirs, sample, lanes)
-            if narrow:
-                to_fixed_point(short, scale, x, inverse)
-        for row in range(0, rows, block):
-            count = min(block, rows - row)
-            signs = words[0, row : row + count]
-            if trained and narrow:
-                fixed_sign_product(totals, signs, short, scale, tables)
-            elif trained:
-                sign_product(totals.reshape(1, block, LANES), 0, signs, x, tables, LANES)
-            add_to_rows(ours, sample, lanes, row, totals[:count], bias[row : row + count], step)
-        if kind != NONE:
-            activate_rows(ours[sample : sample + lanes], first + sample, a, first_term, second_term, kind)
 
 
 @kernel

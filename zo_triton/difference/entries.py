@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
-from weakref import KeyedRef
+from weakref import ref
 
 from torch import Tensor
 
@@ -65,7 +65,7 @@ class Entry:
         self.lazy = lazy
         self.exclusive = exclusive
         self.readers = 0
-        self.reference: KeyedRef[int, Tensor] | None = None
+        self.reference: ref[Tensor] | None = None
 
     @property
     def reads(self) -> bool:

@@ -87,37 +87,28 @@ class Memory:
             target.copy_(difference)
 
 
-class Memories:
-    """The memories that have a difference, found by any tensor that looks at them.
+class Memories(dict[int, Memory]):
+    """The memories that have a difference, by the addresses of their storages.
 
     A weak reference keeps the storage's address from being used again, so no other memory is taken for it.
     """
 
-    def __init__(self) -> None:
-        self._found: dict[int, Memory] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._found)
-
     def find(self, value: Any) -> Memory | None:
         """The memory that a tensor looks at; None if it has no difference, or the value is no tensor."""
-        return self._found.get(address_of(value)) if self._found and isinstance(value, Tensor) else None
+        return self.get(address_of(value)) if self and isinstance(value, Tensor) else None
 
     def add(self, memory: Memory) -> None:
         """Enters a memory, and forgets those that nobody looks at any more."""
-        self._found = {key: each for key, each in self._found.items() if not each.reference.expired()}
-        self._found[memory.reference.cdata] = memory
+        for key in [key for key, each in self.items() if each.reference.expired()]:
+            del self[key]
+        self[memory.reference.cdata] = memory
 
     def lend(self, difference: Tensor) -> bool:
         """Whether a new entry's difference lies in a memory's own, which then may not be written to."""
-        lenders = [each for each in self._found.values() if same_storage(difference, each.difference)]
+        lenders = [each for each in self.values() if same_storage(difference, each.difference)]
         for memory in lenders:
             memory.exclusive = False
         return bool(lenders)
-
-    def clear(self) -> None:
-        """Drops them all."""
-        self._found.clear()
 
 
 def same_storage(one: Tensor, other: Tensor) -> bool:

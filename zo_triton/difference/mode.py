@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
-from weakref import KeyedRef
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -90,8 +91,8 @@ class DifferenceMode(TorchFunctionMode):
         self.budget, self._gate = budget, gate()
 
         @unbroken
-        def dropped(reference: KeyedRef[int, Tensor]) -> None:
-            self.drop(reference.key)
+        def dropped(key: int, reference: ref[Tensor]) -> None:
+            self.drop(key)
 
         self._dropped = dropped
 
@@ -110,11 +111,10 @@ class DifferenceMode(TorchFunctionMode):
             transforms.check(self, func, args, kwargs)
         if types and types[0] is not Tensor and _is_torch_function_enabled() and doors.is_own(types):
             return doors.own(self, func, types, args, kwargs)
-        has_target = kwargs.get("inplace") is True or kwargs.get("out") is not None
-        if kwargs and not has_target:
+        if kwargs:
+            if kwargs.get("inplace") is True or kwargs.get("out") is not None:
+                return self._unwatched(inplace.with_target, func, args, kwargs)
             kwargs = spelled(func, kwargs)
-        if has_target:
-            return self._unwatched(inplace.with_target, func, args, kwargs)
         handle = (COMPLEX if self.complex and has_complex(args, kwargs) else HANDLERS).get(func)
         if handle is None:
             handle = _WITHOUT_RULE.get(func)
@@ -123,20 +123,17 @@ class DifferenceMode(TorchFunctionMode):
         return self._unwatched(handle, func, args, kwargs)
 
     def _unwatched(self, handle: Handler, func: Callable, args: tuple, kwargs: dict) -> Any:
-        """Runs a handler, whose operations are no business of the watch."""
-        watch = self.watch
-        if watch is None or not watch.look_away():
-            return self._recorded(handle, func, args, kwargs)
+        """Runs a handler, whose operations are no business of the watch, and has it written down on a tape."""
+        watch, tape = self.watch, self.tape
+        if watch is not None and not watch.look_away():
+            watch = None
         try:
-            return self._recorded(handle, func, args, kwargs)
+            if isinstance(tape, Recorder):
+                return tape.run(self, handle, func, args, kwargs)
+            return handle(self, func, args, kwargs)
         finally:
-            watch.look_again()
-
-    def _recorded(self, handle: Handler, func: Callable, args: tuple, kwargs: dict) -> Any:
-        """Runs a handler, and has it written down where there is a tape."""
-        if isinstance(self.tape, Recorder):
-            return self.tape.run(self, handle, func, args, kwargs)
-        return handle(self, func, args, kwargs)
+            if watch is not None:
+                watch.look_again()
 
     def once(self, function: Callable, /, *args: Any, **kwargs: Any) -> Any:
         """Runs a part of the base pass: each base result, and whatever else must not differ between the chunks.
@@ -282,7 +279,7 @@ class DifferenceMode(TorchFunctionMode):
         if previous is not None:
             previous.forget()
         entry.readers += 1
-        entry.reference = KeyedRef(base, self._dropped, key)
+        entry.reference = ref(base, partial(self._dropped, key))
         self.entries[key] = entry
         if entry.reads and self.written.has_lent(entry.bases()):
             self.resolve(entry)
@@ -339,7 +336,9 @@ class DifferenceMode(TorchFunctionMode):
         entries, ids, memories, asked = self.entries, self.ids, self.memories, self._asked
         for value in args:
             key = id(value)
-            if key not in asked and (key in entries or key in ids or memories.find(value) is not None):
+            if key not in asked and (
+                key in entries or key in ids or (memories and memories.find(value) is not None)
+            ):
                 return True
             if type(value) in (list, tuple) and self._passed_over(value):
                 return True
@@ -348,7 +347,8 @@ class DifferenceMode(TorchFunctionMode):
     def record(self, base: Tensor, difference: Tensor) -> None:
         """Enters the difference that a rule made of those it fetched, in the dtype of its level."""
         key = id(base)
-        if self.memories.find(base) is not None:
+        memories = self.memories
+        if memories and memories.find(base) is not None:
             return
         dtype = torch.float32 if self.wide else self.compute_dtype
         if base.is_complex():
@@ -365,7 +365,7 @@ class DifferenceMode(TorchFunctionMode):
                 f"shape {tuple(base.shape)}; please report it, and wrap the closure in zo.BlackBox meanwhile."
             )
         self.reserve(base.numel())
-        memory, exclusive = storage_of(difference), not self.memories.lend(difference)
+        memory, exclusive = storage_of(difference), not (memories and memories.lend(difference))
         for entry in self._fetched:
             if entry.difference is None or storage_of(entry.difference) == memory:
                 entry.exclusive = exclusive = False
@@ -395,6 +395,6 @@ class DifferenceMode(TorchFunctionMode):
     def close(self) -> None:
         """Drops every entry: table and callbacks refer to each other, and the callbacks to the mode."""
         self.entries.clear()
-        self._dropped = lambda reference: None
+        self._dropped = lambda key, reference: None
         self.tape = None
         self.memories.clear()

@@ -90,12 +90,13 @@ def product(
         left: A and its difference.
         right: B and its difference.
     """
-    (a, da), (b, db) = left, right
+    dtype = torch.promote_types(left[0].dtype, torch.float32)
+    a, b = left[0].to(dtype), right[0].to(dtype)
+    da, db = (None if each is None else each.to(dtype) for each in (left[1], right[1]))
     if da is not None and db is not None and min(a.dim(), b.dim()) > 2:
         found = ops.product_difference(a, da, b, db)
         if found is not None:
             return found
-    dtype = torch.promote_types(a.dtype, torch.float32)
     if a.dim() == 1:
         a, da = a.unsqueeze(0), None if da is None else da.unsqueeze(1)
     if b.dim() == 1:
@@ -103,11 +104,11 @@ def product(
     rank = max(a.dim(), b.dim())
     result = None
     if da is not None:
-        da = mode.align(da.to(dtype), rank)
-        result = _times_shared(factor(da), factor(b.to(dtype)))
+        da = mode.align(da, rank)
+        result = _times_shared(factor(da), factor(b))
     if db is not None:
-        moved = a.to(dtype) if da is None else a.to(dtype) + da
-        second = factor(moved) @ factor(mode.align(db.to(dtype), rank))
+        moved = a if da is None else a + da
+        second = factor(moved) @ factor(mode.align(db, rank))
         result = second if result is None else result.add_(second)
     return None if result is None else result.reshape(mode.evaluations, *base.shape)
 
