@@ -132,6 +132,45 @@ def test_a_result_takes_the_memory_of_what_nobody_reads_again(rows, columns, mon
     assert [leaf >= 0 for leaf in taken] == [False]
 
 
+def rotated(x, turned):
+    angles = torch.linspace(0, 3, x.shape[-2])[:, None] * torch.ones(x.shape[-1])
+    return (x * angles.cos() + turned(x) * angles.sin()) * 1.0
+
+
+@pytest.mark.parametrize("shape", [(6, 2), (2, 3, 40, 64), (3, 2100), (2, 40000)], ids=str)
+def test_a_rotary_embedding_is_one_program(shape, programs):
+    """Also where its rows take more than a block; longer ones than a program holds are joined as tensors."""
+
+    def turned(x):
+        half = x.shape[-1] // 2
+        return torch.cat((-x[..., half:], x[..., :half]), -1)
+
+    def function(x):
+        return rotated((2 * x).transpose(0, -2), turned)
+
+    assert error_of(function, (numbers(*shape),)) < 1e-5
+    assert len(programs) == (2 if shape[-1] < 10000 else 3)  # what is rotated, in memory, comes first
+
+
+NOT_TURNED = {
+    "the_first_half_negated": lambda x, h: torch.cat((x[..., h:], -x[..., :h]), -1),
+    "in_their_own_order": lambda x, h: torch.cat((-x[..., :h], x[..., h:]), -1),
+    "of_another_tensor": lambda x, h: torch.cat((-x[..., h:], x.square()[..., :h]), -1),
+    "of_another_row": lambda x, h: torch.cat((-x[..., h:], x.flip(0)[..., :h]), -1),
+    "a_part_is_constant": lambda x, h: torch.cat((-x[..., h:], torch.ones_like(x[..., :h])), -1),
+    "along_rows": lambda x, h: torch.cat((-x[3:], x[:3]), 0),
+    "uneven": lambda x, h: torch.cat((-x[..., h + 1 :], x[..., : h + 1]), -1),
+    "every_second_feature": lambda x, h: torch.cat((-x[..., 1::2], x[..., ::2]), -1),
+    "a_part_of_the_features": lambda x, h: torch.cat((-x[..., 4:6], x[..., 2:4], x[..., :2], x[..., 6:]), -1),
+}
+
+
+@pytest.mark.parametrize("name", NOT_TURNED)
+def test_other_concatenations(name):
+    turned = NOT_TURNED[name]
+    assert error_of(lambda x: rotated(x.exp(), lambda x: turned(x, 4)), (numbers(6, 8),)) < 1e-5
+
+
 def test_long_chains_are_cut(programs):
     def function(x):
         for _ in range(100):

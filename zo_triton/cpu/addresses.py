@@ -10,6 +10,7 @@ from functools import partial
 from weakref import ref
 
 import numpy as np
+from llvmlite import ir
 from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -58,6 +59,21 @@ def pointer(context, address):
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)
 
     return types.voidptr(types.uintp), codegen
+
+
+@intrinsic
+def fetch_line(context, address):
+    """Has a cache line come to the level-2 cache, while the processor goes on."""
+
+    def codegen(context, builder, signature, arguments):
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        read, level_2, data = number(0), number(2), number(1)
+        builder.call(fetch, [builder.inttoptr(arguments[0], byte), read, level_2, data])
+        return context.get_dummy_value()
+
+    return types.void(types.uintp), codegen
 
 
 @device

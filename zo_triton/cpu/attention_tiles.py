@@ -14,7 +14,7 @@ import numpy as np
 from numba import float32, uintp
 from torch import Tensor
 
-from zo_triton.cpu.addresses import matrix_at
+from zo_triton.cpu.addresses import fetch_line, matrix_at
 from zo_triton.cpu.compiling import device, routine
 from zo_triton.cpu.matrix_unit import (
     DEPTH,
@@ -137,7 +137,9 @@ def _kernel(base_places, places, pitches, sizes, scale, is_causal, start, stop):
         pack_rows(share_tiles, shares, 0, rows, seen, float32(1.0))
         pack_columns(value_tiles, value, False, seen, columns)
         turns, shifts, grows = places[QUERY, 0, n] != 0, places[KEY, 0, n] != 0, places[VALUE, 0, n] != 0
-        for p in range(group * evaluations // groups, (group + 1) * evaluations // groups):
+        last = (group + 1) * evaluations // groups - 1
+        for p in range(group * evaluations // groups, last + 1):
+            following = min(p + 1, last)
             dq = matrix_at(uintp(places[QUERY, p, n]), queries, pitches[3 + QUERY])
             dk = matrix_at(uintp(places[KEY, p, n]), keys, pitches[3 + KEY])
             dv = matrix_at(uintp(places[VALUE, p, n]), keys, pitches[3 + VALUE])
@@ -150,13 +152,16 @@ def _kernel(base_places, places, pitches, sizes, scale, is_causal, start, stop):
                     pack_rows(lefts[1], query, first, rows, inner, factor)
                 pack_columns(rights[1, : 2 * width], dk, True, inner, seen)
             if turns or shifts:
+                _fetch(places[QUERY, following, n], first, rows, pitches[3 + QUERY], inner)
                 _multiply(change, hidden, turns, lefts[0], rights[0], shifts, lefts[1], rights[1])
+                _fetch(places[KEY, following, n], 0, seen, pitches[3 + KEY], inner)
                 _move_rows(change, change, shares, scores, hidden, rows, False, 0, rows)
                 pack_rows(change_tiles, change, 0, rows, seen, float32(1.0))
             if grows:
                 _add(moved, value, dv, seen)
                 pack_columns(value_tiles, moved, False, seen, columns)
                 pack_columns(growth_tiles, dv, False, seen, columns)
+            _fetch(places[VALUE, following, n], 0, seen, pitches[3 + VALUE], columns)
             part = result[:rows]
             _multiply(part, -1, turns or shifts, change_tiles, value_tiles, grows, share_tiles, growth_tiles)
             target = matrix_at(uintp(places[RESULT, p, n]), queries, pitches[3 + RESULT])
@@ -177,6 +182,19 @@ def _lefts(space, blocks, width):
 def _rights(space, blocks, width):
     """The same for a right factor of 32·width rows and 32·blocks columns."""
     return space[: 2 * blocks * width * 256].reshape(2 * blocks, width, 16, 16)
+
+
+@routine
+def _fetch(address, first, rows, pitch, columns):
+    """Has rows of the next evaluation's matrix come to the cache: short and far apart, they are not foreseen.
+
+    Nothing if there is no matrix, at address 0.
+    """
+    at = uintp(address + 4 * first * pitch)
+    for _ in range(rows if address else 0):
+        for line in range((columns + 15) // 16):
+            fetch_line(at + uintp(64 * line))
+        at += uintp(4 * pitch)
 
 
 @device

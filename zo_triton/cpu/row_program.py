@@ -38,6 +38,9 @@ _COMMUTING = {"add": "add_number", "mul": "mul_number", "maximum": "max_number",
 _GATHERED = {"float32": (rows.COPIED, 4), "bfloat16": (rows.BFLOAT16, 2), "bool": (rows.BYTES, 1)}
 """How what does not lie as a register does is read, and an element's bytes."""
 
+_OF_ROWS = frozenset(("row_sum", "turn_halves"))
+"""Operations that need whole rows."""
+
 _REWRITTEN: dict[str, Callable[[list], tuple[str, list]]] = {
     "neg": lambda given: ("mul", [*given, -1.0]),
     "lt": lambda given: ("gt", given[::-1]),
@@ -93,12 +96,12 @@ class RowProgram:
         evaluations: int,
         given: int = -1,
     ) -> None:
-        by_rows = any(leaf.narrow for leaf in leaves) or any(each.name == "row_sum" for each in operations)
+        of_rows = any(each.name in _OF_ROWS for each in operations)
+        by_rows = of_rows or any(leaf.narrow for leaf in leaves)
         sizes, strides = _collapsed(shape, [leaf.strides for leaf in leaves], whole=not by_rows)
         features, count = sizes[-1], prod(sizes[:-1])
         block = max(1, min(count, BLOCK_ELEMENTS // features))
-        sums = any(each.name == "row_sum" for each in operations) and features > 1
-        segment = features if sums else min(features, BLOCK_ELEMENTS)
+        segment = features if of_rows else min(features, BLOCK_ELEMENTS)
         if features <= segment and any(len(its) > 1 and its[-1] > 1 and its[-2] == 1 for its in strides):
             block = min(count, max(block, SIDE_BY_SIDE))
         code = _Code(leaves, operations, outputs, features)

@@ -25,14 +25,14 @@ OPERATIONS = (
     "constant", "copy", "add", "sub", "mul", "div", "fma", "maximum", "minimum", "add_number", "mul_number",
     "div_number", "from_number", "number_over", "max_number", "min_number", "add_column", "mul_column", "gt", "ge",
     "eq", "where", "abs", "sqrt", "rsqrt", "exp", "expm1", "log", "log1p", "tanh", "sigmoid",
-    "row_sum", "spread", "activation",
+    "row_sum", "spread", "activation", "turn_halves",
 )  # fmt: skip
 """In the order of their codes. A condition is 1 or 0; a number stands beside the instruction."""
 
 (
     CONSTANT, COPY, ADD, SUB, MUL, DIV, FMA, MAXIMUM, MINIMUM, ADD_NUMBER, MUL_NUMBER, DIV_NUMBER, FROM_NUMBER,
     NUMBER_OVER, MAX_NUMBER, MIN_NUMBER, ADD_COLUMN, MUL_COLUMN, GT, GE, EQ, WHERE, ABS, SQRT, RSQRT, EXP,
-    EXPM1_CODE, LOG, LOG1P, TANH, SIGMOID, ROW_SUM, SPREAD, ACTIVATION,
+    EXPM1_CODE, LOG, LOG1P, TANH, SIGMOID, ROW_SUM, SPREAD, ACTIVATION, TURN_HALVES,
 ) = range(len(OPERATIONS))  # fmt: skip
 
 WIDE = 6
@@ -214,6 +214,8 @@ def _execute(code, numbers, first, last, where, rows, features):
                 out[j] = a[j]
             first_term, second_term = _floats(where[code[i, 4]], count), _floats(where[code[i, 5]], count)
             activate_simply(out, b, first_term, second_term, uintp(0), count, int(x))
+        elif op == TURN_HALVES:
+            _turn_halves(where[code[i, 1]], where[code[i, 2]], rows, features)
 
 
 @routine
@@ -230,6 +232,22 @@ def _with_column(out_at, a_at, column_at, rows, features, op):
         else:
             for j in range(features):
                 out[j] = a[j] * value
+
+
+@routine
+def _turn_halves(out_at, values_at, rows, features):
+    """The second half of each row with its sign changed, then the first half; an even number of features."""
+    wide_vectors()
+    half = features // 2
+    for row in range(rows):
+        low = uintp(4 * row * features)
+        high = low + uintp(4 * half)
+        before, behind = _floats(values_at + low, half), _floats(values_at + high, half)
+        first, second = _floats(out_at + low, half), _floats(out_at + high, half)
+        for j in range(half):
+            first[j] = -behind[j]
+        for j in range(half):
+            second[j] = before[j]
 
 
 @routine

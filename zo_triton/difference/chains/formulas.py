@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
 
 LONGEST_ROW = 1 << 14
-"""Features along which a program sums: a block is at least a whole row."""
+"""Features of a program that needs whole rows: a block is at least one."""
+
+_OF_ROWS = frozenset(("row_sum", "turn_halves"))
+"""Operations that need them."""
 
 MOST_FORMULAS = 4096
 """That are remembered; a closure whose shapes change all the time would fill the memory."""
@@ -229,6 +232,6 @@ def _traced(
     features = max([base.shape[-1] if base.dim() else 1, *trace.lengths])
     if features != 1 and any(length not in (1, features) for length in trace.lengths):
         return None
-    if features > LONGEST_ROW and any(name == "row_sum" for name, _ in trace.operations):
+    if features > LONGEST_ROW and any(name in _OF_ROWS for name, _ in trace.operations):
         return None
     return Formula(trace, result, slots + 1, features, tracer.wide)

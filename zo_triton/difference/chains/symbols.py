@@ -198,6 +198,11 @@ def _sum(a: Symbolic, dim: Any = None, keepdim: bool = False, *, dtype: Any = No
     return a.trace.add("row_sum", (a.value,), torch.Size((*a.shape[:-1], 1)), a.varies)
 
 
+def _turn_halves(a: Symbolic) -> Symbolic:
+    """(−second half, first half) of each row, whose length is even."""
+    return a.trace.add("turn_halves", (a.value,), a.shape, a.varies)
+
+
 def _mean(a: Symbolic, dim: Any = None, keepdim: bool = False) -> Any:
     return _div(_sum(a, dim, keepdim), a.shape[-1])
 
@@ -272,7 +277,7 @@ _METHODS: dict[str, Callable] = {
     "clamp_min": lambda a, min: _clamp(a, min), "clamp_max": lambda a, max: _clamp(a, None, max),
     "square": lambda a: a * a, "reciprocal": lambda a: 1.0 / a, "reshape": _reshape, "view": _reshape,
     "expand": _expand, "expand_as": lambda a, other: _expand(a, *other.shape), "to": _to, "float": _to,
-    "where": lambda a, condition, other: _where(condition, a, other),
+    "where": lambda a, condition, other: _where(condition, a, other), "turn_halves": _turn_halves,
     **{name: _unary(name) for name in _UNARY},
 }  # fmt: skip
 

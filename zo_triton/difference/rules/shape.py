@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zo_triton.difference import doors, fallback
+from zo_triton.difference import chains, doors, fallback
 from zo_triton.difference.heads import stays_pending
 from zo_triton.difference.names import copying, viewing
 from zo_triton.difference.registry import handler, handler_of_any, named, register, rule
@@ -185,13 +185,15 @@ def split(mode: DifferenceMode, base: Sequence[Tensor], /, input: Tensor, *args:
 
 
 @rule("cat", "concat", "concatenate")
-def cat(mode: DifferenceMode, base: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+def cat(mode: DifferenceMode, base: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> Any:
     """Joined along an axis that exists; zeros for parts that carry nothing.
 
     torch leaves out a part of shape [0] beside parts of other dimensions, as an empty key-value cache is.
     """
     parts = [each for each in tensors if each.dim() == base.dim()]
     mode.ignore(*tensors)
+    if chains.defer_turned_halves(mode, base, parts, dim):
+        return None
     return torch.cat([_or_zeros(mode, each) for each in parts], _axis(dim))
 
 
