@@ -7,6 +7,7 @@ import torch
 
 import zo_triton as zo
 from zo_triton import cpu, ops, reference
+from zo_triton.cpu import natural
 from zo_triton.reference.operations import ACTIVATIONS
 
 
@@ -131,6 +132,17 @@ def test_agrees_with_float64(case):
     # float32 sums of many terms; bfloat16 rounds inputs, product and result to 8 bits, each 2⁻⁹ relative.
     bound = 2e-6 if case.dtype == torch.float32 else 3 * 2**-9
     assert error <= bound * max(1.0, (case.inputs / 71) ** 0.5)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(
+    "name", ["signs", "one-sided", "several-runs", "more-rows-than-totals", "frozen-weight"]
+)
+def test_tables_of_signs_agree_with_float64(name, transposed, monkeypatch):
+    """They take a layer where no matrix unit does."""
+    monkeypatch.setattr(natural, "has_matrix_unit", lambda: False)
+    out, expected = replace(CASES[name], transposed=transposed).run()
+    assert (out - expected).norm() <= 2e-6 * expected.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
