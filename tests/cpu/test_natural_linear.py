@@ -149,6 +149,17 @@ def test_agrees_with_float64(case, small, monkeypatch):
     assert error <= bound * max(1.0, (case.inputs / 71) ** 0.5)
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(
+    "name", ["signs", "one-sided", "several-runs", "more-rows-than-totals", "frozen-weight"]
+)
+def test_tables_of_signs_agree_with_float64(name, transposed, monkeypatch):
+    """They take a layer where no matrix unit does."""
+    monkeypatch.setattr(natural, "has_matrix_unit", lambda: False)
+    out, expected = replace(CASES[name], transposed=transposed).run()
+    assert (out - expected).norm() <= 2e-6 * expected.norm()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("way", "small"),

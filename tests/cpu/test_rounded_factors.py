@@ -137,15 +137,30 @@ CASES = {
     "less-than-a-square": {"shape": (5, 3, 2)},
     "several-runs": {"shape": (700, 40, 24)},
     "eps-below-float16": {"eps": 2.0**-100},
+    "gaussian": {"distribution": "gaussian"},
+    "laplace-transposed-two-sided": {
+        "distribution": "laplace",
+        "transposed": True,
+        "sides": 2,
+        "shape": (700, 40, 24),
+    },
 }
 
 
 def layer(
-    shape=(45, 71, 37), sides=1, activation="none", weight_id=4, bias_id=5, transposed=False, eps=1e-2, num=3
+    shape=(45, 71, 37),
+    sides=1,
+    activation="none",
+    weight_id=4,
+    bias_id=5,
+    transposed=False,
+    eps=1e-2,
+    num=3,
+    distribution="rademacher",
 ):
     """A layer's arguments, and its difference in float64 with rounded factors."""
     samples, inputs, outputs = shape
-    directions = zo.Directions(2**40 + 3, 11, num)
+    directions = zo.Directions(2**40 + 3, 11, num, distribution)
     base, weight = normal(samples, inputs), normal(outputs, inputs, seed=1) / inputs**0.5
     difference = eps * normal(num * sides, samples, inputs, seed=2)
     signed_eps = eps * torch.tensor([1.0, -1.0])[:sides].repeat(num)
@@ -162,7 +177,7 @@ def layer(
     u, v = drawn(weight_id, stored.shape), drawn(bias_id, (outputs,))
     u = u if transposed else u.mT
     steps = signed_eps[:, None, None]
-    change = exactly(difference) @ exactly(weight).T + exactly(steps * (base + difference)) @ u
+    change = exactly(difference) @ exactly(weight).T + exactly(steps * (base + difference)) @ exactly(u)
     change += steps.double() * v[:, None]
     function = ACTIVATIONS[activation]
     # Where the step is far below float64's resolution the activation is its identity.
@@ -181,9 +196,13 @@ def test_layers_in_the_matrix_unit_are_those_of_rounded_factors(case):
     assert (out - expected).norm() <= 2e-6 * expected.norm()
 
 
+@pytest.fixture(params=["highest", pytest.param("medium", marks=supported)])
+def precision(request):
+    torch.set_float32_matmul_precision(request.param)
+
+
 @unit
-@supported
-@pytest.mark.usefixtures("medium")
+@pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize("wider", [0, 5], ids=["one-row-for-all", "rows-apart"])
 def test_layers_read_differences_however_their_rows_lie(wider):
     expected, (base, difference, *rest), _ = layer()
@@ -198,10 +217,9 @@ def test_layers_read_differences_however_their_rows_lie(wider):
 
 
 @unit
-@supported
-@pytest.mark.usefixtures("medium")
+@pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize("shape", [(300, 40, 200), (600, 33, 70)], ids=str)
-def test_signs_in_parts_have_the_same_bits(shape, monkeypatch):
+def test_signs_of_some_columns_at_a_time_have_the_same_bits(shape, monkeypatch):
     whole, given, _ = layer(shape)
     cpu.perturbed_linear(whole, *given)
     monkeypatch.setattr(natural_tiles, "NOISE_ELEMENTS", 64 * 64)

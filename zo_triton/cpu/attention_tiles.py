@@ -1,4 +1,4 @@
-"""Attention's differences in the matrix unit, for float32 whose factors may be rounded, and without a mask.
+"""Attention's differences in the matrix unit, for float32 and without a mask.
 
 One call goes through all matrices. A piece of the work is one matrix of the base with some of its queries: scores
 and shares are made once, and then, evaluation after evaluation, the scores' differences, the shares' and the
@@ -16,21 +16,12 @@ from torch import Tensor
 
 from zo_triton.cpu.addresses import fetch_line, matrix_at
 from zo_triton.cpu.compiling import device, routine
-from zo_triton.cpu.matrix_unit import (
-    DEPTH,
-    add_to_square,
-    begin_square,
-    begin_tiles,
-    end_tiles,
-    pack_columns,
-    pack_rows,
-    pack_sums,
-    store_square,
-)
+from zo_triton.cpu.matrix_unit import add_to_square, begin_square, begin_tiles, end_tiles, store_square
 from zo_triton.cpu.scalars import exp
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.softmax import move_rows
 from zo_triton.cpu.threads import together
+from zo_triton.cpu.tiles import DEPTH, new_left, new_right, pack_columns, pack_rows, pack_sums
 from zo_triton.cpu.vectors import LANES
 
 QUERIES = 128
@@ -45,7 +36,12 @@ _move_rows = move_rows.body
 
 
 def attention_in_tiles(
-    out: Tensor, still: Sequence[Tensor], moving: Sequence[Tensor | None], scale: float, is_causal: bool
+    out: Tensor,
+    still: Sequence[Tensor],
+    moving: Sequence[Tensor | None],
+    scale: float,
+    is_causal: bool,
+    parts: int,
 ) -> None:
     """Writes the result's difference.
 
@@ -55,6 +51,7 @@ def attention_in_tiles(
         moving: Their differences, [P, *batch, rows, columns] float32, or None.
         scale: Factor on QKᵀ.
         is_causal: Hides from query i the keys after i.
+        parts: In which factors come, one if they may be rounded.
     """
     evaluations, (queries, columns) = out.shape[0], out.shape[-2:]
     keys, inner = still[KEY].shape[-2:]
@@ -72,7 +69,7 @@ def attention_in_tiles(
     )
     pieces = -(-queries // QUERIES)
     groups = min(evaluations, -(-FEW_ITEMS // (matrices * pieces)))
-    sizes = np.array([queries, keys, inner, columns, pieces, groups], np.int64)
+    sizes = np.array([queries, keys, inner, columns, pieces, groups, parts], np.int64)
     together(_kernel, (base_places, places, pitches, sizes, scale, is_causal), matrices * pieces * groups)
     if target is not out:
         out.copy_(target)
@@ -101,15 +98,14 @@ def _kernel(base_places, places, pitches, sizes, scale, is_causal, start, stop):
     base_places: int64 [3, matrices], addresses of query, key and value. places: [4, P, matrices], of their
     differences, 0 where there are none, and of the result. pitches: [7], how far rows are apart in each.
     """
-    queries, keys, inner, columns, pieces, groups = sizes
+    queries, keys, inner, columns, pieces, groups, parts = sizes
     evaluations, factor = places.shape[1], float32(scale)
-    height, steps = (queries + pieces - 1) // pieces, (inner + DEPTH - 1) // DEPTH
-    blocks, column_blocks, key_blocks = _blocks(height), _blocks(columns), _blocks(keys)
-    lefts = np.empty((2, 2 * blocks, steps, 16, DEPTH), np.uint16)
-    rights = np.empty((2, 2 * key_blocks, steps, 16, 16), np.uint32)
-    left_size, right_size = 2 * blocks * key_blocks * 16 * DEPTH, 2 * column_blocks * key_blocks * 16 * 16
-    left_space, other_left_space = np.empty(left_size, np.uint16), np.empty(left_size, np.uint16)
-    right_space, other_right_space = np.empty(right_size, np.uint32), np.empty(right_size, np.uint32)
+    height = (queries + pieces - 1) // pieces
+    blocks, column_blocks = _blocks(height), _blocks(columns)
+    lefts = new_left(height, inner, parts), new_left(height, inner, parts)
+    rights = new_right(inner, keys, parts), new_right(inner, keys, parts)
+    left_space, other_left_space = new_left(height, keys, parts), new_left(height, keys, parts)
+    right_space, other_right_space = new_right(keys, columns, parts), new_right(keys, columns, parts)
     score_space, share_space = np.empty(height * keys, np.float32), np.empty(height * keys, np.float32)
     change_space = np.empty(height * keys, np.float32)
     moved, result = np.empty((keys, columns), np.float32), np.empty((height, columns), np.float32)
@@ -131,7 +127,7 @@ def _kernel(base_places, places, pitches, sizes, scale, is_causal, start, stop):
         shares = share_space[: rows * seen].reshape(rows, seen)
         change = change_space[: rows * seen].reshape(rows, seen)
         pack_rows(lefts[0], query, first, rows, inner, float32(1.0))
-        pack_columns(rights[0, : 2 * width], key, True, inner, seen)
+        pack_columns(rights[0][: 2 * width], key, True, inner, seen)
         _multiply(scores, hidden, True, lefts[0], rights[0], False, lefts[0], rights[0])
         _share_out(shares, scores, factor, hidden)
         pack_rows(share_tiles, shares, 0, rows, seen, float32(1.0))
@@ -150,7 +146,7 @@ def _kernel(base_places, places, pitches, sizes, scale, is_causal, start, stop):
                     pack_sums(lefts[1], query, first, dq, first, rows, inner, factor)
                 else:
                     pack_rows(lefts[1], query, first, rows, inner, factor)
-                pack_columns(rights[1, : 2 * width], dk, True, inner, seen)
+                pack_columns(rights[1][: 2 * width], dk, True, inner, seen)
             if turns or shifts:
                 _fetch(places[QUERY, following, n], first, rows, pitches[3 + QUERY], inner)
                 _multiply(change, hidden, turns, lefts[0], rights[0], shifts, lefts[1], rights[1])
@@ -175,13 +171,15 @@ def _kernel(base_places, places, pitches, sizes, scale, is_causal, start, stop):
 @device
 def _lefts(space, blocks, width):
     """Memory for a left factor of 32·blocks rows and 32·width columns, at the front of what there is."""
-    return space[: 2 * blocks * width * 16 * DEPTH].reshape(2 * blocks, width, 16, DEPTH)
+    shape = 2 * blocks, width, space.shape[2], 16, DEPTH
+    return space.reshape(-1)[: shape[0] * width * shape[2] * 16 * DEPTH].reshape(shape)
 
 
 @device
 def _rights(space, blocks, width):
     """The same for a right factor of 32·width rows and 32·blocks columns."""
-    return space[: 2 * blocks * width * 256].reshape(2 * blocks, width, 16, 16)
+    shape = 2 * blocks, width, space.shape[2], 16, 16
+    return space.reshape(-1)[: shape[0] * width * shape[2] * 256].reshape(shape)
 
 
 @routine

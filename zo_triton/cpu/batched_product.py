@@ -13,16 +13,14 @@ from zo_triton._precision import factor, rounds_factors
 from zo_triton.cpu.addresses import matrix_at
 from zo_triton.cpu.compiling import kernel
 from zo_triton.cpu.matrix_unit import (
-    DEPTH,
     add_to_square,
     begin_square,
     begin_tiles,
     end_tiles,
     has_matrix_unit,
-    pack_columns,
-    pack_rows,
     store_square,
 )
+from zo_triton.cpu.tiles import DEPTH, new_left, new_right, pack_columns, pack_rows
 from zo_triton.cpu.vectors import LANES
 
 
@@ -81,8 +79,10 @@ def _tiles_kernel(out, places, inner, scale):
     count, (_, rows, columns) = places.shape[0] // 2, out.shape
     blocks, column_blocks = (rows + LANES - 1) // LANES, (columns + LANES - 1) // LANES
     steps = (inner + DEPTH - 1) // DEPTH
-    lefts = np.empty((count, 2 * blocks, steps, 16, DEPTH), np.uint16)
-    rights = np.empty((count, 2 * column_blocks, steps, 16, 16), np.uint32)
+    lefts = new_left(count * LANES * blocks, inner, 1).reshape(count, 2 * blocks, steps, 1, 16, DEPTH)
+    rights = new_right(inner, count * LANES * column_blocks, 1).reshape(
+        count, 2 * column_blocks, steps, 1, 16, 16
+    )
     scratch, zeros = np.empty((LANES, LANES), np.float32), np.zeros(LANES * column_blocks, np.float32)
     begin_tiles()
     for n in range(out.shape[0]):

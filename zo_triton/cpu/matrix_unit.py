@@ -1,38 +1,27 @@
-"""Products in the processor's matrix unit (Intel's AMX): bfloat16 factors, float32 sums.
+"""Products in the processor's matrix unit (Intel's AMX), which multiplies bfloat16 and adds in float32.
 
-A tile is sixteen cache lines that lie together: of a left factor 16 rows of 32 values, of a right factor 16 columns
-of 32 values, two neighbours of a column to a word. Four squares of 16 × 16 sums stay in the unit from the first
-product to the last, so that an element's sum has one order, whatever rows and columns are made with it.
+Four squares of 16 × 16 sums stay in the unit from the first product to the last, so that an element's sum has one
+order, whatever rows and columns are made with it. A factor is bfloat16, or float32 in three parts (see ``tiles``).
+In parts beside signs, which bfloat16 holds, it takes three products, each exact; of two such factors the six are
+taken that reach into the 24 digits. Sums below 2⁻¹²⁶, the smallest normal number, are zero.
 """
 
 from __future__ import annotations
 
 from functools import cache
 
-import numpy as np
 import torch
 from llvmlite import binding, ir
-from numba import types, uint16, uint32, uintp
+from numba import types, uintp
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from zo_triton.cpu.compiling import device, routine
-from zo_triton.cpu.scalars import round_bfloat16
-from zo_triton.cpu.turning import turned_square
-from zo_triton.cpu.vectors import LANES, WIDTH, broadcast, load_vector, store_bfloat16
+from zo_triton.cpu.compiling import device
+from zo_triton.cpu.tiles import TILE_BYTES
+from zo_triton.cpu.vectors import LANES
 
-DEPTH = 32
-"""Products that a tile adds to each of its sums."""
-
-TILE_BYTES = 1024
-"""Sixteen lines of 64."""
-
-_I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_I8, _I64 = ir.IntType(8), ir.IntType(64)
 _POINTER = _I8.as_pointer()
-_WORDS = ir.VectorType(_I32, WIDTH)
-
-_ONES = np.uint32(0x3F803F80)
-"""Two bfloat16 of 1."""
 
 _SHAPES = bytes([1, *[0] * 15, *[64, 0] * 8, *[0] * 16, *[16] * 8, *[0] * 8])
 """All eight registers hold 16 lines of 64 bytes: palette 1, line bytes from byte 16 on, lines from byte 48 on."""
@@ -44,112 +33,6 @@ def has_matrix_unit() -> bool:
     if not torch.cpu._is_amx_tile_supported():
         return False
     return bool(binding.get_host_cpu_features().get("amx-bf16", False) and torch.cpu._init_amx())
-
-
-def padded(count: int) -> int:
-    """The next multiple of 32: rows, columns and products of a factor in tiles."""
-    return -(-count // LANES) * LANES
-
-
-def right_tiles(inner: int, columns: int) -> np.ndarray:
-    """Memory for a right factor [inner, columns], rounded up: pairs, uint32 [columns / 16, inner / 32, 16, 16]."""
-    return np.empty((padded(columns) // 16, padded(inner) // DEPTH, 16, 16), np.uint32)
-
-
-@device
-def _pair(first, second):
-    """Two float32 as bfloat16 in a word."""
-    return round_bfloat16(first) | (round_bfloat16(second) << uint32(16))
-
-
-@routine
-def pack_columns(tiles, matrix, transposed, inner, columns):
-    """A right factor, zeros beyond: matrix[:inner, :columns], or matrix[:columns, :inner] if ``transposed``."""
-    words = np.zeros((16, 16), np.uint32)
-    for block in range(tiles.shape[0]):
-        for step in range(tiles.shape[1]):
-            column, row = 16 * block, DEPTH * step
-            width, height = min(16, columns - column), min(DEPTH, inner - row)
-            tile = tiles[block, step]
-            if width < 16 or height < DEPTH:
-                _pack_corner(tile, matrix, transposed, row, column, height, width)
-            elif not transposed:
-                for i in range(16):
-                    low, high, line = matrix[row + 2 * i], matrix[row + 2 * i + 1], tile[i]
-                    low, high = low[column : column + 16], high[column : column + 16]
-                    for j in range(16):
-                        line[j] = _pair(low[j], high[j])
-            else:
-                for j in range(16):
-                    source, line = matrix[column + j, row : row + DEPTH], words[j]
-                    for i in range(16):
-                        line[i] = _pair(source[2 * i], source[2 * i + 1])
-                _turn_words(uintp(tile.ctypes.data), uintp(words.ctypes.data))
-
-
-@routine
-def _pack_corner(tile, matrix, transposed, row, column, height, width):
-    """A tile of fewer rows or columns than it holds: zeros beyond."""
-    tile[:] = uint32(0)
-    for i in range(max(0, height)):
-        for j in range(max(0, width)):
-            value = matrix[column + j, row + i] if transposed else matrix[row + i, column + j]
-            tile[i // 2, j] |= round_bfloat16(value) << uint32(16 * (i % 2))
-
-
-@routine
-def pack_signs(tiles, words):
-    """Packed signs as a right factor; words: uint32 [at least columns, inner / 32], see ``signs.draw_signs``."""
-    for block in range(tiles.shape[0]):
-        for step in range(tiles.shape[1]):
-            tile, column = tiles[block, step], words[16 * block : 16 * block + 16, step]
-            negative = np.empty(16, np.uint32)
-            for j in range(16):
-                negative[j] = ~column[j]
-            for i in range(16):
-                line, low = tile[i], uint32(2 * i)
-                for j in range(16):
-                    pair = negative[j] >> low
-                    minus = ((pair & uint32(1)) << uint32(15)) | ((pair & uint32(2)) << uint32(30))
-                    line[j] = _ONES | minus
-
-
-@routine
-def pack_rows(tiles, source, first, rows, inner, factor):
-    """``factor·source[first : first + rows, :inner]`` as a left factor, float32; zeros in all that is beyond."""
-    for row in range(16 * tiles.shape[0]):
-        lines, whole = tiles[row // 16, :, row % 16], inner // DEPTH if row < rows else 0
-        target, values = uintp(lines.ctypes.data), source[first + row if row < rows else 0]
-        at = uintp(values.ctypes.data)
-        for _ in range(whole):
-            _round_line(target, at, factor)
-            target, at = target + uintp(TILE_BYTES), at + uintp(4 * DEPTH)
-        for step in range(whole, tiles.shape[1]):
-            for j in range(DEPTH):
-                i = DEPTH * step + j
-                inside = row < rows and i < inner
-                lines[step, j] = uint16(round_bfloat16(factor * values[i])) if inside else uint16(0)
-
-
-@routine
-def pack_sums(tiles, base, first, moved, moved_first, rows, inner, factor):
-    """The same of ``factor·(base + moved)``, whose rows begin at ``first`` and at ``moved_first``."""
-    for row in range(16 * tiles.shape[0]):
-        lines, whole = tiles[row // 16, :, row % 16], inner // DEPTH if row < rows else 0
-        ours, theirs = base[first + row if row < rows else 0], moved[moved_first + row if row < rows else 0]
-        target = uintp(lines.ctypes.data)
-        ours_at, theirs_at = uintp(ours.ctypes.data), uintp(theirs.ctypes.data)
-        for _ in range(whole):
-            _round_sum(target, ours_at, theirs_at, factor)
-            target, ours_at = target + uintp(TILE_BYTES), ours_at + uintp(4 * DEPTH)
-            theirs_at += uintp(4 * DEPTH)
-        for step in range(whole, tiles.shape[1]):
-            for j in range(DEPTH):
-                i = DEPTH * step + j
-                inside = row < rows and i < inner
-                lines[step, j] = (
-                    uint16(round_bfloat16(factor * (ours[i] + theirs[i]))) if inside else uint16(0)
-                )
 
 
 @device
@@ -172,9 +55,19 @@ def begin_square(row, column_block):
 
 @device
 def add_to_square(left, block, right, column_block):
-    """The sums grow by rows 32·block … of the left factor times columns 32·column_block … of the right one."""
+    """The sums grow by rows 32·block … of the left factor times columns 32·column_block … of the right one.
+
+    Each has one part or three, or the left one three and the right one, signs, one. Products with small parts come
+    first: added later, each would round the sums at their full size.
+    """
     left_at, right_at = left[2 * block : 2 * block + 2], right[2 * column_block : 2 * column_block + 2]
-    _add(uintp(left_at.ctypes.data), uintp(right_at.ctypes.data), left.shape[1])
+    left_at, right_at, steps = uintp(left_at.ctypes.data), uintp(right_at.ctypes.data), left.shape[1]
+    left_parts, right_parts = left.shape[2], right.shape[2]
+    if right_parts > 1:
+        _add_small(left_at, right_at, steps, left_parts, right_parts)
+    elif left_parts > 1:
+        _add_small_beside_signs(left_at, right_at, steps, left_parts, right_parts)
+    _add_large(left_at, right_at, steps, left_parts, right_parts)
 
 
 @device
@@ -192,55 +85,6 @@ def store_square(out, row, column_block, scratch):
     for i in range(rows):
         for j in range(columns):
             out[row + i, column + j] = scratch[i, j]
-
-
-@intrinsic
-def _round_line(context, target, source, factor):
-    """32 values factor·source as bfloat16, by address."""
-
-    def codegen(context, builder, signature, arguments):
-        target, source, factor = arguments
-        wide = broadcast(builder, factor)
-        for half in range(DEPTH // WIDTH):
-            value = builder.fmul(wide, load_vector(builder, builder.add(source, _I64(4 * WIDTH * half))))
-            store_bfloat16(builder, value, builder.add(target, _I64(2 * WIDTH * half)))
-        return context.get_dummy_value()
-
-    return types.void(types.uintp, types.uintp, types.float32), codegen
-
-
-@intrinsic
-def _round_sum(context, target, first, second, factor):
-    """32 values factor·(first + second) as bfloat16, by address."""
-
-    def codegen(context, builder, signature, arguments):
-        target, *terms, factor = arguments
-        wide = broadcast(builder, factor)
-        for half in range(DEPTH // WIDTH):
-            values = [load_vector(builder, builder.add(term, _I64(4 * WIDTH * half))) for term in terms]
-            value = builder.fmul(wide, builder.fadd(*values))
-            store_bfloat16(builder, value, builder.add(target, _I64(2 * WIDTH * half)))
-        return context.get_dummy_value()
-
-    return types.void(*(types.uintp,) * 3, types.float32), codegen
-
-
-@intrinsic
-def _turn_words(context, target, source):
-    """``target[i, j] = source[j, i]`` for 16 × 16 words, by address."""
-
-    def codegen(context, builder, signature, arguments):
-        target, source = arguments
-        kind = _WORDS.as_pointer()
-        rows = [
-            builder.load(builder.inttoptr(builder.add(source, _I64(64 * i)), kind), align=4)
-            for i in range(WIDTH)
-        ]
-        for i, row in enumerate(turned_square(builder, rows)):
-            builder.store(row, builder.inttoptr(builder.add(target, _I64(64 * i)), kind), align=4)
-        return context.get_dummy_value()
-
-    return types.void(types.uintp, types.uintp), codegen
 
 
 def _call(builder, name, kinds, *arguments):
@@ -283,23 +127,39 @@ def _begin(context, row):
     return types.void(types.uintp), codegen
 
 
-@intrinsic
-def _add(context, left, right, steps):
-    """Tiles of the left factor come to registers 4 and 5, of the right one to 6 and 7, when they are due."""
+def _adder(pairs):
+    """Of products of parts: ``pairs`` are numbers of a part of the left factor and of one of the right."""
 
-    def codegen(context, builder, signature, arguments):
-        left, right, steps = arguments
-        row_bytes = builder.mul(steps, _I64(TILE_BYTES))
-        tiles = {4: left, 5: builder.add(left, row_bytes), 6: right, 7: builder.add(right, row_bytes)}
-        with cgutils.for_range(builder, steps) as loop:
-            shift = builder.mul(loop.index, _I64(TILE_BYTES))
-            for due, product in (((4, 6), (0, 4, 6)), ((7,), (1, 4, 7)), ((5,), (2, 5, 6)), ((), (3, 5, 7))):
-                for register in due:
-                    _move(builder, "tileloadd64", register, builder.add(tiles[register], shift), _I64(64))
-                _call(builder, "tdpbf16ps", [_I8] * 3, *(_I8(register) for register in product))
-        return context.get_dummy_value()
+    @intrinsic
+    def add(context, left, right, steps, left_parts, right_parts):
+        """Tiles of the left factor come to registers 4 and 5, of the right one to 6 and 7, when they are due."""
 
-    return types.void(types.uintp, types.uintp, types.intp), codegen
+        def codegen(context, builder, signature, arguments):
+            left, right, steps, left_parts, right_parts = arguments
+            with cgutils.for_range(builder, steps) as loop:
+                tiles, held = {}, {}
+                for register, start, parts in ((4, left, left_parts), (6, right, right_parts)):
+                    step_bytes = builder.mul(parts, _I64(TILE_BYTES))
+                    tiles[register] = builder.add(start, builder.mul(loop.index, step_bytes))
+                    tiles[register + 1] = builder.add(tiles[register], builder.mul(steps, step_bytes))
+                for pair in pairs:
+                    for sums, *factors in ((0, 4, 6), (1, 4, 7), (2, 5, 6), (3, 5, 7)):
+                        for register, part in zip(factors, pair, strict=True):
+                            if held.get(register) != part:
+                                held[register] = part
+                                address = builder.add(tiles[register], _I64(TILE_BYTES * part))
+                                _move(builder, "tileloadd64", register, address, _I64(64))
+                        _call(builder, "tdpbf16ps", [_I8] * 3, *map(_I8, (sums, *factors)))
+            return context.get_dummy_value()
+
+        return types.void(types.uintp, types.uintp, *(types.intp,) * 3), codegen
+
+    return add
+
+
+_add_large, _add_small_beside_signs = _adder([(0, 0)]), _adder([(2, 0), (1, 0)])
+# Each product has a part in common with the one before, whose tiles are in the unit already.
+_add_small = _adder([(2, 0), (1, 0), (1, 1), (0, 1), (0, 2)])
 
 
 @intrinsic

@@ -23,7 +23,7 @@ from zo_triton.cpu.bfloat16 import is_emulated
 from zo_triton.cpu.compiling import kernel
 from zo_triton.cpu.field import code_of, fill_matrix, key_of
 from zo_triton.cpu.layer import TILE_ELEMENTS
-from zo_triton.cpu.matrix_unit import has_matrix_unit, padded
+from zo_triton.cpu.matrix_unit import has_matrix_unit
 from zo_triton.cpu.natural_signs import (
     SMALL_PIECE,
     SMALL_PRODUCT,
@@ -35,11 +35,19 @@ from zo_triton.cpu.natural_signs import (
 from zo_triton.cpu.natural_tiles import noise_tiles, packed, tiles_kernel
 from zo_triton.cpu.scalars import store
 from zo_triton.cpu.threads import parallel, together
+from zo_triton.cpu.tiles import DEPTH, PARTS, padded
 from zo_triton.cpu.vectors import LANES
 from zo_triton.directions import PART_WHOLE, Directions, tensor_word
 
 RUN_SAMPLES = 512
 """Of an evaluation at a time: in shorter runs the product, which packs all of W for each, takes a tenth longer."""
+
+DEEPEST, LARGEST, WEIGHTS_A_SAMPLE = 1024, 1 << 20, 1024
+"""Inputs, weights, and weights for each sample up to which factors in parts gain, and U is drawn as a whole.
+
+Parts take one and a half times the memory of float32: those of larger layers stay in no near cache, and those of
+weights which few samples meet take longer to make than they save. So do those of fewer inputs than a tile is deep.
+"""
 
 
 @dataclass(frozen=True)
@@ -127,19 +135,33 @@ def natural_linear(
     matrix = weight.detach().to(torch.float32 if wide else out.dtype)
     turned, full = matrix if transposed else matrix.T, directions.rank is None
     signs = full and directions.signs
-    in_tiles = signs and out.dtype == torch.float32 and rounds_factors() and has_matrix_unit()
+    dense = full and weight_id >= 0 and not signs
+    in_tiles = out.dtype == torch.float32 and (signs or (dense and turned.numel() <= LARGEST))
+    parts = _parts(base.shape[0], *turned.shape) if in_tiles else 0
     layer = NaturalLayer(
-        out, base.detach().float().contiguous(), difference.detach(), turned if in_tiles else factor(turned),
+        out, base.detach().float().contiguous(), difference.detach(), turned if parts else factor(turned),
         directions, weight_id, bias_id, signed_eps.numpy(), terms, kind_of(activation), transposed,
     )  # fmt: skip
-    if in_tiles:
-        parallel(partial(_run_tiles, layer, packed(turned)), layer.runs)
+    if parts and dense:
+        parallel(partial(_run_dense_tiles, layer, packed(turned, parts)), directions.num)
+    elif parts:
+        parallel(partial(_run_tiles, layer, packed(turned, parts)), layer.runs)
     elif signs and not rounds_factors() and layer.run * weight.numel() <= SMALL_PRODUCT:
         _run_small(layer)
-    elif full and weight_id >= 0 and not signs:
+    elif dense:
         parallel(partial(_run_dense, layer), directions.num)
     else:
         parallel(partial(_run_signs if signs else _run_thin, layer), layer.runs)
+
+
+def _parts(samples: int, inner: int, rows: int) -> int:
+    """In how many parts factors go through the matrix unit; 0 if torch's GEMM and tables of signs are quicker."""
+    if not has_matrix_unit():
+        return 0
+    if rounds_factors():
+        return 1
+    fits = DEPTH <= inner <= DEEPEST and inner * rows <= min(LARGEST, WEIGHTS_A_SAMPLE * samples)
+    return PARTS if fits else 0
 
 
 _NO_TERMS = np.empty((0, 0), np.float32)
@@ -180,13 +202,37 @@ def _run_small(layer: NaturalLayer) -> None:
 
 def _run_tiles(layer: NaturalLayer, weight: np.ndarray, start: int, stop: int) -> None:
     """The same in the matrix unit, all runs in one call: a small layer's product takes no longer than one."""
-    d, (inner, rows), given = layer.directions, layer.weight.shape, _in_rows(layer.difference)
-    noise = noise_tiles(inner, padded(rows) if layer.weight_id >= 0 else 0)
+    inner, rows = layer.weight.shape
+    noise, bias = noise_tiles(inner, padded(rows) if layer.weight_id >= 0 else 0), np.zeros(rows, np.float32)
     ids = [tensor_word(i) if i >= 0 else -1 for i in (layer.weight_id, layer.bias_id)]
+    _multiply_tiles(layer, weight, noise, bias, ids, start, stop)
+
+
+def _run_dense_tiles(layer: NaturalLayer, weight: np.ndarray, start: int, stop: int) -> None:
+    """Directions start … stop - 1 of other values, each drawn as a whole and packed like W."""
+    d, runs = layer.directions, layer.runs // layer.directions.num
+    drawn = torch.empty(layer.stored, dtype=torch.float32, device="cpu")
+    for k in range(start, stop):
+        fill_matrix(drawn.numpy(), 0, tensor_word(layer.weight_id), d.first + k, key_of(d), code_of(d))
+        noise = packed(drawn if layer.transposed else drawn.T, weight.shape[2])
+        _multiply_tiles(layer, weight, noise, _bias(layer, d.first + k), [-1, -1], k * runs, (k + 1) * runs)
+
+
+def _multiply_tiles(
+    layer: NaturalLayer,
+    weight: np.ndarray,
+    noise: np.ndarray,
+    bias: np.ndarray,
+    ids: list[int],
+    start: int,
+    stop: int,
+) -> None:
+    """Runs start … stop - 1; for ids of -1 the kernel finds Uᵀ in ``noise``, and v in ``bias``."""
+    d, given = layer.directions, _in_rows(layer.difference)
     lying = np.array([given.data_ptr(), given.stride(0), given.stride(1)], np.int64)
     tiles_kernel(
-        as_array(layer.out), layer.base.numpy(), lying, weight, noise, *ids, layer.transposed, key_of(d), d.first,
-        layer.sides, layer.run, layer.signed_eps, *layer.terms, layer.kind, start, stop,
+        as_array(layer.out), layer.base.numpy(), lying, weight, noise, bias, *ids, layer.transposed, key_of(d),
+        d.first, layer.sides, layer.run, layer.signed_eps, *layer.terms, layer.kind, start, stop,
     )  # fmt: skip
 
 

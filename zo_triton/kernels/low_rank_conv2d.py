@@ -177,8 +177,8 @@ def project_windows(
     positions = image.shape[0] * image.shape[2] * image.shape[3]
     evaluations = directions.num * (1 if difference is None else sides)
     out = torch.empty(groups, evaluations, rank, positions, dtype=torch.float32, device=base.device)
-    constants = {**field_constants(directions, rank), "RANK_BLOCK": padded_rank(rank, signs=False)}
-    position_tiles, rank_tiles = blocks(positions, config["BLOCK_N"]), blocks(rank, constants["RANK_BLOCK"])
+    rank_block = padded_rank(rank, signs=False)
+    position_tiles, rank_tiles = blocks(positions, config["BLOCK_N"]), blocks(rank, rank_block)
     window = window_of(image, base, weight, stride, padding, dilation)
     del window["out_channels"], window["group_inputs"]
     launch(
@@ -202,7 +202,8 @@ def project_windows(
         right_word=right_word,
         SIDES=sides,
         HAS_DIFFERENCE=difference is not None,
-        **constants,
+        **field_constants(directions, rank),
+        RANK_BLOCK=rank_block,
         DTYPE=compute_dtype(image.dtype),
         PRECISION=precision,
         RAGGED=channels % config["BLOCK_I"] != 0,
