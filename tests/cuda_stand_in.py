@@ -182,6 +182,16 @@ class Event:
         return 1000 * (end._time - self._time)
 
 
+class Generator(torch.Generator):
+    """Draws for any device on the CPU."""
+
+    def __new__(cls, device: Any = CPU) -> Generator:
+        return super().__new__(cls, CPU)
+
+    def __init__(self, device: Any = CPU) -> None:
+        super().__init__()
+
+
 def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
@@ -228,9 +238,11 @@ def cuda() -> Iterator[StandIn]:
         "CUDAGraph": Graph,
         "graph": recorded,
     }
+    overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
     without = torch.backends.cudnn.flags(enabled=False)
     with (
         mock.patch.multiple(torch.cuda, **cuda),
+        mock.patch.object(torch, "Generator", Generator),
         without,
         _device_guard(),
         zo.use_engine("reference"),
@@ -238,10 +250,13 @@ def cuda() -> Iterator[StandIn]:
     ):
         # torch.tensor(…, device=) makes its values on the CPU and then moves them, which the mode sees.
         torch._C._set_only_lift_cpu_tensors(True)
+        # A module that moves has new parameters: an old one could not become what stands in for a GPU's.
+        torch.__future__.set_overwrite_module_params_on_conversion(True)
         try:
             with device:
                 yield device
         finally:
+            torch.__future__.set_overwrite_module_params_on_conversion(overwrites)
             torch._C._set_only_lift_cpu_tensors(False)
 
 
