@@ -177,4 +177,7 @@ def test_the_work_of_float32_in_parts(distribution, of_u):
     assert work_of("_perturbed_linear_kernel", of_rank) == Work(0, 6 * 64 * 128 * 32)
     # Of the inputs and of their differences, in a launch of its own.
     assert work_of("_projection_kernel", of_rank) == Work(32 * 4, 2 * of_u * 64 * 16 * 32)
+    assert work_of("_window_projection_kernel", of_rank) == Work(32 * 4, 2 * of_u * 64 * 16 * 32)
+    by_taps = {**of_rank, "DEPTHWISE": False, "BY_TAPS": True}
+    assert work_of("_perturbed_conv2d_kernel", by_taps) == Work(0, 6 * 64 * 128 * 32)
     assert work_of("_node_linear_kernel", arguments).multiply_adds == 6 * 64 * 128 * 32
