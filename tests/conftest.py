@@ -30,10 +30,16 @@ NIGHTLY = os.environ.get("ZO_TRITON_NIGHTLY") == "1"
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("nightly" if NIGHTLY else "ci"))
 
 
-def pytest_collection_finish():
-    """Tests and libraries are here to stay: a collection that looks through them again takes half a second."""
-    gc.collect()
-    gc.freeze()
+MODULES = [0]
+"""How many there were when the collector was last told of them."""
+
+
+def pytest_runtest_setup():
+    """Libraries and tests are here to stay: to look through them all again takes a fifth of a second each time."""
+    if len(sys.modules) > MODULES[0] + 300:
+        gc.collect()
+        gc.freeze()
+        MODULES[0] = len(sys.modules)
 
 
 def pytest_sessionfinish():
