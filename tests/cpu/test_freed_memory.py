@@ -1,4 +1,4 @@
-"""Kernels read no memory that they have freed: glibc overwrites it at once where it is told to."""
+"""Kernels read no memory that they have freed, which glibc can overwrite at once; and what it keeps of it."""
 
 import os
 import platform
@@ -40,3 +40,37 @@ def test_no_kernel_reads_what_it_freed():
         [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
+
+
+KEPT = """
+import sys
+
+import torch
+
+from zo_triton import cpu
+from zo_triton._memory import release_freed_memory
+
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 >> 20
+
+
+before = resident()
+tensor = torch.ones(40 << 20, dtype=torch.uint8)
+del tensor
+kept = resident() - before
+release_freed_memory()
+sys.stdout.write(f"{kept > 30} {resident() - before < 10}")
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+@pytest.mark.parametrize(("limit", "keeps"), [({}, True), ({"MALLOC_MMAP_THRESHOLD_": "131072"}, False)])
+def test_large_freed_blocks_stay_until_they_are_released(limit, keeps):
+    """Unless the environment says what glibc shall keep."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run(
+        [sys.executable, "-c", KEPT], env=environment | limit, capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout == f"{keeps} True", done.stderr
