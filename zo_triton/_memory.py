@@ -106,13 +106,15 @@ def keep_freed_memory() -> None:
 
     glibc gives a block of more than 32 MiB back to the system at once, and what is free at the end of its heap
     beyond twice that. Each tensor of differences would be cleared page by page before it is written: 5 to 17 % of
-    a small GPT-2's step (three measurements on a busy machine). Limits that the environment sets stay as they are; other C libraries too.
+    a small GPT-2's step (three measurements on a busy machine). Versions before 2.35 allow no more than 32 MiB.
+    Limits that the environment sets stay as they are; other C libraries too.
     """
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return
     with suppress(OSError, TypeError, AttributeError):
         library = ctypes.CDLL(None)
-        library.mallopt(_MMAP_THRESHOLD, MOST_KEPT // 2)
+        # One limit that is set ends glibc's own adaptation of both: neither may be left at its small default.
+        library.mallopt(_MMAP_THRESHOLD, MOST_KEPT // 2) or library.mallopt(_MMAP_THRESHOLD, 32 << 20)
         library.mallopt(_TRIM_THRESHOLD, MOST_KEPT)
 
 
