@@ -9,20 +9,18 @@ import math
 
 import numpy as np
 import torch
-from llvmlite import ir
-from numba import float32, float64, types, uintp
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import float32, float64, uintp
 from torch import Tensor
 
 from zo_triton._memory import in_natural_order
 from zo_triton.cpu.arrays import as_array
 from zo_triton.cpu.compiling import device, routine
-from zo_triton.cpu.scalars import EXPM1, SHORT, expm1, load, log1p
+from zo_triton.cpu.cross_entropy_lanes import sum_steps
+from zo_triton.cpu.scalars import expm1, load, log1p
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.threads import together
 from zo_triton.cpu.turning import turn_rows
-from zo_triton.cpu.vectors import LANES, WIDTH, load_bfloat16, load_vector, store_vector
+from zo_triton.cpu.vectors import LANES, WIDTH
 
 GRAIN = 4
 """Evaluations that a thread takes at a time."""
@@ -88,55 +86,7 @@ def _exactly(logits, moved, own):
     return float32((top - highest - float64(own)) + math.log(after / before))
 
 
-@intrinsic
-def _short_steps(context, out, moved, moved_bytes, own, probabilities, probability_bytes, count, narrow):
-    """``out[j] = Σ_c p[c, j]·expm1(moved[c, j] - own[j])`` for 16 lanes j; whether all exponents are small.
-
-    Up to :data:`SHORT` it is what ``expm1`` makes of them, bit for bit unless subnormal, without the steps that
-    only longer ones need. All by address, rows so many bytes apart: out and own float32 [16], moved and
-    probabilities float32 [count, 16], moved bfloat16 if ``narrow``.
-    """
-
-    def codegen(context, builder, signature, arguments):
-        out, moved, moved_bytes, own, probabilities, probability_bytes, count, narrow = arguments
-        floats, words = ir.VectorType(ir.FloatType(), WIDTH), ir.VectorType(ir.IntType(32), WIDTH)
-        multiply_add = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(floats, [floats] * 3), f"llvm.fma.v{WIDTH}f32"
-        )
-        total, largest = (cgutils.alloca_once_value(builder, kind(None)) for kind in (floats, words))
-        here = cgutils.alloca_once(builder, floats)
-        own = load_vector(builder, own)
-        with cgutils.for_range(builder, count) as loop:
-            at = builder.add(moved, builder.mul(loop.index, moved_bytes))
-            with builder.if_else(narrow) as (short, full):
-                for branch, load_row in ((short, load_bfloat16), (full, load_vector)):
-                    with branch:
-                        builder.store(load_row(builder, at), here)
-            x = builder.fsub(builder.load(here), own)
-            p = floats([float(EXPM1[0])] * WIDTH)
-            for coefficient in EXPM1[1:]:
-                p = builder.call(multiply_add, [p, x, floats([float(coefficient)] * WIDTH)])
-            value = builder.call(multiply_add, [builder.fmul(p, x), x, x])
-            at = builder.add(probabilities, builder.mul(loop.index, probability_bytes))
-            weighted = builder.fmul(load_vector(builder, at), value)
-            builder.store(builder.fadd(builder.load(total), weighted), total)
-            size = builder.and_(builder.bitcast(x, words), words([0x7FFFFFFF] * WIDTH))
-            before = builder.load(largest)
-            builder.store(builder.select(builder.icmp_unsigned(">", size, before), size, before), largest)
-        store_vector(builder, builder.load(total), out)
-        # Bits of floats are in order like the floats, and those of what is not a number come after all others.
-        limit = int(SHORT.view(np.uint32))
-        long = builder.icmp_unsigned(">", builder.load(largest), words([limit] * WIDTH))
-        return builder.icmp_unsigned("==", builder.bitcast(long, ir.IntType(WIDTH)), ir.IntType(WIDTH)(0))
-
-    address = types.uintp
-    return (
-        types.boolean(address, address, address, address, address, address, types.intp, types.boolean),
-        codegen,
-    )
-
-
-@device
+@routine
 def sample_losses(result, moved, logits, probabilities, target, first, count, smoothing, work):
     """Loss differences of one evaluation for the samples first … first + count - 1, written there in result.
 
@@ -144,54 +94,45 @@ def sample_losses(result, moved, logits, probabilities, target, first, count, sm
     [at least C, at least N], probabilities [C, N], target [N]. work: float32 [4, at least count], scratch.
     """
     classes, at = probabilities.shape[0], uintp(first)
-    own, total = work[0], work[1]
+    own, total, highest, mean = work[0], work[1], work[2], work[3]
     for n in range(count):
         own[n] = load(moved[target[first + n], n])
-    done = 0
-    if smoothing == float32(0.0):
-        moved_at, probabilities_at = (
-            uintp(moved.ctypes.data),
-            uintp(probabilities.ctypes.data) + uintp(4) * at,
-        )
-        while done + WIDTH <= count and _short_steps(
-            uintp(total.ctypes.data) + uintp(4 * done), moved_at + uintp(moved.itemsize * done),
-            uintp(moved.strides[0]), uintp(own.ctypes.data) + uintp(4 * done),
-            probabilities_at + uintp(4 * done), uintp(probabilities.strides[0]), classes, moved.itemsize == 2,
-        ):  # fmt: skip
-            done += WIDTH
-        for n in range(done):
-            result[at + uintp(n)] = log1p(total[n])
-    if done < count:
-        _long_steps(result, moved, logits, probabilities, first, done, count, smoothing, work)
-
-
-@routine
-def _long_steps(result, moved, logits, probabilities, first, start, stop, smoothing, work):
-    """The same for the samples first + start … first + stop - 1, for steps of any length.
-
-    work[0]: the logit difference of each one's own class.
-    """
-    classes, at = probabilities.shape[0], uintp(first)
-    own, total, highest, mean = work[0], work[1], work[2], work[3]
-    for n in range(start, stop):
-        total[n], highest[n], mean[n] = float32(0.0), float32(0.0), float32(0.0)
-    for c in range(classes):
-        source, weight = moved[c], probabilities[c]
-        for n in range(start, stop):
-            gap = load(source[n]) - own[n]
-            total[n] += weight[at + uintp(n)] * expm1(gap)
+    alone = count // WIDTH * WIDTH
+    for n in range(0, alone, WIDTH):
+        sum_steps(*_sixteen(work, moved, probabilities, first, n))
+    for n in range(alone, count):
+        total[n], highest[n] = float32(0.0), float32(0.0)
+        for c in range(classes):
+            gap = load(moved[c, n]) - own[n]
+            total[n] += probabilities[c, at + uintp(n)] * expm1(gap)
             highest[n] = max(highest[n], gap)
-        if smoothing != float32(0.0):
-            for n in range(start, stop):
+    for n in range(count):
+        mean[n] = float32(0.0)
+    if smoothing != float32(0.0):
+        for c in range(classes):
+            source = moved[c]
+            for n in range(count):
                 mean[n] += load(source[n]) - own[n]
-    for n in range(start, stop):
+    for n in range(count):
         result[at + uintp(n)] = log1p(total[n]) - smoothing * mean[n] / float32(classes)
-    for n in range(start, stop):
+    for n in range(count):
         # Long steps need no protection from cancellation, but the sum above may overflow, or cancel against
         # the 1 in log1p; a NaN takes this way too and stays one.
         if not (highest[n] < _LARGE and total[n] > _NEARLY_ALL):
             exact = _exactly(logits[:classes, first + n], moved[:classes, n], own[n])
             result[first + n] = exact - smoothing * mean[n] / float32(classes)
+
+
+@device
+def _sixteen(work, moved, probabilities, first, done):
+    """Where the samples first + done … first + done + 15 lie; see ``cross_entropy_lanes``."""
+    where, lanes = uintp(4 * done), uintp(4 * (first + done))
+    return (
+        uintp(work[1].ctypes.data) + where, uintp(work[2].ctypes.data) + where,
+        uintp(moved.ctypes.data) + uintp(moved.itemsize * done), uintp(moved.strides[0]),
+        uintp(work[0].ctypes.data) + where, uintp(probabilities.ctypes.data) + lanes,
+        uintp(probabilities.strides[0]), probabilities.shape[0], moved.itemsize == 2,
+    )  # fmt: skip
 
 
 @shared

@@ -14,9 +14,9 @@ from numba.extending import overload
 from zo_triton.cpu.compiling import device
 from zo_triton.cpu.vectors import bits_from_float, float_from_bits, fma
 
-_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
-_LOG2_E = np.float32(1.44269504)
-_ROUNDER = np.float32(12582912.0)  # 1.5·2²³: adding it leaves an integer in the low mantissa bits
+LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+LOG2_E = np.float32(1.44269504)
+ROUNDER = np.float32(12582912.0)  # 1.5·2²³: adding it leaves an integer in the low mantissa bits
 _SQRT_HALF = np.float32(0.70710678)
 _TWO_PI = np.float32(6.2831853)
 _EXP_LOWEST, _ZERO, _INFINITY = np.float32(-86.5), np.float32(0.0), np.float32(np.inf)
@@ -55,8 +55,8 @@ def short_expm1(x):
 def expm1(x):
     """e^x - 1, relative error below 2e-7 for tiny arguments too; saturates outside [-87, 88]."""
     x = min(max(x, float32(-87.0)), float32(88.0))
-    n = fma(x, _LOG2_E, _ROUNDER) - _ROUNDER
-    r = fma(n, -_LN2_LOW, fma(n, -_LN2_HIGH, x))
+    n = fma(x, LOG2_E, ROUNDER) - ROUNDER
+    r = fma(n, -LN2_LOW, fma(n, -LN2_HIGH, x))
     p = EXPM1[0]
     for i in range(1, len(EXPM1)):
         p = fma(p, r, EXPM1[i])
@@ -70,8 +70,8 @@ def expm1(x):
 def exp(x):
     """e^x, relative error below 2e-7; zero where it would be smaller than normal numbers are."""
     inside = min(max(x, _EXP_LOWEST), EXP_HIGHEST)
-    n = fma(inside, _LOG2_E, _ROUNDER) - _ROUNDER
-    r = fma(n, -_LN2_LOW, fma(n, -_LN2_HIGH, inside))
+    n = fma(inside, LOG2_E, ROUNDER) - ROUNDER
+    r = fma(n, -LN2_LOW, fma(n, -LN2_HIGH, inside))
     p = EXPM1[0]
     for i in range(1, len(EXPM1)):
         p = fma(p, r, EXPM1[i])
@@ -101,8 +101,8 @@ def log(x):
     p = fma(p, m, float32(-2.4999993993e-1))
     p = fma(p, m, float32(3.3333331174e-1))
     square = m * m
-    y = fma(p * m, square, fma(e, _LN2_LOW, float32(-0.5) * square))
-    return fma(e, _LN2_HIGH, m + y)
+    y = fma(p * m, square, fma(e, LN2_LOW, float32(-0.5) * square))
+    return fma(e, LN2_HIGH, m + y)
 
 
 @device

@@ -31,7 +31,7 @@ from zo_triton.difference.plan import Plan, RestartError
 from zo_triton.directions import Directions
 from zo_triton.ops import engines
 
-BUDGET_CPU = 32 * 2**20
+BUDGET_CPU = 64 * 2**20
 """Bytes that one tensor of differences may take on a CPU before the directions are cut into chunks."""
 
 SHARE_GPU = 32
