@@ -139,7 +139,9 @@ def sincos_turns(k):
 def round_bfloat16(x):
     """The nearest bfloat16 (ties to even), as its 16 bits in a uint32."""
     bits = bits_from_float(x)
-    return (bits + uint32(0x7FFF) + ((bits >> uint32(16)) & uint32(1))) >> uint32(16)
+    rounded = (bits + uint32(0x7FFF) + ((bits >> uint32(16)) & uint32(1))) >> uint32(16)
+    # GPUs' own NaN has all bits set, and the sum would carry it over to -0.
+    return rounded if x == x else uint32(0x7FC0)
 
 
 def load(value):

@@ -387,12 +387,14 @@ def load_bfloat16(builder, address):
 
 
 def store_bfloat16(builder, value, address):
-    """Rounds to nearest, ties to even."""
+    """Emits the store of 16 float32 as bfloat16, rounded as ``round_bfloat16`` does."""
     halves = ir.VectorType(ir.IntType(16), WIDTH)
     words = ir.VectorType(ir.IntType(32), WIDTH)
     bits = builder.bitcast(value, words)
     high = builder.lshr(bits, words([16] * WIDTH))
     odd = builder.and_(high, words([1] * WIDTH))
     rounded = builder.add(builder.add(bits, words([0x7FFF] * WIDTH)), odd)
-    result = builder.trunc(builder.lshr(rounded, words([16] * WIDTH)), halves)
+    number = builder.fcmp_ordered("ord", value, value)
+    kept = builder.select(number, builder.lshr(rounded, words([16] * WIDTH)), words([0x7FC0] * WIDTH))
+    result = builder.trunc(kept, halves)
     builder.store(result, builder.inttoptr(address, halves.as_pointer())).align = 2
