@@ -13,14 +13,17 @@ from typing import Any
 import torch
 
 from zo_triton import kernels
+from zo_triton.compilation.launches_before import (
+    few,
+    project_images,
+    project_inputs,
+    stage_by_taps,
+    take_apart,
+)
 from zo_triton.directions import Directions
 from zo_triton.kernels.choices import CANDIDATES, Config
-from zo_triton.kernels.exact_products import write_parts
 from zo_triton.kernels.field import step_on_device
 from zo_triton.kernels.launch import Launch, recording
-from zo_triton.kernels.low_rank import project
-from zo_triton.kernels.low_rank_conv2d import project_windows
-from zo_triton.kernels.stage_taps import stage_taps
 from zo_triton.opcases import (
     ActivationCase,
     BlankOperands,
@@ -92,44 +95,10 @@ def _call_captured(case: Case, options: dict[str, Any], config: Config | None) -
         _call(case, options, config)
 
 
-def _call_parts(config: Config | None) -> None:
-    """What comes before a whole network: its base inputs and a weight taken apart."""
-    inputs = torch.empty(128, 784, dtype=torch.float32, device="cpu")
-    weight = torch.empty(100, 100, dtype=torch.float32, device="cpu")
-    write_parts([inputs, weight], [(128, 832), (128, 128)])
-
-
-def _call_projection(dtype: torch.dtype, precision: str, config: Config | None) -> None:
-    """What comes before a linear layer of low rank, both sides."""
-    base = torch.empty(256, 1024, dtype=torch.float32, device="cpu")
-    difference = torch.empty(4, 256, 1024, dtype=dtype, device="cpu")
-    project(base, difference, _few(rank=4), 0, 4, sides=2, dtype=dtype, precision=precision, config=config)
-
-
-def _call_window_projection(dtype: torch.dtype, precision: str, config: Config | None) -> None:
-    """What comes before a convolution of low rank, both sides."""
-    base = torch.empty(8, 64, 28, 28, dtype=torch.float32, device="cpu")
-    difference = torch.empty(4, 8, 28, 28, 64, dtype=dtype, device="cpu").movedim(-1, 2)
-    project_windows(
-        difference[0], base, difference, torch.empty(64, 64, 3, 3, device="cpu"), _few(rank=4), 0, stride=[1, 1],
-        padding=[1, 1], dilation=[1, 1], groups=1, sides=2, precision=precision, config=config,
-    )  # fmt: skip
-
-
-def _call_stage_taps(config: Config | None) -> None:
-    """What comes before a convolution that sums tap by tap."""
-    stage_taps(_few(), 0, torch.Size((64, 64, 3, 3)), torch.device("cpu"))
-
-
 def _variant(case: Case, configs: Sequence[Config] = (), **options: Any) -> Variant:
     # AMD's matrix units multiply float32 themselves.
     backends = ("cuda",) if options.get("precision") in ("bf16x6", "tf32") else ("cuda", "hip")
     return Variant(case.op, partial(_call, case, options), configs, backends)
-
-
-def _few(distribution: str = "rademacher", rank: int | None = None, num: int = 2) -> Directions:
-    # Where columns begin makes no other code; that they are known does.
-    return Directions(0, 0, num, distribution, rank=rank).over([(512, 1024)] * 8)
 
 
 def _linear(
@@ -140,7 +109,7 @@ def _linear(
     **shape: Any,
 ) -> LinearCase:
     """A layer of ``features`` × 512 on 256 samples; 784 features leave a ragged edge."""
-    directions = _few(distribution, rank)
+    directions = few(distribution, rank)
     return LinearCase(directions=directions, samples=256, inputs=features, outputs=512, dtype=dtype, **shape)
 
 
@@ -154,14 +123,14 @@ def _image(
 ) -> ConvolutionCase:
     """A padded layer on 8 samples of 28 × 28."""
     return ConvolutionCase(
-        directions=_few(distribution, rank), samples=8, channels=channels, size=(28, 28),
+        directions=few(distribution, rank), samples=8, channels=channels, size=(28, 28),
         kernel=(kernel, kernel), padding=(kernel // 2, kernel // 2), dtype=dtype, **shape,
     )  # fmt: skip
 
 
 def _network(*widths: int, distribution: str = "rademacher", **shape: Any) -> NetworkCase:
     """A whole network on 128 samples."""
-    return NetworkCase(directions=_few(distribution), widths=widths, samples=128, **shape)
+    return NetworkCase(directions=few(distribution), widths=widths, samples=128, **shape)
 
 
 def _nodes(distribution: str = "hadamard", num: int = 8) -> Directions:
@@ -194,26 +163,26 @@ def _node_network(*widths: int, **shape: Any) -> NodeNetworkCase:
 
 
 def _update(distribution: str = "rademacher", rank: int | None = None) -> UpdateCase:
-    return UpdateCase(directions=_few(distribution, rank), shapes=[(1024, 1024)])
+    return UpdateCase(directions=few(distribution, rank), shapes=[(1024, 1024)])
 
 
 def _update_of_many(
     shapes: Sequence[Sequence[int]] = LAYERS, distribution: str = "rademacher", rank: int | None = None
 ) -> UpdateCase:
     """Several tensors and thousands of directions."""
-    return UpdateCase(directions=_few(distribution, rank, 4096), shapes=shapes)
+    return UpdateCase(directions=few(distribution, rank, 4096), shapes=shapes)
 
 
 def _gram(distribution: str = "rademacher", rank: int | None = None) -> GramCase:
-    return GramCase(directions=_few(distribution, rank, 32), shapes=[(1024, 1024)])
+    return GramCase(directions=few(distribution, rank, 32), shapes=[(1024, 1024)])
 
 
 def _sample(distribution: str) -> SampleCase:
-    return SampleCase(directions=_few(distribution), rows=64, cols=64)
+    return SampleCase(directions=few(distribution), rows=64, cols=64)
 
 
 def _rounded(dtype: torch.dtype) -> RoundingCase:
-    return RoundingCase(directions=_few(), shape=(1024, 1024), dtype=dtype)
+    return RoundingCase(directions=few(), shape=(1024, 1024), dtype=dtype)
 
 
 VARIANTS: dict[str, Variant] = {
@@ -236,13 +205,13 @@ VARIANTS: dict[str, Variant] = {
     "linear bf16 rank 4": _variant(_linear(HALF, rank=4, sides=2), bits="inline"),
     "linear bf16 rank 4 one side": _variant(_linear(HALF, rank=4), bits="inline"),
     "linear bf16 rank 4 first launch": Variant(
-        "perturbed_linear", partial(_call_projection, HALF, "ieee")
+        "perturbed_linear", partial(project_inputs, HALF, "ieee")
     ),
     "linear fp32 inline both sides": _variant(_linear(SINGLE, sides=2), LINEAR_SINGLE, bits="inline"),
     "linear fp32 gaussian": _variant(_linear(SINGLE, "gaussian"), bits="inline"),
     "linear fp32 rank 4 both sides": _variant(_linear(SINGLE, rank=4, sides=2), bits="inline"),
     "linear fp32 rank 4 first launch": Variant(
-        "perturbed_linear", partial(_call_projection, SINGLE, "bf16x6"), backends=("cuda",)
+        "perturbed_linear", partial(project_inputs, SINGLE, "bf16x6"), backends=("cuda",)
     ),
     "linear fp32 staged": _variant(_linear(SINGLE), bits="staged"),
     "linear fp32 staged gelu": _variant(_linear(SINGLE, activation="gelu"), bits="staged"),
@@ -253,7 +222,7 @@ VARIANTS: dict[str, Variant] = {
         _linear(SINGLE, rank=4, sides=2), bits="inline", precision="ieee"
     ),
     "linear fp32 rank 4 first launch ieee": Variant(
-        "perturbed_linear", partial(_call_projection, SINGLE, "ieee")
+        "perturbed_linear", partial(project_inputs, SINGLE, "ieee")
     ),
     "linear fp32 tf32": _variant(_linear(SINGLE), bits="inline", precision="tf32"),
     "linear bf16 staged transposed": _variant(_linear(HALF, transposed=True), bits="staged"),
@@ -284,7 +253,7 @@ VARIANTS: dict[str, Variant] = {
     "conv bf16 rank 4 128 channels both sides": _variant(
         _image(HALF, rank=4, sides=2, channels=(128, 128)), bits="inline"
     ),
-    "conv bf16 rank 4 first launch": Variant("perturbed_conv2d", partial(_call_window_projection, HALF, "ieee")),
+    "conv bf16 rank 4 first launch": Variant("perturbed_conv2d", partial(project_images, HALF, "ieee")),
     "conv bf16 rank 4 6 to 16 channels": _variant(
         _image(HALF, rank=4, sides=2, channels=(6, 16), kernel=5), bits="inline"
     ),
@@ -312,10 +281,10 @@ VARIANTS: dict[str, Variant] = {
         _image(SINGLE, rank=4, sides=2), bits="inline", precision="ieee"
     ),
     "conv fp32 rank 4 first launch": Variant(
-        "perturbed_conv2d", partial(_call_window_projection, SINGLE, "bf16x6"), backends=("cuda",)
+        "perturbed_conv2d", partial(project_images, SINGLE, "bf16x6"), backends=("cuda",)
     ),
     "conv fp32 rank 4 first launch ieee": Variant(
-        "perturbed_conv2d", partial(_call_window_projection, SINGLE, "ieee")
+        "perturbed_conv2d", partial(project_images, SINGLE, "ieee")
     ),
     "conv fp32 rank 4 6 to 16 channels": _variant(
         _image(SINGLE, rank=4, sides=2, channels=(6, 16), kernel=5), bits="inline"
@@ -327,7 +296,7 @@ VARIANTS: dict[str, Variant] = {
         _image(SINGLE, sides=2, channels=(1, 6), kernel=5, first=True), bits="inline"
     ),
     "mlp 64-32-10": _variant(_network(64, 32, 10)),
-    "mlp parts": Variant("mlp_differences", _call_parts),
+    "mlp parts": Variant("mlp_differences", take_apart),
     "mlp 64-32-10 orthogonal": _variant(_network(64, 32, 10, distribution="hadamard")),
     "mlp 784-128-128-10 both sides": _variant(_network(784, 128, 128, 10, sides=2)),
     "mlp 784-128-128-10": _variant(_network(784, 128, 128, 10), CANDIDATES["mlp_differences", "float32"]),
@@ -391,9 +360,9 @@ VARIANTS: dict[str, Variant] = {
     "gram rank 4": _variant(_gram(rank=4)),
     "sample laplace": _variant(_sample("laplace")),
     "sample gaussian": _variant(_sample("gaussian")),
-    "stage signs": _variant(StageCase(directions=_few(), rows=512, cols=1024)),
-    "stage signs by taps": Variant("stage", _call_stage_taps),
-    "stage orthogonal signs": _variant(StageCase(directions=_few("hadamard"), rows=512, cols=1024)),
+    "stage signs": _variant(StageCase(directions=few(), rows=512, cols=1024)),
+    "stage signs by taps": Variant("stage", stage_by_taps),
+    "stage orthogonal signs": _variant(StageCase(directions=few("hadamard"), rows=512, cols=1024)),
     "stochastic add bf16": _variant(_rounded(torch.bfloat16)),
     "stochastic add fp16": _variant(_rounded(torch.float16)),
     "activation gelu": _variant(
