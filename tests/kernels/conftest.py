@@ -12,3 +12,11 @@ def device() -> str:
     if not torch.cuda.is_available():
         pytest.skip("needs a GPU, or TRITON_INTERPRET=1 before Python starts")
     return "cuda"
+
+
+@pytest.fixture
+def unwritten_is_nan():
+    """New memory is full of NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import triton.language as tl
+from root_mean_square import rms
 
 from zo_triton import ops, reference
 from zo_triton.directions import Directions
@@ -88,10 +89,6 @@ class Layer:
             moved = step * (self.base.to(dtype) + delta)
             result.append(F.conv2d(delta, w, **self.window) + F.conv2d(moved, u.to(dtype), **self.window))
         return torch.stack(result).double()
-
-
-def rms(tensor):
-    return tensor.square().mean().sqrt()
 
 
 @pytest.mark.parametrize("window", WINDOWS)

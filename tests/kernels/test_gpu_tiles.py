@@ -6,6 +6,7 @@ from importlib import import_module
 
 import pytest
 import torch
+from root_mean_square import rms
 
 import zo_triton as zo
 from zo_triton.directions import Directions
@@ -90,10 +91,6 @@ def configs(op: str) -> Iterable:
                 dict(zip(SIZES, tile, strict=True)),
                 id=f"{sides} {op} {str(dtype).removeprefix('torch.')} {label}",
             )
-
-
-def rms(tensor):
-    return tensor.square().mean().sqrt()
 
 
 @pytest.mark.parametrize(("sides", "op", "dtype", "sizes"), [each for op in CASES for each in configs(op)])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from root_mean_square import rms
 
 from zo_triton.directions import PART_RIGHT, Directions, tensor_word
 from zo_triton.kernels.field import signed
@@ -14,18 +15,6 @@ from zo_triton.reference.field import sample_matrix
 FLOAT, HALF = torch.float32, torch.bfloat16
 SAMPLES, FEATURES = 65, 77
 """One past a tile, and a number that no block divides."""
-
-
-@pytest.fixture
-def unwritten_is_nan():
-    """New memory is full of NaN."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-def rms(tensor):
-    return tensor.square().mean().sqrt()
 
 
 @pytest.mark.parametrize(

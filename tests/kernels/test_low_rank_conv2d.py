@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from root_mean_square import rms
 
 from zo_triton.directions import PART_RIGHT, Directions, tensor_word
 from zo_triton.kernels.conv2d import launch_perturbed_conv2d
@@ -20,18 +21,6 @@ WINDOWS = {
     "one by one": ((5, 64, 5, 3), (1, 1), [1, 1], [0, 0], [1, 1], 1),
 }
 NARROW = {"BLOCK_N": 64, "BLOCK_I": 32, "num_warps": 4, "num_stages": 1}
-
-
-@pytest.fixture
-def unwritten_is_nan():
-    """New memory is full of NaN."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-def rms(tensor):
-    return tensor.square().mean().sqrt()
 
 
 @pytest.mark.parametrize(

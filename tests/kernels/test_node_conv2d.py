@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from root_mean_square import rms
 
 from zo_triton import reference
 from zo_triton.directions import Directions
@@ -72,10 +73,6 @@ class Layer:
         noise = self.expected(difference=torch.zeros_like(self.difference)).to(self.dtype)
         products = [self.convolve(delta, self.weight.to(self.dtype)) for delta in self.difference]
         return (torch.stack(products) + noise).double()
-
-
-def rms(tensor):
-    return tensor.square().mean().sqrt()
 
 
 @pytest.mark.parametrize("dtype", [FLOAT, HALF], ids=["fp32", "bf16"])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from root_mean_square import rms
 
 from zo_triton import reference
 from zo_triton.directions import Directions
@@ -115,10 +116,6 @@ class Layer:
         )  # fmt: skip
         weight = (self.weight if self.transposed else self.weight.T).to(self.dtype)
         return (self.difference @ weight + noise.to(self.dtype)).double()
-
-
-def rms(tensor):
-    return tensor.square().mean().sqrt()
 
 
 @pytest.mark.parametrize("transposed", [False, True], ids=["stored out-in", "stored in-out"])

@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 import torch
+from root_mean_square import rms
 
 from zo_triton import reference
 from zo_triton.directions import Directions
@@ -83,10 +84,6 @@ class Layer:
             return epsilon.double() * (self.base.to(self.dtype) @ u).double()
         moved = (epsilon * (self.base + self.difference.float())).to(self.dtype)
         return (self.difference @ weight.to(self.dtype) + moved @ u).double()
-
-
-def rms(tensor):
-    return tensor.square().mean().sqrt()
 
 
 FIELDS = [("rademacher", None, "inline"), ("rademacher", None, "staged"), ("gaussian", None, "inline"),

@@ -18,7 +18,7 @@ from zo_triton.cpu.node_network import node_mlp_differences
 from zo_triton.cpu.nodes import node_conv2d, node_epilogue, node_linear, node_sample
 from zo_triton.cpu.perturbed_linear import perturbed_linear
 from zo_triton.cpu.rounding import stochastic_add
-from zo_triton.cpu.row_program import Leaf, Operation, RowProgram
+from zo_triton.cpu.row_program import OF_ROWS, Leaf, Operation, RowProgram
 from zo_triton.cpu.sample import sample, stage
 from zo_triton.cpu.small_products import product_difference
 from zo_triton.cpu.softmax import softmax_difference
@@ -26,6 +26,7 @@ from zo_triton.cpu.threads import one_pool
 from zo_triton.cpu.windows import largest_difference
 
 __all__ = [
+    "OF_ROWS",
     "Leaf",
     "Operation",
     "RowProgram",

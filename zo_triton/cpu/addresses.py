@@ -66,14 +66,19 @@ def fetch_line(context, address):
     """Has a cache line come to the level-2 cache, while the processor goes on."""
 
     def codegen(context, builder, signature, arguments):
-        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        read, level_2, data = number(0), number(2), number(1)
-        builder.call(fetch, [builder.inttoptr(arguments[0], byte), read, level_2, data])
+        emit_fetch(builder, arguments[0], locality=2)
         return context.get_dummy_value()
 
     return types.void(types.uintp), codegen
+
+
+def emit_fetch(builder, address, locality):
+    """Emits the wish to read from there soon: locality 3 for all caches, 2 for those from the second level on."""
+    number = ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, number, number, number])
+    fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+    read, data = number(0), number(1)
+    builder.call(fetch, [builder.inttoptr(address, cgutils.voidptr_t), read, number(locality), data])
 
 
 @device

@@ -38,7 +38,7 @@ _COMMUTING = {"add": "add_number", "mul": "mul_number", "maximum": "max_number",
 _GATHERED = {"float32": (rows.COPIED, 4), "bfloat16": (rows.BFLOAT16, 2), "bool": (rows.BYTES, 1)}
 """How what does not lie as a register does is read, and an element's bytes."""
 
-_OF_ROWS = frozenset(("row_sum", "turn_halves"))
+OF_ROWS = frozenset(("row_sum", "turn_halves"))
 """Operations that need whole rows."""
 
 _REWRITTEN: dict[str, Callable[[list], tuple[str, list]]] = {
@@ -96,7 +96,7 @@ class RowProgram:
         evaluations: int,
         given: int = -1,
     ) -> None:
-        of_rows = any(each.name in _OF_ROWS for each in operations)
+        of_rows = any(each.name in OF_ROWS for each in operations)
         by_rows = of_rows or any(leaf.narrow for leaf in leaves)
         sizes, strides = _collapsed(shape, [leaf.strides for leaf in leaves], whole=not by_rows)
         features, count = sizes[-1], prod(sizes[:-1])

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import types, uint32, uintp
-from numba.core import cgutils
 from numba.extending import intrinsic
 
+from zo_triton.cpu.addresses import emit_fetch
 from zo_triton.cpu.compiling import device, routine
 from zo_triton.cpu.signs import line_of_floats
 from zo_triton.cpu.turning import turned_square
@@ -35,7 +35,7 @@ PARTS = 3
 AHEAD = 2048
 """Bytes ahead that rows are asked for while they are packed: they come from far, and that takes longer."""
 
-_I32, _I64 = ir.IntType(32), ir.IntType(64)
+_I64 = ir.IntType(64)
 _HALVES, _WORDS = ir.VectorType(ir.IntType(16), WIDTH), ir.VectorType(ir.IntType(32), WIDTH)
 
 _ONES = np.uint32(0x3F803F80)
@@ -48,8 +48,6 @@ class _BFloat16(ir.Type):
     def _to_string(self) -> str:
         return "bfloat"
 
-
-_PREFETCH = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, _I32, _I32, _I32])
 
 _ROUNDED = ir.VectorType(_BFloat16(), WIDTH)
 
@@ -200,13 +198,11 @@ def _in_parts(builder, values, parts, store):
 
 def _halves(builder, source):
     """Emits the loads of 32 float32 as two vectors."""
-    prefetch = cgutils.get_or_insert_function(builder.module, _PREFETCH, "llvm.prefetch.p0")
     halves = []
     for half in range(2):
         at = builder.add(source, _I64(4 * WIDTH * half))
         halves.append(load_vector(builder, at))
-        ahead = builder.inttoptr(builder.add(at, _I64(AHEAD)), cgutils.voidptr_t)
-        builder.call(prefetch, [ahead, *map(_I32, (0, 3, 1))])  # to read, into all caches, data
+        emit_fetch(builder, builder.add(at, _I64(AHEAD)), locality=3)
     return halves
 
 

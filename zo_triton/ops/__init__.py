@@ -31,7 +31,7 @@ from zo_triton.ops.nodes import (
 )
 from zo_triton.ops.products import product_difference
 from zo_triton.ops.registry import SCHEMAS
-from zo_triton.ops.rows import activation_terms, offers_rows, row_program
+from zo_triton.ops.rows import activation_terms, needs_whole_rows, offers_rows, row_program
 
 __all__ = [
     "ENGINES",
@@ -52,6 +52,7 @@ __all__ = [
     "mlp_differences",
     "mlp_measure",
     "mlp_update",
+    "needs_whole_rows",
     "node_conv2d",
     "node_epilogue",
     "node_gradient",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,11 @@ from zo_triton.ops.engines import engine_for, load_engine
 def offers_rows(device: torch.device) -> bool:
     """Whether the device's engine runs programs; else formulas run operation after operation."""
     return device.type == "cpu" and engine_for(device) == "cpu"
+
+
+def needs_whole_rows(operations: Iterable[str]) -> bool:
+    """Whether some of these operations do, so that a program of them takes no part of a row by itself."""
+    return not load_engine("cpu").OF_ROWS.isdisjoint(operations)
 
 
 def row_program(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from zo_triton import ops
 from zo_triton.difference.chains.symbols import Symbolic, Trace, UntraceableError
 from zo_triton.difference.errors import UncoveredError
 
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
 
 LONGEST_ROW = 1 << 14
 """Features of a program that needs whole rows: a block is at least one."""
-
-_OF_ROWS = frozenset(("row_sum", "turn_halves"))
-"""Operations that need them."""
 
 MOST_FORMULAS = 4096
 """That are remembered; a closure whose shapes change all the time would fill the memory."""
@@ -232,6 +230,6 @@ def _traced(
     features = max([base.shape[-1] if base.dim() else 1, *trace.lengths])
     if features != 1 and any(length not in (1, features) for length in trace.lengths):
         return None
-    if features > LONGEST_ROW and any(name in _OF_ROWS for name, _ in trace.operations):
+    if features > LONGEST_ROW and ops.needs_whole_rows(name for name, _ in trace.operations):
         return None
     return Formula(trace, result, slots + 1, features, tracer.wide)
