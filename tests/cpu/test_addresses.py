@@ -7,12 +7,13 @@ from types import FunctionType
 
 import numpy as np
 import pytest
-from numba.core import compiler, ir, postproc
+from lifetimes import outlived
 from numba.core.registry import CPUDispatcher
 
 import zo_triton.cpu
 from zo_triton.cpu import addresses
-from zo_triton.cpu.addresses import addresses_of
+from zo_triton.cpu.addresses import addresses_of, keep
+from zo_triton.cpu.compiling import device
 
 
 def functions() -> Iterator[FunctionType]:
@@ -25,33 +26,59 @@ def functions() -> Iterator[FunctionType]:
                 yield compiled.py_func
 
 
-def outlived(function: FunctionType) -> set[str]:
-    """The function's own arrays that die where their address is taken."""
-    code = compiler.run_frontend(function)
-    postproc.PostProcessor(code).run(emit_dels=True)
-    found = set()
-    for block in code.blocks.values():
-        addressed = set()
-        for statement in block.body:
-            value = getattr(statement, "value", None)
-            if isinstance(value, ir.Expr) and value.op == "getattr" and value.attr == "ctypes":
-                addressed.add(value.value.name)
-            elif isinstance(statement, ir.Del) and value in addressed:
-                made = code._definitions[value]
-                if any(isinstance(each, ir.Expr) and each.op == "call" for each in made):
-                    found.add(f"{function.__module__}.{function.__name__}: {value}")
-    return found
-
-
 def early() -> int:
     """What must not be written."""
+    array, other = np.zeros(4), np.zeros(4)
+    address = array.ctypes.data
+    total = other[0]
+    for i in range(4):
+        total += address + i
+    return total
+
+
+def late() -> int:
+    """The same as it should be."""
+    array, total = np.zeros(4), 0
+    address = array.ctypes.data
+    for i in range(4):
+        total += i if address + i else 0
+    keep(array)
+    return total
+
+
+def of_a_view(array: np.ndarray) -> int:
+    """An address that a function returns."""
+    return array[1:].ctypes.data + 1
+
+
+viewed = device(of_a_view)
+
+
+def early_elsewhere(given: np.ndarray) -> int:
+    """An array whose address another function takes; what was given is its caller's."""
+    made = np.zeros(4).reshape(2, 2)
+    theirs, mine = viewed(given), viewed(made)
+    return theirs + mine
+
+
+def in_the_place_of_another() -> int:
+    """The name lives on, its first array does not."""
     array = np.zeros(4)
     address = array.ctypes.data
-    return address + 1
+    array = np.zeros(8)
+    return address + array[0]
 
 
 def test_what_dies_too_early_is_found() -> None:
-    assert outlived(early) == {f"{__name__}.early: array"}
+    found = {
+        each.__name__: outlived(each) for each in (early, late, early_elsewhere, in_the_place_of_another)
+    }
+    assert {name: len(names) for name, names in found.items()} == {
+        "early": 1,
+        "late": 0,
+        "early_elsewhere": 1,
+        "in_the_place_of_another": 1,
+    }
 
 
 def test_arrays_live_as_long_as_their_addresses() -> None:

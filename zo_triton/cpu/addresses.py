@@ -81,6 +81,19 @@ def emit_fetch(builder, address, locality):
     builder.call(fetch, [builder.inttoptr(address, cgutils.voidptr_t), read, number(locality), data])
 
 
+@intrinsic
+def keep(context, array):
+    """Does nothing, but later than all before it: Numba frees an array after the last line that names it.
+
+    An address is no name, and whose memory is free may be another's already.
+    """
+
+    def codegen(context, builder, signature, arguments):
+        return context.get_dummy_value()
+
+    return types.void(array), codegen
+
+
 @device
 def matrix_at(address, rows, cols):
     """The float32 matrix that lies there."""

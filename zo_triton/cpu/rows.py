@@ -15,7 +15,7 @@ from numba import carray, float32, int64, uintp
 
 from zo_triton.cpu.activation import _tanh as tanh
 from zo_triton.cpu.activation import activate_simply
-from zo_triton.cpu.addresses import pointer
+from zo_triton.cpu.addresses import keep, pointer
 from zo_triton.cpu.compiling import device, routine, wide_vectors
 from zo_triton.cpu.scalars import EXP_HIGHEST, exp, expm1, load, log, store
 from zo_triton.cpu.sharing import shared
@@ -366,7 +366,7 @@ def run_rows(code, numbers, geometry, leaves, sizes, placed, addresses, outputs,
                     at = _place_of(outputs[k, 1], rows_in_all, features_in_all, p, first, column)
                     size = rows if outputs[k, 1] else rows * features
                     _round(uintp(addresses[count + k] + 2 * at), where[outputs[k, 0]], size)
-    scratch[0] = _ZERO  # Numba frees an array after the last line that names it, and addresses do not
+    keep(scratch)
 
 
 @device

@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba import types, uint32, uintp
 from numba.extending import intrinsic
 
-from zo_triton.cpu.addresses import emit_fetch
+from zo_triton.cpu.addresses import emit_fetch, keep
 from zo_triton.cpu.compiling import device, routine
 from zo_triton.cpu.signs import line_of_floats
 from zo_triton.cpu.turning import turned_square
@@ -110,6 +110,7 @@ def pack_columns(tiles, matrix, transposed, inner, columns):
                     source += row_bytes
                 for part in range(parts):
                     _turn_words(target + uintp(TILE_BYTES * part), turned_at + uintp(TILE_BYTES * part))
+    keep(turned)
 
 
 @device
