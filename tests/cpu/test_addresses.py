@@ -13,7 +13,7 @@ from numba.core.registry import CPUDispatcher
 import zo_triton.cpu
 from zo_triton.cpu import addresses
 from zo_triton.cpu.addresses import addresses_of, keep
-from zo_triton.cpu.compiling import device
+from zo_triton.cpu.compiling import device, kernel
 
 
 def functions() -> Iterator[FunctionType]:
@@ -69,6 +69,12 @@ def in_the_place_of_another() -> int:
     return address + array[0]
 
 
+@kernel
+def first_of(arrays: tuple[np.ndarray, ...]) -> float:
+    """Of whatever a kernel may be given."""
+    return arrays[0][0]
+
+
 def test_what_dies_too_early_is_found() -> None:
     found = {
         each.__name__: outlived(each) for each in (early, late, early_elsewhere, in_the_place_of_another)
@@ -98,3 +104,13 @@ def test_an_array_in_the_place_of_another_has_an_address_of_its_own() -> None:
 def test_what_a_kernel_would_misread_is_refused(array: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"contiguous float32, got float.* with strides .*contiguous\(\)"):
         addresses_of([array])
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros(4)[::2], np.zeros((4, 4)).T, np.broadcast_to(np.zeros(1), 4)],
+    ids=["step", "turned", "one"],
+)
+def test_a_kernel_takes_contiguous_arrays_alone(array: np.ndarray) -> None:
+    with pytest.raises(TypeError, match=r"first_of takes contiguous arrays, got .*; call contiguous\(\)"):
+        first_of((np.zeros(4), array))

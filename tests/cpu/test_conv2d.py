@@ -106,6 +106,10 @@ CASES = {
     "gaussian": Case(distribution="gaussian", sides=2, activation="relu"),
     "gaussian-first-layer": Case(distribution="gaussian", carried=False),
     "gaussian-frozen-weight": Case(distribution="gaussian", weight_id=-1, carried=False, sides=2),
+    "gaussian-frozen-weight-of-one-channel": Case(
+        outputs=1, distribution="gaussian", weight_id=-1, carried=False, activation="relu"
+    ),
+    "low-rank-frozen-weight-of-one-channel": Case(outputs=1, rank=2, weight_id=-1, sides=2),
     "uniform": Case(distribution="uniform"),
     "laplace": Case(distribution="laplace"),
     "sphere": Case(distribution="sphere"),

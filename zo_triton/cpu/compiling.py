@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -86,7 +86,9 @@ class _KernelCompiler(Compiler):
 
         Raises:
             MemoryError: There may be too little for it.
+            TypeError: An array is not contiguous: kernels go through memory by address.
         """
+        check_contiguous(func.__name__, self.state.args)
         check_room(ROOM, f"the CPU kernel {func.__name__} can't be compiled")
         collects = gc.isenabled()
         gc.disable()
@@ -99,8 +101,25 @@ class _KernelCompiler(Compiler):
                 gc.enable()
 
 
+def check_contiguous(name: str, arguments: Iterable[types.Type]) -> None:
+    """Refuses to compile a kernel for arrays that are not contiguous; costs nothing once it is compiled.
+
+    Where it goes by address it would read what lies between an array's elements, or behind its end.
+
+    Raises:
+        TypeError: One is not.
+    """
+    for each in arguments:
+        if isinstance(each, types.BaseTuple):
+            check_contiguous(name, each.types)
+        elif isinstance(each, types.Array) and not each.is_c_contig:
+            raise TypeError(
+                f"the CPU kernel {name} takes contiguous arrays, got {each}; call contiguous() before numpy()."
+            )
+
+
 def kernel(function: Callable[..., Any]) -> Any:
-    """Decorates a function that Python calls. Arguments are arrays (bfloat16 as uint16) and numbers.
+    """Decorates a function that Python calls. Arguments are contiguous arrays (bfloat16 as uint16) and numbers.
 
     Its first call on a machine waits for the compiler. Code that measures time makes one untimed call first.
     """

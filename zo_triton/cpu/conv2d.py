@@ -199,9 +199,9 @@ def _evaluate(
         assert c.difference is not None
         given = convolution_factor(c.difference[p, samples])
         product = torch.conv2d(given, weight, **c.options).contiguous().view(1, -1)
-    _finish_kernel(
-        as_array(out), as_array(product), sums.reshape(1, 1, -1).numpy(), c.signed_eps[p], *terms, c.kind
-    )
+    # The one value of an only channel, expanded, would be a row of no length to the kernel, which goes by address.
+    totals = sums.contiguous().view(1, 1, -1).numpy()
+    _finish_kernel(as_array(out), as_array(product), totals, c.signed_eps[p], *terms, c.kind)
 
 
 @kernel
