@@ -77,6 +77,7 @@ def attention_in_tiles(
 
 def _in_rows(tensor: Tensor) -> Tensor:
     """The tensor, or a copy, whose matrices' rows lie in one piece each, and on no other."""
+    tensor = tensor.resolve_neg()  # an address knows nothing of a sign that is still to be turned
     rows, columns = tensor.shape[-2:]
     between, within = tensor.stride()[-2:]
     apart = (within == 1 or columns == 1) and (between >= columns or rows == 1)

@@ -57,6 +57,7 @@ Place = tuple[int, int, int, bool]
 
 def _in_lines(tensor: Tensor, either: bool) -> tuple[Tensor, Place]:
     """The tensor, or a copy, whose rows lie in one piece each, or columns if ``either`` will do; and its place."""
+    tensor = tensor.resolve_neg()  # an address knows nothing of a sign that is still to be turned
     _, rows, columns = tensor.shape
     batch, row, column = tensor.stride()
     if (pitch := _pitch(rows, columns, row, column)) is not None:

@@ -95,7 +95,7 @@ def perturbed_conv2d(
         directions=directions,
         weight_id=weight_id,
         bias_id=bias_id,
-        signed_eps=signed_eps.numpy(),
+        signed_eps=signed_eps.detach().float().contiguous().numpy(),
         options={"stride": stride, "padding": padding, "dilation": dilation, "groups": groups},
         geometry=geometry,
         shifts=shifts,

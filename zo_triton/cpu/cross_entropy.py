@@ -44,7 +44,7 @@ def cross_entropy_difference(
     shares = torch.softmax(logits, dim=-1)
     fits = out.is_contiguous() and out.dtype == torch.float32
     result = out if fits else torch.empty(out.shape, dtype=torch.float32, device="cpu")
-    labels, alone = target.contiguous().numpy(), difference.numel() < SMALL_ELEMENTS
+    labels, alone = labels_of(target, logits.shape[1]), difference.numel() < SMALL_ELEMENTS
     if difference.is_contiguous() and in_natural_order(difference):
         evaluations, runs = difference.shape[0], -(-difference.shape[1] // LANES)
         groups = min(evaluations, -(-FEW_ITEMS // runs))
@@ -56,6 +56,19 @@ def cross_entropy_difference(
         together(_kernel, given, difference.shape[0], GRAIN, alone=alone)
     if result is not out:
         out.copy_(result)
+
+
+def labels_of(target: Tensor, classes: int) -> np.ndarray:
+    """Labels as an array; kernels read memory by them.
+
+    Raises:
+        ValueError: One names no class.
+    """
+    labels = target.long().contiguous().numpy()
+    # As an unsigned number a negative one is larger than any class.
+    if labels.size and labels.view(np.uint64).max() >= classes:
+        raise ValueError(f"labels must be in [0, {classes}), got {labels.min()} to {labels.max()}.")
+    return labels
 
 
 def _slots(difference: Tensor) -> np.ndarray:

@@ -17,7 +17,7 @@ from zo_triton.cpu.activation import NONE, RELU, base_terms
 from zo_triton.cpu.addresses import addresses_of, matrix_at
 from zo_triton.cpu.atomics import leave_place, take_place
 from zo_triton.cpu.compiling import device, kernel, routine
-from zo_triton.cpu.cross_entropy import sample_losses
+from zo_triton.cpu.cross_entropy import labels_of, sample_losses
 from zo_triton.cpu.field import key_of
 from zo_triton.cpu.fixed_point import fixed_sign_product
 from zo_triton.cpu.mlp_plan import (
@@ -63,7 +63,7 @@ def mlp_differences(
     label_smoothing: float,
 ) -> None:
     """Same contract as the reference; full-rank signs only, computed in float32."""
-    samples = inputs[0].shape[0]
+    samples, steps = inputs[0].shape[0], signed_eps.detach().float().contiguous().numpy()
     layout, ids, kinds, draws = plan(
         tuple(weight.shape for weight in weights), tuple(weight_ids), tuple(bias_ids), tuple(activations)
     )
@@ -77,7 +77,7 @@ def mlp_differences(
         error = (outputs[-1].detach() - target).t().contiguous().numpy()
         labels = NO_LABELS
     else:
-        error, labels = NO_RESIDUAL, target.contiguous().numpy()
+        error, labels = NO_RESIDUAL, labels_of(target, weights[-1].shape[0])
     given = _arrays(inputs), _arrays(outputs), _arrays(weights)
     _pack_kernel(
         *(addresses_of(arrays) for arrays in given), samples, layout, base.numpy(), terms.numpy(), matrices.numpy(),
@@ -89,8 +89,8 @@ def mlp_differences(
                 terms[place, row : row + z.shape[1], :samples] = term.t()
     arguments = (
         out.numpy(), base.numpy(), terms.numpy(), matrices.numpy(), *NO_FIXED, layout, ids, kinds, draws,
-        probabilities.numpy(), error, labels, np.float32(label_smoothing), signed_eps.numpy(),
-        signed_eps.numel() // directions.num, key_of(directions), directions.first,
+        probabilities.numpy(), error, labels, np.float32(label_smoothing), steps,
+        steps.size // directions.num, key_of(directions), directions.first,
         *own_spaces(pass_floats(layout, draws)),
     )  # fmt: skip
     alone = out.numel() * sum(weight.numel() for weight in weights) < SMALL_WORK

@@ -131,6 +131,7 @@ def natural_linear(
         assert base_output is not None
         a = base_output.detach().float().contiguous()
         terms = tuple(term.contiguous().numpy() for term in (a, *base_terms(a, activation)))  # type: ignore[assignment]
+    steps = signed_eps.detach().float().contiguous().numpy()
     wide = out.dtype == torch.float32 or is_emulated()
     matrix = weight.detach().to(torch.float32 if wide else out.dtype)
     turned, full = matrix if transposed else matrix.T, directions.rank is None
@@ -140,7 +141,7 @@ def natural_linear(
     parts = _parts(base.shape[0], *turned.shape) if in_tiles else 0
     layer = NaturalLayer(
         out, base.detach().float().contiguous(), difference.detach(), turned if parts else factor(turned),
-        directions, weight_id, bias_id, signed_eps.numpy(), terms, kind_of(activation), transposed,
+        directions, weight_id, bias_id, steps, terms, kind_of(activation), transposed,
     )  # fmt: skip
     if parts and dense:
         parallel(partial(_run_dense_tiles, layer, packed(turned, parts)), directions.num)
@@ -238,6 +239,7 @@ def _multiply_tiles(
 
 def _in_rows(tensor: Tensor) -> Tensor:
     """The tensor [P, N, features], or a copy if its rows lie on one another."""
+    tensor = tensor.resolve_neg()  # an address knows nothing of a sign that is still to be turned
     return tensor if tensor.stride(1) >= tensor.shape[2] else tensor.contiguous()
 
 

@@ -87,7 +87,7 @@ def perturbed_linear(
     layer = Layer(
         directions=directions,
         sides=signed_eps.numel() // directions.num,
-        signed_eps=signed_eps.numpy(),
+        signed_eps=signed_eps.detach().float().contiguous().numpy(),
         out=as_array(result),
         base=_NO_RUNS if first_fixed else turned(base) if run is run_dense else in_runs(base),
         fixed=_in_fixed_runs(base) if first_fixed else _NO_FIXED_RUNS,

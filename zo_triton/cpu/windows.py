@@ -26,8 +26,11 @@ def largest_difference(out: Tensor, difference: Tensor, gaps: Tensor, places: Te
     """Same contract as the reference; fastest if ``out`` and ``difference`` are contiguous."""
     result = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device="cpu")
     target, moved = as_array(result), as_array(difference.contiguous())
-    table, distances = places.contiguous().numpy(), gaps.contiguous().numpy()
+    table, distances = places.long().contiguous().numpy(), gaps.contiguous().numpy()
     planes = out.shape[1]
+    # As an unsigned number a negative place is behind any plane's end.
+    if table.size and table.view(np.uint64).max() >= difference.shape[2]:
+        raise ValueError(f"places must be in [0, {difference.shape[2]}), got {table.min()} to {table.max()}.")
     # By planes, not by evaluations: one plane's gaps serve them all from the cache.
     together(_largest_kernel, (target, moved, distances, table), planes, grain=-(-planes // PIECES))
     if result is not out:

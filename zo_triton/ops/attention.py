@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from zo_triton.ops.arguments import check_shape
 from zo_triton.ops.engines import engine_for, load_engine
 
 
@@ -23,6 +24,8 @@ def softmax_difference(
     """
     if change.device.type != "cpu" or engine_for(change.device) != "cpu":
         return None
+    check_shape("shares", shares, scores.shape)
+    check_shape("change", change, (len(change), *scores.shape))
     return load_engine("cpu").softmax_difference(shares, scores, change, logarithm)
 
 
@@ -55,6 +58,19 @@ def attention_difference(
         return None
     if any(each is None or each.dim() < 3 or not each.numel() for each in values[:3]):
         return None
+    query, key, value = values[:3]
+    assert query is not None
+    assert key is not None
+    assert value is not None
+    matrices = query.shape[-2:], (key.shape[-2], query.shape[-1]), (key.shape[-2], output.shape[-1])
+    for name, given, moving, shape in zip(("query", "key", "value"), values, changes, matrices, strict=False):
+        for each in (given, moving):
+            if each is not None and (
+                each.shape[-2:] != shape or (each is moving and len(each) != evaluations)
+            ):
+                raise ValueError(
+                    f"{name} and its {evaluations} changes must be {shape}, got {tuple(each.shape)}."
+                )
     return load_engine("cpu").attention_difference(
         output, values, changes, evaluations, scale, is_causal, dtype
     )

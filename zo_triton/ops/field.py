@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zo_triton._memory import empty
 from zo_triton.directions import MANTISSA_BITS, MAX_BLOCKS, ROWS_PER_BLOCK, Directions, matrix_shape
+from zo_triton.ops.arguments import check_shape
 from zo_triton.ops.engines import engine_for, engine_on, is_replayable
 from zo_triton.ops.registry import call
 
@@ -88,8 +89,10 @@ def accumulate(
         dtype: The compute dtype that the differences were measured in.
 
     Raises:
-        ValueError: ``hadamard`` directions without the tensors' columns (:meth:`Directions.over`).
+        ValueError: The coefficients are not [K], or ``hadamard`` directions lack the tensors' columns
+            (:meth:`Directions.over`).
     """
+    check_shape("coefficients", coefficients, (directions.num,))
     directions.check_bound(tensor_ids)
     call("accumulate", tensors[0].device, list(tensors), list(tensor_ids), coefficients, directions, dtype)
 

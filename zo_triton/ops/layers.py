@@ -12,6 +12,14 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from zo_triton._memory import empty, in_natural_order
 from zo_triton.directions import Directions
+from zo_triton.ops.arguments import (
+    check_base_output,
+    check_difference,
+    check_evaluations,
+    check_shape,
+    check_target,
+    check_window,
+)
 from zo_triton.ops.engines import engine_for, load_engine
 from zo_triton.ops.images import image_memory
 from zo_triton.ops.registry import call
@@ -74,17 +82,21 @@ def perturbed_linear(
         has, torch's own or [P, out_features, N]; without one in the latter.
 
     Raises:
-        ValueError: The weight's shape does not fit the base, or ``hadamard`` directions lack the columns of weight
-            or bias (:meth:`Directions.over`).
+        TypeError: The difference is not in ``dtype``.
+        ValueError: Shapes do not fit the base, or ``hadamard`` directions lack the columns of weight or bias
+            (:meth:`Directions.over`).
     """
     directions.check_bound([weight_id, bias_id])
-    evaluations, samples, features = signed_eps.numel(), base.shape[0], weight.shape[1 if transposed else 0]
+    evaluations = check_evaluations(signed_eps, directions)
+    samples, features = base.shape[0], weight.shape[1 if transposed else 0]
     if weight.shape[0 if transposed else 1] != base.shape[1]:
         wanted = "[in_features, out_features]" if transposed else "[out_features, in_features]"
         raise ValueError(
             f"weight must be {wanted} for a base of {base.shape[1]} features, got shape {tuple(weight.shape)} with "
             f"transposed={transposed}."
         )
+    check_difference(difference, (evaluations, *base.shape), dtype)
+    check_base_output(base_output, activation, (samples, features))
     if engine_for(base.device) != "cpu":
         out = empty((evaluations, samples, features), dtype, base.device)
     elif difference is not None and in_natural_order(difference):
@@ -153,18 +165,24 @@ def perturbed_conv2d(
         them there.
 
     Raises:
-        ValueError: ``hadamard`` directions lack the columns of weight or bias (:meth:`Directions.over`).
+        TypeError: The difference is not in ``dtype``.
+        ValueError: Shapes do not fit the base, or ``hadamard`` directions lack the columns of weight or bias
+            (:meth:`Directions.over`).
     """
     directions.check_bound([weight_id, bias_id])
+    check_window(weight, base.shape[1], stride, padding, dilation, groups)
     height, width = (
         (size + 2 * pad - spread * (kernel - 1) - 1) // step + 1
         for size, pad, spread, kernel, step in zip(
             base.shape[2:], padding, dilation, weight.shape[2:], stride, strict=True
         )
     )
-    shape = (signed_eps.numel(), base.shape[0], weight.shape[0], height, width)
+    shape = (check_evaluations(signed_eps, directions), base.shape[0], weight.shape[0], height, width)
+    check_difference(difference, (shape[0], *base.shape), dtype)
+    check_base_output(base_output, activation, shape[1:])
     if out is None:
         out = image_memory(shape, dtype, base, weight)
+    check_shape("out", out, shape)
     call(
         "perturbed_conv2d", base.device, out, base, difference, weight, base_output, directions, weight_id,
         bias_id, signed_eps, list(stride), list(padding), list(dilation), groups, activation,
@@ -178,6 +196,7 @@ def activation_difference(base: Tensor, difference: Tensor, activation: str) -> 
         return handle_torch_function(
             activation_difference, (base, difference), base, difference, activation=activation
         )
+    check_shape("difference", difference, (len(difference), *base.shape))
     out = torch.empty_like(difference)
     call("activation_difference", out.device, out, base, difference, activation)
     return out
@@ -195,7 +214,11 @@ def largest_difference(difference: Tensor, gaps: Tensor, places: Tensor) -> Tens
 
     Returns:
         [P, M, R] in the dtype of ``difference``.
+
+    Raises:
+        ValueError: Shapes do not fit; on the CPU's engine also: a place is not in the plane.
     """
+    check_shape("gaps", gaps, (difference.shape[1], *places.shape))
     shape = (*difference.shape[:2], places.shape[1])
     out = empty(shape, difference.dtype, difference.device)
     call("largest_difference", out.device, out, difference, gaps, places)
@@ -205,7 +228,13 @@ def largest_difference(difference: Tensor, gaps: Tensor, places: Tensor) -> Tens
 def cross_entropy_difference(
     logits: Tensor, difference: Tensor, target: Tensor, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Each sample's cross-entropy difference: logits [N, C], difference [P, N, C], target [N] → [P, N] float32."""
+    """Each sample's cross-entropy difference: logits [N, C], difference [P, N, C], target [N] → [P, N] float32.
+
+    Raises:
+        ValueError: Shapes do not fit; on the CPU's engine also: a label is not in [0, C).
+    """
+    check_shape("logits", logits, difference.shape[1:])
+    check_target(target, logits.shape)
     out = torch.empty(difference.shape[:2], dtype=torch.float32, device=difference.device)
     call("cross_entropy_difference", out.device, out, logits, difference, target, label_smoothing)
     return out

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zo_triton.directions import Directions
+from zo_triton.ops.arguments import check_arrays, check_evaluations, check_memory, check_network
 from zo_triton.ops.engines import engine_for, load_engine
 from zo_triton.ops.registry import call
 
@@ -68,10 +69,13 @@ def mlp_differences(
         [P, N] float32.
 
     Raises:
-        ValueError: ``hadamard`` directions lack the columns of a tensor (:meth:`Directions.over`).
+        ValueError: Shapes do not fit, on the CPU's engine also: a label is not in [0, C); or ``hadamard``
+            directions lack the columns of a tensor (:meth:`Directions.over`).
     """
     directions.check_bound([*weight_ids, *bias_ids])
-    out = torch.empty(signed_eps.numel(), inputs[0].shape[0], device=inputs[0].device, dtype=torch.float32)
+    check_network(inputs, outputs, weights, target)
+    evaluations = check_evaluations(signed_eps, directions)
+    out = torch.empty(evaluations, inputs[0].shape[0], device=inputs[0].device, dtype=torch.float32)
     call(
         "mlp_differences", out.device, out, list(inputs), list(outputs), list(weights), list(weight_ids),
         list(bias_ids), list(activations), target, directions, signed_eps, label_smoothing,
@@ -110,8 +114,12 @@ def mlp_measure(
         The loss, and float32 [P].
 
     Raises:
-        ValueError: ``hadamard`` directions lack the columns of a tensor (:meth:`Directions.over`).
+        ValueError: Shapes do not fit, or ``hadamard`` directions lack the columns of a tensor
+            (:meth:`Directions.over`).
     """
+    check_arrays(tensors, x, target)
+    if signed_eps.size not in (directions.num, 2 * directions.num):
+        raise ValueError(f"signed_eps must be [K] or [2K] for K = {directions.num}, got {signed_eps.shape}.")
     directions.check_bound(range(len(tensors)))
     fixed = compute_dtype == torch.bfloat16
     return load_engine("cpu").mlp_measure(list(tensors), x, target, directions, signed_eps, fixed)
@@ -137,7 +145,11 @@ def mlp_update(
         directions: K full-rank sign directions.
 
     Raises:
-        ValueError: ``hadamard`` directions lack the columns of a tensor (:meth:`Directions.over`).
+        ValueError: Shapes do not fit, or ``hadamard`` directions lack the columns of a tensor
+            (:meth:`Directions.over`).
     """
+    check_memory(tensors, first, second)
+    if coefficients.shape != (directions.num,):
+        raise ValueError(f"coefficients must be [{directions.num}], got {coefficients.shape}.")
     directions.check_bound(range(len(tensors)))
     load_engine("cpu").mlp_update(list(tensors), first, second, rule, coefficients, directions)

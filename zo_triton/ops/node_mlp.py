@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zo_triton.directions import Directions
+from zo_triton.ops.arguments import check_arrays, check_memory
 from zo_triton.ops.engines import engine_for, load_engine
 
 SECOND_LAYER = 1 << 19
@@ -61,7 +62,11 @@ def node_mlp_measure(
     Returns:
         With ``loss``, ``left_out`` (samples whose differences are not all finite: they count nothing, though the
         mean is over all), and what :func:`node_mlp_update` needs.
+
+    Raises:
+        ValueError: Shapes do not fit.
     """
+    check_arrays(tensors, x, target)
     return load_engine("cpu").node_mlp_measure(list(tensors), x, target, directions, eps, sides)
 
 
@@ -82,5 +87,9 @@ def node_mlp_update(
         rule: As in ``ops.mlp_update``.
         x: The inputs that were measured.
         measured: What was.
+
+    Raises:
+        ValueError: Shapes do not fit.
     """
+    check_memory(tensors, first, second)
     load_engine("cpu").node_mlp_update(list(tensors), list(first), list(second), rule, x, measured)

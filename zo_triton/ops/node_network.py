@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from zo_triton.directions import Directions
+from zo_triton.ops.arguments import check_evaluations, check_network
 from zo_triton.ops.engines import engine_for, load_engine
 from zo_triton.ops.nodes import NODE_DISTRIBUTIONS
 from zo_triton.ops.registry import call
@@ -53,8 +54,13 @@ def node_mlp_differences(
 
     Returns:
         [P, N] float32.
+
+    Raises:
+        ValueError: Shapes do not fit.
     """
-    out = torch.empty(signed_eps.numel(), outputs[0].shape[0], device=outputs[0].device, dtype=torch.float32)
+    check_network(outputs[:-1], outputs[1:], weights, target)
+    evaluations = check_evaluations(signed_eps, directions)
+    out = torch.empty(evaluations, outputs[0].shape[0], device=outputs[0].device, dtype=torch.float32)
     call(
         "node_mlp_differences", out.device, out, list(outputs), list(weights), list(activations), target,
         directions, list(applications), list(firsts), signed_eps, label_smoothing,

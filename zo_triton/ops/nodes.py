@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zo_triton._memory import empty
 from zo_triton.directions import Directions
+from zo_triton.ops.arguments import check_base_output, check_evaluations, check_window
 from zo_triton.ops.images import image_memory
 from zo_triton.ops.registry import call
 
@@ -70,7 +71,12 @@ def node_epilogue(
 
     Returns:
         ``difference``.
+
+    Raises:
+        ValueError: Shapes do not fit.
     """
+    _check(difference, directions, signed_eps, Node(0, 0, difference.shape[1]))
+    check_base_output(base_output, activation, difference.shape[1:])
     call(
         "node_epilogue", difference.device, difference, base_output, directions, node.application, node.first,
         signed_eps, activation,
@@ -104,8 +110,13 @@ def node_linear(
 
     Returns:
         [P, R, out_features] in the difference's dtype.
+
+    Raises:
+        ValueError: Shapes do not fit.
     """
+    _check(difference, directions, signed_eps, node)
     features = weight.shape[1 if transposed else 0]
+    check_base_output(base_output, activation, (difference.shape[1], features))
     out = empty((*difference.shape[:2], features), difference.dtype, difference.device)
     call(
         "node_linear", out.device, out, difference, weight, base_output, directions, node.application, node.first,
@@ -145,7 +156,12 @@ def node_conv2d(
 
     Returns:
         [P, N, O, H', W'] in the difference's dtype.
+
+    Raises:
+        ValueError: Shapes do not fit.
     """
+    _check(difference, directions, signed_eps, node)
+    check_window(weight, difference.shape[2], stride, padding, dilation, groups)
     height, width = (
         (size + 2 * pad - spread * (kernel - 1) - 1) // step + 1
         for size, pad, spread, kernel, step in zip(
@@ -153,6 +169,7 @@ def node_conv2d(
         )
     )
     shape = (*difference.shape[:2], weight.shape[0], height, width)
+    check_base_output(base_output, activation, shape[1:])
     out = image_memory(shape, difference.dtype, difference[0], weight)
     call(
         "node_conv2d", out.device, out, difference, weight, base_output, directions, node.application, node.first,
@@ -175,10 +192,27 @@ def node_gradient(coefficients: Tensor, directions: Directions, node: Node, posi
 
     Returns:
         [S, N·Q / S] float32.
+
+    Raises:
+        ValueError: The coefficients are not of K directions, or S does not fit N and Q.
     """
-    rows = coefficients.shape[1]
+    num, rows = coefficients.shape
+    if num != directions.num or rows % node.samples or (rows and node.samples * positions % rows):
+        raise ValueError(
+            f"coefficients must be [K, S] for K = {directions.num} directions, S a multiple of {node.samples} "
+            f"samples that divides their {positions} nodes each, got {tuple(coefficients.shape)}."
+        )
     out = empty((rows, node.samples * positions // rows), torch.float32, coefficients.device)
     call(
         "node_gradient", out.device, out, coefficients, directions, node.application, node.first, node.samples
     )
     return out
+
+
+def _check(difference: Tensor, directions: Directions, signed_eps: Tensor, node: Node) -> None:
+    evaluations = check_evaluations(signed_eps, directions)
+    if difference.shape[0] != evaluations or difference.shape[1] % max(1, node.samples):
+        raise ValueError(
+            f"difference must have {evaluations} evaluations and as many rows for each of {node.samples} samples, "
+            f"got shape {tuple(difference.shape)}."
+        )

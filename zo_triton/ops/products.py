@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from zo_triton.ops.arguments import check_shape
 from zo_triton.ops.engines import engine_for, load_engine
 
 
@@ -20,4 +21,6 @@ def product_difference(
     """
     if left_change.device.type != "cpu" or engine_for(left_change.device) != "cpu":
         return None
+    check_shape("left_change", left_change, (len(left_change), *left.shape))
+    check_shape("right_change", right_change, (len(left_change), *right.shape))
     return load_engine("cpu").product_difference(left, left_change, right, right_change)

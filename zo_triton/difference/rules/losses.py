@@ -99,6 +99,7 @@ def cross_entropy(
 
 def _labels(labels: Tensor, weight: Tensor | None, ignore_index: int) -> tuple[Tensor, Tensor | None]:
     """Labels that all name a class, and each sample's factor; None where every factor is 1."""
+    labels = labels.long()  # as indices, bytes would be a mask
     ignored = labels == ignore_index
     if engines.any_set(ignored):
         labels = labels.masked_fill(ignored, 0)
@@ -122,14 +123,14 @@ def _as_rows(input: Tensor, delta: Tensor, target: Tensor) -> tuple[Tensor, Tens
     """[N, C, *], [C] or [N, C] logits → [M, C], with their difference [P, M, C] and the targets [M]."""
     logits = input if input.dtype == torch.float32 else input.float()
     if input.dim() == 2:
-        return logits, delta, target
+        return logits, delta, target.long()
     if input.dim() == 1:
-        return logits.unsqueeze(0), delta.unsqueeze(1), target.reshape(1)
+        return logits.unsqueeze(0), delta.unsqueeze(1), target.long().reshape(1)
     classes = input.shape[1]
     return (
         logits.movedim(1, -1).reshape(-1, classes),
         delta.movedim(2, -1).reshape(delta.shape[0], -1, classes),
-        target.reshape(-1),
+        target.long().reshape(-1),
     )
 
 
