@@ -12,7 +12,8 @@ import zo_triton as zo
 from zo_triton import cpu, reference
 from zo_triton._precision import convolution_factor, factor, rounds_factors
 from zo_triton.cpu import batched_product, natural, natural_tiles
-from zo_triton.cpu.matrix_unit import has_matrix_unit
+from zo_triton.cpu.squares import most_parts
+from zo_triton.cpu.tiles import PARTS
 from zo_triton.reference.operations import ACTIVATIONS
 
 BACKEND = torch.backends.mkldnn
@@ -20,7 +21,7 @@ supported = pytest.mark.skipif(
     not (BACKEND.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()),
     reason="torch rounds no factor on this processor",
 )
-unit = pytest.mark.skipif(not has_matrix_unit(), reason="this processor has no matrix unit")
+squares = pytest.mark.skipif(not most_parts(), reason="this processor has nothing for bfloat16")
 
 
 @pytest.fixture(autouse=True)
@@ -89,10 +90,10 @@ def test_other_dtypes_enter_as_they_are():
 
 @supported
 @pytest.mark.usefixtures("medium")
-@pytest.mark.parametrize("has_unit", [pytest.param(True, marks=unit), False])
+@pytest.mark.parametrize("parts", [pytest.param(1, marks=squares), 0])
 @pytest.mark.parametrize("shape", [(3, 5, 7, 9), (2, 64, 32, 32), (2, 33, 100, 65)], ids=str)
-def test_small_products_are_those_of_rounded_factors(shape, has_unit, monkeypatch):
-    monkeypatch.setattr(batched_product, "has_matrix_unit", lambda: has_unit)
+def test_small_products_are_those_of_rounded_factors(shape, parts, monkeypatch):
+    monkeypatch.setattr(batched_product, "most_parts", lambda: parts)
     count, rows, inner, columns = shape
     shared = normal(1, columns, inner, seed=1).mT.expand(count, -1, -1)
     apart = normal(count, inner, columns, seed=2)
@@ -116,7 +117,7 @@ LYING = {
 }
 
 
-@unit
+@squares
 @supported
 @pytest.mark.usefixtures("medium")
 @pytest.mark.parametrize("lie", LYING.values(), ids=LYING)
@@ -187,22 +188,54 @@ def layer(
     return out, given, expected
 
 
-@unit
+@squares
 @supported
 @pytest.mark.usefixtures("medium")
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_layers_in_the_matrix_unit_are_those_of_rounded_factors(case):
+def test_layers_in_squares_are_those_of_rounded_factors(case, monkeypatch):
+    monkeypatch.setattr(natural, "has_matrix_unit", lambda: True)  # also where tables of signs are quicker
     out, given, expected = layer(**case)
     cpu.perturbed_linear(out, *given)
     assert (out - expected).norm() <= 2e-6 * expected.norm()
 
 
+@squares
+@supported
+@pytest.mark.usefixtures("medium")
+@pytest.mark.parametrize("rank", [None, 2], ids=["signs", "low-rank"])
+@pytest.mark.parametrize("sides", [1, 2])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("shape", [(45, 71, 37), (64, 64, 96), (5, 40, 2), (700, 40, 24)], ids=str)
+def test_squares_stand_in_for_torchs_product_alone(shape, transposed, sides, rank, monkeypatch):
+    """Where tables of signs, or factors, add what the direction does."""
+    monkeypatch.setattr(natural, "has_matrix_unit", lambda: False)
+    out, (base, difference, weight, z, directions, *rest), _ = layer(
+        shape, sides, "gelu", transposed=transposed
+    )
+    directions, found = zo.Directions(directions.seed, 11, directions.num, rank=rank), []
+    products = []
+    monkeypatch.setattr(
+        natural,
+        "product_kernel",
+        lambda *given: products.append(given) or natural_tiles.product_kernel(*given),
+    )
+    for parts in (1, 0):
+        monkeypatch.setattr(natural, "most_parts", lambda parts=parts: parts)
+        cpu.perturbed_linear(out.fill_(torch.nan), base, difference, weight, z, directions, *rest)
+        found.append(out.clone())
+    squares, torchs = found
+    assert (squares - torchs).norm() <= 1e-6 * torchs.norm()
+    assert len(products) > 0
+
+
 @pytest.fixture(params=["highest", pytest.param("medium", marks=supported)])
-def precision(request):
+def precision(request, monkeypatch):
     torch.set_float32_matmul_precision(request.param)
+    monkeypatch.setattr(natural, "most_parts", lambda: PARTS)
+    monkeypatch.setattr(natural, "has_matrix_unit", lambda: True)
 
 
-@unit
+@squares
 @pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize("wider", [0, 5], ids=["one-row-for-all", "rows-apart"])
 def test_layers_read_differences_however_their_rows_lie(wider):
@@ -217,7 +250,7 @@ def test_layers_read_differences_however_their_rows_lie(wider):
     assert torch.equal(out, expected)
 
 
-@unit
+@squares
 @pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize("shape", [(300, 40, 200), (600, 33, 70)], ids=str)
 def test_signs_of_some_columns_at_a_time_have_the_same_bits(shape, monkeypatch):
@@ -231,9 +264,9 @@ def test_signs_of_some_columns_at_a_time_have_the_same_bits(shape, monkeypatch):
 
 @supported
 @pytest.mark.usefixtures("medium")
-@pytest.mark.parametrize("has_unit", [pytest.param(True, marks=unit), False])
-def test_neither_threads_nor_chunks_change_a_bit_of_a_layer(has_unit, monkeypatch):
-    monkeypatch.setattr(natural, "has_matrix_unit", lambda: has_unit)
+@pytest.mark.parametrize("parts", [pytest.param(1, marks=squares), 0])
+def test_neither_threads_nor_chunks_change_a_bit_of_a_layer(parts, monkeypatch):
+    monkeypatch.setattr(natural, "most_parts", lambda: parts)
     out, given, _ = layer((600, 71, 37), activation="gelu", num=4)
     cpu.perturbed_linear(out, *given)
     base, difference, weight, z, directions, weight_id, bias_id, signed_eps, *rest = given

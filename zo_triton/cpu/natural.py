@@ -32,8 +32,9 @@ from zo_triton.cpu.natural_signs import (
     signs_kernel,
     small_kernel,
 )
-from zo_triton.cpu.natural_tiles import noise_tiles, packed, tiles_kernel
+from zo_triton.cpu.natural_tiles import noise_tiles, packed, product_kernel, tiles_kernel
 from zo_triton.cpu.scalars import store
+from zo_triton.cpu.squares import most_parts
 from zo_triton.cpu.threads import parallel, together
 from zo_triton.cpu.tiles import DEPTH, PARTS, padded
 from zo_triton.cpu.vectors import LANES
@@ -59,6 +60,7 @@ class NaturalLayer:
         base: Float32 [N, in], contiguous.
         difference: [P, N, in] in the dtype of ``out``.
         weight: Wᵀ, [in, out] in the dtype that products are made in.
+        tiles: The same as a right factor for squares of products; empty where torch's GEMM makes them.
         terms: Float32 [N, out] each, what the activation reads of the base; empty without one.
         transposed: Whether the parameter is stored as Wᵀ, so that the field's tensor is Uᵀ.
     """
@@ -67,6 +69,7 @@ class NaturalLayer:
     base: Tensor
     difference: Tensor
     weight: Tensor
+    tiles: np.ndarray
     directions: Directions
     weight_id: int
     bias_id: int
@@ -136,16 +139,18 @@ def natural_linear(
     turned, full = matrix if transposed else matrix.T, directions.rank is None
     signs = full and directions.signs
     dense = full and weight_id >= 0 and not signs
-    in_tiles = out.dtype == torch.float32 and (signs or (dense and turned.numel() <= LARGEST))
-    parts = _parts(base.shape[0], *turned.shape) if in_tiles else 0
+    # U as a whole would take too much memory; in the unit, torch's own product of rounded factors is as quick.
+    fits = turned.numel() <= LARGEST if dense else signs or not has_matrix_unit()
+    parts = _parts(base.shape[0], *turned.shape) if fits and out.dtype == torch.float32 else 0
     layer = NaturalLayer(
         out, base.detach().float().contiguous(), difference.detach(), turned if parts else factor(turned),
-        directions, weight_id, bias_id, signed_eps.numpy(), terms, kind_of(activation), transposed,
+        packed(turned, parts) if parts else _NO_TILES, directions, weight_id, bias_id, signed_eps.numpy(), terms,
+        kind_of(activation), transposed,
     )  # fmt: skip
     if parts and dense:
-        parallel(partial(_run_dense_tiles, layer, packed(turned, parts)), directions.num)
-    elif parts:
-        parallel(partial(_run_tiles, layer, packed(turned, parts)), layer.runs)
+        parallel(partial(_run_dense_tiles, layer), directions.num)
+    elif parts and has_matrix_unit():
+        parallel(partial(_run_tiles, layer), layer.runs)
     elif signs and not rounds_factors() and layer.run * weight.numel() <= SMALL_PRODUCT:
         _run_small(layer)
     elif dense:
@@ -155,16 +160,17 @@ def natural_linear(
 
 
 def _parts(samples: int, inner: int, rows: int) -> int:
-    """In how many parts factors go through the matrix unit; 0 if torch's GEMM and tables of signs are quicker."""
-    if not has_matrix_unit():
-        return 0
+    """In how many parts factors are multiplied; 0 if torch's GEMM and tables of signs are quicker."""
     if rounds_factors():
-        return 1
+        return min(1, most_parts())
+    if most_parts() < PARTS:
+        return 0
     fits = DEPTH <= inner <= DEEPEST and inner * rows <= min(LARGEST, WEIGHTS_A_SAMPLE * samples)
     return PARTS if fits else 0
 
 
 _NO_TERMS = np.empty((0, 0), np.float32)
+_NO_TILES = np.empty((0, 0, 0, 0, 0), np.uint32)
 
 
 def _run_signs(layer: NaturalLayer, start: int, stop: int) -> None:
@@ -179,7 +185,7 @@ def _run_signs(layer: NaturalLayer, start: int, stop: int) -> None:
         if p // layer.sides != drawn:
             drawn = p // layer.sides
             draw_kernel(words, bias, layer.transposed, inner, *ids, d.first + drawn, key)
-        _product(given, layer.weight, target)
+        _product(layer, given, target)
         where = (as_array(given[None]), 0, 0) if moved is None else (moved, p, first)
         signs_kernel(
             out, p, first, len(given), base, *where, words, bias, layer.signed_eps, *layer.terms, layer.kind
@@ -200,27 +206,26 @@ def _run_small(layer: NaturalLayer) -> None:
     together(small_kernel, arguments, count, grain, alone=count * work < 2 * SMALL_PIECE)
 
 
-def _run_tiles(layer: NaturalLayer, weight: np.ndarray, start: int, stop: int) -> None:
-    """The same in the matrix unit, all runs in one call: a small layer's product takes no longer than one."""
+def _run_tiles(layer: NaturalLayer, start: int, stop: int) -> None:
+    """The same, signs too in the matrix unit, all runs in one call: a small product takes no longer than one."""
     inner, rows = layer.weight.shape
     noise, bias = noise_tiles(inner, padded(rows) if layer.weight_id >= 0 else 0), np.zeros(rows, np.float32)
     ids = [tensor_word(i) if i >= 0 else -1 for i in (layer.weight_id, layer.bias_id)]
-    _multiply_tiles(layer, weight, noise, bias, ids, start, stop)
+    _multiply_tiles(layer, noise, bias, ids, start, stop)
 
 
-def _run_dense_tiles(layer: NaturalLayer, weight: np.ndarray, start: int, stop: int) -> None:
+def _run_dense_tiles(layer: NaturalLayer, start: int, stop: int) -> None:
     """Directions start … stop - 1 of other values, each drawn as a whole and packed like W."""
     d, runs = layer.directions, layer.runs // layer.directions.num
     drawn = torch.empty(layer.stored, dtype=torch.float32, device="cpu")
     for k in range(start, stop):
         fill_matrix(drawn.numpy(), 0, tensor_word(layer.weight_id), d.first + k, key_of(d), code_of(d))
-        noise = packed(drawn if layer.transposed else drawn.T, weight.shape[2])
-        _multiply_tiles(layer, weight, noise, _bias(layer, d.first + k), [-1, -1], k * runs, (k + 1) * runs)
+        noise = packed(drawn if layer.transposed else drawn.T, layer.tiles.shape[2])
+        _multiply_tiles(layer, noise, _bias(layer, d.first + k), [-1, -1], k * runs, (k + 1) * runs)
 
 
 def _multiply_tiles(
     layer: NaturalLayer,
-    weight: np.ndarray,
     noise: np.ndarray,
     bias: np.ndarray,
     ids: list[int],
@@ -231,7 +236,7 @@ def _multiply_tiles(
     d, given = layer.directions, _in_rows(layer.difference)
     lying = np.array([given.data_ptr(), given.stride(0), given.stride(1)], np.int64)
     tiles_kernel(
-        as_array(layer.out), layer.base.numpy(), lying, weight, noise, bias, *ids, layer.transposed, key_of(d),
+        as_array(layer.out), layer.base.numpy(), lying, layer.tiles, noise, bias, *ids, layer.transposed, key_of(d),
         d.first, layer.sides, layer.run, layer.signed_eps, *layer.terms, layer.kind, start, stop,
     )  # fmt: skip
 
@@ -252,7 +257,7 @@ def _run_thin(layer: NaturalLayer, start: int, stop: int) -> None:
                 ours = d[drawn : drawn + 1]
                 left, right = draw_factors(ours, layer.weight_id, layer.stored, layer.out.dtype)
                 into, onto = (left[0], right[0]) if layer.transposed else (right[0], left[0])
-        _product(given, layer.weight, target)
+        _product(layer, given, target)
         sums = target.float()
         if layer.weight_id >= 0:
             thin = torch.mm(factor(layer.base[first : first + len(given)] + given), factor(into))
@@ -274,7 +279,7 @@ def _run_dense(layer: NaturalLayer, start: int, stop: int) -> None:
         evaluations = range(k * sides, (k + 1) * sides)
         inputs = [layer.base + layer.difference[p] for p in evaluations]
         for p in evaluations:
-            _product(layer.difference[p], layer.weight, layer.out[p])
+            _product(layer, layer.difference[p], layer.out[p])
         made = layer.out[evaluations.start : evaluations.stop]
         sums = made if work is None else work.copy_(made)
         for row in range(0, rows, height):
@@ -293,9 +298,12 @@ def _run_dense(layer: NaturalLayer, start: int, stop: int) -> None:
             _finish_kernel(target, total.numpy(), 0, bias, layer.signed_eps[p], *layer.terms, layer.kind)
 
 
-def _product(x: Tensor, matrix: Tensor, out: Tensor) -> None:
-    """``out = x @ matrix``; out and x float32 or bfloat16, matrix in the dtype to multiply in."""
-    if matrix.dtype == out.dtype:
+def _product(layer: NaturalLayer, x: Tensor, out: Tensor) -> None:
+    """``out = x @ Wᵀ``; out and x float32 or bfloat16."""
+    matrix = layer.weight
+    if layer.tiles.size:
+        product_kernel(out.numpy(), x.contiguous().numpy(), layer.tiles)
+    elif matrix.dtype == out.dtype:
         torch.mm(factor(x), matrix, out=out)
     else:
         out.copy_(factor(x.to(matrix.dtype)) @ matrix)
