@@ -19,7 +19,7 @@ from zo_triton._precision import factor, rounds_factors
 from zo_triton.cpu.activating import activate_rows, kind_of
 from zo_triton.cpu.activation import NONE, base_terms
 from zo_triton.cpu.arrays import as_array, draw, draw_factors
-from zo_triton.cpu.bfloat16 import is_emulated
+from zo_triton.cpu.bfloat16 import is_emulated, is_native
 from zo_triton.cpu.compiling import kernel
 from zo_triton.cpu.field import code_of, fill_matrix, key_of
 from zo_triton.cpu.layer import TILE_ELEMENTS
@@ -28,9 +28,9 @@ from zo_triton.cpu.natural_signs import (
     SMALL_PIECE,
     SMALL_PRODUCT,
     draw_kernel,
-    in_whole_lines,
+    in_panels,
+    layer_kernel,
     signs_kernel,
-    small_kernel,
 )
 from zo_triton.cpu.natural_tiles import noise_tiles, packed, product_kernel, tiles_kernel
 from zo_triton.cpu.scalars import store
@@ -49,6 +49,12 @@ DEEPEST, LARGEST, WEIGHTS_A_SAMPLE = 1024, 1 << 20, 1024
 Parts take one and a half times the memory of float32: those of larger layers stay in no near cache, and those of
 weights which few samples meet take longer to make than they save. So do those of fewer inputs than a tile is deep.
 """
+
+FEW_DIRECTIONS = 8
+"""With fewer of them threads share the runs of a direction: its signs take a hundredth of its products' time."""
+
+MOST_COPIED = 1 << 22
+"""Weights, 16 MiB, that are copied for a product of the engine's own."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +157,8 @@ def natural_linear(
         parallel(partial(_run_dense_tiles, layer), directions.num)
     elif parts and has_matrix_unit():
         parallel(partial(_run_tiles, layer), layer.runs)
-    elif signs and not rounds_factors() and layer.run * weight.numel() <= SMALL_PRODUCT:
-        _run_small(layer)
+    elif signs and not rounds_factors() and _is_compiled(layer):
+        _run_compiled(layer)
     elif dense:
         parallel(partial(_run_dense, layer), directions.num)
     else:
@@ -167,6 +173,18 @@ def _parts(samples: int, inner: int, rows: int) -> int:
         return 0
     fits = DEPTH <= inner <= DEEPEST and inner * rows <= min(LARGEST, WEIGHTS_A_SAMPLE * samples)
     return PARTS if fits else 0
+
+
+def _is_compiled(layer: NaturalLayer) -> bool:
+    """Whether the engine's own product is the quicker one.
+
+    In float32 it is on AMD's processors, for which torch's is not made: a layer takes 0.75 to 0.95 of the time. It
+    takes a copy of W, which for a vocabulary would be large.
+    """
+    size = layer.weight.numel()
+    if layer.out.dtype == torch.float32 and is_native():
+        return size <= MOST_COPIED
+    return layer.run * size <= SMALL_PRODUCT
 
 
 _NO_TERMS = np.empty((0, 0), np.float32)
@@ -192,18 +210,19 @@ def _run_signs(layer: NaturalLayer, start: int, stop: int) -> None:
         )
 
 
-def _run_small(layer: NaturalLayer) -> None:
-    """The same for all runs of a layer whose products are no work for torch."""
+def _run_compiled(layer: NaturalLayer) -> None:
+    """The same for all runs in one call, which makes the products as well."""
     d, count = layer.directions, layer.runs
     ids = [tensor_word(i) if i >= 0 else -1 for i in (layer.weight_id, layer.bias_id)]
     arguments = (
         as_array(layer.out), layer.base.numpy(), as_array(layer.difference.contiguous()),
-        in_whole_lines(layer.weight), *ids, layer.transposed, key_of(d), d.first, layer.sides, layer.run,
+        in_panels(layer.weight), *ids, layer.transposed, key_of(d), d.first, layer.sides, layer.run,
         layer.signed_eps, *layer.terms, layer.kind,
     )  # fmt: skip
     work, each = max(1, layer.run * layer.weight.numel()), count // d.num
-    grain = each * max(1, SMALL_PIECE // (each * work))
-    together(small_kernel, arguments, count, grain, alone=count * work < 2 * SMALL_PIECE)
+    # Whole directions, so that none is drawn twice, unless they are so few that threads would wait.
+    grain = each * (SMALL_PIECE // (each * work)) or (each if d.num >= FEW_DIRECTIONS else 1)
+    together(layer_kernel, arguments, count, grain, alone=count * work < 2 * SMALL_PIECE)
 
 
 def _run_tiles(layer: NaturalLayer, start: int, stop: int) -> None:
