@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from math import inf, nan
+from math import inf
 from pathlib import Path
 
 from benchmarks.rates.run import BATCH, BEYOND, DIRECTIONS, FALLEN, GROWN, LATE, SAMPLES, TRIAL, Row
@@ -17,7 +17,7 @@ HEADERS = [
     "at half of it", "η* there", "then at half of it", "then at 4 × η*",
 ]  # fmt: skip
 
-INFINITE, UNKNOWN = "∞", "–"
+INFINITE = "∞"
 
 
 def told(rows: Sequence[Row]) -> str:
@@ -27,9 +27,7 @@ def told(rows: Sequence[Row]) -> str:
 
 def read(page: str) -> list[Row]:
     """The rows of a page, as exactly as it tells them."""
-    return [
-        _row(line.strip("|").split("|")) for line in page.splitlines() if re.match(r"\| .* [×–] +\|$", line)
-    ]
+    return [_row(line.strip("|").split("|")) for line in page.splitlines() if re.match(r"\| .* × +\|$", line)]
 
 
 def merged(kept: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
@@ -43,7 +41,7 @@ def _cells(row: Row) -> list[str]:
         row.network, str(row.weights), row.way, f"{row.momentum:g}",
         *map(number, (row.start, row.limit, row.advised)), str(row.steps),
         *map(number, (row.first, row.late)),
-        *([UNKNOWN] * 3 if row.earlier else [number(row.there), *map(_times, (row.calm, row.highest))]),
+        number(row.there), *map(_times, (row.calm, row.highest)),
     ]  # fmt: skip
 
 
@@ -53,9 +51,8 @@ def _times(ratio: float) -> str:
 
 def _row(cells: list[str]) -> Row:
     network, weights, way, *figures = (cell.strip().removesuffix(" ×") for cell in cells)
-    named = {INFINITE: inf, UNKNOWN: nan}
     momentum, start, limit, advised, steps, *found = (
-        named[figure] if figure in named else float(figure) for figure in figures
+        inf if figure == INFINITE else float(figure) for figure in figures
     )
     return Row(network, int(weights), way, momentum, start, limit, advised, int(steps), *found)
 
@@ -106,24 +103,17 @@ def _before(rows: Sequence[Row]) -> list[str]:
 
 
 def _after(rows: Sequence[Row]) -> list[str]:
-    tried = [row for row in rows if not row.earlier]
     fell, converged, grew = (
         f"{sum(holds)} of {len(holds)}"
         for holds in (
             [row.falls for row in rows],
             [row.converges for row in rows],
-            [row.diverges for row in tried],
+            [row.diverges for row in rows],
         )
     )
     slow = [f"{row.network}, {row.way}, momentum {row.momentum:g}" for row in rows if not row.converges]
-    earlier = (
-        f"Rows with {UNKNOWN} are of earlier rules: a trial had {TRIAL} steps and went on while its loss was below "
-        "twice the first, and their losses are those of the first step and the last. "
-        if len(tried) < len(rows)
-        else ""
-    )
     return [
-        f"{earlier}Half the advised rate brings the loss down in {fell} runs, and to at most {FALLEN:g} of the "
+        f"Half the advised rate brings the loss down in {fell} runs, and to at most {FALLEN:g} of the "
         f"first within its steps in {converged}"
         + (f"; it fell less with {'; '.join(slow)}" if slow else "")
         + f". Four times the limit diverges in {grew}: the loss over all samples comes to be {GROWN:g} times what "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
-from math import inf, isfinite, isnan, nan
+from math import inf, isfinite
 from statistics import fmean
 
 import numpy as np
@@ -53,8 +53,6 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cross_entropy": F.cros
 class Row:
     """One network, momentum and way. Losses are those over all samples.
 
-    Nothing of the last three is known of a row of an earlier rule.
-
     Attributes:
         network: Its name.
         weights: How many.
@@ -81,14 +79,9 @@ class Row:
     steps: int
     first: float
     late: float
-    there: float = nan
-    calm: float = nan
-    highest: float = nan
-
-    @property
-    def earlier(self) -> bool:
-        """Whether it was measured by an earlier rule."""
-        return isnan(self.there)
+    there: float
+    calm: float
+    highest: float
 
     @property
     def falls(self) -> bool:

@@ -1,7 +1,6 @@
 """The advice on learning rates: the committed page is what its table makes of it, and the table is complete."""
 
 from dataclasses import replace
-from math import nan
 
 import pytest
 
@@ -28,15 +27,11 @@ def test_every_network_stands_there_with_and_without_momentum():
     }
 
 
-EARLIER = [row for row in ROWS if row.earlier]
-TODAY = [row for row in ROWS if not row.earlier]
-
-
 def name_of(row):
     return f"{row.network}-{row.way}-{row.momentum:g}"
 
 
-@pytest.mark.parametrize("row", TODAY, ids=name_of)
+@pytest.mark.parametrize("row", ROWS, ids=name_of)
 def test_half_the_advised_rate_converges_and_four_times_the_limit_diverges(row):
     assert row.steps == NETWORKS[row.network].steps
     assert row.advised <= row.limit / 2 * 1.01  # of three digits
@@ -44,13 +39,6 @@ def test_half_the_advised_rate_converges_and_four_times_the_limit_diverges(row):
     assert row.converges
     assert row.calm * row.late <= FALLEN * row.first
     assert row.diverges
-
-
-@pytest.mark.parametrize("row", EARLIER, ids=name_of)
-def test_a_row_of_an_earlier_rule_falls_too(row):
-    assert row.network in {"LeNet-5", "LSTM", "tiny GPT"}
-    assert row.falls
-    assert row.limit <= row.start
 
 
 def test_growth_that_half_the_advised_rate_shows_too_is_noise():
@@ -99,15 +87,6 @@ def test_one_network_by_name_writes_no_page(capsys, monkeypatch, tmp_path):
     assert [each.network for each in updated] == [each.network for each in ROWS]
     assert cli.main(["rates", "quadratic"]) == 2
     assert "unknown network 'quadratic'; choose one of ('linear regression'" in capsys.readouterr().err
-
-
-def test_a_row_of_an_earlier_rule_says_so_until_it_is_measured_anew():
-    old = replace(TODAY[0], there=nan, calm=nan, highest=nan)
-    assert old.earlier
-    assert page.read(page.told([old])) == [old]
-    assert "Rows with – are of earlier rules" in page.told([old])
-    assert page.merged([old], [TODAY[0]]) == [TODAY[0]]
-    assert "earlier rules" not in page.told([TODAY[0]])
 
 
 def test_a_loss_that_is_not_finite_is_told_as_one():

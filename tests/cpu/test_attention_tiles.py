@@ -1,4 +1,4 @@
-"""Attention's differences in the matrix unit, against float64: with the same factors rounded, and in parts."""
+"""Attention's differences in squares, against float64: with the same factors rounded, and in parts."""
 
 import math
 
@@ -8,13 +8,15 @@ import torch
 from zo_triton import cpu
 from zo_triton._precision import rounds_factors
 from zo_triton.cpu import attention, attention_tiles
-from zo_triton.cpu.matrix_unit import has_matrix_unit
+from zo_triton.cpu.squares import most_parts
+from zo_triton.cpu.tiles import PARTS
 
-pytestmark = pytest.mark.skipif(not has_matrix_unit(), reason="this processor has no matrix unit")
+pytestmark = pytest.mark.skipif(not most_parts(), reason="this processor has nothing for bfloat16")
 
 
 @pytest.fixture(params=["highest", "medium"], autouse=True)
-def precision(request):
+def precision(request, monkeypatch):
+    monkeypatch.setattr(attention, "most_parts", lambda: PARTS)  # also where float32 is as quick
     torch.set_float32_matmul_precision(request.param)
     if request.param == "medium" and not rounds_factors():
         pytest.skip("torch rounds no factor here")
@@ -129,6 +131,7 @@ def test_neither_threads_nor_chunks_nor_pieces_of_work_change_a_bit(is_causal, m
         torch.set_num_threads(before)
 
 
+@pytest.mark.skipif(most_parts() < PARTS, reason="attention comes in parts on no such processor")
 @pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("precision", ["highest"], indirect=True)
@@ -136,7 +139,7 @@ def test_parts_err_no_more_than_torchs_products(case, is_causal, monkeypatch):
     values, changes = inputs(**case)
     expected = expected_attention(values, changes, 0.3, is_causal)
     ours = run(values, changes, is_causal=is_causal)
-    monkeypatch.setattr(attention, "has_matrix_unit", lambda: False)
+    monkeypatch.setattr(attention, "most_parts", lambda: 0)
     theirs = run(values, changes, is_causal=is_causal)
     assert (ours - expected).norm() <= (theirs - expected).norm()
 

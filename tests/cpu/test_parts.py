@@ -1,4 +1,4 @@
-"""Float32 factors in the matrix unit as three bfloat16 parts: all digits, and no more error than torch's GEMM."""
+"""Float32 factors in squares as three bfloat16 parts: all digits, and no more error than torch's GEMM."""
 
 import math
 
@@ -8,11 +8,21 @@ import torch
 import zo_triton as zo
 from zo_triton import cpu
 from zo_triton.cpu import natural
-from zo_triton.cpu.matrix_unit import has_matrix_unit
+from zo_triton.cpu.squares import most_parts
+from zo_triton.cpu.tiles import PARTS
 
-pytestmark = pytest.mark.skipif(not has_matrix_unit(), reason="this processor has no matrix unit")
+pytestmark = pytest.mark.skipif(not most_parts(), reason="this processor has nothing for bfloat16")
 
 SAMPLES, FEATURES = 45, 37
+
+
+@pytest.fixture(autouse=True)
+def in_parts(monkeypatch):
+    """Also where float32 is as quick."""
+    monkeypatch.setattr(natural, "most_parts", lambda: PARTS)
+    monkeypatch.setattr(natural, "has_matrix_unit", lambda: True)
+
+
 LARGEST = torch.tensor(0x7F7F7FFF, dtype=torch.int32).view(torch.float32).item()
 """The last float32 that bfloat16 does not round to infinity, 3.39·10³⁸."""
 
@@ -144,8 +154,8 @@ def test_the_error_is_no_more_than_that_of_torchs_products_and_tables_of_signs(
     given, exact, terms = layer(size, num, sides, scaled, distribution)
     monkeypatch.setattr(natural, "WEIGHTS_A_SAMPLE", natural.LARGEST)
     errors = []
-    for has_unit in (True, False):
-        monkeypatch.setattr(natural, "has_matrix_unit", lambda has_unit=has_unit: has_unit)
+    for parts in (PARTS, 0):
+        monkeypatch.setattr(natural, "most_parts", lambda parts=parts: parts)
         out = torch.full(exact.shape, torch.nan)
         cpu.perturbed_linear(out, *given)
         errors.append((((out - exact) / terms).square().mean() ** 0.5).item())

@@ -6,12 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 import zo_triton as zo
 from zo_triton import cpu, reference
 from zo_triton._precision import convolution_factor, factor, rounds_factors
 from zo_triton.cpu import batched_product, natural, natural_tiles
-from zo_triton.cpu.matrix_unit import has_matrix_unit
+from zo_triton.cpu.squares import most_parts
+from zo_triton.cpu.tiles import PARTS
 from zo_triton.reference.operations import ACTIVATIONS
 
 BACKEND = torch.backends.mkldnn
@@ -19,7 +21,7 @@ supported = pytest.mark.skipif(
     not (BACKEND.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()),
     reason="torch rounds no factor on this processor",
 )
-unit = pytest.mark.skipif(not has_matrix_unit(), reason="this processor has no matrix unit")
+squares = pytest.mark.skipif(not most_parts(), reason="this processor has nothing for bfloat16")
 
 
 @pytest.fixture(autouse=True)
@@ -88,10 +90,10 @@ def test_other_dtypes_enter_as_they_are():
 
 @supported
 @pytest.mark.usefixtures("medium")
-@pytest.mark.parametrize("has_unit", [pytest.param(True, marks=unit), False])
+@pytest.mark.parametrize("parts", [pytest.param(1, marks=squares), 0])
 @pytest.mark.parametrize("shape", [(3, 5, 7, 9), (2, 64, 32, 32), (2, 33, 100, 65)], ids=str)
-def test_small_products_are_those_of_rounded_factors(shape, has_unit, monkeypatch):
-    monkeypatch.setattr(batched_product, "has_matrix_unit", lambda: has_unit)
+def test_small_products_are_those_of_rounded_factors(shape, parts, monkeypatch):
+    monkeypatch.setattr(batched_product, "most_parts", lambda: parts)
     count, rows, inner, columns = shape
     shared = normal(1, columns, inner, seed=1).mT.expand(count, -1, -1)
     apart = normal(count, inner, columns, seed=2)
@@ -115,7 +117,7 @@ LYING = {
 }
 
 
-@unit
+@squares
 @supported
 @pytest.mark.usefixtures("medium")
 @pytest.mark.parametrize("lie", LYING.values(), ids=LYING)
@@ -186,22 +188,54 @@ def layer(
     return out, given, expected
 
 
-@unit
+@squares
 @supported
 @pytest.mark.usefixtures("medium")
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_layers_in_the_matrix_unit_are_those_of_rounded_factors(case):
+def test_layers_in_squares_are_those_of_rounded_factors(case, monkeypatch):
+    monkeypatch.setattr(natural, "has_matrix_unit", lambda: True)  # also where tables of signs are quicker
     out, given, expected = layer(**case)
     cpu.perturbed_linear(out, *given)
     assert (out - expected).norm() <= 2e-6 * expected.norm()
 
 
+@squares
+@supported
+@pytest.mark.usefixtures("medium")
+@pytest.mark.parametrize("rank", [None, 2], ids=["signs", "low-rank"])
+@pytest.mark.parametrize("sides", [1, 2])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("shape", [(45, 71, 37), (64, 64, 96), (5, 40, 2), (700, 40, 24)], ids=str)
+def test_squares_stand_in_for_torchs_product_alone(shape, transposed, sides, rank, monkeypatch):
+    """Where tables of signs, or factors, add what the direction does."""
+    monkeypatch.setattr(natural, "has_matrix_unit", lambda: False)
+    out, (base, difference, weight, z, directions, *rest), _ = layer(
+        shape, sides, "gelu", transposed=transposed
+    )
+    directions, found = zo.Directions(directions.seed, 11, directions.num, rank=rank), []
+    products = []
+    monkeypatch.setattr(
+        natural,
+        "product_kernel",
+        lambda *given: products.append(given) or natural_tiles.product_kernel(*given),
+    )
+    for parts in (1, 0):
+        monkeypatch.setattr(natural, "most_parts", lambda parts=parts: parts)
+        cpu.perturbed_linear(out.fill_(torch.nan), base, difference, weight, z, directions, *rest)
+        found.append(out.clone())
+    squares, torchs = found
+    assert (squares - torchs).norm() <= 1e-6 * torchs.norm()
+    assert len(products) > 0
+
+
 @pytest.fixture(params=["highest", pytest.param("medium", marks=supported)])
-def precision(request):
+def precision(request, monkeypatch):
     torch.set_float32_matmul_precision(request.param)
+    monkeypatch.setattr(natural, "most_parts", lambda: PARTS)
+    monkeypatch.setattr(natural, "has_matrix_unit", lambda: True)
 
 
-@unit
+@squares
 @pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize("wider", [0, 5], ids=["one-row-for-all", "rows-apart"])
 def test_layers_read_differences_however_their_rows_lie(wider):
@@ -216,7 +250,7 @@ def test_layers_read_differences_however_their_rows_lie(wider):
     assert torch.equal(out, expected)
 
 
-@unit
+@squares
 @pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize("shape", [(300, 40, 200), (600, 33, 70)], ids=str)
 def test_signs_of_some_columns_at_a_time_have_the_same_bits(shape, monkeypatch):
@@ -230,9 +264,9 @@ def test_signs_of_some_columns_at_a_time_have_the_same_bits(shape, monkeypatch):
 
 @supported
 @pytest.mark.usefixtures("medium")
-@pytest.mark.parametrize("has_unit", [pytest.param(True, marks=unit), False])
-def test_neither_threads_nor_chunks_change_a_bit_of_a_layer(has_unit, monkeypatch):
-    monkeypatch.setattr(natural, "has_matrix_unit", lambda: has_unit)
+@pytest.mark.parametrize("parts", [pytest.param(1, marks=squares), 0])
+def test_neither_threads_nor_chunks_change_a_bit_of_a_layer(parts, monkeypatch):
+    monkeypatch.setattr(natural, "most_parts", lambda: parts)
     out, given, _ = layer((600, 71, 37), activation="gelu", num=4)
     cpu.perturbed_linear(out, *given)
     base, difference, weight, z, directions, weight_id, bias_id, signed_eps, *rest = given
@@ -276,10 +310,20 @@ def test_a_chunk_changes_float32s_rounding_and_no_more(make, settings):
     assert (together - apart).norm() <= 1e-5 * together.norm()
 
 
+class Rounded(TorchFunctionMode):
+    """Layers round their factors: under "medium" torch may, and on some processors does in no product."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is F.linear:
+            inputs, weight, *rest = args
+            args = (inputs.bfloat16().float(), weight.bfloat16().float(), *rest)
+        return function(*args, **(kwargs or {}))
+
+
 @supported
 def test_rounding_costs_a_difference_less_than_a_subtraction_of_losses():
     torch.manual_seed(0)
-    model, x = nn.TransformerEncoderLayer(64, 2, 128, dropout=0.0, batch_first=True), normal(8, 16, 64)
+    model, x = nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 64)), normal(128, 64)
     params, eps, directions = list(model.parameters()), 1e-3, zo.Directions(0, 0, 8)
 
     def loss():
@@ -294,10 +338,10 @@ def test_rounding_costs_a_difference_less_than_a_subtraction_of_losses():
         return float((found - exact).norm() / exact.norm())
 
     _, exact = zo.differences(loss, params, directions, eps)
+    with torch.no_grad(), Rounded():
+        subtracted = torch.stack([moved(k) - loss() for k in range(8)])
     torch.set_float32_matmul_precision("medium")
     _, rounded = zo.differences(loss, params, directions, eps)
-    with torch.no_grad():
-        subtracted = torch.stack([moved(k) - loss() for k in range(8)])
     assert error(rounded) < 0.02
     assert error(subtracted) > 2 * error(rounded)
 

@@ -19,8 +19,8 @@ from zo_triton._memory import empty
 from zo_triton._precision import factor, rounds_factors
 from zo_triton.cpu.attention_tiles import attention_in_tiles
 from zo_triton.cpu.batched_product import sum_of_products
-from zo_triton.cpu.matrix_unit import has_matrix_unit
 from zo_triton.cpu.softmax import move_rows
+from zo_triton.cpu.squares import most_parts
 from zo_triton.cpu.threads import parallel, together
 from zo_triton.cpu.tiles import PARTS
 
@@ -64,8 +64,8 @@ def attention_difference(
     result = lying.permute(0, *(1 + order.index(axis) for axis in range(output.dim())))
     out = result if groups == 1 else result.unflatten(-3, batch[-2:])
     plain = still[3] is still[4] is moving[3] is None
-    if plain and has_matrix_unit() and _are_float32([out, *still, *moving]):
-        parts = 1 if rounds_factors() else PARTS
+    parts = 1 if rounds_factors() else PARTS
+    if plain and parts <= most_parts() and _are_float32([out, *still, *moving]):
         attention_in_tiles(out, still[:3], moving[:3], scale, is_causal, parts)  # type: ignore[arg-type]
         return result
     strides = next(each for each in moving if each is not None).stride()

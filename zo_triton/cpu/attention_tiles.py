@@ -1,4 +1,4 @@
-"""Attention's differences in the matrix unit, for float32 and without a mask.
+"""Attention's differences in squares of products, for float32 and without a mask.
 
 One call goes through all matrices. A piece of the work is one matrix of the base with some of its queries: scores
 and shares are made once, and then, evaluation after evaluation, the scores' differences, the shares' and the
@@ -16,10 +16,10 @@ from torch import Tensor
 
 from zo_triton.cpu.addresses import fetch_line, matrix_at
 from zo_triton.cpu.compiling import device, routine
-from zo_triton.cpu.matrix_unit import add_to_square, begin_square, begin_tiles, end_tiles, store_square
 from zo_triton.cpu.scalars import exp
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.softmax import move_rows
+from zo_triton.cpu.squares import add_to_square, begin_square, begin_tiles, end_tiles, store_square
 from zo_triton.cpu.threads import together
 from zo_triton.cpu.tiles import DEPTH, new_left, new_right, pack_columns, pack_rows, pack_sums
 from zo_triton.cpu.vectors import LANES
@@ -208,16 +208,16 @@ def _multiply(out, hidden, has_first, left, right, has_second, other_left, other
     hidden: −1, or how many keys the first row sees before its own; each row sees one more than the row above.
     """
     rows, columns = out.shape
-    zeros, scratch = np.zeros(LANES, np.float32), np.empty((LANES, LANES), np.float32)
+    zeros, sums = np.zeros(LANES, np.float32), np.empty((LANES, LANES), np.float32)
     for block in range(_blocks(rows)):
         width = columns if hidden < 0 else min(columns, hidden + LANES * (block + 1))
         for column_block in range(_blocks(width)):
-            begin_square(zeros, 0)
+            begin_square(sums, zeros, 0)
             if has_first:
-                add_to_square(left, block, right, column_block)
+                add_to_square(sums, left, block, right, column_block)
             if has_second:
-                add_to_square(other_left, block, other_right, column_block)
-            store_square(out, LANES * block, column_block, scratch)
+                add_to_square(sums, other_left, block, other_right, column_block)
+            store_square(out, LANES * block, column_block, sums)
 
 
 @routine

@@ -1,4 +1,4 @@
-"""Sums of products of many small matrices, in torch's batched GEMM or in the matrix unit."""
+"""Sums of products of many small matrices, in torch's batched GEMM or in squares."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 from zo_triton._precision import factor, rounds_factors
 from zo_triton.cpu.addresses import matrix_at
 from zo_triton.cpu.compiling import kernel
-from zo_triton.cpu.matrix_unit import (
+from zo_triton.cpu.squares import (
     add_to_square,
     begin_square,
     begin_tiles,
     end_tiles,
-    has_matrix_unit,
+    most_parts,
     store_square,
 )
 from zo_triton.cpu.tiles import DEPTH, new_left, new_right, pack_columns, pack_rows
@@ -33,7 +33,7 @@ def sum_of_products(out: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], scale: 
         scale: Multiplies the left factors.
     """
     if out.numel() and rounds_factors():
-        if has_matrix_unit():
+        if most_parts():
             _in_tiles(out, pairs, scale)
             return
         pairs = [(factor(left), factor(right)) for left, right in pairs]
@@ -76,7 +76,7 @@ def _pitch(lines: int, length: int, between: int, within: int) -> int | None:
 
 @kernel
 def _tiles_kernel(out, places, inner, scale):
-    """All matrices, in the matrix unit; places int64 [2·pairs, 4]: of the left factors and of the right ones."""
+    """All matrices; places int64 [2·pairs, 4]: of the left factors and of the right ones."""
     count, (_, rows, columns) = places.shape[0] // 2, out.shape
     blocks, column_blocks = (rows + LANES - 1) // LANES, (columns + LANES - 1) // LANES
     steps = (inner + DEPTH - 1) // DEPTH
@@ -84,7 +84,7 @@ def _tiles_kernel(out, places, inner, scale):
     rights = new_right(inner, count * LANES * column_blocks, 1).reshape(
         count, 2 * column_blocks, steps, 1, 16, 16
     )
-    scratch, zeros = np.empty((LANES, LANES), np.float32), np.zeros(LANES * column_blocks, np.float32)
+    sums, zeros = np.empty((LANES, LANES), np.float32), np.zeros(LANES * column_blocks, np.float32)
     begin_tiles()
     for n in range(out.shape[0]):
         for i in range(count):
@@ -104,8 +104,8 @@ def _tiles_kernel(out, places, inner, scale):
                 pack_columns(rights[i], right, turned != 0, inner, columns)
         for block in range(blocks):
             for column_block in range(column_blocks):
-                begin_square(zeros, column_block)
+                begin_square(sums, zeros, column_block)
                 for i in range(count):
-                    add_to_square(lefts[i], block, rights[i], column_block)
-                store_square(out[n], LANES * block, column_block, scratch)
+                    add_to_square(sums, lefts[i], block, rights[i], column_block)
+                store_square(out[n], LANES * block, column_block, sums)
     end_tiles()

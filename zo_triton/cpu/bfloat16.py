@@ -141,15 +141,12 @@ def _pair_rows(context, out, weights, x, stride, count):
         sums = [[cgutils.alloca_once_value(builder, _FLOATS(None)) for _ in vectors] for _ in range(ROWS)]
         with cgutils.for_range(builder, count) as loop:
             x_at = builder.add(x, builder.mul(loop.index, _I64(4 * LANES)))
-            inputs = [_load_words(builder, builder.add(x_at, _I64(4 * WIDTH * v))) for v in vectors]
+            inputs = [load_words(builder, builder.add(x_at, _I64(4 * WIDTH * v))) for v in vectors]
             weights_at = builder.add(weights, builder.mul(loop.index, _I64(4 * ROWS)))
             for row in range(ROWS):
-                at = builder.add(weights_at, _I64(4 * row))
-                word = builder.load(builder.inttoptr(at, _I32.as_pointer()))
-                one = builder.insert_element(ir.Constant(_WORDS, ir.Undefined), word, _I32(0))
-                wide = builder.shuffle_vector(one, one, ir.Constant(_WORDS, None))
+                wide = load_word(builder, builder.add(weights_at, _I64(4 * row)))
                 for total, value in zip(sums[row], inputs, strict=True):
-                    builder.store(_add_pairs(builder, builder.load(total), wide, value), total)
+                    builder.store(add_pairs(builder, builder.load(total), wide, value), total)
         for row in range(ROWS):
             for v in vectors:
                 shift = builder.add(builder.mul(stride, _I64(4 * row)), _I64(4 * WIDTH * v))
@@ -159,12 +156,20 @@ def _pair_rows(context, out, weights, x, stride, count):
     return types.void(types.uintp, types.uintp, types.uintp, types.intp, types.intp), codegen
 
 
-def _load_words(builder, address):
+def load_word(builder, address):
+    """Emits the load of one word, two bfloat16, into all 16 places."""
+    word = builder.load(builder.inttoptr(address, _I32.as_pointer()))
+    one = builder.insert_element(ir.Constant(_WORDS, ir.Undefined), word, _I32(0))
+    return builder.shuffle_vector(one, one, ir.Constant(_WORDS, None))
+
+
+def load_words(builder, address):
+    """Emits the load of 16 words, two bfloat16 each."""
     return builder.bitcast(load_vector(builder, address), _WORDS)
 
 
-def _add_pairs(builder, total, weights, inputs):
-    """Emits total + w₀x₀ + w₁x₁ for 16 lanes; without the instruction by two fused multiply-adds."""
+def add_pairs(builder, total, weights, inputs):
+    """Emits total + w₀x₀ + w₁x₁ for 16 lanes of words; without the instruction by two fused multiply-adds."""
     if binding.get_host_cpu_features().get("avx512bf16"):
         kind = ir.FunctionType(_FLOATS, [_FLOATS, _WORDS, _WORDS])
         product = cgutils.get_or_insert_function(builder.module, kind, _PAIR_PRODUCT)

@@ -1,9 +1,7 @@
 """Products in the processor's matrix unit (Intel's AMX), which multiplies bfloat16 and adds in float32.
 
-Four squares of 16 × 16 sums stay in the unit from the first product to the last, so that an element's sum has one
-order, whatever rows and columns are made with it. A factor is bfloat16, or float32 in three parts (see ``tiles``).
-In parts beside signs, which bfloat16 holds, it takes three products, each exact; of two such factors the six are
-taken that reach into the 24 digits. Sums below 2⁻¹²⁶, the smallest normal number, are zero.
+A square (see ``squares``) is four registers of 16 × 16 sums, which stay in the unit from the first product to the
+last. Sums below 2⁻¹²⁶, the smallest normal number, are zero.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from zo_triton.cpu.compiling import device
-from zo_triton.cpu.tiles import TILE_BYTES
+from zo_triton.cpu.tiles import SMALL_PARTS, SMALL_PARTS_BESIDE_SIGNS, TILE_BYTES
 from zo_triton.cpu.vectors import LANES
 
 _I8, _I64 = ir.IntType(8), ir.IntType(64)
@@ -48,18 +46,14 @@ def end_tiles():
 
 
 @device
-def begin_square(row, column_block):
+def begin_square(sums, row, column_block):
     """Each line of the 32 × 32 sums in the unit becomes columns 32·column_block … of ``row``, float32 [columns]."""
     _begin(uintp(row.ctypes.data) + uintp(4 * LANES * column_block))
 
 
 @device
-def add_to_square(left, block, right, column_block):
-    """The sums grow by rows 32·block … of the left factor times columns 32·column_block … of the right one.
-
-    Each has one part or three, or the left one three and the right one, signs, one. Products with small parts come
-    first: added later, each would round the sums at their full size.
-    """
+def add_to_square(sums, left, block, right, column_block):
+    """The sums grow by rows 32·block … of the left factor times columns 32·column_block … of the right one."""
     left_at, right_at = left[2 * block : 2 * block + 2], right[2 * column_block : 2 * column_block + 2]
     left_at, right_at, steps = uintp(left_at.ctypes.data), uintp(right_at.ctypes.data), left.shape[1]
     left_parts, right_parts = left.shape[2], right.shape[2]
@@ -71,20 +65,17 @@ def add_to_square(left, block, right, column_block):
 
 
 @device
-def store_square(out, row, column_block, scratch):
-    """The sums go to rows ``row`` … and columns 32·column_block … of out, as far as it has them.
-
-    out: float32 [rows, columns]. scratch: float32 [32, 32].
-    """
+def store_square(out, row, column_block, sums):
+    """The sums go to rows ``row`` … and columns 32·column_block … of out, as far as it has them."""
     column, row_bytes = LANES * column_block, uintp(4 * out.shape[1])
     rows, columns = min(LANES, out.shape[0] - row), min(LANES, out.shape[1] - column)
     if rows == LANES and columns == LANES:
         _store(uintp(out.ctypes.data) + uintp(row) * row_bytes + uintp(4 * column), row_bytes)
         return
-    _store(uintp(scratch.ctypes.data), uintp(4 * LANES))
+    _store(uintp(sums.ctypes.data), uintp(4 * LANES))
     for i in range(rows):
         for j in range(columns):
-            out[row + i, column + j] = scratch[i, j]
+            out[row + i, column + j] = sums[i, j]
 
 
 def _call(builder, name, kinds, *arguments):
@@ -157,9 +148,8 @@ def _adder(pairs):
     return add
 
 
-_add_large, _add_small_beside_signs = _adder([(0, 0)]), _adder([(2, 0), (1, 0)])
-# Each product has a part in common with the one before, whose tiles are in the unit already.
-_add_small = _adder([(2, 0), (1, 0), (1, 1), (0, 1), (0, 2)])
+_add_large, _add_small = _adder([(0, 0)]), _adder(SMALL_PARTS)
+_add_small_beside_signs = _adder(SMALL_PARTS_BESIDE_SIGNS)
 
 
 @intrinsic

@@ -19,7 +19,7 @@ from zo_triton._precision import factor, rounds_factors
 from zo_triton.cpu.activating import activate_rows, kind_of
 from zo_triton.cpu.activation import NONE, base_terms
 from zo_triton.cpu.arrays import as_array, draw, draw_factors
-from zo_triton.cpu.bfloat16 import is_emulated
+from zo_triton.cpu.bfloat16 import is_emulated, is_native
 from zo_triton.cpu.compiling import kernel
 from zo_triton.cpu.field import code_of, fill_matrix, key_of
 from zo_triton.cpu.layer import TILE_ELEMENTS
@@ -28,12 +28,13 @@ from zo_triton.cpu.natural_signs import (
     SMALL_PIECE,
     SMALL_PRODUCT,
     draw_kernel,
-    in_whole_lines,
+    in_panels,
+    layer_kernel,
     signs_kernel,
-    small_kernel,
 )
-from zo_triton.cpu.natural_tiles import noise_tiles, packed, tiles_kernel
+from zo_triton.cpu.natural_tiles import noise_tiles, packed, product_kernel, tiles_kernel
 from zo_triton.cpu.scalars import store
+from zo_triton.cpu.squares import most_parts
 from zo_triton.cpu.threads import parallel, together
 from zo_triton.cpu.tiles import DEPTH, PARTS, padded
 from zo_triton.cpu.vectors import LANES
@@ -49,6 +50,12 @@ Parts take one and a half times the memory of float32: those of larger layers st
 weights which few samples meet take longer to make than they save. So do those of fewer inputs than a tile is deep.
 """
 
+FEW_DIRECTIONS = 8
+"""With fewer of them threads share the runs of a direction: its signs take a hundredth of its products' time."""
+
+MOST_COPIED = 1 << 22
+"""Weights, 16 MiB, that are copied for a product of the engine's own."""
+
 
 @dataclass(frozen=True)
 class NaturalLayer:
@@ -59,6 +66,7 @@ class NaturalLayer:
         base: Float32 [N, in], contiguous.
         difference: [P, N, in] in the dtype of ``out``.
         weight: Wᵀ, [in, out] in the dtype that products are made in.
+        tiles: The same as a right factor for squares of products; empty where torch's GEMM makes them.
         terms: Float32 [N, out] each, what the activation reads of the base; empty without one.
         transposed: Whether the parameter is stored as Wᵀ, so that the field's tensor is Uᵀ.
     """
@@ -67,6 +75,7 @@ class NaturalLayer:
     base: Tensor
     difference: Tensor
     weight: Tensor
+    tiles: np.ndarray
     directions: Directions
     weight_id: int
     bias_id: int
@@ -137,18 +146,20 @@ def natural_linear(
     turned, full = matrix if transposed else matrix.T, directions.rank is None
     signs = full and directions.signs
     dense = full and weight_id >= 0 and not signs
-    in_tiles = out.dtype == torch.float32 and (signs or (dense and turned.numel() <= LARGEST))
-    parts = _parts(base.shape[0], *turned.shape) if in_tiles else 0
+    # U as a whole would take too much memory; in the unit, torch's own product of rounded factors is as quick.
+    fits = turned.numel() <= LARGEST if dense else signs or not has_matrix_unit()
+    parts = _parts(base.shape[0], *turned.shape) if fits and out.dtype == torch.float32 else 0
     layer = NaturalLayer(
         out, base.detach().float().contiguous(), difference.detach(), turned if parts else factor(turned),
-        directions, weight_id, bias_id, steps, terms, kind_of(activation), transposed,
+        packed(turned, parts) if parts else _NO_TILES, directions, weight_id, bias_id, steps, terms,
+        kind_of(activation), transposed,
     )  # fmt: skip
     if parts and dense:
-        parallel(partial(_run_dense_tiles, layer, packed(turned, parts)), directions.num)
-    elif parts:
-        parallel(partial(_run_tiles, layer, packed(turned, parts)), layer.runs)
-    elif signs and not rounds_factors() and layer.run * weight.numel() <= SMALL_PRODUCT:
-        _run_small(layer)
+        parallel(partial(_run_dense_tiles, layer), directions.num)
+    elif parts and has_matrix_unit():
+        parallel(partial(_run_tiles, layer), layer.runs)
+    elif signs and not rounds_factors() and _is_compiled(layer):
+        _run_compiled(layer)
     elif dense:
         parallel(partial(_run_dense, layer), directions.num)
     else:
@@ -156,16 +167,29 @@ def natural_linear(
 
 
 def _parts(samples: int, inner: int, rows: int) -> int:
-    """In how many parts factors go through the matrix unit; 0 if torch's GEMM and tables of signs are quicker."""
-    if not has_matrix_unit():
-        return 0
+    """In how many parts factors are multiplied; 0 if torch's GEMM and tables of signs are quicker."""
     if rounds_factors():
-        return 1
+        return min(1, most_parts())
+    if most_parts() < PARTS:
+        return 0
     fits = DEPTH <= inner <= DEEPEST and inner * rows <= min(LARGEST, WEIGHTS_A_SAMPLE * samples)
     return PARTS if fits else 0
 
 
+def _is_compiled(layer: NaturalLayer) -> bool:
+    """Whether the engine's own product is the quicker one.
+
+    In float32 it is on AMD's processors, for which torch's is not made: a layer takes 0.75 to 0.95 of the time. It
+    takes a copy of W, which for a vocabulary would be large.
+    """
+    size = layer.weight.numel()
+    if layer.out.dtype == torch.float32 and is_native():
+        return size <= MOST_COPIED
+    return layer.run * size <= SMALL_PRODUCT
+
+
 _NO_TERMS = np.empty((0, 0), np.float32)
+_NO_TILES = np.empty((0, 0, 0, 0, 0), np.uint32)
 
 
 def _run_signs(layer: NaturalLayer, start: int, stop: int) -> None:
@@ -180,48 +204,48 @@ def _run_signs(layer: NaturalLayer, start: int, stop: int) -> None:
         if p // layer.sides != drawn:
             drawn = p // layer.sides
             draw_kernel(words, bias, layer.transposed, inner, *ids, d.first + drawn, key)
-        _product(given, layer.weight, target)
+        _product(layer, given, target)
         where = (as_array(given[None]), 0, 0) if moved is None else (moved, p, first)
         signs_kernel(
             out, p, first, len(given), base, *where, words, bias, layer.signed_eps, *layer.terms, layer.kind
         )
 
 
-def _run_small(layer: NaturalLayer) -> None:
-    """The same for all runs of a layer whose products are no work for torch."""
+def _run_compiled(layer: NaturalLayer) -> None:
+    """The same for all runs in one call, which makes the products as well."""
     d, count = layer.directions, layer.runs
     ids = [tensor_word(i) if i >= 0 else -1 for i in (layer.weight_id, layer.bias_id)]
     arguments = (
         as_array(layer.out), layer.base.numpy(), as_array(layer.difference.contiguous()),
-        in_whole_lines(layer.weight), *ids, layer.transposed, key_of(d), d.first, layer.sides, layer.run,
+        in_panels(layer.weight), *ids, layer.transposed, key_of(d), d.first, layer.sides, layer.run,
         layer.signed_eps, *layer.terms, layer.kind,
     )  # fmt: skip
     work, each = max(1, layer.run * layer.weight.numel()), count // d.num
-    grain = each * max(1, SMALL_PIECE // (each * work))
-    together(small_kernel, arguments, count, grain, alone=count * work < 2 * SMALL_PIECE)
+    # Whole directions, so that none is drawn twice, unless they are so few that threads would wait.
+    grain = each * (SMALL_PIECE // (each * work)) or (each if d.num >= FEW_DIRECTIONS else 1)
+    together(layer_kernel, arguments, count, grain, alone=count * work < 2 * SMALL_PIECE)
 
 
-def _run_tiles(layer: NaturalLayer, weight: np.ndarray, start: int, stop: int) -> None:
-    """The same in the matrix unit, all runs in one call: a small layer's product takes no longer than one."""
+def _run_tiles(layer: NaturalLayer, start: int, stop: int) -> None:
+    """The same, signs too in the matrix unit, all runs in one call: a small product takes no longer than one."""
     inner, rows = layer.weight.shape
     noise, bias = noise_tiles(inner, padded(rows) if layer.weight_id >= 0 else 0), np.zeros(rows, np.float32)
     ids = [tensor_word(i) if i >= 0 else -1 for i in (layer.weight_id, layer.bias_id)]
-    _multiply_tiles(layer, weight, noise, bias, ids, start, stop)
+    _multiply_tiles(layer, noise, bias, ids, start, stop)
 
 
-def _run_dense_tiles(layer: NaturalLayer, weight: np.ndarray, start: int, stop: int) -> None:
+def _run_dense_tiles(layer: NaturalLayer, start: int, stop: int) -> None:
     """Directions start … stop - 1 of other values, each drawn as a whole and packed like W."""
     d, runs = layer.directions, layer.runs // layer.directions.num
     drawn = torch.empty(layer.stored, dtype=torch.float32, device="cpu")
     for k in range(start, stop):
         fill_matrix(drawn.numpy(), 0, tensor_word(layer.weight_id), d.first + k, key_of(d), code_of(d))
-        noise = packed(drawn if layer.transposed else drawn.T, weight.shape[2])
-        _multiply_tiles(layer, weight, noise, _bias(layer, d.first + k), [-1, -1], k * runs, (k + 1) * runs)
+        noise = packed(drawn if layer.transposed else drawn.T, layer.tiles.shape[2])
+        _multiply_tiles(layer, noise, _bias(layer, d.first + k), [-1, -1], k * runs, (k + 1) * runs)
 
 
 def _multiply_tiles(
     layer: NaturalLayer,
-    weight: np.ndarray,
     noise: np.ndarray,
     bias: np.ndarray,
     ids: list[int],
@@ -232,7 +256,7 @@ def _multiply_tiles(
     d, given = layer.directions, _in_rows(layer.difference)
     lying = np.array([given.data_ptr(), given.stride(0), given.stride(1)], np.int64)
     tiles_kernel(
-        as_array(layer.out), layer.base.numpy(), lying, weight, noise, bias, *ids, layer.transposed, key_of(d),
+        as_array(layer.out), layer.base.numpy(), lying, layer.tiles, noise, bias, *ids, layer.transposed, key_of(d),
         d.first, layer.sides, layer.run, layer.signed_eps, *layer.terms, layer.kind, start, stop,
     )  # fmt: skip
 
@@ -254,7 +278,7 @@ def _run_thin(layer: NaturalLayer, start: int, stop: int) -> None:
                 ours = d[drawn : drawn + 1]
                 left, right = draw_factors(ours, layer.weight_id, layer.stored, layer.out.dtype)
                 into, onto = (left[0], right[0]) if layer.transposed else (right[0], left[0])
-        _product(given, layer.weight, target)
+        _product(layer, given, target)
         sums = target.float()
         if layer.weight_id >= 0:
             thin = torch.mm(factor(layer.base[first : first + len(given)] + given), factor(into))
@@ -276,7 +300,7 @@ def _run_dense(layer: NaturalLayer, start: int, stop: int) -> None:
         evaluations = range(k * sides, (k + 1) * sides)
         inputs = [layer.base + layer.difference[p] for p in evaluations]
         for p in evaluations:
-            _product(layer.difference[p], layer.weight, layer.out[p])
+            _product(layer, layer.difference[p], layer.out[p])
         made = layer.out[evaluations.start : evaluations.stop]
         sums = made if work is None else work.copy_(made)
         for row in range(0, rows, height):
@@ -295,9 +319,12 @@ def _run_dense(layer: NaturalLayer, start: int, stop: int) -> None:
             _finish_kernel(target, total.numpy(), 0, bias, layer.signed_eps[p], *layer.terms, layer.kind)
 
 
-def _product(x: Tensor, matrix: Tensor, out: Tensor) -> None:
-    """``out = x @ matrix``; out and x float32 or bfloat16, matrix in the dtype to multiply in."""
-    if matrix.dtype == out.dtype:
+def _product(layer: NaturalLayer, x: Tensor, out: Tensor) -> None:
+    """``out = x @ Wᵀ``; out and x float32 or bfloat16."""
+    matrix = layer.weight
+    if layer.tiles.size:
+        product_kernel(out.numpy(), x.contiguous().numpy(), layer.tiles)
+    elif matrix.dtype == out.dtype:
         torch.mm(factor(x), matrix, out=out)
     else:
         out.copy_(factor(x.to(matrix.dtype)) @ matrix)

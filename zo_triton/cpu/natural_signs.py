@@ -1,24 +1,25 @@
-"""Full-rank signs of layers in torch's own order: what a direction adds to δWᵀ, and small layers whole.
+"""Full-rank signs of layers in torch's own order: what a direction adds to δWᵀ, and some layers whole.
 
-To ask torch for a small product takes longer than to make it, and there is one for each evaluation. So all runs of
-a small layer are one call of compiled code, which makes the products as well, each sum in the order of its inputs.
+To ask torch for a small product takes longer than to make it, and there is one for each evaluation; and on AMD's
+processors its products of any size take longer. So all runs of such a layer are one call of compiled code, which
+makes the products as well, each sum in the order of its inputs.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numba import uintp
 from torch import Tensor
 
 from zo_triton.cpu.activating import activate_rows
 from zo_triton.cpu.activation import NONE
+from zo_triton.cpu.arrays import as_array
 from zo_triton.cpu.compiling import device, kernel, routine
 from zo_triton.cpu.fixed_point import fixed_sign_product, to_fixed_point
 from zo_triton.cpu.scalars import load, store
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.signs import TABLES, draw_layer, line_of_floats, sign_product
-from zo_triton.cpu.turning import add_to_rows, sum_of_rows
+from zo_triton.cpu.turning import add_to_rows, sum_of_rows, turn_rows
 from zo_triton.cpu.vectors import LANES, dense_rows
 
 ROWS_TOGETHER = 1024
@@ -30,16 +31,36 @@ SMALL_PRODUCT = 1 << 20
 SMALL_PIECE = 1 << 18
 """Multiplications that a thread takes at a time, if there are several directions of them."""
 
+SAMPLES_TOGETHER = 64
+"""Whose differences meet a panel of W one after the other: a panel of 256 inputs has 32 KiB."""
+
 _SAMPLES = 4
 """Whose products with 32 columns of Wᵀ keep the processor busiest: see ``dense_rows``."""
 
 
-def in_whole_lines(weight: Tensor) -> np.ndarray:
-    """Wᵀ, [in, out], as a small layer's product reads it: float32, zeros after a row up to a multiple of 32."""
+def in_panels(weight: Tensor) -> np.ndarray:
+    """Wᵀ, [in, out], as a compiled layer's product reads it: float32 [out / 32, in, 32], rounded up with zeros."""
     inner, rows = weight.shape
-    lines = weight.new_zeros(inner, -(-rows // LANES) * LANES, dtype=torch.float32)
-    lines[:, :rows] = weight
-    return lines.numpy()
+    transposed = not weight.is_contiguous()
+    panels = np.zeros((-(-rows // LANES), inner, LANES), np.float32)
+    _panels_kernel(panels, as_array(weight.T.contiguous() if transposed else weight), transposed)
+    return panels
+
+
+@kernel
+def _panels_kernel(panels, matrix, transposed):
+    """Of a matrix [out, in] if ``transposed``, else [in, out]; float32 or bfloat16 bits."""
+    rows = matrix.shape[0 if transposed else 1]
+    for place in range(panels.shape[0]):
+        first, panel = LANES * place, panels[place]
+        lanes = min(LANES, rows - first)
+        if transposed:
+            turn_rows(panel, matrix, first, lanes)
+        else:
+            for i in range(panel.shape[0]):
+                source, target = matrix[i, first : first + lanes], panel[i]
+                for j in range(lanes):
+                    target[j] = load(source[j])
 
 
 @kernel
@@ -65,20 +86,20 @@ def signs_kernel(
 
 
 @shared
-def small_kernel(
+def layer_kernel(
     out, base, moved, weight, weight_word, bias_word, transposed, key, first_direction, sides, length, signed_eps,
     a, first_term, second_term, kind, start, stop,
 ):  # fmt: skip
     """``out[p] = activation(δWᵀ + step·((a+δ)Uᵀ + v))`` for the runs start … stop - 1, an evaluation's in turn.
 
     A run is ``length`` samples of an evaluation, or what is left of it. out [P, N, rows], moved [P, N, in]: float32
-    or bfloat16 bits. base: float32 [N, in]. weight: Wᵀ from :func:`in_whole_lines`. weight_word, bias_word: their
+    or bfloat16 bits. base: float32 [N, in]. weight: Wᵀ from :func:`in_panels`. weight_word, bias_word: their
     tensors', -1 where they are not trained.
     """
     samples, inner = base.shape
     rows, runs, drawn = out.shape[2], (samples + length - 1) // length, -1
     words = np.zeros((1, (rows + 3) // 4 * 4 if weight_word >= 0 else 0, (inner + 31) // 32), np.uint32)
-    bias, lines = np.zeros(rows, np.float32), np.zeros((_SAMPLES, inner), np.float32)
+    bias, lines = np.zeros(rows, np.float32), np.zeros((SAMPLES_TOGETHER, inner), np.float32)
     made, space = np.empty((_SAMPLES, LANES), np.float32), _space_for(words, out[0])
     for each in range(start, stop):
         p, first = each // runs, each % runs * length
@@ -94,23 +115,31 @@ def small_kernel(
 
 @routine
 def _multiply(out, moved, weight, lines, made):
-    """``out = moved @ Wᵀ``, out [n, rows] and moved [at least n, in], in memory for lines [4, in], made [4, 32]."""
-    (samples, rows), (inner, padded) = out.shape, weight.shape
-    lines_at, made_at = uintp(lines.ctypes.data), uintp(made.ctypes.data)
-    for sample in range(0, samples, _SAMPLES):
-        count = min(_SAMPLES, samples - sample)
-        for i in range(count):
-            source, line = moved[sample + i], lines[i]
-            for column in range(inner):
-                line[column] = load(source[column])
-        weight_at = uintp(weight.ctypes.data)
-        for row in range(0, rows, LANES):
-            dense_rows(made_at, lines_at, inner, weight_at, padded, inner)
-            weight_at += uintp(4 * LANES)
+    """``out = moved @ Wᵀ``, out [n, rows], moved [at least n, in]; memory for lines [64, in], made [4, 32].
+
+    A panel of W serves some samples before the next one does.
+    """
+    samples, (panels, inner, _) = out.shape[0], weight.shape
+    made_at = uintp(made.ctypes.data)
+    for start in range(0, samples, SAMPLES_TOGETHER):
+        count = min(SAMPLES_TOGETHER, samples - start)
+        source_at = uintp(moved[start:].ctypes.data)
+        if out.itemsize == 2 or count < _SAMPLES:
+            source_at = uintp(lines.ctypes.data)
             for i in range(count):
-                target, totals = out[sample + i, row : row + LANES], made[i]
-                for j in range(target.size):
-                    store(target, j, totals[j])
+                source, line = moved[start + i], lines[i]
+                for column in range(inner):
+                    line[column] = load(source[column])
+        for panel in range(panels):
+            weight_at, row = uintp(weight[panel].ctypes.data), LANES * panel
+            for i in range(0, count, _SAMPLES):
+                # The last ones are multiplied again with those before them where they are fewer.
+                first = max(0, min(i, count - _SAMPLES))
+                dense_rows(made_at, source_at + uintp(4 * inner * first), inner, weight_at, LANES, inner)
+                for k in range(min(_SAMPLES, count)):
+                    target, totals = out[start + first + k, row : row + LANES], made[k]
+                    for j in range(target.size):
+                        store(target, j, totals[j])
 
 
 @device

@@ -1,4 +1,4 @@
-"""A full-rank layer in the matrix unit, for float32 differences.
+"""A full-rank layer in squares of products, for float32 differences.
 
 δWᵀ + sε(a+δ)Uᵀ is one product, of [δ, sε(a+δ)] and [Wᵀ; Uᵀ], and a square of its result is made in one go. Signs
 are exact in bfloat16, and the step sε, which might not be, is multiplied in before. All else is rounded to
@@ -15,8 +15,8 @@ from zo_triton.cpu.activating import activate_rows
 from zo_triton.cpu.activation import NONE
 from zo_triton.cpu.addresses import matrix_at
 from zo_triton.cpu.compiling import kernel, routine
-from zo_triton.cpu.matrix_unit import add_to_square, begin_square, begin_tiles, end_tiles, store_square
 from zo_triton.cpu.signs import draw_layer, line_of_floats
+from zo_triton.cpu.squares import add_to_square, begin_square, begin_tiles, end_tiles, store_square
 from zo_triton.cpu.tiles import (
     new_left,
     pack_columns,
@@ -93,6 +93,24 @@ def tiles_kernel(
     end_tiles()
 
 
+@kernel
+def product_kernel(out, x, weight):
+    """``out = x @ Wᵀ``: float32 [samples, columns] from [samples, in] and Wᵀ as a right factor."""
+    rows, inner = x.shape
+    change = new_left(min(rows, ROWS_TOGETHER), inner, weight.shape[2])
+    zeros, sums = np.zeros(LANES, np.float32), np.empty((LANES, LANES), np.float32)
+    begin_tiles()
+    for row in range(0, rows, ROWS_TOGETHER):
+        count = min(ROWS_TOGETHER, rows - row)
+        pack_rows(change, x, row, count, inner, np.float32(1.0))
+        for column_block in range(weight.shape[0] // 2):
+            for block in range((count + LANES - 1) // LANES):
+                begin_square(sums, zeros, 0)
+                add_to_square(sums, change, block, weight, column_block)
+                store_square(out, row + LANES * block, column_block, sums)
+    end_tiles()
+
+
 @routine
 def _run(
     out, first, base, moved, change, total, weight, words, fresh, noise, bias, step, a, first_term, second_term,
@@ -106,7 +124,7 @@ def _run(
     samples, inner, all_blocks = out.shape[0], base.shape[1], weight.shape[0] // 2
     trained, signs = noise.shape[0] > 0, words.shape[0] > 0
     group = noise.shape[0] // 2 if trained else all_blocks
-    scratch, shift = np.empty((LANES, LANES), np.float32), line_of_floats(LANES * all_blocks)
+    sums, shift = np.empty((LANES, LANES), np.float32), line_of_floats(LANES * all_blocks)
     shift[:] = np.float32(0.0)
     for column in range(bias.size):
         shift[column] = step * bias[column]
@@ -121,10 +139,10 @@ def _run(
                 pack_sums(total, base, first + row, moved, row, rows, inner, step)
             for column_block in range(blocks):
                 for block in range((rows + LANES - 1) // LANES):
-                    begin_square(shift, start + column_block)
-                    add_to_square(change, block, weight, start + column_block)
+                    begin_square(sums, shift, start + column_block)
+                    add_to_square(sums, change, block, weight, start + column_block)
                     if trained:
-                        add_to_square(total, block, noise, column_block)
-                    store_square(out, row + LANES * block, start + column_block, scratch)
+                        add_to_square(sums, total, block, noise, column_block)
+                    store_square(out, row + LANES * block, start + column_block, sums)
             if kind != NONE and start + blocks == all_blocks:
                 activate_rows(out[row : row + rows], first + row, a, first_term, second_term, kind)

@@ -1,4 +1,4 @@
-"""Factors for the matrix unit: bfloat16, or float32 as three bfloat16 parts, in tiles.
+"""Factors for squares of products: bfloat16, or float32 as three bfloat16 parts, in tiles.
 
 A tile is sixteen cache lines that lie together: of a left factor 16 rows of 32 values, of a right factor 16 columns
 of 32 values, two neighbours of a column to a word. A factor's first, second and third parts are tiles that follow
@@ -31,6 +31,13 @@ TILE_BYTES = 1024
 
 PARTS = 3
 """Of a float32 number."""
+
+SMALL_PARTS, SMALL_PARTS_BESIDE_SIGNS = ((2, 0), (1, 0), (1, 1), (0, 1), (0, 2)), ((2, 0), (1, 0))
+"""Parts, of a left and a right factor, whose products are added before those of the largest two.
+
+Added later, each would round the sums at their full size. One of a pair is in the pair before, too, and so in a
+register already.
+"""
 
 AHEAD = 2048
 """Bytes ahead that rows are asked for while they are packed: they come from far, and that takes longer."""
