@@ -23,6 +23,9 @@ WHOLES = {"build_tuple", "phi"}
 PARTS = {"getattr", "getitem", "static_getitem", "exhaust_iter", "getiter", "iternext", "pair_first", "cast"}
 """Those whose result holds what their ``value`` holds."""
 
+GIVEN = "in "
+"""Before a parameter's name: what its caller knows the address of."""
+
 Origins = dict[str, set[str]]
 """For each variable the arrays, by the variable that they were first given to."""
 
@@ -35,7 +38,8 @@ def outlived(function: FunctionType) -> set[str]:
         held = set().union(*(holders[name] for name in live))
         known = set().union(*(addresses[name] for name in live))
         found |= known - held
-    return {f"{function.__module__}.{function.__name__}: {name}" for name in found - set(code.arg_names)}
+    names = {name for name in found - set(code.arg_names) if not name.startswith(GIVEN)}
+    return {f"{function.__module__}.{function.__name__}: {name}" for name in names}
 
 
 @cache
@@ -58,6 +62,7 @@ def _assign(code: ir.FunctionIR, statement: ir.Assign, holders: Origins, address
     name, value = statement.target.name, statement.value
     if isinstance(value, ir.Arg):
         holders[name].add(value.name)
+        addresses[name].add(f"{GIVEN}{value.name}")
         return
     if not isinstance(value, ir.Var | ir.Expr):
         return
@@ -94,6 +99,8 @@ def _call(code: ir.FunctionIR, statement: ir.Assign, holders: Origins, addresses
     for parameter, each in zip(inner.arg_names, call.args, strict=False):
         if parameter in held:
             holders[name] |= holders[each.name]
+            addresses[name] |= addresses[each.name]
+        if f"{GIVEN}{parameter}" in known:
             addresses[name] |= addresses[each.name]
         if parameter in known:
             addresses[name] |= holders[each.name] | addresses[each.name]

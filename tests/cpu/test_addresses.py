@@ -54,11 +54,28 @@ def of_a_view(array: np.ndarray) -> int:
 viewed = device(of_a_view)
 
 
+def further(address: int) -> int:
+    """An address that a function makes of one."""
+    return address + 8
+
+
+moved_on = device(further)
+
+
 def early_elsewhere(given: np.ndarray) -> int:
     """An array whose address another function takes; what was given is its caller's."""
     made = np.zeros(4).reshape(2, 2)
     theirs, mine = viewed(given), viewed(made)
     return theirs + mine
+
+
+def early_by_an_address() -> int:
+    """An array whose address another function only takes further."""
+    array, total = np.zeros(4), 0
+    address = moved_on(array.ctypes.data)
+    for i in range(4):
+        total += address + i
+    return total
 
 
 def in_the_place_of_another() -> int:
@@ -77,12 +94,14 @@ def first_of(arrays: tuple[np.ndarray, ...]) -> float:
 
 def test_what_dies_too_early_is_found() -> None:
     found = {
-        each.__name__: outlived(each) for each in (early, late, early_elsewhere, in_the_place_of_another)
+        each.__name__: outlived(each)
+        for each in (early, late, early_elsewhere, early_by_an_address, in_the_place_of_another)
     }
     assert {name: len(names) for name, names in found.items()} == {
         "early": 1,
         "late": 0,
         "early_elsewhere": 1,
+        "early_by_an_address": 1,
         "in_the_place_of_another": 1,
     }
 

@@ -115,6 +115,15 @@ def test_any_of_the_three_may_stand_still(moving):
     assert (run(values, changes, is_causal=True) - expected).norm() <= bound() * expected.norm()
 
 
+def test_a_sign_that_torch_has_yet_to_turn_is_turned():
+    """The imaginary part of a conjugate lies in memory with the other sign, and of one feature as rows do."""
+    values, changes = inputs(inner=1, columns=1)
+    unturned = [torch.complex(each, each).conj().imag for each in values]
+    moving = [torch.complex(each, each).conj().imag for each in changes]
+    assert all(each.is_neg() for each in (*unturned, *moving))
+    assert torch.equal(run(unturned, moving), run([-each for each in values], [-each for each in changes]))
+
+
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_neither_threads_nor_chunks_nor_pieces_of_work_change_a_bit(is_causal, monkeypatch):
     values, changes = inputs(queries=300, keys=300, batch=1, count=1)
