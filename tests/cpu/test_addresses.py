@@ -54,9 +54,9 @@ def of_a_view(array: np.ndarray) -> int:
 viewed = device(of_a_view)
 
 
-def further(address: int) -> int:
+def further(address: int, array: np.ndarray) -> int:
     """An address that a function makes of one."""
-    return address + 8
+    return address + array.itemsize
 
 
 moved_on = device(further)
@@ -70,9 +70,9 @@ def early_elsewhere(given: np.ndarray) -> int:
 
 
 def early_by_an_address() -> int:
-    """An array whose address another function only takes further."""
+    """An array whose address another function only takes further, the last one to see the array."""
     array, total = np.zeros(4), 0
-    address = moved_on(array.ctypes.data)
+    address = moved_on(array.ctypes.data, array)
     for i in range(4):
         total += address + i
     return total
