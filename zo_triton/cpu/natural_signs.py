@@ -19,7 +19,7 @@ from zo_triton.cpu.fixed_point import fixed_sign_product, to_fixed_point
 from zo_triton.cpu.scalars import load, store
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.signs import TABLES, draw_layer, line_of_floats, sign_product
-from zo_triton.cpu.turning import add_to_rows, sum_of_rows, turn_rows
+from zo_triton.cpu.turning import STAGED, add_to_rows, sum_of_rows, turn_rows
 from zo_triton.cpu.vectors import LANES, dense_rows
 
 ROWS_TOGETHER = 1024
@@ -32,7 +32,8 @@ SMALL_PIECE = 1 << 18
 """Multiplications that a thread takes at a time, if there are several directions of them."""
 
 SAMPLES_TOGETHER = 64
-"""Whose differences meet a panel of W one after the other: a panel of 256 inputs has 32 KiB."""
+"""Whose differences meet a panel of W one after the other, 32 KiB of 256 inputs, and then the direction's signs, a
+multiple of 32: all of theirs is in a near cache still."""
 
 _SAMPLES = 4
 """Whose products with 32 columns of Wᵀ keep the processor busiest: see ``dense_rows``."""
@@ -106,58 +107,61 @@ def layer_kernel(
         if p // sides != drawn:
             drawn = p // sides
             draw_layer(words, bias, transposed, inner, weight_word, bias_word, first_direction + drawn, key)
-        ours, theirs = out[p, first : min(first + length, samples)], moved[p, first:]
-        _multiply(ours, theirs, weight, lines, made)
-        _add_signs(
-            ours, first, base, theirs, words, bias, signed_eps[p], space, a, first_term, second_term, kind
-        )
+        last = min(first + length, samples)
+        for sample in range(first, last, SAMPLES_TOGETHER):
+            ours, theirs = out[p, sample : min(sample + SAMPLES_TOGETHER, last)], moved[p, sample:]
+            _multiply(ours, theirs, weight, lines, made)
+            _add_signs(
+                ours, sample, base, theirs, words, bias, signed_eps[p], space, a, first_term, second_term, kind,
+            )  # fmt: skip
 
 
 @routine
 def _multiply(out, moved, weight, lines, made):
-    """``out = moved @ Wᵀ``, out [n, rows], moved [at least n, in]; memory for lines [64, in], made [4, 32].
+    """``out = moved @ Wᵀ`` for at most 64 samples: out [n, rows], moved [at least n, in].
 
-    A panel of W serves some samples before the next one does.
+    A panel of W serves all of them before the next one does. lines [64, in] and made [4, 32] are scratch.
     """
-    samples, (panels, inner, _) = out.shape[0], weight.shape
-    made_at = uintp(made.ctypes.data)
-    for start in range(0, samples, SAMPLES_TOGETHER):
-        count = min(SAMPLES_TOGETHER, samples - start)
-        source_at = uintp(moved[start:].ctypes.data)
-        if out.itemsize == 2 or count < _SAMPLES:
-            source_at = uintp(lines.ctypes.data)
-            for i in range(count):
-                source, line = moved[start + i], lines[i]
-                for column in range(inner):
-                    line[column] = load(source[column])
-        for panel in range(panels):
-            weight_at, row = uintp(weight[panel].ctypes.data), LANES * panel
-            for i in range(0, count, _SAMPLES):
-                # The last ones are multiplied again with those before them where they are fewer.
-                first = max(0, min(i, count - _SAMPLES))
-                dense_rows(made_at, source_at + uintp(4 * inner * first), inner, weight_at, LANES, inner)
-                for k in range(min(_SAMPLES, count)):
-                    target, totals = out[start + first + k, row : row + LANES], made[k]
-                    for j in range(target.size):
-                        store(target, j, totals[j])
+    count, (panels, inner, _) = out.shape[0], weight.shape
+    made_at, source_at = uintp(made.ctypes.data), uintp(moved.ctypes.data)
+    if out.itemsize == 2 or count < _SAMPLES:
+        source_at = uintp(lines.ctypes.data)
+        for i in range(count):
+            source, line = moved[i], lines[i]
+            for column in range(inner):
+                line[column] = load(source[column])
+    for panel in range(panels):
+        weight_at, row = uintp(weight[panel].ctypes.data), LANES * panel
+        for i in range(0, count, _SAMPLES):
+            # The last ones are multiplied again with those before them where they are fewer.
+            first = max(0, min(i, count - _SAMPLES))
+            dense_rows(made_at, source_at + uintp(4 * inner * first), inner, weight_at, LANES, inner)
+            for k in range(min(_SAMPLES, count)):
+                target, totals = out[first + k, row : row + LANES], made[k]
+                for j in range(target.size):
+                    store(target, j, totals[j])
 
 
 @device
 def _space_for(words, out):
-    """What :func:`_add_signs` works in: inputs, totals and tables, and in bfloat16 the inputs in fixed point."""
-    rows, narrow = min(out.shape[1], ROWS_TOGETHER), out.itemsize == 2
-    x = np.zeros((32 * words.shape[2], LANES), np.float32)
-    totals = line_of_floats(rows * LANES)
-    totals[:] = np.float32(0.0)
-    short = np.zeros((x.shape[0] if narrow else 0, LANES), np.int16)
+    """What :func:`_add_signs` works in: inputs, totals and tables, and in bfloat16 the inputs in fixed point.
+
+    The last is where totals are turned over.
+    """
+    rows, narrow, columns = min(out.shape[1], ROWS_TOGETHER), out.itemsize == 2, 32 * words.shape[2]
+    x, totals = line_of_floats(columns * LANES), line_of_floats(rows * LANES)
+    x[:], totals[:] = np.float32(0.0), np.float32(0.0)
+    tables, staged = line_of_floats(TABLES), line_of_floats(STAGED)
+    short = np.zeros((columns if narrow else 0, LANES), np.int16)
     scale, inverse = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
-    return x, totals.reshape(rows, LANES), line_of_floats(TABLES), short, scale, inverse
+    x, totals = x.reshape(columns, LANES), totals.reshape(rows, LANES)
+    return x, totals, tables, short, scale, inverse, staged
 
 
 @routine
 def _add_signs(out, first, base, moved, words, bias, step, space, a, first_term, second_term, kind):
     """``out += step·((a+δ)Uᵀ + v)`` and the activation, for a run, the samples from ``first`` on: out [n, rows]."""
-    x, totals, tables, short, scale, inverse = space
+    x, totals, tables, short, scale, inverse, staged = space
     samples, rows = out.shape
     beneath, narrow, trained, block = base[first:], out.itemsize == 2, words.shape[1] > 0, totals.shape[0]
     for sample in range(0, samples, LANES):
@@ -173,6 +177,6 @@ def _add_signs(out, first, base, moved, words, bias, step, space, a, first_term,
                 fixed_sign_product(totals, signs, short, scale, tables)
             elif trained:
                 sign_product(totals.reshape(1, block, LANES), 0, signs, x, tables, LANES)
-            add_to_rows(out, sample, lanes, row, totals[:count], bias[row : row + count], step)
+            add_to_rows(out, sample, lanes, row, totals[:count], bias[row : row + count], step, staged)
         if kind != NONE:
             activate_rows(out[sample : sample + lanes], first + sample, a, first_term, second_term, kind)

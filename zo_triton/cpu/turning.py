@@ -6,7 +6,7 @@ from llvmlite import ir
 from numba import types, uint32, uintp
 from numba.extending import intrinsic
 
-from zo_triton.cpu.compiling import routine
+from zo_triton.cpu.compiling import device, routine
 from zo_triton.cpu.scalars import load, store
 from zo_triton.cpu.vectors import (
     LANES,
@@ -17,6 +17,13 @@ from zo_triton.cpu.vectors import (
     store_bfloat16,
     store_vector,
 )
+
+CLASH = 4096
+"""Rows a multiple of so many bytes apart meet in one set of the level-1 cache, and loads from one of them wait for
+stores to another: adding across them takes twice as long as along them, three times as long as across others."""
+
+STAGED = 16 * 128
+"""Float32 values of 16 samples that are turned over before they are added along the rows: 128 of each, 8 KiB."""
 
 _I64 = ir.IntType(64)
 _MASK = ir.VectorType(ir.IntType(32), WIDTH)
@@ -40,7 +47,7 @@ def sum_of_rows(x, base, moved, first, lanes):
             _turn_sum(target, base_at, base_bytes, moved_at, moved_bytes, moved)
             target += uintp(4 * LANES * WIDTH)
             base_at, moved_at = base_at + uintp(4 * WIDTH), moved_at + size * uintp(WIDTH)
-    for lane in range(lanes):
+    for lane in range(0 if wide < inner else whole, lanes):
         ours, theirs = base[first + lane], moved[first + lane]
         for i in range(wide if lane < whole else 0, inner):
             x[i, lane] = ours[i] + load(theirs[i])
@@ -69,10 +76,11 @@ def turn_rows(x, source, first, lanes):
 
 
 @routine
-def add_to_rows(out, first, lanes, column, totals, bias, step):
+def add_to_rows(out, first, lanes, column, totals, bias, step, staged):
     """``out[first + j, column + r] += step·(totals[r, j] + bias[r])`` for ``lanes`` samples j, at most 32.
 
-    out: float32 or bfloat16 bits [N, out], contiguous. totals: float32 [rows, 32]. bias: float32 [rows].
+    out: float32 or bfloat16 bits [N, out], contiguous. totals: float32 [rows, 32]. bias: float32 [rows]. staged:
+    scratch, float32 [:data:`STAGED`].
     """
     rows = totals.shape[0]
     whole, wide = lanes // WIDTH * WIDTH, rows // WIDTH * WIDTH
@@ -81,15 +89,46 @@ def add_to_rows(out, first, lanes, column, totals, bias, step):
     for lane in range(0, whole, WIDTH):
         target = uintp(out.ctypes.data) + uintp(first + lane) * row_bytes + size * uintp(column)
         source, bias_at = uintp(totals.ctypes.data) + uintp(4 * lane), uintp(bias.ctypes.data)
+        if row_bytes % uintp(CLASH) == uintp(0):
+            _add_staged(target, row_bytes, source, bias_at, step, wide, out, staged)
+            continue
         for _ in range(0, wide, WIDTH):
             _add_turned(target, row_bytes, source, bias_at, step, out)
             target += size * uintp(WIDTH)
             source, bias_at = source + uintp(4 * LANES * WIDTH), bias_at + uintp(4 * WIDTH)
-    for lane in range(lanes):
+    for lane in range(0 if wide < rows else whole, lanes):
         line = out[first + lane]
         for row in range(wide if lane < whole else 0, rows):
             at = uintp(column) + uintp(row)
             store(line, at, load(line[at]) + step * (totals[row, lane] + bias[row]))
+
+
+@device
+def _add_staged(target, row_bytes, source, bias_at, step, rows, out, staged):
+    """As :func:`_add_turned`, for a multiple of 16 rows of totals: they are turned over into ``staged`` first.
+
+    A sample's lie there in pieces of 32.
+    """
+    line_bytes, half_bytes, vector_bytes = uintp(4 * LANES), uintp(4 * WIDTH), uintp(out.itemsize * WIDTH)
+    most = STAGED // WIDTH
+    for first in range(0, rows, most):
+        squares, at = min(most, rows - first) // WIDTH, uintp(staged.ctypes.data)
+        for square in range(squares):
+            _turn(at + _piece(square), source, line_bytes, staged)
+            source += uintp(WIDTH) * line_bytes
+        for sample in range(WIDTH):
+            here, bias_here = target + uintp(sample) * row_bytes, bias_at
+            for square in range(squares):
+                _add_vector(here, at + _piece(square), bias_here, step, out)
+                here, bias_here = here + vector_bytes, bias_here + half_bytes
+            at += line_bytes
+        target, bias_at = target + uintp(squares) * vector_bytes, bias_at + uintp(squares) * half_bytes
+
+
+@device
+def _piece(square):
+    """Bytes before a square among those that :func:`_turn` wrote side by side, two to a piece [16, 32]."""
+    return uintp(square // 2) * uintp(4 * LANES * WIDTH) + uintp(square % 2) * uintp(4 * WIDTH)
 
 
 @routine
@@ -179,18 +218,40 @@ def _add_turned(context, out, row_bytes, totals, bias, step, like):
 
     ``like`` is an array of the dtype that ``out`` has.
     """
-    narrow = like.dtype.bitwidth == 16
-    load_out, store_out = (load_bfloat16, store_bfloat16) if narrow else (load_vector, store_vector)
 
     def codegen(context, builder, signature, arguments):
         out, row_bytes, totals, bias, step, _ = arguments
         rows = [load_vector(builder, builder.add(totals, _I64(4 * LANES * i))) for i in range(WIDTH)]
         wide, shift = broadcast(builder, step), load_vector(builder, bias)
         for row in turned_square(builder, rows):
-            change = builder.fmul(wide, builder.fadd(row, shift))
-            store_out(builder, builder.fadd(load_out(builder, out), change), out)
+            _emit_addition(builder, out, row, shift, wide, like)
             out = builder.add(out, row_bytes)
         return context.get_dummy_value()
 
     address = types.uintp
     return types.void(address, address, address, address, types.float32, like), codegen
+
+
+@intrinsic
+def _add_vector(context, out, totals, bias, step, like):
+    """``out[r] += step·(totals[r] + bias[r])`` for 16 elements, by address.
+
+    ``like`` is an array of the dtype that ``out`` has.
+    """
+
+    def codegen(context, builder, signature, arguments):
+        out, totals, bias, step, _ = arguments
+        row, shift = load_vector(builder, totals), load_vector(builder, bias)
+        _emit_addition(builder, out, row, shift, broadcast(builder, step), like)
+        return context.get_dummy_value()
+
+    address = types.uintp
+    return types.void(address, address, address, types.float32, like), codegen
+
+
+def _emit_addition(builder, out, row, shift, step, like):
+    """Emits ``out += step·(row + shift)`` for 16 elements at an address, in the dtype of ``like``."""
+    narrow = like.dtype.bitwidth == 16
+    load_out, store_out = (load_bfloat16, store_bfloat16) if narrow else (load_vector, store_vector)
+    change = builder.fmul(step, builder.fadd(row, shift))
+    store_out(builder, builder.fadd(load_out(builder, out), change), out)
