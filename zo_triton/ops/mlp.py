@@ -117,10 +117,10 @@ def mlp_measure(
         ValueError: Shapes do not fit, or ``hadamard`` directions lack the columns of a tensor
             (:meth:`Directions.over`).
     """
+    directions.check_bound(range(len(tensors)))
     check_arrays(tensors, x, target)
     if signed_eps.size not in (directions.num, 2 * directions.num):
         raise ValueError(f"signed_eps must be [K] or [2K] for K = {directions.num}, got {signed_eps.shape}.")
-    directions.check_bound(range(len(tensors)))
     fixed = compute_dtype == torch.bfloat16
     return load_engine("cpu").mlp_measure(list(tensors), x, target, directions, signed_eps, fixed)
 
@@ -148,8 +148,8 @@ def mlp_update(
         ValueError: Shapes do not fit, or ``hadamard`` directions lack the columns of a tensor
             (:meth:`Directions.over`).
     """
+    directions.check_bound(range(len(tensors)))
     check_memory(tensors, first, second)
     if coefficients.shape != (directions.num,):
         raise ValueError(f"coefficients must be [{directions.num}], got {coefficients.shape}.")
-    directions.check_bound(range(len(tensors)))
     load_engine("cpu").mlp_update(list(tensors), first, second, rule, coefficients, directions)
