@@ -43,7 +43,7 @@ def test_the_front_page_of_the_documentation_has_the_same_example():
 @pytest.mark.parametrize(
     ("report", "figures"),
     [
-        ("latest", ("0.011", "0.0574", "0.0135", "0.00845", "8.24", "1.92", "136", "1.23")),
+        ("latest", ("0.0175", "0.0584", "0.0151", "0.00937", "1.42", "8.08", "1.82", "287", "1.6")),
         ("mnist-mlp", ("0.231", "0.192")),
         ("mnist-cnn", ("16.4", "0.761")),
     ],
