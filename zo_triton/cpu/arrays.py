@@ -15,6 +15,11 @@ def as_array(tensor: Tensor) -> np.ndarray:
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
 
 
+def steps_of(signed_eps: Tensor) -> np.ndarray:
+    """The evaluations' steps sε as kernels read them: float32 [P] in one piece, however they lie."""
+    return signed_eps.detach().float().contiguous().numpy()
+
+
 def draw(
     directions: Directions,
     index: int,

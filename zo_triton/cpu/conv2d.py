@@ -18,7 +18,7 @@ from torch import Tensor
 from zo_triton._precision import convolution_factor, factor
 from zo_triton.cpu.activating import kind_of
 from zo_triton.cpu.activation import NONE, base_terms
-from zo_triton.cpu.arrays import as_array, draw_factors, draw_whole
+from zo_triton.cpu.arrays import as_array, draw_factors, draw_whole, steps_of
 from zo_triton.cpu.compiling import kernel
 from zo_triton.cpu.conv2d_signs import sign_convolution
 from zo_triton.cpu.field import key_of
@@ -95,7 +95,7 @@ def perturbed_conv2d(
         directions=directions,
         weight_id=weight_id,
         bias_id=bias_id,
-        signed_eps=signed_eps.detach().float().contiguous().numpy(),
+        signed_eps=steps_of(signed_eps),
         options={"stride": stride, "padding": padding, "dilation": dilation, "groups": groups},
         geometry=geometry,
         shifts=shifts,

@@ -15,6 +15,7 @@ from torch import Tensor
 from zo_triton.cpu.activating import activate
 from zo_triton.cpu.activation import NONE, RELU, base_terms
 from zo_triton.cpu.addresses import addresses_of, matrix_at
+from zo_triton.cpu.arrays import steps_of
 from zo_triton.cpu.atomics import leave_place, take_place
 from zo_triton.cpu.compiling import device, kernel, routine
 from zo_triton.cpu.cross_entropy import labels_of, sample_losses
@@ -63,7 +64,7 @@ def mlp_differences(
     label_smoothing: float,
 ) -> None:
     """Same contract as the reference; full-rank signs only, computed in float32."""
-    samples, steps = inputs[0].shape[0], signed_eps.detach().float().contiguous().numpy()
+    samples, steps = inputs[0].shape[0], steps_of(signed_eps)
     layout, ids, kinds, draws = plan(
         tuple(weight.shape for weight in weights), tuple(weight_ids), tuple(bias_ids), tuple(activations)
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 from zo_triton._precision import convolution_factor, factor
 from zo_triton.cpu.activating import kind_of
 from zo_triton.cpu.activation import base_terms
-from zo_triton.cpu.arrays import as_array
+from zo_triton.cpu.arrays import as_array, steps_of
 from zo_triton.cpu.bfloat16 import is_emulated
 from zo_triton.cpu.node_signs import NodeNoise, finish_nodes, node_noise
 from zo_triton.cpu.threads import parallel, together
@@ -213,7 +213,7 @@ def _layer(
         z = base_output.detach().float().flatten()
         terms = [term.contiguous().numpy() for term in (z, *base_terms(z, activation))]
     noise = node_noise(directions, application, first, *flat.shape[1:])
-    steps = signed_eps.detach().float().contiguous().numpy()
+    steps = steps_of(signed_eps)
     first_term, second_term, third_term = terms
     return _Layer(
         flat, noise, steps, steps.size // directions.num, (first_term, second_term, third_term),

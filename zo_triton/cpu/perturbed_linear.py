@@ -15,7 +15,7 @@ from zo_triton._memory import empty, in_natural_order
 from zo_triton._precision import factor
 from zo_triton.cpu.activating import kind_of
 from zo_triton.cpu.activation import base_terms
-from zo_triton.cpu.arrays import as_array
+from zo_triton.cpu.arrays import as_array, steps_of
 from zo_triton.cpu.bfloat16 import NOTHING, is_emulated, is_native, pack_run, pack_weight, pair_product
 from zo_triton.cpu.dense import run_dense
 from zo_triton.cpu.field import key_of, sign_words
@@ -87,7 +87,7 @@ def perturbed_linear(
     layer = Layer(
         directions=directions,
         sides=signed_eps.numel() // directions.num,
-        signed_eps=signed_eps.detach().float().contiguous().numpy(),
+        signed_eps=steps_of(signed_eps),
         out=as_array(result),
         base=_NO_RUNS if first_fixed else turned(base) if run is run_dense else in_runs(base),
         fixed=_in_fixed_runs(base) if first_fixed else _NO_FIXED_RUNS,
