@@ -73,7 +73,9 @@ class Gate:
         try:
             return function(*arguments)
         finally:
-            self.turn(before)
+            self.shut = before
+            if self._pending and not before:
+                self.deliver()
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self.shut or _is_unbroken(frame):

@@ -19,13 +19,16 @@ from torch import Tensor
 _BACKEND: Any = torch.backends.mkldnn
 """Whose switches torch's type hints do not know."""
 
+_switch: Any = torch._C._get_fp32_precision_getter
+"""What its switches read; each product asks, and the way through their own classes takes ten times as long."""
+
 
 def rounds_factors() -> bool:
     """Whether ``torch.set_float32_matmul_precision("medium")`` holds, on a processor where torch heeds it.
 
     ``torch.backends.mkldnn.matmul.fp32_precision = "bf16"`` says the same.
     """
-    return _BACKEND.matmul.fp32_precision == "bf16" and _is_heeded()
+    return _switch("mkldnn", "matmul") == "bf16" and _is_heeded()
 
 
 def _is_heeded() -> bool:
@@ -45,12 +48,12 @@ def factor(tensor: Tensor) -> Tensor:
 
 def convolution_factor(tensor: Tensor) -> Tensor:
     """The same for a convolution, whose switch is ``torch.backends.mkldnn.conv.fp32_precision``."""
-    rounds = _is_float32(tensor) and _BACKEND.conv.fp32_precision == "bf16" and _is_heeded()
+    rounds = _is_float32(tensor) and _switch("mkldnn", "conv") == "bf16" and _is_heeded()
     return _rounded(tensor) if rounds else tensor
 
 
 def _is_float32(tensor: Tensor) -> bool:
-    return tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+    return tensor.dtype == torch.float32 and tensor.is_cpu
 
 
 def _rounded(tensor: Tensor) -> Tensor:

@@ -52,6 +52,34 @@ def test_double_and_strided_tensors():
     assert torch.equal(strided, expected)
 
 
+def test_a_strided_double_tensor_keeps_its_precision():
+    fine = 1.0 + 2.0**-40
+    weight = torch.full((33, 5), fine, dtype=torch.float64).t()
+    ops.accumulate([weight], [0], torch.zeros(1), zo.Directions(3, 1, 1))
+    assert torch.all(weight == fine)
+
+
+def test_a_sign_that_is_not_taken_yet_is_taken():
+    directions, coefficients = zo.Directions(3, 1, 2), torch.tensor([0.5, -2.0])
+    weight = torch._neg_view(torch.ones(5, 33))
+    expected = -torch.ones(5, 33)
+    ops.accumulate([weight], [0], coefficients, directions)
+    ops.accumulate([expected], [0], coefficients, directions)
+    assert torch.equal(weight, expected)
+
+
+@pytest.mark.parametrize("field", ["rademacher", "gaussian", "hadamard"])
+def test_tensors_that_come_together_get_what_each_gets_alone(field):
+    directions = zo.Directions(3, 1, 8, field).over(SHAPES)
+    coefficients, dtypes = torch.linspace(-1, 1, 8), (torch.float32, torch.float64)
+    together = [start.to(dtypes[i % 2]) for i, start in enumerate(_start())]
+    apart = [start.clone() for start in together]
+    ops.accumulate(together, range(4), coefficients, directions)
+    for tensor_id, tensor in enumerate(apart):
+        ops.accumulate([tensor], [tensor_id], coefficients, directions)
+    assert all(map(torch.equal, together, apart))
+
+
 def test_threads_do_not_change_a_bit():
     directions, coefficients = zo.Directions(3, 1, 33), torch.linspace(-1, 1, 33)
     threads, results = torch.get_num_threads(), []

@@ -50,6 +50,7 @@ CASES = {
     "a single pair": (plain(1, 7, 7), plain(1, 7, 7)),
     "one column": (turned(4, 3, 5, 19), plain(4, 3, 19, 1)),
     "keys for several heads": (plain(4, 3, 3, 6), repeated(4, 3, 6, 5)),
+    "few multiplications": (plain(50, 2, 3), plain(50, 3, 4)),
     "no sample": (plain(0, 2, 4, 5), plain(0, 2, 5, 6)),
 }
 
@@ -83,6 +84,16 @@ def test_against_float64_and_torch(name, monkeypatch):
     assert torch.all((found - exact).abs() <= bound)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_no_bit_depends_on_the_evaluations_that_come_together(name):
+    (a, da), (b, db) = CASES[name]
+    together = cpu.product_difference(a, da, b, db)
+    for p in range(P):
+        alone = cpu.product_difference(a, da[p : p + 1], b, db[p : p + 1])
+        assert alone is not None
+        assert torch.equal(alone[0], together[p])
+
+
 def test_no_bit_depends_on_the_threads(monkeypatch):
     monkeypatch.setattr("zo_triton.cpu.small_products.SMALL_WORK", 0)
     monkeypatch.setattr("zo_triton.cpu.small_products.GRAIN", 1)
@@ -95,7 +106,7 @@ def test_no_bit_depends_on_the_threads(monkeypatch):
 
 LEFT = {
     "large": (plain(2, 9, 9), plain(2, 9, 9)),
-    "few evaluations": (plain(50, 2, 3), plain(50, 3, 4)),
+    "nothing to add up": (plain(9, 2, 0), plain(9, 0, 4)),
     "float64": tuple(tuple(each.double() for each in pair) for pair in CASES["one axis"]),
     "three axes": (plain(2, 2, 2, 5, 5), plain(2, 2, 2, 5, 5)),
     "no batch": (plain(7, 7), plain(7, 7)),

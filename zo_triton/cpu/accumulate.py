@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import float32, uintp
+from numba import carray, float32, uintp
 from torch import Tensor
 
+from zo_triton.cpu.addresses import pointer
+from zo_triton.cpu.compiling import device, routine
 from zo_triton.cpu.field import code_of, key_of, real_rows, sign_words
 from zo_triton.cpu.low_rank import draw_factors_of, factor_words
 from zo_triton.cpu.scalars import round_bfloat16
@@ -32,6 +34,11 @@ SMALL_PRODUCT = 1 << 18
 SMALL_ELEMENTS = 1 << 14
 """Below this many values to draw (weights × K / 32 for signs) a second thread costs more than it gives."""
 
+ADDRESS, ROWS, COLS, WORD, FIRST = range(5)
+"""Columns of a table of tensors: where one lies, its matrix, its counter word, its first row block."""
+
+_IN_PLACE = {torch.float32: np.float32, torch.float64: np.float64}
+
 
 def accumulate(
     tensors: list[Tensor],
@@ -42,36 +49,46 @@ def accumulate(
 ) -> None:
     """Same contract as the reference."""
     weights = coefficients.detach().float().contiguous()
+    in_place: dict[torch.dtype, list[tuple[Tensor, int]]] = {}
     for tensor, tensor_id in zip(tensors, tensor_ids, strict=True):
+        if tensor.numel() == 0:
+            continue
         flat = tensor.detach()
-        work = (
-            flat
-            if flat.is_contiguous() and flat.dtype in (torch.float32, torch.float64)
-            else flat.float().contiguous()
-        )
-        _accumulate_one(work, tensor_id, weights, directions, dtype)
+        work = (flat if flat.dtype in _IN_PLACE else flat.float()).resolve_neg().contiguous()
+        if directions.is_low_rank(work.shape):
+            matrix = work.view(matrix_shape(work.shape))
+            _accumulate_low_rank(matrix, tensor_id, weights, directions, dtype)
+        elif work is flat:
+            in_place.setdefault(work.dtype, []).append((work, tensor_id))
+        else:
+            _accumulate_whole([(work, tensor_id)], weights, directions, dtype)
         if work is not flat:
             flat.copy_(work)
+    for alike in in_place.values():
+        _accumulate_whole(alike, weights, directions, dtype)
 
 
-def _accumulate_one(
-    tensor: Tensor, tensor_id: int, weights: Tensor, directions: Directions, dtype: torch.dtype
+def _accumulate_whole(
+    numbered: list[tuple[Tensor, int]], weights: Tensor, directions: Directions, dtype: torch.dtype
 ) -> None:
-    if tensor.numel() == 0:
-        return
-    matrix = tensor.view(matrix_shape(tensor.shape))
-    if directions.is_low_rank(tensor.shape):
-        _accumulate_low_rank(matrix, tensor_id, weights, directions, dtype)
-        return
-    array, values, key = matrix.numpy(), weights.numpy(), key_of(directions)
-    word, code = tensor_word(tensor_id), code_of(directions)
+    """Contiguous tensors of one dtype, with their ids, at full rank.
+
+    All in one call: many small ones would take longer to ask for than to do.
+    """
+    places, blocks, elements = [], 0, 0
+    for tensor, tensor_id in numbered:
+        rows, cols = matrix_shape(tensor.shape)
+        places.append((tensor.data_ptr(), rows, cols, tensor_word(tensor_id), blocks))
+        blocks, elements = blocks + (rows + 3) // 4, elements + rows * cols
+    places.append((0, 0, 0, 0, blocks))
+    like, table = np.empty(0, _IN_PLACE[numbered[0][0].dtype]), np.array(places, np.int64)
+    arguments: tuple[Any, ...] = table, like, weights.numpy(), directions.first, key_of(directions)
+    cost, kernel = elements * directions.num, _signs_kernel
     if directions.signs:
-        cost, kernel = tensor.numel() * directions.num // LANES, _signs_kernel
-        arguments: tuple[Any, ...] = array, values, word, directions.first, key
+        cost //= LANES
     else:
-        cost, kernel = tensor.numel() * directions.num, _real_kernel
-        arguments = array, values, word, directions.first, key, code, dtype == torch.bfloat16
-    together(kernel, arguments, (matrix.shape[0] + 3) // 4, alone=cost < SMALL_ELEMENTS)
+        kernel, arguments = _real_kernel, (*arguments, code_of(directions), dtype == torch.bfloat16)
+    together(kernel, arguments, blocks, alone=cost < SMALL_ELEMENTS)
 
 
 def _accumulate_low_rank(
@@ -144,9 +161,35 @@ def _low_rank_kernel(matrix, left, right, start, stop):
                     target[at + uintp(j)] += total[j]
 
 
+@device
+def _tensor_of(table, block):
+    """The row of the tensor that a row block belongs to."""
+    place = 0
+    while table[place + 1, FIRST] <= block:
+        place += 1
+    return place
+
+
+@device
+def _matrix_of(table, place, like):
+    """The tensor as a matrix, of the dtype of ``like``."""
+    return carray(pointer(uintp(table[place, ADDRESS])), (table[place, ROWS], table[place, COLS]), like.dtype)
+
+
 @shared
-def _signs_kernel(matrix, coefficients, word, first_direction, key, start, stop):
-    """Row blocks start … stop - 1; the words of all K directions for one row block are drawn together."""
+def _signs_kernel(table, like, coefficients, first_direction, key, start, stop):
+    """Row blocks start … stop - 1 of all tensors; the words of all K directions for one are drawn together."""
+    place = _tensor_of(table, start)
+    while start < stop:
+        first, end = table[place, FIRST], min(stop, table[place + 1, FIRST])
+        matrix, word = _matrix_of(table, place, like), table[place, WORD]
+        _add_signs(matrix, coefficients, word, first_direction, key, start - first, end - first)
+        start, place = end, place + 1
+
+
+@routine
+def _add_signs(matrix, coefficients, word, first_direction, key, start, stop):
+    """The same of one tensor."""
     rows, cols = matrix.shape
     count, width = coefficients.shape[0], (cols + LANES - 1) // LANES
     words = np.empty((count, 4, width), np.uint32)
@@ -163,8 +206,21 @@ def _signs_kernel(matrix, coefficients, word, first_direction, key, start, stop)
 
 
 @shared
-def _real_kernel(matrix, coefficients, word, first_direction, key, code, rounded, start, stop):
-    """Row blocks start … stop - 1 of a real-valued distribution; ``rounded`` takes z to bfloat16 first."""
+def _real_kernel(table, like, coefficients, first_direction, key, code, rounded, start, stop):
+    """The same of a real-valued distribution; ``rounded`` takes z to bfloat16 first."""
+    place = _tensor_of(table, start)
+    while start < stop:
+        first, end = table[place, FIRST], min(stop, table[place + 1, FIRST])
+        matrix, word = _matrix_of(table, place, like), table[place, WORD]
+        _add_reals(
+            matrix, coefficients, word, first_direction, key, code, rounded, start - first, end - first
+        )
+        start, place = end, place + 1
+
+
+@routine
+def _add_reals(matrix, coefficients, word, first_direction, key, code, rounded, start, stop):
+    """The same of one tensor."""
     rows, cols = matrix.shape
     z = np.empty((4, cols), np.float32)
     sums = np.empty((4, cols), np.float32)

@@ -12,12 +12,13 @@ from zo_triton.directions import PART_LEFT, PART_RIGHT, PART_WHOLE, Directions, 
 
 def as_array(tensor: Tensor) -> np.ndarray:
     """The tensor's memory as NumPy sees it; bfloat16 as uint16."""
-    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
+    seen = tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
+    return (seen.detach() if seen.requires_grad else seen).numpy()
 
 
 def steps_of(signed_eps: Tensor) -> np.ndarray:
     """The evaluations' steps sε as kernels read them: float32 [P] in one piece, however they lie."""
-    return signed_eps.detach().float().contiguous().numpy()
+    return as_array(signed_eps.float().contiguous())
 
 
 def draw(
@@ -79,7 +80,7 @@ def draw_several(
     if out is None:
         out = torch.empty(directions.num, *shape, dtype=torch.float32, device="cpu")
     fill_matrices(
-        out.view(directions.num, *shape).numpy(), tensor_word(tensor_id, part), directions.first,
+        out.numpy().reshape(directions.num, *shape), tensor_word(tensor_id, part), directions.first,
         key_of(directions), code_of(directions), dtype == torch.bfloat16,
     )  # fmt: skip
     return out

@@ -8,6 +8,8 @@ alone; ``word`` is the tensor's counter word; ``index`` the direction's absolute
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numba import float32, int32, types, uint32, uint64, uintp
 from numba.extending import overload
@@ -42,11 +44,16 @@ def key_of(directions: Directions) -> np.ndarray:
     Raises:
         ValueError: This engine has no routine for the distribution.
     """
-    check_drawn(directions.elementwise, DRAWN, "cpu")
     if directions.order is not None:
         return orthogonal_key(directions)
-    seed = directions.seed
-    return np.array([seed & 0xFFFFFFFF, seed >> 32, directions.step, directions.rounds], np.uint32)
+    return _key(directions.elementwise, directions.seed, directions.step, directions.rounds)
+
+
+@lru_cache(maxsize=16)
+def _key(elements: str, seed: int, step: int, rounds: int) -> np.ndarray:
+    """Remembered, since each operation of a step asks for it; kernels read it alone."""
+    check_drawn(elements, DRAWN, "cpu")
+    return np.array([seed & 0xFFFFFFFF, seed >> 32, step, rounds], np.uint32)
 
 
 def code_of(directions: Directions) -> int:

@@ -8,8 +8,8 @@ so neither the directions that come together nor the threads change a sum.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -57,8 +57,7 @@ MOST_COPIED = 1 << 22
 """Weights, 16 MiB, that are copied for a product of the engine's own."""
 
 
-@dataclass(frozen=True)
-class NaturalLayer:
+class NaturalLayer(NamedTuple):
     """One call; W and U are matrices [out, in] here, however the parameter is stored.
 
     Attributes:
@@ -99,7 +98,7 @@ class NaturalLayer:
     @property
     def runs(self) -> int:
         """Of all evaluations."""
-        return len(self.out) * -(-self.base.shape[0] // self.run)
+        return self.out.shape[0] * -(-self.base.shape[0] // self.run)
 
     @property
     def stored(self) -> tuple[int, int]:
@@ -142,7 +141,9 @@ def natural_linear(
         terms = tuple(term.contiguous().numpy() for term in (a, *base_terms(a, activation)))  # type: ignore[assignment]
     steps = steps_of(signed_eps)
     wide = out.dtype == torch.float32 or is_emulated()
-    matrix = weight.detach().to(torch.float32 if wide else out.dtype)
+    matrix, multiplied = weight.detach(), torch.float32 if wide else out.dtype
+    if matrix.dtype != multiplied:
+        matrix = matrix.to(multiplied)
     turned, full = matrix if transposed else matrix.T, directions.rank is None
     signs = full and directions.signs
     dense = full and weight_id >= 0 and not signs
@@ -213,14 +214,15 @@ def _run_signs(layer: NaturalLayer, start: int, stop: int) -> None:
 
 def _run_compiled(layer: NaturalLayer) -> None:
     """The same for all runs in one call, which makes the products as well."""
-    d, count = layer.directions, layer.runs
+    d, run = layer.directions, layer.run
+    count = layer.out.shape[0] * -(-layer.base.shape[0] // run)
     ids = [tensor_word(i) if i >= 0 else -1 for i in (layer.weight_id, layer.bias_id)]
     arguments = (
         as_array(layer.out), layer.base.numpy(), as_array(layer.difference.contiguous()),
-        in_panels(layer.weight), *ids, layer.transposed, key_of(d), d.first, layer.sides, layer.run,
-        layer.signed_eps, *layer.terms, layer.kind,
+        in_panels(layer.weight), *ids, layer.transposed, key_of(d), d.first, layer.sides, run, layer.signed_eps,
+        *layer.terms, layer.kind,
     )  # fmt: skip
-    work, each = max(1, layer.run * layer.weight.numel()), count // d.num
+    work, each = max(1, run * layer.weight.numel()), count // d.num
     # Whole directions, so that none is drawn twice, unless they are so few that threads would wait.
     grain = each * (SMALL_PIECE // (each * work)) or (each if d.num >= FEW_DIRECTIONS else 1)
     together(layer_kernel, arguments, count, grain, alone=count * work < 2 * SMALL_PIECE)

@@ -48,7 +48,7 @@ def product_difference(
     operands = left, left_change, right, right_change
     batch, (rows, inner), columns = left.shape[:-2], left.shape[-2:], right.shape[-1]
     evaluations, work = left_change.shape[0], rows * inner * columns
-    if work >= SMALL or evaluations * work < SMALL or rounds_factors():
+    if not 0 < work < SMALL or rounds_factors():
         return None
     if right.shape[:-2] != batch or len(batch) not in (1, 2):
         return None

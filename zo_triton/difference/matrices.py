@@ -40,7 +40,7 @@ class Matrix(NamedTuple):
     @property
     def turned(self) -> Matrix:
         """The factor's transpose."""
-        return self._replace(transposed=not self.transposed)
+        return Matrix(self.weight, self.weight_id, not self.transposed)
 
 
 def symbol_of(mode: DifferenceMode, value: Tensor) -> Symbol | None:

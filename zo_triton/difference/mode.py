@@ -159,7 +159,7 @@ class DifferenceMode(TorchFunctionMode):
         """The difference [P, *shape] of an argument, computed now if pending; None if it carries none."""
         entry = self.entry_of(value)
         if entry is not None:
-            result = self.resolve(entry)
+            result = self.resolve(entry) if entry.difference is None else entry.difference
             self._fetched.append(entry)
             if result.dtype != self.compute_dtype:
                 self.wide = True
@@ -251,6 +251,8 @@ class DifferenceMode(TorchFunctionMode):
         self.reserve(shape.numel())
         z = empty((num, *shape), self.compute_dtype, parameter.device)
         call("sample", z.device, z, self.directions, tensor_id, self.compute_dtype, rows)
+        if self.sides == 1 and z.dtype == self.signed_eps.dtype:
+            return z.mul_(self.signed_eps.view(num, *[1] * len(shape)))
         steps = self.signed_eps.view(num, self.sides, *[1] * len(shape))
         return (z.unsqueeze(1) * steps).view(self.evaluations, *shape)
 

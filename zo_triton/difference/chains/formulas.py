@@ -114,6 +114,7 @@ class _Tracer:
 
 
 _READ = frozenset((torch.float32, torch.bfloat16, torch.bool))
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 _known: dict[tuple, Formula | None] = {}
 
@@ -189,9 +190,8 @@ def fits(tensor: Tensor) -> bool:
     return (
         tensor.dtype in _READ
         and tensor.layout is torch.strided
-        and tensor.device.type == "cpu"
-        and type(tensor) in (Tensor, torch.nn.Parameter)
-        and not tensor.is_conj()
+        and tensor.is_cpu
+        and type(tensor) in _PLAIN
         and not tensor.is_neg()
     )
 

@@ -111,15 +111,17 @@ def defer(mode: DifferenceMode, compute: Callable, base: Any, args: tuple, kwarg
     if formula is None:
         return False
     mode.reserve(base.numel())
-    sources = tuple(_source(mode, tensors[slot], formula, base.shape) for slot in formula.differences)
+    sources = tuple([_source(mode, tensors[slot], formula, base.shape) for slot in formula.differences])
     size = 1
     for source in sources:
         size += source.lazy.size if isinstance(source.lazy, PendingChain) else 0
     if size > LONGEST:
         for source in sources:
             mode.resolve(source)
-    operands = tuple(tensors[slot].detach() for slot in formula.bases)
-    dtype = torch.float32 if formula.wide or any(map(_is_wide, sources)) else mode.compute_dtype
+    operands = tuple([tensors[slot].detach() for slot in formula.bases])
+    dtype = mode.compute_dtype
+    if dtype is not torch.float32 and (formula.wide or any(map(_is_wide, sources))):
+        dtype = torch.float32
     mode.put(base, Entry(None, PendingChain(formula, base.shape, operands, sources, dtype)))
     return True
 

@@ -91,8 +91,11 @@ def product(
         right: B and its difference.
     """
     dtype = torch.promote_types(left[0].dtype, torch.float32)
-    a, b = left[0].to(dtype), right[0].to(dtype)
-    da, db = (None if each is None else each.to(dtype) for each in (left[1], right[1]))
+    a, da, b, db = (
+        each if each is None or each.dtype == dtype else each.to(dtype) for each in (*left, *right)
+    )
+    assert a is not None
+    assert b is not None
     if da is not None and db is not None and min(a.dim(), b.dim()) > 2:
         found = ops.product_difference(a, da, b, db)
         if found is not None:

@@ -50,7 +50,8 @@ def reshape(mode: DifferenceMode, base: Any, /, input: Any, *args: Any, **kwargs
         return None
 
     def view(delta: Tensor) -> Tensor:
-        return delta.reshape(delta.shape[0], *base_shape).to(device)
+        moved = delta.reshape(delta.shape[0], *base_shape)
+        return moved if moved.device == device else moved.to(device)
 
     base_shape, device = base.shape, base.device
     return None if stays_pending(mode, base, input, None, view) else view(mode.needed(input))
