@@ -115,6 +115,18 @@ def test_what_has_no_parts_is_not_a_number(value):
     assert by_weight[:, :35].isfinite().all()
 
 
+def test_small_parts_of_both_products_are_added_before_the_first_parts_of_either():
+    """δWᵀ = 2¹⁷ and (a + δ)Uᵀ = 320·2⁻¹², whose first parts cancel: one by one, these would be rounded off."""
+    inner, large = 320, 2.0**17
+    u = zo.sample(zo.Directions(3, 1, 1), 5, (2, 1 + inner))[0, 0]
+    base = u * (torch.tensor([1.0, -1.0]).repeat(inner // 2 + 1)[: 1 + inner] + 2.0**-12)
+    base[0] = -large
+    difference, weight = torch.zeros(2, 1 + inner), torch.zeros(2, 1 + inner)
+    difference[:, 0], weight[:, 0] = large, 1.0
+    found = run(base.expand(2, -1).contiguous(), difference, weight, 5)
+    assert found[:, 0].tolist() == [large + inner * 2.0**-12] * 2
+
+
 SIZES = {
     "less-than-a-square": (31, 3, 20),
     "primes": (45, 71, 37),

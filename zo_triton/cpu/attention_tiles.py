@@ -19,7 +19,14 @@ from zo_triton.cpu.compiling import device, routine
 from zo_triton.cpu.scalars import exp
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.softmax import move_rows
-from zo_triton.cpu.squares import add_to_square, begin_square, begin_tiles, end_tiles, store_square
+from zo_triton.cpu.squares import (
+    add_first_parts,
+    add_small_parts,
+    begin_square,
+    begin_tiles,
+    end_tiles,
+    store_square,
+)
 from zo_triton.cpu.threads import together
 from zo_triton.cpu.tiles import DEPTH, new_left, new_right, pack_columns, pack_rows, pack_sums
 from zo_triton.cpu.vectors import LANES
@@ -214,9 +221,13 @@ def _multiply(out, hidden, has_first, left, right, has_second, other_left, other
         for column_block in range(_blocks(width)):
             begin_square(sums, zeros, 0)
             if has_first:
-                add_to_square(sums, left, block, right, column_block)
+                add_small_parts(sums, left, block, right, column_block)
             if has_second:
-                add_to_square(sums, other_left, block, other_right, column_block)
+                add_small_parts(sums, other_left, block, other_right, column_block)
+            if has_first:
+                add_first_parts(sums, left, block, right, column_block)
+            if has_second:
+                add_first_parts(sums, other_left, block, other_right, column_block)
             store_square(out, LANES * block, column_block, sums)
 
 

@@ -13,7 +13,7 @@ from zo_triton._precision import factor, rounds_factors
 from zo_triton.cpu.addresses import matrix_at
 from zo_triton.cpu.compiling import kernel
 from zo_triton.cpu.squares import (
-    add_to_square,
+    add_first_parts,
     begin_square,
     begin_tiles,
     end_tiles,
@@ -106,6 +106,6 @@ def _tiles_kernel(out, places, inner, scale):
             for column_block in range(column_blocks):
                 begin_square(sums, zeros, column_block)
                 for i in range(count):
-                    add_to_square(sums, lefts[i], block, rights[i], column_block)
+                    add_first_parts(sums, lefts[i], block, rights[i], column_block)
                 store_square(out[n], LANES * block, column_block, sums)
     end_tiles()

@@ -52,16 +52,29 @@ def begin_square(sums, row, column_block):
 
 
 @device
-def add_to_square(sums, left, block, right, column_block):
-    """The sums grow by rows 32·block … of the left factor times columns 32·column_block … of the right one."""
-    left_at, right_at = left[2 * block : 2 * block + 2], right[2 * column_block : 2 * column_block + 2]
-    left_at, right_at, steps = uintp(left_at.ctypes.data), uintp(right_at.ctypes.data), left.shape[1]
+def add_small_parts(sums, left, block, right, column_block):
+    """Rows 32·block … of the left factor times columns 32·column_block … of the right one, but for first parts."""
     left_parts, right_parts = left.shape[2], right.shape[2]
-    if right_parts > 1:
-        _add_small(left_at, right_at, steps, left_parts, right_parts)
-    elif left_parts > 1:
-        _add_small_beside_signs(left_at, right_at, steps, left_parts, right_parts)
-    _add_large(left_at, right_at, steps, left_parts, right_parts)
+    if left_parts > 1:
+        left_at, right_at = _starts(left, block, right, column_block)
+        if right_parts > 1:
+            _add_small(left_at, right_at, left.shape[1], left_parts, right_parts)
+        else:
+            _add_small_beside_signs(left_at, right_at, left.shape[1], left_parts, right_parts)
+
+
+@device
+def add_first_parts(sums, left, block, right, column_block):
+    """What is left of that product."""
+    left_at, right_at = _starts(left, block, right, column_block)
+    _add_large(left_at, right_at, left.shape[1], left.shape[2], right.shape[2])
+
+
+@device
+def _starts(left, block, right, column_block):
+    """Addresses of the rows' tiles and of the columns'."""
+    rows, columns = left[2 * block : 2 * block + 2], right[2 * column_block : 2 * column_block + 2]
+    return uintp(rows.ctypes.data), uintp(columns.ctypes.data)
 
 
 @device

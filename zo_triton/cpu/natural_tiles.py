@@ -16,7 +16,14 @@ from zo_triton.cpu.activation import NONE
 from zo_triton.cpu.addresses import matrix_at
 from zo_triton.cpu.compiling import kernel, routine
 from zo_triton.cpu.signs import draw_layer, line_of_floats
-from zo_triton.cpu.squares import add_to_square, begin_square, begin_tiles, end_tiles, store_square
+from zo_triton.cpu.squares import (
+    add_first_parts,
+    add_small_parts,
+    begin_square,
+    begin_tiles,
+    end_tiles,
+    store_square,
+)
 from zo_triton.cpu.tiles import (
     new_left,
     pack_columns,
@@ -106,7 +113,8 @@ def product_kernel(out, x, weight):
         for column_block in range(weight.shape[0] // 2):
             for block in range((count + LANES - 1) // LANES):
                 begin_square(sums, zeros, 0)
-                add_to_square(sums, change, block, weight, column_block)
+                add_small_parts(sums, change, block, weight, column_block)
+                add_first_parts(sums, change, block, weight, column_block)
                 store_square(out, row + LANES * block, column_block, sums)
     end_tiles()
 
@@ -140,9 +148,12 @@ def _run(
             for column_block in range(blocks):
                 for block in range((rows + LANES - 1) // LANES):
                     begin_square(sums, shift, start + column_block)
-                    add_to_square(sums, change, block, weight, start + column_block)
+                    add_small_parts(sums, change, block, weight, start + column_block)
                     if trained:
-                        add_to_square(sums, total, block, noise, column_block)
+                        add_small_parts(sums, total, block, noise, column_block)
+                    add_first_parts(sums, change, block, weight, start + column_block)
+                    if trained:
+                        add_first_parts(sums, total, block, noise, column_block)
                     store_square(out, row + LANES * block, start + column_block, sums)
             if kind != NONE and start + blocks == all_blocks:
                 activate_rows(out[row : row + rows], first + row, a, first_term, second_term, kind)

@@ -44,14 +44,19 @@ def begin_square(sums, row, column_block):
 
 
 @device
-def add_to_square(sums, left, block, right, column_block):
-    """The sums grow by rows 32·block … of the left factor times columns 32·column_block … of the right one."""
+def add_small_parts(sums, left, block, right, column_block):
+    """Rows 32·block … of the left factor times columns 32·column_block … of the right one, but for first parts."""
     if left.shape[2] > 1 and right.shape[2] > 1:
         for left_part, right_part in SMALL_PARTS:
             _add_parts(sums, left, block, left_part, right, column_block, right_part)
     elif left.shape[2] > 1:
         for left_part, right_part in SMALL_PARTS_BESIDE_SIGNS:
             _add_parts(sums, left, block, left_part, right, column_block, right_part)
+
+
+@device
+def add_first_parts(sums, left, block, right, column_block):
+    """What is left of that product."""
     _add_parts(sums, left, block, 0, right, column_block, 0)
 
 

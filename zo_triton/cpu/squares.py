@@ -10,9 +10,11 @@ holds it from ``begin_square`` to ``store_square`` or not, as the processor has 
 
 - ``begin_square(sums, row, column_block)``: each line of the square becomes columns 32·column_block … of ``row``,
   float32 [columns].
-- ``add_to_square(sums, left, block, right, column_block)``: it grows by rows 32·block … of the left factor times
-  columns 32·column_block … of the right one. Each has one part or three, or the left one three and the right one,
-  signs, one.
+- ``add_small_parts(sums, left, block, right, column_block)``: it grows by rows 32·block … of the left factor times
+  columns 32·column_block … of the right one, but for the product of the first parts. Each has one part or three, or
+  the left one three and the right one, signs, one.
+- ``add_first_parts(…)``: it grows by that one, after the small parts of all products: later, each of them would be
+  rounded at the sums' full size.
 - ``store_square(out, row, column_block, sums)``: it goes to rows ``row`` … and columns 32·column_block … of
   ``out``, float32 [rows, columns], as far as that has them.
 """
@@ -29,11 +31,8 @@ from zo_triton.cpu.tiles import PARTS
 _made_in: Any = matrix_unit if has_matrix_unit() else pair_products
 
 begin_tiles, end_tiles = _made_in.begin_tiles, _made_in.end_tiles
-begin_square, add_to_square, store_square = (
-    _made_in.begin_square,
-    _made_in.add_to_square,
-    _made_in.store_square,
-)
+begin_square, store_square = _made_in.begin_square, _made_in.store_square
+add_small_parts, add_first_parts = _made_in.add_small_parts, _made_in.add_first_parts
 
 
 def most_parts() -> int:
