@@ -13,9 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zo_triton.cpu import threads as engine_threads
 from zo_triton.cpu.atomics import atomic_load, atomic_next, give_way, leave_place, relax, take_place
 from zo_triton.cpu.sharing import shared
-from zo_triton.cpu.threads import parallel, together
+from zo_triton.cpu.threads import one_pool, parallel, together, wider
 
 
 @shared
@@ -237,3 +238,73 @@ def test_a_forked_child_has_threads_of_its_own():
     if child == 0:
         os._exit(0 if counted(40, 1)[:-1].tolist() == [3] * 40 else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_torch_s_own_functions_run_on_the_threads_that_are_kept_out(threads):
+    assert wider() is None
+    with one_pool():
+        run = wider()
+        assert torch.get_num_threads() == 1
+        assert (run is None) == (threads == 1)
+        if run is not None:
+            assert run(torch.get_num_threads) == threads
+            assert run(_threads_inside) == 1
+            assert torch.get_num_threads() == 1
+        with suppress(ZeroDivisionError):
+            (run or (lambda function: function()))(lambda: 1 // 0)
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == threads
+
+
+def _threads_inside():
+    """What a share of the engine's sees that is begun inside such a function."""
+    found = []
+    parallel(lambda start, stop: found.append(torch.get_num_threads()), 1 << 10)
+    return max(found)
+
+
+def test_torch_s_threads_are_at_rest_when_the_engine_s_begin(threads, monkeypatch):
+    paused = []
+    monkeypatch.setattr(engine_threads, "_pause", paused.append)
+    monkeypatch.setattr(engine_threads, "_spinning", False)
+    with one_pool():
+        run = wider()
+        counted(100, 1)
+        assert paused == []
+        if run is not None:
+            run(torch.ones, 10)
+            assert paused == []
+            counted(100, 1)
+            assert paused == [engine_threads._SOFTLY]
+            parallel(lambda start, stop: None, 100)
+            assert len(paused) == 1
+            run(torch.ones, 10)
+            parallel(lambda start, stop: None, 100)
+            assert len(paused) == 2
+
+
+def test_threads_that_were_put_to_rest_are_had_again(threads):
+    x = torch.randn(600, 600, generator=torch.Generator().manual_seed(0))
+    with one_pool():
+        run = wider() or (lambda function, *args: function(*args))
+        for _ in range(3):
+            torch.testing.assert_close(run(torch.mm, x, x), x @ x)
+            assert (counted(100, 1)[:-1] == 3).all()
+
+
+def test_without_a_way_to_put_them_to_rest_they_are_kept_out(monkeypatch):
+    monkeypatch.setattr(engine_threads, "_pause", None)
+    with one_pool():
+        assert wider() is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_keeps_torch_to_one_thread():
+    x = torch.randn(600, 600, generator=torch.Generator().manual_seed(0))
+    with one_pool():
+        (wider() or (lambda function, *args: function(*args)))(torch.mm, x, x)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if wider() is None and counted(100, 1)[0] == 3 else 1)
+        assert os.waitpid(pid, 0)[1] == 0

@@ -12,6 +12,7 @@ from torch import nn
 import zo_triton as zo
 from zo_triton.difference import Evaluation, NotATensorError, Plan, differences, propagate
 from zo_triton.difference import run as run_module
+from zo_triton.ops import engines
 
 DIRECTIONS = zo.Directions(seed=2, step=0, num=7)
 INPUTS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
@@ -359,3 +360,35 @@ def test_a_gpus_budget_is_a_share_of_its_memory(monkeypatch):
     run_module._memory_of.cache_clear()
     assert run_module._memory_of(torch.device("cuda", 0)) // run_module.SHARE_GPU == 2.5 * 2**30
     run_module._memory_of.cache_clear()
+
+
+@pytest.fixture
+def wide_calls(monkeypatch):
+    """The functions that run on all of torch's threads, elements from which one does being 1 000."""
+    calls = []
+
+    def run(function, /, *args, **kwargs):
+        calls.append(function)
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(engines, "LARGE", 1000)
+    monkeypatch.setattr("zo_triton.difference.mode.wider", lambda device: run)
+    return calls
+
+
+def test_large_functions_of_the_base_have_all_of_torch_s_threads_once(wide_calls):
+    generator = torch.Generator().manual_seed(0)
+    x, frozen, weight = (torch.randn(40, 40, generator=generator) for _ in range(3))
+    few = x[0, :9]
+
+    def closure():
+        return torch.tanh(few).sum() + (torch.relu(x @ frozen) @ weight).square().mean()
+
+    directions = zo.Directions(seed=0, step=0, num=6)
+    value, found = zo.differences(closure, [weight], directions, 1e-3, chunk=2)
+    # Those without a difference, those with one, and none of them again for the second chunk.
+    assert len(wide_calls) == 5
+    expected = zo.differences(closure, [weight], directions, 1e-3)
+    assert len(wide_calls) == 10
+    assert value == expected[0]
+    assert torch.equal(found, expected[1])

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import zo_triton as zo
+from zo_triton.ops import engines
 
 
 def mlp(*sizes, seed=0):
@@ -205,3 +206,21 @@ def test_low_precision_parameters_lose_small_updates_and_it_says_so(dtype):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.warns(RuntimeWarning, match=rf"in {dtype}, .*no master copy.*train with zo.ZOSGD"):
         zo.FusedTrainer(model, optimizer)
+
+
+@pytest.mark.parametrize("elements", [1, 1 << 20])
+def test_a_large_model_s_optimizer_has_all_of_torch_s_threads(elements, monkeypatch):
+    calls = []
+
+    def run(function, /, *args, **kwargs):
+        calls.append(getattr(function, "__name__", ""))
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(engines, "LARGE", elements)
+    monkeypatch.setattr(engines, "wider", lambda device: run)
+    model = mlp(5, 3)
+    before = copy.deepcopy(model.state_dict())
+    trainer = zo.FusedTrainer(model, torch.optim.RMSprop(model.parameters()), directions=4)
+    trainer.step(*batch(6, 5, 3))
+    assert calls == ["step"] * (elements == 1)
+    assert all(not torch.equal(value, before[name]) for name, value in model.state_dict().items())

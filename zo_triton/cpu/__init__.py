@@ -22,7 +22,7 @@ from zo_triton.cpu.row_program import OF_ROWS, Leaf, Operation, RowProgram
 from zo_triton.cpu.sample import sample, stage
 from zo_triton.cpu.small_products import product_difference
 from zo_triton.cpu.softmax import softmax_difference
-from zo_triton.cpu.threads import one_pool
+from zo_triton.cpu.threads import one_pool, wider
 from zo_triton.cpu.windows import largest_difference
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "softmax_difference",
     "stage",
     "stochastic_add",
+    "wider",
 ]
 
 keep_freed_memory()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zo_triton.difference import fallback
 from zo_triton.difference.entries import Entry, storage_of
+from zo_triton.difference.memories import Memory, same_storage
 from zo_triton.difference.placing import placed, places
 from zo_triton.difference.registry import HANDLERS, Handler, has_complex, named
 from zo_triton.difference.tape import Recorder
@@ -98,7 +99,7 @@ def _overwrite(mode: DifferenceMode, function: Callable, name: str, args: tuple,
         _prepare(mode, target)
         return function(*args, **kwargs)
     if name in _RESHAPING:
-        mode.share(target)
+        _share(mode, target)
         return function(*args, **kwargs)
     if name == "__setitem__" and isinstance(args[2], (list, tuple)) and mode.carries(args[2]):
         _refuse(function, "makes a new tensor of a list of tensors")
@@ -214,7 +215,7 @@ def _prepare(
                 mode.put(target, Entry(difference, None, exclusive))
 
         return enter
-    memory = mode.share(target)
+    memory = _share(mode, target)
     return lambda difference, exclusive: memory.write(target if part is None else part, difference, exclusive)
 
 
@@ -224,8 +225,30 @@ def _is_alone(mode: DifferenceMode, target: Tensor) -> bool:
         id(target) in mode.entries
         and not target._is_view()
         and target.untyped_storage().nbytes() == target.numel() * target.element_size()
-        and len(mode.sharing(target)) == 1
+        and len(_sharing(mode, target)) == 1
     )
+
+
+def _share(mode: DifferenceMode, target: Tensor) -> Memory:
+    """Gives the target's memory a difference of its own, gathered from all the entries that look at it."""
+    mode.give_up_tape()
+    memory = mode.memories.find(target)
+    if memory is None:
+        memory = Memory(target, mode.evaluations, mode.compute_dtype)
+        mode.reserve(memory.difference.shape[1])
+        for other in _sharing(mode, target):
+            entry = mode.entries[id(other)]
+            memory.write(other, mode.resolve(entry), entry.exclusive and entry.readers == 1)
+            mode.remove(other)
+        mode.memories.add(memory)
+    return memory
+
+
+def _sharing(mode: DifferenceMode, target: Tensor) -> list[Tensor]:
+    """The base tensors with an entry that look at the target's memory, itself among them."""
+    references = [entry.reference for entry in mode.entries.values() if entry.reference is not None]
+    tensors = [reference() for reference in references]
+    return [each for each in tensors if each is not None and same_storage(each, target)]
 
 
 def _remember(mode: DifferenceMode, target: Any) -> None:
@@ -251,7 +274,7 @@ def _concerns(mode: DifferenceMode, function: Callable, target: Any, args: tuple
             )
     if mode.nodes is not None:
         mode.nodes.before_write(targets)
-    if mode.carries(args, kwargs) or mode.carries(targets) or any(mode.sharing(each) for each in targets):
+    if mode.carries(args, kwargs) or mode.carries(targets) or any(_sharing(mode, each) for each in targets):
         return True
     _remember(mode, target)
     mode.resolve_all()

@@ -19,12 +19,13 @@ from zo_triton._memory import empty
 from zo_triton.difference import doors, fallback, inplace, transforms
 from zo_triton.difference.entries import Entry, Symbol, storage_of
 from zo_triton.difference.errors import UncoveredError
-from zo_triton.difference.memories import Memories, Memory, same_storage
+from zo_triton.difference.memories import Memories
 from zo_triton.difference.plan import Plan, RestartError
 from zo_triton.difference.registry import COMPLEX, HANDLERS, Handler, has_complex, spelled
 from zo_triton.difference.tape import Recorder, Replayed
 from zo_triton.difference.written import Written
 from zo_triton.directions import Directions
+from zo_triton.ops.engines import is_large, wider
 from zo_triton.ops.registry import call
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class DifferenceMode(TorchFunctionMode):
         self.layers = 0
         self._fetched: list[Entry] = []
         self._asked: set[int] = set()
+        self._wider = wider(signed_eps.device)
         self._most = budget // (self.evaluations * compute_dtype.itemsize)
         self.budget, self._gate = budget, gate()
 
@@ -125,6 +127,8 @@ class DifferenceMode(TorchFunctionMode):
     def _unwatched(self, handle: Handler, func: Callable, args: tuple, kwargs: dict) -> Any:
         """Runs a handler, whose operations are no business of the watch, and has it written down on a tape."""
         watch, tape = self.watch, self.tape
+        if self._wider is not None and is_large(args) and not self.carries(args, kwargs):
+            handle = partial(self._wider, handle)
         if watch is not None and not watch.look_away():
             watch = None
         try:
@@ -140,6 +144,8 @@ class DifferenceMode(TorchFunctionMode):
 
         A handler asks for it here, and nowhere else, so that a replay can give it what the first run made.
         """
+        if self._wider is not None and is_large(args):
+            function = partial(self._wider, function)
         return function(*args, **kwargs) if self.tape is None else self.tape.once(function, args, kwargs)
 
     def carries(self, args: Any, kwargs: dict | None = None) -> bool:
@@ -193,26 +199,6 @@ class DifferenceMode(TorchFunctionMode):
     def ignore(self, *values: Any) -> None:
         """Says that a rule's result does not depend on the elements of these arguments."""
         self._asked.update(map(id, values))
-
-    def share(self, target: Tensor) -> Memory:
-        """Gives the target's memory a difference of its own, gathered from all the entries that look at it."""
-        self._give_up_tape()
-        memory = self.memories.find(target)
-        if memory is None:
-            memory = Memory(target, self.evaluations, self.compute_dtype)
-            self.reserve(memory.difference.shape[1])
-            for other in self.sharing(target):
-                entry = self.entries[id(other)]
-                memory.write(other, self.resolve(entry), entry.exclusive and entry.readers == 1)
-                self.remove(other)
-            self.memories.add(memory)
-        return memory
-
-    def sharing(self, target: Tensor) -> list[Tensor]:
-        """The base tensors with an entry that look at the target's memory, itself among them."""
-        references = [entry.reference for entry in self.entries.values() if entry.reference is not None]
-        tensors = [reference() for reference in references]
-        return [each for each in tensors if each is not None and same_storage(each, target)]
 
     def resolve(self, entry: Entry) -> Tensor:
         """The entry's difference, computed now if it was pending."""
@@ -288,7 +274,7 @@ class DifferenceMode(TorchFunctionMode):
 
     def remove(self, base: Tensor) -> None:
         """The tensor lives on, but is overwritten: it no longer carries its difference."""
-        self._give_up_tape()
+        self.give_up_tape()
         self.drop(id(base))
 
     def drop(self, key: int) -> None:
@@ -299,7 +285,8 @@ class DifferenceMode(TorchFunctionMode):
             if self.tape is not None:
                 self.tape.died(key)
 
-    def _give_up_tape(self) -> None:
+    def give_up_tape(self) -> None:
+        """The rest of this run, whose differences change in place, can't be replayed."""
         if isinstance(self.tape, Recorder):
             self.tape.give_up("memory that carries a difference was written to")
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache, lru_cache, wraps
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 ENGINES = ("reference", "cpu", "triton")
 """What :func:`use_engine` knows: the executable specification, and the two that are fast."""
+
+LARGE = 1 << 18
+"""Elements of an argument from which a function of torch's may take a millisecond."""
 
 _MODULES = {"reference": "zo_triton.reference", "cpu": "zo_triton.cpu", "triton": "zo_triton.kernels"}
 _NEEDS = {"reference": "numpy", "cpu": "numba", "triton": "triton"}
@@ -92,11 +96,27 @@ def whole_step(device: torch.device) -> AbstractContextManager[None]:
 
     The CPU engine keeps torch's threads from contending with its own; the others need nothing.
     """
-    return (
-        load_engine("cpu").one_pool()
-        if engine_for(device) == "cpu" and device.type == "cpu"
-        else nullcontext()
-    )
+    return load_engine("cpu").one_pool() if _is_on_cpu(device) else nullcontext()
+
+
+def _is_on_cpu(device: torch.device) -> bool:
+    return device.type == "cpu" and engine_for(device) == "cpu"
+
+
+def wider(device: torch.device) -> Callable[..., Any] | None:
+    """What runs a function of torch's on the threads that :func:`whole_step` keeps out; None where it keeps none.
+
+    It costs some time, so that it is for those of which :func:`is_large` is true.
+    """
+    return load_engine("cpu").wider() if _is_on_cpu(device) else None
+
+
+def is_large(args: Iterable[Any]) -> bool:
+    """Whether a function of these arguments takes so long that it gains by more threads than one."""
+    for value in args:  # noqa: SIM110 (a generator would cost each operation of a small step a microsecond)
+        if isinstance(value, Tensor) and value.numel() >= LARGE:
+            return True
+    return False
 
 
 def uncast(device: torch.device) -> AbstractContextManager[None]:

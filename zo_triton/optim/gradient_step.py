@@ -144,15 +144,23 @@ class GradientStep:
         one_thread = engines.whole_step(self.params[0].device)
         with shielded(self.params), self._whole(), one_thread, written_down(self.log, coefficients):
             fill_gradients(self.params, coefficients, directions, self.compute_dtype)
-            self.optimizer.step()
+            self._move()
             self.steps_done += 1
 
     def _apply_gradients(self, gradients: Sequence[Tensor | None]) -> None:
         """The second half of a step that has its gradient written out."""
         with shielded(self.params), self._whole(), engines.whole_step(self.params[0].device):
             set_gradients(self.params, gradients)
-            self.optimizer.step()
+            self._move()
             self.steps_done += 1
+
+    def _move(self) -> None:
+        """Torch's own step, inside the engine's."""
+        on_all_threads = engines.wider(self.params[0].device)
+        if on_all_threads is not None and engines.is_large(self.params):
+            on_all_threads(self.optimizer.step)
+        else:
+            self.optimizer.step()
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
