@@ -283,7 +283,7 @@ class DifferenceMode(TorchFunctionMode):
         entry.readers += 1
         entry.reference = ref(base, partial(self._dropped, key))
         self.entries[key] = entry
-        if entry.reads and self.written.has_lent(entry.bases()):
+        if self.written.lends and entry.reads and self.written.has_lent(entry.bases()):
             self.resolve(entry)
 
     def remove(self, base: Tensor) -> None:
