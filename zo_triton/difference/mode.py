@@ -117,11 +117,10 @@ class DifferenceMode(TorchFunctionMode):
             if kwargs.get("inplace") is True or kwargs.get("out") is not None:
                 return self._unwatched(inplace.with_target, func, args, kwargs)
             kwargs = spelled(func, kwargs)
-        handle = (COMPLEX if self.complex and has_complex(args, kwargs) else HANDLERS).get(func)
+        rules = COMPLEX if self.complex and has_complex(args, kwargs) else HANDLERS
+        handle = rules.get(func) or _WITHOUT_RULE.get(func)
         if handle is None:
-            handle = _WITHOUT_RULE.get(func)
-            if handle is None:
-                handle = _WITHOUT_RULE[func] = inplace.handler_for(func) or fallback.handle
+            handle = _WITHOUT_RULE[func] = inplace.handler_for(func) or fallback.handle
         return self._unwatched(handle, func, args, kwargs)
 
     def _unwatched(self, handle: Handler, func: Callable, args: tuple, kwargs: dict) -> Any:
@@ -231,9 +230,8 @@ class DifferenceMode(TorchFunctionMode):
         """sε·z of one trained parameter, or of the rows that an int64 [R] lists: [P, *shape] float32."""
         self.used = True
         self.perturb_itself(tensor_id)
-        shape, num = parameter.shape, self.directions.num
-        if rows is not None:
-            shape = torch.Size((rows.numel(), *shape[1:]))
+        whole, num = parameter.shape, self.directions.num
+        shape = whole if rows is None else torch.Size((rows.numel(), *whole[1:]))
         self.reserve(shape.numel())
         z = empty((num, *shape), self.compute_dtype, parameter.device)
         call("sample", z.device, z, self.directions, tensor_id, self.compute_dtype, rows)
@@ -269,7 +267,7 @@ class DifferenceMode(TorchFunctionMode):
         entry.readers += 1
         entry.reference = ref(base, partial(self._dropped, key))
         self.entries[key] = entry
-        if entry.reads and self.written.has_lent(entry.bases()):
+        if self.written.lends and entry.reads and self.written.has_lent(entry.bases()):
             self.resolve(entry)
 
     def remove(self, base: Tensor) -> None:

@@ -38,9 +38,14 @@ class Written:
         self.remember(tensor)
         self._lent.update({address_of(tensor)} - {0})
 
+    @property
+    def lends(self) -> bool:
+        """Whether anything was lent."""
+        return bool(self._lent)
+
     def has_lent(self, tensors: Iterable[Tensor]) -> bool:
         """Whether one of the tensors looks at memory that may change without a word."""
-        return bool(self._lent) and any(address_of(tensor) in self._lent for tensor in tensors)
+        return self.lends and any(address_of(tensor) in self._lent for tensor in tensors)
 
     def changed_unseen(self) -> bool:
         """Whether memory that was lent isn't what it was."""

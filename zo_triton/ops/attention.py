@@ -25,7 +25,7 @@ def softmax_difference(
     if change.device.type != "cpu" or engine_for(change.device) != "cpu":
         return None
     check_shape("shares", shares, scores.shape)
-    check_shape("change", change, (len(change), *scores.shape))
+    check_shape("change", change, (change.shape[0], *scores.shape))
     return load_engine("cpu").softmax_difference(shares, scores, change, logarithm)
 
 

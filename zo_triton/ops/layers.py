@@ -196,7 +196,7 @@ def activation_difference(base: Tensor, difference: Tensor, activation: str) -> 
         return handle_torch_function(
             activation_difference, (base, difference), base, difference, activation=activation
         )
-    check_shape("difference", difference, (len(difference), *base.shape))
+    check_shape("difference", difference, (difference.shape[0], *base.shape))
     out = torch.empty_like(difference)
     call("activation_difference", out.device, out, base, difference, activation)
     return out

@@ -21,6 +21,6 @@ def product_difference(
     """
     if left_change.device.type != "cpu" or engine_for(left_change.device) != "cpu":
         return None
-    check_shape("left_change", left_change, (len(left_change), *left.shape))
-    check_shape("right_change", right_change, (len(left_change), *right.shape))
+    check_shape("left_change", left_change, (left_change.shape[0], *left.shape))
+    check_shape("right_change", right_change, (left_change.shape[0], *right.shape))
     return load_engine("cpu").product_difference(left, left_change, right, right_change)

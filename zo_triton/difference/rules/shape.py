@@ -96,7 +96,8 @@ def transpose(mode: DifferenceMode, base: Tensor, input: Tensor, *axes: int, **n
 def permute(mode: DifferenceMode, base: Tensor, input: Tensor, *axes: Any, dims: Any = None) -> Tensor:
     """All axes in a new order."""
     order = dims if dims is not None else axes[0] if axes and isinstance(axes[0], Sequence) else axes
-    return mode.needed(input).permute(0, *(axis % input.dim() + 1 for axis in order))
+    dimensions = input.dim()
+    return mode.needed(input).permute(0, *[axis % dimensions + 1 for axis in order])
 
 
 @viewing("expand", "expand_as", "broadcast_to")
