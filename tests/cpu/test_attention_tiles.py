@@ -82,12 +82,12 @@ def inputs(batch=2, count=3, queries=40, keys=40, inner=16, columns=24, groups=1
     return values, changes
 
 
-def run(values, changes, scale=0.3, is_causal=False, kept=None):
+def run(values, changes, scale=0.3, is_causal=False, mask=None, kept=None):
     query, value = values[0], values[2]
     output = torch.empty(*query.shape[:-1], value.shape[-1])
     moving = next(each for each in changes if each is not None)
     return cpu.attention_difference(
-        output, (*values, None, kept), (*changes, None), len(moving), scale, is_causal, moving.dtype
+        output, (*values, mask, kept), (*changes, None), len(moving), scale, is_causal, moving.dtype
     )
 
 
@@ -195,13 +195,52 @@ def test_what_is_not_a_number_stays_so():
     assert found[:, 1].isfinite().all()
 
 
-def test_a_mask_takes_the_other_way(monkeypatch):
-    for name in ("attention_in_rows", "attention_in_tiles"):
-        monkeypatch.setattr(attention, name, lambda *_: pytest.fail("it knows of no mask"))
+@only("parts", "rounded")
+def test_a_mask_takes_another_way_than_squares(monkeypatch):
+    monkeypatch.setattr(attention, "attention_in_tiles", lambda *_: pytest.fail("it knows of no mask"))
     values, changes = inputs()
-    output, mask = torch.empty(*values[2].shape), torch.ones(40, 40).tril().bool()
-    found = cpu.attention_difference(
-        output, (*values, mask, None), (*changes, None), 4, 0.3, False, torch.float32
-    )
+    found = run(values, changes, mask=torch.ones(40, 40).tril().bool())
     expected = expected_attention(values, changes, 0.3, True)
     assert (found - expected).norm() <= bound() * expected.norm()
+
+
+def padding(*lengths):
+    """True where there is a key; the mask of sequences of 40 tokens, [batch, 1, 1, 40]."""
+    return (torch.arange(40) < torch.tensor(lengths)[:, None])[:, None, None]
+
+
+CAUSAL = torch.ones(40, 40).tril().bool()
+
+MASKS = {
+    "causal": CAUSAL,
+    "keys": padding(40, 23),
+    "causal-of-some-keys": CAUSAL & padding(40, 23),
+    "sees-nothing": CAUSAL & padding(40, 0),
+    "added": normal(3, 40, 40, seed=9),
+    "infinite": torch.zeros(2, 1, 1, 40).masked_fill(~padding(40, 23), -math.inf),
+}
+
+
+@only("rows")
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_a_mask_comes_along(mask, monkeypatch):
+    values, changes = inputs()
+    theirs = run(values, changes, mask=mask, kept=torch.ones(1))
+    monkeypatch.setattr(attention, "_blocks", lambda *_: pytest.fail("it is one call"))
+    found = run(values, changes, mask=mask)
+    assert (found - theirs).norm() <= bound() * theirs.norm()
+
+
+@only("rows")
+def test_a_mask_that_hides_what_comes_later_is_as_quick_as_a_causal_one(monkeypatch):
+    values, changes = inputs()
+    hints, whole = [], attention.attention_in_rows
+
+    def listen(*arguments):
+        hints.append(arguments[-1])
+        whole(*arguments)
+
+    monkeypatch.setattr(attention, "attention_in_rows", listen)
+    assert torch.equal(run(values, changes, mask=CAUSAL), run(values, changes, is_causal=True))
+    run(values, changes, mask=padding(40, 23))
+    assert hints == [True, True, False]

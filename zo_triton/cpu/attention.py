@@ -65,8 +65,8 @@ def attention_difference(
     lying = empty((evaluations, *(output.shape[axis] for axis in order)), dtype)
     result = lying.permute(0, *(1 + order.index(axis) for axis in range(output.dim())))
     out = result if groups == 1 else result.unflatten(-3, batch[-2:])
-    plain = still[3] is still[4] is moving[3] is None
-    if plain and _in_one_call(out, still[:3], moving[:3], scale, is_causal):
+    simple = still[4] is moving[3] is None
+    if simple and _in_one_call(out, still[:4], moving[:3], scale, is_causal):
         return result
     strides = next(each for each in moving if each is not None).stride()
     blocks = list(_blocks(shape, strides, is_causal))
@@ -89,16 +89,30 @@ def _in_one_call(
     Float32 products were quicker than torch's of whole blocks in all that was measured on AMD's Zen 4, 8 to 1024
     queries and keys with heads of 16 to 256: they took 0.7 to 0.95 of the time, with a causal mask 0.5 to 0.6.
     """
-    parts = 1 if rounds_factors() else PARTS
-    in_tiles = parts <= most_parts() and _are(torch.float32, [out, *still, *moving])
+    mask, parts = still[3], 1 if rounds_factors() else PARTS
+    in_tiles = mask is None and parts <= most_parts() and _are(torch.float32, [out, *still, *moving])
     if not in_tiles and (rounds_factors() or not _are(out.dtype, moving)):
         return False
-    base = [each.float() for each in still if each is not None]
+    base = [each.float() for each in still[:3] if each is not None]
+    if mask is not None:
+        added, hides_later = _as_added(mask)
+        base.append(added)
+        is_causal = is_causal or hides_later
     if in_tiles:
         attention_in_tiles(out, base, moving, scale, is_causal, parts)
     else:
         attention_in_rows(out, base, moving, scale, is_causal)
     return True
+
+
+def _as_added(mask: Tensor) -> tuple[Tensor, bool]:
+    """What a mask, [1, *batch, L, S], adds to scores, in float32; and whether query i sees no key after i."""
+    once = mask[tuple(slice(None if stride else 1) for stride in mask.stride())]
+    if once.dtype == torch.bool:
+        once = torch.zeros(once.shape, device="cpu").masked_fill_(~once, -math.inf)
+    once = once.float().expand(*once.shape[:-2], *mask.shape[-2:]).contiguous()
+    later = torch.ones(mask.shape[-2:], dtype=torch.bool, device="cpu").triu_(1)
+    return once.expand_as(mask), bool((once == -math.inf).logical_or_(~later).all())
 
 
 def _are(dtype: torch.dtype, tensors: Sequence[Tensor | None]) -> bool:

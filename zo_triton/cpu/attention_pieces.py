@@ -27,6 +27,9 @@ FEW_ITEMS = 16
 
 QUERY, KEY, VALUE, RESULT = range(4)
 
+MASK = 3
+"""Its place in the base, if there is one."""
+
 
 def attention_in_pieces(
     kernel: SharedKernel,
@@ -40,13 +43,14 @@ def attention_in_pieces(
     """Writes the result's difference.
 
     Args:
-        kernel: What makes pieces. It is called with addresses of query, key and value, int64 [3, matrices]; those
-            of their differences, 0 where there are none, and of the result, [4, P, matrices]; how far rows are
-            apart in each, [7]; queries, keys, columns of query and value, pieces of a matrix and groups of
-            evaluations, [6]; then ``scale``, ``is_causal``, ``how``, and its first item and the one after its last.
+        kernel: What makes pieces. It is called with addresses of query, key, value and mask, int64 [3 or 4,
+            matrices]; those of differences, 0 where there are none, and of the result, [4, P, matrices]; how far
+            rows are apart in each, [7 or 8]; queries, keys, columns of query and value, pieces of a matrix and
+            groups of evaluations, [6]; then ``scale``, ``is_causal``, ``how``, and its first item and the one
+            after its last.
         out: [P, *batch, L, Ev].
-        still: Query, key and value, [1, *batch, rows, columns] float32.
-        moving: Their differences, [P, *batch, rows, columns] like ``out``, or None.
+        still: Query, key, value and, if the kernel knows of it, mask, [1, *batch, rows, columns] float32.
+        moving: Differences of the first three, [P, *batch, rows, columns] like ``out``, or None.
         scale: Factor on QKᵀ.
         is_causal: Hides from query i the keys after i.
         how: Further arguments of the kernel.

@@ -1,4 +1,4 @@
-"""Attention's differences, float32 or bfloat16, in one call with float32 products, without a mask.
+"""Attention's differences, float32 or bfloat16, in one call with float32 products.
 
 Rows serve as left factors as they are; Kᵀ and V are laid out in panels, see ``panel_products``.
 """
@@ -13,7 +13,16 @@ from numba import float32, uintp
 from torch import Tensor
 
 from zo_triton.cpu.addresses import keep, matrix_at, matrix_like
-from zo_triton.cpu.attention_pieces import KEY, QUERY, RESULT, VALUE, attention_in_pieces, fetch, piece_of
+from zo_triton.cpu.attention_pieces import (
+    KEY,
+    MASK,
+    QUERY,
+    RESULT,
+    VALUE,
+    attention_in_pieces,
+    fetch,
+    piece_of,
+)
 from zo_triton.cpu.compiling import device, routine, wide_vectors
 from zo_triton.cpu.panel_products import ROWS, add_products
 from zo_triton.cpu.scalars import exp, load, store
@@ -31,7 +40,10 @@ _move_rows = move_rows.body
 def attention_in_rows(
     out: Tensor, still: Sequence[Tensor], moving: Sequence[Tensor | None], scale: float, is_causal: bool
 ) -> None:
-    """Same contract as :func:`attention_in_pieces`; what moves has the dtype of ``out``, float32 or bfloat16."""
+    """Same contract as :func:`attention_in_pieces`; what moves has the dtype of ``out``, float32 or bfloat16.
+
+    A mask, [1, *batch, L, S] float32, may follow the value in ``still``; it is added to the scores.
+    """
     like = _NARROW if out.itemsize == 2 else _WIDE
     attention_in_pieces(_kernel, out, still, moving, scale, is_causal, like)
 
@@ -45,7 +57,8 @@ def _kernel(base_places, places, pitches, sizes, scale, is_causal, like, start, 
     queries, keys, inner, columns, pieces, _ = sizes
     evaluations, factor, one = places.shape[1], float32(scale), float32(1.0)
     height, panels = _up((queries + pieces - 1) // pieces, ROWS), _up(columns, LANES) // LANES
-    apart, space = pitches[3:], line_of_floats(_floats(height, _up(keys, LANES), inner, LANES * panels))
+    masked, apart = base_places.shape[0] > MASK, pitches[base_places.shape[0] :]
+    space = line_of_floats(_floats(height, _up(keys, LANES), inner, LANES * panels))
     for item in range(start, stop):
         n, first, rows, begin, end, seen, hidden = piece_of(item, sizes, evaluations, is_causal)
         key_panels = _up(seen, LANES) // LANES
@@ -71,7 +84,10 @@ def _kernel(base_places, places, pitches, sizes, scale, is_causal, like, start, 
         _fetch_changes(places[:, begin, n], apart, first, rows, seen, inner, columns, like.itemsize)
         no_scores, base_scores = (False, query, key_columns), (True, query, key_columns)
         add_products(scores, rows, key_panels, hidden, True, one, base_scores, no_scores)
-        _share_out(shares, scores, rows, seen, factor, hidden)
+        _scale(scores, rows, seen, factor)
+        if masked:
+            _hide(scores, _matrix(base, MASK, queries, pitches, space), first, rows, seen)
+        _share_out(shares, scores, rows, seen, hidden, masked)
         _read_panels(value, _matrix(base, VALUE, keys, pitches, space), columns)
         turns, shifts, grows = places[QUERY, 0, n] != 0, places[KEY, 0, n] != 0, places[VALUE, 0, n] != 0
         for p in range(begin, end):
@@ -173,16 +189,40 @@ def _turn(panels, rows):
 
 
 @routine
-def _share_out(shares, scores, rows, seen, factor, hidden):
-    """Scores become factor·scores, −∞ where a key is hidden and from ``seen`` on, and shares their softmax."""
+def _scale(scores, rows, seen, factor):
+    """``scores *= factor`` for so many rows and columns."""
+    wide_vectors()
+    for row in range(rows):
+        line = scores[row]
+        for j in range(seen):
+            line[j] *= factor
+
+
+@routine
+def _hide(scores, mask, first, rows, seen):
+    """``scores += mask``, whose rows begin at ``first``; what it hides is hidden, whatever its score was."""
+    wide_vectors()
+    for row in range(rows):
+        line, added = scores[row], mask[first + row]
+        for j in range(seen):
+            line[j] = added[j] if added[j] == -math.inf else line[j] + added[j]
+
+
+@routine
+def _share_out(shares, scores, rows, seen, hidden, masked):
+    """Shares become the scores' softmax; scores −∞ where a key is hidden, and from ``seen`` on.
+
+    masked: whether there may be a row that sees nothing, and has no shares.
+    """
     wide_vectors()
     for row in range(rows):
         line, target = scores[row], shares[row]
         count = seen if hidden < 0 else min(seen, hidden + row + 1)
         highest, total = float32(-math.inf), 0.0
         for j in range(count):
-            line[j] *= factor
             highest = max(highest, line[j])
+        if masked and highest == -math.inf:
+            count = 0
         for j in range(count):
             target[j] = exp(line[j] - highest)
         for j in range(count):
