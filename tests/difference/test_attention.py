@@ -86,10 +86,12 @@ def differences(function, params, eps, engine="cpu", **options):
         return zo.differences(lambda: function(*params), params, DIRECTIONS, eps, strict=True, **options)
 
 
-@pytest.fixture(params=[None, 32], ids=["whole", "cut"])
+@pytest.fixture(params=[None, 1 << 17, 32], ids=["one_call", "whole", "cut"])
 def block(request, monkeypatch):
-    """Blocks of all there is, or of a few queries each."""
+    """One call where that is possible, or blocks of all there is, or of a few queries each."""
     if request.param:
+        monkeypatch.setattr(blocks, "_in_one_call", lambda *_: False)
+    if request.param == 32:
         monkeypatch.setattr(blocks, "BLOCK_SCORES", request.param)
         monkeypatch.setattr(blocks, "SHORTEST", 2)
 

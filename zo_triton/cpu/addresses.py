@@ -98,3 +98,9 @@ def keep(context, array):
 def matrix_at(address, rows, cols):
     """The float32 matrix that lies there."""
     return carray(pointer(address), (rows, cols), np.float32)
+
+
+@device
+def matrix_like(address, rows, cols, like):
+    """The matrix that lies there, of the dtype that another array has."""
+    return carray(pointer(address), (rows, cols), like.dtype)

@@ -1,8 +1,6 @@
 """Attention's differences in squares of products, for float32 and without a mask.
 
-One call goes through all matrices. A piece of the work is one matrix of the base with some of its queries: scores
-and shares are made once, and then, evaluation after evaluation, the scores' differences, the shares' and the
-result's. Squares that a causal mask hides are not computed, and nothing but the result leaves the cache.
+Factors may be rounded to bfloat16, or come in three parts of it.
 """
 
 from __future__ import annotations
@@ -14,7 +12,8 @@ import numpy as np
 from numba import float32, uintp
 from torch import Tensor
 
-from zo_triton.cpu.addresses import fetch_line, matrix_at
+from zo_triton.cpu.addresses import matrix_at
+from zo_triton.cpu.attention_pieces import KEY, QUERY, RESULT, VALUE, attention_in_pieces, fetch, piece_of
 from zo_triton.cpu.compiling import device, routine
 from zo_triton.cpu.scalars import exp
 from zo_triton.cpu.sharing import shared
@@ -27,17 +26,8 @@ from zo_triton.cpu.squares import (
     end_tiles,
     store_square,
 )
-from zo_triton.cpu.threads import together
 from zo_triton.cpu.tiles import DEPTH, new_left, new_right, pack_columns, pack_rows, pack_sums
 from zo_triton.cpu.vectors import LANES
-
-QUERIES = 128
-"""Of a matrix at a time: their scores and differences for 512 keys take 768 KiB."""
-
-FEW_ITEMS = 16
-"""With fewer pieces the evaluations are shared out as well."""
-
-QUERY, KEY, VALUE, RESULT = range(4)
 
 _move_rows = move_rows.body
 
@@ -50,63 +40,17 @@ def attention_in_tiles(
     is_causal: bool,
     parts: int,
 ) -> None:
-    """Writes the result's difference.
+    """Same contract as :func:`attention_in_pieces`; ``out`` is float32, and so is what moves.
 
-    Args:
-        out: [P, *batch, L, Ev] float32.
-        still: Query, key and value, [1, *batch, rows, columns] float32.
-        moving: Their differences, [P, *batch, rows, columns] float32, or None.
-        scale: Factor on QKᵀ.
-        is_causal: Hides from query i the keys after i.
-        parts: In which factors come, one if they may be rounded.
+    ``parts``: In which factors come, one if they may be rounded.
     """
-    evaluations, (queries, columns) = out.shape[0], out.shape[-2:]
-    keys, inner = still[KEY].shape[-2:]
-    target = _in_rows(out)
-    lying = [None if each is None else _in_rows(each) for each in (*still, *moving, target)]
-    bases, changes = lying[: len(still)], lying[len(still) :]
-    matrices = out[0].numel() // (queries * columns)
-    base_places = np.stack([_places(each)[0] for each in bases if each is not None])
-    places = np.zeros((RESULT + 1, evaluations, matrices), np.int64)
-    for each, row in zip(changes, places, strict=True):
-        if each is not None:
-            row[:] = _places(each)
-    pitches = np.array(
-        [0 if each is None else max(each.stride(-2), each.shape[-1]) for each in lying], np.int64
-    )
-    pieces = -(-queries // QUERIES)
-    groups = min(evaluations, -(-FEW_ITEMS // (matrices * pieces)))
-    sizes = np.array([queries, keys, inner, columns, pieces, groups, parts], np.int64)
-    together(_kernel, (base_places, places, pitches, sizes, scale, is_causal), matrices * pieces * groups)
-    if target is not out:
-        out.copy_(target)
-
-
-def _in_rows(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy, whose matrices' rows lie in one piece each, and on no other."""
-    tensor = tensor.resolve_neg()  # an address knows nothing of a sign that is still to be turned
-    rows, columns = tensor.shape[-2:]
-    between, within = tensor.stride()[-2:]
-    apart = (within == 1 or columns == 1) and (between >= columns or rows == 1)
-    return tensor if apart else tensor.contiguous()
-
-
-def _places(tensor: Tensor) -> np.ndarray:
-    """Addresses of the matrices of [P, *batch, rows, columns], int64 [P, all of the batch]."""
-    offsets = np.zeros((), np.int64)
-    for size, stride in zip(tensor.shape[:-2], tensor.stride(), strict=False):
-        offsets = offsets[..., None] + stride * np.arange(size)
-    return tensor.data_ptr() + tensor.itemsize * offsets.reshape(tensor.shape[0], -1)
+    attention_in_pieces(_kernel, out, still, moving, scale, is_causal, parts)
 
 
 @shared
-def _kernel(base_places, places, pitches, sizes, scale, is_causal, start, stop):
-    """Items start … stop - 1, each a matrix, a piece of its queries and a group of evaluations.
-
-    base_places: int64 [3, matrices], addresses of query, key and value. places: [4, P, matrices], of their
-    differences, 0 where there are none, and of the result. pitches: [7], how far rows are apart in each.
-    """
-    queries, keys, inner, columns, pieces, groups, parts = sizes
+def _kernel(base_places, places, pitches, sizes, scale, is_causal, parts, start, stop):
+    """Items start … stop - 1, see :func:`attention_in_pieces`."""
+    queries, keys, inner, columns, pieces, _ = sizes
     evaluations, factor = places.shape[1], float32(scale)
     height = (queries + pieces - 1) // pieces
     blocks, column_blocks = _blocks(height), _blocks(columns)
@@ -119,9 +63,7 @@ def _kernel(base_places, places, pitches, sizes, scale, is_causal, start, stop):
     moved, result = np.empty((keys, columns), np.float32), np.empty((height, columns), np.float32)
     begin_tiles()
     for item in range(start, stop):
-        group, piece, n = item % groups, item // groups % pieces, item // groups // pieces
-        first, end = queries * piece // pieces, queries * (piece + 1) // pieces
-        rows, seen, hidden = end - first, min(keys, end) if is_causal else keys, first if is_causal else -1
+        n, first, rows, begin, end, seen, hidden = piece_of(item, sizes, evaluations, is_causal)
         width = _blocks(seen)
         change_tiles, share_tiles = _lefts(left_space, blocks, width), _lefts(other_left_space, blocks, width)
         value_tiles, growth_tiles = (
@@ -141,9 +83,8 @@ def _kernel(base_places, places, pitches, sizes, scale, is_causal, start, stop):
         pack_rows(share_tiles, shares, 0, rows, seen, float32(1.0))
         pack_columns(value_tiles, value, False, seen, columns)
         turns, shifts, grows = places[QUERY, 0, n] != 0, places[KEY, 0, n] != 0, places[VALUE, 0, n] != 0
-        last = (group + 1) * evaluations // groups - 1
-        for p in range(group * evaluations // groups, last + 1):
-            following = min(p + 1, last)
+        for p in range(begin, end):
+            following = min(p + 1, end - 1)
             dq = matrix_at(uintp(places[QUERY, p, n]), queries, pitches[3 + QUERY])
             dk = matrix_at(uintp(places[KEY, p, n]), keys, pitches[3 + KEY])
             dv = matrix_at(uintp(places[VALUE, p, n]), keys, pitches[3 + VALUE])
@@ -156,16 +97,16 @@ def _kernel(base_places, places, pitches, sizes, scale, is_causal, start, stop):
                     pack_rows(lefts[1], query, first, rows, inner, factor)
                 pack_columns(rights[1][: 2 * width], dk, True, inner, seen)
             if turns or shifts:
-                _fetch(places[QUERY, following, n], first, rows, pitches[3 + QUERY], inner)
+                fetch(places[QUERY, following, n], first, rows, pitches[3 + QUERY], inner, 4)
                 _multiply(change, hidden, turns, lefts[0], rights[0], shifts, lefts[1], rights[1])
-                _fetch(places[KEY, following, n], 0, seen, pitches[3 + KEY], inner)
+                fetch(places[KEY, following, n], 0, seen, pitches[3 + KEY], inner, 4)
                 _move_rows(change, change, shares, scores, hidden, rows, False, 0, rows)
                 pack_rows(change_tiles, change, 0, rows, seen, float32(1.0))
             if grows:
                 _add(moved, value, dv, seen)
                 pack_columns(value_tiles, moved, False, seen, columns)
                 pack_columns(growth_tiles, dv, False, seen, columns)
-            _fetch(places[VALUE, following, n], 0, seen, pitches[3 + VALUE], columns)
+            fetch(places[VALUE, following, n], 0, seen, pitches[3 + VALUE], columns, 4)
             part = result[:rows]
             _multiply(part, -1, turns or shifts, change_tiles, value_tiles, grows, share_tiles, growth_tiles)
             target = matrix_at(uintp(places[RESULT, p, n]), queries, pitches[3 + RESULT])
@@ -188,19 +129,6 @@ def _rights(space, blocks, width):
     """The same for a right factor of 32·width rows and 32·blocks columns."""
     shape = 2 * blocks, width, space.shape[2], 16, 16
     return space.reshape(-1)[: shape[0] * width * shape[2] * 256].reshape(shape)
-
-
-@routine
-def _fetch(address, first, rows, pitch, columns):
-    """Has rows of the next evaluation's matrix come to the cache: short and far apart, they are not foreseen.
-
-    Nothing if there is no matrix, at address 0.
-    """
-    at = uintp(address + 4 * first * pitch)
-    for _ in range(rows if address else 0):
-        for line in range((columns + 15) // 16):
-            fetch_line(at + uintp(64 * line))
-        at += uintp(4 * pitch)
 
 
 @device

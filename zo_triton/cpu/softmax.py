@@ -123,8 +123,7 @@ def move_rows(out, change, shares, scores, first, height, logarithm, start, stop
             inverse = float32(1.0) / (float32(1.0) + total)
             for j in range(count):
                 target[j] = (terms[j] - p[j] * total) * inverse
-        for j in range(count, columns):
-            target[j] = float32(0.0)
+        target[count:] = float32(0.0)
 
 
 @device
