@@ -228,6 +228,23 @@ def test_squares_stand_in_for_torchs_product_alone(shape, transposed, sides, ran
     assert len(products) > 0
 
 
+@supported
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(
+    ("setting", "least", "most"), [("highest", 0, 1e-6), ("high", 0, 1e-6), ("medium", 1e-5, 1e-3)]
+)
+def test_signs_multiply_what_is_rounded_to_fixed_point(setting, least, most, transposed, monkeypatch):
+    """A weight of zeros leaves their product alone; bfloat16's rounding would cost 1.7e-3."""
+    monkeypatch.setattr(natural, "has_matrix_unit", lambda: False)
+    monkeypatch.setattr(natural, "most_parts", lambda: int(setting == "medium" and most_parts() > 0))
+    torch.set_float32_matmul_precision(setting)
+    out, (base, difference, weight, z, directions, *rest), _ = layer((70, 300, 65), transposed=transposed)
+    cpu.perturbed_linear(out, base, difference, torch.zeros_like(weight), z, directions, *rest)
+    u, v = zo.sample(directions, 4, weight.shape).double(), zo.sample(directions, 5, (65,)).double()
+    expected = 1e-2 * ((base + difference).double() @ (u if transposed else u.mT) + v[:, None])
+    assert least <= (out - expected).norm() / expected.norm() <= most
+
+
 @pytest.fixture(params=["highest", pytest.param("medium", marks=supported)])
 def precision(request, monkeypatch):
     torch.set_float32_matmul_precision(request.param)

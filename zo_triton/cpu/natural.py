@@ -90,6 +90,11 @@ class NaturalLayer:
         return self.out.shape[0] // self.directions.num
 
     @property
+    def rounded(self) -> bool:
+        """Whether what signs multiply is rounded to fixed point: where the results, or factors, are to bfloat16."""
+        return self.out.dtype != torch.float32 or rounds_factors()
+
+    @property
     def run(self) -> int:
         """Samples in a run, a multiple of 32: an evaluation of many has two runs at least, for two threads."""
         samples = self.base.shape[0]
@@ -194,7 +199,7 @@ _NO_TILES = np.empty((0, 0, 0, 0, 0), np.uint32)
 
 def _run_signs(layer: NaturalLayer, start: int, stop: int) -> None:
     """Runs start … stop - 1, those of an evaluation one after the other."""
-    d, (inner, rows), drawn = layer.directions, layer.weight.shape, -1
+    d, (inner, rows), drawn, rounded = layer.directions, layer.weight.shape, -1, layer.rounded
     out, base, key = as_array(layer.out), layer.base.numpy(), key_of(d)
     moved = as_array(layer.difference) if layer.difference.is_contiguous() else None
     words = np.zeros((1, -(-rows // 4) * 4 if layer.weight_id >= 0 else 0, -(-inner // 32)), np.uint32)
@@ -207,8 +212,9 @@ def _run_signs(layer: NaturalLayer, start: int, stop: int) -> None:
         _product(layer, given, target)
         where = (as_array(given[None]), 0, 0) if moved is None else (moved, p, first)
         signs_kernel(
-            out, p, first, len(given), base, *where, words, bias, layer.signed_eps, *layer.terms, layer.kind
-        )
+            out, p, first, len(given), base, *where, words, bias, layer.signed_eps, rounded,
+            *layer.terms, layer.kind,
+        )  # fmt: skip
 
 
 def _run_compiled(layer: NaturalLayer) -> None:
@@ -218,7 +224,7 @@ def _run_compiled(layer: NaturalLayer) -> None:
     arguments = (
         as_array(layer.out), layer.base.numpy(), as_array(layer.difference.contiguous()),
         in_panels(layer.weight), *ids, layer.transposed, key_of(d), d.first, layer.sides, layer.run,
-        layer.signed_eps, *layer.terms, layer.kind,
+        layer.signed_eps, layer.rounded, *layer.terms, layer.kind,
     )  # fmt: skip
     work, each = max(1, layer.run * layer.weight.numel()), count // d.num
     # Whole directions, so that none is drawn twice, unless they are so few that threads would wait.

@@ -72,36 +72,38 @@ def draw_kernel(words, bias, transposed, inner, weight_word, bias_word, index, k
 
 @kernel
 def signs_kernel(
-    out, p, first, samples, base, moved, source, source_first, words, bias, signed_eps, a, first_term, second_term,
-    kind,
+    out, p, first, samples, base, moved, source, source_first, words, bias, signed_eps, rounded, a, first_term,
+    second_term, kind,
 ):  # fmt: skip
     """``out += step·((a+δ)Uᵀ + v)`` and the activation, for the samples ``first`` … of evaluation ``p``.
 
     out [P, N, rows], moved [any, any, in]: float32 or bfloat16 bits; of ``moved`` the evaluation ``source``, from
     the sample ``source_first`` on. base: float32 [N, in]. words: uint32 [1, at least rows, words a row], or without
-    rows for a weight that is not trained. bias: float32 [rows].
+    rows for a weight that is not trained. bias: float32 [rows]. rounded: whether a + δ may be, to fixed point.
     """
     ours, theirs = out[p, first : first + samples], moved[source, source_first:]
-    space = _space_for(words, ours)
-    _add_signs(ours, first, base, theirs, words, bias, signed_eps[p], space, a, first_term, second_term, kind)
+    space = _space_for(words, ours, rounded)
+    _add_signs(
+        ours, first, base, theirs, words, bias, signed_eps[p], rounded, space, a, first_term, second_term, kind,
+    )  # fmt: skip
 
 
 @shared
 def layer_kernel(
     out, base, moved, weight, weight_word, bias_word, transposed, key, first_direction, sides, length, signed_eps,
-    a, first_term, second_term, kind, start, stop,
+    rounded, a, first_term, second_term, kind, start, stop,
 ):  # fmt: skip
     """``out[p] = activation(δWᵀ + step·((a+δ)Uᵀ + v))`` for the runs start … stop - 1, an evaluation's in turn.
 
     A run is ``length`` samples of an evaluation, or what is left of it. out [P, N, rows], moved [P, N, in]: float32
     or bfloat16 bits. base: float32 [N, in]. weight: Wᵀ from :func:`in_panels`. weight_word, bias_word: their
-    tensors', -1 where they are not trained.
+    tensors', -1 where they are not trained. rounded: whether a + δ may be, to fixed point.
     """
     samples, inner = base.shape
     rows, runs, drawn = out.shape[2], (samples + length - 1) // length, -1
     words = np.zeros((1, (rows + 3) // 4 * 4 if weight_word >= 0 else 0, (inner + 31) // 32), np.uint32)
     bias, lines = np.zeros(rows, np.float32), np.zeros((SAMPLES_TOGETHER, inner), np.float32)
-    made, space = np.empty((_SAMPLES, LANES), np.float32), _space_for(words, out[0])
+    made, space = np.empty((_SAMPLES, LANES), np.float32), _space_for(words, out[0], rounded)
     for each in range(start, stop):
         p, first = each // runs, each % runs * length
         if p // sides != drawn:
@@ -112,7 +114,8 @@ def layer_kernel(
             ours, theirs = out[p, sample : min(sample + SAMPLES_TOGETHER, last)], moved[p, sample:]
             _multiply(ours, theirs, weight, lines, made)
             _add_signs(
-                ours, sample, base, theirs, words, bias, signed_eps[p], space, a, first_term, second_term, kind,
+                ours, sample, base, theirs, words, bias, signed_eps[p], rounded, space, a, first_term, second_term,
+                kind,
             )  # fmt: skip
 
 
@@ -143,37 +146,39 @@ def _multiply(out, moved, weight, lines, made):
 
 
 @device
-def _space_for(words, out):
-    """What :func:`_add_signs` works in: inputs, totals and tables, and in bfloat16 the inputs in fixed point.
+def _space_for(words, out, rounded):
+    """What :func:`_add_signs` works in: inputs, totals, tables, and in fixed point the inputs if they are rounded.
 
     The last is where totals are turned over.
     """
-    rows, narrow, columns = min(out.shape[1], ROWS_TOGETHER), out.itemsize == 2, 32 * words.shape[2]
+    rows, columns = min(out.shape[1], ROWS_TOGETHER), 32 * words.shape[2]
     x, totals = line_of_floats(columns * LANES), line_of_floats(rows * LANES)
     x[:], totals[:] = np.float32(0.0), np.float32(0.0)
     tables, staged = line_of_floats(TABLES), line_of_floats(STAGED)
-    short = np.zeros((columns if narrow else 0, LANES), np.int16)
+    short = np.zeros((columns if rounded else 0, LANES), np.int16)
     scale, inverse = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
     x, totals = x.reshape(columns, LANES), totals.reshape(rows, LANES)
     return x, totals, tables, short, scale, inverse, staged
 
 
 @routine
-def _add_signs(out, first, base, moved, words, bias, step, space, a, first_term, second_term, kind):
+def _add_signs(
+    out, first, base, moved, words, bias, step, rounded, space, a, first_term, second_term, kind,
+):  # fmt: skip
     """``out += step·((a+δ)Uᵀ + v)`` and the activation, for a run, the samples from ``first`` on: out [n, rows]."""
     x, totals, tables, short, scale, inverse, staged = space
     samples, rows = out.shape
-    beneath, narrow, trained, block = base[first:], out.itemsize == 2, words.shape[1] > 0, totals.shape[0]
+    beneath, trained, block = base[first:], words.shape[1] > 0, totals.shape[0]
     for sample in range(0, samples, LANES):
         lanes = min(LANES, samples - sample)
         if trained:
             sum_of_rows(x, beneath, moved, sample, lanes)
-            if narrow:
+            if rounded:
                 to_fixed_point(short, scale, x, inverse)
         for row in range(0, rows, block):
             count = min(block, rows - row)
             signs = words[0, row : row + count]
-            if trained and narrow:
+            if trained and rounded:
                 fixed_sign_product(totals, signs, short, scale, tables)
             elif trained:
                 sign_product(totals.reshape(1, block, LANES), 0, signs, x, tables, LANES)
