@@ -8,19 +8,16 @@ makes the products as well, each sum in the order of its inputs.
 from __future__ import annotations
 
 import numpy as np
-from numba import uintp
-from torch import Tensor
 
 from zo_triton.cpu.activating import activate_rows
 from zo_triton.cpu.activation import NONE
-from zo_triton.cpu.arrays import as_array
 from zo_triton.cpu.compiling import device, kernel, routine
 from zo_triton.cpu.fixed_point import fixed_sign_product, to_fixed_point
-from zo_triton.cpu.scalars import load, store
+from zo_triton.cpu.panels import SAMPLES_TOGETHER, lines_for, multiply_panels
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.signs import TABLES, draw_layer, line_of_floats, sign_product
-from zo_triton.cpu.turning import STAGED, add_to_rows, sum_of_rows, turn_rows
-from zo_triton.cpu.vectors import LANES, dense_rows
+from zo_triton.cpu.turning import STAGED, add_to_rows, sum_of_rows
+from zo_triton.cpu.vectors import LANES
 
 ROWS_TOGETHER = 1024
 """Rows of U whose float32 totals for 32 samples are made before they are added: 128 KiB."""
@@ -30,38 +27,6 @@ SMALL_PRODUCT = 1 << 20
 
 SMALL_PIECE = 1 << 18
 """Multiplications that a thread takes at a time, if there are several directions of them."""
-
-SAMPLES_TOGETHER = 64
-"""Whose differences meet a panel of W one after the other, 32 KiB of 256 inputs, and then the direction's signs, a
-multiple of 32: all of theirs is in a near cache still."""
-
-_SAMPLES = 4
-"""Whose products with 32 columns of Wᵀ keep the processor busiest: see ``dense_rows``."""
-
-
-def in_panels(weight: Tensor) -> np.ndarray:
-    """Wᵀ, [in, out], as a compiled layer's product reads it: float32 [out / 32, in, 32], rounded up with zeros."""
-    inner, rows = weight.shape
-    transposed = not weight.is_contiguous()
-    panels = np.zeros((-(-rows // LANES), inner, LANES), np.float32)
-    _panels_kernel(panels, as_array(weight.T.contiguous() if transposed else weight), transposed)
-    return panels
-
-
-@kernel
-def _panels_kernel(panels, matrix, transposed):
-    """Of a matrix [out, in] if ``transposed``, else [in, out]; float32 or bfloat16 bits."""
-    rows = matrix.shape[0 if transposed else 1]
-    for place in range(panels.shape[0]):
-        first, panel = LANES * place, panels[place]
-        lanes = min(LANES, rows - first)
-        if transposed:
-            turn_rows(panel, matrix, first, lanes)
-        else:
-            for i in range(panel.shape[0]):
-                source, target = matrix[i, first : first + lanes], panel[i]
-                for j in range(lanes):
-                    target[j] = load(source[j])
 
 
 @kernel
@@ -96,14 +61,17 @@ def layer_kernel(
     """``out[p] = activation(δWᵀ + step·((a+δ)Uᵀ + v))`` for the runs start … stop - 1, an evaluation's in turn.
 
     A run is ``length`` samples of an evaluation, or what is left of it. out [P, N, rows], moved [P, N, in]: float32
-    or bfloat16 bits. base: float32 [N, in]. weight: Wᵀ from :func:`in_panels`. weight_word, bias_word: their
+    or bfloat16 bits. base: float32 [N, in]. weight: Wᵀ from ``in_panels``. weight_word, bias_word: their
     tensors', -1 where they are not trained. rounded: whether a + δ may be, to fixed point.
     """
     samples, inner = base.shape
     rows, runs, drawn = out.shape[2], (samples + length - 1) // length, -1
     words = np.zeros((1, (rows + 3) // 4 * 4 if weight_word >= 0 else 0, (inner + 31) // 32), np.uint32)
-    bias, lines = np.zeros(rows, np.float32), np.zeros((SAMPLES_TOGETHER, inner), np.float32)
-    made, space = np.empty((_SAMPLES, LANES), np.float32), _space_for(words, out[0], rounded)
+    bias, space, (lines, made) = (
+        np.zeros(rows, np.float32),
+        _space_for(words, out[0], rounded),
+        lines_for(weight, inner),
+    )
     for each in range(start, stop):
         p, first = each // runs, each % runs * length
         if p // sides != drawn:
@@ -112,37 +80,11 @@ def layer_kernel(
         last = min(first + length, samples)
         for sample in range(first, last, SAMPLES_TOGETHER):
             ours, theirs = out[p, sample : min(sample + SAMPLES_TOGETHER, last)], moved[p, sample:]
-            _multiply(ours, theirs, weight, lines, made)
+            multiply_panels(ours, theirs, weight, lines, made)
             _add_signs(
                 ours, sample, base, theirs, words, bias, signed_eps[p], rounded, space, a, first_term, second_term,
                 kind,
             )  # fmt: skip
-
-
-@routine
-def _multiply(out, moved, weight, lines, made):
-    """``out = moved @ Wᵀ`` for at most 64 samples: out [n, rows], moved [at least n, in].
-
-    A panel of W serves all of them before the next one does. lines [64, in] and made [4, 32] are scratch.
-    """
-    count, (panels, inner, _) = out.shape[0], weight.shape
-    made_at, source_at = uintp(made.ctypes.data), uintp(moved.ctypes.data)
-    if out.itemsize == 2 or count < _SAMPLES:
-        source_at = uintp(lines.ctypes.data)
-        for i in range(count):
-            source, line = moved[i], lines[i]
-            for column in range(inner):
-                line[column] = load(source[column])
-    for panel in range(panels):
-        weight_at, row = uintp(weight[panel].ctypes.data), LANES * panel
-        for i in range(0, count, _SAMPLES):
-            # The last ones are multiplied again with those before them where they are fewer.
-            first = max(0, min(i, count - _SAMPLES))
-            dense_rows(made_at, source_at + uintp(4 * inner * first), inner, weight_at, LANES, inner)
-            for k in range(min(_SAMPLES, count)):
-                target, totals = out[first + k, row : row + LANES], made[k]
-                for j in range(target.size):
-                    store(target, j, totals[j])
 
 
 @device
