@@ -205,6 +205,22 @@ def test_neither_threads_nor_chunks_change_a_bit(dtype, distribution, way, trans
     assert torch.equal(several, parts)
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("way", [BY_TORCH, BY_ITSELF, IN_PAIRS])
+def test_weights_in_bfloat16_are_what_they_are_in_float32(way, transposed, monkeypatch):
+    choose(way, monkeypatch)
+    case = Case(dtype=torch.bfloat16, transposed=transposed)
+    base, difference, weight, z, signed_eps = case.tensors()
+    found = []
+    for given in (weight.bfloat16(), weight.bfloat16().float()):
+        out = torch.full((6, case.samples, case.outputs), torch.nan, dtype=case.dtype)
+        cpu.perturbed_linear(
+            out, base, difference, given, z, case.directions, 4, 5, signed_eps, "none", transposed
+        )
+        found.append(out)
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("way", [BY_TORCH, BY_ITSELF])
 def test_error_is_at_most_twice_that_of_torch(way, monkeypatch):
     choose(way, monkeypatch)

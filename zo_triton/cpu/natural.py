@@ -151,7 +151,9 @@ def natural_linear(
     dense = full and weight_id >= 0 and not signs
     paired = signs and is_native() and (out.dtype != torch.float32 or rounds_factors())
     wide = out.dtype == torch.float32 or paired or is_emulated()
-    matrix = weight.detach().to(torch.float32 if wide else out.dtype)
+    matrix = weight.detach()
+    if not (paired and matrix.dtype == torch.bfloat16):
+        matrix = matrix.to(torch.float32 if wide else out.dtype)
     turned = matrix if transposed else matrix.T
     # U as a whole would take too much memory; in the unit, torch's own product of rounded factors is as quick.
     fits = turned.numel() <= LARGEST if dense else signs or not has_matrix_unit()

@@ -7,6 +7,7 @@ sum has the order of its inputs.
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numba import uintp
 from torch import Tensor
 
@@ -33,7 +34,8 @@ def in_panels(weight: Tensor, paired: bool) -> np.ndarray:
     inner, rows = weight.shape
     transposed, count = not weight.is_contiguous(), -(-rows // LANES)
     shape = (count, -(-inner // 2), 2 * LANES) if paired else (count, inner, LANES)
-    panels = np.zeros(shape, np.uint16 if paired else np.float32)
+    # torch's memory begins at a cache line: a vector that straddles two costs two loads.
+    panels = torch.zeros(shape, dtype=torch.uint16 if paired else torch.float32, device="cpu").numpy()
     _panels_kernel(panels, as_array(weight.T.contiguous() if transposed else weight), transposed)
     return panels
 
