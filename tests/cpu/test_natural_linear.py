@@ -10,8 +10,13 @@ from zo_triton import cpu, ops, reference
 from zo_triton.cpu import natural
 from zo_triton.reference.operations import ACTIVATIONS
 
-BY_TORCH, BY_ITSELF = 0, 1 << 40
-"""Up to which size a layer of signs makes its products itself: none of them, or all."""
+BY_TORCH, BY_ITSELF, IN_PAIRS = "by-torch", "by-itself", "in-pairs"
+"""Who makes the products of a layer of signs: torch, or the layer itself, in bfloat16 of floats or of pairs."""
+
+
+def choose(way, monkeypatch):
+    monkeypatch.setattr(natural, "SMALL_PRODUCT", 0 if way == BY_TORCH else 1 << 40)
+    monkeypatch.setattr(natural, "is_native", lambda: way == IN_PAIRS)
 
 
 @dataclass(frozen=True)
@@ -128,20 +133,23 @@ CASES["transposed-several-runs"] = replace(CASES["several-runs"], transposed=Tru
 CASES["transposed-frozen-weight-first-layer"] = Case(weight_id=-1, transposed=True, carried=False)
 
 
+CASES["whole-squares-bfloat16"] = Case(samples=64, inputs=64, outputs=64, dtype=torch.bfloat16)
 CASES["several-runs-bfloat16"] = replace(CASES["several-runs"], dtype=torch.bfloat16)
 CASES["directions-in-several-pieces"] = Case(samples=40, inputs=64, outputs=65, num=9)
 
 
 RUNS = {name: (case, BY_TORCH) for name, case in CASES.items()} | {
-    f"{name}-by-itself": (case, BY_ITSELF)
+    f"{name}-{way}": (case, way)
     for name, case in CASES.items()
     if case.natural and case.carried and case.directions.signs and case.rank is None
+    for way in (BY_ITSELF, IN_PAIRS)
+    if way == BY_ITSELF or case.dtype == torch.bfloat16
 }
 
 
-@pytest.mark.parametrize(("case", "small"), RUNS.values(), ids=RUNS)
-def test_agrees_with_float64(case, small, monkeypatch):
-    monkeypatch.setattr(natural, "SMALL_PRODUCT", small)
+@pytest.mark.parametrize(("case", "way"), RUNS.values(), ids=RUNS)
+def test_agrees_with_float64(case, way, monkeypatch):
+    choose(way, monkeypatch)
     out, expected = case.run()
     error = (out.double() - expected).norm() / expected.norm()
     # float32 sums of many terms; bfloat16 rounds inputs, product and result to 8 bits, each 2⁻⁹ relative.
@@ -162,13 +170,18 @@ def test_tables_of_signs_agree_with_float64(name, transposed, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    ("way", "small"),
-    [("signs", BY_TORCH), ("signs", BY_ITSELF), ("gaussian", BY_TORCH), ("low-rank", BY_TORCH)],
-)
+    ("distribution", "way"),
+    [
+        ("signs", BY_TORCH), ("signs", BY_ITSELF), ("signs", IN_PAIRS), ("gaussian", BY_TORCH),
+        ("low-rank", BY_TORCH),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("transposed", [False, True])
-def test_neither_threads_nor_chunks_change_a_bit(dtype, way, small, transposed, monkeypatch):
-    monkeypatch.setattr(natural, "SMALL_PRODUCT", small)
-    case = replace(WAYS[way], samples=600, dtype=dtype, transposed=transposed, activation="gelu", num=4)
+def test_neither_threads_nor_chunks_change_a_bit(dtype, distribution, way, transposed, monkeypatch):
+    choose(way, monkeypatch)
+    case = replace(
+        WAYS[distribution], samples=600, dtype=dtype, transposed=transposed, activation="gelu", num=4
+    )
     base, difference, weight, z, signed_eps = case.tensors()
     threads = torch.get_num_threads()
 
@@ -192,9 +205,25 @@ def test_neither_threads_nor_chunks_change_a_bit(dtype, way, small, transposed, 
     assert torch.equal(several, parts)
 
 
-@pytest.mark.parametrize("small", [BY_TORCH, BY_ITSELF], ids=["by-torch", "by-itself"])
-def test_error_is_at_most_twice_that_of_torch(small, monkeypatch):
-    monkeypatch.setattr(natural, "SMALL_PRODUCT", small)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("way", [BY_TORCH, BY_ITSELF, IN_PAIRS])
+def test_weights_in_bfloat16_are_what_they_are_in_float32(way, transposed, monkeypatch):
+    choose(way, monkeypatch)
+    case = Case(dtype=torch.bfloat16, transposed=transposed)
+    base, difference, weight, z, signed_eps = case.tensors()
+    found = []
+    for given in (weight.bfloat16(), weight.bfloat16().float()):
+        out = torch.full((6, case.samples, case.outputs), torch.nan, dtype=case.dtype)
+        cpu.perturbed_linear(
+            out, base, difference, given, z, case.directions, 4, 5, signed_eps, "none", transposed
+        )
+        found.append(out)
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("way", [BY_TORCH, BY_ITSELF])
+def test_error_is_at_most_twice_that_of_torch(way, monkeypatch):
+    choose(way, monkeypatch)
     case = Case(samples=300, inputs=256, outputs=256, eps=1e-3)
     base, difference, weight, _, signed_eps = case.tensors()
     u = zo.sample(case.directions, 4, weight.shape).repeat_interleave(2, 0)

@@ -194,6 +194,7 @@ def layer(
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_layers_in_squares_are_those_of_rounded_factors(case, monkeypatch):
     monkeypatch.setattr(natural, "has_matrix_unit", lambda: True)  # also where tables of signs are quicker
+    monkeypatch.setattr(natural, "is_native", lambda: False)
     out, given, expected = layer(**case)
     cpu.perturbed_linear(out, *given)
     assert (out - expected).norm() <= 2e-6 * expected.norm()
@@ -209,6 +210,7 @@ def test_layers_in_squares_are_those_of_rounded_factors(case, monkeypatch):
 def test_squares_stand_in_for_torchs_product_alone(shape, transposed, sides, rank, monkeypatch):
     """Where tables of signs, or factors, add what the direction does."""
     monkeypatch.setattr(natural, "has_matrix_unit", lambda: False)
+    monkeypatch.setattr(natural, "is_native", lambda: False)
     out, (base, difference, weight, z, directions, *rest), _ = layer(
         shape, sides, "gelu", transposed=transposed
     )
@@ -228,11 +230,47 @@ def test_squares_stand_in_for_torchs_product_alone(shape, transposed, sides, ran
     assert len(products) > 0
 
 
+@supported
+@pytest.mark.usefixtures("medium")
+@pytest.mark.parametrize("sides", [1, 2])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("shape", [(45, 71, 37), (64, 64, 96), (5, 40, 2), (700, 40, 24)], ids=str)
+def test_pairs_stand_in_for_torchs_product(shape, transposed, sides, monkeypatch):
+    """In one call with the signs; a processor without the instruction is slow at them, and no other."""
+    out, given, _ = layer(shape, sides, "gelu", transposed=transposed)
+    found = []
+    monkeypatch.setattr(natural, "most_parts", lambda: 0)
+    for native in (True, False):
+        monkeypatch.setattr(natural, "is_native", lambda native=native: native)
+        cpu.perturbed_linear(out.fill_(torch.nan), *given)
+        found.append(out.clone())
+    pairs, torchs = found
+    assert (pairs - torchs).norm() <= 1e-6 * torchs.norm()
+
+
+@supported
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(
+    ("setting", "least", "most"), [("highest", 0, 1e-6), ("high", 0, 1e-6), ("medium", 1e-5, 1e-3)]
+)
+def test_signs_multiply_what_is_rounded_to_fixed_point(setting, least, most, transposed, monkeypatch):
+    """A weight of zeros leaves their product alone; bfloat16's rounding would cost 1.7e-3."""
+    monkeypatch.setattr(natural, "has_matrix_unit", lambda: False)
+    monkeypatch.setattr(natural, "most_parts", lambda: int(setting == "medium" and most_parts() > 0))
+    torch.set_float32_matmul_precision(setting)
+    out, (base, difference, weight, z, directions, *rest), _ = layer((70, 300, 65), transposed=transposed)
+    cpu.perturbed_linear(out, base, difference, torch.zeros_like(weight), z, directions, *rest)
+    u, v = zo.sample(directions, 4, weight.shape).double(), zo.sample(directions, 5, (65,)).double()
+    expected = 1e-2 * ((base + difference).double() @ (u if transposed else u.mT) + v[:, None])
+    assert least <= (out - expected).norm() / expected.norm() <= most
+
+
 @pytest.fixture(params=["highest", pytest.param("medium", marks=supported)])
 def precision(request, monkeypatch):
     torch.set_float32_matmul_precision(request.param)
     monkeypatch.setattr(natural, "most_parts", lambda: PARTS)
     monkeypatch.setattr(natural, "has_matrix_unit", lambda: True)
+    monkeypatch.setattr(natural, "is_native", lambda: False)
 
 
 @squares
@@ -264,9 +302,14 @@ def test_signs_of_some_columns_at_a_time_have_the_same_bits(shape, monkeypatch):
 
 @supported
 @pytest.mark.usefixtures("medium")
-@pytest.mark.parametrize("parts", [pytest.param(1, marks=squares), 0])
-def test_neither_threads_nor_chunks_change_a_bit_of_a_layer(parts, monkeypatch):
+@pytest.mark.parametrize(
+    ("parts", "native"),
+    [pytest.param(1, False, marks=squares), (0, False), (0, True)],
+    ids=["squares", "torch", "pairs"],
+)
+def test_neither_threads_nor_chunks_change_a_bit_of_a_layer(parts, native, monkeypatch):
     monkeypatch.setattr(natural, "most_parts", lambda: parts)
+    monkeypatch.setattr(natural, "is_native", lambda: native)
     out, given, _ = layer((600, 71, 37), activation="gelu", num=4)
     cpu.perturbed_linear(out, *given)
     base, difference, weight, z, directions, weight_id, bias_id, signed_eps, *rest = given

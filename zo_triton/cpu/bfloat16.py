@@ -100,9 +100,8 @@ def pair_product(product, column, packed, pairs):
     stride = product.shape[1]
     target = uintp(product.ctypes.data) + uintp(4 * column)
     for block in range(packed.shape[0]):
-        _pair_rows(
-            target, uintp(packed[block].ctypes.data), uintp(pairs.ctypes.data), stride, packed.shape[1]
-        )
+        weights_at, inputs_at = uintp(packed[block].ctypes.data), uintp(pairs.ctypes.data)
+        pair_rows(target, weights_at, 1, ROWS, inputs_at, stride, packed.shape[1])
         target += uintp(4 * ROWS * stride)
 
 
@@ -129,22 +128,24 @@ def _pair(context, out, first, second):
 
 
 @intrinsic
-def _pair_rows(context, out, weights, x, stride, count):
-    """``out[r, j] = Σ_i w[i, r]·x[i, j]`` for 8 rows and 32 lanes, each · the sum of a pair of products.
+def pair_rows(context, out, weights, row, step, x, stride, count):
+    """``out[r, j] = Σ_i w[r, i]·x[i, j]`` for 8 rows and 32 lanes, each · the sum of a pair of products.
 
-    All by address: out float32, rows ``stride`` elements apart; weights uint32 [count, 8]; x uint32 [count, 32].
+    All by address: out float32, rows ``stride`` elements apart; weights uint32, its rows ``row`` and their words
+    ``step`` elements apart; x uint32 [count, 32].
     """
 
     def codegen(context, builder, signature, arguments):
-        out, weights, x, stride, count = arguments
+        out, weights, row_words, step, x, stride, count = arguments
         vectors = range(LANES // WIDTH)
         sums = [[cgutils.alloca_once_value(builder, _FLOATS(None)) for _ in vectors] for _ in range(ROWS)]
         with cgutils.for_range(builder, count) as loop:
             x_at = builder.add(x, builder.mul(loop.index, _I64(4 * LANES)))
             inputs = [load_words(builder, builder.add(x_at, _I64(4 * WIDTH * v))) for v in vectors]
-            weights_at = builder.add(weights, builder.mul(loop.index, _I64(4 * ROWS)))
+            weights_at = builder.add(weights, builder.mul(loop.index, builder.mul(step, _I64(4))))
             for row in range(ROWS):
-                wide = load_word(builder, builder.add(weights_at, _I64(4 * row)))
+                place = builder.mul(row_words, _I64(4 * row))
+                wide = load_word(builder, builder.add(weights_at, place))
                 for total, value in zip(sums[row], inputs, strict=True):
                     builder.store(add_pairs(builder, builder.load(total), wide, value), total)
         for row in range(ROWS):
@@ -153,7 +154,8 @@ def _pair_rows(context, out, weights, x, stride, count):
                 store_vector(builder, builder.load(sums[row][v]), builder.add(out, shift))
         return context.get_dummy_value()
 
-    return types.void(types.uintp, types.uintp, types.uintp, types.intp, types.intp), codegen
+    address, size = types.uintp, types.intp
+    return types.void(address, address, size, size, address, size, size), codegen
 
 
 def load_word(builder, address):

@@ -28,11 +28,11 @@ from zo_triton.cpu.natural_signs import (
     SMALL_PIECE,
     SMALL_PRODUCT,
     draw_kernel,
-    in_panels,
     layer_kernel,
     signs_kernel,
 )
 from zo_triton.cpu.natural_tiles import noise_tiles, packed, product_kernel, tiles_kernel
+from zo_triton.cpu.panels import in_panels
 from zo_triton.cpu.scalars import store
 from zo_triton.cpu.squares import most_parts
 from zo_triton.cpu.threads import parallel, together
@@ -89,6 +89,11 @@ class NaturalLayer(NamedTuple):
         return self.out.shape[0] // self.directions.num
 
     @property
+    def rounded(self) -> bool:
+        """Whether what signs multiply is rounded to fixed point: where the results, or factors, are to bfloat16."""
+        return self.out.dtype != torch.float32 or rounds_factors()
+
+    @property
     def run(self) -> int:
         """Samples in a run, a multiple of 32: an evaluation of many has two runs at least, for two threads."""
         samples = self.base.shape[0]
@@ -140,18 +145,21 @@ def natural_linear(
         a = base_output.detach().float().contiguous()
         terms = tuple(term.contiguous().numpy() for term in (a, *base_terms(a, activation)))  # type: ignore[assignment]
     steps = steps_of(signed_eps)
-    wide = out.dtype == torch.float32 or is_emulated()
-    matrix, multiplied = weight.detach(), torch.float32 if wide else out.dtype
-    if matrix.dtype != multiplied:
-        matrix = matrix.to(multiplied)
-    turned, full = matrix if transposed else matrix.T, directions.rank is None
+    full = directions.rank is None
     signs = full and directions.signs
     dense = full and weight_id >= 0 and not signs
+    paired = signs and is_native() and (out.dtype != torch.float32 or rounds_factors())
+    wide = out.dtype == torch.float32 or paired or is_emulated()
+    matrix, multiplied = weight.detach(), torch.float32 if wide else out.dtype
+    if matrix.dtype != multiplied and not (paired and matrix.dtype == torch.bfloat16):
+        matrix = matrix.to(multiplied)
+    turned = matrix if transposed else matrix.T
     # U as a whole would take too much memory; in the unit, torch's own product of rounded factors is as quick.
     fits = turned.numel() <= LARGEST if dense else signs or not has_matrix_unit()
-    parts = _parts(base.shape[0], *turned.shape) if fits and out.dtype == torch.float32 else 0
+    fits = fits and out.dtype == torch.float32 and not paired
+    parts = _parts(base.shape[0], *turned.shape) if fits else 0
     layer = NaturalLayer(
-        out, base.detach().float().contiguous(), difference.detach(), turned if parts else factor(turned),
+        out, base.detach().float().contiguous(), difference.detach(), turned if parts or paired else factor(turned),
         packed(turned, parts) if parts else _NO_TILES, directions, weight_id, bias_id, steps, terms,
         kind_of(activation), transposed,
     )  # fmt: skip
@@ -159,8 +167,8 @@ def natural_linear(
         parallel(partial(_run_dense_tiles, layer), directions.num)
     elif parts and has_matrix_unit():
         parallel(partial(_run_tiles, layer), layer.runs)
-    elif signs and not rounds_factors() and _is_compiled(layer):
-        _run_compiled(layer)
+    elif paired or (signs and _is_compiled(layer)):
+        _run_compiled(layer, paired)
     elif dense:
         parallel(partial(_run_dense, layer), directions.num)
     else:
@@ -178,12 +186,14 @@ def _parts(samples: int, inner: int, rows: int) -> int:
 
 
 def _is_compiled(layer: NaturalLayer) -> bool:
-    """Whether the engine's own product is the quicker one.
+    """Whether the engine's own product of floats is the quicker one, where signs are.
 
     In float32 it is where there are pairs and no matrix unit, on AMD's processors: torch's is not made for them
     (measured on Zen 4: a layer takes 0.75 to 0.95 of the time). It takes a copy of W, for a vocabulary a large one.
     """
     size = layer.weight.numel()
+    if rounds_factors():
+        return False
     if layer.out.dtype == torch.float32 and is_native():
         return size <= MOST_COPIED
     return layer.run * size <= SMALL_PRODUCT
@@ -195,7 +205,7 @@ _NO_TILES = np.empty((0, 0, 0, 0, 0), np.uint32)
 
 def _run_signs(layer: NaturalLayer, start: int, stop: int) -> None:
     """Runs start … stop - 1, those of an evaluation one after the other."""
-    d, (inner, rows), drawn = layer.directions, layer.weight.shape, -1
+    d, (inner, rows), drawn, rounded = layer.directions, layer.weight.shape, -1, layer.rounded
     out, base, key = as_array(layer.out), layer.base.numpy(), key_of(d)
     moved = as_array(layer.difference) if layer.difference.is_contiguous() else None
     words = np.zeros((1, -(-rows // 4) * 4 if layer.weight_id >= 0 else 0, -(-inner // 32)), np.uint32)
@@ -208,19 +218,20 @@ def _run_signs(layer: NaturalLayer, start: int, stop: int) -> None:
         _product(layer, given, target)
         where = (as_array(given[None]), 0, 0) if moved is None else (moved, p, first)
         signs_kernel(
-            out, p, first, len(given), base, *where, words, bias, layer.signed_eps, *layer.terms, layer.kind
-        )
+            out, p, first, len(given), base, *where, words, bias, layer.signed_eps, rounded,
+            *layer.terms, layer.kind,
+        )  # fmt: skip
 
 
-def _run_compiled(layer: NaturalLayer) -> None:
-    """The same for all runs in one call, which makes the products as well."""
+def _run_compiled(layer: NaturalLayer, paired: bool) -> None:
+    """The same for all runs in one call, which makes the products as well: of pairs of bfloat16, or of float32."""
     d, run = layer.directions, layer.run
     count = layer.out.shape[0] * -(-layer.base.shape[0] // run)
     ids = [tensor_word(i) if i >= 0 else -1 for i in (layer.weight_id, layer.bias_id)]
     arguments = (
         as_array(layer.out), layer.base.numpy(), as_array(layer.difference.contiguous()),
-        in_panels(layer.weight), *ids, layer.transposed, key_of(d), d.first, layer.sides, run, layer.signed_eps,
-        *layer.terms, layer.kind,
+        in_panels(layer.weight, paired), *ids, layer.transposed, key_of(d), d.first, layer.sides, run,
+        layer.signed_eps, layer.rounded, *layer.terms, layer.kind,
     )  # fmt: skip
     work, each = max(1, run * layer.weight.numel()), count // d.num
     # Whole directions, so that none is drawn twice, unless they are so few that threads would wait.

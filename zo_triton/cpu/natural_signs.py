@@ -8,19 +8,16 @@ makes the products as well, each sum in the order of its inputs.
 from __future__ import annotations
 
 import numpy as np
-from numba import uintp
-from torch import Tensor
 
 from zo_triton.cpu.activating import activate_rows
 from zo_triton.cpu.activation import NONE
-from zo_triton.cpu.arrays import as_array
 from zo_triton.cpu.compiling import device, kernel, routine
 from zo_triton.cpu.fixed_point import fixed_sign_product, to_fixed_point
-from zo_triton.cpu.scalars import load, store
+from zo_triton.cpu.panels import SAMPLES_TOGETHER, lines_for, multiply_panels
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.signs import TABLES, draw_layer, line_of_floats, sign_product
-from zo_triton.cpu.turning import STAGED, add_to_rows, sum_of_rows, turn_rows
-from zo_triton.cpu.vectors import LANES, dense_rows
+from zo_triton.cpu.turning import STAGED, add_to_rows, sum_of_rows
+from zo_triton.cpu.vectors import LANES
 
 ROWS_TOGETHER = 1024
 """Rows of U whose float32 totals for 32 samples are made before they are added: 128 KiB."""
@@ -31,38 +28,6 @@ SMALL_PRODUCT = 1 << 20
 SMALL_PIECE = 1 << 18
 """Multiplications that a thread takes at a time, if there are several directions of them."""
 
-SAMPLES_TOGETHER = 64
-"""Whose differences meet a panel of W one after the other, 32 KiB of 256 inputs, and then the direction's signs, a
-multiple of 32: all of theirs is in a near cache still."""
-
-_SAMPLES = 4
-"""Whose products with 32 columns of Wᵀ keep the processor busiest: see ``dense_rows``."""
-
-
-def in_panels(weight: Tensor) -> np.ndarray:
-    """Wᵀ, [in, out], as a compiled layer's product reads it: float32 [out / 32, in, 32], rounded up with zeros."""
-    inner, rows = weight.shape
-    transposed = not weight.is_contiguous()
-    panels = np.zeros((-(-rows // LANES), inner, LANES), np.float32)
-    _panels_kernel(panels, as_array(weight.T.contiguous() if transposed else weight), transposed)
-    return panels
-
-
-@kernel
-def _panels_kernel(panels, matrix, transposed):
-    """Of a matrix [out, in] if ``transposed``, else [in, out]; float32 or bfloat16 bits."""
-    rows = matrix.shape[0 if transposed else 1]
-    for place in range(panels.shape[0]):
-        first, panel = LANES * place, panels[place]
-        lanes = min(LANES, rows - first)
-        if transposed:
-            turn_rows(panel, matrix, first, lanes)
-        else:
-            for i in range(panel.shape[0]):
-                source, target = matrix[i, first : first + lanes], panel[i]
-                for j in range(lanes):
-                    target[j] = load(source[j])
-
 
 @kernel
 def draw_kernel(words, bias, transposed, inner, weight_word, bias_word, index, key):
@@ -72,36 +37,41 @@ def draw_kernel(words, bias, transposed, inner, weight_word, bias_word, index, k
 
 @kernel
 def signs_kernel(
-    out, p, first, samples, base, moved, source, source_first, words, bias, signed_eps, a, first_term, second_term,
-    kind,
+    out, p, first, samples, base, moved, source, source_first, words, bias, signed_eps, rounded, a, first_term,
+    second_term, kind,
 ):  # fmt: skip
     """``out += step·((a+δ)Uᵀ + v)`` and the activation, for the samples ``first`` … of evaluation ``p``.
 
     out [P, N, rows], moved [any, any, in]: float32 or bfloat16 bits; of ``moved`` the evaluation ``source``, from
     the sample ``source_first`` on. base: float32 [N, in]. words: uint32 [1, at least rows, words a row], or without
-    rows for a weight that is not trained. bias: float32 [rows].
+    rows for a weight that is not trained. bias: float32 [rows]. rounded: whether a + δ may be, to fixed point.
     """
     ours, theirs = out[p, first : first + samples], moved[source, source_first:]
-    space = _space_for(words, ours)
-    _add_signs(ours, first, base, theirs, words, bias, signed_eps[p], space, a, first_term, second_term, kind)
+    space = _space_for(words, ours, rounded)
+    _add_signs(
+        ours, first, base, theirs, words, bias, signed_eps[p], rounded, space, a, first_term, second_term, kind,
+    )  # fmt: skip
 
 
 @shared
 def layer_kernel(
     out, base, moved, weight, weight_word, bias_word, transposed, key, first_direction, sides, length, signed_eps,
-    a, first_term, second_term, kind, start, stop,
+    rounded, a, first_term, second_term, kind, start, stop,
 ):  # fmt: skip
     """``out[p] = activation(δWᵀ + step·((a+δ)Uᵀ + v))`` for the runs start … stop - 1, an evaluation's in turn.
 
     A run is ``length`` samples of an evaluation, or what is left of it. out [P, N, rows], moved [P, N, in]: float32
-    or bfloat16 bits. base: float32 [N, in]. weight: Wᵀ from :func:`in_panels`. weight_word, bias_word: their
-    tensors', -1 where they are not trained.
+    or bfloat16 bits. base: float32 [N, in]. weight: Wᵀ from ``in_panels``. weight_word, bias_word: their
+    tensors', -1 where they are not trained. rounded: whether a + δ may be, to fixed point.
     """
     samples, inner = base.shape
     rows, runs, drawn = out.shape[2], (samples + length - 1) // length, -1
     words = np.zeros((1, (rows + 3) // 4 * 4 if weight_word >= 0 else 0, (inner + 31) // 32), np.uint32)
-    bias, lines = np.zeros(rows, np.float32), np.zeros((SAMPLES_TOGETHER, inner), np.float32)
-    made, space = np.empty((_SAMPLES, LANES), np.float32), _space_for(words, out[0])
+    bias, space, (lines, made) = (
+        np.zeros(rows, np.float32),
+        _space_for(words, out[0], rounded),
+        lines_for(weight, inner),
+    )
     for each in range(start, stop):
         p, first = each // runs, each % runs * length
         if p // sides != drawn:
@@ -110,70 +80,47 @@ def layer_kernel(
         last = min(first + length, samples)
         for sample in range(first, last, SAMPLES_TOGETHER):
             ours, theirs = out[p, sample : min(sample + SAMPLES_TOGETHER, last)], moved[p, sample:]
-            _multiply(ours, theirs, weight, lines, made)
+            multiply_panels(ours, theirs, weight, lines, made)
             _add_signs(
-                ours, sample, base, theirs, words, bias, signed_eps[p], space, a, first_term, second_term, kind,
+                ours, sample, base, theirs, words, bias, signed_eps[p], rounded, space, a, first_term, second_term,
+                kind,
             )  # fmt: skip
 
 
-@routine
-def _multiply(out, moved, weight, lines, made):
-    """``out = moved @ Wᵀ`` for at most 64 samples: out [n, rows], moved [at least n, in].
-
-    A panel of W serves all of them before the next one does. lines [64, in] and made [4, 32] are scratch.
-    """
-    count, (panels, inner, _) = out.shape[0], weight.shape
-    made_at, source_at = uintp(made.ctypes.data), uintp(moved.ctypes.data)
-    if out.itemsize == 2 or count < _SAMPLES:
-        source_at = uintp(lines.ctypes.data)
-        for i in range(count):
-            source, line = moved[i], lines[i]
-            for column in range(inner):
-                line[column] = load(source[column])
-    for panel in range(panels):
-        weight_at, row = uintp(weight[panel].ctypes.data), LANES * panel
-        for i in range(0, count, _SAMPLES):
-            # The last ones are multiplied again with those before them where they are fewer.
-            first = max(0, min(i, count - _SAMPLES))
-            dense_rows(made_at, source_at + uintp(4 * inner * first), inner, weight_at, LANES, inner)
-            for k in range(min(_SAMPLES, count)):
-                target, totals = out[first + k, row : row + LANES], made[k]
-                for j in range(target.size):
-                    store(target, j, totals[j])
-
-
 @device
-def _space_for(words, out):
-    """What :func:`_add_signs` works in: inputs, totals and tables, and in bfloat16 the inputs in fixed point.
+def _space_for(words, out, rounded):
+    """What :func:`_add_signs` works in: inputs, totals, tables, and in fixed point the inputs if they are rounded.
 
     The last is where totals are turned over.
     """
-    rows, narrow, columns = min(out.shape[1], ROWS_TOGETHER), out.itemsize == 2, 32 * words.shape[2]
+    rows, columns = min(out.shape[1], ROWS_TOGETHER), 32 * words.shape[2]
     x, totals = line_of_floats(columns * LANES), line_of_floats(rows * LANES)
     x[:], totals[:] = np.float32(0.0), np.float32(0.0)
     tables, staged = line_of_floats(TABLES), line_of_floats(STAGED)
-    short = np.zeros((columns if narrow else 0, LANES), np.int16)
+    short = np.zeros((columns if rounded else 0, LANES), np.int16)
     scale, inverse = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
     x, totals = x.reshape(columns, LANES), totals.reshape(rows, LANES)
     return x, totals, tables, short, scale, inverse, staged
 
 
 @routine
-def _add_signs(out, first, base, moved, words, bias, step, space, a, first_term, second_term, kind):
+def _add_signs(
+    out, first, base, moved, words, bias, step, rounded, space, a, first_term, second_term, kind,
+):  # fmt: skip
     """``out += step·((a+δ)Uᵀ + v)`` and the activation, for a run, the samples from ``first`` on: out [n, rows]."""
     x, totals, tables, short, scale, inverse, staged = space
     samples, rows = out.shape
-    beneath, narrow, trained, block = base[first:], out.itemsize == 2, words.shape[1] > 0, totals.shape[0]
+    beneath, trained, block = base[first:], words.shape[1] > 0, totals.shape[0]
     for sample in range(0, samples, LANES):
         lanes = min(LANES, samples - sample)
         if trained:
             sum_of_rows(x, beneath, moved, sample, lanes)
-            if narrow:
+            if rounded:
                 to_fixed_point(short, scale, x, inverse)
         for row in range(0, rows, block):
             count = min(block, rows - row)
             signs = words[0, row : row + count]
-            if trained and narrow:
+            if trained and rounded:
                 fixed_sign_product(totals, signs, short, scale, tables)
             elif trained:
                 sign_product(totals.reshape(1, block, LANES), 0, signs, x, tables, LANES)
