@@ -1,4 +1,4 @@
-"""The sign product of ``signs`` in 16-bit fixed point, for differences in bfloat16: 32 samples to a vector.
+"""The sign product of ``signs`` in 16-bit fixed point, for what may be rounded to bfloat16: 32 samples to a vector.
 
 Each sample's inputs are rounded to a grid of its own, the finest on which no signed sum of 32 of its columns leaves
 16 bits; such sums are widened and added in 32 bits, exactly. The grid's step is 1/32750 of the largest Σ|x| over 32
