@@ -157,7 +157,8 @@ call.add_product(*[at] * 3, 16, 16, 16, 16, 64)
 
 
 def test_the_engines_squares_are_right_in_an_emulated_unit():
-    files = [f"tests/cpu/test_{name}.py" for name in ("parts", "attention_tiles", "rounded_factors")]
+    names = "parts", "attention_tiles", "batched_product", "rounded_factors"
+    files = [f"tests/cpu/test_{name}.py" for name in names]
     path = os.pathsep.join(filter(None, (str(ROOT / "tests"), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:benchmark", "-p", "emulation.matrix_unit", *files],
