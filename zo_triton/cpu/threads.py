@@ -77,6 +77,8 @@ def wider() -> Callable[..., Any] | None:
 
 def _on_all_threads(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     global _spinning
+    if wider() is None:  # in a child forked since, or once another thread's end has taken the number along
+        return function(*args, **kwargs)
     _spinning = True
     with torch_threads(_held):
         return function(*args, **kwargs)
