@@ -319,3 +319,19 @@ def test_no_threads_are_asked_for_once_another_thread_s_end_has_taken_their_numb
         run = wider()
         monkeypatch.setattr(engine_threads, "_held", 0)
         assert run(torch.get_num_threads) == 1
+
+
+def test_shares_are_in_the_inference_mode_of_the_caller(threads):
+    caller, begun = threading.get_ident(), threading.Event()
+
+    def count(start, stop):
+        if threading.get_ident() != caller:
+            begun.set()
+        elif threads > 1:  # so that it does not do all of them itself
+            begun.wait(20)
+        out[start:stop] += 1
+
+    with torch.inference_mode():
+        out = torch.zeros(threads)
+        parallel(count, threads)
+    assert out.tolist() == [1.0] * threads

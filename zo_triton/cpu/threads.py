@@ -117,6 +117,8 @@ def thread_count() -> int:
 def parallel(function: Function, count: int) -> None:
     """Calls ``function(start, stop)`` on contiguous shares of ``range(count)``, one for each torch thread.
 
+    All are in inference mode if the caller is: what was made there may be written to nowhere else.
+
     A call from inside a share, or while another thread's call is under way, runs in the caller alone.
     """
     threads, lock = thread_count(), _lock
@@ -124,6 +126,8 @@ def parallel(function: Function, count: int) -> None:
     if shares <= 1 or not lock.acquire(blocking=False):
         function(0, count)
         return
+    if torch.is_inference_mode_enabled():
+        function = torch.inference_mode()(function)
     try:
         _rest()
         with one_pool():
