@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zo_triton._threads import torch_threads
 from zo_triton.cpu import threads as engine_threads
 from zo_triton.cpu.atomics import atomic_load, atomic_next, give_way, leave_place, relax, take_place
 from zo_triton.cpu.sharing import shared
@@ -303,8 +304,34 @@ def test_without_a_way_to_put_them_to_rest_they_are_kept_out(monkeypatch):
 def test_a_forked_child_keeps_torch_to_one_thread():
     x = torch.randn(600, 600, generator=torch.Generator().manual_seed(0))
     with one_pool():
-        (wider() or (lambda function, *args: function(*args)))(torch.mm, x, x)
+        run = wider() or (lambda function, *args: function(*args))
+        run(torch.mm, x, x)
         pid = os.fork()
         if pid == 0:
-            os._exit(0 if wider() is None and counted(100, 1)[0] == 3 else 1)
+            alone = wider() is None and run(torch.get_num_threads) == 1  # what was had before the fork, too
+            os._exit(0 if alone and counted(100, 1)[0] == 3 else 1)
         assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_no_threads_are_asked_for_once_another_thread_s_end_has_taken_their_number_along(monkeypatch):
+    monkeypatch.setattr(engine_threads, "_pause", lambda kind: 0)
+    with torch_threads(2), one_pool():
+        run = wider()
+        monkeypatch.setattr(engine_threads, "_held", 0)
+        assert run(torch.get_num_threads) == 1
+
+
+def test_shares_are_in_the_inference_mode_of_the_caller(threads):
+    caller, begun = threading.get_ident(), threading.Event()
+
+    def count(start, stop):
+        if threading.get_ident() != caller:
+            begun.set()
+        elif threads > 1:  # so that it does not do all of them itself
+            begun.wait(20)
+        out[start:stop] += 1
+
+    with torch.inference_mode():
+        out = torch.zeros(threads)
+        parallel(count, threads)
+    assert out.tolist() == [1.0] * threads

@@ -77,6 +77,8 @@ def wider() -> Callable[..., Any] | None:
 
 def _on_all_threads(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     global _spinning
+    if wider() is None:  # in a child forked since, or once another thread's end has taken the number along
+        return function(*args, **kwargs)
     _spinning = True
     with torch_threads(_held):
         return function(*args, **kwargs)
@@ -115,6 +117,8 @@ def thread_count() -> int:
 def parallel(function: Function, count: int) -> None:
     """Calls ``function(start, stop)`` on contiguous shares of ``range(count)``, one for each torch thread.
 
+    All are in inference mode if the caller is: what was made there may be written to nowhere else.
+
     A call from inside a share, or while another thread's call is under way, runs in the caller alone.
     """
     threads, lock = thread_count(), _lock
@@ -122,6 +126,8 @@ def parallel(function: Function, count: int) -> None:
     if shares <= 1 or not lock.acquire(blocking=False):
         function(0, count)
         return
+    if torch.is_inference_mode_enabled():
+        function = torch.inference_mode()(function)
     try:
         _rest()
         with one_pool():
