@@ -109,7 +109,7 @@ def _as_added(mask: Tensor) -> tuple[Tensor, bool]:
     """What a mask, [1, *batch, L, S], adds to scores, in float32; and whether query i sees no key after i."""
     once = mask[tuple(slice(None if stride else 1) for stride in mask.stride())]
     if once.dtype == torch.bool:
-        once = torch.zeros(once.shape, device="cpu").masked_fill_(~once, -math.inf)
+        once = torch.zeros(once.shape, dtype=torch.float32, device="cpu").masked_fill_(~once, -math.inf)
     once = once.float().expand(*once.shape[:-2], *mask.shape[-2:]).contiguous()
     later = torch.ones(mask.shape[-2:], dtype=torch.bool, device="cpu").triu_(1)
     return once.expand_as(mask), bool((once == -math.inf).logical_or_(~later).all())
