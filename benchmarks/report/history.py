@@ -76,7 +76,7 @@ def dumps(entries: list[Entry]) -> str:
 def render(entries: list[Entry]) -> list[str]:
     """The latest entries as a section's blocks; none if there are fewer than two.
 
-    A race has one column, whatever data stood in for those that were missing.
+    A race has one line, and by commits one column, whatever data stood in for those that were missing.
     """
     if len(entries) < 2:
         return []
@@ -85,9 +85,8 @@ def render(entries: list[Entry]) -> list[str]:
     names = list(dict.fromkeys(name for column in columns for name in column))
     curves = {name: [column[name][1] if name in column else None for column in columns] for name in names}
     trend = [
-        ["trend", *(sparkline(curve) for curve in curves.values())],
-        ["latest", *(number(curve[-1], missing="–") for curve in curves.values())],
-        ["range", *(_range(curve) for curve in curves.values())],
+        [name, sparkline(curve), number(curve[-1], missing="–"), _range(curve)]
+        for name, curve in curves.items()
     ]
     rows = [
         [
@@ -102,7 +101,7 @@ def render(entries: list[Entry]) -> list[str]:
         "## History",
         "The latest last, the higher the larger. Milliseconds and seconds follow the machine's load from day to "
         "day; the ratios to what ran beside them vary less.",
-        lay_out(["", *names], trend),
+        lay_out(["figure", "trend", "latest", "range"], trend),
         "#### By commit",
         lay_out(["commit", "date", "device", *names], rows),
         *note,
