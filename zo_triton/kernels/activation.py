@@ -106,9 +106,10 @@ def activation_change(a, d, ACTIVATION: tl.constexpr):
         return _gelu_change(a, d, b)
     else:
         tl.static_assert(ACTIVATION == "gelu_tanh", "unknown activation")
-        inner_a = _SQRT_2_OVER_PI * a * tl.fma(_CUBIC * a, a, 1.0)
-        inner_b = _SQRT_2_OVER_PI * b * tl.fma(_CUBIC * b, b, 1.0)
-        inner_d = _SQRT_2_OVER_PI * d * tl.fma(_CUBIC, 3.0 * a * b + d * d, 1.0)
+        # Tensors first: Triton 3.7's interpreter takes a constant times a tensor for a constant.
+        inner_a = a * _SQRT_2_OVER_PI * tl.fma(a * _CUBIC, a, 1.0)
+        inner_b = b * _SQRT_2_OVER_PI * tl.fma(b * _CUBIC, b, 1.0)
+        inner_d = d * _SQRT_2_OVER_PI * tl.fma(3.0 * a * b + d * d, _CUBIC, 1.0)
         return d * _sigmoid(2.0 * inner_b) + 0.5 * a * _tanh_change(inner_a, inner_d, inner_b)
 
 
