@@ -79,13 +79,9 @@ def call(name: str, device: torch.device, *values: Any) -> None:
     if dispatcher_is_watched():
         encoded = (value.encode() if isinstance(value, Directions) else value for value in values)
         getattr(torch.ops.zo_triton, name)(*encoded)
-        return
-    function = getattr(engine_on(device), name)
-    if not torch.is_autocast_enabled(device.type):
-        function(*values)
-        return
-    with uncast(device):
-        function(*values)
+    else:
+        with uncast(device):
+            getattr(engine_on(device), name)(*values)
 
 
 def dispatcher_is_watched() -> bool:
