@@ -225,8 +225,7 @@ def _run_signs(layer: NaturalLayer, start: int, stop: int) -> None:
 
 def _run_compiled(layer: NaturalLayer, paired: bool) -> None:
     """The same for all runs in one call, which makes the products as well: of pairs of bfloat16, or of float32."""
-    d, run = layer.directions, layer.run
-    count = layer.out.shape[0] * -(-layer.base.shape[0] // run)
+    d, run, count = layer.directions, layer.run, layer.runs
     ids = [tensor_word(i) if i >= 0 else -1 for i in (layer.weight_id, layer.bias_id)]
     arguments = (
         as_array(layer.out), layer.base.numpy(), as_array(layer.difference.contiguous()),

@@ -147,7 +147,7 @@ def together(
     Raises:
         MemoryError: A thread had too little.
     """
-    threads, lock = _held or torch.get_num_threads(), _lock
+    threads, lock = thread_count(), _lock
     others = min(threads, -(-count // grain)) - 1
     if alone or others < 1 or not lock.acquire(blocking=False):
         kernel.run(NOBODY, arguments, 0, count, grain)
