@@ -67,7 +67,7 @@ def blocks(record: Record, picture: Sequence[str]) -> list[str]:
 
 
 def findings(record: Record) -> list[str]:
-    """One list: what each section found, and at its end every comparison that was lost.
+    """One list of what each section found, and a table of every comparison that was lost.
 
     Where the machine was busy, nothing that rests on times.
     """
@@ -81,20 +81,18 @@ def findings(record: Record) -> list[str]:
         sentences += found.sentences
         if found.lost is not None:
             lost = [*(lost or ()), *found.lost]
-    if lost is not None:
-        places = "; ".join(_grouped(lost))
-        sentences.append(
-            f"**Where fused lost:** {places}." if places else "**Fused lost no comparison here.**"
-        )
-    return ["\n".join(f"- {line}" for line in sentences)] if sentences else []
+    if lost is not None and not lost:
+        sentences.append("**Fused lost no comparison here.**")
+    told = ["\n".join(f"- {line}" for line in sentences)] if sentences else []
+    return [*told, "**Where fused lost**", _losses(lost)] if lost else told
 
 
-def _grouped(lost: list[Loss]) -> list[str]:
-    """One item for everybody who did better at something, with all the places where."""
+def _losses(lost: list[Loss]) -> str:
+    """One row for everybody who did better at something, with all the places where."""
     places: dict[str, list[str]] = {}
     for who, where in lost:
         places.setdefault(who, []).append(where)
-    return [f"{who}: {', '.join(where)}" for who, where in places.items()]
+    return lay_out(["who did better", "where"], [[who, "; ".join(where)] for who, where in places.items()])
 
 
 def _standing(race: Data) -> Standing:

@@ -28,6 +28,13 @@ def listed(names: Sequence[str], last: str = "and") -> str:
     return f" {last} ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
+def pointed(head: str, points: Sequence[str]) -> str:
+    """A list's item: a single point goes on in its head's line, several stand in a list of their own below it."""
+    if len(points) == 1:
+        return f"{head} {points[0]}"
+    return "\n".join([head, *(f"    - {point}" for point in points)])
+
+
 def seeds(count: int) -> str:
     """How many seeds a number is the median of."""
     return "one seed" if count == 1 else f"median of {count} seeds"

@@ -10,6 +10,7 @@ from benchmarks.report.colours import colour_of
 from benchmarks.report.dots import Dot, dots
 from benchmarks.report.section import Data, Figure, Findings, Loss, Section, Show
 from benchmarks.report.statistics import OURS, find
+from benchmarks.report.words import pointed
 from zo_triton._figures import QUIET
 from zo_triton._tables import lay_out, number
 
@@ -58,13 +59,13 @@ def findings(section: Data) -> Findings:
         ours = next((one for one in case["methods"] if one["family"] == OURS), None)
         if ours is None:
             continue
-        told.append(f"{case['name']}: {number(ours['excess_mib'], 'MiB')}")
+        told.append(f"{number(ours['excess_mib'], 'MiB')} on {case['name']}.")
         for other in case["methods"]:
             if other["family"] != OURS and other["excess_mib"] < ours["excess_mib"]:
                 lost.append((f"{other['label']} needs less memory", case["name"]))
     if not told:
         return Findings()
-    return Findings([f"**Peak memory of a fused step over inference.** {'; '.join(told)}."], lost)
+    return Findings([pointed("**Peak memory of a fused step over inference:**", told)], lost)
 
 
 def changes(old: Data, new: Data) -> Iterator[Change]:

@@ -11,7 +11,7 @@ from benchmarks.report.colours import colour_of
 from benchmarks.report.dots import Dot, dots
 from benchmarks.report.section import Data, Figure, Findings, Loss, Section, Show
 from benchmarks.report.statistics import OURS, find
-from benchmarks.report.words import LEVEL, times
+from benchmarks.report.words import LEVEL, pointed, times
 from zo_triton._tables import lay_out, number
 
 LOOP = "MeZO loop"
@@ -91,9 +91,9 @@ def findings(section: Data) -> Findings:
         standing = [_standing(label, ratios[label]) for label in named]
         if not named and any(other["family"] == "zeroth" for other in others):
             standing = ["slower than every other zeroth-order contender"]
-        told.append(", ".join([f"{case['name']}: {number(ours['median_ms'], 'ms')}", *standing]))
+        told.append(", ".join([f"{case['name']} takes {number(ours['median_ms'], 'ms')}", *standing]) + ".")
     first = section["cases"][0]["contenders"][0]["label"]
-    return Findings([f"**One step**, {first}. {'; '.join(told)}."], lost)
+    return Findings([pointed(f"**One step**, {first}:", told)], lost)
 
 
 def _standing(label: str, ratio: float) -> str:

@@ -11,7 +11,7 @@ from benchmarks.report.dots import Dot, dots
 from benchmarks.report.section import Data, Figure, Findings, Loss, Section, Show
 from benchmarks.report.sections import memory, step_time
 from benchmarks.report.statistics import OURS, find
-from benchmarks.report.words import LEVEL, listed, times
+from benchmarks.report.words import LEVEL, listed, pointed, times
 from zo_triton._tables import lay_out, number
 
 LOOP, VMAP, FORWARD = "mezo-1", "vmap-chunked", "forward"
@@ -32,7 +32,8 @@ def blocks(section: Data, show: Show) -> list[str]:
     heading = "## Transformers"
     if section["missing"]:
         return [heading, f"Left out: {listed(section['missing'])} is not installed; {REMEDY}."]
-    found = [heading, " ".join(_sentences(section)), section["note"], table(section), *show("transformers")]
+    points = ["\n".join(f"- {point}" for point in _points(section))] if section["cases"] else []
+    found = [heading, section["note"], *points, table(section), *show("transformers")]
     for case in section["memory"]:
         found += [
             f"### Peak memory of {case['name']}",
@@ -110,12 +111,10 @@ def _factor(ratio: float | None) -> str:
     return "–" if ratio is None else f"{ratio:.3g}×"
 
 
-def _sentences(section: Data) -> list[str]:
-    """Won and lost, of the first dtype of ours, which is the rivals'."""
+def _points(section: Data) -> list[str]:
+    """Won and lost in at least one case, of the first dtype of ours, which is the rivals'."""
     cases = [(case, _ours(case)[0]) for case in section["cases"]]
-    if not cases:
-        return []
-    told = [f"**Steps on transformers** ({cases[0][1]['label']}, one thread)."]
+    told = []
     for what, rival, name in COMPARED:
         known = [(case, ratio) for case, ours in cases if (ratio := _ratio(case, ours, name)) is not None]
         if known:
@@ -131,14 +130,20 @@ def _sentences(section: Data) -> list[str]:
 
 
 def _standing(ratios: list[tuple[Data, float]]) -> str:
-    """``faster than … on …, slower on …``, each case with its factor."""
+    """``faster on …; slower on …``, each case with its factor, but only counted where many were won."""
     known = [(_short(case), ratio) for case, ratio in ratios]
     places = {
-        "faster": [f"{name} ({times(ratio)})" for name, ratio in known if ratio > LEVEL],
         "slower": [f"{name} ({times(1 / ratio)})" for name, ratio in known if ratio < 1 / LEVEL],
         "as quick": [name for name, ratio in known if 1 / LEVEL <= ratio <= LEVEL],
     }
     parts = [f"{word} on {listed(names)}" for word, names in places.items() if names]
+    won = sorted(ratio for _, ratio in known if ratio > LEVEL)
+    if len(won) > 2:
+        span = dict.fromkeys(times(ratio) for ratio in (won[0], won[-1]))
+        parts.insert(0, f"faster in {len(won)} of {len(known)} cases ({' to '.join(span)})")
+    elif won:
+        names = [f"{name} ({times(ratio)})" for name, ratio in known if ratio > LEVEL]
+        parts.insert(0, f"faster on {listed(names)}")
     return "; ".join(parts)
 
 
@@ -167,6 +172,8 @@ def _dots(case: Data) -> list[Dot]:
 
 def findings(section: Data) -> Findings:
     """The same sentences, and every step and every peak that was lost."""
+    if not section["cases"]:
+        return Findings()
     lost: list[Loss] = []
     for case in section["cases"]:
         for name, who in LOST.items():
@@ -174,8 +181,8 @@ def findings(section: Data) -> Findings:
             if ratio is not None and ratio < 1 / LEVEL:
                 lost.append((who, f"{_short(case)} ({times(1 / ratio)})"))
     lost += memory.findings({"cases": section["memory"]}).lost or ()
-    sentences = _sentences(section)
-    return Findings([" ".join(sentences)] if sentences else [], lost if section["cases"] else None)
+    head = f"**Steps on transformers** ({_ours(section['cases'][0])[0]['label']}, one thread):"
+    return Findings([pointed(head, _points(section))], lost)
 
 
 def headline(section: Data) -> dict[str, float]:

@@ -180,6 +180,7 @@ def findings(section: Data) -> Findings:
             [f"{head}: {ours['label']} did not get there."], [(f"{ours['label']} never got there", goal)]
         )
     told: list[str] = []
+    never: list[str] = []
     lost: list[Loss] = []
     for other in section["methods"]:
         if other["family"] == OURS:
@@ -188,7 +189,7 @@ def findings(section: Data) -> Findings:
         if "error" in other:
             told.append(f"{other['label']} failed")
         elif theirs is None:
-            told.append(f"{other['label']} {NOT_REACHED} within {limit:g} s of training")
+            never.append(other["label"])
         elif 1 / LEVEL < theirs / seconds < LEVEL:
             told.append(f"{other['label']} {number(theirs, 's')} (as soon)")
         elif theirs < seconds:
@@ -198,7 +199,9 @@ def findings(section: Data) -> Findings:
         else:
             told.append(f"{other['label']} {number(theirs, 's')} ({times(theirs / seconds)} slower)")
     takes = f"{head}: {ours['label']} takes **{number(seconds, 's')}**"
-    return Findings(["; ".join(filter(None, (takes, ", ".join(told)))) + "."], lost if told else None)
+    missed = f"{NOT_REACHED} within {limit:g} s of training by {listed(never)}" if never else ""
+    text = "; ".join(filter(None, (takes, ", ".join(told), missed)))
+    return Findings([f"{text}."], lost if told or never else None)
 
 
 def headline(section: Data) -> dict[str, float]:

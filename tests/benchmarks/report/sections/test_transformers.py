@@ -13,18 +13,31 @@ def section(record):
 
 
 def told(section):
-    return SECTION.blocks(section, lambda figure: [])[1]
+    return SECTION.blocks(section, lambda figure: [])[2]
 
 
 def test_the_first_sentences_tell_what_was_won_and_what_was_lost(section):
-    assert told(section) == (
-        "**Steps on transformers** (fused, one-sided, float32, one thread). Beside the MeZO loop's along as many "
-        "directions a step is faster on GPT-2, K = 4 (2.4×); slower on GPT-2, K = 1 (1.3×). Beside a pass of the "
-        "MeZO loop an evaluation is faster on GPT-2, K = 4 (1.5×); slower on GPT-2, K = 1 (1.3×). Beside vmap's a "
-        "step is faster on GPT-2, K = 4 (1.6×); slower on GPT-2, K = 1 (1.6×). An evaluation costs 1 to 3 plain "
-        "forward passes. Peak memory over the 475 MiB of weights of GPT-2 small, K = 4: fused, one-sided, float32 "
-        "900 MiB, MeZO loop, K = 1 180 MiB."
-    )
+    assert told(section).splitlines() == [
+        "- Beside the MeZO loop's along as many directions a step is faster on GPT-2, K = 4 (2.4×); slower on "
+        "GPT-2, K = 1 (1.3×).",
+        "- Beside a pass of the MeZO loop an evaluation is faster on GPT-2, K = 4 (1.5×); slower on GPT-2, K = 1 "
+        "(1.3×).",
+        "- Beside vmap's a step is faster on GPT-2, K = 4 (1.6×); slower on GPT-2, K = 1 (1.6×).",
+        "- An evaluation costs 1 to 3 plain forward passes.",
+        "- Peak memory over the 475 MiB of weights of GPT-2 small, K = 4: fused, one-sided, float32 900 MiB, MeZO "
+        "loop, K = 1 180 MiB.",
+    ]
+    (found,) = SECTION.findings(section).sentences
+    head, *points = found.splitlines()
+    assert head == "**Steps on transformers** (fused, one-sided, float32, one thread):"
+    assert [point.strip() for point in points] == told(section).splitlines()
+
+
+def test_many_wins_are_counted_and_every_loss_is_named(section):
+    lost, won = section["cases"]
+    section["cases"] = [lost, *(copy.deepcopy(won) for _ in range(3))]
+    section["cases"][2]["contenders"][0]["median_ms"] /= 2
+    assert "a step is faster in 3 of 4 cases (2.4× to 4.8×); slower on GPT-2, K = 1 (1.3×)." in told(section)
 
 
 def test_what_is_lost_everywhere_is_said_of_every_case(section):
