@@ -41,6 +41,9 @@ ALLOWED = torch.rand(7, 9, generator=GENERATOR) > 0.4
 BLIND = ALLOWED & (torch.arange(7) != 2)[:, None]
 ONE_KEY = torch.arange(9) == 4
 HIDDEN = torch.zeros(2, 1, 7, 9).masked_fill(~BLIND, -math.inf)
+ABSORBED = torch.zeros(2, 1, 7, 9).masked_fill(~BLIND, torch.finfo(torch.float32).min)
+PARTLY = ABSORBED.clone()
+PARTLY[:, :, 2, 5:] = -math.inf
 
 CASES = {
     "plain": (attend(), (QUERY, KEY, VALUE)),
@@ -62,6 +65,19 @@ CASES = {
     "sees_one": (masked(ONE_KEY[None]), (QUERY, KEY, VALUE)),
     "added_mask": (masked(random(3, 1, 9)), (QUERY, KEY, VALUE)),
     "added_infinities": (masked(HIDDEN), (QUERY, KEY, VALUE)),
+    "added_numbers_that_absorb": (masked(ABSORBED), (QUERY, KEY, VALUE)),
+    "absorbed_or_infinite": (masked(PARTLY), (QUERY, KEY, VALUE)),
+    "absorbed_of_all": (masked(ABSORBED[0, 0, 2:3]), (QUERY, KEY, VALUE)),
+    "absorbed_in_a_trained_mask": (
+        lambda q, m: F.scaled_dot_product_attention(
+            q, *like(q, KEY, VALUE), attn_mask=m + ABSORBED.to(m.dtype)
+        ),
+        (QUERY, random(7, 9)),
+    ),
+    "written_out_and_absorbed": (
+        lambda q, k, v: torch.softmax(q @ k.mT + ABSORBED.to(q.dtype), -1) @ v,
+        (QUERY, KEY, VALUE),
+    ),
     "query_alone": (lambda q: attend()(q, *like(q, KEY, VALUE)), (QUERY,)),
     "key_alone": (lambda k: attend()(*like(k, QUERY), k, *like(k, VALUE)), (KEY,)),
     "value_alone": (lambda v: attend()(*like(v, QUERY, KEY), v), (VALUE,)),

@@ -18,7 +18,8 @@ from zo_triton import ops
 from zo_triton.difference.registry import handler
 from zo_triton.difference.rules.elementwise import wide
 from zo_triton.difference.rules.linear import product
-from zo_triton.difference.rules.softmax import softmax_difference
+from zo_triton.difference.rules.softmax import ABSORBING, softmax_difference
+from zo_triton.ops.engines import any_set
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -67,21 +68,24 @@ def _attention(
         changes = [mode.difference(each) for each in (query, key, value, attn_mask)]
         if all(each is None for each in changes):
             return NotImplemented
+        asking, mask, changes = _without_lost_rows(query, attn_mask, changes)
         dtype = torch.float32 if mode.wide else mode.compute_dtype
         moved = ops.attention_difference(
-            base, (query, key, value, attn_mask, kept), changes, mode.evaluations, factor, is_causal, dtype
+            base, (asking, key, value, mask, kept), changes, mode.evaluations, factor, is_causal, dtype
         )
-        return _by_scores(mode, base) if moved is None else moved
+        return _by_scores(mode, base, asking, mask, changes) if moved is None else moved
 
-    def _by_scores(mode: DifferenceMode, base: Tensor) -> Tensor:
+    def _by_scores(
+        mode: DifferenceMode, base: Tensor, query: Tensor, mask: Tensor | None, changes: list[Tensor | None]
+    ) -> Tensor:
         keys, values = _repeated(key, groups), _repeated(value, groups)
-        scores = _scores(query, keys, factor, attn_mask, is_causal)
+        scores = _scores(query, keys, factor, mask, is_causal)
         mode.reserve(scores.numel())
-        turned = _repeated(mode.difference(key), groups)
+        turned = _repeated(changes[1], groups)
         turned = None if turned is None else turned.mT
-        moved = product(mode, scores, (query, mode.difference(query)), (keys.mT, turned))
+        moved = product(mode, scores, (query, changes[0]), (keys.mT, turned))
         moved = None if moved is None else moved.mul_(factor)
-        shift = mode.difference(attn_mask)
+        shift = changes[3]
         if shift is not None:
             shift = mode.align(shift, scores.dim())
             moved = shift if moved is None else moved + shift
@@ -91,12 +95,33 @@ def _attention(
             change = change.masked_fill(scores == -math.inf, 0.0)
         if kept is not None:
             shares, change = shares * kept, None if change is None else change * kept
-        result = product(mode, base, (shares, change), (values, _repeated(mode.difference(value), groups)))
+        result = product(mode, base, (shares, change), (values, _repeated(changes[2], groups)))
         assert result is not None
         return result
 
     options = {"scale": scale, "enable_gqa": enable_gqa}
     return mode.apply(compute, base, function, (query, key, value, attn_mask, dropout_p, is_causal), options)
+
+
+def _without_lost_rows(
+    query: Tensor, mask: Tensor | None, changes: list[Tensor | None]
+) -> tuple[Tensor, Tensor | None, list[Tensor | None]]:
+    """The query, the mask, and all differences, with zeros for a query whose scores a mask's numbers have absorbed.
+
+    Such a query looks everywhere alike, whatever its scores are.
+    """
+    if mask is None or not mask.is_floating_point():
+        return query, mask, changes
+    largest = mask.amax(-1, keepdim=True)
+    lost = (largest < -ABSORBING) & largest.isfinite()
+    if not any_set(lost):
+        return query, mask, changes
+    of_query, of_key, of_value, of_mask = changes
+    of_query, of_mask = (
+        None if each is None else torch.where(lost, 0.0, each) for each in (of_query, of_mask)
+    )
+    mask = mask.masked_fill(lost & mask.isfinite(), 0.0)
+    return torch.where(lost, 0.0, query), mask, [of_query, of_key, of_value, of_mask]
 
 
 def _repeated(tensor: Any, groups: int) -> Any:

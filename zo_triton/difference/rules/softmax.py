@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
 
 
+ABSORBING = 1e30
+"""A score below minus this is a mask's, ``finfo.min`` for one: nothing is left in it of what it was added to."""
+
+
 def log_normaliser(a: Tensor, delta: Tensor, dim: Any) -> Tensor:
     """Δ logsumexp(a) = log1p(Σ p·expm1(δ)) along ``dim`` (negative), which is kept.
 
@@ -81,8 +85,18 @@ def _along_classes(name: str, change: Callable[[Tensor, Tensor, Tensor, int], Te
             dim = 0 if input.dim() in (0, 1, 3) else 1
         if input.dim() == 0:  # a single share, which is always 1
             return torch.zeros_like(mode.needed(input))
-        delta = mode.needed(input)
-        return change(base, input, delta, _from_the_end(input, dim))
+        axis = _from_the_end(input, dim)
+        return change(base, input, _but_in_lost_rows(input, mode.needed(input), axis, name), axis)
+
+
+def _but_in_lost_rows(a: Tensor, delta: Tensor, dim: int, name: str) -> Tensor:
+    """δ, and zeros where a mask's numbers have absorbed all scores of a row, whose shares are then alike.
+
+    Of such numbers, unlike of −∞, torch makes shares: those of a query, say, that may look nowhere.
+    """
+    largest = (-a if name == "softmin" else a).amax(dim, keepdim=True)
+    lost = (largest < -ABSORBING) & largest.isfinite()
+    return delta.masked_fill(lost, 0.0) if engines.any_set(lost) else delta
 
 
 def _in_rows(base: Tensor, a: Tensor, delta: Tensor, dim: int, logarithm: bool) -> Tensor:
