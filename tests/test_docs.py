@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import json
 import re
 import sys
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import torch
 from documents import ROOT, broken_links, check_commands, check_targets, python_blocks, run
 
 import zo_triton as zo
+from benchmarks.nzk.settings import EXPERIMENTS
 from zo_triton import nzk
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -122,6 +124,27 @@ def test_the_headline_is_the_latest_reports(tools, monkeypatch, tmp_path):
     assert [line for line in lines if line not in report] == []
     monkeypatch.setattr(generated, "RECORD", tmp_path / "results.json")
     assert "make report" in generated.headline()
+
+
+def test_the_accelerations_are_those_of_the_committed_reports():
+    rows = re.findall(
+        r"^\| \[`([\w-]+)`\]\(\S+\) \| (.+?) \| (\d+) \| ([\d.]+) \| ([\d.]+) ± ([\d.]+) \|$",
+        (ROOT / "docs" / "reproducing-the-paper.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    told = []
+    for name in EXPERIMENTS:
+        record = json.loads((ROOT / "reports" / "nzk" / name / "results.json").read_text(encoding="utf-8"))
+        for case in record["sections"]["nzk"]["cases"]:
+            ratio = case["acceleration"]
+            figures = (
+                f"{ratio['ratio_predicted']:.4g}",
+                f"{ratio['ratio']:.4g}",
+                f"{ratio['ratio_error']:.1g}",
+            )
+            told.append((name, case["name"], str(case["size"]), *figures))
+            assert abs(ratio["ratio"] - ratio["ratio_predicted"]) < 4 * ratio["ratio_error"]
+    assert rows == told
 
 
 def test_links_to_outside_lead_to_the_sites_copies(tools):

@@ -57,6 +57,13 @@ def test_the_figures_are_those_of_the_committed_reports(report, figures):
         assert figure in cells, f"{figure} is not in reports/{report}: take README's figures from it"
 
 
+def test_the_accelerations_are_those_of_the_committed_reports():
+    readme = README.read_text(encoding="utf-8")
+    for name, figure in {"mnist": "713.3", "cifar": "713.9", "tiny-imagenet": "711.7"}.items():
+        assert re.search(rf"{figure} on\s\[[\w -]+\]\(reports/nzk/{name}/report.md\)", readme)
+        assert f"walks the mean path {figure} times as fast" in committed(f"reports/nzk/{name}/report.md")
+
+
 def test_make_has_the_targets_named():
     assert {"report", "test"} <= check_targets(README)
 

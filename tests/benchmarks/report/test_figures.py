@@ -16,6 +16,9 @@ from benchmarks.report.colours import colour_of, looks
 from benchmarks.report.dots import Dot, dots
 from benchmarks.report.figures import draw_all
 from benchmarks.report.labels import Label, label_ends, spread
+from benchmarks.report.literal import drawable
+from benchmarks.report.reading import read
+from benchmarks.report.registry import parts
 from benchmarks.report.ticks import plain_ticks
 from zo_triton import _figures as house
 
@@ -42,6 +45,28 @@ def test_the_page_shines_through_and_dark_pages_have_colours_of_their_own(path):
     assert "prefers-color-scheme: dark" in text
     written = {found.lower() for found in re.findall(r"<g style=\"fill: (#\w{6})\" transform", text)}
     assert written <= set(house.DARK), "letters in a colour that a dark page would not change"
+
+
+def recorded():
+    """Every figure of every committed record, with the data that it is drawn from."""
+    for path in sorted(ROOT.glob("reports/**/results.json")):
+        for section, key, data in parts(drawable(read(path))):
+            for figure in section.figures:
+                if figure.when(data):
+                    name = f"{path.parent.relative_to(ROOT / 'reports')}/{section.stem(figure, key)}"
+                    yield pytest.param(figure.draw, data, id=name)
+
+
+@pytest.mark.parametrize(("draw", "data"), [*recorded()])
+def test_nothing_is_cut_off_at_the_edge(draw, data):
+    with rc_context(house.STYLE):
+        figure = empty_figure()
+        draw(figure, data)
+        figure.draw_without_rendering()
+        drawn, whole = figure.get_tightbbox(), figure.bbox_inches
+    assert min(drawn.x0, drawn.y0) > -0.02
+    assert drawn.x1 < whole.x1 + 0.02
+    assert drawn.y1 < whole.y1 + 0.02
 
 
 def luminance(colour):

@@ -41,7 +41,7 @@ def draw_losses(figure: Any, section: Data) -> None:
         _loss_panel(axes, case)
         ratio = case["acceleration"]
         measured, predicted = digits(ratio["ratio"]), digits(ratio["ratio_predicted"])
-        axes.set_title(f"{case['name']}: shared {measured}× (predicted {predicted}×)")
+        axes.set_title(f"{case['name']}\nshared {measured}× (predicted {predicted}×)")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=1)
 
