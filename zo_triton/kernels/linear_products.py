@@ -12,7 +12,7 @@ import triton.language as tl
 
 from zo_triton.kernels.exact_products import add_float32_product
 from zo_triton.kernels.numeric import INTERPRETED, bound, dot, narrow, settled
-from zo_triton.kernels.operand_tiles import spread_signs, tile_of_u
+from zo_triton.kernels.operand_tiles import drawn_tile, spread_signs
 
 
 @triton.jit
@@ -35,28 +35,32 @@ def perturbed(weight, scaled, share, DIVIDED: tl.constexpr, DTYPE: tl.constexpr)
 
 
 @triton.jit
-def scaled(u, scale, DTYPE: tl.constexpr):
-    """scale·U in DTYPE: exact in bfloat16, where the scale is a power of two."""
-    if INTERPRETED:
-        return narrow(scale * u.to(tl.float32), DTYPE)
+def scaled(u, scale, DTYPE: tl.constexpr, TRANSPOSED: tl.constexpr = False):
+    """scale·U in DTYPE: exact in bfloat16, where the scale is a power of two; u: a tile of U, signs packed."""
+    if u.dtype == tl.uint32:
+        tile = spread_signs(u, scale, u.shape[0], 32 * u.shape[1], DTYPE)
+    elif INTERPRETED:
+        tile = narrow(scale * u.to(tl.float32), DTYPE)
     else:
-        return u * narrow(scale, DTYPE)
+        tile = u * tl.cast(scale, DTYPE)
+    return tl.trans(tile) if TRANSPOSED else tile
 
 
 @triton.jit
 def add_side(
         total, weight, u, base, difference, scale, share,
-        FOLDED: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr,
+        FOLDED: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr, TRANSPOSED: tl.constexpr = False,
 ):  # fmt: skip
-    """total + (share·W + scale·U)δᵀ + scale·Uaᵀ.
+    """total + (share·W + scale·U)δᵀ + scale·Uaᵀ, u as :func:`scaled` takes it.
 
     In bfloat16 parts Wδᵀ + U(scale·(a+δ))ᵀ: signs that no scale touches are one part.
     """
     if PRECISION == "bf16x6":
         total = add_float32_product(weight, difference, total, PRECISION)
+        u = scaled(u, 1.0, DTYPE, TRANSPOSED)
         return add_float32_product(u, scale * (base + difference), total, PRECISION)
     else:
-        u = scaled(u, scale, DTYPE)
+        u = scaled(u, scale, DTYPE, TRANSPOSED)
         total = dot(perturbed(weight, u, share, FOLDED, DTYPE), difference, total, PRECISION)
         return dot(u, base, total, PRECISION)
 
@@ -93,24 +97,22 @@ def full_rank_products(
             if STAGED and TRANSPOSED:
                 words = load_tile(staged_ptr, staged_offsets, inside[:, None], RAGGED)
                 staged_ptr += BLOCK_I * tl.cast((out_features + 31) // 32, tl.int64)
-                u = spread_signs(words.to(tl.uint32, bitcast=True), BLOCK_I, BLOCK_F, U_DTYPE)
+                u = words.to(tl.uint32, bitcast=True)
             elif STAGED:
                 words_inside = i + 32 * tl.arange(0, BLOCK_I // 32) < in_features
                 words = load_tile(staged_ptr, staged_offsets, words_inside[None, :], RAGGED)
                 staged_ptr += BLOCK_I // 32
-                u = spread_signs(words.to(tl.uint32, bitcast=True), BLOCK_F, BLOCK_I, U_DTYPE)
+                u = words.to(tl.uint32, bitcast=True)
             elif TRANSPOSED:
-                u = tile_of_u(
+                u = drawn_tile(
                     i // 4, feature_tile * BLOCK_F, out_features, weight_ptr, out_features,
                     whole_word, counter,
                     DISTRIBUTION, ROUNDS, BLOCK_I, BLOCK_F, U_DTYPE)  # fmt: skip
             else:
-                u = tile_of_u(
+                u = drawn_tile(
                     feature_tile * (BLOCK_F // 4), i, in_features, weight_ptr, in_features,
                     whole_word, counter,
                     DISTRIBUTION, ROUNDS, BLOCK_F, BLOCK_I, U_DTYPE)  # fmt: skip
-            if TRANSPOSED:
-                u = tl.trans(u)
         if HAS_DIFFERENCE:
             weight = narrow(load_tile(weight_ptr, weight_offsets, inside[None, :], RAGGED), DTYPE)
             weight_ptr += BLOCK_I * tl.cast(stride_wi, tl.int64)
@@ -118,8 +120,8 @@ def full_rank_products(
             difference0_ptr += BLOCK_I * tl.cast(stride_di, tl.int64)
             if PERTURB_WEIGHT:
                 change0 = add_side(
-                    change0, weight, u, base, difference0, scale0, share, FOLDED, DTYPE, PRECISION
-                )
+                    change0, weight, u, base, difference0, scale0, share, FOLDED, U_DTYPE, PRECISION,
+                    TRANSPOSED)  # fmt: skip
             else:
                 change0 = add_float32_product(weight, difference0, change0, PRECISION)
             if SIDES == 2:
@@ -127,11 +129,12 @@ def full_rank_products(
                 difference1_ptr += BLOCK_I * tl.cast(stride_di, tl.int64)
                 if PERTURB_WEIGHT:
                     change1 = add_side(
-                        change1, weight, u, base, difference1, scale1, share, FOLDED, DTYPE, PRECISION
-                    )
+                        change1, weight, u, base, difference1, scale1, share, FOLDED, U_DTYPE, PRECISION,
+                        TRANSPOSED)  # fmt: skip
                 else:
                     change1 = add_float32_product(weight, difference1, change1, PRECISION)
         else:
+            u = scaled(u, 1.0, U_DTYPE, TRANSPOSED)
             change0 = add_float32_product(u, base, change0, PRECISION)
         if SETTLED:
             change0, change1 = settled(change0), settled(change1)
