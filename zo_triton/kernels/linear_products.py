@@ -35,15 +35,22 @@ def perturbed(weight, scaled, share, DIVIDED: tl.constexpr, DTYPE: tl.constexpr)
 
 
 @triton.jit
-def scaled(u, scale, DTYPE: tl.constexpr, TRANSPOSED: tl.constexpr = False):
-    """scale·U in DTYPE: exact in bfloat16, where the scale is a power of two; u: a tile of U, signs packed."""
+def unpacked(u, scale, DTYPE: tl.constexpr, TRANSPOSED: tl.constexpr = False):
+    """A tile of U: of packed signs scale·U in DTYPE, of other values U as it is; turned over if TRANSPOSED."""
     if u.dtype == tl.uint32:
-        tile = spread_signs(u, scale, u.shape[0], 32 * u.shape[1], DTYPE)
+        u = spread_signs(u, scale, u.shape[0], 32 * u.shape[1], DTYPE)
+    return tl.trans(u) if TRANSPOSED else u
+
+
+@triton.jit
+def scaled(u, scale, DTYPE: tl.constexpr, TRANSPOSED: tl.constexpr = False):
+    """scale·U in DTYPE: exact in bfloat16, where the scale is a power of two. Signs may be packed, TRANSPOSED."""
+    if u.dtype == tl.uint32:
+        return unpacked(u, scale, DTYPE, TRANSPOSED)
     elif INTERPRETED:
-        tile = narrow(scale * u.to(tl.float32), DTYPE)
+        return narrow(scale * u.to(tl.float32), DTYPE)
     else:
-        tile = u * tl.cast(scale, DTYPE)
-    return tl.trans(tile) if TRANSPOSED else tile
+        return u * narrow(scale, DTYPE)
 
 
 @triton.jit
@@ -57,7 +64,6 @@ def add_side(
     """
     if PRECISION == "bf16x6":
         total = add_float32_product(weight, difference, total, PRECISION)
-        u = scaled(u, 1.0, DTYPE, TRANSPOSED)
         return add_float32_product(u, scale * (base + difference), total, PRECISION)
     else:
         u = scaled(u, scale, DTYPE, TRANSPOSED)
@@ -85,7 +91,10 @@ def full_rank_products(
     base_offsets = offs_i[:, None] * stride_ai + row_n[None, :] * stride_an
     difference_offsets = offs_i[:, None] * stride_di + row_n[None, :] * stride_dn
     weight_offsets = row_f[:, None] * stride_wf + offs_i[None, :] * stride_wi
-    U_DTYPE: tl.constexpr = tl.bfloat16 if PRECISION == "bf16x6" and DISTRIBUTION == "rademacher" else DTYPE
+    SIGNS: tl.constexpr = DISTRIBUTION == "rademacher"
+    U_DTYPE: tl.constexpr = tl.bfloat16 if PRECISION == "bf16x6" and SIGNS else DTYPE
+    # Signs of 16 bits are unpacked once they have a scale, which then costs nothing.
+    PACKED: tl.constexpr = SIGNS and HAS_DIFFERENCE and DTYPE.primitive_bitwidth == 16
     change0 = tl.zeros((BLOCK_F, BLOCK_N), tl.float32)
     change1 = change0
     # A loop that may not run at all has the assembler wait after every single instruction of the products.
@@ -113,6 +122,8 @@ def full_rank_products(
                     feature_tile * (BLOCK_F // 4), i, in_features, weight_ptr, in_features,
                     whole_word, counter,
                     DISTRIBUTION, ROUNDS, BLOCK_F, BLOCK_I, U_DTYPE)  # fmt: skip
+            if not PACKED:
+                u = unpacked(u, 1.0, U_DTYPE, TRANSPOSED)
         if HAS_DIFFERENCE:
             weight = narrow(load_tile(weight_ptr, weight_offsets, inside[None, :], RAGGED), DTYPE)
             weight_ptr += BLOCK_I * tl.cast(stride_wi, tl.int64)
@@ -120,7 +131,7 @@ def full_rank_products(
             difference0_ptr += BLOCK_I * tl.cast(stride_di, tl.int64)
             if PERTURB_WEIGHT:
                 change0 = add_side(
-                    change0, weight, u, base, difference0, scale0, share, FOLDED, U_DTYPE, PRECISION,
+                    change0, weight, u, base, difference0, scale0, share, FOLDED, DTYPE, PRECISION,
                     TRANSPOSED)  # fmt: skip
             else:
                 change0 = add_float32_product(weight, difference0, change0, PRECISION)
@@ -129,12 +140,11 @@ def full_rank_products(
                 difference1_ptr += BLOCK_I * tl.cast(stride_di, tl.int64)
                 if PERTURB_WEIGHT:
                     change1 = add_side(
-                        change1, weight, u, base, difference1, scale1, share, FOLDED, U_DTYPE, PRECISION,
+                        change1, weight, u, base, difference1, scale1, share, FOLDED, DTYPE, PRECISION,
                         TRANSPOSED)  # fmt: skip
                 else:
                     change1 = add_float32_product(weight, difference1, change1, PRECISION)
         else:
-            u = scaled(u, 1.0, U_DTYPE, TRANSPOSED)
             change0 = add_float32_product(u, base, change0, PRECISION)
         if SETTLED:
             change0, change1 = settled(change0), settled(change1)

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from zo_triton.kernels.exact_products import add_float32_product
-from zo_triton.kernels.linear_products import add_side, load_tile, scaled
+from zo_triton.kernels.linear_products import add_side, load_tile, unpacked
 from zo_triton.kernels.numeric import bound, narrow, settled
 from zo_triton.kernels.operand_tiles import real_tile_of_u
 from zo_triton.kernels.window_products import inside_image
@@ -42,7 +42,9 @@ def tap_products(
     :func:`zo_triton.kernels.numeric.settled`).
     """
     TAPS: tl.constexpr = KERNEL_HEIGHT * KERNEL_WIDTH
-    U_DTYPE: tl.constexpr = tl.bfloat16 if PRECISION == "bf16x6" and STAGED else DTYPE
+    SIGN_DTYPE: tl.constexpr = tl.bfloat16 if PRECISION == "bf16x6" else DTYPE
+    # Signs of 16 bits are unpacked once they have a scale, which then costs nothing.
+    PACKED: tl.constexpr = HAS_DIFFERENCE and DTYPE.primitive_bitwidth == 16
     inputs = tl.arange(0, BLOCK_I)
     local_words = tl.arange(0, BLOCK_I // 32)
     base_offsets = inputs.to(OFFSETS)[:, None] + rows[0][None, :]
@@ -72,6 +74,8 @@ def tap_products(
                     staged_ptr + (tap * words + start // 32), staged_offsets,
                     (start // 32 + local_words < words)[None, :], RAGGED)  # fmt: skip
                 u = packed.to(tl.uint32, bitcast=True)
+                if not PACKED:
+                    u = unpacked(u, 1.0, SIGN_DTYPE)
             else:
                 u = real_tile_of_u(
                     row_block, start * TAPS + tap, channels * TAPS, weight_ptr, channels, whole_word, counter,
@@ -86,7 +90,7 @@ def tap_products(
             difference0 = load_tile(difference0_ptr + place, difference_offsets, mask, PADDED or RAGGED)
             if PERTURB_WEIGHT:
                 change0 = add_side(
-                    change0, weight, u, base, difference0, scale0, share, FOLDED, U_DTYPE, PRECISION
+                    change0, weight, u, base, difference0, scale0, share, FOLDED, DTYPE, PRECISION
                 )
             else:
                 change0 = add_float32_product(weight, difference0, change0, PRECISION)
@@ -94,12 +98,11 @@ def tap_products(
                 difference1 = load_tile(difference1_ptr + place, difference_offsets, mask, PADDED or RAGGED)
                 if PERTURB_WEIGHT:
                     change1 = add_side(
-                        change1, weight, u, base, difference1, scale1, share, FOLDED, U_DTYPE, PRECISION
+                        change1, weight, u, base, difference1, scale1, share, FOLDED, DTYPE, PRECISION
                     )
                 else:
                     change1 = add_float32_product(weight, difference1, change1, PRECISION)
         else:
-            u = scaled(u, 1.0, U_DTYPE)
             change0 = add_float32_product(u, base, change0, PRECISION)
         start += BLOCK_I
         tap += start >= channels
