@@ -18,7 +18,7 @@ from zo_triton.kernels.exact_products import add_float32_product
 from zo_triton.kernels.linear_products import add_side, load_tile, unpacked
 from zo_triton.kernels.numeric import bound, narrow, settled
 from zo_triton.kernels.operand_tiles import real_tile_of_u
-from zo_triton.kernels.window_products import inside_image
+from zo_triton.kernels.window_products import meets, places_outside
 
 
 @triton.jit
@@ -52,18 +52,21 @@ def tap_products(
     weight_offsets = weight_rows[:, None] + inputs.to(OFFSETS)[None, :]
     staged_offsets = staged_rows[:, None] + local_words[None, :]
     words = (channels + 31) // 32
+    top, left = corner
+    outside = places_outside(top, left, dilation, size, KERNEL_HEIGHT, KERNEL_WIDTH)
     tap, start = tl.full((), 0, tl.int32), tl.full((), 0, tl.int32)
     change0 = tl.zeros((BLOCK_F, BLOCK_N), tl.float32)
     change1 = change0
     for _ in range(0, bound(tl.maximum(TAPS * ((channels + BLOCK_I - 1) // BLOCK_I), 1))):
-        row, column = tap // KERNEL_WIDTH * dilation[0], tap % KERNEL_WIDTH * dilation[1]
+        row, column = tap // KERNEL_WIDTH, tap % KERNEL_WIDTH
         there = start + inputs < channels
         mask = there[:, None]
         if PADDED:
-            met = inside_image(corner[0], corner[1], row, column, size[0], size[1])
+            met = meets(outside, top, left, row, column, dilation, size, KERNEL_HEIGHT, KERNEL_WIDTH)
             mask = met[None, :]
             if RAGGED:
                 mask = mask & there[:, None]
+        row, column = row * dilation[0], column * dilation[1]
         if PERTURB_WEIGHT:
             place = (
                 tl.cast(row, tl.int64) * base_strides[0] + tl.cast(column, tl.int64) * base_strides[1] + start
