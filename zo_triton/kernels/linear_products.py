@@ -35,18 +35,19 @@ def perturbed(weight, scaled, share, DIVIDED: tl.constexpr, DTYPE: tl.constexpr)
 
 
 @triton.jit
-def unpacked(u, scale, DTYPE: tl.constexpr, TRANSPOSED: tl.constexpr = False):
-    """A tile of U: of packed signs scale·U in DTYPE, of other values U as it is; turned over if TRANSPOSED."""
+def unpacked(u, scale, DTYPE: tl.constexpr):
+    """scale·U in DTYPE of packed signs; other values of U as they are."""
     if u.dtype == tl.uint32:
-        u = spread_signs(u, scale, u.shape[0], 32 * u.shape[1], DTYPE)
-    return tl.trans(u) if TRANSPOSED else u
+        return spread_signs(u, scale, u.shape[0], 32 * u.shape[1], DTYPE)
+    else:
+        return u
 
 
 @triton.jit
-def scaled(u, scale, DTYPE: tl.constexpr, TRANSPOSED: tl.constexpr = False):
-    """scale·U in DTYPE: exact in bfloat16, where the scale is a power of two. Signs may be packed, TRANSPOSED."""
+def scaled(u, scale, DTYPE: tl.constexpr):
+    """scale·U in DTYPE: exact in bfloat16, where the scale is a power of two; U's signs may be packed."""
     if u.dtype == tl.uint32:
-        return unpacked(u, scale, DTYPE, TRANSPOSED)
+        return unpacked(u, scale, DTYPE)
     elif INTERPRETED:
         return narrow(scale * u.to(tl.float32), DTYPE)
     else:
@@ -56,7 +57,7 @@ def scaled(u, scale, DTYPE: tl.constexpr, TRANSPOSED: tl.constexpr = False):
 @triton.jit
 def add_side(
         total, weight, u, base, difference, scale, share,
-        FOLDED: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr, TRANSPOSED: tl.constexpr = False,
+        FOLDED: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """total + (share·W + scale·U)δᵀ + scale·Uaᵀ, u as :func:`scaled` takes it.
 
@@ -66,7 +67,7 @@ def add_side(
         total = add_float32_product(weight, difference, total, PRECISION)
         return add_float32_product(u, scale * (base + difference), total, PRECISION)
     else:
-        u = scaled(u, scale, DTYPE, TRANSPOSED)
+        u = scaled(u, scale, DTYPE)
         total = dot(perturbed(weight, u, share, FOLDED, DTYPE), difference, total, PRECISION)
         return dot(u, base, total, PRECISION)
 
@@ -93,8 +94,8 @@ def full_rank_products(
     weight_offsets = row_f[:, None] * stride_wf + offs_i[None, :] * stride_wi
     SIGNS: tl.constexpr = DISTRIBUTION == "rademacher"
     U_DTYPE: tl.constexpr = tl.bfloat16 if PRECISION == "bf16x6" and SIGNS else DTYPE
-    # Signs of 16 bits are unpacked once they have a scale, which then costs nothing.
-    PACKED: tl.constexpr = SIGNS and HAS_DIFFERENCE and DTYPE.primitive_bitwidth == 16
+    # Signs of 16 bits are unpacked once they have a scale, which then costs nothing; one tile is turned over.
+    PACKED: tl.constexpr = SIGNS and HAS_DIFFERENCE and DTYPE.primitive_bitwidth == 16 and not TRANSPOSED
     change0 = tl.zeros((BLOCK_F, BLOCK_N), tl.float32)
     change1 = change0
     # A loop that may not run at all has the assembler wait after every single instruction of the products.
@@ -123,7 +124,9 @@ def full_rank_products(
                     whole_word, counter,
                     DISTRIBUTION, ROUNDS, BLOCK_F, BLOCK_I, U_DTYPE)  # fmt: skip
             if not PACKED:
-                u = unpacked(u, 1.0, U_DTYPE, TRANSPOSED)
+                u = unpacked(u, 1.0, U_DTYPE)
+            if TRANSPOSED:
+                u = tl.trans(u)
         if HAS_DIFFERENCE:
             weight = narrow(load_tile(weight_ptr, weight_offsets, inside[None, :], RAGGED), DTYPE)
             weight_ptr += BLOCK_I * tl.cast(stride_wi, tl.int64)
@@ -131,8 +134,8 @@ def full_rank_products(
             difference0_ptr += BLOCK_I * tl.cast(stride_di, tl.int64)
             if PERTURB_WEIGHT:
                 change0 = add_side(
-                    change0, weight, u, base, difference0, scale0, share, FOLDED, DTYPE, PRECISION,
-                    TRANSPOSED)  # fmt: skip
+                    change0, weight, u, base, difference0, scale0, share, FOLDED, DTYPE, PRECISION
+                )
             else:
                 change0 = add_float32_product(weight, difference0, change0, PRECISION)
             if SIDES == 2:
@@ -140,8 +143,8 @@ def full_rank_products(
                 difference1_ptr += BLOCK_I * tl.cast(stride_di, tl.int64)
                 if PERTURB_WEIGHT:
                     change1 = add_side(
-                        change1, weight, u, base, difference1, scale1, share, FOLDED, DTYPE, PRECISION,
-                        TRANSPOSED)  # fmt: skip
+                        change1, weight, u, base, difference1, scale1, share, FOLDED, DTYPE, PRECISION
+                    )
                 else:
                     change1 = add_float32_product(weight, difference1, change1, PRECISION)
         else:
