@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -158,12 +159,17 @@ TIGHT = {
 """By chip, variants whose tiles are as large as its registers or its shared memory allow."""
 
 
+PUT_AWAY = {("3.7", "sm_100", "linear fp32 staged"): (2, 8)}
+"""By Triton, chip and variant: one register, stored before the loop and loaded behind it, for one program more."""
+
+
 @pytest.mark.skipif(not NIGHTLY, reason="a minute a chip: in the nightly run")
 @pytest.mark.parametrize("chip", TIGHT)
 def test_the_largest_tiles_fit_each_chip(chip, environment):
-    for row in _compiled(chip, TIGHT[chip], environment).values():
+    triton = version("triton").rpartition(".")[0]
+    for variant, row in _compiled(chip, TIGHT[chip], environment).items():
         assert row["error"] is None
-        assert (row["spills"], row["stack"]) == (0, 0)
+        assert (row["spills"], row["stack"]) == PUT_AWAY.get((triton, chip, variant), (0, 0))
 
 
 def test_exact_products_of_float32_are_no_tf32_on_blackwell(environment):
@@ -194,14 +200,14 @@ def test_bfloat16_products_run_on_warpgroup_tensor_cores(variant, rows):
 @pytest.mark.parametrize(
     ("variant", "bound"),
     [
-        ("linear bf16 staged", 0.55),
+        ("linear bf16 staged", 0.45),
         ("linear bf16 inline", 0.65),
         ("linear bf16 gaussian", 1.2),
         ("linear bf16 rank 4", 0.25),
         ("linear bf16 rank 4 one side", 0.25),
         ("conv bf16 rank 4 128 channels both sides", 0.4),
-        ("conv bf16 staged 128 channels", 0.65),
-        ("conv bf16 staged", 0.75),
+        ("conv bf16 staged 128 channels", 0.55),
+        ("conv bf16 staged", 0.6),
         ("conv bf16 gaussian", 1.3),
     ],
 )

@@ -152,7 +152,8 @@ def test_text_without_instructions_is_refused(read):
     [
         ("IMAD.HI.U32", "multiply"), ("LOP3.LUT", "integer"), ("F2FP.BF16.F32.PACK_AB", "integer"),
         ("FFMA2", "float"), ("FSETP.NAN.AND", "compare"), ("MUFU.LG2", "special"), ("I2F.S16", "convert"),
-        ("HFMA2.MMA", "float"), ("UIADD3.X", "uniform"), ("R2UR", "move"), ("LDGSTS.E.BYPASS.128", "memory"),
+        ("HFMA2.MMA", "float"), ("FHADD.BF16", "float"), ("UIADD3.X", "uniform"), ("R2UR", "move"),
+        ("LDGSTS.E.BYPASS.128", "memory"),
         ("WARPGROUP.DEPBAR.LE", "control"), ("DFMA", "double"), ("UTCHMMA", "matrix"), ("XYZZY", "unknown"),
         ("v_mul_lo_u32", "multiply"), ("v_pk_fma_f32", "float"), ("v_fmaak_f32", "float"),
         ("v_cmp_o_f32_e64", "compare"), ("v_log_f32_e32", "special"), ("v_add_f64", "double"),

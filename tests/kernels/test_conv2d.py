@@ -31,8 +31,10 @@ TAP_WINDOWS = {
     "taps-of-a-word-and-a-channel": ((3, 33, 7, 6), 20, (3, 2), (1, 2), (2, 1), (2, 1), 1),
     "taps-of-groups-inside-a-block": ((2, 34, 5, 4), 14, (2, 3), (1, 1), (0, 1), (1, 1), 2),
     "taps-beyond-the-input": ((67, 16, 1, 1), 1, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "taps-of-16-columns": ((2, 16, 2, 5), 3, (1, 16), (1, 1), (0, 8), (1, 1), 1),
+    "taps-of-17-rows": ((2, 16, 5, 2), 3, (17, 1), (1, 1), (8, 0), (1, 1), 1),
 }
-"""Channels enough for a sum tap by tap."""
+"""Channels enough for a sum tap by tap; a word knows 16 rows and columns of a window."""
 WINDOWS |= TAP_WINDOWS
 
 

@@ -12,7 +12,7 @@ import triton.language as tl
 
 from zo_triton.kernels.exact_products import add_float32_product
 from zo_triton.kernels.numeric import INTERPRETED, bound, dot, narrow, settled
-from zo_triton.kernels.operand_tiles import spread_signs, tile_of_u
+from zo_triton.kernels.operand_tiles import drawn_tile, spread_signs
 
 
 @triton.jit
@@ -35,9 +35,20 @@ def perturbed(weight, scaled, share, DIVIDED: tl.constexpr, DTYPE: tl.constexpr)
 
 
 @triton.jit
+def unpacked(u, scale, DTYPE: tl.constexpr):
+    """scale·U in DTYPE of packed signs; other values of U as they are."""
+    if u.dtype == tl.uint32:
+        return spread_signs(u, scale, u.shape[0], 32 * u.shape[1], DTYPE)
+    else:
+        return u
+
+
+@triton.jit
 def scaled(u, scale, DTYPE: tl.constexpr):
-    """scale·U in DTYPE: exact in bfloat16, where the scale is a power of two."""
-    if INTERPRETED:
+    """scale·U in DTYPE: exact in bfloat16, where the scale is a power of two; U's signs may be packed."""
+    if u.dtype == tl.uint32:
+        return unpacked(u, scale, DTYPE)
+    elif INTERPRETED:
         return narrow(scale * u.to(tl.float32), DTYPE)
     else:
         return u * narrow(scale, DTYPE)
@@ -48,7 +59,7 @@ def add_side(
         total, weight, u, base, difference, scale, share,
         FOLDED: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """total + (share·W + scale·U)δᵀ + scale·Uaᵀ.
+    """total + (share·W + scale·U)δᵀ + scale·Uaᵀ, u as :func:`scaled` takes it.
 
     In bfloat16 parts Wδᵀ + U(scale·(a+δ))ᵀ: signs that no scale touches are one part.
     """
@@ -81,7 +92,10 @@ def full_rank_products(
     base_offsets = offs_i[:, None] * stride_ai + row_n[None, :] * stride_an
     difference_offsets = offs_i[:, None] * stride_di + row_n[None, :] * stride_dn
     weight_offsets = row_f[:, None] * stride_wf + offs_i[None, :] * stride_wi
-    U_DTYPE: tl.constexpr = tl.bfloat16 if PRECISION == "bf16x6" and DISTRIBUTION == "rademacher" else DTYPE
+    SIGNS: tl.constexpr = DISTRIBUTION == "rademacher"
+    U_DTYPE: tl.constexpr = tl.bfloat16 if PRECISION == "bf16x6" and SIGNS else DTYPE
+    # Signs of 16 bits are unpacked once they have a scale, which then costs nothing; one tile is turned over.
+    PACKED: tl.constexpr = SIGNS and HAS_DIFFERENCE and DTYPE.primitive_bitwidth == 16 and not TRANSPOSED
     change0 = tl.zeros((BLOCK_F, BLOCK_N), tl.float32)
     change1 = change0
     # A loop that may not run at all has the assembler wait after every single instruction of the products.
@@ -93,22 +107,24 @@ def full_rank_products(
             if STAGED and TRANSPOSED:
                 words = load_tile(staged_ptr, staged_offsets, inside[:, None], RAGGED)
                 staged_ptr += BLOCK_I * tl.cast((out_features + 31) // 32, tl.int64)
-                u = spread_signs(words.to(tl.uint32, bitcast=True), BLOCK_I, BLOCK_F, U_DTYPE)
+                u = words.to(tl.uint32, bitcast=True)
             elif STAGED:
                 words_inside = i + 32 * tl.arange(0, BLOCK_I // 32) < in_features
                 words = load_tile(staged_ptr, staged_offsets, words_inside[None, :], RAGGED)
                 staged_ptr += BLOCK_I // 32
-                u = spread_signs(words.to(tl.uint32, bitcast=True), BLOCK_F, BLOCK_I, U_DTYPE)
+                u = words.to(tl.uint32, bitcast=True)
             elif TRANSPOSED:
-                u = tile_of_u(
+                u = drawn_tile(
                     i // 4, feature_tile * BLOCK_F, out_features, weight_ptr, out_features,
                     whole_word, counter,
                     DISTRIBUTION, ROUNDS, BLOCK_I, BLOCK_F, U_DTYPE)  # fmt: skip
             else:
-                u = tile_of_u(
+                u = drawn_tile(
                     feature_tile * (BLOCK_F // 4), i, in_features, weight_ptr, in_features,
                     whole_word, counter,
                     DISTRIBUTION, ROUNDS, BLOCK_F, BLOCK_I, U_DTYPE)  # fmt: skip
+            if not PACKED:
+                u = unpacked(u, 1.0, U_DTYPE)
             if TRANSPOSED:
                 u = tl.trans(u)
         if HAS_DIFFERENCE:

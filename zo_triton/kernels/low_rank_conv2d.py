@@ -32,7 +32,7 @@ from zo_triton.kernels.launch import blocks, chip_of, compute_dtype, launch
 from zo_triton.kernels.linear_products import load_tile
 from zo_triton.kernels.numeric import bound
 from zo_triton.kernels.window_arguments import channels_last, divisor_of, offset_dtype, window_of
-from zo_triton.kernels.window_products import inside_image
+from zo_triton.kernels.window_products import meets, places_outside
 
 CONFIGS = {
     # Positions × channels in of a program's tiles, warps, stages; none timed yet.
@@ -85,6 +85,8 @@ def _window_projection_kernel(
     area = tl.cast(out_height, OFFSETS) * out_width
     n, y, x = position // area, position % area // out_width, position % out_width
     top, left = y * step_y - padding_y, x * step_x - padding_x
+    dilation, size = (dilation_y, dilation_x), (height, width)
+    outside = places_outside(top, left, dilation, size, KERNEL_HEIGHT, KERNEL_WIDTH)
     inputs = tl.arange(0, BLOCK_I)
     base_offsets = (n * stride_an + top * stride_ay + left * stride_ax)[:, None] + inputs[None, :]
     difference_offsets = (n * stride_dn + top * stride_dy + left * stride_dx)[:, None] + inputs[None, :]
@@ -98,13 +100,15 @@ def _window_projection_kernel(
     of_base = tl.zeros((BLOCK_N, RANK_BLOCK), tl.float32)
     change0, change1 = of_base, of_base
     for _ in range(0, bound(TAPS * ((channels + BLOCK_I - 1) // BLOCK_I))):
-        row, column = tap // KERNEL_WIDTH * dilation_y, tap % KERNEL_WIDTH * dilation_x
+        row, column = tap // KERNEL_WIDTH, tap % KERNEL_WIDTH
         there = start + inputs < channels
         mask = there[None, :]
         if PADDED:
-            mask = inside_image(top, left, row, column, height, width)[:, None]
+            met = meets(outside, top, left, row, column, dilation, size, KERNEL_HEIGHT, KERNEL_WIDTH)
+            mask = met[:, None]
             if RAGGED:
                 mask = mask & there[None, :]
+        row, column = row * dilation_y, column * dilation_x
         right = factor_rows(
             (start + inputs) * TAPS + tap, rank_start, as_word(right_word), counter, DISTRIBUTION, ROUNDS, RANK,
             BLOCK_I, RANK_BLOCK, FACTOR)  # fmt: skip

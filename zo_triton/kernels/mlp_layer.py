@@ -20,7 +20,7 @@ from zo_triton.kernels.exact_products import (
     in_parts,
 )
 from zo_triton.kernels.numeric import settled
-from zo_triton.kernels.operand_tiles import tile_of_u
+from zo_triton.kernels.operand_tiles import drawn_tile, spread_signs
 from zo_triton.kernels.orthogonal import WIDE_WORD
 
 LEAST = tl.constexpr(32)
@@ -43,11 +43,11 @@ def _left_factor(
     """U of COLS in-features from ``column`` on, [ROWS, COLS]: signs as they are, real values in parts."""
     DTYPE: tl.constexpr = tl.bfloat16 if DISTRIBUTION == "rademacher" else tl.float32
     inner = tl.full((), INNER, tl.int32)
-    u = tile_of_u(
+    u = drawn_tile(
         0, column, inner, ptr, samples, _word(WORD), counter, DISTRIBUTION, ROUNDS, ROWS, COLS, DTYPE
     )
     if DISTRIBUTION == "rademacher":
-        return u
+        return spread_signs(u, 1.0, ROWS, COLS, DTYPE)
     else:
         return in_parts(u)
 

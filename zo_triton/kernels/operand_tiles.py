@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from zo_triton.kernels.field import expand_signs, four, real_tile
+from zo_triton.kernels.numeric import narrow
 from zo_triton.kernels.orthogonal import first_column_of, row_of, shared_philox, turned
 
 
@@ -70,44 +71,48 @@ def _unshuffle(word):
 
 
 @triton.jit
-def _pair(halves, PLACE: tl.constexpr):
-    """Two ones in bfloat16, one a half: bits PLACE and 16 + PLACE, inverted, are their signs."""
-    return ((halves << (15 - PLACE)) & 0x80008000) ^ 0xBF80BF80
+def _pair(halves, negative, PLACE: tl.constexpr):
+    """Two numbers in 16 bits, one a half, which are negative unless bits PLACE and 16 + PLACE are set."""
+    return ((halves << (15 - PLACE)) & 0x80008000) ^ negative
 
 
 @triton.jit
-def spread_signs(words, ROWS: tl.constexpr, COLS: tl.constexpr, DTYPE: tl.constexpr):
-    """:func:`zo_triton.kernels.field.expand_signs` for words of which a thread holds few: two signs a shift."""
+def spread_signs(words, scale, ROWS: tl.constexpr, COLS: tl.constexpr, DTYPE: tl.constexpr):
+    """scale·:func:`zo_triton.kernels.field.expand_signs` for words of which a thread holds few: two signs a shift.
+
+    In 16 bits the scale, a number that DTYPE holds, costs nothing: a sign is put on it rather than on a one.
+    """
     if DTYPE.primitive_bitwidth == 16:
         halves = _unshuffle(words)
+        bits = narrow(tl.cast(scale, tl.float32), DTYPE).to(tl.uint16, bitcast=True).to(tl.uint32)
+        n = (bits | (bits << 16)) ^ 0x80008000
         pairs = four(
-            four(_pair(halves, 0), _pair(halves, 4), _pair(halves, 8), _pair(halves, 12)),
-            four(_pair(halves, 1), _pair(halves, 5), _pair(halves, 9), _pair(halves, 13)),
-            four(_pair(halves, 2), _pair(halves, 6), _pair(halves, 10), _pair(halves, 14)),
-            four(_pair(halves, 3), _pair(halves, 7), _pair(halves, 11), _pair(halves, 15)),
+            four(_pair(halves, n, 0), _pair(halves, n, 4), _pair(halves, n, 8), _pair(halves, n, 12)),
+            four(_pair(halves, n, 1), _pair(halves, n, 5), _pair(halves, n, 9), _pair(halves, n, 13)),
+            four(_pair(halves, n, 2), _pair(halves, n, 6), _pair(halves, n, 10), _pair(halves, n, 14)),
+            four(_pair(halves, n, 3), _pair(halves, n, 7), _pair(halves, n, 11), _pair(halves, n, 15)),
         )
-        ones = tl.join(pairs.to(tl.uint16), (pairs >> 16).to(tl.uint16))
-        return tl.reshape(ones, (ROWS, COLS)).to(DTYPE, bitcast=True)
+        numbers = tl.join(pairs.to(tl.uint16), (pairs >> 16).to(tl.uint16))
+        return tl.reshape(numbers, (ROWS, COLS)).to(DTYPE, bitcast=True)
     else:
-        return expand_signs(words, ROWS, COLS, DTYPE)
+        return expand_signs(words, ROWS, COLS, DTYPE) * scale
 
 
 @triton.jit
-def tile_of_u(
+def drawn_tile(
         row_block, col, cols, ptr, size, word, counter, DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr,
         ROWS: tl.constexpr, COLS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """[ROWS, COLS] of the field's matrix of ``cols`` columns, from row 4·row_block.
+    """[ROWS, COLS] of the field's matrix of ``cols`` columns, from row 4·row_block; signs packed, [ROWS, COLS/32].
 
     Nothing is read at ``ptr``; ``size`` is a number that is never negative, though the compiler can't know it.
     """
     if DISTRIBUTION == "rademacher":
         word_offsets = 32 * tl.arange(0, ROWS)[:, None] + tl.arange(0, COLS // 32)[None, :]
         row_blocks = row_blocks_like(row_block, ptr, word_offsets, size, 4)
-        words = sign_words_by_row(
+        return sign_words_by_row(
             row_blocks, col // 32, (cols + 31) // 32, word, counter, ROUNDS, ROWS, COLS // 32
         )
-        return spread_signs(words, ROWS, COLS, DTYPE)
     else:
         return real_tile_of_u(
             row_block, col, cols, ptr, size, word, counter, DISTRIBUTION, ROUNDS, 1, ROWS, COLS, DTYPE
@@ -119,7 +124,7 @@ def real_tile_of_u(
         row_block, col, cols, ptr, size, word, counter, DISTRIBUTION: tl.constexpr, ROUNDS: tl.constexpr,
         APART: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """:func:`tile_of_u` of real values and of columns that lie APART, from ``col`` on."""
+    """:func:`drawn_tile` of real values and of columns that lie APART, from ``col`` on."""
     offsets = tl.zeros((ROWS // 4, 1), tl.int32) + tl.arange(0, COLS)[None, :]
     row_blocks = row_blocks_like(row_block, ptr, offsets, size, 1)
     return real_tile(row_blocks, col, cols, word, counter, DISTRIBUTION, ROUNDS, ROWS, COLS, DTYPE, APART)

@@ -17,8 +17,8 @@ from zo_triton.kernels.launch import chip_of
 PRECISIONS = ("bf16x6", "tf32", "ieee")
 
 WITHOUT_PARTS = ("sm_100",) if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9) else ()
-"""Chips that have no room for products in parts: in Triton 3.6 each of the six has tensor memory of its own there,
-more than there is in most layers' tiles. In 3.9 they share it; versions between are taken for 3.6."""
+"""Chips that have no room for products in parts: in Triton 3.6 and 3.7 each of the six has tensor memory of its own
+there, more than there is in most layers' tiles. In 3.9 they share it; 3.8 is taken for 3.7."""
 
 
 def precision_for(out: Tensor, asked: str | None) -> str:

@@ -15,10 +15,10 @@ import triton
 import triton.language as tl
 
 from zo_triton.kernels.exact_products import add_float32_product
-from zo_triton.kernels.linear_products import add_side, load_tile
+from zo_triton.kernels.linear_products import add_side, load_tile, unpacked
 from zo_triton.kernels.numeric import bound, narrow, settled
-from zo_triton.kernels.operand_tiles import real_tile_of_u, spread_signs
-from zo_triton.kernels.window_products import inside_image
+from zo_triton.kernels.operand_tiles import real_tile_of_u
+from zo_triton.kernels.window_products import meets, places_outside
 
 
 @triton.jit
@@ -43,6 +43,8 @@ def tap_products(
     """
     TAPS: tl.constexpr = KERNEL_HEIGHT * KERNEL_WIDTH
     SIGN_DTYPE: tl.constexpr = tl.bfloat16 if PRECISION == "bf16x6" else DTYPE
+    # Signs of 16 bits are unpacked once they have a scale, which then costs nothing.
+    PACKED: tl.constexpr = HAS_DIFFERENCE and DTYPE.primitive_bitwidth == 16
     inputs = tl.arange(0, BLOCK_I)
     local_words = tl.arange(0, BLOCK_I // 32)
     base_offsets = inputs.to(OFFSETS)[:, None] + rows[0][None, :]
@@ -50,18 +52,21 @@ def tap_products(
     weight_offsets = weight_rows[:, None] + inputs.to(OFFSETS)[None, :]
     staged_offsets = staged_rows[:, None] + local_words[None, :]
     words = (channels + 31) // 32
+    top, left = corner
+    outside = places_outside(top, left, dilation, size, KERNEL_HEIGHT, KERNEL_WIDTH)
     tap, start = tl.full((), 0, tl.int32), tl.full((), 0, tl.int32)
     change0 = tl.zeros((BLOCK_F, BLOCK_N), tl.float32)
     change1 = change0
     for _ in range(0, bound(tl.maximum(TAPS * ((channels + BLOCK_I - 1) // BLOCK_I), 1))):
-        row, column = tap // KERNEL_WIDTH * dilation[0], tap % KERNEL_WIDTH * dilation[1]
+        row, column = tap // KERNEL_WIDTH, tap % KERNEL_WIDTH
         there = start + inputs < channels
         mask = there[:, None]
         if PADDED:
-            met = inside_image(corner[0], corner[1], row, column, size[0], size[1])
+            met = meets(outside, top, left, row, column, dilation, size, KERNEL_HEIGHT, KERNEL_WIDTH)
             mask = met[None, :]
             if RAGGED:
                 mask = mask & there[:, None]
+        row, column = row * dilation[0], column * dilation[1]
         if PERTURB_WEIGHT:
             place = (
                 tl.cast(row, tl.int64) * base_strides[0] + tl.cast(column, tl.int64) * base_strides[1] + start
@@ -71,7 +76,9 @@ def tap_products(
                 packed = load_tile(
                     staged_ptr + (tap * words + start // 32), staged_offsets,
                     (start // 32 + local_words < words)[None, :], RAGGED)  # fmt: skip
-                u = spread_signs(packed.to(tl.uint32, bitcast=True), BLOCK_F, BLOCK_I, SIGN_DTYPE)
+                u = packed.to(tl.uint32, bitcast=True)
+                if not PACKED:
+                    u = unpacked(u, 1.0, SIGN_DTYPE)
             else:
                 u = real_tile_of_u(
                     row_block, start * TAPS + tap, channels * TAPS, weight_ptr, channels, whole_word, counter,

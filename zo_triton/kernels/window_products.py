@@ -51,6 +51,33 @@ def inside_image(top, left, row, column, height, width):
 
 
 @triton.jit
+def places_outside(top, left, dilation, size, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
+    """Rows and columns of each window that lie outside the image: bits r and 16 + c of a word, up to 16 × 16.
+
+    Known before a loop over the taps, they leave it one test a position instead of two sums and two comparisons.
+    """
+    outside = tl.zeros_like(top).to(tl.uint32)
+    if HEIGHT <= 16 and WIDTH <= 16:
+        for row in tl.static_range(HEIGHT):
+            beyond = (top + row * dilation[0]).to(tl.uint32) >= tl.cast(size[0], tl.uint32)
+            outside |= beyond.to(tl.uint32) << row
+        for column in tl.static_range(WIDTH):
+            beyond = (left + column * dilation[1]).to(tl.uint32) >= tl.cast(size[1], tl.uint32)
+            outside |= beyond.to(tl.uint32) << (16 + column)
+    return outside
+
+
+@triton.jit
+def meets(outside, top, left, row, column, dilation, size, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
+    """Whose tap (row, column) lies inside the image; ``outside`` comes from :func:`places_outside`."""
+    if HEIGHT <= 16 and WIDTH <= 16:
+        place = (tl.full((), 1, tl.uint32) << row) | (tl.full((), 1 << 16, tl.uint32) << column)
+        return (outside & place) == 0
+    else:
+        return inside_image(top, left, row * dilation[0], column * dilation[1], size[0], size[1])
+
+
+@triton.jit
 def window_products(
         base_ptr, difference0_ptr, difference1_ptr, weight_ptr, staged_ptr, rows, corner, weight_rows, staged_rows,
         base_strides, difference_strides, size, dilation, row_block, columns, epsilon0, epsilon1, words, counter,
