@@ -27,7 +27,7 @@ perceptron    2 + 25         5 + 36
 GELU          2 + 25         5 + 36
 lenet         10 + 46        13 + 58
 convolutions  4 + 32         7 + 40
-tiny-gpt      14 + 204       21 + 244
+tiny-gpt      14 + 206       21 + 246
 batch norm    9 + 107
 recurrent     33 + 160
 dropout       3 + 34         5 + 40

@@ -21,7 +21,10 @@ def test_what_was_found_how_long_it_took_and_where_it_is(record, capsys):
     *found, last = capsys.readouterr().out.splitlines()
     assert last == "wrote there/report.md and report.html after 4 min"
     assert found[0].startswith("- 95 % test accuracy on digits-mlp, median of 3 seeds: fused ZO")
-    assert all(line.startswith("- ") and "**" not in line for line in found)
+    listed, lost = found[: found.index("Where fused lost")], found[found.index("Where fused lost") + 1 :]
+    assert all(line.lstrip().startswith("- ") for line in listed)
+    assert all(line.startswith("| ") or line.startswith("|-") for line in lost)
+    assert not any("**" in line for line in found)
     assert len(found) == len(set(found)) > 3
 
 

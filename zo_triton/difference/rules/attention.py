@@ -112,8 +112,7 @@ def _without_lost_rows(
     """
     if mask is None or not mask.is_floating_point():
         return query, mask, changes
-    largest = mask.amax(-1, keepdim=True)
-    lost = (largest < -ABSORBING) & largest.isfinite()
+    lost = mask.amax(-1, keepdim=True) < -ABSORBING
     if not any_set(lost):
         return query, mask, changes
     of_query, of_key, of_value, of_mask = changes

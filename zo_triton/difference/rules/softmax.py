@@ -92,10 +92,9 @@ def _along_classes(name: str, change: Callable[[Tensor, Tensor, Tensor, int], Te
 def _but_in_lost_rows(a: Tensor, delta: Tensor, dim: int, name: str) -> Tensor:
     """δ, and zeros where a mask's numbers have absorbed all scores of a row, whose shares are then alike.
 
-    Of such numbers, unlike of −∞, torch makes shares: those of a query, say, that may look nowhere.
+    Such a row is, say, that of a query that may look nowhere. Of one of −∞ torch makes no shares at all.
     """
-    largest = (-a if name == "softmin" else a).amax(dim, keepdim=True)
-    lost = (largest < -ABSORBING) & largest.isfinite()
+    lost = a.amin(dim, True) > ABSORBING if name == "softmin" else a.amax(dim, True) < -ABSORBING
     return delta.masked_fill(lost, 0.0) if engines.any_set(lost) else delta
 
 
