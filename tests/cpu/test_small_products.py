@@ -94,6 +94,17 @@ def test_no_bit_depends_on_the_evaluations_that_come_together(name):
         assert torch.equal(alone[0], together[p])
 
 
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bfloat16_is_read_and_written_as_float32_would_be(name, dtype):
+    (a, da), (b, db) = CASES[name]
+    short, other = da.bfloat16(), db.bfloat16()
+    expected = cpu.product_difference(a, short.float(), b, other.float())
+    assert torch.equal(cpu.product_difference(a, short, b, other, dtype), expected.to(dtype))
+    mixed = cpu.product_difference(a, short, b, db, dtype)
+    assert torch.equal(mixed, cpu.product_difference(a, short.float(), b, db).to(dtype))
+
+
 def test_no_bit_depends_on_the_threads(monkeypatch):
     monkeypatch.setattr("zo_triton.cpu.small_products.SMALL_WORK", 0)
     monkeypatch.setattr("zo_triton.cpu.small_products.GRAIN", 1)
@@ -108,6 +119,9 @@ LEFT = {
     "large": (plain(2, 9, 9), plain(2, 9, 9)),
     "nothing to add up": (plain(9, 2, 0), plain(9, 0, 4)),
     "float64": tuple(tuple(each.double() for each in pair) for pair in CASES["one axis"]),
+    "differences in float64": tuple((base, change.double()) for base, change in CASES["one axis"]),
+    "one of them in float16": ((plain(3, 5, 5)[0], plain(3, 5, 5)[1].half()), plain(3, 5, 5)),
+    "bases in bfloat16": tuple((base.bfloat16(), change) for base, change in CASES["one axis"]),
     "three axes": (plain(2, 2, 2, 5, 5), plain(2, 2, 2, 5, 5)),
     "no batch": (plain(7, 7), plain(7, 7)),
     "other batches": (plain(1, 5, 5), (noise(4, 5, 5), noise(P, 4, 5, 5))),
@@ -136,7 +150,7 @@ def test_attention_written_out(engine, dtype, monkeypatch):
 
     def seen(*operands):
         found = own(*operands)
-        calls.append(found is not None)
+        calls.append(found is not None and found.dtype == dtype)
         return found
 
     monkeypatch.setattr(ops, "product_difference", seen)

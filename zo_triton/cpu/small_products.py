@@ -3,6 +3,7 @@
 Attention that is written out over a few tokens, or for the last one alone, multiplies thousands of pairs of
 matrices of some dozen elements. Torch takes such pairs one by one in plain loops, from copies where they do not
 lie one behind the other. Here each is read where it lies, by all threads, and both products are added at once.
+Differences in bfloat16 are read and written as they are, without a float32 copy of either.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from zo_triton._precision import rounds_factors
 from zo_triton.cpu.addresses import pointer
+from zo_triton.cpu.arrays import as_array
 from zo_triton.cpu.compiling import device
+from zo_triton.cpu.scalars import load, store
 from zo_triton.cpu.sharing import shared
 from zo_triton.cpu.threads import together
 from zo_triton.cpu.vectors import fma
@@ -33,34 +36,47 @@ SMALL_WORK = 1 << 17
 LEFT, LEFT_CHANGE, RIGHT, RIGHT_CHANGE = range(4)
 """Rows of a table of operands."""
 
+_EXAMPLES = {torch.float32: np.empty(0, np.float32), torch.bfloat16: np.empty(0, np.uint16)}
+"""By the dtype of differences, what tells a kernel how to read them."""
+
 ADDRESS, EVALUATION, OUTER, INNER, ROW, COLUMN = range(6)
 """Its columns, in bytes: address, and strides over evaluations, the two axes of a batch, and those of a matrix."""
 
 
 def product_difference(
-    left: Tensor, left_change: Tensor, right: Tensor, right_change: Tensor
+    left: Tensor,
+    left_change: Tensor,
+    right: Tensor,
+    right_change: Tensor,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor | None:
-    """Same contract as ``ops.product_difference``; None for what is not small, or not float32.
+    """Same contract as ``ops.product_difference``; None for what is not small, or in another dtype.
 
     The sums run through the inner axis in order, the first product's by multiply-adds and the second's not: as
     torch's GEMM takes ΔA·B, whose rows are many, and as its loops take the other.
     """
-    operands = left, left_change, right, right_change
+    bases, changes = (left, right), (left_change, right_change)
     batch, (rows, inner), columns = left.shape[:-2], left.shape[-2:], right.shape[-1]
     evaluations, work = left_change.shape[0], rows * inner * columns
     if not 0 < work < SMALL or rounds_factors():
         return None
     if right.shape[:-2] != batch or len(batch) not in (1, 2):
         return None
-    if any(each.dtype != torch.float32 or each.is_neg() for each in operands):
+    if any(each.dtype != torch.float32 for each in bases) or any(
+        each.is_neg() for each in (*bases, *changes)
+    ):
         return None
-    out = torch.empty((evaluations, *batch, rows, columns), dtype=torch.float32, device="cpu")
+    if not {dtype, *(each.dtype for each in changes)} <= _EXAMPLES.keys():
+        return None
+    kind = left_change.dtype if left_change.dtype == right_change.dtype else torch.float32
+    out = torch.empty((evaluations, *batch, rows, columns), dtype=dtype, device="cpu")
+    operands = left, left_change.to(kind), right, right_change.to(kind)
     places = np.array([_place(each, len(batch)) for each in operands], np.int64)
     matrices = prod(batch[1:])
     items, work = evaluations * batch[0], work * matrices
-    target = out.view(items, matrices, rows, columns).numpy()
+    target = as_array(out.view(items, matrices, rows, columns))
     grain, alone = max(1, GRAIN // max(1, work)), items * work < SMALL_WORK
-    together(_move_products, (target, places, batch[0], inner), items, grain, alone)
+    together(_move_products, (target, places, _EXAMPLES[kind], batch[0], inner), items, grain, alone)
     return out
 
 
@@ -71,12 +87,15 @@ def _place(tensor: Tensor, axes: int) -> tuple[int, ...]:
         outer = [0, *outer]
     if axes == 1:
         outer = [*outer, 0]
-    return tensor.data_ptr(), *(4 * stride for stride in (*outer, row, column))
+    return tensor.data_ptr(), *(tensor.element_size() * stride for stride in (*outer, row, column))
 
 
 @shared
-def _move_products(out, places, members, inner, start, stop):
-    """Items are evaluations times ``members`` of a batch's first axis; out [items, second axis, rows, columns]."""
+def _move_products(out, places, like, members, inner, start, stop):
+    """Items are evaluations times ``members`` of a batch's first axis; out [items, second axis, rows, columns].
+
+    like: an array of the differences' dtype.
+    """
     _, matrices, rows, columns = out.shape
     for item in range(start, stop):
         for second in range(matrices):
@@ -84,9 +103,9 @@ def _move_products(out, places, members, inner, start, stop):
             target = out[item, second]
             for i in range(rows):
                 for j in range(0, columns, 4):
-                    sums = _four_sums(a, da, b, db, places, inner, j, columns - 1)
+                    sums = _four_sums(a, da, b, db, places, like, inner, j, columns - 1)
                     for k in range(min(4, columns - j)):
-                        target[i, j + k] = sums[k]
+                        store(target, (i, j + k), sums[k])
                 a, da = a + places[LEFT, ROW], da + places[LEFT_CHANGE, ROW]
 
 
@@ -107,23 +126,23 @@ def _start(place, evaluation, member, second):
 
 
 @device
-def _four_sums(a, da, b, db, places, inner, j, last):
+def _four_sums(a, da, b, db, places, like, inner, j, last):
     """A row's products with the columns j … j + 3, of which those after the ``last`` stand for it."""
     width, moved_width = places[RIGHT, COLUMN], places[RIGHT_CHANGE, COLUMN]
     j1, j2, j3 = min(j + 1, last), min(j + 2, last), min(j + 3, last)
     f0, f1, f2, f3 = float32(0.0), float32(0.0), float32(0.0), float32(0.0)
     s0, s1, s2, s3 = float32(0.0), float32(0.0), float32(0.0), float32(0.0)
     for _ in range(inner):
-        change = _value(da)
+        change = _change(da, like)
         moved = _value(a) + change
         f0 = fma(change, _value(b + j * width), f0)
         f1 = fma(change, _value(b + j1 * width), f1)
         f2 = fma(change, _value(b + j2 * width), f2)
         f3 = fma(change, _value(b + j3 * width), f3)
-        s0 += moved * _value(db + j * moved_width)
-        s1 += moved * _value(db + j1 * moved_width)
-        s2 += moved * _value(db + j2 * moved_width)
-        s3 += moved * _value(db + j3 * moved_width)
+        s0 += moved * _change(db + j * moved_width, like)
+        s1 += moved * _change(db + j1 * moved_width, like)
+        s2 += moved * _change(db + j2 * moved_width, like)
+        s3 += moved * _change(db + j3 * moved_width, like)
         a, da = a + places[LEFT, COLUMN], da + places[LEFT_CHANGE, COLUMN]
         b, db = b + places[RIGHT, ROW], db + places[RIGHT_CHANGE, ROW]
     return f0 + s0, f1 + s1, f2 + s2, f3 + s3
@@ -132,3 +151,8 @@ def _four_sums(a, da, b, db, places, inner, j, last):
 @device
 def _value(address):
     return carray(pointer(uintp(address)), 1, np.float32)[0]
+
+
+@device
+def _change(address, like):
+    return load(carray(pointer(uintp(address)), 1, like.dtype)[0])

@@ -147,6 +147,11 @@ class DifferenceMode(TorchFunctionMode):
             function = partial(self._wider, function)
         return function(*args, **kwargs) if self.tape is None else self.tape.once(function, args, kwargs)
 
+    @property
+    def level(self) -> torch.dtype:
+        """The dtype of what a rule makes of the differences that it has fetched so far."""
+        return torch.float32 if self.wide else self.compute_dtype
+
     def carries(self, args: Any, kwargs: dict | None = None) -> bool:
         """Whether any argument is a trained parameter or carries a difference; lists are searched."""
         entries, ids, memories = self.entries, self.ids, self.memories
@@ -233,9 +238,9 @@ class DifferenceMode(TorchFunctionMode):
         whole, num = parameter.shape, self.directions.num
         shape = whole if rows is None else torch.Size((rows.numel(), *whole[1:]))
         self.reserve(shape.numel())
-        z = empty((num, *shape), self.compute_dtype, parameter.device)
+        z = empty((num, *shape), torch.float32, parameter.device)
         call("sample", z.device, z, self.directions, tensor_id, self.compute_dtype, rows)
-        if self.sides == 1 and z.dtype == self.signed_eps.dtype:
+        if self.sides == 1:
             return z.mul_(self.signed_eps.view(num, *[1] * len(shape)))
         steps = self.signed_eps.view(num, self.sides, *[1] * len(shape))
         return (z.unsqueeze(1) * steps).view(self.evaluations, *shape)
@@ -337,7 +342,7 @@ class DifferenceMode(TorchFunctionMode):
         memories = self.memories
         if memories and memories.find(base) is not None:
             return
-        dtype = torch.float32 if self.wide else self.compute_dtype
+        dtype = self.level
         if base.is_complex():
             dtype = torch.complex64
         elif key in self.ids or not base.is_floating_point():

@@ -74,7 +74,7 @@ def placed(mode: DifferenceMode, function: Callable, name: str, args: tuple, kwa
     result = function(*args, **kwargs)
     origins = numbers if result is None else result
     kept = mode.difference(target)
-    dtype = torch.float32 if mode.wide else mode.compute_dtype
+    dtype = mode.level
     every = [torch.zeros(mode.evaluations, target.numel(), dtype=dtype, device=target.device)]
     if kept is not None:
         every = [kept.reshape(mode.evaluations, -1).to(dtype)]

@@ -69,9 +69,8 @@ def _attention(
         if all(each is None for each in changes):
             return NotImplemented
         asking, mask, changes = _without_lost_rows(query, attn_mask, changes)
-        dtype = torch.float32 if mode.wide else mode.compute_dtype
         moved = ops.attention_difference(
-            base, (asking, key, value, mask, kept), changes, mode.evaluations, factor, is_causal, dtype
+            base, (asking, key, value, mask, kept), changes, mode.evaluations, factor, is_causal, mode.level
         )
         return _by_scores(mode, base, asking, mask, changes) if moved is None else moved
 

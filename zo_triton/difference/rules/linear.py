@@ -81,6 +81,7 @@ def product(
     base: Tensor,
     left: tuple[Tensor, Tensor | None],
     right: tuple[Tensor, Tensor | None],
+    narrow: torch.dtype = torch.float32,
 ) -> Tensor | None:
     """Δ(AB) = ΔA·B + (A + ΔA)·ΔB for ``torch.matmul``'s shapes, in float32; None if neither factor moves.
 
@@ -89,17 +90,16 @@ def product(
         base: AB.
         left: A and its difference.
         right: B and its difference.
+        narrow: What the caller rounds the result to: an engine with a way of its own does it on the way.
     """
     dtype = torch.promote_types(left[0].dtype, torch.float32)
-    a, da, b, db = (
-        each if each is None or each.dtype == dtype else each.to(dtype) for each in (*left, *right)
-    )
-    assert a is not None
-    assert b is not None
+    (a, da), (b, db) = left, right
+    a, b = a.to(dtype), b.to(dtype)
     if da is not None and db is not None and min(a.dim(), b.dim()) > 2:
-        found = ops.product_difference(a, da, b, db)
+        found = ops.product_difference(a, da, b, db, narrow)
         if found is not None:
             return found
+    da, db = (None if each is None else each.to(dtype) for each in (da, db))
     if a.dim() == 1:
         a, da = a.unsqueeze(0), None if da is None else da.unsqueeze(1)
     if b.dim() == 1:
@@ -150,14 +150,20 @@ def _matmul(
 
 
 def _matmul_rule(mode: DifferenceMode, base: Tensor, input: Tensor, other: Tensor) -> Any:
-    return _product_of(mode, base, input, other)
+    return _product_of(mode, base, input, other, rounded=True)
 
 
-def _product_of(mode: DifferenceMode, base: Tensor, left: Tensor, right: Tensor) -> Tensor | None:
-    """Δ(left @ right), by the fused layer if one of them is a trained matrix."""
+def _product_of(
+    mode: DifferenceMode, base: Tensor, left: Tensor, right: Tensor, rounded: bool = False
+) -> Tensor | None:
+    """Δ(left @ right), by the fused layer if one of them is a trained matrix.
+
+    With ``rounded`` it may have the dtype of its level: nothing is added to it first.
+    """
     result = fused(mode, left, right)
     if result is None:
-        result = product(mode, base, (left, mode.difference(left)), (right, mode.difference(right)))
+        factors = (left, mode.difference(left)), (right, mode.difference(right))
+        result = product(mode, base, *factors, mode.level if rounded else torch.float32)
     return result
 
 

@@ -137,22 +137,27 @@ def _look_up(mode: DifferenceMode, table: Tensor, indices: Tensor) -> Tensor:
     """The rows of the table's difference that integers pick; of a trained table no others are drawn."""
     tensor_id = mode.trained(table)
     if tensor_id < 0 or table.dim() < 2:
-        return _rows_of(mode.needed(table), indices)
+        return _rows_of(mode, mode.needed(table), indices)
     if engines.is_replayable() or engines.waits(indices.device):
         # How many rows differ is known on the device alone: each index draws its own, unless the table is shorter.
         if indices.numel() >= len(table):
-            return _rows_of(mode.needed(table), indices)
+            return _rows_of(mode, mode.needed(table), indices)
         rows = mode.materialise(tensor_id, table, indices.reshape(-1).long() % len(table))
         return rows.view(mode.evaluations, *indices.shape, *table.shape[1:])
     if len(table) <= indices.numel() and table.numel() <= SMALL_TABLE:
-        return _rows_of(mode.needed(table), indices)
+        return _rows_of(mode, mode.needed(table), indices)
     rows, places = torch.unique(indices.long() % max(1, len(table)), return_inverse=True)
-    return _rows_of(mode.materialise(tensor_id, table, rows), places)
+    return _rows_of(mode, mode.materialise(tensor_id, table, rows), places)
 
 
-def _rows_of(delta: Tensor, indices: Tensor) -> Tensor:
-    """``delta[:, indices]``, which torch's own way to does element by element: integers that may be negative."""
+def _rows_of(mode: DifferenceMode, delta: Tensor, indices: Tensor) -> Tensor:
+    """``delta[:, indices]``, which torch's own way to does element by element: integers that may be negative.
+
+    A table shorter than the list of its rows is rounded, as its rows would be, before they are picked.
+    """
     count = delta.shape[1]
+    if count < indices.numel() and delta.dtype == torch.float32:
+        delta = delta.to(mode.level)
     found = delta.index_select(1, indices.reshape(-1).long() % max(1, count))
     return found.view(delta.shape[0], *indices.shape, *delta.shape[2:])
 
