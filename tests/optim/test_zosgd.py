@@ -274,4 +274,4 @@ def test_a_state_of_before_there_were_tapes_is_a_plan_too():
     state["zo"]["plan"] = state["zo"]["plan"][:3]
     opt.load_state_dict(state)
     opt.step(lambda: w.square().sum())
-    assert opt.plan == (4, 4, [], True)
+    assert opt.plan == (4, 4, [], True, False)

@@ -184,7 +184,8 @@ def _subtract(
             last = evaluate(dtype, *[each[-1].clone() for each in moved])
             _check_same(name, [each[-1] for each in every], last)
         _check_same(name, [each[0] for each in every], known)
-        return [each[1:] - each[:1] for each in every]
+        # What stays infinite has not changed.
+        return [torch.where(each[1:] == each[:1], 0.0, each[1:] - each[:1]) for each in every]
 
     attempts = ((torch.float64, True), (torch.float64, False), (None, False))
     try:

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from zo_triton._interrupts import gate, unbroken
 from zo_triton._memory import empty
-from zo_triton.difference import doors, fallback, inplace, transforms
+from zo_triton.difference import doors, fallback, infinities, inplace, transforms
 from zo_triton.difference.entries import Entry, Symbol, storage_of
 from zo_triton.difference.errors import UncoveredError
 from zo_triton.difference.memories import Memories
@@ -312,6 +312,8 @@ class DifferenceMode(TorchFunctionMode):
             or (kwargs and self._passed_over(kwargs.values()))
         ):
             result = fallback.difference(self, base, function, args, kwargs)
+        elif self.plan.mends and result is not None:
+            result = infinities.mended(self, function, base, result, (*args, *kwargs.values()))
         if result is None:
             return base
         if isinstance(base, Tensor):

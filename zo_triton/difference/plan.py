@@ -24,6 +24,8 @@ class Plan:
         keep: Positions, counted in the order of the calls, of the linear layers whose pre-activation is read
             by more than one function.
         taped: The base pass is recorded where there are several chunks. Not where memory ran out beside the record.
+        mends: Differences that are lost where a base result stays infinite are mended; None while nobody knows
+            whether any are. See :mod:`zo_triton.difference.infinities`.
         nodes: What is known of a closure whose layers' outputs are perturbed; None where weights are.
     """
 
@@ -31,6 +33,7 @@ class Plan:
     fixed: bool = False
     keep: frozenset[int] = field(default_factory=frozenset)
     taped: bool = True
+    mends: bool | None = None
     nodes: NodePlan | None = None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
+from math import nan
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,7 @@ from zo_triton.difference.base_pass import BasePass, StartState
 from zo_triton.difference.evaluation import Evaluation
 from zo_triton.difference.exhaustion import halved, is_out_of_memory, make_room, report_shrunk
 from zo_triton.difference.independence import is_due, settle
+from zo_triton.difference.infinities import may_be_lost
 from zo_triton.difference.mode import DifferenceMode
 from zo_triton.difference.nodes import Mask, NodePlan, Nodes
 from zo_triton.difference.plan import Plan, RestartError
@@ -188,6 +190,14 @@ def propagate(
                 value = base if value is None else _check_same(value, base)
                 if not more:
                     found = _joined([*parts, piece], directions.num, sides)
+                    before, plan = plan, plan if start is None else _looked_over(plan, value, found, nodes)
+                    if plan.mends and not before.mends:
+                        base_pass.forget()
+                        first, value = 0, None
+                        parts.clear()
+                        continue
+                    if plan.mends and nodes is not None:  # a sample whose loss is infinite is left out
+                        found = found.masked_fill(value.isinf(), nan)
                     if accept is not None:
                         accept(value, found)
             except RestartError as restart:
@@ -213,6 +223,15 @@ def propagate(
     if too_many:
         report_shrunk(too_many, plan.chunk)
     return Propagation(value, found, plan, nodes)
+
+
+def _looked_over(plan: Plan, value: Tensor, found: Tensor, nodes: Nodes | None) -> Plan:
+    """The plan with what the run's differences say of :attr:`Plan.mends`; a GPU is asked once."""
+    if plan.mends is not None and engines.waits(found.device):
+        return plan
+    # What mending does not help stays unmended.
+    mends = may_be_lost(value, found, nodes is not None) != bool(plan.mends)
+    return plan if mends is plan.mends else replace(plan, mends=mends)
 
 
 def _is_new(plan: Plan) -> bool:

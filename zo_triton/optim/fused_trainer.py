@@ -391,7 +391,8 @@ def _as_json(plan: Plan | None) -> dict[str, Any] | None:
     """All but what is known of the layers, which is found out anew."""
     if plan is None:
         return None
-    return {"chunk": plan.chunk, "fixed": plan.fixed, "keep": sorted(plan.keep), "taped": plan.taped}
+    kept = {name: getattr(plan, name) for name in ("chunk", "fixed", "taped", "mends")}
+    return {**kept, "keep": sorted(plan.keep)}
 
 
 def _from_json(plan: dict[str, Any] | None) -> Plan | None:

@@ -37,6 +37,7 @@ from zo_triton.optim.saved_state import (
     SAVED,
     SHOWN,
     UNSAVED,
+    SavedPlan,
     check_groups_fit,
     copied_state,
     facts_of,
@@ -83,7 +84,7 @@ class ZOOptimizer(torch.optim.Optimizer):
     perturb: str
     steps_done: int
     last: Measurement | NodeMeasurement | None
-    plan: tuple[int, int, list[int], bool] | None
+    plan: SavedPlan | None
     log: StepLog | None
 
     def __init__(

@@ -127,11 +127,15 @@ def restore_precision(optimizer: Optimizer, state_dict: Mapping[str, Any], param
             optimizer.state[param][key] = own
 
 
-def saved_plan(plan: Plan | None, num: int) -> tuple[int, int, list[int], bool] | None:
+SavedPlan = tuple[int, int, list[int], bool, bool | None]
+"""What a state holds of a plan: the number of directions, and all of the plan but nodes and who chose the chunk."""
+
+
+def saved_plan(plan: Plan | None, num: int) -> SavedPlan | None:
     """What is kept of the plan of a step of ``num`` directions; None if it is nothing to go by."""
     if plan is None or plan.fixed:
         return None
-    return num, plan.chunk, sorted(plan.keep), plan.taped
+    return num, plan.chunk, sorted(plan.keep), plan.taped, plan.mends
 
 
 def loaded_plan(saved: Sequence[Any] | None, num: int) -> Plan | None:
@@ -139,8 +143,7 @@ def loaded_plan(saved: Sequence[Any] | None, num: int) -> Plan | None:
     if saved is None or saved[0] != num:
         return None
     _, chunk, keep, *rest = saved
-    taped = rest[0] if rest else True  # a state of before there were tapes says nothing of them
-    return Plan(chunk, False, frozenset(keep), taped)
+    return Plan(chunk, False, frozenset(keep), *rest)  # an older state has less to say
 
 
 def facts_of(optimizer: Optimizer, settings: Mapping[str, Any]) -> dict[str, Any]:

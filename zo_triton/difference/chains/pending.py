@@ -96,7 +96,7 @@ def settle(mode: DifferenceMode) -> None:
 
 def defer(mode: DifferenceMode, compute: Callable, base: Any, args: tuple, kwargs: dict) -> bool:
     """Enters a rule's result as pending, if the rule and its arguments are such that a program can run it."""
-    if mode.complex or not isinstance(base, Tensor):
+    if mode.complex or mode.plan.mends or not isinstance(base, Tensor):
         return False
     if mode.nodes is not None and base.dim() == 0:  # its rule must be run to see each sample's loss
         return False

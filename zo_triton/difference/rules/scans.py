@@ -28,23 +28,29 @@ def _product(a: Tensor, da: Tensor, b: Tensor, db: Tensor) -> Tensor:
     return da * b + (a + da) * db
 
 
-def _scan(values: Tensor, a: Tensor, delta: Tensor, dim: int, pair: Pair) -> Tensor:
-    """[P, *a.shape], the difference of the running values along an axis."""
+def _scan(values: Tensor, a: Tensor, delta: Tensor, dim: int, pair: Pair, mends: bool | None) -> Tensor:
+    """[P, *a.shape], the difference of the running values along an axis; mended step by step if it is at all."""
     if a.dim() == 0 or a.numel() == 0:
         return delta
     axis = dim % a.dim()
     running, elements, changes = wide(values).unbind(axis), wide(a).unbind(axis), delta.unbind(axis + 1)
     found = [changes[0].to(running[0].dtype)]
     for step in range(1, len(elements)):
-        found.append(pair(running[step - 1], found[-1], elements[step], changes[step]))
+        change = pair(running[step - 1], found[-1], elements[step], changes[step])
+        found.append(_mended(running[step], found[-1], change) if mends else change)
     return torch.stack(found, axis + 1)
+
+
+def _mended(value: Tensor, before: Tensor, change: Tensor) -> Tensor:
+    """A running value's difference, zero where the value is infinite and stays so."""
+    return torch.where(value.isinf() & change.isnan() & before.isfinite(), 0.0, change)
 
 
 def _register(name: str, pair: Pair, with_places: bool = False) -> None:
     @rule(name)
     def _(mode: DifferenceMode, base: Any, input: Tensor, dim: int, *, dtype: Any = None) -> Any:
         values = base[0] if with_places else base
-        found = _scan(values, input, mode.needed(input), dim, pair)
+        found = _scan(values, input, mode.needed(input), dim, pair, mode.plan.mends)
         return [found, None] if with_places else found
 
 
