@@ -64,13 +64,18 @@ def mended(mode: DifferenceMode, function: Callable, base: Any, result: Any, arg
     lost = stays & (result.isnan() | (result == base))
     axes = (-1, *[1] * base.dim())
     for change in _changes(mode, args):
-        lost &= change.isfinite().flatten(1).all(1).view(axes)
+        lost &= _all_of_each(change.isfinite()).view(axes)
         if getattr(function, "__name__", "") in AT_AN_END:
             still = mode.align(change, base.dim()) == 0
             if still.dim() > lost.dim():
-                still = still.flatten(1).all(1).view(axes)
+                still = _all_of_each(still).view(axes)
             lost &= still
     return torch.where(lost, 0.0, result)
+
+
+def _all_of_each(mask: Tensor) -> Tensor:
+    """[P] of [P, *shape]."""
+    return mask.reshape(mask.shape[0], mask[0].numel()).all(1)
 
 
 def _changes(mode: DifferenceMode, values: Iterable[Any]) -> Iterator[Tensor]:
