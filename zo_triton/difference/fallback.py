@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor
 from torch.overrides import resolve_name
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from zo_triton._warn import warn
 from zo_triton.difference.errors import MissingRuleError
 from zo_triton.difference.random_state import RandomState
+from zo_triton.difference.writes import make_ready, written_by
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -30,16 +31,29 @@ _warned: set[Any] = set()
 
 def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
     """Runs a function that has no rule."""
+    targets = written_by(function, args, kwargs)
+    if targets:
+        make_ready(mode, targets)
     if not mode.carries(args, kwargs):
         return function(*args, **kwargs)
+    targets = [each for each in targets if not mode.carries((each,))]
     before = mode.once(RandomState.capture, mode.signed_eps.device)
+    held = mode.once(_copies, targets)
     versions = versions_of((args, kwargs))
     base = mode.once(function, *args, **kwargs)
 
     def compute(mode: DifferenceMode, base: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if targets:  # what they held says what the function made of them
+            replaced = {id(target): copy for target, copy in zip(targets, held, strict=True)}
+            args, kwargs = tree_map_only(Tensor, lambda each: replaced.get(id(each), each), (args, kwargs))
         return difference(mode, base, function, args, kwargs, before, versions)
 
     return mode.apply(compute, base, function, args, kwargs)
+
+
+def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Of tensors that carry no difference."""
+    return [each.detach().clone() for each in tensors]
 
 
 def versions_of(arguments: Any) -> dict[int, int]:
@@ -101,10 +115,7 @@ def difference(
     for position in changed:
         leaf = tensors[position]
         if mode.carries((leaf,)) or (nothing_returned and _is_continuous(leaf)):
-            raise ValueError(
-                f"{name_of(function)} changes a tensor in place that depends on the trained parameters; use a "
-                "form that returns a new tensor."
-            )
+            _refuse_write(function)
     if nothing_returned:
         return None
     _announce(mode, function)
@@ -217,6 +228,13 @@ def _check_same(name: str, found: Sequence[Tensor], expected: Sequence[Tensor]) 
                 "write it with other functions, or wrap the closure in zo.BlackBox to evaluate it direction by "
                 "direction."
             )
+
+
+def _refuse_write(function: Callable) -> NoReturn:
+    raise ValueError(
+        f"{name_of(function)} changes a tensor in place that depends on the trained parameters; use a form that "
+        "returns a new tensor."
+    )
 
 
 def refuse(function: Callable, why: str) -> NoReturn:

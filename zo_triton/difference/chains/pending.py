@@ -87,13 +87,6 @@ class PendingChain:
             source.let_go()
 
 
-def settle(mode: DifferenceMode) -> None:
-    """Computes all chains, before something that they may read is overwritten."""
-    for entry in list(mode.entries.values()):
-        if isinstance(entry.lazy, PendingChain):
-            mode.resolve(entry)
-
-
 def defer(mode: DifferenceMode, compute: Callable, base: Any, args: tuple, kwargs: dict) -> bool:
     """Enters a rule's result as pending, if the rule and its arguments are such that a program can run it."""
     if mode.complex or not isinstance(base, Tensor):
