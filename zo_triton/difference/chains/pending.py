@@ -21,6 +21,7 @@ from zo_triton.difference.chains.formulas import (
     formula_of_one,
 )
 from zo_triton.difference.entries import Entry, Symbol
+from zo_triton.difference.memories import kept
 from zo_triton.difference.pending_layers import PendingActivation, PendingLayer, PendingLinear
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def defer(mode: DifferenceMode, compute: Callable, base: Any, args: tuple, kwarg
     if size > LONGEST:
         for source in sources:
             mode.resolve(source)
-    operands = tuple([tensors[slot].detach() for slot in formula.bases])
+    operands = tuple([kept(tensors[slot]) for slot in formula.bases])
     dtype = mode.compute_dtype
     if dtype is not torch.float32 and (formula.wide or any(map(_is_wide, sources))):
         dtype = torch.float32
