@@ -79,6 +79,22 @@ def grown(w, x, held):
     return (F.linear(x, w) * held.sum()).square().sum()
 
 
+def momentum_read_before(w, x, momentum):
+    waiting = F.linear(momentum, w)
+    other = torch.nn.Parameter(x.clone())
+    other.grad = x.clone()
+    optimizer = torch.optim.SGD([other], lr=0.1, momentum=0.9, fused=True)
+    optimizer.state[other]["momentum_buffer"] = momentum
+    optimizer.step()
+    return (waiting * waiting).sum() + F.linear(other, w).sum()
+
+
+def assigned_real_part(w, x, held):
+    waiting = F.linear(held, w)
+    held.real = held * 0.5 + 1
+    return (waiting * waiting).sum() + F.linear(x, w).sum()
+
+
 CASES = {
     "a user's operator on constants": (packet, [torch.zeros(6, 4)]),
     "a user's operator that counts": (lambda w, x, n: counted(F.linear(x, w), n).sum(), [torch.tensor(3)]),
@@ -87,6 +103,8 @@ CASES = {
     "torch.instance_norm": (instance_norm, [torch.zeros(5), torch.ones(5)]),
     "a layer of running statistics": (statistics_read_before, [ROW, torch.ones(4)]),
     "a layer of what is written to": (total_read_before, [X * X]),
+    "momentum of a fused optimizer": (momentum_read_before, [X * X]),
+    "an assigned real part": (assigned_real_part, [X * X]),
     "other data": (other_data, [ROW]),
     "other memory": (other_memory, [ROW]),
     "turned": (turned, [X[:4]]),
@@ -120,6 +138,26 @@ def test_differences_and_what_is_left_are_those_of_one_run(case, chunk, taped):
         function(W, X, *others)
     for buffer, other in zip(buffers, others, strict=True):
         torch.testing.assert_close(buffer, other)
+
+
+def test_a_generator_of_the_users_own_draws_the_same_in_each_chunk():
+    generator = torch.Generator().manual_seed(5)
+
+    def losses(fails=False):
+        noise = torch.rand(6, 5, generator=generator)
+        if fails:
+            raise RuntimeError("a failure")
+        return (F.linear(X, W) * noise).square().sum() + _written_in_part(W)
+
+    _, whole = zo.differences(losses, [W], DIRECTIONS, EPS)
+    after = generator.get_state()
+    generator.manual_seed(5)
+    _, found = zo.differences(losses, [W], DIRECTIONS, EPS, chunk=1)
+    torch.testing.assert_close(found, whole)
+    assert torch.equal(generator.get_state(), after)
+    with pytest.raises(RuntimeError, match="a failure"):
+        zo.differences(lambda: losses(fails=True), [W], DIRECTIONS, EPS)
+    assert torch.equal(generator.get_state(), after)
 
 
 def _written_in_part(w):

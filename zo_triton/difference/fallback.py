@@ -258,6 +258,8 @@ def _check_holds_differences(function: Callable, base: Any, results: Sequence[An
         refuse(function, f"returns tensors inside a {type(base).__name__}, which carry no differences")
     for each in results:
         if isinstance(each, Tensor):
+            if each.is_nested:
+                refuse(function, "returns a nested tensor, which holds no differences")
             if each.is_quantized:
                 refuse(function, "returns a quantised tensor, which holds no differences")
             if each.layout != torch.strided and _is_continuous(each):

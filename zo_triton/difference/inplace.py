@@ -18,7 +18,7 @@ from zo_triton.difference.entries import Entry, storage_of
 from zo_triton.difference.memories import Memory, same_storage
 from zo_triton.difference.placing import placed, places
 from zo_triton.difference.registry import HANDLERS, Handler, has_complex, named
-from zo_triton.difference.writes import is_users, make_ready
+from zo_triton.difference.writes import is_users, make_ready, written_by
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -272,7 +272,7 @@ def _concerns(mode: DifferenceMode, function: Callable, target: Any, args: tuple
             )
     if mode.carries(args, kwargs) or mode.carries(targets) or any(_sharing(mode, each) for each in targets):
         return True
-    make_ready(mode, targets)
+    make_ready(mode, [*targets, *written_by(function, args, kwargs)])
     return False
 
 

@@ -22,6 +22,7 @@ class Written:
     def __init__(self) -> None:
         self._before: dict[int, tuple[StorageWeakRef, Tensor]] = {}
         self._looks: dict[int, tuple[ref[Tensor], Tensor]] = {}
+        self._generators: dict[torch.Generator, Tensor] = {}
         self._lent: set[int] = set()
 
     def remember(self, target: Any) -> None:
@@ -39,6 +40,11 @@ class Written:
         """Keeps which memory a tensor looks at, and how, before it gets another: ``buffer.data = new``."""
         if isinstance(target, Tensor) and id(target) not in self._looks:
             self._looks[id(target)] = ref(target), target.detach()
+
+    def remember_generator(self, generator: torch.Generator) -> None:
+        """Keeps the state of a generator of the user's own, which numbers are about to be drawn from."""
+        if generator not in self._generators:
+            self._generators[generator] = generator.get_state()
 
     def lend(self, tensor: Tensor) -> None:
         """Something else than torch may write to a tensor's memory from now on, of which nobody will hear."""
@@ -68,6 +74,8 @@ class Written:
 
     def undo(self) -> None:
         """Puts back what they held, so that the closure can run again."""
+        for generator, state in self._generators.items():
+            generator.set_state(state)
         for tensor, look in self._looks.values():
             target = tensor()
             if target is not None:
