@@ -115,6 +115,19 @@ def test_a_sparse_result_is_refused_by_name(function):
         differences(lambda: function(A), [A], DIRECTIONS, 1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_nested_result_is_refused_by_name():
+    with pytest.raises(
+        ValueError, match="returns a nested tensor, which holds no differences; write it with"
+    ):
+        differences(
+            lambda: torch.nested.as_nested_tensor([A[:1] * 2, A[1:] * 2]).to_padded_tensor(0.0),
+            [A],
+            DIRECTIONS,
+            1e-4,
+        )
+
+
 def test_strict_names_the_function_and_the_remedy():
     with pytest.raises(
         MissingRuleError, match=r"no difference rule for torch.erfinv .*strict=False"

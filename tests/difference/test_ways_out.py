@@ -136,6 +136,26 @@ def test_attributes_and_copies_carry_the_difference(name, factor):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_new_takes_no_elements_of_the_tensor_it_is_like():
+    def closure():
+        location = A * 2
+        torch.manual_seed(0)
+        drawn = location.new(location.shape).uniform_(-0.9, 0.9)  # as torch.distributions.Laplace does
+        return (
+            location - location.exp() * drawn.sign() * torch.log1p(-drawn.abs()) + location.new([1.0])
+        ).sum()
+
+    def expected():
+        location = A * 2
+        torch.manual_seed(0)
+        drawn = torch.empty(A.shape).uniform_(-0.9, 0.9)
+        return (location - location.exp() * drawn.sign() * torch.log1p(-drawn.abs()) + 1.0).sum()
+
+    value, found = differences(closure, [A], DIRECTIONS, 1e-3, strict=True)
+    same, wanted = differences(expected, [A], DIRECTIONS, 1e-3, strict=True)
+    torch.testing.assert_close((value, found), (same, wanted))
+
+
 def test_every_attribute_of_a_tensor_is_accounted_for():
     getters = {
         name

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor
 from torch.overrides import resolve_name
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from zo_triton._warn import warn
 from zo_triton.difference.errors import MissingRuleError
 from zo_triton.difference.random_state import RandomState
+from zo_triton.difference.writes import make_ready, written_by
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -30,16 +31,29 @@ _warned: set[Any] = set()
 
 def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
     """Runs a function that has no rule."""
+    targets = written_by(function, args, kwargs)
+    if targets:
+        make_ready(mode, targets)
     if not mode.carries(args, kwargs):
         return function(*args, **kwargs)
+    targets = [each for each in targets if not mode.carries((each,))]
     before = mode.once(RandomState.capture, mode.signed_eps.device)
+    held = mode.once(_copies, targets)
     versions = versions_of((args, kwargs))
     base = mode.once(function, *args, **kwargs)
 
     def compute(mode: DifferenceMode, base: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if targets:  # what they held says what the function made of them
+            replaced = {id(target): copy for target, copy in zip(targets, held, strict=True)}
+            args, kwargs = tree_map_only(Tensor, lambda each: replaced.get(id(each), each), (args, kwargs))
         return difference(mode, base, function, args, kwargs, before, versions)
 
     return mode.apply(compute, base, function, args, kwargs)
+
+
+def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Of tensors that carry no difference."""
+    return [each.detach().clone() for each in tensors]
 
 
 def versions_of(arguments: Any) -> dict[int, int]:
@@ -101,10 +115,7 @@ def difference(
     for position in changed:
         leaf = tensors[position]
         if mode.carries((leaf,)) or (nothing_returned and _is_continuous(leaf)):
-            raise ValueError(
-                f"{name_of(function)} changes a tensor in place that depends on the trained parameters; use a "
-                "form that returns a new tensor."
-            )
+            _refuse_write(function)
     if nothing_returned:
         return None
     _announce(mode, function)
@@ -220,6 +231,13 @@ def _check_same(name: str, found: Sequence[Tensor], expected: Sequence[Tensor]) 
             )
 
 
+def _refuse_write(function: Callable) -> NoReturn:
+    raise ValueError(
+        f"{name_of(function)} changes a tensor in place that depends on the trained parameters; use a form that "
+        "returns a new tensor."
+    )
+
+
 def refuse(function: Callable, why: str) -> NoReturn:
     """Refuses what would lose a difference, with ``strict=False`` too: subtraction is no way out."""
     raise MissingRuleError(
@@ -241,6 +259,8 @@ def _check_holds_differences(function: Callable, base: Any, results: Sequence[An
         refuse(function, f"returns tensors inside a {type(base).__name__}, which carry no differences")
     for each in results:
         if isinstance(each, Tensor):
+            if each.is_nested:
+                refuse(function, "returns a nested tensor, which holds no differences")
             if each.is_quantized:
                 refuse(function, "returns a quantised tensor, which holds no differences")
             if each.layout != torch.strided and _is_continuous(each):

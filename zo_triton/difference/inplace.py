@@ -18,7 +18,7 @@ from zo_triton.difference.entries import Entry, storage_of
 from zo_triton.difference.memories import Memory, same_storage
 from zo_triton.difference.placing import placed, places
 from zo_triton.difference.registry import HANDLERS, Handler, has_complex, named
-from zo_triton.difference.tape import Recorder
+from zo_triton.difference.writes import is_users, make_ready, written_by
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -48,6 +48,8 @@ _REMEDY = "use a form that returns a new tensor"
 
 def handler_for(function: Callable) -> Handler | None:
     """The handler of a function that, going by its name, overwrites its first argument; else None."""
+    if is_users(function):
+        return None
     name = str(getattr(function, "__name__", "")).split(".")[0]
     if name in _HARMLESS:
         return lambda mode, function, args, kwargs: function(*args, **kwargs)
@@ -71,6 +73,8 @@ def with_target(mode: DifferenceMode, function: Callable, args: tuple, kwargs: d
         functional["inplace"] = False
     else:
         target = functional.pop("out")
+        for each in _each(target):
+            mode.written.remember_look(each)  # an empty one gets other sizes
     if not _concerns(mode, function, target, args, functional):
         return function(*args, **kwargs)
     if has_complex(args, kwargs):
@@ -89,6 +93,8 @@ def _overwrite(mode: DifferenceMode, function: Callable, name: str, args: tuple,
     target = (
         args[0] if args else next((value for value in kwargs.values() if isinstance(value, Tensor)), None)
     )
+    if name in _REHOUSING or name in _RESHAPING or name == "__set__":
+        mode.written.remember_look(target)
     if not _concerns(mode, function, target, args, kwargs):
         return function(*args, **kwargs)
     if not isinstance(target, Tensor):
@@ -203,8 +209,7 @@ def _prepare(
     Returns:
         Takes the difference of what was written, or None, and whether it is nobody else's.
     """
-    _remember(mode, target)
-    mode.resolve_all()
+    make_ready(mode, (target,))
     if not target.is_floating_point():
         return lambda difference, exclusive: None
     if part is None and _is_alone(mode, target):
@@ -251,13 +256,6 @@ def _sharing(mode: DifferenceMode, target: Tensor) -> list[Tensor]:
     return [each for each in tensors if each is not None and same_storage(each, target)]
 
 
-def _remember(mode: DifferenceMode, target: Any) -> None:
-    """Keeps what the targets hold, if the closure did not make them itself out of differences."""
-    for each in _each(target):
-        if id(each) not in mode.entries and mode.memories.find(each) is None:
-            mode.remember(each)
-
-
 def _concerns(mode: DifferenceMode, function: Callable, target: Any, args: tuple, kwargs: dict) -> bool:
     """Whether a write concerns differences; if not, all is made ready for it.
 
@@ -272,15 +270,9 @@ def _concerns(mode: DifferenceMode, function: Callable, target: Any, args: tuple
                 f"{fallback.name_of(function)} would change a trained parameter inside the closure; "
                 "it may only read the parameters."
             )
-    if mode.nodes is not None:
-        mode.nodes.before_write(targets)
     if mode.carries(args, kwargs) or mode.carries(targets) or any(_sharing(mode, each) for each in targets):
         return True
-    _remember(mode, target)
-    mode.resolve_all()
-    if isinstance(mode.tape, Recorder):
-        for each in targets:
-            mode.tape.overwritten(each)
+    make_ready(mode, [*targets, *written_by(function, args, kwargs)])
     return False
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from zo_triton import ops
 from zo_triton.difference.entries import Entry, Symbol
 from zo_triton.difference.heads import is_too_large
+from zo_triton.difference.memories import is_outside, kept
 from zo_triton.difference.pending_layers import PendingActivation, PendingLinear
 
 if TYPE_CHECKING:
@@ -96,12 +97,14 @@ def defer(
     depth = 1 if source is None else 1 + _depth(source)
     if source is not None and depth > DEEPEST:
         mode.resolve(source)
-    flat = input.detach() if input.dim() == 2 else input.reshape(-1, input.shape[-1])
+    flat = kept(input if input.dim() == 2 else input.reshape(-1, input.shape[-1]))
     if flat.dtype != torch.float32:
         flat = flat.float()
     weight, weight_id, transposed = matrix
     if weight.dtype != torch.float32:
         weight = weight.float()
+    elif weight_id < 0 and is_outside(weight):
+        weight = weight.clone()
     depth = depth if depth <= DEEPEST else 1
     node = None
     if mode.nodes is not None:

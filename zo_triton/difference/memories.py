@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn import Parameter
 
 
 class Memory:
@@ -109,6 +110,26 @@ class Memories(dict[int, Memory]):
         for memory in lenders:
             memory.exclusive = False
         return bool(lenders)
+
+
+def is_outside(tensor: Tensor) -> bool:
+    """Whether something else than torch owns the memory, as NumPy does that of ``torch.from_numpy(array)``.
+
+    It may be written to at any time, of which nobody will hear. Parameters, as they are read from a file's pages,
+    count as safe: a copy of all frozen weights would cost too much.
+    """
+    whole = tensor._base if tensor._is_view() else tensor
+    if isinstance(whole, Parameter):
+        return False
+    try:
+        return not tensor.untyped_storage().resizable()
+    except (NotImplementedError, RuntimeError):
+        return False
+
+
+def kept(tensor: Tensor) -> Tensor:
+    """A tensor's elements as they are now, to be read later: an alias if torch owns the memory, else a copy."""
+    return tensor.detach().clone() if is_outside(tensor) else tensor.detach()
 
 
 def same_storage(one: Tensor, other: Tensor) -> bool:

@@ -114,6 +114,8 @@ class DifferenceMode(TorchFunctionMode):
         if types and types[0] is not Tensor and _is_torch_function_enabled() and doors.is_own(types):
             return doors.own(self, func, types, args, kwargs)
         if kwargs:
+            if kwargs.get("generator") is not None:
+                self.written.remember_generator(kwargs["generator"])
             if kwargs.get("inplace") is True or kwargs.get("out") is not None:
                 return self._unwatched(inplace.with_target, func, args, kwargs)
             kwargs = spelled(func, kwargs)

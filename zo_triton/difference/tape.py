@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from zo_triton.difference.memories import address_of
+from zo_triton.difference.memories import address_of, is_outside
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -66,6 +66,7 @@ class Recorder:
         self._memories: set[int] = set()
         self._bytes = 0
         self._versions: list[tuple[Tensor, int]] = []
+        self._outside: dict[tuple, tuple[Tensor, Tensor]] = {}
 
     def once(self, function: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
         """Runs a part of the base pass, and keeps what it makes."""
@@ -116,11 +117,14 @@ class Recorder:
         self._events.clear()
         self._stand_ins.clear()
         self._versions.clear()
+        self._outside.clear()
 
     def finished(self, value: Tensor) -> Tape | None:
         """The tape of a run that returned ``value``; None if it was lost."""
         if self.lost is None and any(_version(tensor) != version for tensor, version in self._versions):
             self.give_up("a tensor was changed after a function had used it")
+        if self.lost is None and not all(map(_is_unchanged, self._outside.values())):
+            self.give_up("an array was changed that shares its memory with a tensor")
         if self.lost is not None:
             return None
         return Tape(list(self._events), self._standing_in(value))  # what dies from now on lives on the tape
@@ -143,6 +147,9 @@ class Recorder:
         for tensor in _tensors_in(kept):
             if tensor.layout is not torch.strided:
                 continue
+            if self.lost is None and is_outside(tensor):
+                look = tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+                self._outside.setdefault(look, (tensor, tensor.clone()))
             storage = tensor.untyped_storage()
             whole = tensor._base if tensor._is_view() else tensor
             if storage._cdata in self._memories:
@@ -220,6 +227,12 @@ def _same(found: Any, expected: Any) -> bool:
     if isinstance(expected, (list, tuple)):
         return len(found) == len(expected) and all(map(_same, found, expected))
     return found is expected
+
+
+def _is_unchanged(pair: tuple[Tensor, Tensor]) -> bool:
+    """Whether a tensor holds what its copy held, NaN for NaN: bit for bit."""
+    now, before = (each.contiguous().flatten().view(torch.uint8) for each in pair)
+    return torch.equal(now, before)
 
 
 def _tensors_in(value: Any) -> list[Tensor]:

@@ -53,8 +53,8 @@ class Watch(TorchDispatchMode):
             self.refused = TypeError(
                 f"{func} took a tensor that depends on the trained parameters past torch's Python functions, "
                 "where differences can't follow: a module or function of torch.jit.script or torch.jit.trace, "
-                "or an extension in C++. Pass the original nn.Module, or wrap the closure in zo.BlackBox to "
-                "evaluate it direction by direction."
+                "an assignment to x.real or x.imag, or an extension in C++. Pass the original nn.Module, or wrap "
+                "the closure in zo.BlackBox to evaluate it direction by direction."
             )
             raise self.refused
         return func(*args, **kwargs)

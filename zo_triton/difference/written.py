@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, UntypedStorage
@@ -20,6 +21,8 @@ class Written:
 
     def __init__(self) -> None:
         self._before: dict[int, tuple[StorageWeakRef, Tensor]] = {}
+        self._looks: dict[int, tuple[ref[Tensor], Tensor]] = {}
+        self._generators: dict[torch.Generator, Tensor] = {}
         self._lent: set[int] = set()
 
     def remember(self, target: Any) -> None:
@@ -32,6 +35,16 @@ class Written:
         ):  # a weak reference keeps the address from being used again
             storage = target.untyped_storage()
             self._before[address] = StorageWeakRef(storage), _bytes_of(storage).clone()
+
+    def remember_look(self, target: Any) -> None:
+        """Keeps which memory a tensor looks at, and how, before it gets another: ``buffer.data = new``."""
+        if isinstance(target, Tensor) and id(target) not in self._looks:
+            self._looks[id(target)] = ref(target), target.detach()
+
+    def remember_generator(self, generator: torch.Generator) -> None:
+        """Keeps the state of a generator of the user's own, which numbers are about to be drawn from."""
+        if generator not in self._generators:
+            self._generators[generator] = generator.get_state()
 
     def lend(self, tensor: Tensor) -> None:
         """Something else than torch may write to a tensor's memory from now on, of which nobody will hear."""
@@ -61,9 +74,15 @@ class Written:
 
     def undo(self) -> None:
         """Puts back what they held, so that the closure can run again."""
+        for generator, state in self._generators.items():
+            generator.set_state(state)
+        for tensor, look in self._looks.values():
+            target = tensor()
+            if target is not None:
+                target.data = look
         for reference, before in self._before.values():
             if not reference.expired():
-                _bytes_at(reference).copy_(before)
+                _bytes_at(reference)[: len(before)].copy_(before)  # it may have grown
 
 
 def _bytes_at(reference: StorageWeakRef) -> Tensor:

@@ -21,6 +21,7 @@ from zo_triton.difference.chains.formulas import (
     formula_of_one,
 )
 from zo_triton.difference.entries import Entry, Symbol
+from zo_triton.difference.memories import kept
 from zo_triton.difference.pending_layers import PendingActivation, PendingLayer, PendingLinear
 
 if TYPE_CHECKING:
@@ -87,13 +88,6 @@ class PendingChain:
             source.let_go()
 
 
-def settle(mode: DifferenceMode) -> None:
-    """Computes all chains, before something that they may read is overwritten."""
-    for entry in list(mode.entries.values()):
-        if isinstance(entry.lazy, PendingChain):
-            mode.resolve(entry)
-
-
 def defer(mode: DifferenceMode, compute: Callable, base: Any, args: tuple, kwargs: dict) -> bool:
     """Enters a rule's result as pending, if the rule and its arguments are such that a program can run it."""
     if mode.complex or mode.plan.mends or not isinstance(base, Tensor):
@@ -118,7 +112,7 @@ def defer(mode: DifferenceMode, compute: Callable, base: Any, args: tuple, kwarg
     if size > LONGEST:
         for source in sources:
             mode.resolve(source)
-    operands = tuple([tensors[slot].detach() for slot in formula.bases])
+    operands = tuple([kept(tensors[slot]) for slot in formula.bases])
     dtype = mode.compute_dtype
     if dtype is not torch.float32 and (formula.wide or any(map(_is_wide, sources))):
         dtype = torch.float32

@@ -7,9 +7,10 @@ function inside it meets its rule.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,6 +43,17 @@ def without_question(function: Any, **others: Callable) -> Callable:
                         function.__closure__)  # fmt: skip
     copy.__kwdefaults__ = function.__kwdefaults__
     return copy
+
+
+def left_out(function: Any, argument: str) -> Any:
+    """What the caller of a Python function of torch gave for an argument that the function hands to no mode.
+
+    ``F.l1_loss`` forgets its ``weight``, for one: only its own frame, which waits for the mode, still has it.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not function.__code__:
+        frame = frame.f_back
+    return None if frame is None else frame.f_locals.get(argument)
 
 
 def in_pieces(targets: list[Any], body: Callable | None = None, asks_torch: bool = True) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from zo_triton._memory import check_rest
 from zo_triton.difference.entries import Entry
 from zo_triton.difference.errors import UncoveredError
+from zo_triton.difference.memories import kept
 from zo_triton.difference.pending_layers import PendingConvolution
 from zo_triton.difference.registry import rule
 
@@ -81,7 +82,7 @@ def _defer(
     source = mode.entry_of(input)
     if source is not None:
         mode.resolve(source)
-    still, kernel, padding = input.detach().float(), weight.detach().float(), _pair(padding)
+    still, kernel, padding = kept(input).float(), weight.detach().float(), _pair(padding)
     node = None
     if mode.nodes is not None:
         arguments = (stride, padding, dilation, False, (0, 0), options["groups"])

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zo_triton.difference import chains
 from zo_triton.difference.registry import handler_of, register, rule
 from zo_triton.difference.rules.elementwise import wide
+from zo_triton.difference.writes import make_ready
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -195,9 +195,8 @@ def _remembering(function: Callable, compute: Callable, input_statistics: str) -
 
     def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
         if kwargs.get(input_statistics, args[5] if len(args) > 5 else True):
-            chains.settle(mode)  # one may read the statistics as they are now
-            for index, name in ((1, "running_mean"), (2, "running_var")):
-                mode.remember(kwargs.get(name, args[index] if len(args) > index else None))
+            running = ((1, "running_mean"), (2, "running_var"))
+            make_ready(mode, [kwargs.get(name, args[i] if len(args) > i else None) for i, name in running])
         return measure_and_apply(mode, function, args, kwargs)
 
     register([function], handle)

@@ -45,7 +45,7 @@ CHOICES = (
 )  # fmt: skip
 FRESH = (
     "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like",
-    "new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided", "new_tensor",
+    "new", "new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided", "new_tensor",
 )  # fmt: skip
 """New tensors like the first argument, which may be filled with what another argument carries."""
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from zo_triton.difference.registry import rule
+from zo_triton.difference.registry import handler_of, register, rule
+from zo_triton.difference.rules.composed import left_out, without_question
 from zo_triton.difference.rules.elementwise import absolute_difference, needed, softplus_difference, wide
 from zo_triton.difference.rules.losses import reduced, reduction_of, residual_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from zo_triton.difference.mode import DifferenceMode
 
 SMALLEST_SHARE, LEAST_LOG = 1e-30, -100.0
@@ -25,7 +30,6 @@ def huber_difference(residual: Tensor, change: Tensor, bound: float) -> Tensor:
     return moved * (residual - kept / 2) + (kept + moved) * (change - moved / 2)
 
 
-@rule("l1_loss")
 def l1_loss(
     mode: DifferenceMode,
     base: Tensor,
@@ -34,14 +38,29 @@ def l1_loss(
     size_average: bool | None = None,
     reduce: bool | None = None,
     reduction: str = "mean",
-    weight: Tensor | None = None,
+    **_: Any,
 ) -> Any:
-    """Δ|r|."""
-    if weight is not None:
-        return NotImplemented
+    """Δ|r|, without a weight."""
     residual, change = residual_of(mode, input, target)
     losses = absolute_difference(residual, change)
     return reduced(mode, base, losses, reduction_of(size_average, reduce, reduction), residual.numel())
+
+
+_unweighted, _in_pieces = handler_of(l1_loss), without_question(F.l1_loss)
+
+
+@wraps(l1_loss)
+def _handle_l1_loss(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
+    """With a weight in pieces, whether torch hands that to the mode or forgets it."""
+    weight = kwargs.get("weight")
+    weight = left_out(F.l1_loss, "weight") if weight is None else weight
+    if weight is None:
+        return _unweighted(mode, function, args, kwargs)
+    with mode:
+        return _in_pieces(*args, **{**kwargs, "weight": weight})
+
+
+register([F.l1_loss], _handle_l1_loss)
 
 
 @rule("smooth_l1_loss")
