@@ -80,6 +80,7 @@ def with_target(mode: DifferenceMode, function: Callable, args: tuple, kwargs: d
         ((target, result),) if isinstance(target, Tensor) else zip(target, result, strict=True)
     ):
         if each.numel() == 0:
+            _remember(mode, each)
             each.resize_(its_result.shape)
         _store(mode, function, each, its_result)
     return target
@@ -89,7 +90,8 @@ def _overwrite(mode: DifferenceMode, function: Callable, name: str, args: tuple,
     target = (
         args[0] if args else next((value for value in kwargs.values() if isinstance(value, Tensor)), None)
     )
-    if not _concerns(mode, function, target, args, kwargs):
+    nothing = isinstance(target, Tensor) and target.numel() == 0 and name not in _REHOUSING | _RESHAPING
+    if nothing or not _concerns(mode, function, target, args, kwargs):
         return function(*args, **kwargs)
     if not isinstance(target, Tensor):
         _refuse(function, "writes to several tensors at once")
@@ -99,6 +101,7 @@ def _overwrite(mode: DifferenceMode, function: Callable, name: str, args: tuple,
         _prepare(mode, target)
         return function(*args, **kwargs)
     if name in _RESHAPING:
+        mode.written.remember_look(target)
         _share(mode, target)
         return function(*args, **kwargs)
     if name == "__setitem__" and isinstance(args[2], (list, tuple)) and mode.carries(args[2]):

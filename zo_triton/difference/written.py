@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,6 +21,7 @@ class Written:
 
     def __init__(self) -> None:
         self._before: dict[int, tuple[StorageWeakRef, Tensor]] = {}
+        self._looks: dict[int, tuple[weakref.ref[Tensor], tuple]] = {}
         self._lent: set[int] = set()
 
     def remember(self, target: Any) -> None:
@@ -32,6 +34,14 @@ class Written:
         ):  # a weak reference keeps the address from being used again
             storage = target.untyped_storage()
             self._before[address] = StorageWeakRef(storage), _bytes_of(storage).clone()
+        if address:
+            self.remember_look(target)
+
+    def remember_look(self, target: Tensor) -> None:
+        """Keeps how a tensor looks at its memory, which ``x.t_()`` changes, and ``out=`` of an empty one."""
+        reference, _ = self._looks.get(id(target), (None, None))
+        if reference is None or reference() is not target:  # another tensor may have had this id before
+            self._looks[id(target)] = weakref.ref(target), _look(target)
 
     def lend(self, tensor: Tensor) -> None:
         """Something else than torch may write to a tensor's memory from now on, of which nobody will hear."""
@@ -63,7 +73,18 @@ class Written:
         """Puts back what they held, so that the closure can run again."""
         for reference, before in self._before.values():
             if not reference.expired():
-                _bytes_at(reference).copy_(before)
+                storage = UntypedStorage._new_with_weak_ptr(reference.cdata)
+                if storage.nbytes() < before.numel():
+                    storage.resize_(before.numel())
+                _bytes_of(storage)[: before.numel()].copy_(before)
+        for tensor, look in self._looks.values():
+            target = tensor()
+            if target is not None and _look(target) != look:
+                target.as_strided_(*look)
+
+
+def _look(tensor: Tensor) -> tuple:
+    return tensor.shape, tensor.stride(), tensor.storage_offset()
 
 
 def _bytes_at(reference: StorageWeakRef) -> Tensor:
