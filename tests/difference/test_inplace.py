@@ -250,3 +250,28 @@ def test_a_write_to_no_element_changes_nothing():
     value, found = differences(lambda: empty_part(ROW), [ROW], DIRECTIONS, 1e-3, strict=True)
     assert torch.equal(value, ROW * 2)
     assert relative_error(found, expected_differences(lambda a: a * 2, [ROW], DIRECTIONS, 1e-3)) < 1e-5
+
+
+@pytest.mark.parametrize("write", [lambda x, a: x.add_(a[0]), lambda x, a: x[1:].copy_(a[:2])])
+def test_a_write_to_elements_that_share_memory_is_refused(write):
+    with pytest.raises(ValueError, match=r"elements share memory.*clone"):
+        differences(lambda: write((ROW * 2).unfold(0, 2, 1), ROW), [ROW], DIRECTIONS, 1e-3)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x.unfold(1, 2, 2),
+        lambda x: x[:, ::2].t(),
+        lambda x: x.diagonal(),
+        lambda x: x.unfold(1, 3, 1)[0, 1],
+    ],
+)
+def test_strides_that_do_not_meet_are_written_to(view):
+    def written(a):
+        x = a * 2
+        view(x).mul_(a[0, 0])
+        return x
+
+    found = differences(lambda: written(A), [A], DIRECTIONS, 1e-3, strict=True)[1]
+    assert relative_error(found, expected_differences(written, [A], DIRECTIONS, 1e-3)) < 1e-5

@@ -206,6 +206,11 @@ def _prepare(
     Returns:
         Takes the difference of what was written, or None, and whether it is nobody else's.
     """
+    if _overlaps_itself(target if part is None else part):
+        raise ValueError(
+            "an in-place function writes to a tensor whose elements share memory, as those of .unfold() do: "
+            "which of them stays is not certain; write to a .clone() of it."
+        )
     _remember(mode, target)
     mode.resolve_all()
     if not target.is_floating_point():
@@ -220,6 +225,19 @@ def _prepare(
         return enter
     memory = _share(mode, target)
     return lambda difference, exclusive: memory.write(target if part is None else part, difference, exclusive)
+
+
+def _overlaps_itself(target: Tensor) -> bool:
+    """Whether steps along different axes may meet; torch refuses most writes to a tensor that ``expand`` made."""
+    if target.is_contiguous() or target.numel() == 0:
+        return False
+    reach = 0
+    for stride, size in sorted(zip(target.stride(), target.shape, strict=True)):
+        if size > 1 and stride > 0:
+            if stride <= reach:
+                return True
+            reach += stride * (size - 1)
+    return False
 
 
 def _is_alone(mode: DifferenceMode, target: Tensor) -> bool:
