@@ -65,7 +65,9 @@ CASES = {
     "powers of infinities": lambda w: (1 + hidden(w) ** 2).reciprocal().sum(),
     "distances": lambda w: torch.exp(-torch.hypot(hidden(w), w)).sum(),
     "log-gamma": lambda w: torch.exp(-torch.lgamma(hidden(w).neg())).sum(),
-    "a single number": lambda w: torch.relu(w.amin()).log().exp() + torch.relu(w.amin()).log().mul(2).exp() + w.sum(),
+    "a single number": lambda w: (
+        torch.relu(w.amin()).log().exp() + torch.relu(w.amin()).log().mul(2).exp() + w.sum()
+    ),
     "online softmax": online_softmax,
     "states": chain_of_states,
     "states by matrices": recursion_by_matrices,

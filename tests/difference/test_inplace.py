@@ -203,3 +203,75 @@ def test_buffers_and_gradients_may_be_written():
 
     differences(closure, [parameter], DIRECTIONS, 1e-3)
     assert counter.tolist() == [5.0, 1.0]
+
+
+def turning(states, row):
+    """Writes to tensors that look at their memories in another way afterwards."""
+    constant, moved, turned, written = states
+    torch.matmul(A.t(), A, out=constant)
+    torch.mul(A[:1], row, out=moved)
+    turned.t_()
+    written.t()[0] = row[0]
+    written.t_().unsqueeze_(0)
+    return (constant @ row).sum() + moved.tanh().sum() + (turned[1] * row[:3]).sum() + written.sum()
+
+
+def states_to_turn():
+    return [torch.empty(0), torch.empty(0), A.clone(), A.clone()]
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 2])
+def test_another_look_at_a_memory_is_put_back_between_chunks(chunk):
+    found, wanted = states_to_turn(), states_to_turn()
+    value, moved = differences(lambda: turning(found, ROW), [ROW], DIRECTIONS, 1e-3, chunk=chunk)
+    torch.testing.assert_close(value, turning(wanted, ROW))
+    torch.testing.assert_close(found, wanted)
+
+    def plain(row):
+        products = ((A.t() @ A).double() @ row).sum() + (A[:1] * row).tanh().sum()
+        return products + (A.t()[1] * row[:3]).sum() + 3 * row[0]
+
+    assert relative_error(moved, expected_differences(plain, [ROW], DIRECTIONS, 1e-3)) < 1e-4
+
+
+def test_another_look_at_a_memory_is_put_back_after_an_error():
+    states = states_to_turn()
+    with pytest.raises(KeyError):
+        differences(lambda: {}[turning(states, ROW)], [ROW], DIRECTIONS, 1e-3)
+    torch.testing.assert_close(states, states_to_turn(), rtol=0, atol=0)
+
+
+def test_a_write_to_no_element_changes_nothing():
+    def empty_part(a):
+        same = a.view(-1)
+        same[3:3].mul_(a[0])
+        return same * 2
+
+    value, found = differences(lambda: empty_part(ROW), [ROW], DIRECTIONS, 1e-3, strict=True)
+    assert torch.equal(value, ROW * 2)
+    assert relative_error(found, expected_differences(lambda a: a * 2, [ROW], DIRECTIONS, 1e-3)) < 1e-5
+
+
+@pytest.mark.parametrize("write", [lambda x, a: x.add_(a[0]), lambda x, a: x[1:].copy_(a[:2])])
+def test_a_write_to_elements_that_share_memory_is_refused(write):
+    with pytest.raises(ValueError, match=r"elements share memory.*clone"):
+        differences(lambda: write((ROW * 2).unfold(0, 2, 1), ROW), [ROW], DIRECTIONS, 1e-3)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x.unfold(1, 2, 2),
+        lambda x: x[:, ::2].t(),
+        lambda x: x.diagonal(),
+        lambda x: x.unfold(1, 3, 1)[0, 1],
+    ],
+)
+def test_strides_that_do_not_meet_are_written_to(view):
+    def written(a):
+        x = a * 2
+        view(x).mul_(a[0, 0])
+        return x
+
+    found = differences(lambda: written(A), [A], DIRECTIONS, 1e-3, strict=True)[1]
+    assert relative_error(found, expected_differences(written, [A], DIRECTIONS, 1e-3)) < 1e-5

@@ -200,3 +200,30 @@ def test_targets_that_cross_one_gain_stirlings_term():
         return F.poisson_nll_loss(torch.zeros_like(b), b, full=True, reduction="none")
 
     assert of_rule(function, (targets,), 0.5)[2] < 1e-5
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a: a.prod(0), lambda a: a[0, 0].prod(0), lambda a: torch.prod(a, 0, keepdim=True),
+        lambda a: a.reshape(-1)[:1].prod(), lambda a: torch.chain_matmul(a),
+    ],
+    ids=["along", "number", "keeps", "all", "chain"],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:torch.chain_matmul is deprecated")
+def test_a_product_of_one_factor_is_no_view_of_it(function):
+    def written_afterwards(a):
+        h = a[:1] * 2
+        product = function(h)
+        h.add_(1)
+        return product
+
+    value, _, error = of_rule(written_afterwards, [A], 1e-2)
+    assert torch.equal(value, written_afterwards(A))
+    assert error < 1e-5
+
+
+def test_a_product_is_laid_out_as_torch_does():
+    turned, strides = CUBE.permute(2, 1, 0), []
+    of_rule(lambda a: strides.append(a.permute(2, 1, 0).prod(0).stride()) or a.sum(), [CUBE], 1e-2)
+    assert strides[0] == turned.prod(0).stride()

@@ -187,6 +187,27 @@ def test_bad_batches_change_nothing(case):
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
+def shares_of_classes(x, y):
+    return x, torch.rand(8, 4, generator=torch.Generator().manual_seed(5)).softmax(1)
+
+
+def sequences(x, y):
+    return x.view(2, 4, 6), y.view(2, 4, 4)
+
+
+@pytest.mark.parametrize("perturb", ["weights", "activations"])
+@pytest.mark.parametrize(("loss", "change"), [(F.cross_entropy, shares_of_classes), (F.mse_loss, sequences)])
+def test_batches_that_compiled_calls_do_not_know_take_the_general_way(perturb, loss, change):
+    ends = []
+    for fused in (True, False):
+        model = mlp(6, 5, 4)
+        sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+        trainer = zo.FusedTrainer(model, sgd, directions=8, loss=loss, perturb=perturb, fused=fused)
+        ends.append([trainer.step(*change(*batch(8, 6, 4, loss=loss))), *model.parameters()])
+    assert trainer.steps_done == 1
+    assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(*ends, strict=True))
+
+
 def test_optimizer_of_another_model_is_refused():
     model, other = mlp(6, 5, 4), mlp(6, 5, 4)
     with pytest.raises(ValueError, match="not the model's 4 trained parameters"):

@@ -56,6 +56,19 @@ def test_with_enough_directions_training_is_gradient_descent(perturb):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
+def test_a_layer_that_had_better_be_perturbed_at_its_weights_is_at_its_nodes_if_it_is_the_only_one():
+    model, tokens, labels = nn.Linear(2, CLASSES), X[:4].view(1, 12, 2), Y
+
+    def loss():
+        return F.cross_entropy(model(tokens).flatten(0, 1), labels)
+
+    params = list(model.parameters())
+    exact = torch.autograd.grad(loss(), params)
+    zo.estimate_gradient(loss, params, directions=64, eps=1e-5, perturb="auto")
+    for param, gradient in zip(params, exact, strict=True):
+        torch.testing.assert_close(param.grad, gradient, rtol=1e-3, atol=1e-4)
+
+
 def convolutional():
     torch.manual_seed(1)
     layers = nn.Conv2d(1, 4, 2), nn.Tanh(), nn.Flatten(), nn.Linear(8, CLASSES)

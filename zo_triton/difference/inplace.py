@@ -84,6 +84,7 @@ def with_target(mode: DifferenceMode, function: Callable, args: tuple, kwargs: d
         ((target, result),) if isinstance(target, Tensor) else zip(target, result, strict=True)
     ):
         if each.numel() == 0:
+            make_ready(mode, (each,))
             each.resize_(its_result.shape)
         _store(mode, function, each, its_result)
     return target
@@ -93,9 +94,11 @@ def _overwrite(mode: DifferenceMode, function: Callable, name: str, args: tuple,
     target = (
         args[0] if args else next((value for value in kwargs.values() if isinstance(value, Tensor)), None)
     )
-    if name in _REHOUSING or name in _RESHAPING or name == "__set__":
+    rehouses = name in _REHOUSING or name in _RESHAPING or name == "__set__"
+    if rehouses:
         mode.written.remember_look(target)
-    if not _concerns(mode, function, target, args, kwargs):
+    nothing = isinstance(target, Tensor) and target.numel() == 0 and not rehouses
+    if nothing or not _concerns(mode, function, target, args, kwargs):
         return function(*args, **kwargs)
     if not isinstance(target, Tensor):
         _refuse(function, "writes to several tensors at once")
@@ -105,6 +108,7 @@ def _overwrite(mode: DifferenceMode, function: Callable, name: str, args: tuple,
         _prepare(mode, target)
         return function(*args, **kwargs)
     if name in _RESHAPING:
+        mode.written.remember_look(target)
         _share(mode, target)
         return function(*args, **kwargs)
     if name == "__setitem__" and isinstance(args[2], (list, tuple)) and mode.carries(args[2]):
@@ -209,6 +213,11 @@ def _prepare(
     Returns:
         Takes the difference of what was written, or None, and whether it is nobody else's.
     """
+    if _overlaps_itself(target if part is None else part):
+        raise ValueError(
+            "an in-place function writes to a tensor whose elements share memory, as those of .unfold() do: "
+            "which of them stays is not certain; write to a .clone() of it."
+        )
     make_ready(mode, (target,))
     if not target.is_floating_point():
         return lambda difference, exclusive: None
@@ -222,6 +231,19 @@ def _prepare(
         return enter
     memory = _share(mode, target)
     return lambda difference, exclusive: memory.write(target if part is None else part, difference, exclusive)
+
+
+def _overlaps_itself(target: Tensor) -> bool:
+    """Whether steps along different axes may meet; torch refuses most writes to a tensor that ``expand`` made."""
+    if target.is_contiguous() or target.numel() == 0:
+        return False
+    reach = 0
+    for stride, size in sorted(zip(target.stride(), target.shape, strict=True)):
+        if size > 1 and stride > 0:
+            if stride <= reach:
+                return True
+            reach += stride * (size - 1)
+    return False
 
 
 def _is_alone(mode: DifferenceMode, target: Tensor) -> bool:

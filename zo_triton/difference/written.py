@@ -30,16 +30,20 @@ class Written:
         if not isinstance(target, Tensor):
             return
         address = address_of(target)
-        if (
-            address and address not in self._before
-        ):  # a weak reference keeps the address from being used again
+        # A weak reference keeps the address from being used again.
+        if address and address not in self._before:
             storage = target.untyped_storage()
             self._before[address] = StorageWeakRef(storage), _bytes_of(storage).clone()
 
     def remember_look(self, target: Any) -> None:
-        """Keeps which memory a tensor looks at, and how, before it gets another: ``buffer.data = new``."""
-        if isinstance(target, Tensor) and id(target) not in self._looks:
-            self._looks[id(target)] = ref(target), target.detach()
+        """Keeps which memory a tensor looks at, and how, before that may change.
+
+        As by ``buffer.data = new``, by ``x.t_()``, and by ``out=`` of an empty one.
+        """
+        if isinstance(target, Tensor):
+            reference, _ = self._looks.get(id(target), (None, None))
+            if reference is None or reference() is not target:  # another tensor may have had this id before
+                self._looks[id(target)] = ref(target), target.detach()
 
     def remember_generator(self, generator: torch.Generator) -> None:
         """Keeps the state of a generator of the user's own, which numbers are about to be drawn from."""
@@ -78,11 +82,14 @@ class Written:
             generator.set_state(state)
         for tensor, look in self._looks.values():
             target = tensor()
-            if target is not None:
+            if target is not None and not target.is_set_to(look):
                 target.data = look
         for reference, before in self._before.values():
             if not reference.expired():
-                _bytes_at(reference)[: len(before)].copy_(before)  # it may have grown
+                storage = UntypedStorage._new_with_weak_ptr(reference.cdata)
+                if storage.nbytes() < before.numel():
+                    storage.resize_(before.numel())
+                _bytes_of(storage)[: before.numel()].copy_(before)  # it may have grown
 
 
 def _bytes_at(reference: StorageWeakRef) -> Tensor:

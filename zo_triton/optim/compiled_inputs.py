@@ -10,6 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+IGNORED = -100
+"""The class index that ``F.cross_entropy`` leaves out."""
+
+
+def is_compilable(x: Tensor, y: Tensor, loss: Callable[..., Any]) -> bool:
+    """Whether compiled calls know such a batch: rows of float32, and no label that is left out or shared."""
+    if x.dtype != torch.float32 or x.dim() > 2:
+        return False
+    if loss is F.mse_loss:
+        return True
+    ignores = y.dtype == torch.int64 and y.is_cpu and IGNORED in y.numpy()
+    return not ignores and not (y.is_floating_point() and y.dim() == 2)
+
 
 def checked_batch(
     x: Tensor, y: Tensor, tensors: Sequence[np.ndarray], loss: Callable[..., Any]

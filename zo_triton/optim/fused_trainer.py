@@ -25,7 +25,7 @@ from zo_triton.difference.undo import taken_back
 from zo_triton.directions import Directions
 from zo_triton.optim import compilable
 from zo_triton.optim.checks import LARGEST_SLOPE, check_perturb, default_distribution
-from zo_triton.optim.compiled_inputs import checked_batch
+from zo_triton.optim.compiled_inputs import checked_batch, is_compilable
 from zo_triton.optim.descent import FULL_PRECISION, forgetting
 from zo_triton.optim.errors import NonFiniteLossError, remedy
 from zo_triton.optim.gradient_step import GradientStep
@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 
 COMPILED_LOSSES = (F.cross_entropy, F.mse_loss)
 """Losses that the compiled step knows."""
-
-IGNORED = -100
-"""The class index that ``F.cross_entropy`` leaves out."""
 
 
 class FusedTrainer(GradientStep):
@@ -190,7 +187,8 @@ class FusedTrainer(GradientStep):
 
         Args:
             x: Inputs, [N, …].
-            y: Class indices, [N] int64; targets, [N, C] float32, for ``F.mse_loss``; what another loss takes.
+            y: Class indices, [N] int64, or shares of the classes, [N, C]; targets, [N, C] float32, for
+                ``F.mse_loss``; what another loss takes.
 
         Returns:
             The base loss.
@@ -214,7 +212,7 @@ class FusedTrainer(GradientStep):
         if self.ranks is not None:
             self.ranks.note(x, y)
             self.ranks.check(self._facts)
-        compiled = self.is_fused and x.dtype == torch.float32 and not self._ignores_labels(y)
+        compiled = self.is_fused and is_compilable(x, y, self.loss)
         if not compiled:
             self._check_trained()
         directions = self.next_directions()
@@ -326,11 +324,6 @@ class FusedTrainer(GradientStep):
         names = ("directions", "eps", "seed", "distribution", "perturb", "sides", "steps_done")
         shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
         return f"FusedTrainer({type(self.model).__name__}, {type(self.optimizer).__name__}, {shown})"
-
-    def _ignores_labels(self, y: Tensor) -> bool:
-        """Whether an example has the label that ``F.cross_entropy`` leaves out, which the compiled loss can't."""
-        labels = self.loss is F.cross_entropy and y.dtype == torch.int64 and y.is_cpu
-        return labels and IGNORED in y.numpy()
 
     def _check_trained(self) -> None:
         """Refuses a step that would move tensors the model no longer runs, or leave out those it runs instead."""

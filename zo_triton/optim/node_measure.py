@@ -59,11 +59,18 @@ def start_plan(perturb: str, num: int) -> Plan:
 
 
 def _at_weights(layers: Sequence[LayerSize], samples: int, directions: Directions) -> frozenset[int]:
-    """Ids of the parameters of the layers that had better be perturbed at their weights."""
+    """Ids of the parameters of the layers that had better be perturbed at their weights.
+
+    One layer stays, that with the fewest nodes: samples are told apart by their noise.
+    """
     tiny = torch.finfo(torch.float32).tiny
     sizes = [Layer(each.nodes, each.elements, max(each.input_square, tiny)) for each in layers]
     choice = choose(sizes, samples, directions.num, directions.order)
-    return frozenset(i for layer, at in zip(layers, choice.at_weights, strict=True) if at for i in layer.ids)
+    movable = [layer for layer in layers if layer.nodes]
+    at_weights = [layer for layer, at in zip(layers, choice.at_weights, strict=True) if at]
+    if len(at_weights) == len(layers) and movable:
+        at_weights.remove(min(movable, key=lambda layer: layer.nodes))
+    return frozenset(i for layer in at_weights for i in layer.ids)
 
 
 def measure_nodes(

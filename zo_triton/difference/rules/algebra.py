@@ -17,18 +17,19 @@ if TYPE_CHECKING:
 
 
 def _prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
-    """Half by half, so that as few products as possible stand in a row."""
+    """Half by half, so that as few products as possible stand in a row; never a view, which may be written to."""
     input = input if dtype is None else input.to(dtype)
     if dim is None:
         input, dim = input.reshape(-1), 0
     elif input.dim() == 0:
-        return input
+        return input.clone()
     if input.shape[dim] == 0:
         return torch.ones_like(input.sum(dim, keepdim))
+    input = input.clone() if input.shape[dim] == 1 else input
     while (size := input.shape[dim]) > 1:
         halves = input.narrow(dim, 0, size // 2) * input.narrow(dim, size // 2, size // 2)
         input = torch.cat([halves, input.narrow(dim, size - 1, 1)], dim) if size % 2 else halves
-    return input if keepdim else input.squeeze(dim)
+    return (input if keepdim else input.squeeze(dim)).contiguous()
 
 
 def _diff(
@@ -101,7 +102,8 @@ def _multi_dot(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _chain_matmul(*matrices: Any) -> Tensor:
-    return _multi_dot(matrices[0] if isinstance(matrices[0], (list, tuple)) else matrices)
+    factors = matrices[0] if isinstance(matrices[0], (list, tuple)) else matrices
+    return _multi_dot(factors) if len(factors) > 1 else factors[0].clone()
 
 
 _into_a_new_tensor = under_the_mode(_chain_matmul, asks_torch=True)
