@@ -296,6 +296,8 @@ class DifferenceMode(TorchFunctionMode):
         Where the rule passes over an argument that carries a difference, or says ``NotImplemented``, the generic
         subtraction takes the call.
         """
+        if base is NotImplemented:  # an operator leaves the call to its other operand's class
+            return base
         self._fetched.clear()
         self._asked.clear()
         self.wide = False
