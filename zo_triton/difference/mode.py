@@ -55,6 +55,7 @@ class DifferenceMode(TorchFunctionMode):
     Attributes:
         written: What the closure overwrote, beside what it made itself.
         watch: Looks out for operations that pass this mode by; None if nobody does.
+        updated: Addresses of the running statistics that moving activations have updated.
         tape: Writes the run down, or stands for one that was; None if nobody wants it.
     """
 
@@ -84,6 +85,7 @@ class DifferenceMode(TorchFunctionMode):
         self.written = Written()
         self.watch: Watch | None = None
         self.tape: Recorder | Replayed | None = None
+        self.updated: set[int] = set()
         self.used = self.wide = self.complex = False
         self.layers = 0
         self._fetched: list[Entry] = []
