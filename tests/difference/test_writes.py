@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from difference_oracle import expected_differences, relative_error
 
 import zo_triton as zo
+from zo_triton.difference import fallback
 
 DIRECTIONS = zo.Directions(seed=1, step=0, num=4, distribution="gaussian")
 EPS = 1e-2
@@ -182,6 +183,28 @@ def test_a_failure_leaves_nothing(case):
     with pytest.raises(RuntimeError, match="a failure"):
         zo.differences(fails, [W], DIRECTIONS, EPS)
     assert all(map(torch.equal, buffers, held))
+
+
+@pytest.mark.parametrize("moving", [True, False])
+def test_running_statistics_that_were_updated_count_as_the_bases_and_are_announced(moving):
+    fallback._warned.clear()
+    norm = torch.nn.BatchNorm1d(5)
+
+    def loss():
+        h = F.linear(X, W)
+        norm.train()(h if moving else X @ ROW.expand(5, 4).T)
+        return norm.eval()(h).square().sum()
+
+    def measure():
+        return zo.differences(loss, [W], DIRECTIONS, EPS)
+
+    if moving:
+        with pytest.warns(
+            UserWarning, match="running statistics that the same closure has updated in training"
+        ):
+            measure()
+    else:
+        measure()
 
 
 @pytest.mark.parametrize("target", ["buffer", "parameter"])

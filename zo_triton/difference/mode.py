@@ -55,6 +55,7 @@ class DifferenceMode(TorchFunctionMode):
     Attributes:
         written: What the closure overwrote, beside what it made itself.
         watch: Looks out for operations that pass this mode by; None if nobody does.
+        updated: Addresses of the running statistics that moving activations have updated.
         tape: Writes the run down, or stands for one that was; None if nobody wants it.
     """
 
@@ -84,6 +85,7 @@ class DifferenceMode(TorchFunctionMode):
         self.written = Written()
         self.watch: Watch | None = None
         self.tape: Recorder | Replayed | None = None
+        self.updated: set[int] = set()
         self.used = self.wide = self.complex = False
         self.layers = 0
         self._fetched: list[Entry] = []
@@ -301,6 +303,8 @@ class DifferenceMode(TorchFunctionMode):
         Where the rule passes over an argument that carries a difference, or says ``NotImplemented``, the generic
         subtraction takes the call.
         """
+        if base is NotImplemented:  # an operator leaves the call to its other operand's class
+            return base
         self._fetched.clear()
         self._asked.clear()
         self.wide = False

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Parameter
@@ -160,17 +161,17 @@ class Recorder:
             self.give_up(f"the base results take more than {self.budget} bytes")
 
     def _standing_in(self, value: Any) -> Any:
-        """The value with stand-ins in place of the closure's tensors."""
+        """The value with stand-ins in place of the closure's tensors, and copies of what the closure may change."""
         if isinstance(value, Tensor):
             return self._stand_ins.get(id(value), value)
         if isinstance(value, dict):
             return {key: self._standing_in(each) for key, each in value.items()}
-        if isinstance(value, (list, tuple)) and any(
-            isinstance(each, (Tensor, list, tuple)) for each in value
-        ):
+        if isinstance(value, (list, tuple)):
             parts = [self._standing_in(each) for each in value]
+            if isinstance(value, list):
+                return parts
             return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-        return value
+        return value.copy() if isinstance(value, np.ndarray) else value
 
     def _note_versions(self, value: Any) -> None:
         self._versions += [(tensor, _version(tensor)) for tensor in _tensors_in(value)]

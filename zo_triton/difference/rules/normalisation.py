@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zo_triton.difference import fallback
+from zo_triton.difference.memories import address_of
 from zo_triton.difference.registry import handler_of, register, rule
 from zo_triton.difference.rules.elementwise import wide
 from zo_triton.difference.writes import make_ready
@@ -189,18 +191,31 @@ def _by_channel(
     return scaled(mode, base, y, None if delta is None else delta * inverse, weight, bias, trailing)
 
 
-def _remembering(function: Callable, compute: Callable, input_statistics: str) -> None:
+_AS_THE_BASE = (
+    "a norm in evaluation reads running statistics that the same closure has updated in training: they are the "
+    "base's for all directions and count as constant. If the loss shall depend on the update, wrap the closure in "
+    "zo.BlackBox to evaluate it direction by direction."
+)
+
+
+def _remembering(function: Callable, compute: Callable, input_statistics: str, default: bool) -> None:
     """Registers a rule that lets the mode remember the running statistics before the base updates them."""
     measure_and_apply = handler_of(compute)
 
     def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
-        if kwargs.get(input_statistics, args[5] if len(args) > 5 else True):
-            running = ((1, "running_mean"), (2, "running_var"))
-            make_ready(mode, [kwargs.get(name, args[i] if len(args) > i else None) for i, name in running])
+        places = ((1, "running_mean"), (2, "running_var"))
+        running = [kwargs.get(name, args[place] if len(args) > place else None) for place, name in places]
+        addresses = {address_of(each) for each in running if each is not None}
+        if kwargs.get(input_statistics, args[5] if len(args) > 5 else default):
+            make_ready(mode, running)
+            if mode.carries((args[0] if args else kwargs["input"],)):
+                mode.updated |= addresses
+        elif mode.updated & addresses:
+            fallback.warn_once(handle, _AS_THE_BASE)
         return measure_and_apply(mode, function, args, kwargs)
 
     register([function], handle)
 
 
-_remembering(F.batch_norm, batch_norm, "training")
-_remembering(F.instance_norm, instance_norm, "use_input_stats")
+_remembering(F.batch_norm, batch_norm, "training", False)
+_remembering(F.instance_norm, instance_norm, "use_input_stats", True)
