@@ -1,6 +1,7 @@
 """Modules that count by binding something new are, after a step in chunks, as after one ordinary run."""
 
 from collections import deque
+from copy import deepcopy
 from functools import partial
 
 import pytest
@@ -29,6 +30,7 @@ class Counting(nn.Module):
         self.register_buffer("absent", None)
         self.number, self.tensor = 0, torch.zeros(())
         self.list, self.dict, self.set, self.deque = [], {0: 0}, set(), deque([-1])
+        self.nested = {"runs": [], "pairs": [[0], [0]]}
 
     def forward(self, x):
         self.rebound = self.rebound + 1
@@ -42,14 +44,16 @@ class Counting(nn.Module):
         self.set.add(self.number)
         self.deque.append(self.number)
         self.dict[self.number] = self.number
+        self.nested["runs"].append(self.number)
+        self.nested["pairs"][1][0] += 1
         self.made_here = getattr(self, "made_here", 0) + 1
         return self.linear(x).square().mean() * (1 + self.rebound / 10)
 
     def held(self):
         buffers = {name: buffer.item() for name, buffer in self.named_buffers()}
         plain = {
-            name: getattr(self, name)
-            for name in ("number", "list", "dict", "set", "deque", "made_here")
+            name: deepcopy(getattr(self, name))
+            for name in ("number", "list", "dict", "set", "deque", "nested", "made_here")
             if hasattr(self, name)
         }
         return buffers, plain, self.tensor.item(), self.absent is None

@@ -27,7 +27,8 @@ LONGEST = 64
 
 _CONTAINERS = (dict, list, set, deque)
 _FUNCTIONS = (FunctionType, MethodType, partial)
-_HOOKS = frozenset(name for name in vars(nn.Module()) if "hook" in name)
+_OWN = frozenset(vars(nn.Module()))
+_HOOKS = frozenset(name for name in _OWN if "hook" in name)
 _BARREN = (Tensor, str, bytes, int, float, type, ModuleType, type(None))
 
 
@@ -37,7 +38,8 @@ class ModuleState:
     It reaches what a function has in its cells, its defaults, or under the global names that it uses; the object of
     a bound method, the arguments of a ``functools.partial``; functions of the same file; short containers, and
     objects up to :data:`DEPTH` deep. Of a module it holds what each attribute is bound to, buffers and parameters
-    among them, and what lies in lists, dictionaries, sets and deques that are attributes.
+    among them, and what lies in lists, dictionaries, sets and deques that are attributes, or up to :data:`DEPTH`
+    levels within these.
 
     Args:
         closure: What will run.
@@ -55,7 +57,15 @@ class ModuleState:
         own = self._attributes[module] = vars(module).copy()
         for name, value in own.items():
             if name not in _HOOKS and isinstance(value, _CONTAINERS):
-                self._contents.append((value, value.copy() if value else None))
+                self._note_contents(value, 0 if name in _OWN else DEPTH)
+
+    def _note_contents(self, container: Any, depth: int) -> None:
+        """Notes a container's items, and so many levels of containers within it."""
+        self._contents.append((container, container.copy() if container else None))
+        if depth and 0 < len(container) <= LONGEST:
+            for part in container.values() if isinstance(container, dict) else container:
+                if isinstance(part, _CONTAINERS):
+                    self._note_contents(part, depth - 1)
 
     def restore(self) -> None:
         """Binds every attribute to what it was bound to, and fills the containers with what they held."""
