@@ -99,8 +99,8 @@ def _multi_dot(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _chain_matmul(*matrices: Any) -> Tensor:
-    matrices = matrices[0] if isinstance(matrices[0], (list, tuple)) else matrices
-    return _multi_dot(matrices) if len(matrices) > 1 else matrices[0].clone()
+    several: Sequence[Tensor] = matrices[0] if isinstance(matrices[0], (list, tuple)) else matrices
+    return _multi_dot(several) if len(several) > 1 else several[0].clone()
 
 
 def _vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
