@@ -30,7 +30,7 @@ def clamp(mode: DifferenceMode, base: Tensor, input: Tensor, min: Any = None, ma
     for bound, tighter in ((min, torch.maximum), (max, torch.minimum)):
         if bound is not None:
             moved = operand(mode, base, bound)
-            limit = (bound - base).expand_as(base)
+            limit = (bound + -base).expand_as(base)  # a sum: torch subtracts from no bool
             delta = tighter(delta, limit if moved is None else limit + moved)
     return spread(mode, base, delta)
 
@@ -128,7 +128,7 @@ def threshold(
     mode: DifferenceMode, base: Tensor, input: Tensor, threshold: float, value: float, inplace: bool = False
 ) -> Tensor:
     """x above the threshold, else a constant."""
-    return _two_pieces(mode, base, input, lambda x: x > threshold, value)
+    return _two_pieces(mode, base, input, lambda x: x > threshold, +value)  # of a bool a number
 
 
 @rule("hardshrink", chain=True)
