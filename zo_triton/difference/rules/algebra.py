@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import reduce
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import reduce, wraps
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from zo_triton.difference.registry import named
-from zo_triton.difference.rules.composed import in_pieces
+from zo_triton.difference.registry import named, register
+from zo_triton.difference.rules.composed import in_pieces, left_out, under_the_mode
+
+if TYPE_CHECKING:
+    from zo_triton.difference.mode import DifferenceMode
 
 
 def _prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
@@ -99,8 +102,21 @@ def _multi_dot(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _chain_matmul(*matrices: Any) -> Tensor:
-    several: Sequence[Tensor] = matrices[0] if isinstance(matrices[0], (list, tuple)) else matrices
-    return _multi_dot(several) if len(several) > 1 else several[0].clone()
+    factors = matrices[0] if isinstance(matrices[0], (list, tuple)) else matrices
+    return _multi_dot(factors) if len(factors) > 1 else factors[0].clone()
+
+
+_into_a_new_tensor = under_the_mode(_chain_matmul, asks_torch=True)
+
+
+@wraps(_chain_matmul)
+def _handle_chain_matmul(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
+    """Torch hands no mode the tensor that the product is to be written to, and nothing would be written."""
+    out = left_out(torch.chain_matmul, "out")
+    if out is None:
+        return _into_a_new_tensor(mode, function, args, kwargs)
+    with mode:
+        return out.copy_(torch.chain_matmul(*args))
 
 
 def _vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
@@ -121,7 +137,7 @@ in_pieces([torch.cross, Tensor.cross], _cross)
 in_pieces(named("addr"), _addr)
 in_pieces(named("addbmm"), _addbmm)
 in_pieces([torch.linalg.multi_dot], _multi_dot)
-in_pieces([torch.chain_matmul], _chain_matmul)
+register([torch.chain_matmul], _handle_chain_matmul)
 in_pieces([torch.linalg.vecdot], _vecdot)
 in_pieces([torch.linalg.diagonal], _diagonal)
 in_pieces([torch.linalg.matmul], _matmul, asks_torch=False)
