@@ -111,15 +111,57 @@ def test_losses_are_seen_before_a_reduction(name):
     assert error(found, closure, list(model.parameters())) < 2e-5
 
 
+def twice_in_place(loss: Tensor) -> Tensor:
+    loss *= 6
+    loss /= 3
+    return loss
+
+
+LINEAR: dict[str, Callable[[Tensor], Tensor]] = {
+    "negative": lambda z: -z.log_softmax(1).gather(1, LABELS[:, None]).mean(),
+    "negative in place": lambda z: z.log_softmax(1).gather(1, LABELS[:, None]).mean().neg_(),
+    "in place": lambda z: twice_in_place(F.cross_entropy(z, LABELS)),
+    "a multiple": lambda z: 2 * F.cross_entropy(z, LABELS) * 0.25,
+    "a multiple by a tensor": lambda z: torch.mul(torch.tensor(3.0), F.cross_entropy(z, LABELS)),
+    "a sum over the count": lambda z: z.square().sum() / len(z),
+    "in another dtype": lambda z: F.cross_entropy(z, LABELS).double().clone() / torch.tensor(8),
+    "two terms": lambda z: z.square().mean() + 0.1 * z.abs().mean(),
+    "terms of samples and of elements": lambda z: F.cross_entropy(z, LABELS) - z.square().mean(),
+    "with a factor": lambda z: torch.sub(F.cross_entropy(z, LABELS), z.square().mean(), alpha=0.5).add(1),
+    "a number less it": lambda z: 1 - F.cross_entropy(z, LABELS) - torch.rsub(z.tanh().mean(), 2, alpha=3),
+    "a list of terms": lambda z: sum([z.tanh().sum(), F.cross_entropy(z, LABELS), z.exp().sum(1).mean()]),
+    "a reduced loss reduced again": lambda z: F.cross_entropy(z, LABELS).mean().squeeze(),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_losses_are_seen_behind_what_is_linear_in_them(name):
+    model, x, close = made(nn.Linear(8, CLASSES)), noise(N, 8), LINEAR[name]
+
+    def closure() -> Tensor:
+        return close(model(x))
+
+    found = measured(closure, model.parameters(), 8, sides=2)
+    assert found.loss == pytest.approx(closure().item(), rel=1e-5)
+    assert error(found, closure, list(model.parameters())) < 2e-5
+
+
 @pytest.mark.parametrize(
     "closing",
     [
-        lambda z: F.cross_entropy(z, LABELS) * 2,
-        lambda z: z.square().mean() + 0.1 * z.abs().mean(),
+        lambda z: F.cross_entropy(z, LABELS) ** 2,
+        lambda z: F.cross_entropy(z, LABELS) * z.square().mean(),
+        lambda z: 2 / F.cross_entropy(z, LABELS),
+        lambda z: F.cross_entropy(z, LABELS) + z[0, 0],
+        lambda z: F.cross_entropy(z, LABELS) + z[1:].square().mean(),
         lambda z: z[0, 0],
+        lambda z: (loss := F.cross_entropy(z, LABELS)).copy_(loss * 2),
+        lambda z: (loss := F.cross_entropy(z, LABELS)) + loss.detach().mul_(2),
+        lambda z: torch.zeros(()).copy_(F.cross_entropy(z, LABELS)),
     ],
-    ids=["scaled", "two terms", "an element"],
-)
+    ids=["square", "product", "quotient", "an element more", "other samples", "an element", "over itself",
+         "behind a view", "elsewhere"],
+)  # fmt: skip
 def test_a_scalar_that_was_made_otherwise_is_refused(closing):
     model, x = made(nn.Linear(8, CLASSES)), noise(N, 8)
     with pytest.raises(ValueError, match=r"of which losses it was made can't be seen.*reduction='none'"):

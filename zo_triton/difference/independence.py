@@ -17,8 +17,9 @@ from torch import Tensor
 
 from zo_triton._warn import warn
 from zo_triton.difference.applications import Application, layer_sizes
-from zo_triton.difference.nodes import Losses, Mask, NodePlan, Nodes
+from zo_triton.difference.nodes import Mask, NodePlan, Nodes
 from zo_triton.difference.plan import RestartError
+from zo_triton.difference.reduced_losses import Losses
 from zo_triton.directions import Directions
 
 if TYPE_CHECKING:

@@ -202,6 +202,8 @@ def _store(mode: DifferenceMode, function: Callable, target: Tensor, result: Any
     finish = _prepare(mode, target)
     target.copy_(result)
     finish(difference, entry is not None and entry.exclusive and entry.readers == 1)
+    if mode.nodes is not None:
+        mode.nodes.reduced.rename(result, target)
     return target
 
 

@@ -312,11 +312,8 @@ class DifferenceMode(TorchFunctionMode):
             result = compute(self, base, *args, **kwargs)
         except UncoveredError:
             result = NotImplemented
-        if (
-            result is NotImplemented
-            or self._passed_over(args)
-            or (kwargs and self._passed_over(kwargs.values()))
-        ):
+        passed_over = self._passed_over(args) or self._passed_over(kwargs.values())
+        if result is NotImplemented or passed_over:
             result = fallback.difference(self, base, function, args, kwargs)
         elif self.plan.mends and result is not None:
             result = infinities.mended(self, function, base, result, (*args, *kwargs.values()))
@@ -329,6 +326,8 @@ class DifferenceMode(TorchFunctionMode):
                 if its_difference is not None:
                     self.record(each, its_difference)
         self._fetched.clear()
+        if self.nodes is not None:
+            self.nodes.reduced.follow(self, base, function, args, kwargs)
         return base
 
     def _passed_over(self, args: Any) -> bool:

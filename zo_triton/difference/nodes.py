@@ -22,6 +22,7 @@ from torch import Tensor
 from zo_triton import ops
 from zo_triton.difference.applications import Application, LayerSize
 from zo_triton.difference.entries import storage_of
+from zo_triton.difference.reduced_losses import Losses, ReducedLosses
 from zo_triton.directions import Directions
 from zo_triton.ops import Node
 
@@ -76,20 +77,6 @@ class Mask(NamedTuple):
     only: frozenset[int] | None = None
 
 
-class Losses(NamedTuple):
-    """Loss differences before they were reduced.
-
-    Attributes:
-        of: The reduced base tensor.
-        differences: [P, N] or [P, N, T] float32.
-        share: What each counts in the reduced loss: 1/n of a mean.
-    """
-
-    of: ref[Tensor]
-    differences: Tensor
-    share: float | Tensor
-
-
 @dataclass(eq=False)
 class Nodes:
     """The applications and the losses of one run of the closure.
@@ -105,6 +92,7 @@ class Nodes:
         directions: Those of the run, with the columns of the parameters that are perturbed themselves.
         applications: Calls of layers, in order.
         losses: What the closure has returned, once it has.
+        reduced: The losses behind single numbers.
         functions: Hash of the functions that the closure has called.
         weights: Ids of the parameters that are perturbed themselves: the plan's, and what the run has found.
     """
@@ -119,7 +107,7 @@ class Nodes:
     def __post_init__(self) -> None:
         self.weights = set(self.plan.weights)
         self.functions = 0
-        self._reduced: dict[int, Losses] = {}
+        self.reduced = ReducedLosses()
         self.losses: Losses | None = None
         columns = [shape if i in self.weights else (0,) for i, shape in enumerate(self.shapes)]
         # The nodes' columns follow those of the parameters that are perturbed themselves.
@@ -150,7 +138,7 @@ class Nodes:
             ValueError: It can't be told apart what each sample has contributed, or there is no sample.
         """
         self.losses = self._losses_of(mode, value)
-        self._reduced.clear()
+        self.reduced.clear()
         if self.losses.differences.numel() == 0:
             raise ValueError(
                 f"the batch is empty: its losses have shape {tuple(self.losses.differences.shape[1:])}, and with "
@@ -200,19 +188,12 @@ class Nodes:
         return node
 
     def before_write(self, targets: Sequence[Tensor]) -> None:
-        """Takes copies of inputs that are about to be overwritten."""
+        """Takes copies of inputs that are about to be overwritten, and forgets the losses behind such numbers."""
         written = {storage_of(target) for target in targets} - {0}
+        self.reduced.forget(written)
         for application in self.applications:
             if storage_of(application.input) in written:
                 application.input = application.input.clone()
-
-    def note(self, base: Tensor, differences: Tensor, share: float | Tensor) -> None:
-        """Remembers the loss differences, [P, *shape], that a reduction to ``base`` has made one of."""
-        if differences.dim() == 1:
-            return
-        if differences.dim() > 3:  # the elements of a sample's output: of no use one by one
-            differences = differences.flatten(2).sum(2)
-        self._reduced[id(base)] = Losses(ref(base), differences.float(), share)
 
     def _losses_of(self, mode: DifferenceMode, value: Tensor) -> Losses:
         """The loss differences behind what the closure returned.
@@ -224,13 +205,14 @@ class Nodes:
             difference = mode.difference(value)
             if difference is not None:
                 return Losses(ref(value), difference.float(), 1.0 / max(1, value.numel()))
-        found = self._reduced.get(id(value))
-        if found is None or found.of() is not value:
+        found = self.reduced.find(value)
+        if found is None:
             raise ValueError(
                 f"the closure returned a tensor of shape {tuple(value.shape)}, and of which losses it was made "
                 "can't be seen: with noise on activations each sample needs a loss of its own. Return the "
                 "losses [N] (reduction='none'), or [N, T] of tokens, or end the closure with F.cross_entropy, "
-                "F.nll_loss, F.mse_loss, .mean() or .sum(); or use perturb='weights'."
+                "F.nll_loss, F.mse_loss, .mean() or .sum(), a multiple of such, or a sum of them over the same "
+                "samples; or use perturb='weights'."
             )
         return found
 

@@ -35,7 +35,7 @@ def reduced(mode: DifferenceMode, base: Tensor, losses: Tensor, reduction: str, 
         return losses
     if mode.nodes is not None:
         # Of an empty batch there is no mean, and no step that could need it.
-        mode.nodes.note(base, losses, 1 if reduction == "sum" or losses.numel() == 0 else 1 / total)
+        mode.nodes.reduced.note(base, losses, 1 if reduction == "sum" or losses.numel() == 0 else 1 / total)
     rows = losses if losses.dim() == 2 else losses.reshape(losses.shape[0], -1)
     if reduction == "sum":
         return rows.sum(1)

@@ -35,7 +35,7 @@ def _total(
     delta = mode.needed(input)
     mode.wide = True
     if mode.nodes is not None and base.dim() == 0:
-        mode.nodes.note(base, delta, share)
+        mode.nodes.reduced.note(base, delta, share)
     if input.dim() == 0:
         return delta.float()
     return delta.sum(axes_of(dim, input.dim()), keepdim=keepdim, dtype=torch.float32)
