@@ -66,11 +66,12 @@ def test_an_empty_batch_gives_an_empty_difference(name):
     assert total.tolist() == [0, 0, 0]
 
 
-def test_a_table_that_would_renormalise_its_rows_is_refused():
-    table = nn.Embedding(5, 3, max_norm=0.1)
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_a_table_that_would_renormalise_its_rows_is_refused(kind):
+    table = kind(5, 3, max_norm=0.1)
     before = table.weight.detach().clone()
     with pytest.raises(ValueError, match="max_norm would change a trained parameter"):
-        differences(lambda: table(torch.tensor([1])).sum(), table.parameters(), DIRECTIONS, 1e-3)
+        differences(lambda: table(torch.tensor([[1]])).sum(), table.parameters(), DIRECTIONS, 1e-3)
     assert torch.equal(table.weight, before)
 
 

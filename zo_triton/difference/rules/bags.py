@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zo_triton.difference.registry import register
 from zo_triton.difference.rules.composed import under_the_mode
+from zo_triton.difference.rules.shape import refuse_max_norm
 
 if TYPE_CHECKING:
     from zo_triton.difference.mode import DifferenceMode
@@ -83,6 +84,10 @@ def embedding_bag(mode: DifferenceMode, function: Callable, args: tuple, kwargs:
     """``F.embedding_bag``."""
     if mode.carries(args, kwargs):
         _check_offsets(*args, **kwargs)
+        if kwargs.get("max_norm", args[3] if len(args) > 3 else None) is not None and mode.carries(
+            (*args[:2], kwargs.get("weight"))
+        ):
+            refuse_max_norm("embedding_bag")
     return _in_pieces(mode, function, args, kwargs)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -278,16 +278,21 @@ def as_strided(
     return _pick(mode, input, mode.needed(input), lambda _: positions.as_strided(size, stride, first))
 
 
+def refuse_max_norm(name: str) -> NoReturn:
+    """Raises what a lookup gets that would renormalise the rows it finds."""
+    raise ValueError(
+        f"{name} with max_norm would change a trained parameter inside the closure; normalise its rows outside of "
+        "it, or leave max_norm out."
+    )
+
+
 @handler("embedding")
 def embedding(mode: DifferenceMode, function: Any, args: tuple, kwargs: dict) -> Any:
     """The rows of the weight's difference that the indices pick."""
     if not mode.carries(args, kwargs):
         return function(*args, **kwargs)
     if kwargs.get("max_norm", args[3] if len(args) > 3 and function is F.embedding else None) is not None:
-        raise ValueError(
-            "embedding with max_norm would change a trained parameter inside the closure; normalise its rows "
-            "outside of it, or leave max_norm out."
-        )
+        refuse_max_norm("embedding")
 
     def compute(mode: DifferenceMode, base: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         indices, weight = (kwargs[name] if name in kwargs else args[place] for place, name in order)
