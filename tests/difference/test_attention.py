@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from difference_oracle import expected_differences, relative_error
+from torch.nn.attention.bias import causal_lower_right
 
 import zo_triton as zo
 from zo_triton.cpu import attention as blocks
@@ -186,3 +187,22 @@ def test_softmax_along_rows(function, columns, scale, eps):
     expected = expected_differences(lambda a: function(a, -1), params, DIRECTIONS, eps)
     # Long steps are rounded themselves.
     assert (found - expected).abs().max() <= 1e-6 * expected.abs().max() + 2e-7 * eps
+
+
+def test_a_causal_bias_made_before_the_closure():
+    mask = torch.ones(7, 9, dtype=torch.bool).tril(2)
+    bias = causal_lower_right(7, 9)
+    _, found = differences(
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, bias), (QUERY, KEY, VALUE), 1e-3
+    )
+    expected = expected_differences(masked(mask), (QUERY, KEY, VALUE), DIRECTIONS, 1e-3)
+    assert relative_error(found, expected) < 3e-6
+
+
+def test_a_causal_bias_made_in_the_closure_is_told_what_to_do():
+    with pytest.raises(TypeError, match="make it before the closure runs"):
+        differences(
+            lambda q, k, v: F.scaled_dot_product_attention(q, k, v, causal_lower_right(7, 9)),
+            (QUERY, KEY, VALUE),
+            1e-3,
+        )

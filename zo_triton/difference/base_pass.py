@@ -164,6 +164,15 @@ def _found(mode: DifferenceMode, value: Tensor) -> tuple[Tensor, Tensor]:
 unbroken(handle_torch_function)
 
 
+NEW_SUBCLASS = "Creating a new Tensor subclass"
+"""How torch's error begins where ``C(…)`` meets a dispatcher that Python watches."""
+
+REMEDY_OF_SUBCLASS = (
+    "torch can't call a subclass of Tensor, such as CausalBias, while its operations are watched: make it before "
+    "the closure runs, write tensor.as_subclass(C) instead, or wrap the closure in zo.BlackBox."
+)
+
+
 def _run_watched(closure: Callable[[], Any], mode: DifferenceMode) -> Any:
     """What the closure returns, run under the mode; refuses code that the mode can't see."""
     with uncompiled(), Watch(mode) as watch:
@@ -171,8 +180,10 @@ def _run_watched(closure: Callable[[], Any], mode: DifferenceMode) -> Any:
         try:
             with mode:
                 value = listening(closure)
-        except Exception:
+        except Exception as error:
             if watch.refused is None:
+                if isinstance(error, RuntimeError) and str(error).startswith(NEW_SUBCLASS):
+                    raise TypeError(f"{error}. {REMEDY_OF_SUBCLASS}") from error
                 raise
         finally:
             mode.watch = None  # neither keeps the other alive
