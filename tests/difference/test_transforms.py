@@ -82,3 +82,18 @@ def test_outside_a_closure_vmap_is_as_ever():
     with torch.device("cpu"):
         assert torch.equal(torch.vmap(torch.exp)(A), expected)
     assert torch.equal(torch.compile(torch.vmap(torch.exp), backend="eager", fullgraph=True)(A), expected)
+
+
+@pytest.mark.parametrize("held", ["tensor", "module"])
+@pytest.mark.filterwarnings("ignore")  # flex_attention warns that it is not compiled
+def test_a_score_mod_that_captures_trained_numbers_is_refused(held):
+    flex = pytest.importorskip("torch.nn.attention.flex_attention").flex_attention
+    module = torch.nn.Module()
+    module.slope = torch.nn.Parameter(torch.rand(2), requires_grad=False)
+    slope, x = module.slope, B[None] * 1.0
+    read = {
+        "tensor": lambda score, b, h, i, j: score - slope[h] * (i - j),
+        "module": lambda score, b, h, i, j: score - module.slope[h] * (i - j),
+    }[held]
+    with pytest.raises(MissingRuleError, match="captures one in a function"):
+        differences(lambda: flex(x * slope.sum(), x, x, score_mod=read), [slope], DIRECTIONS, 1e-3)

@@ -16,6 +16,7 @@ from torch.overrides import resolve_name
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from zo_triton._warn import warn
+from zo_triton.difference.captures import captures_differences
 from zo_triton.difference.errors import MissingRuleError
 from zo_triton.difference.random_state import RandomState
 from zo_triton.difference.writes import make_ready, written_by
@@ -105,6 +106,8 @@ def difference(
     _check_holds_differences(function, base, results)
     floating = [isinstance(each, Tensor) and _is_continuous(each) for each in results]
     leaves, structure = tree_flatten((args, kwargs))
+    if captures_differences(mode, leaves):
+        refuse(function, "captures one in a function that it is handed, where none can follow")
     tensors = {position: leaf for position, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
     changed = {
         position
