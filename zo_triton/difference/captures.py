@@ -6,7 +6,7 @@ besides would count as constant without a word.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from inspect import getclosurevars
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ DEPTH = 4
 """Of functions that capture functions."""
 
 
-def captures_differences(mode: DifferenceMode, leaves: list[Any]) -> bool:
+def captures_differences(mode: DifferenceMode, leaves: Sequence[Any]) -> bool:
     """Whether a function among these reads a tensor that carries a difference, which it was not handed."""
     functions = [leaf for leaf in leaves if isinstance(leaf, (FunctionType, MethodType))]
     return any(mode.carries(list(_captured(function, DEPTH))) for function in functions)

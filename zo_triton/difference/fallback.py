@@ -27,14 +27,21 @@ if TYPE_CHECKING:
 _ROUNDING = 2**-6
 """Relative to the largest result; bfloat16's own is 2⁻⁹."""
 
+CAPTURED = "captures one in a function that it is handed, where none can follow"
+
 _warned: set[Any] = set()
 
 
 def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
     """Runs a function that has no rule."""
+<<<<<<< HEAD
     targets = written_by(function, args, kwargs)
     if targets:
         make_ready(mode, targets)
+=======
+    if captures_differences(mode, args):
+        refuse(function, CAPTURED)
+>>>>>>> 8ebb85f (A captured trained tensor is refused also where no operand depends on the weights: torch's compiler failed on it with an error of its own)
     if not mode.carries(args, kwargs):
         return function(*args, **kwargs)
     targets = [each for each in targets if not mode.carries((each,))]
@@ -107,7 +114,7 @@ def difference(
     floating = [isinstance(each, Tensor) and _is_continuous(each) for each in results]
     leaves, structure = tree_flatten((args, kwargs))
     if captures_differences(mode, leaves):
-        refuse(function, "captures one in a function that it is handed, where none can follow")
+        refuse(function, CAPTURED)
     tensors = {position: leaf for position, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
     changed = {
         position
