@@ -34,14 +34,11 @@ _warned: set[Any] = set()
 
 def handle(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
     """Runs a function that has no rule."""
-<<<<<<< HEAD
+    if captures_differences(mode, args):
+        refuse(function, CAPTURED)
     targets = written_by(function, args, kwargs)
     if targets:
         make_ready(mode, targets)
-=======
-    if captures_differences(mode, args):
-        refuse(function, CAPTURED)
->>>>>>> 8ebb85f (A captured trained tensor is refused also where no operand depends on the weights: torch's compiler failed on it with an error of its own)
     if not mode.carries(args, kwargs):
         return function(*args, **kwargs)
     targets = [each for each in targets if not mode.carries((each,))]
