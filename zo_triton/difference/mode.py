@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from zo_triton._interrupts import gate, unbroken
 from zo_triton._memory import empty
-from zo_triton.difference import doors, fallback, infinities, inplace, transforms
+from zo_triton.difference import doors, elsewhere, fallback, infinities, inplace, transforms
 from zo_triton.difference.entries import Entry, Symbol, storage_of
 from zo_triton.difference.errors import UncoveredError
 from zo_triton.difference.memories import Memories
@@ -115,6 +115,7 @@ class DifferenceMode(TorchFunctionMode):
             transforms.check(self, func, args, kwargs)
         if types and types[0] is not Tensor and _is_torch_function_enabled() and doors.is_own(types):
             return doors.own(self, func, types, args, kwargs)
+        elsewhere.check(self, func, args, kwargs)
         if kwargs:
             if kwargs.get("generator") is not None:
                 self.written.remember_generator(kwargs["generator"])
