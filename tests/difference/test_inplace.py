@@ -88,9 +88,6 @@ REFUSED = {
     "data": (lambda a: setattr(a * 2, "data", a), "in place has no form that differences can follow"),
     "several": (lambda a: torch._foreach_add_([a * 2], 1.0), "foreach_add_ in place writes to several"),
     "drawn": (lambda a: torch.zeros(3, 4).bernoulli_(a.sigmoid()), "bernoulli_ in place draws random numbers"),
-    "complex": (lambda a: torch.zeros(4, dtype=torch.cfloat).add_(a[0]), "add_ in place writes to a complex"),
-    "complex_copy": (lambda a: torch.zeros(3, 4, dtype=torch.cfloat).copy_(a), "copy_ in place writes to a"),
-    "complex_out": (lambda a: torch.add(a, a, out=torch.zeros(3, 4, dtype=torch.cfloat)), "to a complex tensor"),
     "bits": (lambda a: bits_of_a_written_tensor(a), "reads the bits of torch.float32 as torch.int32"),
     "new_shape": (lambda a: (a[0] * 2).add_(a), "output with shape|would turn a tensor of shape"),
 }  # fmt: skip
@@ -98,23 +95,6 @@ REFUSED = {
 
 def complex_of(a):
     return torch.view_as_complex((a * 2).view(3, 2, 2))
-
-
-REFUSED |= {
-    f"complex, {name}": (lambda a, write=write: write(complex_of(a)), "to a complex tensor or reads one")
-    for name, write in {
-        "itself": lambda h: h.mul_(2),
-        "an item": lambda h: h.__setitem__(0, 0),
-        "items by mask": lambda h: h.__setitem__(h.abs() > 1, 0),
-        "copied": lambda h: torch.zeros(3, 2, dtype=torch.cfloat).copy_(h),
-        "into a part": lambda h: torch.zeros(3, 3, dtype=torch.cfloat).__setitem__(
-            (slice(None), slice(2)), h
-        ),
-        "real part copied": lambda h: torch.zeros(3, 2).copy_(h),
-        "out": lambda h: torch.mul(h, 2, out=torch.zeros(3, 2, dtype=torch.cfloat)),
-        "real out": lambda h: torch.abs(h, out=torch.zeros(3, 2)),
-    }.items()
-}
 
 
 def test_constant_complex_tensors_may_be_written():

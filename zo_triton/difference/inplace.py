@@ -17,7 +17,7 @@ from zo_triton.difference import fallback
 from zo_triton.difference.entries import Entry, storage_of
 from zo_triton.difference.memories import Memory, same_storage
 from zo_triton.difference.placing import placed, places
-from zo_triton.difference.registry import HANDLERS, Handler, has_complex, named
+from zo_triton.difference.registry import COMPLEX, HANDLERS, Handler, has_complex, named
 from zo_triton.difference.writes import is_users, make_ready, written_by
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ _RESHAPING = {"t_", "transpose_", "swapaxes_", "swapdims_", "squeeze_", "unsquee
 """The memory stays as it is, and the tensor looks at it in another way."""
 _REHOUSING = {"set_", "resize_", "resize_as_", "apply_", "map_", "map2_"}
 """Other memory takes the place of the tensor's own, or Python computes it."""
-_COMPLEX = "writes to a complex tensor or reads one"
 _REMEDY = "use a form that returns a new tensor"
 
 
@@ -77,9 +76,7 @@ def with_target(mode: DifferenceMode, function: Callable, args: tuple, kwargs: d
             mode.written.remember_look(each)  # an empty one gets other sizes
     if not _concerns(mode, function, target, args, functional):
         return function(*args, **kwargs)
-    if has_complex(args, kwargs):
-        _refuse(function, _COMPLEX)
-    result = HANDLERS.get(function, fallback.handle)(mode, function, args, functional)
+    result = _rules(args, kwargs).get(function, fallback.handle)(mode, function, args, functional)
     for each, its_result in (
         ((target, result),) if isinstance(target, Tensor) else zip(target, result, strict=True)
     ):
@@ -102,9 +99,7 @@ def _overwrite(mode: DifferenceMode, function: Callable, name: str, args: tuple,
         return function(*args, **kwargs)
     if not isinstance(target, Tensor):
         _refuse(function, "writes to several tensors at once")
-    if has_complex(args, kwargs):
-        _refuse(function, _COMPLEX)
-    if not target.is_floating_point():  # as by .long(): integers carry nothing
+    if not _is_continuous(target):  # as by .long(): integers carry nothing
         _prepare(mode, target)
         return function(*args, **kwargs)
     if name in _RESHAPING:
@@ -133,8 +128,17 @@ def _overwrite(mode: DifferenceMode, function: Callable, name: str, args: tuple,
         _refuse(function, "has no form that differences can follow")
     # The method without its underscore takes the same arguments in the same order; a function may not.
     method: Any = getattr(Tensor, functional, None)
-    form = next((each for each in forms if each in HANDLERS), method if method in forms else forms[-1])
-    return _store(mode, function, target, HANDLERS.get(form, fallback.handle)(mode, form, args, kwargs))
+    rules = _rules(args, kwargs)
+    form = next((each for each in forms if each in rules), method if method in forms else forms[-1])
+    return _store(mode, function, target, rules.get(form, fallback.handle)(mode, form, args, kwargs))
+
+
+def _rules(args: tuple, kwargs: dict) -> dict[Any, Handler]:
+    return COMPLEX if has_complex(args, kwargs) else HANDLERS
+
+
+def _is_continuous(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _set_data(mode: DifferenceMode, function: Callable, args: tuple, kwargs: dict) -> Any:
@@ -184,6 +188,8 @@ def _spread(mode: DifferenceMode, source: Any, target: Tensor) -> Tensor | None:
     difference = mode.difference(source)
     if difference is None:
         return None
+    if difference.is_complex() and not target.is_complex():
+        difference = difference.real
     while difference.dim() > target.dim() + 1:  # assignments to items ignore leading ones
         difference = difference.squeeze(1)
     return mode.align(difference, target.dim()).expand(-1, *target.shape)
@@ -221,7 +227,7 @@ def _prepare(
             "which of them stays is not certain; write to a .clone() of it."
         )
     make_ready(mode, (target,))
-    if not target.is_floating_point():
+    if not _is_continuous(target):
         return lambda difference, exclusive: None
     if part is None and _is_alone(mode, target):
 
@@ -263,7 +269,9 @@ def _share(mode: DifferenceMode, target: Tensor) -> Memory:
     mode.give_up_tape()
     memory = mode.memories.find(target)
     if memory is None:
-        memory = Memory(target, mode.evaluations, mode.compute_dtype)
+        whole = target._base if target._is_view() else target
+        memory = Memory(target if whole is None else whole, mode.evaluations, mode.compute_dtype)
+        mode.complex = mode.complex or memory.difference.is_complex()
         mode.reserve(memory.difference.shape[1])
         for other in _sharing(mode, target):
             entry = mode.entries[id(other)]

@@ -22,7 +22,7 @@ class Memory:
     Args:
         tensor: Any tensor that looks at it.
         evaluations: P.
-        dtype: Of the difference, float32 or bfloat16.
+        dtype: Of the difference, float32 or bfloat16; that of complex memory is complex64.
 
     Attributes:
         difference: [P, elements of the storage], contiguous.
@@ -34,26 +34,44 @@ class Memory:
         self.reference = StorageWeakRef(storage)
         self.base_dtype = tensor.dtype
         elements = storage.nbytes() // tensor.element_size()
+        dtype = torch.complex64 if tensor.is_complex() else dtype
         self.difference = torch.zeros((), dtype=dtype, device=tensor.device).expand(evaluations, elements)
         self.exclusive = False
 
     def of(self, tensor: Tensor) -> Tensor:
-        """The tensor's own difference, [P, *shape]: a view.
+        """The tensor's own difference, [P, *shape]: a view unless the tensor is one of conjugates or negatives.
 
         Raises:
-            ValueError: The tensor reads the memory as another dtype.
+            ValueError: The tensor reads the memory as another dtype, and not as complex numbers or their parts.
         """
-        if tensor.dtype != self.base_dtype:
-            raise ValueError(
-                f"a tensor of {tensor.dtype} looks at memory of {self.base_dtype} that was written in place and "
-                "depends on the trained parameters, where differences can't follow; convert it by .to(dtype) "
-                "instead of viewing it as another dtype."
-            )
-        every, each = self.difference.stride()
+        found = self._place(tensor)
+        found = found.conj().resolve_conj() if tensor.is_conj() else found
+        return -found if tensor.is_neg() else found
+
+    def _place(self, tensor: Tensor) -> Tensor:
+        """What lies where the tensor's elements do, [P, *shape]."""
+        difference = self._as(tensor.dtype)
+        every, each = difference.stride()
         strides = [each * stride for stride in tensor.stride()]
-        shape = (self.difference.shape[0], *tensor.shape)
-        start = self.difference.storage_offset() + each * tensor.storage_offset()
-        return self.difference.as_strided(shape, (every, *strides), start)
+        shape = (difference.shape[0], *tensor.shape)
+        start = difference.storage_offset() + each * tensor.storage_offset()
+        return difference.as_strided(shape, (every, *strides), start)
+
+    def _as(self, dtype: torch.dtype) -> Tensor:
+        """The difference [P, elements] as a view of this dtype has them."""
+        if dtype == self.base_dtype:
+            return self.difference
+        if self.base_dtype.is_complex and dtype == self.base_dtype.to_real():
+            return torch.view_as_real(self.difference).flatten(1)
+        if dtype.is_complex and self.base_dtype == dtype.to_real():
+            if self.difference.dtype != torch.float32 or not self.exclusive:
+                self.difference, self.exclusive = self.difference.float().contiguous().clone(), True
+            return torch.view_as_complex(self.difference.unflatten(1, (-1, 2)))
+        raise ValueError(
+            f"a tensor of {dtype} looks at memory of {self.base_dtype} that was written in place and "
+            "depends on the trained parameters, where differences can't follow; convert it by .to(dtype) "
+            "instead of viewing it as another dtype."
+        )
 
     def write(self, tensor: Tensor, difference: Tensor | None, exclusive: bool = False) -> None:
         """Gives the tensor another difference.
@@ -64,12 +82,17 @@ class Memory:
             exclusive: The difference is nobody else's: where it fills the whole memory, it is taken as it is.
         """
         if difference is not None:
-            if exclusive and tensor.numel() == self.difference.shape[1] and tensor.is_contiguous():
+            if tensor.is_conj():
+                difference = difference.conj().resolve_conj()
+            difference = -difference if tensor.is_neg() else difference
+            fills = tensor.numel() == self.difference.shape[1] and tensor.is_contiguous()
+            if exclusive and fills and tensor.dtype == self.base_dtype:
                 self.difference, self.exclusive = difference.reshape(len(difference), -1).contiguous(), True
                 return
             if same_storage(difference, self.difference):
                 difference = difference.clone()
-            dtype = torch.promote_types(self.difference.dtype, difference.dtype)
+            part = difference.dtype.to_real() if difference.is_complex() else difference.dtype
+            dtype = torch.promote_types(self.difference.dtype, part)
             if dtype != self.difference.dtype:
                 self.difference, self.exclusive = self.difference.to(dtype).contiguous(), True
         if not self.exclusive:
@@ -77,7 +100,7 @@ class Memory:
                 self.difference.clone(memory_format=torch.contiguous_format),
                 True,
             )
-        target = self.of(tensor)
+        target = self._place(tensor)
         for axis, stride in enumerate(tensor.stride(), 1):  # an expanded tensor repeats the same elements
             if stride == 0:
                 target = target.narrow(axis, 0, min(1, target.shape[axis]))

@@ -74,7 +74,7 @@ def placed(mode: DifferenceMode, function: Callable, name: str, args: tuple, kwa
     result = function(*args, **kwargs)
     origins = numbers if result is None else result
     kept = mode.difference(target)
-    dtype = mode.level
+    dtype = torch.complex64 if target.is_complex() else mode.level
     every = [torch.zeros(mode.evaluations, target.numel(), dtype=dtype, device=target.device)]
     if kept is not None:
         every = [kept.reshape(mode.evaluations, -1).to(dtype)]

@@ -60,7 +60,7 @@ def _of_one(
         return NotImplemented
     delta = mode.difference(input)
     assert delta is not None
-    delta = delta.to(torch.complex64 if input.is_complex() else torch.float32)
+    delta = delta.resolve_conj().resolve_neg().to(torch.complex64 if input.is_complex() else torch.float32)
     if delta.stride(-1) != 1:  # pairs are viewed as complex numbers only where they lie side by side
         delta = delta.contiguous()
     return torch.func.vmap(lambda each: function(each, *args, **kwargs))(delta)
