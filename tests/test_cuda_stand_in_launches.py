@@ -31,7 +31,7 @@ tiny-gpt      14 + 206       21 + 246
 batch norm    9 + 107
 recurrent     33 + 160
 dropout       3 + 34         5 + 40
-no rule       3 + 51         5 + 57
+no rule       3 + 54         5 + 60
 bfloat16      3 + 52         5 + 58
 """
 """Triton's launches + calls of torch's own functions that launch something, at four directions on sm_90."""

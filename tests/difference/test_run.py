@@ -201,7 +201,7 @@ def test_layers_of_a_chain_share_one_piece_of_memory(storages):
         ).plan
     assert [donate for _, donate in storages] == [False, True, True]
     assert len({address for address, _ in storages}) == 1
-    assert plan == Plan(7, mends=False)
+    assert plan == Plan(7)
 
 
 def test_live_inputs_are_not_overwritten(storages):

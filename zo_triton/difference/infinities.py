@@ -24,7 +24,7 @@ AT_AN_END = frozenset((
 """Functions that are infinite at an end of their domain, and no number beyond it."""
 
 
-def may_be_lost(value: Tensor, differences: Tensor, losses: bool) -> bool:
+def may_be_lost(value: Tensor, differences: Tensor, losses: bool = False) -> bool:
     """Whether a difference is not finite though what it is added to is a number.
 
     Args:

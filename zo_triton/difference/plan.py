@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 if TYPE_CHECKING:
     from zo_triton.difference.nodes import NodePlan
+
+Accept = Callable[[Tensor, Tensor, bool], bool]
+"""Gets the value, its differences, and whether these may be mended; says whether all are usable. It raises if they
+are no good and can't be mended."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +31,8 @@ class Plan:
         keep: Positions, counted in the order of the calls, of the linear layers whose pre-activation is read
             by more than one function.
         taped: The base pass is recorded where there are several chunks. Not where memory ran out beside the record.
-        mends: Differences that are lost where a base result stays infinite are mended; None while nobody knows
-            whether any are. See :mod:`zo_triton.difference.infinities`.
+        mends: Differences that are lost where a base result stays infinite are mended, see
+            :mod:`zo_triton.difference.infinities`.
         nodes: What is known of a closure whose layers' outputs are perturbed; None where weights are.
     """
 
@@ -33,7 +40,7 @@ class Plan:
     fixed: bool = False
     keep: frozenset[int] = field(default_factory=frozenset)
     taped: bool = True
-    mends: bool | None = None
+    mends: bool = False
     nodes: NodePlan | None = None
 
 

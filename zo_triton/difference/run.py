@@ -29,7 +29,7 @@ from zo_triton.difference.independence import is_due, settle
 from zo_triton.difference.infinities import may_be_lost
 from zo_triton.difference.mode import DifferenceMode
 from zo_triton.difference.nodes import Mask, NodePlan, Nodes
-from zo_triton.difference.plan import Plan, RestartError
+from zo_triton.difference.plan import Accept, Plan, RestartError
 from zo_triton.directions import Directions
 from zo_triton.ops import engines
 
@@ -131,7 +131,7 @@ def propagate(
     evaluation: Evaluation,
     scales: Tensor | None = None,
     plan: Plan | None = None,
-    accept: Callable[[Tensor, Tensor], None] | None = None,
+    accept: Accept | None = None,
     period: int | None = None,
     whole: Directions | None = None,
     part: int = 0,
@@ -190,16 +190,17 @@ def propagate(
                 value = base if value is None else _check_same(value, base)
                 if not more:
                     found = _joined([*parts, piece], directions.num, sides)
-                    before, plan = plan, plan if start is None else _looked_over(plan, value, found, nodes)
-                    if plan.mends and not before.mends:
+                    if plan.mends and nodes is not None:  # a sample whose loss is infinite is left out
+                        found = found.masked_fill(value.isinf(), nan)
+                    mendable = start is not None and not plan.mends
+                    usable = (accept or _accept)(value, found, mendable)
+                    if not usable:  # what mending does not help is not mended the next time
+                        plan = replace(plan, mends=mendable)
+                    if not usable and mendable:
                         base_pass.forget()
                         first, value = 0, None
                         parts.clear()
                         continue
-                    if plan.mends and nodes is not None:  # a sample whose loss is infinite is left out
-                        found = found.masked_fill(value.isinf(), nan)
-                    if accept is not None:
-                        accept(value, found)
             except RestartError as restart:
                 if start is None:
                     raise _too_much_for_a_record(directions.num) from None
@@ -225,13 +226,9 @@ def propagate(
     return Propagation(value, found, plan, nodes)
 
 
-def _looked_over(plan: Plan, value: Tensor, found: Tensor, nodes: Nodes | None) -> Plan:
-    """The plan with what the run's differences say of :attr:`Plan.mends`; a GPU is asked once."""
-    if plan.mends is not None and engines.waits(found.device):
-        return plan
-    # What mending does not help stays unmended.
-    mends = may_be_lost(value, found, nodes is not None) != bool(plan.mends)
-    return plan if mends is plan.mends else replace(plan, mends=mends)
+def _accept(value: Tensor, found: Tensor, mendable: bool) -> bool:
+    """Takes all differences; a GPU is not asked whether they are usable, for which the host would have to wait."""
+    return not mendable or engines.waits(found.device) or not may_be_lost(value, found)
 
 
 def _is_new(plan: Plan) -> bool:

@@ -14,6 +14,7 @@ from zo_triton import ops
 from zo_triton._interrupts import listening
 from zo_triton._warn import warn
 from zo_triton.difference import Evaluation
+from zo_triton.difference.plan import Accept
 from zo_triton.difference.random_state import RandomState
 from zo_triton.difference.undo import on_failure
 from zo_triton.directions import Directions
@@ -62,7 +63,7 @@ def black_box_differences(
     directions: Directions,
     evaluation: Evaluation,
     scales: Tensor | None = None,
-    accept: Callable[[Tensor, Tensor], None] | None = None,
+    accept: Accept | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Loss differences by moving the live weights, one evaluation after the other.
 
@@ -102,7 +103,7 @@ def black_box_differences(
             shape = (directions.num,) if evaluation.sides == 1 else (directions.num, 2)
             differences = differences.float().view(shape).to(device)
             if accept is not None:
-                accept(value, differences)
+                accept(value, differences, False)
             after = drawn
             on_failure(before.restore)
         finally:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import isfinite
 from numbers import Real
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from zo_triton import ops
 from zo_triton._warn import warn
 from zo_triton.difference import Evaluation, NotATensorError, Plan, propagate
+from zo_triton.difference.plan import Accept
 from zo_triton.difference.random_state import RandomState
 from zo_triton.directions import Directions
 from zo_triton.ops import engines
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from zo_triton.optim.node_measure import NodeMeasurement
 
 Measured = TypeVar("Measured", bound="Measurement | NodeMeasurement")
-Accept: TypeAlias = Callable[[Tensor, Tensor], None]
 
 _warned_closures: set[str] = set()
 
@@ -144,9 +144,13 @@ def measure(
     before = None if ranks is None else RandomState.capture(params[0].device)
     judged: list[tuple[float, Tensor, Tensor | None]] = []
 
-    def accept(value: Tensor, found: Tensor) -> None:
+    def accept(value: Tensor, found: Tensor, mendable: bool) -> bool:
         _check_scalar(value)
-        judged.append(_judge(value, found, evaluation))
+        loss, projected, usable = _judge(value, found, evaluation)
+        if usable is not None and not mendable:
+            _report_unusable(usable, loss, evaluation.eps)
+        judged.append((loss, projected, usable))
+        return usable is None
 
     def evaluate(
         run: Callable[[], Any], first: int, stop: int, accept: Accept | None = None, period: int | None = None
@@ -173,6 +177,8 @@ def measure(
             loss, found = _shared(ranks, closure, evaluate, directions.num, before)
             found = found.to(params[0].device)
             loss, projected, usable = _judge(loss, found, evaluation)
+            if usable is not None:
+                _report_unusable(usable, loss, evaluation.eps)
         except BaseException:
             before.restore()
             raise
@@ -206,7 +212,7 @@ def checked_measurement(measurement: Measured | None, directions: Directions, dt
 def _judge(
     value: Tensor | float, found: Tensor, evaluation: Evaluation
 ) -> tuple[float, Tensor, Tensor | None]:
-    """Loss, projected gradients and which of them are usable (None: all); refuses what no step can use."""
+    """Loss, projected gradients and which of them are usable (None: all); refuses a loss that is not finite."""
     projected = evaluation.slopes(found)
     usable = projected.abs() < LARGEST_SLOPE  # which a NaN is not
     whole = usable.all()
@@ -215,10 +221,7 @@ def _judge(
     else:
         loss, all_usable = value, float(whole)
     _check_finite(loss)
-    if all_usable:
-        return loss, projected, None
-    _report_unusable(usable, loss, evaluation.eps)
-    return loss, projected, usable
+    return loss, projected, None if all_usable else usable
 
 
 def _accept_number(closure: Callable[[], Any], error: NotATensorError) -> None:

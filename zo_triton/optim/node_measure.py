@@ -15,6 +15,7 @@ from zo_triton import ops
 from zo_triton._warn import warn
 from zo_triton.difference import Evaluation, NotATensorError, Plan, propagate
 from zo_triton.difference.applications import LayerSize
+from zo_triton.difference.infinities import may_be_lost
 from zo_triton.difference.nodes import NodePlan, Nodes
 from zo_triton.difference.random_state import RandomState
 from zo_triton.directions import Directions
@@ -140,11 +141,18 @@ class _Step:
         some = self.directions if stop - first == self.directions.num else self.directions[first:stop]
         losses: list[float] = []
 
-        def accept(value: Tensor, found: Tensor) -> None:
+        def accept(value: Tensor, found: Tensor, mendable: bool) -> bool:
             """Refuses what no step can use, while the closure's writes can still be taken back."""
-            loss, whole = _loss_of(value, self.evaluation.slopes(found), self.evaluation.eps)
-            losses.append(loss)
-            self.whole = whole if some is self.directions and not part else None
+            slopes = self.evaluation.slopes(found)
+            loss, whole = engines.read(value.mean() if value.dim() else value, _are_usable(slopes).all())
+            lost = not whole and may_be_lost(value, found, losses=True)
+            if lost and mendable:
+                return False
+            if not whole:
+                loss = _loss_of_some(value, usable_samples(slopes), self.evaluation.eps)
+            losses.append(_checked(loss))
+            self.whole = bool(whole) if some is self.directions and not part else None
+            return not lost
 
         try:
             _, found, self.plan, self.nodes = propagate(
@@ -291,22 +299,19 @@ def _are_usable(slopes: Tensor) -> Tensor:
     return slopes.abs() < LARGEST_SLOPE  # which a NaN is not
 
 
-def _loss_of(value: Tensor, slopes: Tensor, eps: float) -> tuple[float, bool]:
-    """The mean base loss over the samples that are usable, and whether all are; refuses what no step can use."""
-    loss, whole = engines.read(value.mean() if value.dim() else value, _are_usable(slopes).all())
-    if not whole:
-        loss = _loss_of_some(value, usable_samples(slopes), eps)
+def _checked(loss: float) -> float:
+    """The loss; refuses one that no step can use."""
     if not isfinite(loss):
         raise NonFiniteLossError(
             f"the loss is {loss}: the step is refused and the weights stay as they are; look for overflow in the "
             "model, restart from a checkpoint with a lower lr, or return the samples' losses (reduction='none') so "
             "that a bad sample can be left out."
         )
-    return loss, bool(whole)
+    return loss
 
 
 def _loss_of_some(value: Tensor, usable: Tensor, eps: float) -> float:
-    """The same where samples are left out, perhaps all of them."""
+    """The mean base loss where samples are left out, perhaps all of them."""
     if value.dim() > 0:
         rows = value.flatten(1).mean(1) if value.dim() > 1 else value
         kept = torch.where(usable, rows, torch.zeros_like(rows)).sum() / usable.sum()

@@ -127,7 +127,7 @@ def restore_precision(optimizer: Optimizer, state_dict: Mapping[str, Any], param
             optimizer.state[param][key] = own
 
 
-SavedPlan = tuple[int, int, list[int], bool, bool | None]
+SavedPlan = tuple[int, int, list[int], bool, bool]
 """What a state holds of a plan: the number of directions, and all of the plan but nodes and who chose the chunk."""
 
 

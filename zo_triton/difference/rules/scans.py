@@ -28,7 +28,7 @@ def _product(a: Tensor, da: Tensor, b: Tensor, db: Tensor) -> Tensor:
     return da * b + (a + da) * db
 
 
-def _scan(values: Tensor, a: Tensor, delta: Tensor, dim: int, pair: Pair, mends: bool | None) -> Tensor:
+def _scan(values: Tensor, a: Tensor, delta: Tensor, dim: int, pair: Pair, mends: bool) -> Tensor:
     """[P, *a.shape], the difference of the running values along an axis; mended step by step if it is at all."""
     if a.dim() == 0 or a.numel() == 0:
         return delta
