@@ -85,3 +85,21 @@ def test_slices_of_packed_weights_are_perturbed_themselves():
     found = measured(closure, params, sides=2)
     assert {names[i] for i in found.on_nodes} == {"out_proj.weight", "out_proj.bias"}
     assert error(found, closure, params) < 5e-5
+
+
+def test_tokens_that_see_later_ones_past_a_hidden_block_do_so_from_the_first_step():
+    """Differences of −∞ − (−∞) say nothing about which token's noise reaches which loss."""
+    keys, values, x, target = made(nn.Linear(E, E)), made(nn.Linear(E, E)), noise(2, 4, E), noise(2, 4, E)
+    hidden = torch.tensor([[False, False, True, True], [False] * 4])[:, None]
+
+    def closure() -> Tensor:
+        largest, total, mixed = x.new_full((2, 4, 1), -torch.inf), x.new_zeros(2, 4, 1), torch.zeros_like(x)
+        for k, v, mask in zip(keys(x).split(2, 1), values(x).split(2, 1), hidden.split(2, 2), strict=True):
+            scores = (x @ k.mT).masked_fill(mask, -torch.inf)
+            now = torch.maximum(largest, scores.amax(2, keepdim=True))
+            old, new = torch.exp(largest - now), torch.exp(scores - now)
+            total, mixed, largest = total * old + new.sum(2, keepdim=True), mixed * old + new @ v, now
+        return (mixed / total - target).square().mean(2)
+
+    params = [*keys.parameters(), *values.parameters()]
+    assert error(measured(closure, params, 256, sides=2), closure, params) < 5e-5

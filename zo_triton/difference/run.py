@@ -197,6 +197,7 @@ def propagate(
                     if not usable:  # what mending does not help is not mended the next time
                         plan = replace(plan, mends=mendable)
                     if not usable and mendable:
+                        plan = _unknowing(plan)
                         base_pass.forget()
                         first, value = 0, None
                         parts.clear()
@@ -229,6 +230,11 @@ def propagate(
 def _accept(value: Tensor, found: Tensor, mendable: bool) -> bool:
     """Takes all differences; a GPU is not asked whether they are usable, for which the host would have to wait."""
     return not mendable or engines.waits(found.device) or not may_be_lost(value, found)
+
+
+def _unknowing(plan: Plan) -> Plan:
+    """Without what depends on what: a loss whose difference was no number seemed to depend on nothing."""
+    return plan if plan.nodes is None else replace(plan, nodes=replace(plan.nodes, known={}))
 
 
 def _is_new(plan: Plan) -> bool:
