@@ -105,3 +105,13 @@ def test_an_input_on_an_array_was_kept_for_the_update():
         return layer.weight.grad.clone()
 
     torch.testing.assert_close(gradient(True), gradient(False))
+
+
+def test_an_input_that_an_engine_has_looked_at_is_not_copied_at_every_step():
+    batch, layer = torch.randn(3, 4), torch.nn.Linear(4, 3)
+    for _ in range(2):
+        zo.differences(lambda: layer(batch).sum(), layer.parameters(), DIRECTIONS, EPS)
+    batch.numpy()
+    assert kept(batch).data_ptr() == batch.data_ptr()
+    mapped = torch.from_numpy(np.zeros((3, 4), dtype=np.float32))
+    assert kept(mapped).data_ptr() != mapped.data_ptr()

@@ -135,6 +135,12 @@ class Memories(dict[int, Memory]):
         return bool(lenders)
 
 
+_MOST_OWN = 256
+"""Memories remembered as torch's own before those that are gone are forgotten."""
+
+_own: dict[int, StorageWeakRef] = {}
+
+
 def is_outside(tensor: Tensor) -> bool:
     """Whether something else than torch owns the memory, as NumPy does that of ``torch.from_numpy(array)``.
 
@@ -145,9 +151,17 @@ def is_outside(tensor: Tensor) -> bool:
     if isinstance(whole, Parameter):
         return False
     try:
-        return not tensor.untyped_storage().resizable()
+        storage = tensor.untyped_storage()
+        can_grow = storage.resizable()
     except (NotImplementedError, RuntimeError):
         return False
+    known = _own.get(storage._cdata)
+    if can_grow and known is None:  # not any more once an engine has looked at it through NumPy
+        if len(_own) >= _MOST_OWN:
+            for key in [key for key, each in _own.items() if each.expired()]:
+                del _own[key]
+        _own[storage._cdata] = StorageWeakRef(storage)
+    return not can_grow and (known is None or known.expired())
 
 
 def kept(tensor: Tensor) -> Tensor:
