@@ -142,6 +142,28 @@ def test_other_rules_are_left_to_torch(make):
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
+def test_a_layer_whose_memory_was_dropped_counts_anew():
+    """Adam corrects each parameter's moments by its own count of steps; the compiled update has one for all."""
+    ends = []
+    for fused in (True, False):
+        model = mlp(6, 5, 4)
+        adam = torch.optim.Adam(model.parameters(), lr=0.02)
+        trainer = zo.FusedTrainer(model, adam, directions=16, eps=1e-3, fused=fused)
+        for seed in range(4):
+            trainer.step(*batch(8, 6, 4, seed))
+        assert trainer.is_fused is fused
+        for param in model[2].parameters():
+            del adam.state[param]
+        assert trainer.why_general() == (
+            "the optimizer has counted from 0 to 4 steps of the parameters" if fused else "fused is False"
+        )
+        for seed in range(4, 6):
+            trainer.step(*batch(8, 6, 4, seed))
+        ends.append([param.detach() for param in model.parameters()])
+        assert [float(adam.state[param]["step"]) for param in model.parameters()] == [6, 6, 2, 2]
+    torch.testing.assert_close(*ends, rtol=1e-3, atol=1e-4)
+
+
 def test_another_engine_is_obeyed():
     model = mlp(6, 5, 4)
     trainer = zo.FusedTrainer(model, torch.optim.SGD(model.parameters(), lr=0.1), directions=4)
