@@ -24,6 +24,7 @@ from zo_triton.optim.checks import (
     check_along_directions,
     check_coefficients,
     check_low_precision,
+    check_options,
     check_perturb,
     check_settings,
     default_distribution,
@@ -117,6 +118,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         add = torch.optim.Optimizer.add_param_group
         (add if "torch._dynamo" in sys.modules else unwrap(add))(self, param_group)
         try:
+            check_options(param_group, self.defaults, (*SAVED, *UNSAVED, "ranks"))
             self._check_group(self.param_groups[-1])
             names = [name for group in self.param_groups for name in group.get("param_names", ())]
             if params := self._parameters():  # a group may be empty, the first as well, but not all
@@ -126,6 +128,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
         self._checked_field = self.distribution, self.rank
+        self._measured = None  # says nothing of these tensors
 
     def register_step_pre_hook(self, hook: Any) -> RemovableHandle:
         """As torch's, but refused while a log is attached: the hook would run before the step can be refused.
