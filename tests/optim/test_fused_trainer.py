@@ -86,6 +86,29 @@ def test_reloaded_optimizer_goes_on_bit_for_bit():
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (lambda state: state.pop("plan"), ValueError, "the state dict has no plan: it is not a trainer's"),
+        (lambda state: state.update(steps_done=-3), ValueError, r"step must be in \[0, 2\*\*32\), got -3"),
+        (lambda state: state.update(steps_done="4"), TypeError, "step must be an int, got '4'"),
+    ],
+    ids=["plan", "negative", "string"],
+)
+def test_a_state_that_is_none_changes_nothing(spoil, error, message):
+    model = mlp(6, 5, 4)
+    trainer = zo.FusedTrainer(model, torch.optim.Adam(model.parameters(), lr=0.02), directions=8)
+    trainer.step(*batch(8, 6, 4))
+    state = copy.deepcopy(trainer.state_dict())
+    trainer.step(*batch(8, 6, 4))
+    before, last = str(trainer.state_dict()), trainer.last
+    spoil(state)
+    with pytest.raises(error, match=message):
+        trainer.load_state_dict(state)
+    assert str(trainer.state_dict()) == before
+    assert trainer.last is last
+
+
 def test_learns_and_obeys_a_scheduler():
     model = mlp(10, 16, 3)
     adam = torch.optim.Adam(model.parameters(), lr=0.02)
