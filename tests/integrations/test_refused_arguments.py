@@ -25,6 +25,13 @@ def change(args, name, value):
         pytest.param({"_n_gpu": 2}, {}, "NOT_DISTRIBUTED copies the model", id="data-parallel"),
         pytest.param({"optim": "sgd"}, {}, "optim='sgd' would have no effect", id="optim"),
         pytest.param({"max_grad_norm": 0.3}, {}, "max_grad_norm=0.3 would have no effect", id="clipping"),
+        pytest.param({"adam_beta1": 0.8}, {}, "adam_beta1=0.8 would have no effect", id="beta1"),
+        pytest.param({"adam_beta2": 0.9}, {}, "adam_beta2=0.9 would have no effect", id="beta2"),
+        pytest.param({"adam_epsilon": 0.1}, {}, "adam_epsilon=0.1 would have no effect", id="adam-eps"),
+        pytest.param({"optim_args": "a=1"}, {}, "optim_args='a=1' would have no effect", id="optim-args"),
+        pytest.param(
+            {"optim_target_modules": ["h"]}, {}, "optim_target_modules=.* would have no effect", id="modules"
+        ),
         pytest.param({}, {"eps": -1.0}, "eps must be", id="eps"),
         pytest.param({}, {"directions": 0}, "directions must be at least 1", id="directions"),
         pytest.param({}, {"aggregator": "mean"}, "unknown aggregator", id="aggregator"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from zo_triton.directions import Directions
-from zo_triton.optim import ZOSGD, BlackBox, NonFiniteLossError, estimate_gradient
+from zo_triton.optim import ZOSGD, BlackBox, NonFiniteLossError, ZOAdam, estimate_gradient
 
 SETTINGS = [
     ({"lr": -0.1}, ValueError, "lr must be finite and not negative, got -0.1"),
@@ -69,6 +69,51 @@ def test_one_tensor_twice_is_refused():
     weight = torch.ones(3)
     with pytest.raises(ValueError, match="parameter 1 is the same tensor as parameter 0"):
         ZOSGD([weight, weight], lr=0.1)
+
+
+@pytest.mark.parametrize("kind", [ZOSGD, ZOAdam])
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"directions": 8}, "directions=8 would have no effect in a parameter group: all groups share"),
+        ({"strict": True}, "strict=True would have no effect in a parameter group: all groups share"),
+        (
+            {"adam_eps": 1e-3},
+            "adam_eps=0.001 would have no effect in a parameter group, where it is called 'eps'",
+        ),
+        ({"nesterov": True}, "nesterov=True would have no effect: the groups' options here are lr, "),
+        ({"decoupled_weight_decay": True}, "decoupled_weight_decay=True would have no effect"),
+    ],
+)
+def test_group_options_without_effect_are_refused(kind, option, message):
+    first, second = torch.ones(3), torch.ones(2)
+    with pytest.raises(ValueError, match=message):
+        kind([{"params": [first], **option}], lr=0.1)
+    opt = kind([first], lr=0.1)
+    with pytest.raises(ValueError, match=message):
+        opt.add_param_group({"params": [second], **option})
+    assert len(opt.param_groups) == 1
+
+
+def test_group_options_of_the_other_kind_are_refused():
+    with pytest.raises(ValueError, match=r"eps=0\.1 would have no effect in a parameter group"):
+        ZOSGD([{"params": [torch.ones(3)], "eps": 0.1}], lr=0.1)
+    with pytest.raises(ValueError, match=r"betas=\(0.9, 0.99\) would have no effect"):
+        ZOSGD([{"params": [torch.ones(3)], "betas": (0.9, 0.99)}], lr=0.1)
+    with pytest.raises(ValueError, match=r"momentum=0\.9 would have no effect"):
+        ZOAdam([{"params": [torch.ones(3)], "momentum": 0.9}], lr=0.1)
+    # A name says nothing, and what other rules call off asks for nothing.
+    assert ZOSGD([{"params": [torch.ones(3)], "name": "head", "nesterov": False, "dampening": 0}], lr=0.1)
+
+
+def test_a_group_added_after_measuring_is_not_moved_by_it():
+    weights, added = torch.ones(3), torch.ones(2)
+    opt = ZOSGD([weights], lr=0.1, directions=4)
+    opt.measure(lambda: weights.square().sum())
+    opt.add_param_group({"params": [added]})
+    with pytest.raises(ValueError, match=r"call opt\.measure"):
+        opt.step()
+    assert torch.equal(torch.cat([weights, added]), torch.ones(5))
 
 
 def test_refused_group_is_not_added():

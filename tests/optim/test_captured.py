@@ -288,3 +288,9 @@ def test_a_graph_replays_the_step():
         assert step().item() == pytest.approx(plain.step(lambda: F.cross_entropy(twin(x), y)), rel=1e-4)
     for a, b in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_a_first_group_without_parameters_is_no_obstacle():
+    opt = zo.ZOSGD([{"params": []}, {"params": [torch.ones(3)]}], lr=0.1, directions=4)
+    with pytest.raises(ValueError, match="CUDA graphs need parameters on a GPU, got cpu"):
+        zo.CapturedStep(opt, lambda: opt.param_groups[1]["params"][0].sum())

@@ -86,6 +86,29 @@ def test_reloaded_optimizer_goes_on_bit_for_bit():
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (lambda state: state.pop("plan"), ValueError, "the state dict has no plan: it is not a trainer's"),
+        (lambda state: state.update(steps_done=-3), ValueError, r"step must be in \[0, 2\*\*32\), got -3"),
+        (lambda state: state.update(steps_done="4"), TypeError, "step must be an int, got '4'"),
+    ],
+    ids=["plan", "negative", "string"],
+)
+def test_a_state_that_is_none_changes_nothing(spoil, error, message):
+    model = mlp(6, 5, 4)
+    trainer = zo.FusedTrainer(model, torch.optim.Adam(model.parameters(), lr=0.02), directions=8)
+    trainer.step(*batch(8, 6, 4))
+    state = copy.deepcopy(trainer.state_dict())
+    trainer.step(*batch(8, 6, 4))
+    before, last = str(trainer.state_dict()), trainer.last
+    spoil(state)
+    with pytest.raises(error, match=message):
+        trainer.load_state_dict(state)
+    assert str(trainer.state_dict()) == before
+    assert trainer.last is last
+
+
 def test_learns_and_obeys_a_scheduler():
     model = mlp(10, 16, 3)
     adam = torch.optim.Adam(model.parameters(), lr=0.02)
@@ -140,6 +163,28 @@ def test_other_rules_are_left_to_torch(make):
     before = [param.clone() for param in model.parameters()]
     trainer.step(*batch(8, 6, 4))
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_a_layer_whose_memory_was_dropped_counts_anew():
+    """Adam corrects each parameter's moments by its own count of steps; the compiled update has one for all."""
+    ends = []
+    for fused in (True, False):
+        model = mlp(6, 5, 4)
+        adam = torch.optim.Adam(model.parameters(), lr=0.02)
+        trainer = zo.FusedTrainer(model, adam, directions=16, eps=1e-3, fused=fused)
+        for seed in range(4):
+            trainer.step(*batch(8, 6, 4, seed))
+        assert trainer.is_fused is fused
+        for param in model[2].parameters():
+            del adam.state[param]
+        assert trainer.why_general() == (
+            "the optimizer has counted from 0 to 4 steps of the parameters" if fused else "fused is False"
+        )
+        for seed in range(4, 6):
+            trainer.step(*batch(8, 6, 4, seed))
+        ends.append([param.detach() for param in model.parameters()])
+        assert [float(adam.state[param]["step"]) for param in model.parameters()] == [6, 6, 2, 2]
+    torch.testing.assert_close(*ends, rtol=1e-3, atol=1e-4)
 
 
 def test_another_engine_is_obeyed():

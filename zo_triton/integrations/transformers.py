@@ -36,6 +36,11 @@ lower loss, and, as Trainer's losses are means already, does not see each sample
 DEFAULTS = {name: each.default for name, each in signature(ZOSGD).parameters.items() if name not in _TRAINERS}
 """The settings that a ZOTrainer takes beside Trainer's arguments, with ZOSGD's defaults."""
 
+_OF_GRADIENTS = (
+    "optim", "optim_args", "optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
+)  # fmt: skip
+"""Arguments of Trainer's that say what is to be done with gradients."""
+
 _OF_ZOSGD_ALONE = {"momentum", "low_precision"}
 
 
@@ -110,9 +115,9 @@ class ZOTrainer(Trainer):
                 f"{', '.join(sorted(unseen))} would have no effect: a {name_of_kind} was given, and its own "
                 "settings hold; say it there."
             )
-        for name in ("optim", "max_grad_norm"):
-            value = getattr(self.args, name)
-            if not makes_gradients and value and value != getattr(TrainingArguments, name):
+        for name in _OF_GRADIENTS:
+            value, default = getattr(self.args, name), getattr(TrainingArguments, name)
+            if not makes_gradients and value and value != default:
                 raise ValueError(
                     f"{name}={getattr(value, 'value', value)!r} would have no effect, because a {name_of_kind} "
                     "makes no gradients; leave it out, or pass a torch optimizer in optimizers=(…, None), which "

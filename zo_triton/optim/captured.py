@@ -68,7 +68,7 @@ class CapturedStep:
     def __init__(self, optimizer: ZOSGD, closure: Callable[[], Tensor]) -> None:
         if not isinstance(optimizer, ZOSGD):
             raise TypeError(f"a captured step needs a zo.ZOSGD, got {type(optimizer).__name__}.")
-        device = optimizer.param_groups[0]["params"][0].device
+        device = optimizer._parameters()[0].device
         if device.type != "cuda":
             raise ValueError(
                 f"CUDA graphs need parameters on a GPU, got {device}; call optimizer.step, or on a "
@@ -132,7 +132,7 @@ class CapturedStep:
                 f"fewer than {optimizer.directions} or a smaller batch, or call optimizer.step."
             )
         self.optimizer, self.closure, self._plan = optimizer, closure, plan
-        device = optimizer.param_groups[0]["params"][0].device
+        device = optimizer._parameters()[0].device
         self._state = RecordedState(optimizer)
         self.loss = torch.zeros((), dtype=torch.float32, device=device)
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)

@@ -20,6 +20,9 @@ LOW_PRECISION = ("master", "stochastic")
 PERTURB = ("weights", "activations", "auto")
 """What a step may perturb."""
 
+_OF_OTHER_RULES = ("momentum", "dampening", "nesterov", "betas", "amsgrad", "decoupled_weight_decay")
+"""Options of torch's SGD, Adam and AdamW that change their rule."""
+
 _OVERLAPS = 1
 """What torch says of a tensor whose elements certainly share memory."""
 
@@ -191,6 +194,36 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     get_aggregator(settings["aggregator"])
     check_low_precision(settings["low_precision"])
     check_perturb(settings["perturb"], settings["distribution"], settings["rank"], settings["aggregator"])
+
+
+def check_options(group: Mapping[str, Any], known: Mapping[str, Any], settings: Sequence[str]) -> None:
+    """Refuses what a parameter group asks for and would not get; what nobody knows, a name say, it may hold.
+
+    Args:
+        group: As it was given.
+        known: The options that groups have.
+        settings: Names of what is the optimizer's as a whole.
+
+    Raises:
+        ValueError: An option would have no effect.
+    """
+    for name, value in group.items():
+        if name in known:
+            continue
+        if name in settings:
+            raise ValueError(
+                f"{name}={value!r} would have no effect in a parameter group: all groups share a step's measuring; "
+                "give it to the optimizer."
+            )
+        if name == "adam_eps":
+            raise ValueError(
+                f"adam_eps={value!r} would have no effect in a parameter group, where it is called 'eps'."
+            )
+        if name in _OF_OTHER_RULES and value:
+            raise ValueError(
+                f"{name}={value!r} would have no effect: the groups' options here are {', '.join(known)}; for "
+                "another rule take zo.estimate_gradient and that torch optimizer."
+            )
 
 
 def check_sgd_group(group: Mapping[str, Any]) -> None:

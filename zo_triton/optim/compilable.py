@@ -64,4 +64,11 @@ def _rule(optimizer: Optimizer, params: Sequence[Tensor]) -> str | None:
             return f"the optimizer's {key} is {group[key]}"
     if isinstance(group["lr"], Tensor):
         return "the learning rate is a tensor"
+    if kind is Adam:
+        # The compiled update corrects all moments by one count; a layer whose memory was dropped counts anew.
+        counts = {float(optimizer.state.get(param, {}).get("step", 0)) for param in params}
+        if len(counts) > 1:
+            return (
+                f"the optimizer has counted from {min(counts):g} to {max(counts):g} steps of the parameters"
+            )
     return None

@@ -175,10 +175,22 @@ class GradientStep:
         return {"steps_done": self.steps_done, "plan": self.plan, "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over what :meth:`state_dict` of the same model and optimizer returned."""
+        """Takes over what :meth:`state_dict` of the same model and optimizer returned.
+
+        Raises:
+            TypeError: The saved count of steps is no integer.
+            ValueError: It is no such state: nothing has changed.
+        """
+        missing = [name for name in ("steps_done", "plan", "optimizer") if name not in state_dict]
+        if missing:
+            raise ValueError(
+                f"the state dict has no {', '.join(missing)}: it is not a trainer's; load one that its "
+                "state_dict() returned, and what an optimizer has saved with trainer.optimizer.load_state_dict."
+            )
+        steps_done, plan = state_dict["steps_done"], state_dict["plan"]
+        Directions(self.seed, steps_done, self.directions, self.distribution)  # which refuses a wrong count
         self.optimizer.load_state_dict(state_dict["optimizer"])
-        self.steps_done, self.plan = state_dict["steps_done"], state_dict["plan"]
-        self.last = None
+        self.steps_done, self.plan, self.last = steps_done, plan, None
 
     def _arrays(self) -> list[np.ndarray]:
         """The parameters as matrices over their own memory, as the compiled calls take them."""

@@ -24,6 +24,7 @@ from zo_triton.optim.checks import (
     check_along_directions,
     check_coefficients,
     check_low_precision,
+    check_options,
     check_perturb,
     check_settings,
     default_distribution,
@@ -39,6 +40,7 @@ from zo_triton.optim.saved_state import (
     UNSAVED,
     SavedPlan,
     check_groups_fit,
+    check_tensors,
     copied_state,
     facts_of,
     loaded_plan,
@@ -116,6 +118,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         add = torch.optim.Optimizer.add_param_group
         (add if "torch._dynamo" in sys.modules else unwrap(add))(self, param_group)
         try:
+            check_options(param_group, self.defaults, (*SAVED, *UNSAVED, "ranks"))
             self._check_group(self.param_groups[-1])
             names = [name for group in self.param_groups for name in group.get("param_names", ())]
             if params := self._parameters():  # a group may be empty, the first as well, but not all
@@ -125,6 +128,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
         self._checked_field = self.distribution, self.rank
+        self._measured = None  # says nothing of these tensors
 
     def register_step_pre_hook(self, hook: Any) -> RemovableHandle:
         """As torch's, but refused while a log is attached: the hook would run before the step can be refused.
@@ -311,8 +315,13 @@ class ZOOptimizer(torch.optim.Optimizer):
         Returns:
             A dictionary whose tensors are copies, so that later steps do not change it.
         """
-        saved = copied_state(super().state_dict())
-        return {**saved, "zo": saved_settings(self)}
+        handle = self.register_state_dict_post_hook(
+            _completed, prepend=True
+        )  # the user's hooks find it complete
+        try:
+            return super().state_dict()
+        finally:
+            handle.remove()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over a saved state; the tensors are copied and keep their precision.
@@ -325,18 +334,43 @@ class ZOOptimizer(torch.optim.Optimizer):
             ValueError: It is no state of such an optimizer, its groups differ, or a setting is out of range:
                 nothing has changed.
         """
+        settings: dict[str, Any] = {}
+        final: Mapping[str, Any] = {}
+
+        def check(_: Any, state_dict: dict[str, Any]) -> None:
+            nonlocal final
+            final = state_dict
+            settings.update(self._checked_state(state_dict))
+
+        def finish(_: Any) -> None:
+            restore_precision(self, final, self._parameters())
+            vars(self).update(settings)
+            self._checked_field = self.distribution, self.rank
+            self.last = self._measured = self._nodes = None
+
+        # The user's own hooks run around these two: what their pre-hooks return is checked and loaded, and their
+        # post-hooks find all of it loaded.
+        handles = [
+            self.register_load_state_dict_pre_hook(check),
+            self.register_load_state_dict_post_hook(finish, prepend=True),
+        ]
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _checked_state(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings in a state that can be loaded; torch checks the groups' sizes itself."""
         settings = settings_in(state_dict, SAVED, self.aggregator)
         check_settings({**settings, "chunk": self.chunk, "strict": self.strict})
         check_groups_fit(state_dict["param_groups"], self.defaults)
+        check_tensors(state_dict["state"])
         for group in state_dict["param_groups"]:
             self._check_group(group)
-        params = self._parameters()
-        check_parameters(params, Directions(0, 0, 1, settings["distribution"], 10, settings["rank"]))
-        super().load_state_dict(state_dict)
-        restore_precision(self, state_dict, params)
-        vars(self).update(settings)
-        self._checked_field = self.distribution, self.rank
-        self.last = self._measured = self._nodes = None
+        field = Directions(0, 0, 1, settings["distribution"], 10, settings["rank"])
+        check_parameters(self._parameters(), field)
+        return settings
 
     def __getstate__(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in (*SAVED, *UNSAVED, "_checked_field")}
@@ -347,3 +381,8 @@ class ZOOptimizer(torch.optim.Optimizer):
         """Torch's, followed by what names a step's directions and says how they are measured."""
         saved = saved_settings(self)
         return super().__repr__()[:-1] + "".join(f"{name}: {saved[name]}\n" for name in SHOWN) + ")"
+
+
+def _completed(optimizer: Any, saved: dict[str, Any]) -> dict[str, Any]:
+    """What torch saves of an optimizer, with tensors of its own and with the settings."""
+    return {**copied_state(saved), "zo": saved_settings(optimizer)}

@@ -113,6 +113,21 @@ def check_groups_fit(groups: Sequence[Mapping[str, Any]], options: Mapping[str, 
             )
 
 
+def check_tensors(state: Mapping[Any, Mapping[str, Any]]) -> None:
+    """Refuses what no optimizer here remembers of a parameter, before any of it is loaded.
+
+    Raises:
+        ValueError: Something is no tensor.
+    """
+    for index, remembered in state.items():
+        for name, value in remembered.items():
+            if not isinstance(value, Tensor):
+                raise ValueError(
+                    f"the state dict's {name} of parameter {index} is no tensor but a {type(value).__name__}; load "
+                    "one that such an optimizer's state_dict() returned."
+                )
+
+
 def restore_precision(optimizer: Optimizer, state_dict: Mapping[str, Any], params: Sequence[Tensor]) -> None:
     """Copies loaded tensors in their own precision.
 
