@@ -189,18 +189,13 @@ def propagate(
                     continue
                 value = base if value is None else _check_same(value, base)
                 if not more:
-                    found = _joined([*parts, piece], directions.num, sides)
+                    before, found = plan, _joined([*parts, piece], directions.num, sides)
                     if plan.mends and nodes is not None:  # a sample whose loss is infinite is left out
                         found = found.masked_fill(value.isinf(), nan)
-                    mendable = start is not None and not plan.mends
-                    usable = (accept or _accept)(value, found, mendable)
-                    if not usable:  # what mending does not help is not mended the next time
-                        plan = replace(plan, mends=mendable)
-                    if not usable and mendable:
-                        plan = _unknowing(plan)
+                    plan = _judged(plan, value, found, accept or _accept, start is not None)
+                    if plan.mends and not before.mends:
                         base_pass.forget()
-                        first, value = 0, None
-                        parts.clear()
+                        parts, first, value = [], 0, None
                         continue
             except RestartError as restart:
                 if start is None:
@@ -232,9 +227,16 @@ def _accept(value: Tensor, found: Tensor, mendable: bool) -> bool:
     return not mendable or engines.waits(found.device) or not may_be_lost(value, found)
 
 
-def _unknowing(plan: Plan) -> Plan:
-    """Without what depends on what: a loss whose difference was no number seemed to depend on nothing."""
-    return plan if plan.nodes is None else replace(plan, nodes=replace(plan.nodes, known={}))
+def _judged(plan: Plan, value: Tensor, found: Tensor, accept: Accept, repeatable: bool) -> Plan:
+    """The plan, which begins to mend if differences are not usable, and ends if that does not help.
+
+    What depends on what is not known then: a loss whose difference was no number seemed to depend on nothing.
+    """
+    mendable = repeatable and not plan.mends
+    if accept(value, found, mendable):
+        return plan
+    nodes = replace(plan.nodes, known={}) if plan.nodes is not None and mendable else plan.nodes
+    return replace(plan, mends=mendable, nodes=nodes)
 
 
 def _is_new(plan: Plan) -> bool:
