@@ -242,6 +242,14 @@ def test_rows_that_are_none_are_refused(rows, shape, error, message):
         ops.sample(zo.Directions(0, 0, 1), 0, shape, rows=rows)
 
 
+def test_what_cannot_be_drawn_is_refused():
+    directions = zo.Directions(0, 0, 2)
+    with pytest.raises(TypeError, match=r"dtype must be a floating-point type, got torch.int64"):
+        zo.sample(directions, 0, (3,), torch.int64)
+    with pytest.raises(ValueError, match=r"has the shape \(2, -3\); no size may be negative"):
+        zo.sample(directions, 0, (2, -3))
+
+
 def test_stage_refuses_what_has_no_packed_signs():
     with pytest.raises(ValueError, match="full-rank 'rademacher'"):
         ops.stage(zo.Directions(0, 0, 2, "gaussian"), 0, (4, 4))

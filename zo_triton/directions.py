@@ -64,7 +64,8 @@ class Directions:
             and B [cols, rank] drawn from ``distribution``; vectors stay full.
         first: Index of the first direction.
         order: With ``hadamard`` only: M, the order of the matrix that the directions are rows of, a power of two
-            with at least ``first + num`` rows. None for the smallest. Slices keep it.
+            with at least ``first + num`` rows. None for the smallest. Slices keep it. All elements' signs are
+            orthogonal where M is no less than their columns: each row of a tensor takes a multiple of 32.
         offsets: With ``hadamard`` only: column index of the first element of each tensor in the order of the ids,
             from :meth:`over`. A tensor 0 without any begins at 0, as if it were the whole parameter.
 
@@ -246,8 +247,10 @@ class Directions:
         """Refuses a tensor that the field can't address.
 
         Raises:
-            ValueError: More than 2**32 blocks, or a rank above min(rows, cols).
+            ValueError: More than 2**32 blocks, a rank above min(rows, cols), or a negative size.
         """
+        if min(shape, default=0) < 0:
+            raise ValueError(f"{name} has the shape {tuple(shape)}; no size may be negative.")
         rows, cols = matrix_shape(shape)
         if self.rank is not None and len(shape) >= 2 and self.rank > min(rows, cols):
             raise ValueError(

@@ -71,4 +71,6 @@ def _told(error: Exception) -> str:
         return str(error)
     if isinstance(error, FileNotFoundError):
         return f"there is no file or folder {error.filename}."
+    if isinstance(error, IsADirectoryError):
+        return f"{error.filename} is a folder; name a file."
     return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."

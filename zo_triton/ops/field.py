@@ -42,10 +42,12 @@ def sample(
         [K, *shape], or [K, R, *shape[1:]]: bit for bit those rows of the whole.
 
     Raises:
-        TypeError: ``rows`` is no int64 tensor.
+        TypeError: ``rows`` is no int64 tensor, or ``dtype`` holds no fractions.
         ValueError: The field can't address the shape, the rank exceeds min(rows, cols), there are no such rows, or
             ``hadamard`` directions lack the tensor's columns (:meth:`Directions.over`).
     """
+    if not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a floating-point type, got {dtype}; draw float32 and convert it.")
     directions.check_shape(f"tensor {tensor_id}", shape)
     directions.check_bound([tensor_id])
     if rows is not None:

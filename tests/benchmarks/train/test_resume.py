@@ -245,6 +245,7 @@ def test_an_interrupt_tells_how_to_go_on(tmp_path, capsys, monkeypatch):
         ),
         (["replay", "log.zo"], "replay needs --from FILE and --out FILE"),
         (["replay", "nowhere.zo", "--inspect"], "there is no file or folder nowhere.zo"),
+        (["replay", "/", "--inspect"], "/ is a folder; name a file."),
     ],
 )
 def test_mistakes_get_one_line_and_code_2(arguments, message, capsys, tmp_path, monkeypatch):
