@@ -99,6 +99,16 @@ def test_low_precision_weights_are_the_rounding_of_a_full_copy():
     torch.testing.assert_close(1 - master, torch.full((64,), 5e-6), rtol=0.05, atol=0)
 
 
+def test_stochastic_rounding_set_later_is_refused():
+    weight = torch.ones(64, dtype=torch.bfloat16)
+    opt = zo.ZOAdam([weight], lr=1e-6)
+    opt.low_precision = "stochastic"
+    with pytest.raises(ValueError, match=r"ZOAdam keeps a float32 copy.*low_precision='stochastic'"):
+        opt.step(lambda: weight.float().sum())
+    assert opt.steps_done == 0
+    assert torch.equal(weight, torch.ones_like(weight))
+
+
 def test_a_failed_step_has_not_happened(model, loss_of, bits):
     opt = zo.ZOAdam(model.parameters(), lr=0.05, directions=4)
     opt.step(lambda: loss_of(model))

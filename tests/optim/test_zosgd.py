@@ -266,6 +266,21 @@ def test_a_loaded_state_and_a_copy_have_measured_nothing(model, loss_of):
         opt.step()
 
 
+@pytest.mark.parametrize(
+    "plan", [5, "all", (), (4, 4), (4, 0, []), (4, 4, None), (4, 4, ["a"]), (4, 4, [], True, False, 1)]
+)
+def test_a_damaged_plan_is_refused_when_it_is_loaded(plan):
+    w = torch.ones(3)
+    opt = ZOSGD([w], lr=0.1, directions=4, eps=1e-2)
+    opt.step(lambda: w.square().sum())
+    state = opt.state_dict()
+    state["zo"]["plan"] = plan
+    before = opt.plan
+    with pytest.raises(ValueError, match=r"the state's plan must be .* or None, got .*state_dict"):
+        opt.load_state_dict(state)
+    assert (opt.plan, opt.steps_done) == (before, 1)
+
+
 def test_a_state_of_before_there_were_tapes_is_a_plan_too():
     w = torch.ones(3)
     opt = ZOSGD([w], lr=0.1, directions=4, eps=1e-2)

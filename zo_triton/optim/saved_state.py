@@ -90,6 +90,7 @@ def settings_in(
                 f"aggregator= that function before it loads the state, not with {aggregator_name(aggregator)!r}."
             )
         settings["aggregator"] = aggregator
+    check_plan(settings.get("plan"))
     return settings
 
 
@@ -151,6 +152,27 @@ def saved_plan(plan: Plan | None, num: int) -> SavedPlan | None:
     if plan is None or plan.fixed:
         return None
     return num, plan.chunk, sorted(plan.keep), plan.taped, plan.mends
+
+
+def check_plan(saved: Any) -> None:
+    """Refuses what is no plan of a state.
+
+    Raises:
+        ValueError: It is none, and not None either.
+    """
+    kinds = (int, int, list, bool, bool)
+    if saved is None or (
+        isinstance(saved, (list, tuple))
+        and 3 <= len(saved) <= len(kinds)
+        and all(isinstance(each, kind) for each, kind in zip(saved, kinds, strict=False))
+        and min(saved[0], saved[1]) >= 1
+        and all(isinstance(each, int) for each in saved[2])
+    ):
+        return
+    raise ValueError(
+        f"the state's plan must be (directions, chunk, layers, taped, mends) or None, got {saved!r}; load a state that "
+        "an optimizer's state_dict() returned."
+    )
 
 
 def loaded_plan(saved: Sequence[Any] | None, num: int) -> Plan | None:
