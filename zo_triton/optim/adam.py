@@ -114,8 +114,8 @@ class ZOAdam(ZOOptimizer):
     def _prepared(self, estimate: Estimate) -> Callable[[], None]:
         if self.low_precision != "master":
             raise ValueError(
-                f"ZOAdam keeps a float32 copy of low-precision weights, got low_precision={self.low_precision!r}: its "
-                "moments are in float32 anyway. Leave it at 'master', or take ZOSGD."
+                f"ZOAdam keeps a float32 copy of low-precision weights, got low_precision={self.low_precision!r}: "
+                "its moments are in float32 anyway. Leave it at 'master', or take ZOSGD."
             )
         for group in self.param_groups:
             for param in group["params"]:

@@ -170,8 +170,8 @@ def check_plan(saved: Any) -> None:
     ):
         return
     raise ValueError(
-        f"the state's plan must be (directions, chunk, layers, taped, mends) or None, got {saved!r}; load a state that "
-        "an optimizer's state_dict() returned."
+        f"the state's plan must be (directions, chunk, layers, taped, mends) or None, got {saved!r}; load a state "
+        "that an optimizer's state_dict() returned."
     )
 
 
