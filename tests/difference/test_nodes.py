@@ -99,18 +99,6 @@ REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("name", REDUCTIONS)
-def test_losses_are_seen_before_a_reduction(name):
-    model, x, reduce = made(nn.Linear(8, CLASSES)), noise(N, 8), REDUCTIONS[name]
-
-    def closure() -> Tensor:
-        return reduce(model(x))
-
-    found = measured(closure, model.parameters(), 8, sides=2)
-    assert found.loss == pytest.approx(closure().item(), rel=1e-5)
-    assert error(found, closure, list(model.parameters())) < 2e-5
-
-
 def twice_in_place(loss: Tensor) -> Tensor:
     loss *= 6
     loss /= 3
@@ -134,12 +122,12 @@ LINEAR: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("name", LINEAR)
-def test_losses_are_seen_behind_what_is_linear_in_them(name):
-    model, x, close = made(nn.Linear(8, CLASSES)), noise(N, 8), LINEAR[name]
+@pytest.mark.parametrize("name", REDUCTIONS | LINEAR)
+def test_losses_are_seen_before_a_reduction_and_what_is_linear_in_it(name):
+    model, x, reduce = made(nn.Linear(8, CLASSES)), noise(N, 8), (REDUCTIONS | LINEAR)[name]
 
     def closure() -> Tensor:
-        return close(model(x))
+        return reduce(model(x))
 
     found = measured(closure, model.parameters(), 8, sides=2)
     assert found.loss == pytest.approx(closure().item(), rel=1e-5)
